@@ -1,0 +1,63 @@
+"""recame: train, judge and deploy classifiers for rare defects.
+
+The public names are loaded when they are first used, so that `import recame` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recame.config import Config, load_config
+    from recame.contracts import ExpertOutput, LossResult, Predictions, PreprocessSpec
+    from recame.errors import RecameError
+    from recame.label_space import LabelSpace
+    from recame.losses import Objective
+    from recame.models import MultiExpertClassifier
+    from recame.training import evaluate, predict, train
+
+_HOMES = {
+    "Config": "config",
+    "load_config": "config",
+    "ExpertOutput": "contracts",
+    "LossResult": "contracts",
+    "Predictions": "contracts",
+    "PreprocessSpec": "contracts",
+    "RecameError": "errors",
+    "LabelSpace": "label_space",
+    "Objective": "losses",
+    "MultiExpertClassifier": "models",
+    "evaluate": "training",
+    "predict": "training",
+    "train": "training",
+}
+
+__all__ = [
+    "Config",
+    "ExpertOutput",
+    "LabelSpace",
+    "LossResult",
+    "MultiExpertClassifier",
+    "Objective",
+    "Predictions",
+    "PreprocessSpec",
+    "RecameError",
+    "evaluate",
+    "load_config",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("recame")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recame' has no attribute {name!r}")
+    value = getattr(import_module(f"recame.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

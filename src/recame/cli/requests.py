@@ -1,0 +1,64 @@
+"""From the words of `recame train` to one checked request, before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from recame.config import Config, load_config, parse_duration, parse_settings
+from recame.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `recame train` was asked for."""
+
+    source: Path
+    config: Config
+    out: Path
+
+
+def train_request(
+    data: Path | None,
+    out: Path | None,
+    config: Path | None,
+    settings: list[str],
+    time_budget: str | None,
+    seed: int | None,
+    resume: bool,
+) -> TrainRequest:
+    """Check the words and put the settings together: file, then --set, then the options.
+
+    Raises:
+        ConfigError: options contradict each other, or a setting is wrong.
+        DataError: no data is given, or it does not exist.
+    """
+    if resume:
+        if out is None:
+            raise ConfigError("--resume needs the run to continue: add --out RUN.")
+        if config or settings or time_budget or seed is not None:
+            raise ConfigError(
+                "--resume continues with the run's own settings: leave --config, --set, "
+                "--time-budget and --seed out."
+            )
+        return TrainRequest(data or _recorded_source(out), Config(), out)
+    if data is None:
+        raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
+    if not data.exists():
+        raise DataError(f"No data at {data}: the path does not exist. Check its spelling.")
+    changes: dict[str, Any] = parse_settings(settings)
+    if time_budget is not None:
+        changes["run.time_budget_s"] = parse_duration(time_budget)
+    if seed is not None:
+        changes["run.seed"] = seed
+    chosen = (load_config(config) if config else Config()).updated(changes)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return TrainRequest(data, chosen, out or Path("runs") / f"{data.stem}-{stamp}")
+
+
+def _recorded_source(out: Path) -> Path:
+    from recame.training.run_folder import RunFolder
+
+    return Path(RunFolder.open(out).info()["data"])

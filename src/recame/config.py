@@ -1,0 +1,366 @@
+"""The one page of knobs: every setting of a run, one section a stage. Imports no torch.
+
+A value of `"auto"` is decided by `recame.training.planner` from the data and the device before
+training; the run's saved `config.yaml` holds what was decided.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recame.errors import ConfigError
+
+CONFIG_SCHEMA = 1
+
+Auto = Literal["auto"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and no unknown name is accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(Section):
+    """Images on disk -> batches."""
+
+    image_column: str = "image"
+    label_column: str = "label"
+    split_column: str = "split"
+    product_column: str = "product"
+    group_by: str | None = Field(None, description="no value of this column straddles two splits")
+    val_fraction: Fraction = 0.15
+    test_fraction: Fraction = 0.15
+    normal_class: str | None = None
+    critical_classes: tuple[str, ...] = ()
+    size: Auto | Annotated[int, Field(ge=16, le=2048)] = Field("auto", description="side, pixels")
+    channels: Auto | Literal[1, 3] = "auto"
+    bit_depth: Auto | Literal[8, 16] = "auto"
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    max_broken_fraction: Fraction = 0.05
+    max_pixels: Positive = Field(178_956_970, description="an image with more is refused")
+    cache_dir: Path | None = Field(None, description="default: the user's cache folder")
+
+
+class AugmentConfig(Section):
+    """Random changes of a training batch, on the training device."""
+
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    quarter_turns: bool = True
+    shift: Fraction = Field(0.1, description="largest shift, as a share of the side")
+    scale: Fraction = Field(0.0, description="largest relative change of size")
+    rotate_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    brightness: Fraction = 0.1
+    contrast: Fraction = 0.1
+    blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
+    rand_augment: Count = Field(0, description="operations of RandAugment; 0 leaves it out")
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    mixup: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
+    cutmix: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
+
+
+class ModelConfig(Section):
+    """Batch -> expert outputs."""
+
+    backbone: Auto | str = Field("auto", description="any timm name")
+    pretrained: bool | Literal["package"] | Path = Field(
+        "package",
+        description="package (EfficientNet-Lite0, no network), true (timm hub), false, or a file",
+    )
+    num_experts: Auto | Positive = "auto"
+    shared_stages: Auto | Count = Field("auto", description="0: fully separate, as published")
+    pooled_stages: Positive = Field(1, description="how many last stages feed the classifier")
+    attention: Literal["none", "regional", "channel", "squeeze_excite"] = "regional"
+    regions: tuple[Positive, Positive] = (2, 2)
+    reduction: Positive = 16
+    classifier: Literal["cosine", "linear"] = "cosine"
+    cosine_scale: Annotated[float, Field(gt=0.0)] = 16.0
+    hidden: Count = Field(0, description="width of an MLP before the classifier; 0: none")
+    dropout: Fraction = 0.0
+
+
+class ObjectiveConfig(Section):
+    """Expert outputs + target -> loss. A weight of 0 leaves a term out and costs nothing."""
+
+    base: Literal["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"] = (
+        "balanced_softmax"
+    )
+    tau: float | tuple[float, ...] = Field(1.0, description="of the prior; one an expert: BalPoE")
+    base_weight: Weight = 1.0
+    hard_weight: Weight = 1.0
+    hard_fraction: Fraction = Field(0.3, description="share of the classes kept as hard")
+    hard_mode: Literal["reference", "gather"] = "reference"
+    hard_selection: Literal["reference", "own"] = "reference"
+    distillation_weight: Weight = 0.6
+    hard_distillation_weight: Weight = 0.6
+    detach_target: bool = False
+    contrastive_weight: Weight = 0.05
+    intra_weight: Weight = 0.05 * 0.0125
+    margin: Annotated[float, Field(gt=0.0)] = 20.0
+    normalise_features: bool = Field(False, description="then the margin lies in (0, 2]")
+    class_balanced_beta: Fraction = 0.9999
+    focal_gamma: Weight = 2.0
+    ldam_max_margin: Weight = 0.5
+    deferred_reweighting: Fraction = Field(
+        1.0, description="share of training after which classes are re-weighted; 1: never"
+    )
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> ObjectiveConfig:
+        if self.normalise_features and self.contrastive_weight > 0 and self.margin > 2:
+            raise ValueError(
+                f"margin={self.margin} with normalise_features: unit vectors are never further "
+                "than 2 apart; give a margin in (0, 2], for example 1"
+            )
+        return self
+
+
+class ProbeConfig(Section):
+    """Phase 1: heads on the frozen trunk's cached features."""
+
+    enabled: bool = True
+    views: Annotated[int, Field(ge=1, le=8)] = Field(
+        8, description="flips and quarter turns of each image that are cached"
+    )
+    max_per_class: Positive = Field(1500, description="images of one class that are embedded")
+    steps: Positive = 800
+    batch_size: Positive = 256
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Weight = 0.05
+
+
+class FinetuneConfig(Section):
+    """Phase 2: the experts' tails, or everything, by gradient descent."""
+
+    enabled: bool = True
+    epochs: Auto | Positive = "auto"
+    scope: Literal["all", "tails"] = Field("all", description="tails: the shared trunk is frozen")
+    trunk_views: Annotated[int, Field(ge=1, le=8)] = Field(
+        4, description="flips and turns of each image that scope=tails caches"
+    )
+    freeze_batch_norm: bool = False
+    sampler: Literal["instance", "class_balanced", "square_root", "m_per_class"] = "square_root"
+    samples_per_class: Positive = 4
+    epoch_size: Auto | Positive = Field("auto", description="images an epoch; auto: the split's")
+    batch_size: Positive = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0.0)] = 5e-4
+    head_lr: Annotated[float, Field(gt=0.0)] = 2e-3
+    momentum: Fraction = 0.9
+    weight_decay: Weight = 0.02
+    warmup: Fraction = Field(0.05, description="share of the steps")
+    min_lr_fraction: Fraction = 0.0
+    ema_decay: Fraction = Field(0.99, description="0: no moving average of the weights")
+    clip_norm: Weight = Field(5.0, description="0: no clipping")
+    accumulate: Positive = 1
+
+
+class EvaluationConfig(Section):
+    """Model + data -> predictions -> numbers."""
+
+    views: Literal[1, 2, 4, 8] = Field(4, description="test-time flips and turns, averaged")
+    batch_size: Positive = 128
+    bootstrap: Count = Field(1000, description="resamples for the intervals")
+
+
+class RunConfig(Section):
+    """The run itself: seed, time, device."""
+
+    seed: Count = 0
+    time_budget_s: Annotated[float, Field(gt=0.0)] | None = None
+    keep: Literal["best_on_val", "last"] = Field(
+        "best_on_val", description="which phase's weights the run keeps"
+    )
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Auto | Positive = 1
+    num_nodes: Positive = 1
+    strategy: str = "auto"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    compile: bool = False
+    channels_last: bool = True
+    tensorboard: bool = False
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    schema_version: int = CONFIG_SCHEMA
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    probe: ProbeConfig = ProbeConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.schema_version > CONFIG_SCHEMA:
+            raise ValueError(
+                f"the settings have schema {self.schema_version}, this version reads up to "
+                f"{CONFIG_SCHEMA}: update recame"
+            )
+        if not (self.probe.enabled or self.finetune.enabled):
+            raise ValueError("probe.enabled and finetune.enabled are both false: nothing to train")
+        taus, experts = self.objective.tau, self.model.num_experts
+        if isinstance(taus, tuple) and experts != "auto" and len(taus) != experts:
+            raise ValueError(
+                f"objective.tau has {len(taus)} values for model.num_experts={experts}: "
+                "give one value, or one for each expert"
+            )
+        return self
+
+    def updated(self, changes: dict[str, Any]) -> Config:
+        """A copy with `section.key` settings changed, validated as a whole.
+
+        Args:
+            changes: dotted names to values.
+
+        Raises:
+            ConfigError: an unknown name or an ill-typed value.
+        """
+        values = self.model_dump()
+        for dotted, value in changes.items():
+            section, _, key = dotted.partition(".")
+            if not key or not isinstance(values.get(section), dict):
+                raise ConfigError(
+                    f"Unknown setting {dotted!r}: write section.key, with a section of "
+                    f"{', '.join(k for k, v in values.items() if isinstance(v, dict))}."
+                )
+            values[section][key] = value
+        return parse_config(values)
+
+
+def parse_config(values: object, source: str = "the settings") -> Config:
+    """Validate nested settings.
+
+    Args:
+        values: what a YAML file held.
+        source: how an error names where they came from.
+
+    Raises:
+        ConfigError: names each unknown or ill-typed setting and what is allowed.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{source} must hold sections of settings, found {type(values).__name__}: "
+            "start from a file of configs/."
+        )
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from error
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    told: dict[str, list[str]] = {}
+    for item in error.errors():
+        where = [str(part) for part in item["loc"]]
+        name = ".".join(where[:2]) or "settings"
+        if item["type"] == "extra_forbidden":
+            known = _known_names(where[0] if len(where) > 1 else None)
+            text = f"unknown (known here: {', '.join(known)})"
+        else:
+            text = f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
+            if not where:
+                text = item["msg"].removeprefix("Value error, ")
+        told.setdefault(name, []).append(text)
+    listed = "; ".join(f"{name}: {' or '.join(dict.fromkeys(t))}" for name, t in told.items())
+    return f"{source}: {listed}"
+
+
+def _known_names(section: str | None) -> list[str]:
+    if section is None:
+        return list(Config.model_fields)
+    annotation = Config.model_fields[section].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
+    return list(annotation.model_fields)
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML file of settings; what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds a wrong setting.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"No settings file at {path}: check the path given to --config."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
+    return parse_config({} if values is None else values, str(path))
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Parse `section.key=value` texts as YAML values.
+
+    Examples:
+        >>> parse_settings(["finetune.epochs=3", "model.regions=[3, 3]", "probe.enabled=false"])
+        {'finetune.epochs': 3, 'model.regions': [3, 3], 'probe.enabled': False}
+
+    Raises:
+        ConfigError: a text has no `=` or no readable value.
+    """
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} has no '=': write --set section.key=value")
+        try:
+            changes[name.strip()] = _yaml_value(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value is no YAML ({error}).") from error
+    return changes
+
+
+def _yaml_value(text: str) -> object:
+    value = yaml.safe_load(text)
+    # YAML 1.1 reads 1e-3 as a text; people mean a number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `90s`, `15m`, `1h30m` or a plain number of seconds.
+
+    Examples:
+        >>> parse_duration("1h30m")
+        5400.0
+
+    Raises:
+        ConfigError: the text is no duration above zero.
+    """
+    import re
+
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    hours, minutes, seconds = (float(g or 0) for g in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ConfigError(f"{text!r} is no duration: write for example 90s, 15m or 1h30m.")
+    return total
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the settings as YAML, whole or not at all."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    partial = path.with_suffix(path.suffix + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

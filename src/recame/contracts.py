@@ -1,0 +1,178 @@
+"""What crosses a border between two stages: batches, outputs, losses, preprocessing, predictions.
+
+Nothing here imports torch at run time, so that a runtime without torch can share these types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from recame.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+PREPROCESS_SCHEMA = 1
+
+ResizeRule = Literal["stretch", "pad", "crop"]
+
+ArrayT = TypeVar("ArrayT", "Tensor", "np.ndarray[Any, Any]")
+
+
+class Batch(NamedTuple):
+    """One training or inference batch.
+
+    Attributes:
+        images: (B, C, H, W), the stored pixels (uint8 or uint16 values), not yet scaled.
+        target: (B,) int64 class indices of the label space; -1 where the label is unknown.
+        index: (B,) int64 row numbers of the set's table, to find each image again.
+    """
+
+    images: Tensor
+    target: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+@dataclass(frozen=True)
+class ExpertOutput:
+    """What a model returns, always.
+
+    Attributes:
+        logits: (B, E, C) raw logits of each expert, without any prior added.
+        features: (B, E, D) the features that each expert's classifier saw.
+    """
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """What a loss returns, always.
+
+    Attributes:
+        total: () what to differentiate.
+        parts: detached () values of the named, weighted terms; they add up to `total`.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def ensemble_logits(logits: ArrayT) -> ArrayT:
+    """The ensemble rule: the mean of the experts' logits.
+
+    Training, evaluation and export share this one function.
+
+    Args:
+        logits: (B, E, C).
+
+    Returns:
+        (B, C).
+    """
+    mean: ArrayT = logits.mean(1)
+    return mean
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """How a file becomes the array a model sees. Declared and saved, never guessed from pixels.
+
+    Decoding and resizing to `height` x `width` happen outside the model in one function;
+    scaling by `scale` and normalising by `mean` and `std` live inside it.
+
+    Attributes:
+        height: pixels.
+        width: pixels.
+        channels: 1 (grey) or 3 (RGB).
+        bit_depth: 8 or 16; what the decoded array holds.
+        scale: what a stored pixel value is divided by to fall in [0, 1].
+        mean: one value a channel, in units of [0, 1].
+        std: one value a channel, in units of [0, 1].
+        resize: `stretch` changes the aspect ratio; `pad` keeps it and pads with the border's
+            median; `crop` keeps it and cuts the centre.
+    """
+
+    height: int
+    width: int
+    channels: Literal[1, 3]
+    bit_depth: Literal[8, 16]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: ResizeRule = "stretch"
+
+    def __post_init__(self) -> None:
+        """Check what no reader could repair."""
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise CheckpointError(
+                f"PreprocessSpec has {self.channels} channels but {len(self.mean)} means and "
+                f"{len(self.std)} deviations: give one value a channel."
+            )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of a decoded image."""
+        return np.dtype(np.uint8 if self.bit_depth == 8 else np.uint16)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary with its schema version."""
+        return {"schema": PREPROCESS_SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PreprocessSpec:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            CheckpointError: the schema is newer than this version, or a field is missing.
+        """
+        fields = dict(values)
+        schema = fields.pop("schema", None)
+        if not isinstance(schema, int) or schema > PREPROCESS_SCHEMA:
+            raise CheckpointError(
+                f"Preprocessing has schema {schema!r}; this version reads up to "
+                f"{PREPROCESS_SCHEMA}. Update recame: pip install -U recame"
+            )
+        try:
+            fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"Preprocessing cannot be read ({error}): the file was edited or damaged. "
+                "Take it again from the run that wrote it."
+            ) from error
+
+    def decode_fingerprint(self) -> str:
+        """Hash of what decides the decoded bytes (not of the normalisation). 16 hex digits."""
+        what = [self.height, self.width, self.channels, self.bit_depth, self.resize]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for N images, the experts' and the ensemble's.
+
+    Attributes:
+        table: N rows; column `image`, and where known `label`, `split`, `product` and any other
+            column of the manifest.
+        probabilities: (N, C) the ensemble's.
+        expert_probabilities: (N, E, C) each expert's own.
+        target: (N,) class indices; -1 where the label is unknown.
+        features: (N, E, D) or None where they were not asked for.
+    """
+
+    table: pd.DataFrame
+    probabilities: np.ndarray[Any, np.dtype[np.float32]]
+    expert_probabilities: np.ndarray[Any, np.dtype[np.float32]]
+    target: np.ndarray[Any, np.dtype[np.int64]]
+    features: np.ndarray[Any, np.dtype[np.float32]] | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.table)

@@ -1,0 +1,315 @@
+"""A source of images, made ready: table, label space, splits, decoded pixels, batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from recame.config import DataConfig
+from recame.contracts import Batch, PreprocessSpec
+from recame.data.cache import ImageCache, build_cache
+from recame.data.decode import native_size, propose_spec
+from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.splits import complete_splits
+from recame.errors import DataError
+from recame.label_space import LabelSpace
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+_FIRST_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """The rows of one split.
+
+    Attributes:
+        name: the split.
+        indices: (N,) rows of the set's table.
+        targets: (N,) class indices, -1 where the label is unknown.
+        rows: (N,) rows of the cache's images.
+    """
+
+    name: str
+    indices: IntArray
+    targets: IntArray
+    rows: IntArray
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.indices)
+
+    def counts(self, num_classes: int) -> IntArray:
+        """(C,) images of each class, zeros kept."""
+        return np.bincount(self.targets[self.targets >= 0], minlength=num_classes)
+
+
+@dataclass(frozen=True)
+class InspectionSet:
+    """All readable images of a source.
+
+    Attributes:
+        table: one row a readable image: the manifest's columns, `split`, `target` (class index)
+            and `row` (in the cache's images).
+        label_space: the classes with their training counts.
+        spec: how the files were decoded.
+        cache: the pixels, and which files are broken.
+        native_size: median (height, width) of the files.
+    """
+
+    table: pd.DataFrame
+    label_space: LabelSpace
+    spec: PreprocessSpec
+    cache: ImageCache
+    native_size: tuple[int, int]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the images' contents, decoding, labels and splits; 32 hex digits."""
+        facts = self.table["image"] + "\t" + self.table["label"] + "\t" + self.table["split"]
+        text = "\n".join([self.cache.fingerprint, *sorted(facts)])
+        return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: train, val and test first, then the others by name."""
+        found = set(self.table["split"])
+        first = [name for name in _FIRST_SPLITS if name in found]
+        return (*first, *sorted(found.difference(first)))
+
+    def view(self, split: str) -> SplitView:
+        """The rows of one split, in the table's order.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        indices = np.flatnonzero((self.table["split"] == split).to_numpy())
+        if not len(indices):
+            raise DataError(
+                f"There is no image in the split {split!r}; the splits are "
+                f"{', '.join(self.splits)}. Name one of them."
+            )
+        part = self.table.iloc[indices]
+        return SplitView(split, indices, part["target"].to_numpy(), part["row"].to_numpy())
+
+    def images(self, rows: IntArray) -> Tensor:
+        """Images as a model takes them: (B, C, H, W) float32 in [0, 1], channels last.
+
+        Args:
+            rows: (B,) rows of the cache's images.
+        """
+        return to_unit(_as_tensor(self.cache.images[rows]), self.spec.scale)
+
+
+def load_inspection_set(
+    source: Path | pd.DataFrame,
+    config: DataConfig,
+    *,
+    seed: int,
+    spec: PreprocessSpec | None = None,
+    label_space: LabelSpace | None = None,
+    split_if_absent: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> InspectionSet:
+    """Read a source, split it, decode it, and leave out what cannot be read.
+
+    Splits are made before unreadable files are dropped, so that a repaired file moves no other.
+
+    Args:
+        source: see `read_manifest`; or a table of the form that it returns.
+        config: the settings of the data.
+        seed: of the splits.
+        spec: how to decode; None: chosen from the files and the settings.
+        label_space: of a trained model; None: made from the training split.
+        split_if_absent: with no split in the source, all images get this one; None: splits are
+            made.
+        on_progress: called with (done, total) while decoding.
+
+    Raises:
+        ConfigError: the settings contradict each other or the data.
+        DataError: the source cannot be used; the message says why and what to do.
+    """
+    columns = ManifestColumns(config.image_column, config.label_column, config.split_column)
+    trained = label_space is not None
+    if isinstance(source, pd.DataFrame):
+        table = source
+    else:
+        table = read_manifest(source, columns, min_classes=1 if trained else 2)
+    if "split" not in table and split_if_absent is not None:
+        table["split"] = split_if_absent
+    if not trained or "split" not in table or (table["split"] == "train").any():
+        table = complete_splits(
+            table,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            group_by=config.group_by,
+            seed=seed,
+        )
+    if label_space is None:
+        _check_labels(table, set(table.loc[table["split"] == "train", "label"]), trained=False)
+    else:
+        _check_labels(table, set(label_space.names), trained=True)
+    paths = [Path(path) for path in table["path"]]
+    if spec is None:
+        spec, native = propose_spec(
+            paths,
+            size=None if config.size == "auto" else config.size,
+            channels=config.channels,
+            bit_depth=config.bit_depth,
+            resize=config.resize,
+            max_pixels=config.max_pixels,
+        )
+    else:
+        native = native_size(paths)
+    cache = build_cache(
+        paths,
+        spec,
+        cache_dir=config.cache_dir,
+        max_pixels=config.max_pixels,
+        on_progress=on_progress,
+    )
+    table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, trained)
+    if label_space is None:
+        label_space = LabelSpace.from_labels(
+            table.loc[table["split"] == "train", "label"],
+            normal=config.normal_class,
+            critical=config.critical_classes,
+        )
+    codes = pd.Categorical(table["label"], categories=list(label_space.names)).codes
+    table = table.assign(target=codes.astype(np.int64))
+    return InspectionSet(table, label_space, spec, cache, native)
+
+
+def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> None:
+    unknown = table[~table["label"].isin(known)]
+    if unknown.empty:
+        return
+    names = ", ".join(
+        f"{label!r} ({count} images)" for label, count in unknown["label"].value_counts().items()
+    )
+    if trained:
+        raise DataError(
+            f"The model was not trained on {names}, so it can never be right there. Correct these "
+            "labels, leave the images out, or train again with them."
+        )
+    where = ", ".join(sorted(set(unknown["split"])))
+    raise DataError(
+        f"Training never sees {names}, found only in the split {where}: no model could name such "
+        "an image. Add training images of it, or remove the rows."
+    )
+
+
+def _drop_broken(
+    table: pd.DataFrame, cache: ImageCache, max_fraction: float, trained: bool
+) -> pd.DataFrame:
+    readable = table["row"] >= 0
+    num_broken = int((~readable).sum())
+    if num_broken > max_fraction * len(table) or num_broken == len(table):
+        first = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:5])
+        raise DataError(
+            f"{num_broken} of {len(table)} images cannot be read ({first}"
+            f"{'; ...' if len(cache.broken) > 5 else ''}), more than the share of {max_fraction:g} "
+            "that is put up with. Repair or remove them, or raise data.max_broken_fraction."
+        )
+    left = table[readable].reset_index(drop=True)
+    if not trained:
+        lost = set(table["label"]) - set(left.loc[left["split"] == "train", "label"])
+        if lost:
+            raise DataError(
+                f"Every training image of {', '.join(map(repr, sorted(lost)))} is unreadable, so "
+                "the class would vanish from the model. Repair them, or remove the class's rows."
+            )
+    return left
+
+
+class BatchDataset(Dataset[Batch]):
+    """Whole batches by the positions of their images within a view.
+
+    Args:
+        images: (N, H, W, C) pixels, uint8 or uint16.
+        rows: (n,) row of each position in `images`.
+        targets: (n,) class indices.
+        indices: (n,) rows of the set's table.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray[Any, np.dtype[Any]],
+        rows: IntArray,
+        targets: IntArray,
+        indices: IntArray,
+    ) -> None:
+        self._images = images
+        self._rows = rows
+        self._targets = targets
+        self._indices = indices
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._rows)
+
+    def __getitem__(self, batch: Sequence[int]) -> Batch:
+        """Gather a batch; images are (B, C, H, W) uint8, or int32 for 16-bit pixels."""
+        chosen = np.asarray(batch, dtype=np.int64)
+        return Batch(
+            images=_as_tensor(self._images[self._rows[chosen]]),
+            target=torch.from_numpy(self._targets[chosen]),
+            index=torch.from_numpy(self._indices[chosen]),
+        )
+
+
+def _as_tensor(pixels: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+    """(B, H, W, C) pixels -> (B, C, H, W), uint8 or int32, without another copy."""
+    if pixels.dtype == np.uint16:  # torch computes little with uint16
+        pixels = pixels.astype(np.int32)
+    return torch.from_numpy(np.asarray(pixels)).permute(0, 3, 1, 2)
+
+
+def make_loader(
+    view: SplitView,
+    cache: ImageCache,
+    batches: Iterable[list[int]] | int,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """A loader of `Batch`es from the cache.
+
+    Args:
+        view: the split.
+        cache: the pixels.
+        batches: a sampler of lists of positions, as `EpochBatches`; or a batch size, for all
+            images in order.
+        num_workers: loading processes; 0 is fastest for a cache that fits into memory.
+        pin_memory: for copies to a GPU.
+    """
+    if isinstance(batches, int):
+        ends = range(0, len(view), batches)
+        batches = [list(range(i, min(i + batches, len(view)))) for i in ends]
+    return DataLoader(
+        BatchDataset(cache.images, view.rows, view.targets, view.indices),
+        batch_size=None,
+        sampler=batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+    )
+
+
+def to_unit(images: Tensor, scale: float) -> Tensor:
+    """Stored pixels -> float32 in [0, 1], channels last, on the same device.
+
+    Args:
+        images: (B, C, H, W) integers.
+        scale: the pixel value that becomes 1; larger ones become 1 too.
+    """
+    unit = images.to(torch.float32, memory_format=torch.channels_last).div_(scale)
+    return unit.clamp_(max=1.0)

@@ -1,0 +1,256 @@
+"""Folders and tables of images -> one table: image, path, label, split and what else was known."""
+
+from __future__ import annotations
+
+import glob
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from recame.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
+)
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
+
+
+@dataclass(frozen=True)
+class ManifestColumns:
+    """What a table calls the columns that mean something here."""
+
+    image: str = "image"
+    label: str = "label"
+    split: str = "split"
+
+
+def read_manifest(
+    source: Path, columns: ManifestColumns = ManifestColumns(), *, min_classes: int = 2
+) -> pd.DataFrame:
+    """Read a folder per class, a folder of `train/val/test` with class folders, or a table.
+
+    Labels are text as written ("01" stays "01"). Files with an image's suffix are listed whether
+    they can be decoded or not; hidden and other files are not. Split names are brought to `train`,
+    `val` and `test` where they mean that ("valid", "Testing"); other names are kept.
+
+    Args:
+        source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
+            to the table's folder.
+        columns: what the table calls its columns.
+        min_classes: fewer classes are refused.
+
+    Returns:
+        One row an image: `image` (the text in the table, or the path relative to the folder),
+        `path` (absolute), `label`, `split` (absent if the source has none), and every further
+        column of the table unchanged; one that would clash with a name of ours becomes
+        `manifest_<name>`. A folder's rows are sorted by path, a table's keep their order.
+
+    Raises:
+        DataError: the source cannot be used; the message says why and what to do.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"No data at {source}: the path does not exist. Check its spelling.")
+    table = _read_folder(source) if source.is_dir() else _read_table(source, columns)
+    found = table["label"].unique()
+    if len(found) < min_classes:
+        raise DataError(
+            f"{source} holds only one class ({found[0]!r}), and a classifier needs two. Add a "
+            "folder or rows of another class, or check data.label_column."
+        )
+    return table
+
+
+def list_images(sources: Sequence[str | Path]) -> list[Path]:
+    """Expand files, folders (with all below them) and glob patterns to image files.
+
+    A file that is named itself is kept whatever its suffix.
+
+    Returns:
+        Absolute paths, sorted and unique.
+
+    Raises:
+        DataError: a source does not exist or matches nothing, or there is no image at all.
+    """
+    found: set[Path] = set()
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found.update(path / relative for relative in _walk(path))
+        elif path.exists():
+            found.add(path)
+        else:
+            # Path.glob takes no absolute pattern.
+            matches = [Path(m) for m in glob.glob(str(source), recursive=True)]  # noqa: PTH207
+            if not matches:
+                raise DataError(
+                    f"No image at {source}: no such file or folder, and no file matches it as a "
+                    "pattern. Check the path."
+                )
+            found.update(m for m in matches if m.is_file() and _is_image(m.name))
+            found.update(m / relative for m in matches if m.is_dir() for relative in _walk(m))
+    if not found:
+        raise DataError(
+            f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
+            f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. Name files or another folder."
+        )
+    return sorted({path.absolute() for path in found})
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Image files below a folder, relative, with forward slashes; links are followed once."""
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(where).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        yield from (f"{prefix}{name}" for name in files if _is_image(name))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _read_folder(folder: Path) -> pd.DataFrame:
+    names = _subfolders(folder)
+    roles = {_SPLIT_NAMES.get(name.lower()) for name in names}
+    # A folder named train alone is a split as well: as the only class it could not be used.
+    has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
+    depth = 1 if has_splits else 0
+    files = sorted(_walk(folder))
+    if not files:
+        raise DataError(
+            f"No images in {folder}: looked in it and in all folders below it for files ending in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}. Check the path."
+        )
+    parts = [file.split("/") for file in files]
+    loose = [file for file, part in zip(files, parts, strict=True) if len(part) < depth + 2]
+    if len(loose) == len(files):
+        raise DataError(
+            f"{folder} has {len(files)} images but no class folders ({loose[0]}, ...), so nothing "
+            "says what they show. Put each class in a folder of its name, or give a .csv table "
+            "with image and label."
+        )
+    if loose:
+        warnings.warn(
+            f"{len(loose)} images of {folder} lie outside the class folders ({loose[0]}, ...) and "
+            "are left out.",
+            stacklevel=3,
+        )
+    rows = [(f, p) for f, p in zip(files, parts, strict=True) if len(p) >= depth + 2]
+    base = folder.absolute()
+    table = pd.DataFrame(
+        {
+            "image": [file for file, _ in rows],
+            "path": [str(base / file) for file, _ in rows],
+            "label": [part[depth] for _, part in rows],
+        }
+    )
+    if has_splits:
+        table["split"] = [_SPLIT_NAMES.get(part[0].lower(), part[0]) for _, part in rows]
+    return table
+
+
+def _read_table(source: Path, columns: ManifestColumns) -> pd.DataFrame:
+    suffix = source.suffix.lower()
+    if suffix == ".csv":
+        table = _read_csv(source, columns)
+    elif suffix in {".parquet", ".pq"}:
+        try:
+            table = pd.read_parquet(source)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
+    else:
+        raise DataError(
+            f"{source} is no manifest: give a folder, or a table ending in .csv or .parquet."
+        )
+    _check_columns(table, source, columns)
+    if table.empty:
+        raise DataError(f"{source} has a header but no rows: there is nothing to learn from.")
+    renamed = {columns.image: "image", columns.label: "label"}
+    if columns.split in table:
+        renamed[columns.split] = "split"
+    clashing = {c: f"manifest_{c}" for c in table if c in _OWN_COLUMNS and c not in renamed}
+    table = table.rename(columns={**clashing, **renamed}).reset_index(drop=True)
+    for role, setting in (("image", columns.image), ("label", columns.label)):
+        _check_filled(table[role], source, setting)
+        table[role] = table[role].astype(str)
+    if "split" in table:
+        _check_filled(table["split"], source, columns.split)
+        names = table["split"].astype(str)
+        table["split"] = names.str.lower().map(_SPLIT_NAMES).fillna(names)
+    base = source.parent.absolute()
+    slashed = table["image"].str.replace("\\", "/", regex=False)
+    table.insert(1, "path", [str(base / image) for image in slashed])
+    front = [c for c in ("image", "path", "label", "split") if c in table]
+    return table[front + [c for c in table if c not in front]]
+
+
+def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
+    try:
+        with source.open(encoding="utf-8-sig") as stream:
+            header = stream.readline()
+        separator = max(",;\t", key=header.count)
+        text = pd.read_csv(
+            source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+        table = pd.read_csv(source, sep=separator, encoding="utf-8-sig", low_memory=False)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8 text ({error}): save it as UTF-8.") from error
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{source} cannot be read as a table ({error}).") from error
+    own = {columns.image, columns.label, columns.split}
+    # A class may be called "NA" and a lot "0012": neither is a missing value or a number.
+    for name in text:
+        if name in own:
+            table[name] = text[name].str.strip()
+        elif text[name].str.match(r"0\d").any():
+            table[name] = text[name]
+    return table
+
+
+def _check_columns(table: pd.DataFrame, source: Path, columns: ManifestColumns) -> None:
+    wanted = [("data.image_column", columns.image), ("data.label_column", columns.label)]
+    if columns.split != ManifestColumns.split:
+        wanted.append(("data.split_column", columns.split))
+    for setting, name in wanted:
+        if name not in table:
+            raise DataError(
+                f"{source} has no column {name!r}; its columns are "
+                f"{', '.join(map(str, table.columns))}. Name the right one: "
+                f"--set {setting}=NAME"
+            )
+
+
+def _check_filled(values: pd.Series, source: Path, name: str) -> None:
+    empty = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy().nonzero()[0]
+    if len(empty):
+        first = ", ".join(str(row + 1) for row in empty[:5])
+        raise DataError(
+            f"{source}: {len(empty)} rows have no {name!r} (row {first}"
+            f"{', ...' if len(empty) > 5 else ''} below the header), and a guess would teach "
+            "something wrong. Fill them in or remove the rows."
+        )

@@ -1,0 +1,253 @@
+"""Splits where a manifest has none: stratified, grouped, seeded, and never invented silently."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.errors import ConfigError, DataError
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+_NAMES = np.array(["train", "val", "test"], dtype=object)
+#: A class with fewer images (or groups) stays in training.
+_DIVISIBLE = 3
+
+
+def make_splits(
+    labels: pd.Series,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    groups: pd.Series | None = None,
+    seed: int,
+) -> pd.Series:
+    """Assign `train`, `val` or `test` to every row, stratified by label.
+
+    Every class with at least three images is represented in each split whose fraction is above
+    0, and every class keeps at least one image in `train`; a class with one or two images stays
+    there. With `groups`, whole groups are assigned, rarest class first, each to the split that
+    still wants most of that class (after Sechidis et al., ECML PKDD 2011, "iterative
+    stratification", over groups instead of rows); the fractions and the representation of
+    each class in `val` and `test` are then the best that this greedy rule finds, while `train`
+    holding every class is certain. Grouped splits do not depend on the order of the rows.
+
+    Args:
+        labels: N labels.
+        val_fraction: share for `val`, in [0, 1).
+        test_fraction: share for `test`, in [0, 1); both together below 1.
+        groups: N values, none missing; no value is found in two splits.
+        seed: of the random choice among equals.
+
+    Returns:
+        N split names, with the index of `labels`.
+
+    Raises:
+        ConfigError: the fractions leave nothing to train on.
+        DataError: the groups cannot be divided.
+    """
+    if val_fraction + test_fraction >= 1.0:
+        raise ConfigError(
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave "
+            "nothing to train on: choose two that add up to less than 1."
+        )
+    classes, names = pd.factorize(labels, sort=True)
+    held_out = np.array([val_fraction, test_fraction])
+    if groups is None:
+        split = _split_rows(classes.astype(np.int64), held_out, seed)
+    else:
+        if groups.isna().any():
+            raise DataError(
+                f"{int(groups.isna().sum())} images have no {groups.name!r}, so it is unknown "
+                "which others they belong with. Fill the column, or unset data.group_by."
+            )
+        members, group_names = pd.factorize(groups, sort=True)
+        counts = np.zeros((len(group_names), len(names)), np.int64)
+        np.add.at(counts, (members, classes), 1)
+        _check_divisible(counts, held_out, str(groups.name))
+        of_group = _split_groups(counts, held_out, seed)
+        _check_reached(of_group, counts, held_out, str(groups.name), names)
+        split = of_group[members]
+    return pd.Series(_NAMES[split], index=labels.index, name="split", dtype=object)
+
+
+def complete_splits(
+    table: pd.DataFrame,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    group_by: str | None,
+    seed: int,
+) -> pd.DataFrame:
+    """Give a manifest the splits that training needs.
+
+    Without a column `split`, all three are made. With one that has no `val`, that share of the
+    training rows becomes `val`. A given split is otherwise left as it is: no `test` is made up,
+    and further names are kept as further sets to evaluate on.
+
+    Args:
+        table: columns `image`, `label`, maybe `split`, and `group_by`.
+        val_fraction: share for `val`, of the training rows if there are splits already.
+        test_fraction: share for `test`; only used if there is no split at all.
+        group_by: column whose values must not straddle two splits.
+        seed: of the random choice.
+
+    Returns:
+        A copy of the table with `split`, rows in the same order, numbered from 0.
+
+    Raises:
+        ConfigError: the fractions leave nothing to train on.
+        DataError: no row is in `train`, `group_by` is no column, or its groups cannot be divided.
+    """
+    if group_by is not None and group_by not in table:
+        raise DataError(
+            f"There is no column {group_by!r} to group by; the columns are "
+            f"{', '.join(map(str, table.columns))}. Set data.group_by to one of them, or to null."
+        )
+    table = table.reset_index(drop=True)
+    # By name, so that the same images get the same splits whatever the order of the rows.
+    by_name = table.sort_values("image", kind="stable")
+    groups = None if group_by is None else by_name[group_by]
+    if "split" not in table:
+        made = make_splits(
+            by_name["label"],
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            groups=groups,
+            seed=seed,
+        )
+        return table.assign(split=made)
+    split = by_name["split"]
+    in_train = (split == "train").to_numpy()
+    if not in_train.any():
+        raise DataError(
+            f"No image is in the split 'train', only in {', '.join(split.unique())}: there is "
+            "nothing to learn from. Name the training rows 'train', or check data.split_column."
+        )
+    if not (split == "val").any() and val_fraction > 0:
+        made = make_splits(
+            by_name.loc[in_train, "label"],
+            val_fraction=val_fraction,
+            test_fraction=0.0,
+            groups=None if groups is None else groups[in_train],
+            seed=seed,
+        )
+        split = split.where(~in_train, made)
+    if groups is not None:
+        pairs = pd.DataFrame({"group": groups, "split": split}).drop_duplicates()
+        straddling = int((pairs["group"].value_counts() > 1).sum())
+        if straddling:
+            warnings.warn(
+                f"{straddling} values of {group_by!r} are found in more than one of the given "
+                "splits: figures on the held-out splits will look better than they are.",
+                stacklevel=2,
+            )
+    return table.assign(split=split)
+
+
+def _held_out_counts(counts: IntArray, fractions: np.ndarray[Any, Any]) -> IntArray:
+    """How many of each class `val` and `test` get: (C,) -> (C, 2).
+
+    Rounded, at least 1 where a class can be divided, and never so many that none is left.
+    """
+    rounded = np.floor(counts[:, None] * fractions + 0.5)
+    may_divide = (counts >= _DIVISIBLE)[:, None] & (fractions > 0)
+    wanted: IntArray = np.where(may_divide, np.maximum(rounded, 1), 0).astype(np.int64)
+    excess = np.maximum(wanted.sum(1) - (counts - 1), 0)
+    wanted[np.arange(len(counts)), wanted.argmax(1)] -= excess
+    return wanted
+
+
+def _split_rows(classes: IntArray, fractions: np.ndarray[Any, Any], seed: int) -> IntArray:
+    """Split index of each row: the first few of each class in a random order are held out."""
+    shuffled = np.random.default_rng(seed).permutation(len(classes))
+    rank = np.empty(len(classes), np.int64)
+    rank[shuffled] = pd.Series(classes[shuffled]).groupby(classes[shuffled]).cumcount().to_numpy()
+    held_out = _held_out_counts(np.bincount(classes), fractions)
+    num_val, num_test = held_out[classes, 0], held_out[classes, 1]
+    return np.where(rank < num_val, 1, np.where(rank < num_val + num_test, 2, 0))
+
+
+def _check_divisible(counts: IntArray, held_out: np.ndarray[Any, Any], column: str) -> None:
+    needed = 1 + int((held_out > 0).sum())
+    if len(counts) < needed:
+        raise DataError(
+            f"Column {column!r} has {len(counts)} groups, and {needed} splits need at least one "
+            "each. Group by a finer column, give a split column, or unset data.group_by."
+        )
+
+
+def _check_reached(
+    of_group: IntArray,
+    counts: IntArray,
+    held_out: np.ndarray[Any, Any],
+    column: str,
+    names: pd.Index,
+) -> None:
+    for split, fraction in enumerate(held_out, start=1):
+        if fraction > 0 and not (of_group == split).any():
+            num_groups = (counts > 0).sum(0)
+            rarest = int(num_groups.argmin())
+            raise DataError(
+                f"Column {column!r} leaves no group for {_NAMES[split]!r}: class "
+                f"{str(names[rarest])!r}, found in {num_groups[rarest]} of {len(counts)} groups, "
+                "would vanish from train. Group by a finer column, give a split column, or unset "
+                "data.group_by."
+            )
+
+
+def _split_groups(counts: IntArray, held_out: np.ndarray[Any, Any], seed: int) -> IntArray:
+    """Split index of each group by the greedy rule of `make_splits`.
+
+    A group leaves `train` only while each of its classes has another group there or undecided,
+    so no class can vanish from `train`.
+
+    Args:
+        counts: (G, C) images.
+        held_out: (2,) fractions.
+        seed: of the order of the groups.
+    """
+    num_groups, num_classes = counts.shape
+    contains = counts > 0
+    groups_of_class = contains.sum(0)
+    wanted = np.concatenate([[1.0 - held_out.sum()], held_out])[:, None] * counts.sum(0)
+    wanted[1:][held_out == 0] = -np.inf
+    order = np.random.default_rng(seed).permutation(num_groups)
+    assigned = np.full(num_groups, -1)
+    undecided = groups_of_class.copy()
+    present = np.zeros((3, num_classes), bool)
+
+    def assign(group: int, split: int) -> None:
+        assigned[group] = split
+        wanted[split] -= counts[group]
+        undecided[contains[group]] -= 1
+        present[split] |= contains[group]
+
+    def may_leave(group: int) -> bool:
+        own = contains[group]
+        return bool((present[0, own] | (undecided[own] > 1)).all())
+
+    for c in np.lexsort((counts.sum(0), groups_of_class)):
+        candidates = order[contains[order, c]]
+        divisible = groups_of_class[c] >= _DIVISIBLE
+        musts = [0, *(np.flatnonzero(held_out) + 1 if divisible else [])]
+        for split in musts:
+            free = candidates[assigned[candidates] < 0]
+            if present[split, c] or not len(free):
+                continue
+            # The group that exceeds what the split still wants the least.
+            excess = np.maximum(counts[free] - np.maximum(wanted[split], 0.0), 0.0).sum(1)
+            for group in free[np.argsort(excess, kind="stable")]:
+                if split == 0 or may_leave(group):
+                    assign(group, split)
+                    break
+        if not divisible:
+            continue  # its other groups go where a class with more groups wants them
+        for group in candidates[assigned[candidates] < 0]:
+            split = int(np.lexsort((wanted.sum(1), wanted[:, c]))[-1])
+            assign(group, split if may_leave(group) else 0)
+    assigned[assigned < 0] = 0
+    return assigned

@@ -1,0 +1,44 @@
+"""Errors that a user can act on.
+
+Every message says what is wrong (with the value), why it matters, and what to do. The command line
+prints such an error on one line and leaves with exit code 2; anything else is a bug and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+
+class RecameError(Exception):
+    """Root of every error that recame raises on purpose."""
+
+
+class ConfigError(RecameError):
+    """A setting is unknown, ill-typed, or contradicts another."""
+
+
+class DataError(RecameError):
+    """Images, labels, splits or the files that describe them cannot be used as they are."""
+
+
+class CheckpointError(RecameError):
+    """A run folder or a checkpoint is missing, damaged, or of a schema this version cannot read."""
+
+
+class ExportError(RecameError):
+    """A model cannot be turned into a deployable bundle."""
+
+
+class MissingDependencyError(RecameError):
+    """An optional package is needed and not installed.
+
+    Args:
+        package: the name under which the package is imported.
+        extra: the extra of recame that brings it.
+        purpose: what it is needed for, as the end of "... is needed".
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"Package '{package}' is not installed, and it is needed {purpose}. "
+            f"Install it with: pip install 'recame[{extra}]'"
+        )

@@ -1,0 +1,286 @@
+"""Run a model over cached images or files: probabilities of each expert and of the ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from recame.contracts import ExpertOutput, Predictions, PreprocessSpec, ensemble_logits
+from recame.data.dataset import InspectionSet, to_unit
+from recame.data.decode import decode_image
+from recame.data.transforms import dihedral_view
+from recame.errors import DataError
+from recame.label_space import LabelSpace
+
+Precision = Literal["32", "bf16", "16"]
+Array = np.ndarray[Any, np.dtype[Any]]
+FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+#: Called with the number of images just done.
+Progress = Callable[[int], None]
+
+_DECODERS = 4
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Inference mode and `eval()`, with each module's mode given back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    if precision == "32":
+        return nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def _predict_batch(
+    model: nn.Module,
+    images: Array,
+    *,
+    scale: float,
+    num_views: int,
+    device: torch.device,
+    precision: Precision,
+    with_features: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mean probabilities over the views of (B, H, W, C) stored pixels: experts, ensemble."""
+    # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
+    stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    unit = to_unit(stored, scale)
+    experts: Tensor | None = None
+    ensemble: Tensor | None = None
+    features: Tensor | None = None
+    for view in range(num_views):
+        seen = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
+        with _autocast(device, precision):
+            output: ExpertOutput = model(seen)
+        logits = output.logits.float()
+        alone, together = logits.softmax(-1), ensemble_logits(logits).softmax(-1)
+        experts = alone if experts is None else experts + alone
+        ensemble = together if ensemble is None else ensemble + together
+        if with_features and view == 0:
+            features = output.features.float()
+    assert experts is not None
+    assert ensemble is not None
+    return experts / num_views, ensemble / num_views, features
+
+
+def predict_cached(
+    model: nn.Module,
+    images: Array,
+    rows: Array,
+    *,
+    scale: float,
+    num_views: int,
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "32",
+    on_progress: Progress | None = None,
+    with_features: bool = False,
+) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    """Predict rows of an image cache.
+
+    Each of the first `num_views` symmetries of the square (flips and turns; view 0 is the image
+    itself) gives softmax probabilities; their mean over the views is the answer, for the
+    ensemble (softmax of the mean logits) and for each expert alone.
+
+    Args:
+        model: takes images in [0, 1], (B, C, H, W), and returns `ExpertOutput`. It must lie on
+            `device`; its training mode is given back.
+        images: (M, H, W, C) stored pixels, an array or a memory map.
+        rows: (N,) rows of `images`.
+        scale: what divides stored pixels to fall in [0, 1].
+        num_views: 1 to 8.
+        batch_size: images a forward pass.
+        device: where the model lies.
+        precision: `bf16` or `16` run under autocast.
+        on_progress: called after each batch.
+        with_features: also return the features of the untouched image.
+
+    Returns:
+        Probabilities of each expert (N, E, C) and of the ensemble (N, C), and features (N, E, D)
+        or None. With N = 0, E and D are 0.
+    """
+    device = torch.device(device)
+    done = _Collected()
+    with _evaluating(model):
+        for start in range(0, len(rows), batch_size):
+            batch = np.ascontiguousarray(images[rows[start : start + batch_size]])
+            done.add(
+                *_predict_batch(
+                    model,
+                    batch,
+                    scale=scale,
+                    num_views=num_views,
+                    device=device,
+                    precision=precision,
+                    with_features=with_features,
+                )
+            )
+            if on_progress is not None:
+                on_progress(len(batch))
+    return done.arrays()
+
+
+class _Collected:
+    """Results of batches, on the host."""
+
+    def __init__(self) -> None:
+        self._experts: list[FloatArray] = []
+        self._ensemble: list[FloatArray] = []
+        self._features: list[FloatArray] = []
+
+    def add(self, experts: Tensor, ensemble: Tensor, features: Tensor | None) -> None:
+        self._experts.append(experts.cpu().numpy())
+        self._ensemble.append(ensemble.cpu().numpy())
+        if features is not None:
+            self._features.append(features.cpu().numpy())
+
+    def arrays(self, num_classes: int = 0) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+        if not self._experts:
+            empty = np.zeros((0, 0, num_classes), np.float32)
+            return empty, np.zeros((0, num_classes), np.float32), None
+        features = np.concatenate(self._features) if self._features else None
+        return np.concatenate(self._experts), np.concatenate(self._ensemble), features
+
+
+def predict_split(
+    model: nn.Module,
+    inspection_set: InspectionSet,
+    split: str,
+    *,
+    num_views: int,
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "32",
+    on_progress: Progress | None = None,
+    with_features: bool = False,
+) -> Predictions:
+    """Predict one split of a set, with its labels and manifest columns beside it.
+
+    Args:
+        model: as for `predict_cached`.
+        inspection_set: the images, decoded as the model expects them.
+        split: name of the split.
+        num_views: 1 to 8 test-time views, averaged.
+        batch_size: images a forward pass.
+        device: where the model lies.
+        precision: `bf16` or `16` run under autocast.
+        on_progress: called with the number of images of each batch.
+        with_features: also keep the features.
+    """
+    view = inspection_set.view(split)
+    experts, ensemble, features = predict_cached(
+        model,
+        inspection_set.cache.images,
+        view.rows,
+        scale=inspection_set.spec.scale,
+        num_views=num_views,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        on_progress=on_progress,
+        with_features=with_features,
+    )
+    return Predictions(
+        table=inspection_set.table.iloc[view.indices].reset_index(drop=True),
+        probabilities=ensemble,
+        expert_probabilities=experts,
+        target=np.asarray(view.targets, np.int64),
+        features=features,
+    )
+
+
+def predict_files(
+    model: nn.Module,
+    spec: PreprocessSpec,
+    paths: Sequence[Path],
+    label_space: LabelSpace,
+    *,
+    num_views: int,
+    batch_size: int,
+    device: torch.device | str,
+    max_pixels: int,
+    precision: Precision = "32",
+    on_progress: Progress | None = None,
+    with_features: bool = False,
+) -> tuple[Predictions, list[tuple[Path, str]]]:
+    """Predict image files that no cache holds; memory holds two batches of images at most.
+
+    Args:
+        model: as for `predict_cached`.
+        spec: how the model wants its images decoded.
+        paths: the files, in the order of the answer.
+        label_space: of the model.
+        num_views: 1 to 8 test-time views, averaged.
+        batch_size: images a forward pass.
+        device: where the model lies.
+        max_pixels: an image with more is refused.
+        precision: `bf16` or `16` run under autocast.
+        on_progress: called with the number of files of each batch, unreadable ones included.
+        with_features: also keep the features.
+
+    Returns:
+        Predictions whose table has the column `image` (the path as given), without labels; and
+        the files that could not be read, each with its reason.
+    """
+    device = torch.device(device)
+    done, read, broken = _Collected(), [], []
+    starts = range(0, len(paths), batch_size)
+
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool, _evaluating(model):
+
+        def submit(start: int) -> list[Future[Array]]:
+            chosen = paths[start : start + batch_size]
+            return [pool.submit(decode_image, p, spec, max_pixels=max_pixels) for p in chosen]
+
+        ahead = submit(0)
+        for start in starts:
+            decoding, ahead = ahead, submit(start + batch_size)
+            decoded = []
+            for path, future in zip(paths[start : start + batch_size], decoding, strict=True):
+                try:
+                    decoded.append(future.result())
+                    read.append(str(path))
+                except DataError as error:
+                    broken.append((path, str(error)))
+            if decoded:
+                done.add(
+                    *_predict_batch(
+                        model,
+                        np.stack(decoded),
+                        scale=spec.scale,
+                        num_views=num_views,
+                        device=device,
+                        precision=precision,
+                        with_features=with_features,
+                    )
+                )
+            if on_progress is not None:
+                on_progress(len(decoding))
+    experts, ensemble, features = done.arrays(label_space.num_classes)
+    predictions = Predictions(
+        table=pd.DataFrame({"image": read}, dtype=object),
+        probabilities=ensemble,
+        expert_probabilities=experts,
+        target=np.full(len(read), -1, np.int64),
+        features=features,
+    )
+    return predictions, broken

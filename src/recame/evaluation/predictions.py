@@ -1,0 +1,199 @@
+"""The predictions table: one row an image, stable column names, CSV or Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import Predictions
+from recame.errors import ConfigError, DataError
+from recame.label_space import LabelSpace
+
+PREDICTIONS_SCHEMA = 1
+
+#: Where Parquet's metadata keeps the schema version.
+SCHEMA_KEY = b"recame.schema"
+
+_SUFFIXES = (".csv", ".parquet")
+_INTERNAL = ("path", "target", "row")
+_FIRST = ("image", "prediction", "confidence")
+_MANIFEST_FIRST = ("label", "split")
+
+
+def predictions_table(predictions: Predictions, label_space: LabelSpace) -> pd.DataFrame:
+    """Lay predictions out as a table for people and other tools.
+
+    Columns: `image, prediction, confidence, p_<class>...` of the ensemble, then `label, split`
+    and every other manifest column that is known, then `expert<k>_p_<class>...` of each expert,
+    k from 0. A manifest column that bears one of these names becomes `manifest_<name>`.
+
+    Args:
+        predictions: N images.
+        label_space: names the C classes.
+
+    Returns:
+        N rows.
+    """
+    names = label_space.names
+    chosen = predictions.probabilities.argmax(1)
+    own = {
+        "prediction": np.array(names, dtype=object)[chosen],
+        "confidence": np.take_along_axis(predictions.probabilities, chosen[:, None], 1)[:, 0],
+    }
+    ensemble = pd.DataFrame(predictions.probabilities, columns=[f"p_{name}" for name in names])
+    num_experts = predictions.expert_probabilities.shape[1]
+    experts = pd.DataFrame(
+        predictions.expert_probabilities.reshape(len(predictions), num_experts * len(names)),
+        columns=[f"expert{k}_p_{name}" for k in range(num_experts) for name in names],
+    )
+    manifest = predictions.table.reset_index(drop=True).rename(columns=str)
+    manifest = manifest.drop(columns=[name for name in _INTERNAL if name in manifest])
+    taken = {"prediction", "confidence", *ensemble.columns, *experts.columns}
+    manifest = manifest.rename(columns={n: f"manifest_{n}" for n in manifest if n in taken})
+    order = [name for name in _MANIFEST_FIRST if name in manifest]
+    order += [str(name) for name in manifest if name not in {"image", *order}]
+    return pd.concat(
+        [manifest[["image"]], pd.DataFrame(own), ensemble, manifest[order], experts], axis=1
+    )
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file name of another kind, before hours of work rather than after.
+
+    Raises:
+        ConfigError: the name ends neither in .csv nor in .parquet.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ConfigError(
+            f"Predictions cannot be written as {path.name!r}: "
+            f"the name must end in {' or '.join(_SUFFIXES)}."
+        )
+
+
+def save_predictions(table: pd.DataFrame, path: Path) -> None:
+    """Write the table, whole or not at all; missing folders are made.
+
+    Args:
+        table: from `predictions_table`.
+        path: ends in .csv or .parquet. Parquet keeps the types and the schema version.
+
+    Raises:
+        ConfigError: another suffix.
+        DataError: the disk is full, or the place cannot be written.
+    """
+    check_suffix(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            _write_parquet(table, partial)
+        partial.replace(path)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error.strerror or error)
+        raise DataError(
+            f"Predictions cannot be written to {path}: {reason}. "
+            f"{'Free some space' if full else 'Check the folder'}, or choose another place."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _write_parquet(table: pd.DataFrame, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = {**(columns.schema.metadata or {}), SCHEMA_KEY: str(PREDICTIONS_SCHEMA).encode()}
+    parquet.write_table(columns.replace_schema_metadata(metadata), path)
+
+
+def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
+    """Read what `save_predictions` wrote, to judge it again without a model.
+
+    Args:
+        path: ends in .csv or .parquet.
+        label_space: names the classes, in the order of the arrays.
+
+    Returns:
+        Predictions without features; target -1 where there is no label. Manifest columns of a CSV
+        come back as text.
+
+    Raises:
+        ConfigError: another suffix.
+        DataError: the file is missing, unreadable, of a newer schema, or of other classes.
+    """
+    check_suffix(path)
+    try:
+        table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"No predictions at {path}: check the path.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as predictions ({error}). Write it again with `recame predict`."
+        ) from error
+    names = label_space.names
+    ensemble = [f"p_{name}" for name in names]
+    heads = [c.split("_p_", 1)[0] for c in map(str, table) if c.endswith(f"_p_{names[0]}")]
+    prefixes = sorted(
+        (h for h in heads if h.startswith("expert") and h[6:].isdigit()), key=lambda h: int(h[6:])
+    )
+    experts = [f"{prefix}_p_{name}" for prefix in prefixes for name in names]
+    missing = [name for name in ("image", *ensemble, *experts) if name not in table]
+    if missing:
+        raise DataError(
+            f"{path} has no column {missing[0]!r}, so it holds no predictions of the classes "
+            f"{', '.join(names[:12])}. Give the predictions of the run whose label space is used."
+        )
+    drop = ["prediction", "confidence", *ensemble, *experts]
+    shape = (len(table), len(prefixes), len(names))
+    return Predictions(
+        table=table.drop(columns=[name for name in drop if name in table]),
+        probabilities=table[ensemble].to_numpy(np.float32),
+        expert_probabilities=table[experts].to_numpy(np.float32).reshape(shape),
+        target=_target(table, label_space),
+    )
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    header = pd.read_csv(path, nrows=0).columns
+    numbers = {name: np.float32 for name in header if name.startswith("p_") or name == "confidence"}
+    numbers |= {n: np.float32 for n in header if n.startswith("expert") and "_p_" in n}
+    # Class "NA" and lot "007" are names: only an empty cell means "none".
+    text = {name: str for name in header if name not in numbers}
+    return pd.read_csv(path, dtype={**numbers, **text}, keep_default_na=False, na_values=[""])
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    columns = parquet.read_table(path)
+    schema = int((columns.schema.metadata or {}).get(SCHEMA_KEY, b"0"))
+    if schema > PREDICTIONS_SCHEMA:
+        raise DataError(
+            f"{path} has schema {schema}; this version reads up to {PREDICTIONS_SCHEMA}. "
+            "Update recame: pip install -U recame"
+        )
+    table: pd.DataFrame = columns.to_pandas()
+    return table
+
+
+def _target(
+    table: pd.DataFrame, label_space: LabelSpace
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    if "label" not in table:
+        return np.full(len(table), -1, np.int64)
+    labels = table["label"]
+    codes = labels.map({name: i for i, name in enumerate(label_space.names)})
+    unknown = labels[codes.isna() & labels.notna()]
+    if len(unknown):
+        label_space.index(str(unknown.iloc[0]))  # raises, with the way out
+    return np.asarray(codes.fillna(-1), dtype=np.int64)

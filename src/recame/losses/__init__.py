@@ -1,0 +1,53 @@
+"""Expert outputs and a target become a loss: one total and its named parts.
+
+`Objective` is the module to train with; the functions are the maths it is made of.
+"""
+
+from recame.losses.distillation import category_distillation, mutual_distillation
+from recame.losses.hard_category import (
+    gather_hard,
+    gathered_cross_entropy,
+    hard_categories,
+    keep_hard,
+    masked_cross_entropy,
+    num_hard_categories,
+)
+from recame.losses.logit_adjustment import (
+    adjust_logits,
+    balanced_softmax,
+    cross_entropy,
+    log_class_counts,
+)
+from recame.losses.metric import contrastive, intra_class, pairwise_distances
+from recame.losses.objective import Objective
+from recame.losses.reweighting import (
+    batch_mean,
+    class_balanced_weights,
+    focal,
+    ldam,
+    ldam_margins,
+)
+
+__all__ = [
+    "Objective",
+    "adjust_logits",
+    "balanced_softmax",
+    "batch_mean",
+    "category_distillation",
+    "class_balanced_weights",
+    "contrastive",
+    "cross_entropy",
+    "focal",
+    "gather_hard",
+    "gathered_cross_entropy",
+    "hard_categories",
+    "intra_class",
+    "keep_hard",
+    "ldam",
+    "ldam_margins",
+    "log_class_counts",
+    "masked_cross_entropy",
+    "mutual_distillation",
+    "num_hard_categories",
+    "pairwise_distances",
+]

@@ -1,0 +1,104 @@
+"""Metric terms on the experts' features: pull a class together, push classes apart.
+
+Both terms rest on the L2 distances of all pairs of a batch, which are computed once.
+
+Source: Shao et al., ReCAME-Net, IEEE TCAD 2026 (contrastive and intra-class terms); the contrastive
+form goes back to Hadsell, Chopra and LeCun, CVPR 2006, without its squares.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Feature vectors shorter than this are not blown up to unit length: their gradient would explode.
+SHORTEST_FEATURE = 1e-4
+
+
+class _PairwiseDistance(torch.autograd.Function):
+    """L2 distances by one matrix product forwards and one backwards.
+
+    `|a - b|^2 = a.a + b.b - 2 a.b` cancels for close pairs, so the products are taken in double
+    precision on centred features. That is exact to float32 and still many times cheaper than the
+    differences of all pairs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """Distances (E, B, B) of features (B, E, D)."""
+        # Apple's and some other accelerators have no doubles.
+        exact = torch.float32 if features.device.type == "mps" else torch.float64
+        points = features.transpose(0, 1).to(exact)
+        points = points - points.mean(1, keepdim=True)
+        products = points @ points.mT
+        squares = products.diagonal(dim1=1, dim2=2)
+        scale = squares[:, :, None] + squares[:, None, :]
+        squared = scale - 2.0 * products
+        # What is left of equal vectors is rounding: a distance of exactly 0, without direction.
+        squared = squared.where(squared > 500.0 * torch.finfo(exact).eps * scale, 0.0)
+        distances = squared.sqrt()
+        ctx.save_for_backward(points, distances)
+        ctx.dtype = features.dtype
+        return distances.to(torch.promote_types(features.dtype, torch.float32))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """The gradient (diag(W 1) - W) X with W = gradient / distance, 0 where the distance is."""
+        points, distances = ctx.saved_tensors
+        weights = (grad / distances).where(distances > 0.0, 0.0)
+        weights = weights + weights.mT
+        laplacian = torch.diag_embed(weights.sum(2)) - weights
+        gradient: Tensor = (laplacian @ points).transpose(0, 1).to(ctx.dtype)
+        return gradient
+
+
+def pairwise_distances(features: Tensor, *, normalise: bool = False) -> Tensor:
+    """L2 distances between all images of a batch, for each expert.
+
+    Args:
+        features: (B, E, D).
+        normalise: whether features are scaled to unit length first; distances are then in [0, 2].
+
+    Returns:
+        (E, B, B), float32 (float64 for float64 features), with a zero gradient at distance 0.
+        Differentiable once.
+    """
+    if normalise:
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        features = functional.normalize(wide, dim=-1, eps=SHORTEST_FEATURE)
+    distances: Tensor = _PairwiseDistance.apply(features)
+    return distances
+
+
+def contrastive(distances: Tensor, target: Tensor, margin: float) -> Tensor:
+    """Sum over pairs i < j of the distance, or of what it lacks to the margin, over B * B.
+
+    Args:
+        distances: (E, B, B) symmetric, zero on the diagonal.
+        target: (B,) class indices.
+        margin: how far apart images of different classes should be.
+
+    Returns:
+        (E,) the distance of same-class pairs plus `max(0, margin - distance)` of the others.
+    """
+    same = target[:, None] == target
+    terms = torch.where(same, distances, (margin - distances).clamp_min(0.0))
+    return terms.sum((1, 2)) / (2 * max(len(target), 1) ** 2)
+
+
+def intra_class(distances: Tensor, target: Tensor) -> Tensor:
+    """Sum over same-class pairs i < j of the distance, over B * B.
+
+    Args:
+        distances: (E, B, B) symmetric, zero on the diagonal.
+        target: (B,) class indices.
+
+    Returns:
+        (E,).
+    """
+    same = target[:, None] == target
+    return distances.where(same, 0.0).sum((1, 2)) / (2 * max(len(target), 1) ** 2)

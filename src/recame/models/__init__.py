@@ -1,0 +1,38 @@
+"""Batch -> ExpertOutput: backbones in stages, attention, experts, heads, checkpoints."""
+
+from recame.models.backbone import StagedBackbone, build_backbone
+from recame.models.checkpoint import LoadedModel, load_checkpoint, save_checkpoint
+from recame.models.classifier import (
+    CosineClassifier,
+    ExpertHead,
+    LinearClassifier,
+    cosine_logits,
+)
+from recame.models.experts import Architecture, MultiExpertClassifier
+from recame.models.frozen_forward import FrozenForward
+from recame.models.pretrained import PACKAGED_BACKBONE, pretrained_mean_std
+from recame.models.regional_attention import (
+    RegionalChannelAttention,
+    make_attention,
+    regional_gates,
+)
+
+__all__ = [
+    "PACKAGED_BACKBONE",
+    "Architecture",
+    "CosineClassifier",
+    "ExpertHead",
+    "FrozenForward",
+    "LinearClassifier",
+    "LoadedModel",
+    "MultiExpertClassifier",
+    "RegionalChannelAttention",
+    "StagedBackbone",
+    "build_backbone",
+    "cosine_logits",
+    "load_checkpoint",
+    "make_attention",
+    "pretrained_mean_std",
+    "regional_gates",
+    "save_checkpoint",
+]

@@ -1,0 +1,180 @@
+"""Models on disk: weights beside a description of how to build and feed the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from recame.contracts import PreprocessSpec
+from recame.errors import CheckpointError, ConfigError, DataError
+from recame.label_space import LabelSpace
+from recame.models.experts import Architecture, MultiExpertClassifier
+
+CHECKPOINT_SCHEMA = 1
+
+WEIGHTS_FILE = "model.safetensors"
+DESCRIPTION_FILE = "model.json"
+
+_CLASS_WEIGHT = "head.classifier.weight"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a checkpoint holds.
+
+    Attributes:
+        model: in evaluation mode, on the asked device.
+        label_space: the classes it was trained with.
+        spec: the preprocessing it was trained with.
+        architecture: how it is built.
+    """
+
+    model: MultiExpertClassifier
+    label_space: LabelSpace
+    spec: PreprocessSpec
+    architecture: Architecture
+
+
+def save_checkpoint(folder: Path, model: MultiExpertClassifier, label_space: LabelSpace) -> None:
+    """Write weights, architecture, preprocessing and label space; both files, or neither.
+
+    Args:
+        folder: made if missing.
+        model: on any device.
+        label_space: its C classes.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written. A checkpoint already
+            there stays as it was.
+    """
+    assert model.num_classes == label_space.num_classes
+    weights, description = folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
+    partials = [path.with_suffix(path.suffix + ".tmp") for path in (weights, description)]
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, partials[0])
+        document = {
+            "schema": CHECKPOINT_SCHEMA,
+            "recame": version("recame"),
+            "weights_sha256": _sha256(partials[0]),
+            "architecture": model.architecture.to_dict(),
+            "preprocess": model.spec.to_dict(),
+            "label_space": label_space.to_dict(),
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        partials[1].write_text(text, encoding="utf-8")
+        partials[0].replace(weights)
+        partials[1].replace(description)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The model cannot be saved in {folder} ({error}): free some space there or choose "
+            "another --out folder."
+        ) from error
+    finally:
+        for partial in partials:
+            _remove(partial)
+
+
+def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
+    """Build the model of a folder, without a config file and without any download.
+
+    Args:
+        folder: holds `model.safetensors` and `model.json`.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, edited, or of a newer schema.
+    """
+    document = _read_description(folder)
+    weights = folder / WEIGHTS_FILE
+    try:
+        architecture = Architecture.from_dict(document["architecture"])
+        spec = PreprocessSpec.from_dict(document["preprocess"])
+        label_space = LabelSpace.from_dict(document["label_space"])
+        checksum = document["weights_sha256"]
+    except (KeyError, TypeError, AttributeError, DataError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION_FILE} cannot be used ({error}): it was edited or damaged. "
+            "Take it again from the run that wrote it."
+        ) from error
+    try:
+        found = _sha256(weights)
+        if found != checksum:
+            raise CheckpointError(
+                f"{weights} is not the file that {DESCRIPTION_FILE} describes (SHA-256 "
+                f"{found[:12]} instead of {str(checksum)[:12]}): it is damaged or mixed with "
+                "another run's. Copy the folder again, or train again."
+            )
+        with safe_open(weights, framework="pt") as tensors:
+            num_classes = int(tensors.get_slice(_CLASS_WEIGHT).get_shape()[1])
+        if num_classes != label_space.num_classes:
+            raise CheckpointError(
+                f"{folder / DESCRIPTION_FILE} names {label_space.num_classes} classes, but the "
+                f"weights were trained for {num_classes}: put the label space of that run back; "
+                "to add or drop a class, train again."
+            )
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{weights} cannot be read ({error}): it is damaged. Copy the folder again, or train "
+            "again."
+        ) from error
+    try:
+        model = MultiExpertClassifier(architecture, num_classes, spec)
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"The weights of {folder} do not fit the architecture in {DESCRIPTION_FILE} "
+            f"({reason}): it was edited, or timm has changed since."
+        ) from error
+    return LoadedModel(model.to(device).eval(), label_space, spec, architecture)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """The JSON document of a checkpoint whose schema this version reads."""
+    missing = [name for name in (DESCRIPTION_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} holds no {' and no '.join(missing)}: give the run folder that "
+            f"`recame train --out` wrote, with {WEIGHTS_FILE} and {DESCRIPTION_FILE} in it."
+        )
+    path = folder / DESCRIPTION_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}): it was edited or damaged. Take it again "
+            "from the run that wrote it."
+        ) from error
+    if not isinstance(document, dict):
+        document = {}
+    schema = document.get("schema")
+    if not isinstance(schema, int) or schema > CHECKPOINT_SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {schema!r}; this version reads up to {CHECKPOINT_SCHEMA}. "
+            "Update recame: pip install -U recame"
+        )
+    return document
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        # The folder itself may be what cannot be written; the first error tells it.
+        return

@@ -1,0 +1,174 @@
+"""The experts' heads, batched: every expert's layers run in one matrix product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recame.contracts import ExpertOutput
+from recame.errors import ConfigError
+
+
+def expert_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply each expert's vectors by its own weights.
+
+    Args:
+        x: (B, E, D).
+        weight: (E, C, D).
+
+    Returns:
+        (B, E, C).
+    """
+    return torch.matmul(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+
+
+def cosine_logits(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """`scale * cos(x, weight) + bias` for every expert.
+
+    Args:
+        x: (B, E, D); a zero vector has cosine 0 with everything.
+        weight: (E, C, D).
+        bias: (E, C).
+        scale: inverse temperature of the cosine.
+
+    Returns:
+        (B, E, C).
+    """
+    return scale * expert_linear(_unit(x), _unit(weight)) + bias
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Vectors of length 1, in float32; those shorter than 1e-6 become 0, and so do gradients."""
+    x = x.float()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # Not `normalize`: a zero vector's gradient there is 1e12.
+    return x * torch.where(norm > 1e-6, 1 / norm.clamp_min(1e-6), 0.0)
+
+
+class CosineClassifier(nn.Module):
+    """Cosine classifier of E experts (Gidaris and Komodakis, CVPR 2018), with a bias.
+
+    The length of a class vector grows with the class's frequency; the cosine ignores it.
+
+    Args:
+        num_experts: E.
+        in_features: D.
+        num_classes: C.
+        scale: what the cosine is multiplied by.
+    """
+
+    def __init__(
+        self, num_experts: int, in_features: int, num_classes: int, *, scale: float = 16.0
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(_uniform(num_experts, num_classes, in_features))
+        self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, E, D) features to (B, E, C) logits."""
+        return cosine_logits(x, self.weight, self.bias, self.scale)
+
+
+class LinearClassifier(nn.Module):
+    """Linear layer of E experts: a classifier, or a hidden layer.
+
+    Args:
+        num_experts: E.
+        in_features: D.
+        num_classes: C.
+    """
+
+    def __init__(self, num_experts: int, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_uniform(num_experts, num_classes, in_features))
+        self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, E, D) features to (B, E, C) logits."""
+        return expert_linear(x, self.weight) + self.bias
+
+
+class ExpertHead(nn.Module):
+    """From pooled features to logits, for all experts at once.
+
+    Standardisation, dropout, an optional hidden layer (linear, GELU, dropout), classifier. Every
+    expert starts from weights of its own.
+
+    Args:
+        num_experts: E.
+        in_features: P, width of the pooled features.
+        num_classes: C.
+        classifier: `cosine` or `linear`.
+        cosine_scale: what the cosine is multiplied by.
+        hidden: width of the hidden layer; 0 leaves it out.
+        dropout: rate, of the pooled and of the hidden features.
+
+    Raises:
+        ConfigError: the classifier's kind is unknown.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        num_experts: int,
+        in_features: int,
+        num_classes: int,
+        *,
+        classifier: str = "cosine",
+        cosine_scale: float = 16.0,
+        hidden: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("std", torch.ones(in_features))
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = LinearClassifier(num_experts, in_features, hidden) if hidden else None
+        width = hidden or in_features
+        self.classifier: CosineClassifier | LinearClassifier
+        if classifier == "cosine":
+            self.classifier = CosineClassifier(num_experts, width, num_classes, scale=cosine_scale)
+        elif classifier == "linear":
+            self.classifier = LinearClassifier(num_experts, width, num_classes)
+        else:
+            raise ConfigError(
+                f"Unknown classifier {classifier!r}: choose cosine or linear "
+                "(setting model.classifier)."
+            )
+
+    @torch.no_grad()
+    def set_standardisation(self, mean: Tensor, std: Tensor) -> None:
+        """Set what pooled features are centred and divided by.
+
+        Args:
+            mean: (P,).
+            std: (P,); a feature that never varies (0, or not a number) is divided by 1.
+        """
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def forward(self, pooled: Tensor) -> ExpertOutput:
+        """Classify.
+
+        Args:
+            pooled: (B, E, P).
+
+        Returns:
+            Logits (B, E, C), and the features (B, E, D) that the classifiers saw.
+        """
+        features = self.dropout((pooled - self.mean) / self.std)
+        if self.hidden is not None:
+            features = self.dropout(functional.gelu(self.hidden(features)))
+        return ExpertOutput(self.classifier(features), features)
+
+
+def _uniform(num_experts: int, num_outputs: int, num_inputs: int) -> Tensor:
+    """Weights (E, C, D) as `nn.Linear` draws them."""
+    bound = 1 / math.sqrt(num_inputs)
+    return torch.empty(num_experts, num_outputs, num_inputs).uniform_(-bound, bound)

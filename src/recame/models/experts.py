@@ -1,0 +1,275 @@
+"""The multi-expert classifier: a shared trunk, each expert's own tail, one batched head."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from recame.contracts import ExpertOutput, PreprocessSpec
+from recame.errors import CheckpointError, ConfigError
+from recame.models.backbone import StagedBackbone, build_backbone
+from recame.models.classifier import ExpertHead
+from recame.models.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is needed, beside classes and preprocessing, to build a model again.
+
+    Attributes:
+        backbone: a timm name.
+        num_experts: E.
+        shared_stages: how many first stages the experts share; 0 as published.
+        pooled_stages: how many last stages feed the head.
+        attention: `none`, `regional`, `channel` or `squeeze_excite`.
+        regions: grid of the regional attention.
+        reduction: of the attention's hidden width.
+        classifier: `cosine` or `linear`.
+        cosine_scale: what the cosine is multiplied by.
+        hidden: width of the head's hidden layer; 0: none.
+        dropout: of the head.
+    """
+
+    backbone: str
+    num_experts: int = 2
+    shared_stages: int = 0
+    pooled_stages: int = 1
+    attention: str = "regional"
+    regions: tuple[int, int] = (2, 2)
+    reduction: int = 16
+    classifier: str = "cosine"
+    cosine_scale: float = 16.0
+    hidden: int = 0
+    dropout: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return {**asdict(self), "regions": list(self.regions)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Architecture:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            CheckpointError: a field is missing or unknown.
+        """
+        try:
+            rows, cols = values["regions"]
+            return cls(**{**values, "regions": (int(rows), int(cols))})
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The model's architecture cannot be read ({error!r}): the file was edited, "
+                "damaged or written by another version of recame."
+            ) from error
+
+
+class MultiExpertClassifier(nn.Module):
+    """E experts over one backbone cut into stages (Shao et al., IEEE TCAD 2026).
+
+    The first `shared_stages` stages run once for all experts. With pretrained weights the backbone
+    is loaded once and every expert's tail starts as a copy; without, each tail is drawn anew.
+
+    Args:
+        architecture: what to build.
+        num_classes: C.
+        spec: its channels, mean and std; normalisation happens inside `forward`.
+        pretrained: as for `build_backbone`.
+
+    Raises:
+        ConfigError: the backbone cannot be built, or `shared_stages` or `pooled_stages` do not fit
+            its number of stages.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_classes: int,
+        spec: PreprocessSpec,
+        pretrained: Pretrained = False,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.spec = spec
+        self.num_classes = num_classes
+        shared, num_experts = architecture.shared_stages, architecture.num_experts
+        if num_experts < 1:
+            raise ConfigError(f"model.num_experts={num_experts}: at least one expert is needed.")
+        backbone = self._build(pretrained)
+        self.stage_channels = list(backbone.stage_channels)
+        self._check_stages()
+        self.trunk = nn.ModuleList(list(backbone.stages)[:shared])
+        own = list(backbone.stages)[shared:]
+        self.tails = nn.ModuleList([nn.ModuleList(own)])
+        for _ in range(num_experts - 1):
+            if pretrained is False and own:
+                own = list(self._build(False).stages)[shared:]
+            else:
+                own = copy.deepcopy(own)
+            self.tails.append(nn.ModuleList(own))
+        self.head = ExpertHead(
+            num_experts,
+            sum(self.stage_channels[-architecture.pooled_stages :]),
+            num_classes,
+            classifier=architecture.classifier,
+            cosine_scale=architecture.cosine_scale,
+            hidden=architecture.hidden,
+            dropout=architecture.dropout,
+        )
+        # The specification travels beside the weights; it is the one place that holds these.
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+        self._norms_frozen = False
+
+    def _build(self, pretrained: Pretrained) -> StagedBackbone:
+        plan = self.architecture
+        return build_backbone(
+            plan.backbone,
+            pretrained=pretrained,
+            in_channels=self.spec.channels,
+            attention=plan.attention,
+            regions=plan.regions,
+            reduction=plan.reduction,
+        )
+
+    def _check_stages(self) -> None:
+        plan, count = self.architecture, self.num_stages
+        if not 0 <= plan.shared_stages <= count:
+            raise ConfigError(
+                f"model.shared_stages={plan.shared_stages}, but {plan.backbone} has {count} "
+                f"stages: give 0 (separate experts) to {count} (experts differ in their heads)."
+            )
+        if not 1 <= plan.pooled_stages <= count:
+            raise ConfigError(
+                f"model.pooled_stages={plan.pooled_stages}, but {plan.backbone} has {count} "
+                f"stages: give 1 to {count}."
+            )
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the backbone, shared and own together."""
+        return len(self.stage_channels)
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self.architecture.num_experts
+
+    def forward(self, images: Tensor) -> ExpertOutput:
+        """Classify.
+
+        Args:
+            images: (B, C, H, W) in [0, 1], not normalised.
+
+        Returns:
+            Logits (B, E, C) and features (B, E, D).
+        """
+        return self.from_trunk(*self.trunk_features(images))
+
+    def trunk_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the shared stages, whose output a frozen trunk's user may keep.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            The last shared stage's map (B, c, h, w) (without shared stages: the normalised
+            images), and the pooled outputs of the shared stages that feed the head (B, Q), where
+            Q may be 0.
+        """
+        maps = (images - self.mean) / self.std
+        maps, pooled = self._run(self.trunk, maps, 0)
+        return maps, torch.cat(pooled, 1) if pooled else maps.new_empty(maps.shape[0], 0)
+
+    def from_trunk(self, maps: Tensor, pooled: Tensor) -> ExpertOutput:
+        """Run tails and heads on what `trunk_features` returned.
+
+        Args:
+            maps: (B, c, h, w).
+            pooled: (B, Q).
+
+        Returns:
+            Logits (B, E, C) and features (B, E, D).
+        """
+        return self.head(self._pooled_from_trunk(maps, pooled))  # type: ignore[no-any-return]
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Averages over the map of the last `pooled_stages` stages, side by side.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            (B, E, P).
+        """
+        return self._pooled_from_trunk(*self.trunk_features(images))
+
+    def pooled_single(self, images: Tensor, expert: int = 0) -> Tensor:
+        """One expert's pooled features; everyone's while `tails_identical`.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            expert: which.
+
+        Returns:
+            (B, P).
+        """
+        maps, pooled = self.trunk_features(images)
+        return self._expert_pooled(expert, maps, pooled)
+
+    @torch.no_grad()
+    def tails_identical(self) -> bool:
+        """Whether all experts' tails hold the same weights and statistics."""
+        first, *others = (tail.state_dict() for tail in self.tails)
+        return all(torch.equal(first[k], other[k]) for other in others for k in first)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of the shared `trunk`, the experts' `tails` and the `head`."""
+        return {
+            name: list(part.parameters())
+            for name, part in (("trunk", self.trunk), ("tails", self.tails), ("head", self.head))
+        }
+
+    def set_batch_norm_frozen(self, frozen: bool) -> None:
+        """Keep the batch norms' statistics as they are while training, or let them move again."""
+        self._norms_frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MultiExpertClassifier:
+        """Set training mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        if self._norms_frozen:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _run(self, stages: nn.ModuleList, maps: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:
+        """Run stages number `first` and on; also the averages of those that feed the head."""
+        pooled = []
+        for number, stage in enumerate(stages, first):
+            maps = stage(maps)
+            if number >= self.num_stages - self.architecture.pooled_stages:
+                pooled.append(maps.mean((2, 3)))
+        return maps, pooled
+
+    def _expert_pooled(self, expert: int, maps: Tensor, shared: Tensor) -> Tensor:
+        tail = self.tails[expert]
+        assert isinstance(tail, nn.ModuleList)
+        _, own = self._run(tail, maps, len(self.trunk))
+        parts = [shared, *own] if shared.shape[1] else own
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def _pooled_from_trunk(self, maps: Tensor, shared: Tensor) -> Tensor:
+        if len(self.trunk) == self.num_stages:
+            return shared[:, None].expand(-1, self.num_experts, -1)
+        return torch.stack(
+            [self._expert_pooled(e, maps, shared) for e in range(self.num_experts)], 1
+        )

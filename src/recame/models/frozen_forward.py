@@ -1,0 +1,111 @@
+"""The fastest forward at hand for frozen weights: an ONNX graph on a CPU, else eager."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Pixels to embed from which exporting a graph (about ten seconds) pays for itself on a CPU.
+#: Measured for EfficientNet-Lite0 on 2 cores: eager 300-400 images/s at 64 px, the graph 900.
+GRAPH_PIXELS = 20_000_000
+
+
+class FrozenForward:
+    """Run a module whose weights stay as they are, without autograd, as fast as the device allows.
+
+    On a CPU with onnxruntime and many images ahead, the module becomes a graph with its batch
+    norms folded away; otherwise it runs eagerly in inference mode. The choice depends on the
+    amount of work alone, never on a timing, so that a repeated run takes the same path.
+
+    Args:
+        module: maps images (B, C, H, W) in [0, 1] to one tensor or a tuple of tensors, batch first.
+        example: a batch of at least one image of the size to come.
+        num_images: how many images will pass.
+        precision: `32`, `bf16` or `16`: the eager path's autocast.
+    """
+
+    def __init__(
+        self, module: nn.Module, example: Tensor, *, num_images: int, precision: str = "32"
+    ) -> None:
+        self._module = module.eval()
+        self._dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+        self._session: Any = None
+        work = num_images * example.shape[-1] * example.shape[-2]
+        if example.device.type == "cpu" and work >= GRAPH_PIXELS and graph_runtime_available():
+            self._session = _export_session(self._module, example[:1])
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether an exported graph runs."""
+        return self._session is not None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Forward one batch.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            The module's outputs as float32 tensors on the images' device.
+        """
+        if self._session is not None:
+            name = self._session.get_inputs()[0].name
+            outputs = self._session.run(None, {name: images.contiguous().numpy()})
+            return tuple(torch.from_numpy(output) for output in outputs)
+        enabled = self._dtype is not None
+        with torch.inference_mode(), torch.autocast(images.device.type, self._dtype, enabled):
+            result = self._module(images)
+        outputs = result if isinstance(result, tuple) else (result,)
+        # A clone outside inference mode, so that heads can train on it.
+        return tuple(output.float().clone() for output in outputs)
+
+
+def graph_runtime_available() -> bool:
+    """Whether the packages that make and run an ONNX graph are installed."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+def _export_session(module: nn.Module, example: Tensor) -> Any:
+    import onnxruntime as ort
+
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    # Two images: the exporter would take a batch of one for a constant.
+    example = example.contiguous().repeat(2, 1, 1, 1)
+    with tempfile.TemporaryDirectory(prefix="recame-") as folder:
+        path = Path(folder) / "frozen.onnx"
+        _export_quietly(module, example, path, batch)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        return ort.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+
+def _export_quietly(module: nn.Module, example: Tensor, path: Path, batch: Any) -> None:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (example,),
+                str(path),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

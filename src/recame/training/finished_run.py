@@ -1,0 +1,199 @@
+"""What a finished run is for: to be evaluated on labelled images, and to predict new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from recame.config import Config
+from recame.contracts import Predictions
+from recame.data import InspectionSet, list_images, load_inspection_set
+from recame.errors import CheckpointError, DataError
+from recame.evaluation import (
+    Evaluation,
+    check_suffix,
+    evaluate_predictions,
+    predict_files,
+    predict_split,
+    predictions_table,
+    save_evaluation,
+    save_predictions,
+)
+from recame.models import LoadedModel, load_checkpoint
+from recame.training.planner import choose_device
+from recame.training.progress import progress_bars
+from recame.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """What `evaluate` found.
+
+    Attributes:
+        split: which images were judged.
+        evaluation: the figures.
+        predictions: each image's probabilities.
+        folder: where predictions, confusion matrix and tables were written.
+    """
+
+    split: str
+    evaluation: Evaluation
+    predictions: Predictions
+    folder: Path
+
+
+def evaluate(
+    run: Path | str,
+    source: Path | str | None = None,
+    *,
+    split: str = "test",
+    console: Console | None = None,
+) -> EvaluatedRun:
+    """Judge a finished run on one split and write the figures into its folder.
+
+    `metrics.json` gets the split's headline numbers; `evaluation/<split>/` gets
+    `predictions.parquet`, `per_class.csv`, `confusion.csv` and `confusion.png`.
+
+    Args:
+        run: the run's folder.
+        source: labelled images; None: the data that the run was trained from, split as then.
+            A source without splits is judged whole, under the name given as `split`.
+        split: which split to judge.
+        console: where progress and figures go; silent if None.
+
+    Raises:
+        RecameError: the run or the data cannot be used, or labels were never trained.
+    """
+    console = console or Console(quiet=True)
+    folder, config, loaded = _open(run)
+    with progress_bars(console) as report:
+        data = load_inspection_set(
+            _recorded_data(folder) if source is None else Path(source),
+            config.data,
+            seed=config.run.seed,
+            spec=loaded.spec,
+            label_space=loaded.label_space,
+            split_if_absent=split,
+            on_progress=lambda done, total: report("decoding images", done, total),
+        )
+        predictions = _predict(loaded, data, split, config, report)
+    evaluation = evaluate_predictions(
+        predictions,
+        loaded.label_space,
+        product_column=config.data.product_column,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.run.seed,
+    )
+    target = folder.path / "evaluation" / split
+    target.mkdir(parents=True, exist_ok=True)
+    save_predictions(
+        predictions_table(predictions, loaded.label_space), target / "predictions.parquet"
+    )
+    save_evaluation(evaluation, target, loaded.label_space)
+    folder.update_json("metrics.json", {split: evaluation.to_dict()})
+    evaluation.print(console, title=f"{folder.path.name} on {split} ({len(predictions):,} images)")
+    return EvaluatedRun(split, evaluation, predictions, target)
+
+
+def predict(
+    run: Path | str,
+    sources: Sequence[Path | str],
+    *,
+    out: Path | str | None = None,
+    console: Console | None = None,
+) -> tuple[pd.DataFrame, list[tuple[Path, str]]]:
+    """Predict new images.
+
+    Args:
+        run: the run's folder.
+        sources: files, folders and globs.
+        out: a `.csv` or `.parquet` file to write; None: only return the table.
+        console: where progress goes; silent if None.
+
+    Returns:
+        The predictions table (`image, prediction, confidence, p_<class>...`), and the files that
+        could not be read with the reason for each.
+
+    Raises:
+        RecameError: the run or a path cannot be used, or no image is readable.
+    """
+    console = console or Console(quiet=True)
+    if out is not None:
+        check_suffix(Path(out))
+    _, config, loaded = _open(run)
+    paths = list_images(sources)
+    with progress_bars(console) as report:
+        done = 0
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            report("predicting", done, len(paths))
+
+        predictions, broken = predict_files(
+            loaded.model,
+            loaded.spec,
+            paths,
+            loaded.label_space,
+            num_views=config.evaluation.views,
+            batch_size=config.evaluation.batch_size,
+            device=choose_device(config.run.accelerator),
+            max_pixels=config.data.max_pixels,
+            on_progress=advance,
+        )
+    if not len(predictions):
+        first = "; ".join(f"{path}: {reason}" for path, reason in broken[:3])
+        raise DataError(f"None of {len(paths)} images can be read ({first}): check the files.")
+    table = predictions_table(predictions, loaded.label_space)
+    if out is not None:
+        save_predictions(table, Path(out))
+    return table, broken
+
+
+def _open(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
+    folder = RunFolder.open(Path(run))
+    if not folder.finished:
+        raise CheckpointError(
+            f"{folder.path} is not finished: it was interrupted, or still trains. Continue it "
+            f"with: recame train DATA --out {folder.path} --resume"
+        )
+    config = folder.load_config()
+    device = choose_device(config.run.accelerator)
+    return folder, config, load_checkpoint(folder.path, device)
+
+
+def _recorded_data(folder: RunFolder) -> pd.DataFrame:
+    """The manifest that the run recorded, so that no image changes its split."""
+    path = folder.path / "manifest.csv"
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is missing, so the run no longer knows its images: give DATA to evaluate."
+        )
+    return pd.read_csv(path, dtype={"image": str, "path": str, "label": str, "split": str})
+
+
+def _predict(
+    loaded: LoadedModel, data: InspectionSet, split: str, config: Config, report: object
+) -> Predictions:
+    view = data.view(split)
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        assert callable(report)
+        report("predicting", done, len(view))
+
+    return predict_split(
+        loaded.model,
+        data,
+        split,
+        num_views=config.evaluation.views,
+        batch_size=config.evaluation.batch_size,
+        device=choose_device(config.run.accelerator),
+        on_progress=advance,
+    )

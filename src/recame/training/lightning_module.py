@@ -1,0 +1,297 @@
+"""The fine-tuning phase as Lightning sees it: one step, one validation, optimiser and schedule."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from recame.config import FinetuneConfig
+from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
+from recame.data import Augment, BatchDataset, EpochBatches, Mix, to_unit
+from recame.losses import Objective
+from recame.models import MultiExpertClassifier
+from recame.training.frozen_trunk import TrunkCache
+from recame.training.planner import StepCost
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """What the phase trains and validates on.
+
+    Attributes:
+        train: whole batches of the training split.
+        batches: the sampler's settings, as keyword arguments of `EpochBatches`.
+        val: whole batches of the validation split, or None if there is none.
+        scale: what a stored pixel is divided by.
+        trunk: the frozen trunk's outputs, if only the experts' tails train; each batch's `index`
+            then numbers the images of this cache.
+    """
+
+    train: BatchDataset
+    batches: dict[str, Any]
+    val: DataLoader[Batch] | None
+    scale: float
+    trunk: TrunkCache | None = None
+
+
+class FinetuneModule(pl.LightningModule):
+    """Fine-tune the experts under the whole objective.
+
+    Every random number of a step comes from a generator seeded by (seed, step), so that a resumed
+    run repeats exactly the steps that an interruption took away.
+
+    Args:
+        model: the experts.
+        objective: the loss.
+        data: what to train on.
+        settings: the phase's section of the settings.
+        augment: random changes of a batch, or None.
+        mix: mixup and cutmix, or None.
+        deferred_reweighting: share of training after which classes are re-weighted (DRW).
+        compiled: run the forward through `torch.compile`.
+        seed: of every random number.
+    """
+
+    def __init__(
+        self,
+        model: MultiExpertClassifier,
+        objective: Objective,
+        data: FinetuneData,
+        settings: FinetuneConfig,
+        *,
+        augment: Augment | None,
+        mix: Mix | None,
+        deferred_reweighting: float,
+        compiled: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self._data = data
+        self._settings = settings
+        self._augment = augment
+        self._mix = mix
+        self._deferred_reweighting = deferred_reweighting
+        self._seed = seed
+        self._forward = torch.compile(model) if compiled else model.__call__
+        self._confusion = torch.zeros(0)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Whole batches; each process of a distributed run draws its own share."""
+        batches = EpochBatches(
+            **self._data.batches, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
+        return DataLoader(self._data.train, sampler=batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Whole batches in the split's order."""
+        return [] if self._data.val is None else self._data.val
+
+    def on_train_epoch_start(self) -> None:
+        """Switch deferred re-weighting on when its time has come."""
+        assert self.trainer.max_epochs is not None
+        share = self.current_epoch / max(1, self.trainer.max_epochs)
+        self.objective.set_deferred(share >= self._deferred_reweighting)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout and whatever else draws from the global generator inside the model."""
+        torch.manual_seed(self._step_seed(batch_idx))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Augment, mix, forward, loss."""
+        generator = torch.Generator().manual_seed(self._step_seed(batch_idx))
+        result = self._step(batch, generator)
+        self.log_dict(
+            {f"loss/{name}": value for name, value in result.parts.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch.target),
+            prog_bar=False,
+        )
+        self.log(
+            "loss",
+            result.total.detach(),
+            on_step=True,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch.target),
+        )
+        total: Tensor = result.total
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        """Start an empty confusion matrix."""
+        num_classes = self.objective.num_classes
+        self._confusion = torch.zeros(num_classes, num_classes, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the ensemble's decisions."""
+        output = self._run(to_unit(batch.images, self._data.scale))
+        predicted = ensemble_logits(output.logits).argmax(1)
+        num_classes = len(self._confusion)
+        cells = torch.bincount(batch.target * num_classes + predicted, minlength=num_classes**2)
+        self._confusion += cells.view(num_classes, num_classes)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log balanced accuracy over the classes that the split holds."""
+        confusion = self._confusion
+        if self.trainer.world_size > 1:
+            confusion = self.trainer.strategy.reduce(confusion, reduce_op="sum")
+        support = confusion.sum(1)
+        recall = confusion.diagonal()[support > 0] / support[support > 0]
+        self.log("val/balanced_accuracy", recall.mean(), prog_bar=True, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or SGD over backbone and head, cosine schedule with warm-up, stepped per batch."""
+        settings = self._settings
+        groups = self.model.parameter_groups()
+        backbone = groups["tails"] + (groups["trunk"] if settings.scope == "all" else [])
+        named = self.model.named_parameters()
+        biases = {id(p) for name, p in named if name.endswith("bias")}
+        parameters = [
+            *_decay_groups(backbone, biases, settings.lr, settings.weight_decay),
+            *_decay_groups(groups["head"], biases, settings.head_lr, settings.weight_decay),
+        ]
+        fused = all(p.device.type in {"cpu", "cuda"} for p in backbone + groups["head"])
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(parameters, fused=fused)
+        else:
+            optimizer = torch.optim.SGD(
+                parameters, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused
+            )
+        num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        warmup = max(1, round(settings.warmup * num_steps))
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / warmup)
+            fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+            return rise * (settings.min_lr_fraction + (1 - settings.min_lr_fraction) * fall)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _step(self, batch: Batch, generator: torch.Generator) -> LossResult:
+        target = batch.target
+        if self._data.trunk is not None:
+            maps, pooled = self._data.trunk.take(batch.index, generator, target.device)
+            return self._loss(self.model.from_trunk(maps, pooled), target)
+        images = to_unit(batch.images, self._data.scale)
+        if self._augment is not None:
+            images = self._augment(images, generator)
+        if self._mix is None:
+            return self._loss(self._run(images), target)
+        images, permutation, lam = self._mix(images, generator)
+        output = self._run(images)
+        return _mixed(self._loss(output, target), self._loss(output, target[permutation]), lam)
+
+    def _loss(self, output: ExpertOutput, target: Tensor) -> LossResult:
+        result: LossResult = self.objective(output, target)
+        return result
+
+    def measure_cost(self, warm_up: int, timed: int, precision: str) -> StepCost:
+        """Seconds of a training step and of a validation pass on this device.
+
+        Takes real steps, so call it on a module whose weights are thrown away.
+
+        Args:
+            warm_up: steps before the clock starts.
+            timed: steps on the clock.
+            precision: `32`, `bf16` or `16`.
+        """
+        settings, device = self._settings, next(self.model.parameters()).device
+        batches = iter(EpochBatches(**self._data.batches))
+        groups = self.model.parameter_groups()
+        learned = [p for group in groups.values() for p in group if p.requires_grad]
+        optimizer = torch.optim.AdamW(learned, lr=0.0)
+        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+        self.model.train()
+        seconds: list[float] = []
+        shortened = 1.0
+        for _ in range(warm_up + timed):
+            chosen = next(batches, None)
+            if chosen is None:
+                batches = iter(EpochBatches(**self._data.batches))
+                chosen = next(batches)
+            shortened = settings.batch_size / len(chosen)
+            began = time.perf_counter()
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                batch = Batch(*(part.to(device) for part in self._data.train[chosen]))
+                total = self._step(batch, torch.Generator().manual_seed(0)).total
+            torch.autograd.backward(total)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append((time.perf_counter() - began) * shortened)
+        step_s = sorted(seconds[warm_up:])[timed // 2]
+        num_val = 0 if self._data.val is None else len(self._data.val.dataset)  # type: ignore[arg-type]
+        # A forward without gradients costs about a third of a training step.
+        return StepCost(step_s, num_val / settings.batch_size * step_s / 3)
+
+    def _run(self, images: Tensor) -> ExpertOutput:
+        output: ExpertOutput = self._forward(images)
+        return output
+
+    def _step_seed(self, batch_idx: int) -> int:
+        # Distinct for each process: they see different images.
+        words = [self._seed, self.current_epoch, batch_idx, self.global_rank]
+        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
+class MovingAverage(WeightAveraging):
+    """Exponential moving average of the weights, whose memory grows with the steps taken.
+
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that a short run is not
+    dominated by its first weights.
+
+    Args:
+        decay: the decay after many steps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def update(average: Any, current: Any, num_averaged: Tensor | int) -> None:
+            n = int(num_averaged)
+            weight = 1 - min(decay, (1 + n) / (10 + n))
+            # Called once for each dtype; batch norms count their batches in integers.
+            if average[0].is_floating_point():
+                torch._foreach_lerp_(average, current, weight)
+            else:
+                torch._foreach_copy_(average, current)
+
+        super().__init__(multi_avg_fn=update)
+
+
+def _decay_groups(
+    parameters: list[nn.Parameter], biases: set[int], lr: float, decay: float
+) -> list[dict[str, Any]]:
+    """Weights decay; biases and the gains of norms do not."""
+
+    def decays(parameter: nn.Parameter) -> bool:
+        return parameter.ndim > 1 and id(parameter) not in biases
+
+    learned = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in learned if decays(p)], "lr": lr, "weight_decay": decay},
+        {"params": [p for p in learned if not decays(p)], "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _mixed(first: LossResult, second: LossResult, lam: float) -> LossResult:
+    """Loss of mixed images: lam of one target's, 1 - lam of the other's (Zhang et al., 2018)."""
+    parts = {name: lam * first.parts[name] + (1 - lam) * second.parts[name] for name in first.parts}
+    return LossResult(lam * first.total + (1 - lam) * second.total, parts)

@@ -1,0 +1,179 @@
+"""Decide every setting that is left at `auto`, from the data and the device, and say why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from recame.config import Config
+from recame.data import InspectionSet
+from recame.errors import ConfigError
+from recame.models import PACKAGED_BACKBONE, build_backbone
+
+#: Time for a run on a CPU that was given none. On a GPU epochs are planned instead.
+DEFAULT_CPU_BUDGET_S = 600.0
+#: Epochs of a run on a GPU that was given no time, counted in passes over the training images.
+DEFAULT_GPU_PASSES = 60
+#: More passes than this over the training images are not planned, however much time there is.
+MAX_PASSES = 200
+#: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
+PLANNED_SHARE = 0.93
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings without `auto`, and a sentence for each decision."""
+
+    config: Config
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a fine-tuning step costs on this device, measured.
+
+    Attributes:
+        step_s: seconds a training step.
+        val_s: seconds one pass over the validation split takes.
+    """
+
+    step_s: float
+    val_s: float
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """The device that `run.accelerator` means here.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    if accelerator == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator == "gpu":
+        raise ConfigError(
+            "run.accelerator=gpu, but torch sees no CUDA device here. Install a CUDA build of "
+            "torch, or set run.accelerator=auto."
+        )
+    return torch.device("cpu")
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`32`, `bf16` or `16` for this device.
+
+    A CPU keeps 32: its bf16 backward of depthwise convolutions is slower than fp32 (measured:
+    0.4 to 0.6 of the images a second for EfficientNet-Lite0 on an AVX-512 machine).
+    """
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "16"
+
+
+def choose_size(native: tuple[int, int]) -> tuple[int, str]:
+    """Side in pixels that images are resized to, and why.
+
+    Args:
+        native: median height and width of the images.
+    """
+    side = math.sqrt(native[0] * native[1])
+    size = min(128, max(64, 32 * round(side / 32)))
+    return size, (
+        f"images are about {native[1]} x {native[0]} pixels; {size} keeps an epoch short "
+        "(64 to 128 is planned; set data.size for more)"
+    )
+
+
+def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Plan:
+    """Choose backbone, experts and sharing.
+
+    Args:
+        config: settings that may hold `auto`.
+        data: the set, loaded.
+        device: where the run trains.
+    """
+    changes: dict[str, Any] = {}
+    reasons: list[str] = []
+
+    def decide(name: str, value: object, why: str) -> None:
+        section, key = name.split(".")
+        if getattr(getattr(config, section), key) == "auto":
+            changes[name] = value
+            reasons.append(f"{name} = {value}: {why}")
+
+    decide(
+        "model.backbone",
+        PACKAGED_BACKBONE,
+        "its ImageNet weights are installed with recame and need no network",
+    )
+    backbone = str(changes.get("model.backbone", config.model.backbone))
+    decide("model.num_experts", 2, "the second expert buys most of what an ensemble can")
+    num_stages = _num_stages(backbone, data.spec.channels)
+    if device.type == "cuda":
+        decide("model.shared_stages", num_stages - 2, "two own stages an expert are cheap on a GPU")
+    decide(
+        "model.shared_stages",
+        num_stages - 1,
+        f"all but the last of {num_stages} stages are shared: two experts at about one's cost",
+    )
+    precision = choose_precision(config.run.precision, device)
+    decide("run.precision", precision, f"the fastest that is safe on {device.type}")
+    changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
+    return Plan(config.updated(changes), tuple(dict.fromkeys(reasons)))
+
+
+def _num_stages(backbone: str, channels: int) -> int:
+    return len(build_backbone(backbone, pretrained=False, in_channels=channels).stages)
+
+
+def plan_epochs(
+    config: Config, cost: StepCost, *, num_train: int, elapsed_s: float, device: torch.device
+) -> Plan:
+    """Choose how many epochs of how many images, from the time left and the measured step.
+
+    Args:
+        config: settings; `finetune.epochs` and `finetune.epoch_size` may be `auto`.
+        cost: measured on this device.
+        num_train: training images.
+        elapsed_s: seconds since the run began.
+        device: where the run trains.
+    """
+    settings = config.finetune
+    size = settings.epoch_size
+    if settings.epochs != "auto":
+        chosen = num_train if size == "auto" else size
+        return Plan(config.updated({"finetune.epoch_size": chosen}), ())
+    budget = config.run.time_budget_s
+    if budget is None and device.type == "cpu":
+        budget = DEFAULT_CPU_BUDGET_S
+    if budget is None:
+        images: float = DEFAULT_GPU_PASSES * num_train
+        why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
+    else:
+        # Two more passes over the validation split decide which phase is kept.
+        left = PLANNED_SHARE * budget - elapsed_s - 2 * config.evaluation.views * cost.val_s
+        images = max(1.0, left) / cost.step_s * settings.batch_size
+        why = (
+            f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
+            f"{settings.batch_size} images takes {1000 * cost.step_s:.0f} ms"
+        )
+        if images > MAX_PASSES * num_train:
+            images = MAX_PASSES * num_train
+            why += f"; {MAX_PASSES} passes over {num_train:,} images are enough"
+    images = max(images, settings.batch_size)
+    if size == "auto":
+        # An epoch is what lies between two checkpoints: long enough to be worth one.
+        shortest = 20.0 / cost.step_s * settings.batch_size
+        size = int(max(settings.batch_size, min(max(num_train, shortest), images / 4)))
+    epochs = max(1, round(images / size))
+    if budget is not None:
+        epoch_s = size / settings.batch_size * cost.step_s
+        epochs = max(1, int(images / size * epoch_s / (epoch_s + cost.val_s)))
+    changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
+    reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
+    return Plan(config.updated(changes), (reason,))

@@ -1,0 +1,142 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from recame.config import DataConfig
+from recame.contracts import PreprocessSpec
+from recame.data import EpochBatches, load_inspection_set, make_loader, to_unit
+from recame.errors import DataError
+from recame.label_space import LabelSpace
+
+
+def make_set(folder, counts, split=None, value=None):
+    rows = []
+    for label, count in counts.items():
+        for number in range(count):
+            name = f"{label}_{number}.png"
+            pixels = np.full((16, 16), len(rows) if value is None else value, np.uint8)
+            Image.fromarray(pixels).save(folder / name)
+            rows.append({"image": name, "label": label, "board": number})
+    table = pd.DataFrame(rows)
+    if split is not None:
+        table["split"] = split
+    table.to_csv(folder / "m.csv", index=False)
+    return folder / "m.csv"
+
+
+@pytest.fixture
+def config(tmp_path):
+    return DataConfig(cache_dir=tmp_path / "cache", normal_class="ok", max_broken_fraction=0.1)
+
+
+def test_load_splits_decodes_and_counts(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 20, "crack": 10})
+    (tmp_path / "ok_3.png").write_bytes(b"")
+    loaded = load_inspection_set(source, config, seed=0)
+    assert loaded.splits == ("train", "val", "test")
+    assert len(loaded.table) == 29
+    assert [b.reason for b in loaded.cache.broken] == ["empty file (0 bytes)"]
+    assert loaded.label_space.names == ("ok", "crack")
+    assert loaded.label_space.normal == "ok"
+    assert loaded.native_size == (16, 16)
+    assert loaded.spec.channels == 1
+    train = loaded.view("train")
+    assert tuple(train.counts(2)) == loaded.label_space.counts
+    assert loaded.table["label"][loaded.table["target"] == 1].unique().tolist() == ["crack"]
+    # Each image was painted with its row number.
+    painted = loaded.cache.images[loaded.table["row"], 0, 0, 0]
+    names = [int(name.split("_")[1][:-4]) for name in loaded.table["image"]]
+    offset = np.where(loaded.table["label"] == "crack", 20, 0)
+    np.testing.assert_array_equal(painted, names + offset)
+    with pytest.raises(DataError, match=r"split 'query'; the splits are train, val, test"):
+        loaded.view("query")
+
+
+def test_fingerprint_follows_labels_and_pixels(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 6, "crack": 6})
+    first = load_inspection_set(source, config, seed=0).fingerprint
+    assert load_inspection_set(source, config, seed=0).fingerprint == first
+    text = source.read_text()
+    source.write_text(text.replace("ok_1.png,ok", "ok_1.png,crack"))
+    assert load_inspection_set(source, config, seed=0).fingerprint != first
+    source.write_text(text)
+    Image.fromarray(np.full((16, 16), 200, np.uint8)).save(tmp_path / "ok_2.png")
+    assert load_inspection_set(source, config, seed=0).fingerprint != first
+
+
+def test_batches_carry_pixels_targets_and_rows(tmp_path, config):
+    loaded = load_inspection_set(make_set(tmp_path, {"ok": 20, "crack": 10}), config, seed=0)
+    view = loaded.view("train")
+    sampler = EpochBatches(view.targets, kind="instance", batch_size=6, seed=0)
+    seen = []
+    for batch in make_loader(view, loaded.cache, sampler):
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.shape[1:] == (1, 16, 16)
+        rows = loaded.table.iloc[batch.index.numpy()]
+        np.testing.assert_array_equal(rows["target"], batch.target)
+        expected = loaded.cache.images[rows["row"]][..., 0]
+        np.testing.assert_array_equal(batch.images[:, 0], expected)
+        seen += batch.index.tolist()
+    assert sorted(seen) == view.indices.tolist()
+    in_order = [i for batch in make_loader(view, loaded.cache, 8) for i in batch.index.tolist()]
+    assert in_order == view.indices.tolist()
+
+
+def test_16_bit_batches_and_unit_range(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 4, "crack": 4})
+    for number, path in enumerate(sorted(tmp_path.glob("*.png"))):
+        Image.fromarray(np.full((16, 16), 500 * number, np.uint16)).save(path)
+    loaded = load_inspection_set(source, config, seed=0)
+    assert (loaded.spec.bit_depth, loaded.spec.scale) == (16, 4095.0)
+    (batch,) = make_loader(loaded.view("train"), loaded.cache, 64)
+    assert batch.images.dtype == torch.int32
+    unit = to_unit(batch.images, 1000.0)
+    assert unit.dtype == torch.float32
+    assert unit.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(unit, (batch.images.float() / 1000).clamp(max=1.0))
+    assert unit.max() == 1.0
+
+
+def test_too_many_broken_files(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 20, "crack": 10})
+    for number in range(6):
+        (tmp_path / f"ok_{number}.png").write_bytes(b"")
+    message = r"6 of 30 images cannot be read \(.*ok_0.png: empty.*; \.\.\.\).*max_broken_fraction"
+    with pytest.raises(DataError, match=message):
+        load_inspection_set(source, config, seed=0)
+    allowed = config.model_copy(update={"max_broken_fraction": 0.5})
+    assert len(load_inspection_set(source, allowed, seed=0).table) == 24
+
+
+def test_a_class_must_not_vanish(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 20, "crack": 1})
+    (tmp_path / "crack_0.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"training image of 'crack' is unreadable"):
+        load_inspection_set(source, config, seed=0)
+
+
+def test_labels_that_training_never_saw(tmp_path, config):
+    split = ["train"] * 8 + ["test"] * 2
+    source = make_set(tmp_path, {"ok": 4, "crack": 4, "burr": 2}, split)
+    with pytest.raises(DataError, match=r"never sees 'burr' \(2 images\), .* split test"):
+        load_inspection_set(source, config, seed=0)
+    space = LabelSpace(("ok", "crack"), (4, 4))
+    with pytest.raises(DataError, match=r"model was not trained on 'burr' \(2 images\)"):
+        load_inspection_set(source, config, seed=0, label_space=space)
+
+
+def test_a_trained_model_s_space_and_spec_are_kept(tmp_path, config):
+    source = make_set(tmp_path, {"crack": 5})
+    space = LabelSpace(("ok", "dent", "crack"), (90, 9, 3))
+    spec = PreprocessSpec(4, 4, 3, 8, 255.0, (0.5,) * 3, (0.5,) * 3)
+    loaded = load_inspection_set(
+        source, config, seed=0, spec=spec, label_space=space, split_if_absent="test"
+    )
+    assert loaded.splits == ("test",)
+    assert loaded.label_space is space
+    assert loaded.table["target"].tolist() == [2] * 5
+    assert loaded.cache.images.shape == (5, 4, 4, 3)
+    assert loaded.native_size == (16, 16)
+    assert loaded.view("test").counts(3).tolist() == [0, 0, 5]

@@ -1,0 +1,146 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from recame.data.manifest import ManifestColumns, list_images, read_manifest
+from recame.errors import DataError
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+
+
+def test_folder_per_class(tmp_path):
+    touch(tmp_path, "ok/b.png", "ok/a.PNG", "crack/deep/c.bmp", ".hidden/x.png", "ok/.d.png")
+    (tmp_path / "ok" / "Thumbs.db").write_text("x")
+    (tmp_path / "ok" / "notes.txt").write_text("x")
+    (tmp_path / "ok" / "zero.png").touch()
+    (tmp_path / "empty").mkdir()
+    table = read_manifest(tmp_path)
+    assert table.columns.tolist() == ["image", "path", "label"]
+    assert table["image"].tolist() == ["crack/deep/c.bmp", "ok/a.PNG", "ok/b.png", "ok/zero.png"]
+    assert table["label"].tolist() == ["crack", "ok", "ok", "ok"]
+    assert table["path"][1] == str(tmp_path / "ok" / "a.PNG")
+
+
+def test_folder_with_splits(tmp_path):
+    touch(tmp_path, "train/ok/a.png", "train/crack/b.png", "Validation/ok/c.png", "new/ok/d.png")
+    table = read_manifest(tmp_path)
+    assert dict(zip(table["image"], table["split"], strict=True)) == {
+        "Validation/ok/c.png": "val",
+        "new/ok/d.png": "new",
+        "train/crack/b.png": "train",
+        "train/ok/a.png": "train",
+    }
+    assert set(table["label"]) == {"ok", "crack"}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    touch(tmp_path, "train/a.png", "tram/b.png")
+    table = read_manifest(tmp_path)
+    assert table["label"].tolist() == ["train", "tram"]
+    assert "split" not in table
+
+
+def test_images_beside_the_class_folders_are_named(tmp_path):
+    touch(tmp_path, "ok/a.png", "crack/b.png", "overview.png")
+    with pytest.warns(UserWarning, match=r"1 images .* outside the class folders \(overview.png"):
+        assert len(read_manifest(tmp_path)) == 2
+
+
+def test_csv_keeps_text_order_and_further_columns(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "\ufefffile;klass;set;lot;time;note;label\n"
+        "b.png;01;Testing;0012;1.5;;x\n"
+        "/abs/a.png;NA;train;0013;2.5;hm;y\n",
+        encoding="utf-8",
+    )
+    table = read_manifest(path, ManifestColumns("file", "klass", "set"))
+    assert table["image"].tolist() == ["b.png", "/abs/a.png"]
+    assert table["path"].tolist() == [str(tmp_path / "b.png"), "/abs/a.png"]
+    assert table["label"].tolist() == ["01", "NA"]
+    assert table["split"].tolist() == ["test", "train"]
+    assert table["lot"].tolist() == ["0012", "0013"]
+    assert table["time"].tolist() == [1.5, 2.5]
+    assert table["manifest_label"].tolist() == ["x", "y"]
+    assert table["note"].isna().tolist() == [True, False]
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "m.parquet"
+    pd.DataFrame({"image": ["a.png", "b.png"], "label": [1, 2], "board": [7, 8]}).to_parquet(path)
+    table = read_manifest(path)
+    assert table["label"].tolist() == ["1", "2"]
+    assert table["board"].tolist() == [7, 8]
+    assert "split" not in table
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,label\na.png,\nb.png,x\nc.png, \n", r"2 rows have no 'label' \(row 1, 3 below"),
+        ("image,label\n,x\nb.png,y\n", r"1 rows have no 'image'"),
+        ("file,label\na.png,x\n", r"no column 'image'; its columns are file, label.*data.image_co"),
+        ("image,class\na.png,x\n", r"no column 'label'.*data.label_column"),
+        ("image,label\n", "no rows"),
+        ("", "cannot be read"),
+        ("image,label\na.png,x\nb.png,x\n", r"only one class \('x'\)"),
+    ],
+)
+def test_table_errors_are_one_line(tmp_path, text, message):
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        read_manifest(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_named_split_column_must_exist(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("image,label\na.png,x\nb.png,y\n")
+    with pytest.raises(DataError, match=r"no column 'fold'.*data.split_column"):
+        read_manifest(path, ManifestColumns(split="fold"))
+
+
+def test_source_errors(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_manifest(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="No images in"):
+        read_manifest(tmp_path)
+    (tmp_path / "m.xlsx").touch()
+    with pytest.raises(DataError, match=r"\.csv or \.parquet"):
+        read_manifest(tmp_path / "m.xlsx")
+    (tmp_path / "m.csv").write_bytes(b"image,label\n\xff\xfe,x\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_manifest(tmp_path / "m.csv")
+    (tmp_path / "m.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_manifest(tmp_path / "m.parquet")
+    touch(tmp_path, "flat/a.png")
+    with pytest.raises(DataError, match="no class folders"):
+        read_manifest(tmp_path / "flat")
+    touch(tmp_path, "one/ok/a.png")
+    with pytest.raises(DataError, match=r"only one class \('ok'\)"):
+        read_manifest(tmp_path / "one")
+    assert read_manifest(tmp_path / "one", min_classes=1)["label"].tolist() == ["ok"]
+
+
+def test_list_images(tmp_path):
+    touch(tmp_path, "a.png", "in/b.jpg", "in/deep/c.tif")
+    (tmp_path / "in" / "d.txt").write_text("x")
+    (tmp_path / "odd.dat").write_text("x")
+    everything = [tmp_path / "a.png", tmp_path / "in" / "b.jpg", tmp_path / "in" / "deep" / "c.tif"]
+    assert list_images([tmp_path, tmp_path / "a.png"]) == everything
+    assert list_images([str(tmp_path / "*.png"), tmp_path / "in"]) == everything
+    assert list_images([str(tmp_path / "**" / "*.tif")]) == everything[2:]
+    assert list_images([tmp_path / "odd.dat"]) == [tmp_path / "odd.dat"]
+    with pytest.raises(DataError, match="no such file or folder"):
+        list_images([tmp_path / "e.png"])
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DataError, match="No images in"):
+        list_images([tmp_path / "void"])
