@@ -110,5 +110,5 @@ def predict(
             console.print(f"  and {len(broken) - 20} more")
     counts = table["prediction"].value_counts()
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    console.print(f"{len(table):,} images: {listed}", highlight=False)
+    console.print(f"{len(table):,} images: {listed}", highlight=False, soft_wrap=True)
     console.print(f"Written: {out}", highlight=False, soft_wrap=True)

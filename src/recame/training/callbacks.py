@@ -68,6 +68,7 @@ class History(Callback):
             f"  epoch {epoch}/{trainer.max_epochs}  loss {losses['loss']:.3f} ({parts}){shown}"
             f"  {seconds:.0f} s",
             highlight=False,
+            soft_wrap=True,
         )
 
 

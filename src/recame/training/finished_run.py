@@ -25,7 +25,7 @@ from recame.evaluation import (
 )
 from recame.models import LoadedModel, load_checkpoint
 from recame.training.planner import choose_device
-from recame.training.progress import progress_bars
+from recame.training.progress import Report, progress_bars
 from recame.training.run_folder import RunFolder
 
 
@@ -95,7 +95,7 @@ def evaluate(
     )
     save_evaluation(evaluation, target, loaded.label_space)
     folder.update_json("metrics.json", {split: evaluation.to_dict()})
-    evaluation.print(console, title=f"{folder.path.name} on {split} ({len(predictions):,} images)")
+    evaluation.print(console, title=f"{folder.path.name} on {split}")
     return EvaluatedRun(split, evaluation, predictions, target)
 
 
@@ -177,7 +177,7 @@ def _recorded_data(folder: RunFolder) -> pd.DataFrame:
 
 
 def _predict(
-    loaded: LoadedModel, data: InspectionSet, split: str, config: Config, report: object
+    loaded: LoadedModel, data: InspectionSet, split: str, config: Config, report: Report
 ) -> Predictions:
     view = data.view(split)
     done = 0
@@ -185,7 +185,6 @@ def _predict(
     def advance(images: int) -> None:
         nonlocal done
         done += images
-        assert callable(report)
         report("predicting", done, len(view))
 
     return predict_split(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 
 from recame.data import InspectionSet, SplitView, dihedral_view
 from recame.models import FrozenForward, MultiExpertClassifier
+from recame.training.progress import Report
 from recame.training.run_folder import writing
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def build_trunk_cache(
     num_views: int,
     batch_size: int,
     precision: str,
-    on_progress: Progress | None = None,
+    on_progress: Report | None = None,
 ) -> TrunkCache:
     """Compute the cache, or take up the whole one that an interrupted run left in `folder`.
 

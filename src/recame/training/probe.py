@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from recame.config import ProbeConfig
-from recame.contracts import ensemble_logits
 from recame.data import InspectionSet, SplitView, class_prior, dihedral_view
 from recame.losses import Objective
-from recame.models import ExpertHead, FrozenForward, MultiExpertClassifier
-
-Progress = Callable[[str, int, int], None]
+from recame.models import (
+    ExpertHead,
+    FrozenForward,
+    MultiExpertClassifier,
+    load_checkpoint,
+    save_checkpoint,
+)
+from recame.training.ongoing_run import OngoingRun
+from recame.training.progress import Report, progress_bars
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,49 @@ class _Pooled(nn.Module):
         return self.model.pooled_single(images) if self.single else self.model.pooled(images)
 
 
+def run_probe(run: OngoingRun) -> MultiExpertClassifier:
+    """Train the heads on cached features, or take them from the interrupted run.
+
+    Returns:
+        The network with trained heads; its trunk and tails are as they were loaded.
+    """
+    if (run.folder.probe_dir / "model.json").exists():
+        return load_checkpoint(run.folder.probe_dir, run.device).model
+    began = time.monotonic()
+    model, settings, seed = run.new_model(), run.config.probe, run.config.run.seed
+    view = capped_view(run.data.view("train"), settings.max_per_class, seed)
+    with progress_bars(run.console) as report:
+        features = embed(
+            model,
+            run.data,
+            view,
+            num_views=settings.views,
+            batch_size=run.config.evaluation.batch_size,
+            device=run.device,
+            precision=run.precision,
+            label="probe: embedding",
+            on_progress=report,
+        )
+        objective = run.objective(probe_prior(view.counts(run.data.label_space.num_classes)))
+        fit_heads(
+            model.head,
+            features,
+            objective,
+            settings,
+            num_experts=model.num_experts,
+            seed=seed,
+            on_progress=report,
+        )
+    save_checkpoint(run.folder.probe_dir, model, run.data.label_space)
+    run.console.print(
+        f"Probe: heads on frozen features of {len(view.rows):,} images, {settings.views} views "
+        f"each, {time.monotonic() - began:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return model
+
+
 def capped_view(view: SplitView, max_per_class: int, seed: int) -> SplitView:
     """At most `max_per_class` images of each class, drawn once, in the split's order."""
     order = np.random.default_rng(seed).permutation(len(view.targets))
@@ -72,7 +120,7 @@ def embed(
     device: torch.device,
     precision: str,
     label: str,
-    on_progress: Progress | None = None,
+    on_progress: Report | None = None,
 ) -> ProbeFeatures:
     """Pooled features of a split's images under `num_views` flips and turns, each computed once.
 
@@ -112,7 +160,7 @@ def fit_heads(
     *,
     num_experts: int,
     seed: int,
-    on_progress: Progress | None = None,
+    on_progress: Report | None = None,
 ) -> None:
     """Train the heads in place on cached features; every draw is seeded.
 
@@ -162,21 +210,3 @@ def fit_heads(
 def probe_prior(counts: np.ndarray) -> Tensor:
     """The class prior that `fit_heads` shows."""
     return torch.from_numpy(class_prior(counts, "square_root")).float()
-
-
-def head_probabilities(
-    head: ExpertHead, features: ProbeFeatures, *, num_experts: int, num_views: int
-) -> Tensor:
-    """The ensemble's probabilities, averaged over views.
-
-    Returns:
-        (N, C) on the CPU.
-    """
-    device = next(head.parameters()).device
-    head.eval()
-    total = torch.zeros(())
-    with torch.inference_mode():
-        for view in range(num_views):
-            inputs = features.expand(features.pooled[:, view].to(device), num_experts)
-            total = total + ensemble_logits(head(inputs).logits).softmax(1).cpu()
-    return total / num_views

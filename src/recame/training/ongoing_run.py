@@ -1,0 +1,73 @@
+"""What every step of a run needs, and the two things that all steps make from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from recame.config import Config
+from recame.data import InspectionSet
+from recame.evaluation.inference import Precision
+from recame.losses import Objective
+from recame.models import Architecture, MultiExpertClassifier
+from recame.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class OngoingRun:
+    """A run between its beginning and its end.
+
+    Attributes:
+        folder: where its files go.
+        config: its settings, without `auto` once the planner has seen them.
+        data: the images, decoded.
+        device: where it trains.
+        console: where progress goes.
+        started: `time.monotonic()` at its beginning.
+    """
+
+    folder: RunFolder
+    config: Config
+    data: InspectionSet
+    device: torch.device
+    console: Console
+    started: float
+
+    @property
+    def precision(self) -> Precision:
+        """The planned precision."""
+        precision = self.config.run.precision
+        assert precision != "auto"
+        return precision
+
+    def new_model(self) -> MultiExpertClassifier:
+        """The network before any training, seeded, on the device."""
+        settings = self.config.model
+        torch.manual_seed(self.config.run.seed)
+        names = Architecture.__dataclass_fields__
+        model = MultiExpertClassifier(
+            Architecture(**{name: getattr(settings, name) for name in names}),
+            self.data.label_space.num_classes,
+            self.data.spec,
+            settings.pretrained,
+        )
+        channels_last = self.config.run.channels_last
+        memory = torch.channels_last if channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=memory)
+
+    def objective(self, prior: torch.Tensor) -> Objective:
+        """The loss on the device.
+
+        Args:
+            prior: (C,) how often the sampler shows each class, up to a factor.
+        """
+        settings = self.config.objective.model_dump(exclude={"deferred_reweighting"})
+        return Objective(
+            self.data.label_space.counts,
+            num_experts=int(self.config.model.num_experts),
+            prior=prior,
+            ldam_scale=self.config.model.cosine_scale,
+            **settings,
+        ).to(self.device)
