@@ -23,6 +23,11 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+#: Name -> how many views of an image it makes: itself, mirrored left to right, both mirrors, and
+#: these with quarter turns.
+SYMMETRIES = {"none": 1, "mirror": 2, "flips": 4, "square": 8}
+
+
 class Section(BaseModel):
     """A group of settings: frozen, and no unknown name is accepted."""
 
@@ -53,9 +58,9 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Random changes of a training batch, on the training device."""
 
-    horizontal_flip: bool = True
-    vertical_flip: bool = True
-    quarter_turns: bool = True
+    symmetry: Auto | Literal["none", "mirror", "flips", "square"] = Field(
+        "auto", description="flips and turns under which an image keeps its class"
+    )
     shift: Fraction = Field(0.1, description="largest shift, as a share of the side")
     scale: Fraction = Field(0.0, description="largest relative change of size")
     rotate_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
@@ -78,7 +83,9 @@ class ModelConfig(Section):
     )
     num_experts: Auto | Positive = "auto"
     shared_stages: Auto | Count = Field("auto", description="0: fully separate, as published")
-    pooled_stages: Positive = Field(1, description="how many last stages feed the classifier")
+    pooled_stages: Auto | Positive = Field(
+        "auto", description="how many last stages feed the classifier; 1 as published"
+    )
     attention: Literal["none", "regional", "channel", "squeeze_excite"] = "regional"
     regions: tuple[Positive, Positive] = (2, 2)
     reduction: Positive = 16
@@ -104,9 +111,11 @@ class ObjectiveConfig(Section):
     hard_distillation_weight: Weight = 0.6
     detach_target: bool = False
     contrastive_weight: Weight = 0.05
-    intra_weight: Weight = 0.05 * 0.0125
-    margin: Annotated[float, Field(gt=0.0)] = 20.0
-    normalise_features: bool = Field(False, description="then the margin lies in (0, 2]")
+    intra_weight: Weight = 0.000625
+    margin: Annotated[float, Field(gt=0.0)] = Field(1.0, description="20 as published")
+    normalise_features: bool = Field(
+        True, description="false as published; if true the margin lies in (0, 2]"
+    )
     class_balanced_beta: Fraction = 0.9999
     focal_gamma: Weight = 2.0
     ldam_max_margin: Weight = 0.5
@@ -129,7 +138,7 @@ class ProbeConfig(Section):
 
     enabled: bool = True
     views: Annotated[int, Field(ge=1, le=8)] = Field(
-        8, description="flips and quarter turns of each image that are cached"
+        8, description="at most this many flips and turns of each image are cached"
     )
     max_per_class: Positive = Field(1500, description="images of one class that are embedded")
     steps: Positive = 800
@@ -153,7 +162,7 @@ class FinetuneConfig(Section):
     epoch_size: Auto | Positive = Field("auto", description="images an epoch; auto: the split's")
     batch_size: Positive = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0.0)] = 5e-4
+    lr: Annotated[float, Field(gt=0.0)] = 2e-3
     head_lr: Annotated[float, Field(gt=0.0)] = 2e-3
     momentum: Fraction = 0.9
     weight_decay: Weight = 0.02
@@ -167,7 +176,9 @@ class FinetuneConfig(Section):
 class EvaluationConfig(Section):
     """Model + data -> predictions -> numbers."""
 
-    views: Literal[1, 2, 4, 8] = Field(4, description="test-time flips and turns, averaged")
+    views: Auto | Literal[1, 2, 4, 8] = Field(
+        "auto", description="test-time flips and turns, averaged; auto: those of augment.symmetry"
+    )
     batch_size: Positive = 128
     bootstrap: Count = Field(1000, description="resamples for the intervals")
 

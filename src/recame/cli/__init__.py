@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from recame.errors import RecameError
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 def main() -> None:
@@ -14,10 +17,19 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RecameError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        # What a library says in several lines, as of bad YAML, becomes one.
+        line = " ".join(part.strip() for part in str(error).splitlines())
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        where = error.filename or "A file"
+        advice = "free space there, or give another folder (--out, RECAME_CACHE, TMPDIR)."
+        print(f"error: {where} cannot be written ({error.strerror}): {advice}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -81,7 +81,7 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
     A file that is named itself is kept whatever its suffix.
 
     Returns:
-        Absolute paths, sorted and unique.
+        Paths as they were named (relative stays relative), sorted, each file once.
 
     Raises:
         DataError: a source does not exist or matches nothing, or there is no image at all.
@@ -108,7 +108,7 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
             f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
             f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. Name files or another folder."
         )
-    return sorted({path.absolute() for path in found})
+    return sorted({path.absolute(): path for path in sorted(found)}.values())
 
 
 def _is_image(name: str) -> bool:

@@ -122,9 +122,10 @@ class EpochBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The epoch's batches of this device, as lists of positions in `targets`."""
+        # A generator: a resumed trainer makes the iterator first and sets the epoch afterwards.
         batches = self._class_batches() if self._kind == "m_per_class" else self._mixed_batches()
-        mine = batches[self._rank :: self._world_size][: len(self)]
-        return iter([batch.tolist() for batch in mine])
+        for batch in batches[self._rank :: self._world_size][: len(self)]:
+            yield batch.tolist()
 
     def _num_batches(self) -> int:
         if self._kind == "m_per_class":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from recame.data.decode import decode_image
 from recame.data.transforms import dihedral_view
 from recame.errors import DataError
 from recame.label_space import LabelSpace
+from recame.models import FrozenForward
 
 Precision = Literal["32", "bf16", "16"]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,21 +44,44 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    if precision == "32":
-        return nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
+class _Outputs(nn.Module):
+    """A model's logits and features as a tuple, which a graph can return."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) -> logits (B, E, C), features (B, E, D)."""
+        output: ExpertOutput = self.model(images)
+        return output.logits, output.features
+
+
+class _Forward:
+    """The fastest forward at hand for the images of one prediction, made at its first batch."""
+
+    def __init__(self, model: nn.Module, num_forwards: int, precision: Precision) -> None:
+        self._module = _Outputs(model)
+        self._num_forwards = num_forwards
+        self._precision = precision
+        self._forward: FrozenForward | None = None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self._forward is None:
+            self._forward = FrozenForward(
+                self._module, images, num_images=self._num_forwards, precision=self._precision
+            )
+        logits, features = self._forward(images)
+        return logits, features
 
 
 def _predict_batch(
-    model: nn.Module,
+    forward: _Forward,
     images: Array,
     *,
     scale: float,
     num_views: int,
     device: torch.device,
-    precision: Precision,
     with_features: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Mean probabilities over the views of (B, H, W, C) stored pixels: experts, ensemble."""
@@ -69,14 +93,12 @@ def _predict_batch(
     features: Tensor | None = None
     for view in range(num_views):
         seen = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
-        with _autocast(device, precision):
-            output: ExpertOutput = model(seen)
-        logits = output.logits.float()
+        logits, seen_features = forward(seen)
         alone, together = logits.softmax(-1), ensemble_logits(logits).softmax(-1)
         experts = alone if experts is None else experts + alone
         ensemble = together if ensemble is None else ensemble + together
         if with_features and view == 0:
-            features = output.features.float()
+            features = seen_features
     assert experts is not None
     assert ensemble is not None
     return experts / num_views, ensemble / num_views, features
@@ -120,17 +142,17 @@ def predict_cached(
     """
     device = torch.device(device)
     done = _Collected()
+    forward = _Forward(model, len(rows) * num_views, precision)
     with _evaluating(model):
         for start in range(0, len(rows), batch_size):
             batch = np.ascontiguousarray(images[rows[start : start + batch_size]])
             done.add(
                 *_predict_batch(
-                    model,
+                    forward,
                     batch,
                     scale=scale,
                     num_views=num_views,
                     device=device,
-                    precision=precision,
                     with_features=with_features,
                 )
             )
@@ -243,6 +265,7 @@ def predict_files(
     """
     device = torch.device(device)
     done, read, broken = _Collected(), [], []
+    forward = _Forward(model, len(paths) * num_views, precision)
     starts = range(0, len(paths), batch_size)
 
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool, _evaluating(model):
@@ -264,12 +287,11 @@ def predict_files(
             if decoded:
                 done.add(
                     *_predict_batch(
-                        model,
+                        forward,
                         np.stack(decoded),
                         scale=spec.scale,
                         num_views=num_views,
                         device=device,
-                        precision=precision,
                         with_features=with_features,
                     )
                 )

@@ -1,13 +1,14 @@
-"""What watches the fine-tuning phase: the history file and the lines on the terminal."""
+"""What watches the fine-tuning phase: history file, lines on the terminal, checkpoint."""
 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 
 from recame.training.run_folder import RunFolder, writing
@@ -31,9 +32,10 @@ class History(Callback):
         """Note the time, and take up the rows of an interrupted run."""
         self._started = time.perf_counter()
         if not self._rows and trainer.current_epoch > 0 and self._run.history_path.exists():
-            old = pd.read_csv(self._run.history_path)
-            kept = old[old["epoch"] <= trainer.current_epoch]
-            self._rows = [dict(row) for _, row in kept.iterrows()]
+            # As text, so that what is written again stays as it was.
+            old = pd.read_csv(self._run.history_path, dtype=str, keep_default_na=False)
+            kept = old[old["epoch"].astype(int) <= trainer.current_epoch].to_dict("records")
+            self._rows = [{str(name): value for name, value in row.items()} for row in kept]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the row and print it."""
@@ -70,6 +72,23 @@ class History(Callback):
             highlight=False,
             soft_wrap=True,
         )
+
+
+class LastCheckpoint(Checkpoint):
+    """Write `last.ckpt` after each epoch; whatever interrupts it leaves the one before whole.
+
+    Args:
+        run: where the file lies.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; every process of a distributed run takes part, the first one writes."""
+        path = self._run.last_checkpoint
+        with writing(path) if trainer.is_global_zero else nullcontext(path) as target:
+            trainer.save_checkpoint(target)
 
 
 def _validated(trainer: pl.Trainer) -> bool:

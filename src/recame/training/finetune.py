@@ -9,17 +9,20 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
+import timm.layers
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from recame.data import Augment, BatchDataset, Mix, class_prior, make_loader
-from recame.errors import MissingDependencyError
+from recame.config import SYMMETRIES
+from recame.data import Augment, BatchDataset, EpochBatches, Mix, class_prior, make_loader
+from recame.errors import ConfigError, MissingDependencyError
 from recame.models import MultiExpertClassifier
-from recame.training.callbacks import History
+from recame.training.callbacks import History, LastCheckpoint
 from recame.training.frozen_trunk import TrunkCache, build_trunk_cache
 from recame.training.lightning_module import FinetuneData, FinetuneModule, MovingAverage
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import StepCost, plan_epochs
+from recame.training.processes import call_followers
 from recame.training.progress import progress_bars
 
 _WARM_UP_STEPS = 2
@@ -49,6 +52,40 @@ def run_finetune(
     return run, _fit(run, model, trunk)
 
 
+def check_finetune(run: OngoingRun) -> None:
+    """Refuse now what would fail after the probe.
+
+    Raises:
+        ConfigError: batches, devices or strategy do not fit each other, the data or the machine.
+    """
+    settings = run.config.run
+    known = ("auto", "ddp", "ddp_find_unused_parameters_true")
+    if settings.strategy not in known:
+        raise ConfigError(
+            f"run.strategy={settings.strategy!r} is unknown: choose one of {', '.join(known)}."
+        )
+    num_devices = 1 if settings.devices == "auto" else settings.devices
+    if run.device.type == "cuda" and num_devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"run.devices={num_devices}, but torch sees {torch.cuda.device_count()} GPUs here: "
+            "give at most that many, or run.accelerator=cpu."
+        )
+    EpochBatches(**_batches(run), world_size=num_devices * settings.num_nodes)
+
+
+def _batches(run: OngoingRun) -> dict[str, Any]:
+    """What the sampler is made with."""
+    settings = run.config.finetune
+    return {
+        "targets": run.data.view("train").targets,
+        "kind": settings.sampler,
+        "batch_size": settings.batch_size,
+        "epoch_size": None if settings.epoch_size == "auto" else settings.epoch_size,
+        "samples_per_class": settings.samples_per_class,
+        "seed": run.config.run.seed,
+    }
+
+
 def _module(
     run: OngoingRun, model: MultiExpertClassifier, trunk: TrunkCache | None
 ) -> FinetuneModule:
@@ -61,7 +98,8 @@ def _module(
     if "val" in data.splits:
         view = data.view("val")
         val = make_loader(view, data.cache, config.evaluation.batch_size)
-    augment = config.augment.model_dump(exclude={"mixup", "cutmix"})
+    augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry"})
+    num_views = SYMMETRIES[config.augment.symmetry]
     mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
     prior = class_prior(counts, settings.sampler)
     return FinetuneModule(
@@ -71,20 +109,18 @@ def _module(
             train=BatchDataset(
                 data.cache.images, train_view.rows, train_view.targets, np.arange(len(train_view))
             ),
-            batches={
-                "targets": train_view.targets,
-                "kind": settings.sampler,
-                "batch_size": settings.batch_size,
-                "epoch_size": None if settings.epoch_size == "auto" else settings.epoch_size,
-                "samples_per_class": settings.samples_per_class,
-                "seed": seed,
-            },
+            batches=_batches(run),
             val=val,
             scale=data.spec.scale,
             trunk=trunk,
         ),
         settings,
-        augment=Augment(**augment),
+        augment=Augment(
+            horizontal_flip=num_views >= 2,
+            vertical_flip=num_views >= 4,
+            quarter_turns=num_views == 8,
+            **augment,
+        ),
         mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
         deferred_reweighting=config.objective.deferred_reweighting,
         compiled=config.run.compile,
@@ -101,8 +137,8 @@ def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
             model,
             run.data,
             run.data.view("train"),
-            run.folder.path,
-            num_views=run.config.finetune.trunk_views,
+            run.folder.trunk_paths,
+            num_views=min(run.config.finetune.trunk_views, SYMMETRIES[run.config.augment.symmetry]),
             batch_size=run.config.evaluation.batch_size,
             precision=run.precision,
             on_progress=report,
@@ -144,21 +180,14 @@ def _fit(
 ) -> MultiExpertClassifier:
     """Fine-tune with Lightning, from the newest checkpoint if there is one."""
     config, settings = run.config, run.config.finetune
+    model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
     model.set_batch_norm_frozen(settings.freeze_batch_norm)
     module = _module(run, model, trunk)
-    callbacks: list[Callback] = [
-        History(run.folder, run.console),
-        ModelCheckpoint(
-            dirpath=run.folder.path,
-            filename=run.folder.last_checkpoint.stem,
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-    ]
+    callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))
-    if run.console.is_terminal:
+    watched = run.console.is_terminal and not run.console.quiet
+    if watched:
         callbacks.append(RichProgressBar(leave=False))
     trainer = pl.Trainer(
         accelerator="gpu" if run.device.type == "cuda" else "cpu",
@@ -171,14 +200,18 @@ def _fit(
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
         logger=_tensorboard(run) if config.run.tensorboard else False,
-        enable_progress_bar=run.console.is_terminal,
+        enable_progress_bar=watched,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        sync_batchnorm=config.run.devices not in {1, "auto"},
         benchmark=run.device.type == "cuda",
         default_root_dir=run.folder.path,
     )
+    if trainer.world_size > 1 and run.device.type == "cuda":
+        # timm's own conversion: Lightning's would lose the activations inside timm's norms.
+        timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined,no-untyped-call]
+    if trainer.world_size > 1 and trainer.is_global_zero:
+        call_followers(run.folder)
     checkpoint = run.folder.last_checkpoint
     trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
     if trainer.interrupted:

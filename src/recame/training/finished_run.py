@@ -72,7 +72,7 @@ def evaluate(
     folder, config, loaded = _open(run)
     with progress_bars(console) as report:
         data = load_inspection_set(
-            _recorded_data(folder) if source is None else Path(source),
+            _recorded_data(folder, config) if source is None else Path(source),
             config.data,
             seed=config.run.seed,
             spec=loaded.spec,
@@ -139,7 +139,7 @@ def predict(
             loaded.spec,
             paths,
             loaded.label_space,
-            num_views=config.evaluation.views,
+            num_views=int(config.evaluation.views),
             batch_size=config.evaluation.batch_size,
             device=choose_device(config.run.accelerator),
             max_pixels=config.data.max_pixels,
@@ -166,14 +166,16 @@ def _open(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
     return folder, config, load_checkpoint(folder.path, device)
 
 
-def _recorded_data(folder: RunFolder) -> pd.DataFrame:
+def _recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
     """The manifest that the run recorded, so that no image changes its split."""
     path = folder.path / "manifest.csv"
     if not path.exists():
         raise CheckpointError(
             f"{path} is missing, so the run no longer knows its images: give DATA to evaluate."
         )
-    return pd.read_csv(path, dtype={"image": str, "path": str, "label": str, "split": str})
+    # A class may be called "NA", and a product "0012".
+    texts = ["image", "path", "label", "split", config.data.product_column]
+    return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
 
 
 def _predict(
@@ -191,7 +193,7 @@ def _predict(
         loaded.model,
         data,
         split,
-        num_views=config.evaluation.views,
+        num_views=int(config.evaluation.views),
         batch_size=config.evaluation.batch_size,
         device=choose_device(config.run.accelerator),
         on_progress=advance,

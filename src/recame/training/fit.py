@@ -8,11 +8,13 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from rich.console import Console
 
 from recame.config import Config
+from recame.contracts import PreprocessSpec
 from recame.data import (
     InspectionSet,
     ManifestColumns,
@@ -21,11 +23,18 @@ from recame.data import (
     read_manifest,
 )
 from recame.evaluation import evaluate_predictions, predict_split
-from recame.models import MultiExpertClassifier, pretrained_mean_std, save_checkpoint
-from recame.training.finetune import run_finetune
+from recame.models import (
+    PACKAGED_BACKBONE,
+    Architecture,
+    MultiExpertClassifier,
+    pretrained_mean_std,
+    save_checkpoint,
+)
+from recame.training.finetune import check_finetune, run_finetune
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import choose_device, choose_size, plan_model
 from recame.training.probe import run_probe
+from recame.training.processes import is_follower, leaders_run
 from recame.training.progress import progress_bars
 from recame.training.run_folder import RunFolder, environment, write_json
 
@@ -53,21 +62,32 @@ def train(
 
     Raises:
         RecameError: the data, the settings or the folder cannot be used as they are.
+        SystemExit: in the other processes of a run on several devices, once training ended.
     """
     started = time.monotonic()
     console = console or Console(quiet=True)
     _quiet_libraries()
-    folder = RunFolder.open(Path(out)) if resume else RunFolder.free(Path(out))
     if resume:
-        config = folder.load_config()
+        config = RunFolder.open(Path(out)).load_config()
+    config = config or Config()
+    if is_follower(config.run):
+        _follow(Path(source), Path(out), started)
+    if resume:
+        folder = RunFolder.open(Path(out))
         if folder.finished:
             console.print(f"{folder.path} is finished: nothing to resume.")
             return folder
-    run = _prepare(Path(source), config or Config(), folder, resume, console, started)
-    model = run_probe(run) if run.config.probe.enabled else run.new_model()
+    else:
+        folder = RunFolder.free(Path(out))
+        _check_network(config)
+    run, reasons = _prepare(Path(source), config, folder, console, started)
+    _record(run, Path(source), reasons, resume=resume)
     candidates: dict[str, MultiExpertClassifier] = {}
     if run.config.probe.enabled:
+        run, model = run_probe(run)
         candidates["probe"] = model
+    else:
+        model = run.new_model()
     if run.config.finetune.enabled:
         run, candidates["finetune"] = run_finetune(
             run, copy.deepcopy(model) if candidates else model
@@ -77,10 +97,33 @@ def train(
     return folder
 
 
+def _follow(source: Path, out: Path, started: float) -> NoReturn:
+    """Help another process with its fine-tuning; it alone writes and goes on."""
+    folder = leaders_run(out)
+    run, _ = _prepare(source, folder.load_config(), folder, Console(quiet=True), started)
+    folder.check_same_data(run.data.fingerprint)
+    run, model = run_probe(run) if run.config.probe.enabled else (run, run.new_model())
+    run_finetune(run, model)
+    raise SystemExit(0)
+
+
+def _check_network(config: Config) -> None:
+    """Refuse, before any image is decoded, a network that cannot be built."""
+    settings = config.model
+    fallbacks = {"backbone": PACKAGED_BACKBONE, "shared_stages": 0, "pooled_stages": 1}
+    values = {name: getattr(settings, name) for name in Architecture.__dataclass_fields__}
+    values |= {name: value for name, value in fallbacks.items() if values[name] == "auto"}
+    values["num_experts"] = 1
+    channels = 3 if config.data.channels == "auto" else config.data.channels
+    mean, std = pretrained_mean_std(values["backbone"], settings.pretrained, channels)
+    spec = PreprocessSpec(64, 64, channels, 8, 255.0, mean, std)
+    MultiExpertClassifier(Architecture(**values), 2, spec, settings.pretrained)
+
+
 def _prepare(
-    source: Path, config: Config, folder: RunFolder, resume: bool, console: Console, started: float
-) -> OngoingRun:
-    """Load the data, decide what is left open, and write what describes the run."""
+    source: Path, config: Config, folder: RunFolder, console: Console, started: float
+) -> tuple[OngoingRun, list[str]]:
+    """Load the data and decide what is left open, with a reason for each decision."""
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
     if config.data.size == "auto":
@@ -101,21 +144,28 @@ def _prepare(
     plan = plan_model(config, data, device)
     config = plan.config
     data = _with_normalisation(data, config)
+    return OngoingRun(folder, config, data, device, console, started), [*reasons, *plan.reasons]
+
+
+def _record(run: OngoingRun, source: Path, reasons: list[str], *, resume: bool) -> None:
+    """Write what describes the run, and say it."""
+    folder, data, console = run.folder, run.data, run.console
     if resume:
         folder.check_same_data(data.fingerprint)
     else:
-        folder.begin(source, data.fingerprint)
-        folder.save_config(config)
+        run.objective(torch.ones(data.label_space.num_classes))  # refuses what it cannot be made of
+        if run.config.finetune.enabled:
+            check_finetune(run)
+        folder.begin(source, data.fingerprint, run.config)
     folder.save_manifest(data.table)
     folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
     write_json(folder.path / "label_space.json", data.label_space.to_dict())
     write_json(folder.path / "environment.json", environment())
     _describe(data, console)
-    if not resume and (reasons or plan.reasons):
+    if not resume and reasons:
         console.print("Chosen (saved in config.yaml):")
-        for reason in (*reasons, *plan.reasons):
+        for reason in reasons:
             console.print(f"  {reason}", highlight=False, soft_wrap=True)
-    return OngoingRun(folder, config, data, device, console, started)
 
 
 def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
@@ -138,7 +188,9 @@ def _describe(data: InspectionSet, console: Console) -> None:
     if data.cache.broken:
         console.print(f"[yellow]{len(data.cache.broken)} images cannot be used:[/yellow]")
         for broken in data.cache.broken[:20]:
-            console.print(f"  {broken.path}: {broken.reason}", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"  {broken.path}: {broken.reason}", markup=False, highlight=False, soft_wrap=True
+            )
         if len(data.cache.broken) > 20:
             console.print(f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
 
@@ -158,7 +210,7 @@ def _keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) ->
             model,
             run.data,
             "val",
-            num_views=settings.views,
+            num_views=int(settings.views),
             batch_size=settings.batch_size,
             device=run.device,
             precision=run.precision,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,27 +68,29 @@ def build_trunk_cache(
     model: MultiExpertClassifier,
     data: InspectionSet,
     view: SplitView,
-    folder: Path,
+    paths: tuple[Path, Path],
     *,
     num_views: int,
     batch_size: int,
     precision: str,
     on_progress: Report | None = None,
 ) -> TrunkCache:
-    """Compute the cache, or take up the whole one that an interrupted run left in `folder`.
+    """Compute the cache, or take up the whole one that an interrupted run left.
 
     Args:
         model: its trunk must not change any more.
         data: holds the decoded images.
         view: which images; their positions index the cache.
-        folder: where the two files go.
+        paths: the two files, maps and pooled.
         num_views: 1 to 8 of the square's symmetries.
         batch_size: images a forward.
         precision: of the eager forward.
         on_progress: called with (label, images done, images in all).
+
+    Raises:
+        DataError: the disk is full.
     """
     device = next(model.parameters()).device
-    paths = folder / "trunk_maps.npy", folder / "trunk_pooled.npy"
     if all(path.exists() for path in paths):
         return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths))
     was_training = model.training
@@ -93,6 +99,10 @@ def build_trunk_cache(
     forward = FrozenForward(module, first, num_images=len(view) * num_views, precision=precision)
     shapes = [tuple(output.shape[1:]) for output in forward(first)]
     with writing(paths[0]) as maps_path, writing(paths[1]) as pooled_path:
+        # Writing to a memory map of a full disk would kill the process.
+        needed = 2 * len(view) * num_views * sum(math.prod(shape) for shape in shapes)
+        if shutil.disk_usage(maps_path.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         files = [
             np.lib.format.open_memmap(
                 path, mode="w+", dtype=np.float16, shape=(len(view), num_views, *shape)

@@ -42,6 +42,10 @@ class FinetuneData:
     scale: float
     trunk: TrunkCache | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FinetuneData:
+        """Itself: a copy of the module, as the moving average makes, shares its images."""
+        return self
+
 
 class FinetuneModule(pl.LightningModule):
     """Fine-tune the experts under the whole objective.
@@ -117,6 +121,7 @@ class FinetuneModule(pl.LightningModule):
             on_epoch=True,
             batch_size=len(batch.target),
             prog_bar=False,
+            sync_dist=True,
         )
         self.log(
             "loss",
@@ -125,6 +130,7 @@ class FinetuneModule(pl.LightningModule):
             on_epoch=True,
             prog_bar=True,
             batch_size=len(batch.target),
+            sync_dist=True,
         )
         total: Tensor = result.total
         return total
@@ -149,7 +155,7 @@ class FinetuneModule(pl.LightningModule):
             confusion = self.trainer.strategy.reduce(confusion, reduce_op="sum")
         support = confusion.sum(1)
         recall = confusion.diagonal()[support > 0] / support[support > 0]
-        self.log("val/balanced_accuracy", recall.mean(), prog_bar=True, rank_zero_only=True)
+        self.log("val/balanced_accuracy", recall.mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW or SGD over backbone and head, cosine schedule with warm-up, stepped per batch."""
@@ -273,6 +279,10 @@ class MovingAverage(WeightAveraging):
                 torch._foreach_copy_(average, current)
 
         super().__init__(multi_avg_fn=update)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the averaged weights in the model, also if no epoch was left to resume."""
+        self.on_train_end(trainer, pl_module)
 
 
 def _decay_groups(

@@ -53,6 +53,10 @@ class OngoingRun:
             self.data.spec,
             settings.pretrained,
         )
+        return self.placed(model)
+
+    def placed(self, model: MultiExpertClassifier) -> MultiExpertClassifier:
+        """A network on the device, in the memory format that decides how convolutions round."""
         channels_last = self.config.run.channels_last
         memory = torch.channels_last if channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=memory)

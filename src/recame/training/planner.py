@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from recame.config import Config
+from recame.config import SYMMETRIES, Config
 from recame.data import InspectionSet
 from recame.errors import ConfigError
 from recame.models import PACKAGED_BACKBONE, build_backbone
@@ -121,6 +121,21 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
         num_stages - 1,
         f"all but the last of {num_stages} stages are shared: two experts at about one's cost",
     )
+    decide(
+        "model.pooled_stages",
+        num_stages - 1,
+        "stages of several depths feed the classifier: fine marks and their surroundings",
+    )
+    if not config.probe.enabled:
+        decide("augment.symmetry", "square", "no probe to ask; inspection images seldom have an up")
+        symmetry = str(changes.get("augment.symmetry", config.augment.symmetry))
+        decide("evaluation.views", SYMMETRIES[symmetry], f"the views of symmetry {symmetry!r}")
+    elif config.augment.symmetry != "auto":
+        decide(
+            "evaluation.views",
+            SYMMETRIES[config.augment.symmetry],
+            f"the views of symmetry {config.augment.symmetry!r}",
+        )
     precision = choose_precision(config.run.precision, device)
     decide("run.precision", precision, f"the fastest that is safe on {device.type}")
     changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
@@ -156,7 +171,7 @@ def plan_epochs(
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
         # Two more passes over the validation split decide which phase is kept.
-        left = PLANNED_SHARE * budget - elapsed_s - 2 * config.evaluation.views * cost.val_s
+        left = PLANNED_SHARE * budget - elapsed_s - 2 * int(config.evaluation.views) * cost.val_s
         images = max(1.0, left) / cost.step_s * settings.batch_size
         why = (
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "

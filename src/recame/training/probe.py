@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recame.config import ProbeConfig
-from recame.data import InspectionSet, SplitView, class_prior, dihedral_view
+from recame.config import SYMMETRIES, ProbeConfig
+from recame.data import SplitView, class_prior, dihedral_view
 from recame.losses import Objective
 from recame.models import (
     ExpertHead,
@@ -22,6 +22,9 @@ from recame.models import (
 )
 from recame.training.ongoing_run import OngoingRun
 from recame.training.progress import Report, progress_bars
+
+#: Validation images of a class that decide the symmetry.
+_VAL_PER_CLASS = 200
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,27 @@ class _Pooled(nn.Module):
         return self.model.pooled_single(images) if self.single else self.model.pooled(images)
 
 
-def run_probe(run: OngoingRun) -> MultiExpertClassifier:
+def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     """Train the heads on cached features, or take them from the interrupted run.
 
     Returns:
-        The network with trained heads; its trunk and tails are as they were loaded.
+        The run with its symmetry decided, and the network with trained heads; its trunk and tails
+        are as they were loaded.
     """
     if (run.folder.probe_dir / "model.json").exists():
-        return load_checkpoint(run.folder.probe_dir, run.device).model
+        return run, run.placed(load_checkpoint(run.folder.probe_dir).model)
     began = time.monotonic()
     model, settings, seed = run.new_model(), run.config.probe, run.config.run.seed
     view = capped_view(run.data.view("train"), settings.max_per_class, seed)
+    objective = run.objective(probe_prior(view.counts(run.data.label_space.num_classes)))
+    symmetry = run.config.augment.symmetry
+    num_views = settings.views if symmetry == "auto" else SYMMETRIES[symmetry]
     with progress_bars(run.console) as report:
-        features = embed(
-            model,
-            run.data,
-            view,
-            num_views=settings.views,
-            batch_size=run.config.evaluation.batch_size,
-            device=run.device,
-            precision=run.precision,
-            label="probe: embedding",
-            on_progress=report,
-        )
-        objective = run.objective(probe_prior(view.counts(run.data.label_space.num_classes)))
+        features = embed(run, model, view, min(num_views, settings.views), report)
+        if symmetry == "auto":
+            run = _decide_symmetry(run, model, features, objective, report)
+            num_views = SYMMETRIES[run.config.augment.symmetry]
+            features = replace(features, pooled=features.pooled[:, :num_views])
         fit_heads(
             model.head,
             features,
@@ -91,12 +91,44 @@ def run_probe(run: OngoingRun) -> MultiExpertClassifier:
         )
     save_checkpoint(run.folder.probe_dir, model, run.data.label_space)
     run.console.print(
-        f"Probe: heads on frozen features of {len(view.rows):,} images, {settings.views} views "
-        f"each, {time.monotonic() - began:.0f} s",
+        f"Probe: heads on frozen features of {len(view):,} images, "
+        f"{features.pooled.shape[1]} views each, {time.monotonic() - began:.0f} s",
         highlight=False,
         soft_wrap=True,
     )
-    return model
+    return run, model
+
+
+def _decide_symmetry(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    features: ProbeFeatures,
+    objective: Objective,
+    report: Report,
+) -> OngoingRun:
+    from recame.training.symmetry import choose_symmetry, with_symmetry
+
+    if "val" not in run.data.splits:
+        name, why = "square", "no val split to ask; inspection images seldom have an up"
+    else:
+        seed = run.config.run.seed
+        view = capped_view(run.data.view("val"), _VAL_PER_CLASS, seed)
+        val = embed(run, model, view, features.pooled.shape[1], report)
+        name, scores = choose_symmetry(
+            model.head,
+            features,
+            val,
+            objective,
+            run.config.probe,
+            num_experts=model.num_experts,
+            seed=seed,
+        )
+        listed = ", ".join(f"{key} {score:.3f}" for key, score in scores.items())
+        why = f"balanced accuracy of short probes on val: {listed}"
+    run.console.print(f"  augment.symmetry = {name}: {why}", highlight=False, soft_wrap=True)
+    run = replace(run, config=with_symmetry(run.config, name))
+    run.folder.save_config(run.config)
+    return run
 
 
 def capped_view(view: SplitView, max_per_class: int, seed: int) -> SplitView:
@@ -111,43 +143,35 @@ def capped_view(view: SplitView, max_per_class: int, seed: int) -> SplitView:
 
 
 def embed(
+    run: OngoingRun,
     model: MultiExpertClassifier,
-    data: InspectionSet,
     view: SplitView,
-    *,
     num_views: int,
-    batch_size: int,
-    device: torch.device,
-    precision: str,
-    label: str,
-    on_progress: Report | None = None,
+    report: Report | None = None,
 ) -> ProbeFeatures:
     """Pooled features of a split's images under `num_views` flips and turns, each computed once.
 
     Args:
-        model: on `device`; its heads are not used.
-        data: holds the decoded images.
+        run: its data, device and batch size.
+        model: on the run's device; its heads are not used.
         view: which images.
         num_views: 1 to 8 of the square's symmetries.
-        batch_size: images a forward.
-        device: where to compute.
-        precision: of the eager forward.
-        label: what progress is reported as.
-        on_progress: called with (label, images done, images in all).
+        report: told of the progress.
     """
-    module = _Pooled(model, single=model.tails_identical()).to(device)
-    was_training = model.training
+    module = _Pooled(model, single=model.tails_identical()).to(run.device)
+    was_training, batch_size = model.training, run.config.evaluation.batch_size
     forward: FrozenForward | None = None
     parts: list[Tensor] = []
-    for start in range(0, len(view.rows), batch_size):
-        images = data.images(view.rows[start : start + batch_size]).to(device)
+    for start in range(0, len(view), batch_size):
+        images = run.data.images(view.rows[start : start + batch_size]).to(run.device)
         if forward is None:
-            total = len(view.rows) * num_views
-            forward = FrozenForward(module, images, num_images=total, precision=precision)
+            # Of all views, wanted or not: a run resumed with fewer must take the same path.
+            total = len(view) * run.config.probe.views
+            forward = FrozenForward(module, images, num_images=total, precision=run.precision)
         views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
         parts.append(torch.stack(views, 1))
-        if on_progress is not None:
-            on_progress(label, min(start + batch_size, len(view.rows)), len(view.rows))
+        if report is not None:
+            report(f"probe: embedding {view.name}", start + len(images), len(view))
     model.train(was_training)
     return ProbeFeatures(torch.cat(parts), torch.from_numpy(view.targets.copy()))
 

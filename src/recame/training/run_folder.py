@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "probe"
 
     @property
+    def trunk_paths(self) -> tuple[Path, Path]:
+        """The frozen trunk's outputs, maps and pooled, while the run goes on."""
+        return self.path / "trunk_maps.npy", self.path / "trunk_pooled.npy"
+
+    @property
     def history_path(self) -> Path:
         """One row an epoch."""
         return self.path / "history.csv"
@@ -102,12 +107,13 @@ class RunFolder:
             raise ConfigError(f"{path} is a file, and a run needs a folder: choose another --out.")
         return cls(path)
 
-    def begin(self, source: Path, fingerprint: str) -> None:
-        """Make the folder and mark it as a run in training.
+    def begin(self, source: Path, fingerprint: str, config: Config) -> None:
+        """Make the folder, and mark it as a run in training once it holds the settings.
 
         Args:
             source: the data, as given.
             fingerprint: of the images' content.
+            config: the run's settings.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -116,6 +122,7 @@ class RunFolder:
                 f"The run folder {self.path} cannot be made ({error.strerror}): choose another "
                 "--out."
             ) from error
+        self.save_config(config)
         write_json(
             self._marker,
             {
@@ -175,19 +182,31 @@ class RunFolder:
         return cls(path)
 
     @property
+    def state(self) -> str:
+        """`training`, `fine-tuning` or `finished`."""
+        return str(self.info().get("state"))
+
+    @property
     def finished(self) -> bool:
         """Whether training ended."""
-        return bool(self.info().get("state") == "finished")
+        return self.state == "finished"
+
+    def mark(self, state: str, **facts: str) -> None:
+        """Change the state, and note further facts."""
+        write_json(self._marker, {**self.info(), "state": state, **facts})
 
     def finish(self) -> None:
         """Mark the run finished and drop what only an unfinished one needs."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self._marker, {**self.info(), "state": "finished", "finished": now})
+        self.mark("finished", finished=now)
         shutil.rmtree(self.probe_dir, ignore_errors=True)
+        for path in self.trunk_paths:
+            path.unlink(missing_ok=True)
 
     def save_config(self, config: Config) -> None:
         """Write `config.yaml`."""
-        save_config(config, self.path / "config.yaml")
+        with writing(self.path / "config.yaml") as partial:
+            save_config(config, partial)
 
     def load_config(self) -> Config:
         """Read `config.yaml`."""

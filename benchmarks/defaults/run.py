@@ -1,0 +1,203 @@
+"""The default of `recame train` beside plain recipes, on small sets of several kinds.
+
+    python benchmarks/defaults/run.py --deeppcb MANIFEST.csv --cifar cifar10_lt100.zip
+        [--time-budget 150s] [--seeds 0] [--runs DIR]
+
+Every method gets the same time on the same images and is judged on images that neither training
+nor selection saw. A resumable queue: what is finished is not run again. Run nothing beside it:
+time is what is being shared out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from rich.console import Console
+from sklearn.datasets import load_digits
+
+import recame
+from recame.config import parse_duration
+from recame.training.run_folder import environment
+
+HERE = Path(__file__).parent
+
+PLAIN: dict[str, object] = {
+    "model.num_experts": 1,
+    "model.attention": "none",
+    "model.pooled_stages": 1,
+    "model.classifier": "linear",
+    "objective.hard_weight": 0,
+    "objective.contrastive_weight": 0,
+    "objective.intra_weight": 0,
+    "finetune.sampler": "instance",
+}
+#: Method -> settings. The plain recipes flip but do not turn, and average four views at test time.
+METHODS: dict[str, dict[str, object]] = {
+    "default": {},
+    "probe: MLP, balanced softmax": {
+        **PLAIN,
+        "model.hidden": 256,
+        "model.pooled_stages": 4,
+        "model.dropout": 0.3,
+        "finetune.enabled": False,
+        "augment.symmetry": "flips",
+    },
+    "fine-tuning, balanced softmax, lr 5e-4": {
+        **PLAIN,
+        "probe.enabled": False,
+        "finetune.lr": 5e-4,
+        "augment.symmetry": "flips",
+    },
+    "fine-tuning, balanced softmax, lr 2e-3": {
+        **PLAIN,
+        "probe.enabled": False,
+        "finetune.lr": 2e-3,
+        "augment.symmetry": "flips",
+    },
+}
+
+Labelled = Iterator[tuple[np.ndarray, str, str]]
+
+
+def subset(pixels: list, labels: np.ndarray, train: list[int], val: int, test: int) -> Labelled:
+    """Cut disjoint splits from a pool: `train[c]` images of class c, `val` and `test` of each."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(sorted(set(labels), key=lambda n: -np.sum(labels == n))):
+        order = rng.permutation(np.flatnonzero(labels == name))
+        bounds = np.cumsum([test, val, train[number]])
+        for split, part in zip(("test", "val", "train"), np.split(order, bounds)[:3], strict=True):
+            for index in part:
+                yield pixels[index], str(name), split
+
+
+def deeppcb(manifest: Path) -> Labelled:
+    """DeepPCB-LT cut down: 977 training images, 600 to 2; val 12 and test 150 a class."""
+    table = pd.read_csv(manifest)
+    counts = {"false_call": 600, "mousebite": 200, "open": 100, "spur": 50}
+    counts |= {"pin_hole": 20, "short": 5, "copper": 2}
+    for split, sizes in (
+        ("train", counts),
+        ("val", dict.fromkeys(counts, 12)),
+        ("test", dict.fromkeys(counts, 150)),
+    ):
+        for label, count in sizes.items():
+            part = table[(table["split"] == split) & (table["label"] == label)]
+            for name in part["image"].sample(count, random_state=0):
+                yield np.asarray(Image.open(manifest.parent / name)), label, split
+
+
+def digits() -> Labelled:
+    """Handwritten digits of scikit-learn, enlarged: 262 training images, 90 to 2."""
+    data = load_digits()
+    pixels = [np.kron(image * 15.9, np.ones((4, 4))).astype(np.uint8) for image in data.images]
+    train = [90, 60, 40, 26, 17, 11, 8, 5, 3, 2]
+    return subset(pixels, np.array([f"d{t}" for t in data.target]), train, 8, 70)
+
+
+def cifar(archive: Path) -> Labelled:
+    """CIFAR-10: 1,239 training images of its test part, 500 to 5; val 12 and test 100 a class."""
+    with zipfile.ZipFile(archive) as files:
+        names = sorted(n for n in files.namelist() if n.startswith("test/") and n.endswith(".jpg"))
+        pixels = [np.asarray(Image.open(io.BytesIO(files.read(name)))) for name in names]
+    train = [500, 300, 180, 107, 64, 38, 23, 14, 8, 5]
+    return subset(pixels, np.array([n.split("/")[1] for n in names]), train, 12, 100)
+
+
+def demo() -> Labelled:
+    """The demo's generated set: 493 training images, 300 to 6, three products."""
+    sys.path.insert(0, str(HERE.parents[1] / "examples"))
+    from demo import PRODUCTS, TRAIN_IMAGES, draw
+
+    rng = np.random.default_rng(0)
+    for label, count in TRAIN_IMAGES.items():
+        for split, images in (("train", count), ("val", 12), ("test", 150)):
+            for _ in range(images):
+                yield draw(label, str(rng.choice(list(PRODUCTS))), rng), label, split
+
+
+def write(images: Labelled, folder: Path) -> Path:
+    """Write a set once as PNG files and a manifest."""
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        return manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (pixels, label, split) in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"{number:05d}.png")
+        rows.append({"image": f"{number:05d}.png", "label": label, "split": split})
+    pd.DataFrame(rows).to_csv(manifest, index=False)
+    return manifest
+
+
+def run_one(manifest: Path, settings: dict[str, object], out: Path, console: Console) -> dict:
+    """Train and judge one method on one set, unless that was done before."""
+    if not (out / "evaluation" / "test").exists():
+        config = recame.Config().updated(settings)
+        recame.train(manifest, config, out=out, resume=(out / "run.json").exists(), console=console)
+        recame.evaluate(out, console=console)
+    metrics = json.loads((out / "metrics.json").read_text())["test"]
+    info = json.loads((out / "run.json").read_text())
+    seconds = (pd.Timestamp(info["finished"]) - pd.Timestamp(info["started"])).total_seconds()
+    return {
+        "balanced_accuracy": metrics["balanced_accuracy"]["value"],
+        "tail_recall": metrics["tail_recall"]["value"],
+        "train_s": seconds,
+    }
+
+
+def main() -> None:
+    """Run the queue and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--deeppcb", type=Path)
+    parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--time-budget", default="150s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
+    options = parser.parse_args()
+    console = Console()
+    makers: dict[str, Callable[[], Labelled]] = {"digits": digits, "demo": demo}
+    if options.deeppcb:
+        makers["deeppcb small"] = lambda: deeppcb(options.deeppcb)
+    if options.cifar:
+        makers["cifar small"] = lambda: cifar(options.cifar)
+    rows = []
+    for name, maker in makers.items():
+        slug = name.replace(" ", "-")
+        manifest = write(maker(), options.runs / "sets" / slug)
+        for number, (method, settings) in enumerate(METHODS.items()):
+            for seed in options.seeds:
+                console.rule(f"{name}: {method}, seed {seed}")
+                changes = {
+                    **settings,
+                    "run.seed": seed,
+                    "run.time_budget_s": parse_duration(options.time_budget),
+                }
+                out = options.runs / f"{slug}-{number}-{seed}"
+                result = run_one(manifest, changes, out, console)
+                rows.append({"set": name, "method": method, "seed": seed, **result})
+    results = pd.DataFrame(rows)
+    folder = HERE / "results"
+    folder.mkdir(exist_ok=True)
+    results.to_csv(folder / "results.csv", index=False, float_format="%.5f")
+    wide = results.pivot_table(
+        index="method", columns="set", values="balanced_accuracy", sort=False
+    )
+    lines = [f"| method | {' | '.join(wide.columns)} |", "| --- " * (1 + wide.shape[1]) + "|"]
+    for method, values in wide.iterrows():
+        lines.append(f"| {method} | {' | '.join(f'{value:.3f}' for value in values)} |")
+    (folder / "table.md").write_text("\n".join(lines) + "\n")
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

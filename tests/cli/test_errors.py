@@ -1,0 +1,368 @@
+"""What users get wrong: one line that says what to do, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+Recame = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def refused(recame: Recame) -> Callable[..., str]:
+    """Call, check that the refusal has its form, and return its line."""
+
+    def call(*words: object) -> str:
+        code, _, err = recame(*words)
+        assert code == 2
+        lines = err.strip().splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
+def train_refused(
+    refused: Callable[..., str], tiny_words: list[str], tmp_path: Path
+) -> Callable[..., str]:
+    """`recame train` with the tiny settings; a refused run leaves no run behind."""
+
+    def call(data: Path | str, *words: object) -> str:
+        out = tmp_path / "refused-run"
+        line = refused("train", data, "--out", out, *tiny_words, *words)
+        assert not (out / "run.json").exists()
+        return line
+
+    return call
+
+
+def two_classes(folder: Path, first: str = "a", second: str = "b", count: int = 4) -> Path:
+    for shade, name in ((40, first), (200, second)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (32, 32), shade + number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def table(folder: Path, rows: list[str]) -> Path:
+    path = folder / "table.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+class TestTrainingData:
+    def test_wrong_path(self, train_refused: Callable[..., str]) -> None:
+        line = train_refused("/no/such/folder")
+        assert "/no/such/folder" in line
+        assert "does not exist" in line
+
+    def test_no_data_at_all(self, refused: Callable[..., str]) -> None:
+        assert "recame train FOLDER" in refused("train")
+
+    def test_empty_folder(self, train_refused: Callable[..., str], tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert f"No images in {tmp_path / 'empty'}" in train_refused(tmp_path / "empty")
+
+    def test_wrong_column(self, train_refused: Callable[..., str], tmp_path: Path) -> None:
+        source = table(tmp_path, ["file,kind", "ok/000.png,ok", "hole/000.png,hole"])
+        line = train_refused(source)
+        assert "no column 'image'" in line
+        assert "file, kind" in line
+        assert "--set data.image_column=NAME" in line
+
+    def test_one_class(self, train_refused: Callable[..., str], tmp_path: Path) -> None:
+        folder = two_classes(tmp_path / "data")
+        shutil.rmtree(folder / "b")
+        assert "only one class ('a')" in train_refused(folder)
+
+    def test_label_that_training_never_sees(
+        self, train_refused: Callable[..., str], defects: Path, tmp_path: Path
+    ) -> None:
+        rows = [f"{defects}/ok/{i:03d}.png,ok,train" for i in range(6)]
+        rows += [f"{defects}/dent/{i:03d}.png,dent,train" for i in range(6)]
+        rows.append(f"{defects}/hole/000.png,hole,test")
+        source = table(tmp_path, ["image,label,split", *rows])
+        line = train_refused(source)
+        assert "'hole' (1 images)" in line
+        assert "Add training images" in line
+
+    def test_class_that_is_not_there(
+        self, train_refused: Callable[..., str], defects: Path
+    ) -> None:
+        line = train_refused(defects, "--set", "data.normal_class=good")
+        assert "'good' is not among the classes (ok, scratch" in line
+
+    def test_too_many_broken_files(self, train_refused: Callable[..., str], tmp_path: Path) -> None:
+        folder = two_classes(tmp_path / "data", count=10)
+        for number in (0, 1):
+            (folder / "a" / f"{number}.png").write_bytes(b"")
+        line = train_refused(folder)
+        assert "2 of 20 images cannot be read" in line
+        assert "data.max_broken_fraction" in line
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("setting", "told"),
+        [
+            ("model.bakbone=resnet18", "model.bakbone: unknown (known here: backbone"),
+            ("modle.backbone=resnet18", "write section.key"),
+            ("finetune.epochs=many", "finetune.epochs: "),
+            ("data.size=0", "data.size: "),
+            ("probe.enabled", "has no '='"),
+            ("probe.steps=[1", "the value is no YAML"),
+            ("objective.tau=[1, 2, 3]", "objective.tau has 3 values for model.num_experts=2"),
+        ],
+    )
+    def test_words_that_mean_nothing(
+        self, setting: str, told: str, train_refused: Callable[..., str], defects: Path
+    ) -> None:
+        assert told in train_refused(defects, "--set", setting)
+
+    @pytest.mark.parametrize("budget", ["soon", "0", "-5m", "10 minutes"])
+    def test_time_budget(
+        self, budget: str, train_refused: Callable[..., str], defects: Path
+    ) -> None:
+        line = train_refused(defects, f"--time-budget={budget}")
+        assert f"{budget!r} is no duration" in line
+
+    @pytest.mark.parametrize(
+        ("setting", "told"),
+        [
+            ("model.backbone=resnet5000", "Unknown backbone 'resnet5000'"),
+            ("model.pretrained=/nope.pth", "No weights file at /nope.pth"),
+            ("model.pretrained=package", "holds the weights of tf_efficientnet_lite0 only"),
+            ("model.shared_stages=9", "model.shared_stages=9, but test_resnet has 4 stages"),
+            ("model.pooled_stages=9", "model.pooled_stages=9"),
+        ],
+    )
+    def test_network_is_refused_before_images_are_decoded(
+        self,
+        setting: str,
+        told: str,
+        train_refused: Callable[..., str],
+        defects: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def too_late(*_: object, **__: object) -> None:
+            raise AssertionError("decoding took place")
+
+        monkeypatch.setattr("recame.training.fit.load_inspection_set", too_late)
+        assert told in train_refused(defects, "--set", setting)
+
+    @pytest.mark.parametrize(
+        ("settings", "told"),
+        [
+            (["finetune.sampler=m_per_class", "finetune.batch_size=18"], "no multiple of"),
+            (["run.strategy=telepathy"], "run.strategy='telepathy' is unknown"),
+            (["run.devices=64"], "fewer batches than the 64 devices"),
+            (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),
+        ],
+    )
+    def test_contradictions_are_refused_before_the_probe(
+        self,
+        settings: list[str],
+        told: str,
+        train_refused: Callable[..., str],
+        defects: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def too_late(*_: object, **__: object) -> None:
+            raise AssertionError("the probe ran")
+
+        monkeypatch.setattr("recame.training.fit.run_probe", too_late)
+        no_distillation = ["distillation_weight", "hard_distillation_weight"]
+        words = [w for n in no_distillation for w in ("--set", f"objective.{n}=0")]
+        words += [word for setting in settings for word in ("--set", setting)]
+        assert told in train_refused(defects, *words)
+
+    def test_settings_file(
+        self, train_refused: Callable[..., str], defects: Path, tmp_path: Path
+    ) -> None:
+        assert "No settings file" in train_refused(defects, "--config", tmp_path / "none.yaml")
+        path = tmp_path / "settings.yaml"
+        path.write_text("model: {backbone: [", encoding="utf-8")
+        assert "cannot be read as YAML" in train_refused(defects, "--config", path)
+        path.write_text("schema_version: 99", encoding="utf-8")
+        assert "update recame" in train_refused(defects, "--config", path).lower()
+
+
+class TestRuns:
+    @pytest.fixture
+    def run(self, finished: Path, tmp_path: Path) -> Path:
+        """A copy of a finished run, to be spoilt."""
+        return Path(shutil.copytree(finished, tmp_path / "run"))
+
+    def edit(self, path: Path, **values: object) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}), encoding="utf-8")
+
+    def test_run_folder_exists(
+        self, refused: Callable[..., str], finished: Path, defects: Path
+    ) -> None:
+        before = (finished / "run.json").read_bytes()
+        line = refused("train", defects, "--out", finished)
+        assert "already holds a run" in line
+        assert "--resume" in line
+        assert (finished / "run.json").read_bytes() == before
+
+    def test_resume_without_a_run(
+        self, refused: Callable[..., str], defects: Path, tmp_path: Path
+    ) -> None:
+        assert "add --out RUN" in refused("train", defects, "--resume")
+        line = refused("train", defects, "--resume", "--out", tmp_path)
+        assert "holds no run" in line
+        line = refused("train", "--resume", "--out", tmp_path, "--seed", 3)
+        assert "run's own settings" in line
+
+    @pytest.mark.parametrize("verb", ["evaluate", "predict", "train"])
+    def test_run_of_a_newer_schema(
+        self, verb: str, refused: Callable[..., str], run: Path, defects: Path
+    ) -> None:
+        self.edit(run / "run.json", schema=99)
+        words = {
+            "evaluate": [run],
+            "predict": [run, defects],
+            "train": ["--out", run, "--resume"],
+        }
+        assert "schema 99" in refused(verb, *words[verb])
+
+    @pytest.mark.parametrize("file", ["model.json", "label_space.json", "config.yaml"])
+    def test_model_of_a_newer_schema(
+        self, file: str, refused: Callable[..., str], run: Path
+    ) -> None:
+        if file == "model.json":
+            self.edit(run / file, schema=99)
+        elif file == "label_space.json":
+            model = json.loads((run / "model.json").read_text())
+            self.edit(run / "model.json", label_space={**model["label_space"], "schema": 99})
+        else:
+            text = (run / file).read_text().replace("schema_version: 1", "schema_version: 99")
+            (run / file).write_text(text, encoding="utf-8")
+        line = refused("evaluate", run)
+        assert "schema 99" in line
+        assert "update recame" in line.lower()
+
+    def test_run_that_is_not_finished(
+        self, refused: Callable[..., str], run: Path, defects: Path
+    ) -> None:
+        self.edit(run / "run.json", state="training")
+        for words in (("evaluate", run), ("predict", run, defects)):
+            line = refused(*words)
+            assert "is not finished" in line
+            assert "--resume" in line
+
+    def test_no_run_there(self, refused: Callable[..., str], defects: Path) -> None:
+        assert "holds no run" in refused("evaluate", defects)
+        assert "holds no run" in refused("predict", "/no/such/run", defects)
+
+    def test_weights_are_missing(self, refused: Callable[..., str], run: Path) -> None:
+        (run / "model.safetensors").unlink()
+        assert "holds no model.safetensors" in refused("evaluate", run)
+
+    def test_images_changed_since(
+        self, refused: Callable[..., str], run: Path, tmp_path: Path
+    ) -> None:
+        self.edit(run / "run.json", state="training")
+        other = two_classes(tmp_path / "other", count=8)
+        line = refused("train", other, "--out", run, "--resume")
+        assert "images have changed" in line
+
+    def test_unknown_split(self, refused: Callable[..., str], finished: Path) -> None:
+        line = refused("evaluate", finished, "--split", "holdout")
+        assert "'holdout'" in line
+        assert "train, val, test" in line
+
+    def test_labels_the_model_cannot_know(
+        self, refused: Callable[..., str], finished: Path, tmp_path: Path
+    ) -> None:
+        line = refused("evaluate", finished, two_classes(tmp_path / "new", "ok", "rust"))
+        assert "not trained on 'rust' (4 images)" in line
+
+
+class TestPredictions:
+    def test_wrong_suffix(
+        self, refused: Callable[..., str], finished: Path, defects: Path, tmp_path: Path
+    ) -> None:
+        line = refused("predict", finished, defects, "-o", tmp_path / "out.xlsx")
+        assert "must end in .csv or .parquet" in line
+
+    def test_missing_images(
+        self, refused: Callable[..., str], finished: Path, tmp_path: Path
+    ) -> None:
+        assert "No image at /no/images/*.png" in refused("predict", finished, "/no/images/*.png")
+        (tmp_path / "empty").mkdir()
+        assert "No images in" in refused("predict", finished, tmp_path / "empty")
+
+    def test_nothing_readable(
+        self, refused: Callable[..., str], finished: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "broken.png").write_text("no image", encoding="utf-8")
+        line = refused("predict", finished, tmp_path / "broken.png", "-o", tmp_path / "out.csv")
+        assert "None of 1 images can be read" in line
+        assert not (tmp_path / "out.csv").exists()
+
+
+def fill_disk(*paths: Path) -> None:
+    """Let writing to these files fail as on a full disk."""
+    for path in paths:
+        path.symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+class TestFullDisk:
+    @pytest.mark.parametrize(
+        "partial",
+        [".config.yaml.tmp.tmp", ".run.json.tmp", ".history.csv.tmp", ".metrics.json.tmp"],
+    )
+    def test_training(
+        self,
+        partial: str,
+        refused: Callable[..., str],
+        tiny_words: list[str],
+        defects: Path,
+        tmp_path: Path,
+    ) -> None:
+        fill_disk(tmp_path / partial)
+        line = refused("train", defects, "--out", tmp_path, *tiny_words)
+        assert "No space left on device" in line
+        assert "Free space" in line
+
+    def test_predicting(
+        self, refused: Callable[..., str], finished: Path, defects: Path, tmp_path: Path
+    ) -> None:
+        fill_disk(tmp_path / f".out.csv.{os.getpid()}.tmp")
+        line = refused("predict", finished, defects / "hole", "-o", tmp_path / "out.csv")
+        assert "the disk is full" in line
+
+    def test_evaluating(self, refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:
+        run = Path(shutil.copytree(finished, tmp_path / "run"))
+        before = (run / "metrics.json").read_text()
+        fill_disk(run / ".metrics.json.tmp")
+        line = refused("evaluate", run)
+        assert "No space left on device" in line
+        assert (run / "metrics.json").read_text() == before
+
+
+def test_a_class_called_na_is_no_gap(
+    recame: Recame, tiny_words: list[str], defects: Path, tmp_path: Path
+) -> None:
+    rows = [
+        f"{defects}/{name}/{i:03d}.png,{label},{('train', 'val', 'test')[i % 3]},007"
+        for name, label in (("ok", "None"), ("scratch", "NA"))
+        for i in range(12)
+    ]
+    source = table(tmp_path, ["image,label,split,product", *rows])
+    assert recame("train", source, "--out", tmp_path / "run", *tiny_words)[0] == 0
+    assert recame("evaluate", tmp_path / "run")[0] == 0
+    predictions = pd.read_parquet(tmp_path / "run/evaluation/test/predictions.parquet")
+    assert set(predictions["label"]) == {"NA", "None"}
+    assert set(predictions["product"]) == {"007"}

@@ -1,0 +1,80 @@
+"""README's own words run: its Python block, its commands, the settings and files it names."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recame.cli import main
+from recame.config import Config, parse_settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+#: What README gives minutes for takes seconds here.
+SHORT = {"600": "6", "10m": "6s"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `images/` (a folder per class) and `new_images/`, as README assumes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECAME_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for label, count in (("good", 24), ("scratch", 10), ("void", 6)):
+        for number in range(count):
+            image = rng.normal(110, 8, (40, 40))
+            if label == "scratch":
+                image[18:21] += 90
+            if label == "void":
+                image[12:26, 12:26] -= 80
+            folder = tmp_path / "images" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
+    (tmp_path / "new_images").mkdir()
+    Image.fromarray(np.full((40, 40), 110, np.uint8)).save(tmp_path / "new_images" / "a.png")
+    return tmp_path
+
+
+def test_python_block_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python")
+    scope: dict[str, object] = {}
+    exec(code.replace("600", SHORT["600"]), scope)
+    assert "Estimate(value=" in capsys.readouterr().out
+    assert list(scope["table"]["image"]) == ["new_images/a.png"]
+    assert (workplace / "runs" / "first" / "model.safetensors").exists()
+
+
+def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    verbs = [line.split("#")[0].split() for line in commands if line.startswith("recame ")]
+    assert [words[1] for words in verbs] == ["train", "evaluate", "predict"]
+    for words in verbs:
+        monkeypatch.setattr(sys, "argv", [SHORT.get(word, word) for word in words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+    assert (workplace / "predictions.csv").read_text().startswith("image,prediction,confidence,p_")
+
+
+def test_named_settings_exist() -> None:
+    named = re.findall(r"`([a-z]+\.[a-z_]+=[^`]+)`", README)
+    named = [name for name in named if "critical" not in name]  # needs the class to exist
+    assert len(named) >= 8
+    changed = Config().updated(parse_settings(named))
+    assert changed != Config()
+
+
+def test_named_places_exist() -> None:
+    places = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [place for place in places if "://" not in place and not (ROOT / place).exists()]
+    assert missing == []
