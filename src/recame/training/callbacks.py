@@ -39,9 +39,10 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the row and print it."""
+        # Reading them gathers them from all processes, so each must come here.
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not trainer.is_global_zero:
             return
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = time.perf_counter() - self._started
         losses = {name: value for name, value in values.items() if name.startswith("loss/")} | {
             "loss": values.get("loss_epoch", values.get("loss", float("nan")))

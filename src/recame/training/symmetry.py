@@ -11,7 +11,7 @@ from recame.config import SYMMETRIES, Config, ProbeConfig
 from recame.contracts import ensemble_logits
 from recame.losses import Objective
 from recame.models import ExpertHead
-from recame.training.probe import ProbeFeatures, fit_heads
+from recame.training.frozen_features import ProbeFeatures, fit_heads
 
 #: Steps of the short probes that are compared; they rank the symmetries as long ones do.
 _STEPS = 300
