@@ -112,7 +112,7 @@ def defects_table(defects: Path) -> Path:
     for name, count in LONG_TAIL.items():
         for number in range(count):
             split = ("train", "train", "val", "train", "test", "train")[number % 6]
-            product = "board-A" if number % 2 else "board-B"
+            product = "board-A" if number % 4 < 2 else "board-B"
             lines.append(f"defects/{name}/{number:03d}.png,{name},{split},{product},{number:04d}")
     path = defects.parent / "manifest.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -69,7 +69,7 @@ class AugmentConfig(Section):
     blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
     rand_augment: Count = Field(0, description="operations of RandAugment; 0 leaves it out")
     rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    mixup: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
+    mixup: Weight = Field(0.4, description="alpha of the Beta distribution; 0 leaves it out")
     cutmix: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
 
 
@@ -165,6 +165,7 @@ class FinetuneConfig(Section):
     lr: Annotated[float, Field(gt=0.0)] = 2e-3
     head_lr: Annotated[float, Field(gt=0.0)] = 2e-3
     momentum: Fraction = 0.9
+    nesterov: bool = False
     weight_decay: Weight = 0.02
     warmup: Fraction = Field(0.05, description="share of the steps")
     min_lr_fraction: Fraction = 0.0

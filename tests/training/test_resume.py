@@ -130,7 +130,7 @@ def test_a_half_written_checkpoint_is_never_used(
 ) -> None:
     out = tmp_path / "run"
 
-    def write_half_and_die(trainer: pl.Trainer, path: Path) -> None:
+    def write_half_and_die(trainer: pl.Trainer, path: Path, **_: object) -> None:
         Path(path).write_bytes(uninterrupted.last_checkpoint.read_bytes()[:10_000])
         os.kill(os.getpid(), signal.SIGKILL)
 

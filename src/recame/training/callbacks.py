@@ -89,7 +89,7 @@ class LastCheckpoint(Checkpoint):
         """Save; every process of a distributed run takes part, the first one writes."""
         path = self._run.last_checkpoint
         with writing(path) if trainer.is_global_zero else nullcontext(path) as target:
-            trainer.save_checkpoint(target)
+            trainer.save_checkpoint(target, weights_only=False)
 
 
 def _validated(trainer: pl.Trainer) -> bool:

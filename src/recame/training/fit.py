@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from recame.config import Config
-from recame.contracts import PreprocessSpec
+from recame.contracts import Predictions, PreprocessSpec
 from recame.data import (
     InspectionSet,
     ManifestColumns,
@@ -203,7 +204,7 @@ def _keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) ->
         run.console.print(f"No val split to choose by: the last phase ({chosen}) is kept.")
         save_checkpoint(run.folder.path, candidates[chosen], space)
         return
-    scores: dict[str, float] = {}
+    scores: dict[str, tuple[float, float]] = {}
     judged: dict[str, dict[str, Any]] = {}
     for name, model in candidates.items():
         predictions = predict_split(
@@ -217,14 +218,26 @@ def _keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) ->
         )
         evaluation = evaluate_predictions(predictions, space, bootstrap=settings.bootstrap)
         judged[name] = evaluation.to_dict()
-        scores[name] = judged[name]["balanced_accuracy"]["value"]
+        # A small val knows few different accuracies: the balanced log loss decides among equals.
+        scores[name] = (judged[name]["balanced_accuracy"]["value"], -_balanced_loss(predictions))
     if run.config.run.keep == "best_on_val":
         chosen = max(scores, key=lambda name: scores[name])
-    listed = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+    accuracies = {name: accuracy for name, (accuracy, _) in scores.items()}
+    listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
     run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
     save_checkpoint(run.folder.path, candidates[chosen], space)
     run.folder.update_json("metrics.json", {"val": judged[chosen]})
-    run.folder.update_json("phases.json", {"val_balanced_accuracy": scores, "kept": chosen})
+    run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
+
+
+def _balanced_loss(predictions: Predictions) -> float:
+    """Mean over the classes of the mean negative log probability of the true class."""
+    target = predictions.target
+    right = np.take_along_axis(predictions.probabilities, target[:, None], 1)[:, 0]
+    losses = -np.log(np.maximum(right, 1e-7))
+    images = np.bincount(target)
+    sums = np.bincount(target, weights=losses)
+    return float((sums[images > 0] / images[images > 0]).mean())
 
 
 def _quiet_libraries() -> None:

@@ -174,7 +174,7 @@ class FinetuneModule(pl.LightningModule):
             optimizer = torch.optim.AdamW(parameters, fused=fused)
         else:
             optimizer = torch.optim.SGD(
-                parameters, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused
+                parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
             )
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
         warmup = max(1, round(settings.warmup * num_steps))

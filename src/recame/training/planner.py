@@ -102,7 +102,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
 
     def decide(name: str, value: object, why: str) -> None:
         section, key = name.split(".")
-        if getattr(getattr(config, section), key) == "auto":
+        if getattr(getattr(config, section), key) == "auto" and name not in changes:
             changes[name] = value
             reasons.append(f"{name} = {value}: {why}")
 

@@ -1,0 +1,147 @@
+"""The verbs as users type them: what they write, what they print."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from recame.config import load_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+Recame = Callable[..., tuple[int, str, str]]
+
+
+def test_console_script_trains(defects: Path, tiny_words: list[str], tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("recame")
+    command = [script, "train", defects, "--out", tmp_path / "run", "--seed", "3", *tiny_words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "102 images (train 70, val 16, test 16), 4 classes" in done.stdout
+    assert "epoch 2/2  loss" in done.stdout
+    assert f"Next: recame evaluate {tmp_path / 'run'}" in done.stdout
+    assert load_config(tmp_path / "run" / "config.yaml").run.seed == 3
+    assert (tmp_path / "run" / "model.safetensors").stat().st_size > 100_000
+
+
+def test_train_evaluate_predict(
+    recame: Recame, defects: Path, defects_table: Path, tiny_words: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("finetune: {epochs: 7, lr: 3e-4}\nprobe: {steps: 9}\n", encoding="utf-8")
+    words = [*tiny_words, "--set", "finetune.epochs=1", "--set", "data.group_by=lot"]
+    code, out, err = recame("train", defects_table, "-o", run, "--config", settings, *words)
+    assert (code, err) == (0, "")
+    config = load_config(run / "config.yaml")
+    assert config.finetune.epochs == 1  # --set comes after --config
+    assert config.finetune.lr == pytest.approx(3e-4)
+    assert "Kept: " in out
+
+    code, out, err = recame("evaluate", run)
+    assert (code, err) == (0, "")
+    value = json.loads((run / "metrics.json").read_text())["test"]["balanced_accuracy"]["value"]
+    assert f"{value:.3f}" in out
+    assert "board-A" in out
+    code, out, _ = recame("evaluate", run, defects_table, "--split", "val")
+    assert code == 0
+    assert set(json.loads((run / "metrics.json").read_text())) == {"val", "test"}
+
+    (defects.parent / "new").mkdir()
+    (defects.parent / "new" / "empty.png").write_bytes(b"")
+    sources = [defects / "hole", defects.parent / "new" / "*.png"]
+    code, out, err = recame("predict", run, *sources, "--out", tmp_path / "found.csv")
+    assert (code, err) == (0, "")
+    assert "1 files cannot be read" in out
+    assert "empty.png: " in out
+    assert "6 images: " in out
+    table = pd.read_csv(tmp_path / "found.csv")
+    expected = ["image", "prediction", "confidence", "p_ok", "p_scratch", "p_dent", "p_hole"]
+    assert list(table.columns[:7]) == expected
+
+
+def test_time_budget_plans_the_epochs(
+    recame: Recame, defects: Path, tiny_words: list[str], tmp_path: Path
+) -> None:
+    words = [*tiny_words, "--set", "finetune.epochs=auto", "--time-budget", "6s"]
+    began = time.monotonic()
+    code, out, err = recame("train", defects, "--out", tmp_path / "run", *words)
+    assert (code, err) == (0, "")
+    assert time.monotonic() - began < 30  # of 6, on a machine that does other things too
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert config.run.time_budget_s == 6
+    assert isinstance(config.finetune.epochs, int)
+    assert f"finetune = {config.finetune.epochs} epochs of" in out
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == config.finetune.epochs
+
+
+def test_resume_takes_the_runs_own_settings(
+    recame: Recame,
+    defects: Path,
+    tiny_words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recame.training.fit.run_finetune", interrupt)
+        code, _, _ = recame("train", defects, "--out", run, *tiny_words)
+    assert code == 130
+    assert json.loads((run / "run.json").read_text())["state"] == "training"
+    assert recame("train", "--out", run, "--resume")[0] == 0
+    assert len(pd.read_csv(run / "history.csv")) == 2
+    code, out, _ = recame("train", "--out", run, "--resume")
+    assert code == 0
+    assert "nothing to resume" in out
+
+
+def test_run_folder_gets_a_name(
+    recame: Recame,
+    defects: Path,
+    tiny_words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*tiny_words, "--set", "finetune.enabled=false"]
+    assert recame("train", defects, *words)[0] == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("defects-20")
+    assert (run / "model.json").exists()
+
+
+def test_help_and_version(recame: Recame) -> None:
+    code, out, _ = recame("--help")
+    assert code == 0
+    assert all(verb in out for verb in ("train", "evaluate", "predict"))
+    assert "--time-budget" in recame("train", "--help").out
+    assert recame("--version").out.startswith("recame 0.")
+
+
+@pytest.mark.parametrize("words", [["fly"], ["train", "--fast"], ["predict"]])
+def test_usage_errors(recame: Recame, words: list[str]) -> None:
+    code, _, err = recame(*words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_published_settings_are_valid(path: Path) -> None:
+    config = load_config(path)
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in given.items():
+        if isinstance(values, dict):
+            assert set(values) <= set(getattr(config, section).model_dump())
+    assert config.schema_version == 1

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recame.contracts import PreprocessSpec
+from recame.models import Architecture, FrozenForward, MultiExpertClassifier, frozen_forward
+
+
+class Features(nn.Module):
+    """The network's logits and trunk map: a tuple, as the users of the forward have it."""
+
+    def __init__(self, model: MultiExpertClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(images).logits, self.model.trunk_features(images)[0]
+
+
+@pytest.fixture
+def module() -> Features:
+    torch.manual_seed(0)
+    spec = PreprocessSpec(32, 32, 3, 8, 255.0, (0.5,) * 3, (0.25,) * 3)
+    model = MultiExpertClassifier(Architecture("test_resnet", shared_stages=3), 5, spec)
+    model(torch.rand(8, 3, 32, 32))  # batch norms that are not the identity
+    return Features(model)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(6, 3, 32, 32, generator=generator)
+
+
+def test_graph_is_the_eager_forward(
+    module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager = FrozenForward(module, images, num_images=6)
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    graph = FrozenForward(module, images, num_images=6)
+    assert (eager.uses_graph, graph.uses_graph) == (False, True)
+    for number in (6, 1, 3):  # any batch, also in channels-last memory
+        batch = images[:number].contiguous(memory_format=torch.channels_last)
+        for ours, theirs in zip(graph(batch), eager(batch), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_path_depends_on_the_work_alone(
+    module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_forward, "_export_session", lambda *_: object())
+    pixels = frozen_forward.GRAPH_PIXELS
+    enough = -(-pixels // 32**2)
+    assert FrozenForward(module, images, num_images=enough).uses_graph
+    assert not FrozenForward(module, images, num_images=enough - 1).uses_graph
+    monkeypatch.setattr(frozen_forward, "graph_runtime_available", lambda: False)
+    assert not FrozenForward(module, images, num_images=enough).uses_graph
+
+
+def test_eager_outputs_can_be_trained_on(module: Features, images: Tensor) -> None:
+    logits, maps = FrozenForward(module, images, num_images=6)(images)
+    assert not module.training
+    assert not logits.is_inference()
+    assert not maps.requires_grad
+    weight = nn.Parameter(torch.ones(()))
+    (weight * maps).sum().backward()
+    torch.testing.assert_close(weight.grad, maps.sum())
+
+
+def test_autocast_gives_float32_close_to_exact(module: Features, images: Tensor) -> None:
+    exact, _ = FrozenForward(module, images, num_images=6)(images)
+    rough, _ = FrozenForward(module, images, num_images=6, precision="bf16")(images)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.3

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from recame.config import Config
+from recame.contracts import PreprocessSpec
+from recame.errors import ConfigError
+from recame.training import planner
+from recame.training.planner import (
+    DEFAULT_CPU_BUDGET_S,
+    DEFAULT_GPU_PASSES,
+    MAX_PASSES,
+    StepCost,
+    choose_device,
+    choose_precision,
+    choose_size,
+    plan_epochs,
+    plan_model,
+)
+
+VIEWS = 4
+#: As it is when epochs are planned: the symmetry, and with it the views, are decided.
+CONFIG = Config().updated({"augment.symmetry": "flips", "evaluation.views": VIEWS})
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def planned_s(config: Config, cost: StepCost) -> float:
+    """Seconds that the planned epochs take, validation included."""
+    settings = config.finetune
+    steps = int(settings.epoch_size) / settings.batch_size
+    return int(settings.epochs) * (steps * cost.step_s + cost.val_s)
+
+
+class TestEpochs:
+    @pytest.mark.parametrize("budget", [60.0, 600.0, 3600.0])
+    @pytest.mark.parametrize("step_s", [0.05, 0.5, 3.0])
+    @pytest.mark.parametrize("num_train", [400, 30_000])
+    @pytest.mark.parametrize("val_s", [0.0, 2.0])
+    def test_budget_is_used_and_kept(
+        self, budget: float, step_s: float, num_train: int, val_s: float
+    ) -> None:
+        config = CONFIG.updated({"run.time_budget_s": budget})
+        cost = StepCost(step_s, val_s)
+        plan = plan_epochs(config, cost, num_train=num_train, elapsed_s=20.0, device=CPU)
+        left = budget - 20.0 - 2 * VIEWS * val_s
+        seconds = planned_s(plan.config, cost)
+        assert seconds <= left
+        images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
+        capped = images >= 0.7 * MAX_PASSES * num_train
+        assert capped or seconds >= 0.45 * left
+        assert images <= MAX_PASSES * num_train * 1.01
+        assert f"{budget:.0f} s in all" in plan.reasons[0]
+
+    def test_nothing_is_left_open(self) -> None:
+        cost = StepCost(0.3, 1.0)
+        plan = plan_epochs(CONFIG, cost, num_train=1000, elapsed_s=5.0, device=CPU)
+        assert isinstance(plan.config.finetune.epochs, int)
+        assert isinstance(plan.config.finetune.epoch_size, int)
+        assert planned_s(plan.config, cost) <= DEFAULT_CPU_BUDGET_S
+
+    def test_given_epochs_are_kept(self) -> None:
+        config = CONFIG.updated({"finetune.epochs": 3, "run.time_budget_s": 10.0})
+        cost = StepCost(100.0, 0.0)
+        plan = plan_epochs(config, cost, num_train=77, elapsed_s=9.0, device=CPU)
+        assert (plan.config.finetune.epochs, plan.config.finetune.epoch_size) == (3, 77)
+        assert plan.reasons == ()
+
+    def test_given_epoch_size_is_kept(self) -> None:
+        config = CONFIG.updated({"finetune.epoch_size": 640, "run.time_budget_s": 100.0})
+        plan = plan_epochs(config, StepCost(1.0, 0.0), num_train=70, elapsed_s=0.0, device=CPU)
+        assert plan.config.finetune.epoch_size == 640
+        assert plan.config.finetune.epochs == 9  # 93 of 100 s, 10 steps of 1 s an epoch
+
+    def test_a_spent_budget_leaves_one_short_epoch(self) -> None:
+        config = CONFIG.updated({"run.time_budget_s": 30.0})
+        plan = plan_epochs(config, StepCost(2.0, 1.0), num_train=5000, elapsed_s=90.0, device=CPU)
+        assert plan.config.finetune.epochs == 1
+        assert plan.config.finetune.epoch_size == plan.config.finetune.batch_size
+
+    def test_passes_on_a_gpu(self) -> None:
+        plan = plan_epochs(CONFIG, StepCost(0.01, 0.1), num_train=4000, elapsed_s=0.0, device=GPU)
+        images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
+        assert images == pytest.approx(DEFAULT_GPU_PASSES * 4000, rel=0.05)
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("native", "size"),
+        [((20, 20), 64), ((64, 64), 64), ((90, 100), 96), ((128, 128), 128), ((900, 1600), 128)],
+    )
+    def test_side(self, native: tuple[int, int], size: int) -> None:
+        chosen, why = choose_size(native)
+        assert chosen == size
+        assert f"{native[1]} x {native[0]} pixels" in why
+
+
+class TestDevice:
+    def test_cpu_is_always_there(self) -> None:
+        assert choose_device("cpu") == CPU
+
+    @pytest.mark.parametrize(("has_gpu", "device"), [(True, GPU), (False, CPU)])
+    def test_auto(
+        self, has_gpu: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+        assert choose_device("auto") == device
+
+    def test_missing_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ConfigError, match=r"run\.accelerator=gpu.*no CUDA device"):
+            choose_device("gpu")
+
+    def test_precision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+        assert choose_precision("auto", CPU) == "32"
+        assert choose_precision("auto", GPU) == "16"
+        assert choose_precision("bf16", CPU) == "bf16"
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        assert choose_precision("auto", GPU) == "bf16"
+
+
+def fake_data(channels: int = 3) -> Any:
+    mean = (0.5,) * channels
+    spec = PreprocessSpec(64, 64, channels, 8, 255.0, mean, mean)  # type: ignore[arg-type]
+    return SimpleNamespace(spec=spec)
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= leaves(value, f"{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+class TestModel:
+    def test_only_what_later_steps_measure_stays_open(self) -> None:
+        plan = plan_model(Config().updated({"data.size": 64}), fake_data(), CPU)
+        still = {
+            name for name, value in leaves(plan.config.model_dump()).items() if value == "auto"
+        }
+        assert still <= {
+            "augment.symmetry",  # the probe asks the data
+            "evaluation.views",  # follows from the symmetry
+            "finetune.epochs",
+            "finetune.epoch_size",
+            "run.accelerator",
+            "run.strategy",
+        }
+        assert plan.config.model.backbone == "tf_efficientnet_lite0"
+        decided = [reason.split(" = ")[0] for reason in plan.reasons]
+        assert {"model.backbone", "model.num_experts", "run.precision"} <= set(decided)
+        assert len(decided) == len(set(decided))
+
+    def test_what_is_given_is_kept(self) -> None:
+        given = {
+            "data.size": 64,
+            "model.backbone": "test_resnet",
+            "model.pretrained": False,
+            "model.num_experts": 3,
+            "model.shared_stages": 1,
+            "augment.symmetry": "mirror",
+        }
+        plan = plan_model(Config().updated(given), fake_data(1), CPU)
+        values = leaves(plan.config.model_dump())
+        assert {name: values[name] for name in given} == given
+        assert values["data.channels"] == 1
+        assert values["evaluation.views"] == 2  # as many as a mirror makes
+        assert not any("model.num_experts" in reason for reason in plan.reasons)
+
+    def test_more_is_each_experts_own_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        config = Config().updated({"data.size": 64})
+        shared = [
+            int(plan_model(config, fake_data(), device).config.model.shared_stages)
+            for device in (CPU, GPU)
+        ]
+        assert shared[1] < shared[0]
+
+    def test_every_step_is_timed_after_the_warm_up(self, ongoing: Callable[..., Any]) -> None:
+        run = ongoing(finetune__epochs="auto", run__time_budget_s=30.0)
+        from recame.training.finetune import run_finetune
+
+        measured: list[StepCost] = []
+        original = planner.plan_epochs
+
+        def spy(config: Config, cost: StepCost, **kwargs: Any) -> Any:
+            measured.append(cost)
+            kwargs["elapsed_s"] = 29.9
+            return original(config, cost, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("recame.training.finetune.plan_epochs", spy)
+            run, _ = run_finetune(run, run.new_model())
+        assert 0 < measured[0].step_s < 5
+        assert 0 < measured[0].val_s < 5
+        assert planned_s(run.config, measured[0]) < 3
+        assert run.folder.load_config() == run.config
