@@ -1,0 +1,46 @@
+"""One run through every verb with the settings that a user gets, but for its length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import recame
+from recame.config import Config, load_config
+
+
+def test_from_images_to_predictions(
+    defects: Path, write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    short = {"probe.steps": 40, "run.time_budget_s": 8.0, "run.accelerator": "cpu"}
+    asked = Config().updated(short)
+    run = recame.train(defects, asked, out=tmp_path / "run").path
+
+    config = load_config(run / "config.yaml")
+    assert config.model.backbone == "tf_efficientnet_lite0"  # the packaged weights
+    assert config.data.size == 64
+    assert config.augment.symmetry != "auto"
+    kept = json.loads((run / "phases.json").read_text())
+    assert set(kept["val_balanced_accuracy"]) == {"probe", "finetune"}
+
+    judged = recame.evaluate(run)
+    figures = json.loads((run / "metrics.json").read_text())
+    accuracy = figures["test"]["balanced_accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    assert accuracy["value"] > 0.7  # chance: 0.25
+    assert len(judged.predictions) == 16
+
+    names = json.loads((run / "label_space.json").read_text())["names"]
+    new = write_images(tmp_path / "new", dict.fromkeys(names, 6), seed=11)
+    (new / "cut-off.png").write_bytes((new / "ok" / "000.png").read_bytes()[:200])
+    table, broken = recame.predict(run, [new], out=tmp_path / "predictions.parquet")
+    assert [path.name for path, _ in broken] == ["cut-off.png"]
+    right = np.array([Path(p).parent.name for p in table["image"]]) == table["prediction"]
+    assert right.mean() > 0.7
+    written = pd.read_parquet(tmp_path / "predictions.parquet")
+    expected = ["image", "prediction", "confidence", *(f"p_{name}" for name in names)]
+    assert list(written.columns[: len(expected)]) == expected
