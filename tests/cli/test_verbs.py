@@ -71,13 +71,13 @@ def test_train_evaluate_predict(
 def test_time_budget_plans_the_epochs(
     recame: Recame, defects: Path, tiny_words: list[str], tmp_path: Path
 ) -> None:
-    words = [*tiny_words, "--set", "finetune.epochs=auto", "--time-budget", "6s"]
+    words = [*tiny_words, "--set", "finetune.epochs=auto", "--time-budget", "4s"]
     began = time.monotonic()
     code, out, err = recame("train", defects, "--out", tmp_path / "run", *words)
     assert (code, err) == (0, "")
-    assert time.monotonic() - began < 30  # of 6, on a machine that does other things too
+    assert time.monotonic() - began < 30  # of 4, on a machine that does other things too
     config = load_config(tmp_path / "run" / "config.yaml")
-    assert config.run.time_budget_s == 6
+    assert config.run.time_budget_s == 4
     assert isinstance(config.finetune.epochs, int)
     assert f"finetune = {config.finetune.epochs} epochs of" in out
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == config.finetune.epochs

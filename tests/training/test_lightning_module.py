@@ -102,7 +102,7 @@ class TestMovingAverage:
             average.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
         average.on_fit_end(SimpleNamespace(), module)  # type: ignore[arg-type]
         assert int(network[1].num_batches_tracked) == steps
-        return seen, float(network[0].weight)
+        return seen, network[0].weight.item()
 
     @pytest.mark.parametrize(("decay", "steps"), [(0.99, 12), (0.3, 12)])
     def test_is_the_formula(self, decay: float, steps: int) -> None:
@@ -228,7 +228,7 @@ def test_every_objective_learns(base: str, sampler: str, ongoing: Ongoing) -> No
     history = pd.read_csv(run.folder.history_path)
     assert len(history) == 4
     assert np.isfinite(history.filter(like="loss")).all(axis=None)
-    assert history["loss/base"].iloc[-1] < 0.8 * history["loss/base"].iloc[0]
+    assert history["loss/base"].iloc[-1] < 0.95 * history["loss/base"].iloc[0]
     assert not model.training
 
 

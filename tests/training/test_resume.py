@@ -29,7 +29,6 @@ MOMENTS: dict[str, Patch] = {
     "symmetry decided, probe not saved": (probe, "fit_heads", 1),
     "first epoch": (FinetuneModule, "training_step", 1),
     "second epoch": (FinetuneModule, "training_step", 1 + STEPS),
-    "third epoch": (FinetuneModule, "training_step", 1 + 2 * STEPS),
     "history written, checkpoint not": (pl.Trainer, "save_checkpoint", 2),
     "after the last epoch": (fit, "_keep_best", 1),
 }

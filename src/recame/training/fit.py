@@ -248,5 +248,6 @@ def _quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory.*exists.*",
         ".*LeafSpec.*is deprecated.*",
+        ".*in eval mode at the start of training.*",  # frozen batch norms
     ):
         warnings.filterwarnings("ignore", pattern)
