@@ -140,8 +140,10 @@ class ProbeConfig(Section):
     views: Annotated[int, Field(ge=1, le=8)] = Field(
         8, description="at most this many flips and turns of each image are cached"
     )
-    max_per_class: Positive = Field(1500, description="images of one class that are embedded")
-    steps: Positive = 800
+    max_per_class: Auto | Positive = Field(
+        "auto", description="images of one class that are embedded"
+    )
+    steps: Auto | Positive = "auto"
     batch_size: Positive = 256
     lr: Annotated[float, Field(gt=0.0)] = 1e-3
     weight_decay: Weight = 0.05
@@ -278,7 +280,7 @@ def _explain(error: ValidationError, source: str) -> str:
     told: dict[str, list[str]] = {}
     for item in error.errors():
         where = [str(part) for part in item["loc"]]
-        name = ".".join(where[:2]) or "settings"
+        name = ".".join(where[:2])
         if item["type"] == "extra_forbidden":
             known = _known_names(where[0] if len(where) > 1 else None)
             text = f"unknown (known here: {', '.join(known)})"
@@ -287,8 +289,11 @@ def _explain(error: ValidationError, source: str) -> str:
             if not where:
                 text = item["msg"].removeprefix("Value error, ")
         told.setdefault(name, []).append(text)
-    listed = "; ".join(f"{name}: {' or '.join(dict.fromkeys(t))}" for name, t in told.items())
-    return f"{source}: {listed}"
+    listed = []
+    for name, texts in told.items():
+        text = " or ".join(dict.fromkeys(texts))
+        listed.append(f"{name}: {text}" if name else text)
+    return f"{source}: {'; '.join(listed)}"
 
 
 def _known_names(section: str | None) -> list[str]:

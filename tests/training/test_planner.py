@@ -4,12 +4,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from recame.config import Config
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
+from recame.label_space import LabelSpace
 from recame.training import planner
 from recame.training.planner import (
     DEFAULT_CPU_BUDGET_S,
@@ -128,7 +130,7 @@ class TestDevice:
 def fake_data(channels: int = 3) -> Any:
     mean = (0.5,) * channels
     spec = PreprocessSpec(64, 64, channels, 8, 255.0, mean, mean)  # type: ignore[arg-type]
-    return SimpleNamespace(spec=spec)
+    return SimpleNamespace(spec=spec, label_space=LabelSpace(("ok", "crack"), (900, 12)))
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
@@ -136,6 +138,29 @@ def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
     for name, value in values.items():
         found |= leaves(value, f"{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
+
+
+class TestProbe:
+    counts = np.array([6000, 900, 300, 36, 8])
+
+    def test_without_a_budget_it_is_whole(self) -> None:
+        assert planner.plan_probe(None, self.counts, pixels=8 * 64 * 64) == (1500, 800)
+
+    @pytest.mark.parametrize("budget", [10.0, 60.0, 300.0, 3600.0])
+    def test_embedding_keeps_its_share(self, budget: float) -> None:
+        pixels = 8 * 64 * 64
+        cap, steps = planner.plan_probe(budget, self.counts, pixels=pixels)
+        spent = np.minimum(self.counts, cap).sum() * pixels / planner.EMBEDDED_PIXELS_PER_S
+        assert spent <= max(planner.EMBEDDING_SHARE * budget, 40 * pixels / 2.5e6)
+        assert 50 <= steps <= 800
+
+    def test_more_time_embeds_more(self) -> None:
+        caps = [
+            planner.plan_probe(budget, self.counts, pixels=8 * 128 * 128)[0]
+            for budget in (10.0, 100.0, 1000.0, 100_000.0)
+        ]
+        assert caps == sorted(caps)
+        assert caps[0] < caps[-1] == 1500
 
 
 class TestModel:

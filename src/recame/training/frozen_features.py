@@ -130,12 +130,13 @@ def fit_heads(
         parameters, settings.lr, weight_decay=settings.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / int(settings.steps)))
     )
     device = parameters[0].device
+    num_steps = int(settings.steps)
     head.train()
     batch = min(settings.batch_size, 4 * len(features.target))
-    for step in range(settings.steps):
+    for step in range(num_steps):
         chosen = torch.multinomial(weight, batch, replacement=True, generator=generator)
         view = torch.randint(pooled.shape[1], (batch,), generator=generator)
         inputs = features.expand(pooled[chosen, view].to(device), num_experts)
@@ -145,7 +146,7 @@ def fit_heads(
         optimizer.step()
         schedule.step()
         if on_progress is not None and (step + 1) % 20 == 0:
-            on_progress("probe: heads", step + 1, settings.steps)
+            on_progress("probe: heads", step + 1, num_steps)
     head.eval()
 
 

@@ -61,13 +61,17 @@ class OngoingRun:
         memory = torch.channels_last if channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=memory)
 
-    def objective(self, prior: torch.Tensor) -> Objective:
+    def objective(self, prior: torch.Tensor, *, fixed_features: bool = False) -> Objective:
         """The loss on the device.
 
         Args:
             prior: (C,) how often the sampler shows each class, up to a factor.
+            fixed_features: nothing that trains moves the features, so that the metric terms
+                would cost time and change nothing.
         """
         settings = self.config.objective.model_dump(exclude={"deferred_reweighting"})
+        if fixed_features:
+            settings |= {"contrastive_weight": 0.0, "intra_weight": 0.0}
         return Objective(
             self.data.label_space.counts,
             num_experts=int(self.config.model.num_experts),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from recame.config import SYMMETRIES, Config
@@ -19,6 +20,13 @@ DEFAULT_CPU_BUDGET_S = 600.0
 DEFAULT_GPU_PASSES = 60
 #: More passes than this over the training images are not planned, however much time there is.
 MAX_PASSES = 200
+#: Share of the budget that the probe's embedding may take, and the pixels a second it is reckoned
+#: with (600 images of 64 x 64; the graph runs 900 on 2 cores). Reckoned, not measured: a resumed
+#: probe must see the same images.
+EMBEDDING_SHARE = 0.15
+EMBEDDED_PIXELS_PER_S = 2.5e6
+#: The probe without a time budget.
+PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
 PLANNED_SHARE = 0.93
 
@@ -126,6 +134,14 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
         num_stages - 1,
         "stages of several depths feed the classifier: fine marks and their surroundings",
     )
+    max_per_class, steps = plan_probe(
+        budget_s(config, device),
+        np.asarray(data.label_space.counts),
+        pixels=config.probe.views * data.spec.height * data.spec.width,
+    )
+    why = "embedding and heads stay a small part of the time"
+    decide("probe.max_per_class", max_per_class, why)
+    decide("probe.steps", steps, why)
     if not config.probe.enabled:
         decide("augment.symmetry", "square", "no probe to ask; inspection images seldom have an up")
         symmetry = str(changes.get("augment.symmetry", config.augment.symmetry))
@@ -140,6 +156,35 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     decide("run.precision", precision, f"the fastest that is safe on {device.type}")
     changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
     return Plan(config.updated(changes), tuple(dict.fromkeys(reasons)))
+
+
+def budget_s(config: Config, device: torch.device) -> float | None:
+    """Seconds for the whole run: as given, else a default on a CPU and none on a GPU."""
+    if config.run.time_budget_s is None and device.type == "cpu":
+        return DEFAULT_CPU_BUDGET_S
+    return config.run.time_budget_s
+
+
+def plan_probe(
+    budget: float | None, counts: np.ndarray[Any, np.dtype[Any]], *, pixels: int
+) -> tuple[int, int]:
+    """How many images of a class the probe embeds, and its steps.
+
+    Args:
+        budget: seconds for the whole run, or None.
+        counts: (C,) training images.
+        pixels: of one image under all its views.
+
+    Returns:
+        `max_per_class` and `steps`.
+    """
+    if budget is None:
+        return PROBE_MAX_PER_CLASS, PROBE_STEPS
+    affordable = EMBEDDING_SHARE * budget * EMBEDDED_PIXELS_PER_S / pixels
+    caps = np.array([8, 16, 32, 64, 125, 250, 500, 1000, PROBE_MAX_PER_CLASS])
+    images = np.minimum(counts[None, :], caps[:, None]).sum(1)
+    cap = caps[max(0, int(np.searchsorted(images, affordable, side="right")) - 1)]
+    return int(cap), int(np.clip(1.3 * budget, 50, PROBE_STEPS))
 
 
 def _num_stages(backbone: str, channels: int) -> int:
@@ -163,16 +208,15 @@ def plan_epochs(
     if settings.epochs != "auto":
         chosen = num_train if size == "auto" else size
         return Plan(config.updated({"finetune.epoch_size": chosen}), ())
-    budget = config.run.time_budget_s
-    if budget is None and device.type == "cpu":
-        budget = DEFAULT_CPU_BUDGET_S
+    budget = budget_s(config, device)
+    processes = config.run.num_nodes * (1 if config.run.devices == "auto" else config.run.devices)
     if budget is None:
         images: float = DEFAULT_GPU_PASSES * num_train
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
         # Two more passes over the validation split decide which phase is kept.
         left = PLANNED_SHARE * budget - elapsed_s - 2 * int(config.evaluation.views) * cost.val_s
-        images = max(1.0, left) / cost.step_s * settings.batch_size
+        images = max(1.0, left) / cost.step_s * settings.batch_size * processes
         why = (
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
             f"{settings.batch_size} images takes {1000 * cost.step_s:.0f} ms"
@@ -183,11 +227,11 @@ def plan_epochs(
     images = max(images, settings.batch_size)
     if size == "auto":
         # An epoch is what lies between two checkpoints: long enough to be worth one.
-        shortest = 20.0 / cost.step_s * settings.batch_size
+        shortest = 20.0 / cost.step_s * settings.batch_size * processes
         size = int(max(settings.batch_size, min(max(num_train, shortest), images / 4)))
     epochs = max(1, round(images / size))
     if budget is not None:
-        epoch_s = size / settings.batch_size * cost.step_s
+        epoch_s = size / (settings.batch_size * processes) * cost.step_s
         epochs = max(1, int(images / size * epoch_s / (epoch_s + cost.val_s)))
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"

@@ -34,8 +34,11 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
         return run, run.placed(load_checkpoint(run.folder.probe_dir).model)
     began = time.monotonic()
     model, settings, seed = run.new_model(), run.config.probe, run.config.run.seed
-    view = capped_view(run.data.view("train"), settings.max_per_class, seed)
-    objective = run.objective(probe_prior(view.counts(run.data.label_space.num_classes)))
+    view = capped_view(run.data.view("train"), int(settings.max_per_class), seed)
+    objective = run.objective(
+        probe_prior(view.counts(run.data.label_space.num_classes)),
+        fixed_features=run.config.model.hidden == 0,
+    )
     symmetry = run.config.augment.symmetry
     num_views = settings.views if symmetry == "auto" else SYMMETRIES[symmetry]
     with progress_bars(run.console) as report:

@@ -46,7 +46,7 @@ def choose_symmetry(
     Returns:
         The symmetry to take, and each one's balanced accuracy on `val`.
     """
-    short = settings.model_copy(update={"steps": min(_STEPS, settings.steps)})
+    short = settings.model_copy(update={"steps": min(_STEPS, int(settings.steps))})
     scores = {}
     for name, views in SYMMETRIES.items():
         if views > train.pooled.shape[1]:
