@@ -248,6 +248,7 @@ def _quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory.*exists.*",
         ".*LeafSpec.*is deprecated.*",
+        ".*Total length of .* is zero.*",
         ".*in eval mode at the start of training.*",  # frozen batch norms
     ):
         warnings.filterwarnings("ignore", pattern)
