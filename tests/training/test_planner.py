@@ -16,7 +16,8 @@ from recame.training import planner
 from recame.training.planner import (
     DEFAULT_CPU_BUDGET_S,
     DEFAULT_GPU_PASSES,
-    MAX_PASSES,
+    ENOUGH_IMAGES,
+    ENOUGH_PASSES,
     StepCost,
     choose_device,
     choose_precision,
@@ -54,9 +55,10 @@ class TestEpochs:
         seconds = planned_s(plan.config, cost)
         assert seconds <= left
         images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
-        capped = images >= 0.7 * MAX_PASSES * num_train
+        enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
+        capped = images >= 0.6 * enough
         assert capped or seconds >= 0.45 * left
-        assert images <= MAX_PASSES * num_train * 1.01
+        assert images <= enough * 1.01
         assert f"{budget:.0f} s in all" in plan.reasons[0]
 
     def test_nothing_is_left_open(self) -> None:

@@ -18,8 +18,10 @@ from recame.models import PACKAGED_BACKBONE, build_backbone
 DEFAULT_CPU_BUDGET_S = 600.0
 #: Epochs of a run on a GPU that was given no time, counted in passes over the training images.
 DEFAULT_GPU_PASSES = 60
-#: More passes than this over the training images are not planned, however much time there is.
-MAX_PASSES = 200
+#: Fine-tuning on more images than these, or more passes than these if that is more, is not planned,
+#: however much time there is: the rarest classes' few images would only be learnt by heart
+#: (docs/decisions/0003).
+ENOUGH_IMAGES, ENOUGH_PASSES = 40_000, 5
 #: Share of the budget that the probe's embedding may take, and the pixels a second it is reckoned
 #: with (600 images of 64 x 64; the graph runs 900 on 2 cores). Reckoned, not measured: a resumed
 #: probe must see the same images.
@@ -221,9 +223,10 @@ def plan_epochs(
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
             f"{settings.batch_size} images takes {1000 * cost.step_s:.0f} ms"
         )
-        if images > MAX_PASSES * num_train:
-            images = MAX_PASSES * num_train
-            why += f"; {MAX_PASSES} passes over {num_train:,} images are enough"
+        enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
+        if images > enough:
+            images = enough
+            why += f"; {enough:,} images in all are enough for {num_train:,}"
     images = max(images, settings.batch_size)
     if size == "auto":
         # An epoch is what lies between two checkpoints: long enough to be worth one.
