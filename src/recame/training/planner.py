@@ -23,7 +23,7 @@ DEFAULT_GPU_PASSES = 60
 #: (docs/decisions/0003).
 ENOUGH_IMAGES, ENOUGH_PASSES = 40_000, 5
 #: Share of the budget that the probe's embedding may take, and the pixels a second it is reckoned
-#: with (600 images of 64 x 64; the graph runs 900 on 2 cores). Reckoned, not measured: a resumed
+#: with (about 600 images of 64 x 64). Reckoned, not measured, on purpose: a resumed
 #: probe must see the same images.
 EMBEDDING_SHARE = 0.15
 EMBEDDED_PIXELS_PER_S = 2.5e6
@@ -75,8 +75,8 @@ def choose_device(accelerator: str) -> torch.device:
 def choose_precision(precision: str, device: torch.device) -> str:
     """`32`, `bf16` or `16` for this device.
 
-    A CPU keeps 32: its bf16 backward of depthwise convolutions is slower than fp32 (measured:
-    0.4 to 0.6 of the images a second for EfficientNet-Lite0 on an AVX-512 machine).
+    A CPU keeps 32: its bf16 backward of depthwise convolutions is slower than fp32
+    (`benchmarks/training` prints both).
     """
     if precision != "auto":
         return precision
