@@ -212,30 +212,35 @@ def plan_epochs(
         return Plan(config.updated({"finetune.epoch_size": chosen}), ())
     budget = budget_s(config, device)
     processes = config.run.num_nodes * (1 if config.run.devices == "auto" else config.run.devices)
+    images_per_s = settings.batch_size * processes / cost.step_s
+    enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
     if budget is None:
-        images: float = DEFAULT_GPU_PASSES * num_train
+        left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
         # Two more passes over the validation split decide which phase is kept.
-        left = PLANNED_SHARE * budget - elapsed_s - 2 * int(config.evaluation.views) * cost.val_s
-        images = max(1.0, left) / cost.step_s * settings.batch_size * processes
+        left_s = PLANNED_SHARE * budget - elapsed_s - 2 * int(config.evaluation.views) * cost.val_s
+        images = max(1.0, left_s) * images_per_s
         why = (
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
             f"{settings.batch_size} images takes {1000 * cost.step_s:.0f} ms"
         )
-        enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
         if images > enough:
             images = enough
             why += f"; {enough:,} images in all are enough for {num_train:,}"
     images = max(images, settings.batch_size)
+    open_size = size == "auto"
     if size == "auto":
         # An epoch is what lies between two checkpoints: long enough to be worth one.
-        shortest = 20.0 / cost.step_s * settings.batch_size * processes
+        shortest = 20.0 * images_per_s
         size = int(max(settings.batch_size, min(max(num_train, shortest), images / 4)))
     epochs = max(1, round(images / size))
-    if budget is not None:
-        epoch_s = size / (settings.batch_size * processes) * cost.step_s
-        epochs = max(1, int(images / size * epoch_s / (epoch_s + cost.val_s)))
+    epoch_s = size / images_per_s + cost.val_s
+    if epochs * epoch_s > left_s:
+        epochs = max(1, int(left_s / epoch_s))
+    if open_size:  # epochs of a length that uses what whole ones would leave
+        affordable = (left_s / epochs - cost.val_s) * images_per_s
+        size = int(max(settings.batch_size, min(affordable, images / epochs)))
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
     return Plan(config.updated(changes), (reason,))
