@@ -74,3 +74,20 @@ def test_autocast_gives_float32_close_to_exact(module: Features, images: Tensor)
     rough, _ = FrozenForward(module, images, num_images=6, precision="bf16")(images)
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 0.3
+
+
+class Unexportable(nn.Module):
+    """Its path depends on the pixels, which no graph can hold."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 2 if images.mean().item() > 0.3 else images
+
+
+def test_a_network_without_graph_runs_eagerly(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    forward = FrozenForward(Unexportable(), images, num_images=6)
+    assert not forward.uses_graph
+    assert "cannot become a graph" in caplog.text
+    torch.testing.assert_close(forward(images)[0], images * 2)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
+
 #: Pixels to embed from which exporting a graph (about ten seconds) pays for itself on a CPU.
 GRAPH_PIXELS = 40_000_000
 
@@ -20,8 +22,9 @@ class FrozenForward:
     """Run a module whose weights stay as they are, without autograd, as fast as the device allows.
 
     On a CPU with onnxruntime and many images ahead, the module becomes a graph with its batch
-    norms folded away; otherwise it runs eagerly in inference mode. The choice depends on the
-    amount of work alone, never on a timing, so that a repeated run takes the same path.
+    norms folded away; otherwise, or where the network cannot be exported, it runs eagerly in
+    inference mode. The choice depends on the network and the amount of work, never on a timing, so
+    that a repeated run takes the same path.
 
     Args:
         module: maps images (B, C, H, W) in [0, 1] to one tensor or a tuple of tensors, batch first.
@@ -38,7 +41,7 @@ class FrozenForward:
         self._session: Any = None
         work = num_images * example.shape[-1] * example.shape[-2]
         if example.device.type == "cpu" and work >= GRAPH_PIXELS and graph_runtime_available():
-            self._session = _export_session(self._module, example[:1])
+            self._session = _session_or_none(self._module, example[:1])
 
     @property
     def uses_graph(self) -> bool:
@@ -69,6 +72,15 @@ class FrozenForward:
 def graph_runtime_available() -> bool:
     """Whether the packages that make and run an ONNX graph are installed."""
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+def _session_or_none(module: nn.Module, example: Tensor) -> Any:
+    try:
+        return _export_session(module, example)
+    except Exception as error:  # noqa: BLE001  # the exporter fails in many ways; eager always runs
+        reason = str(error).partition("\n")[0]
+        logger.warning("This network cannot become a graph (%s): it runs eagerly, slower.", reason)
+        return None
 
 
 def _export_session(module: nn.Module, example: Tensor) -> Any:

@@ -93,8 +93,9 @@ def regional_gates(
     hidden = _squeeze(average, fc1_weight, fc1_bias)
     if max_pool:
         hidden = hidden + _squeeze(maximum, fc1_weight, fc1_bias)
-        # The second layer is linear: one pass over the sum equals the sum of two passes.
-        fc2_bias = 2 * fc2_bias
+        # The second layer is linear: one pass over the sum equals the sum of two passes. (Added, as
+        # torch 2.11 cannot export a parameter times a number.)
+        fc2_bias = fc2_bias + fc2_bias
     return torch.sigmoid(functional.linear(hidden, fc2_weight, fc2_bias)).permute(0, 3, 1, 2)
 
 
