@@ -24,6 +24,9 @@ def test_from_images_to_predictions(
     assert config.model.backbone == "tf_efficientnet_lite0"  # the packaged weights
     assert config.data.size == 64
     assert config.augment.symmetry != "auto"
+    reasons = json.loads((run / "reasons.json").read_text())
+    decided = {reason.split(" = ")[0] for reason in reasons}
+    assert {"data.size", "model.backbone", "augment.symmetry", "finetune"} <= decided
     kept = json.loads((run / "phases.json").read_text())
     assert set(kept["val_balanced_accuracy"]) == {"probe", "finetune"}
 
@@ -33,6 +36,9 @@ def test_from_images_to_predictions(
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert accuracy["value"] > 0.7  # chance: 0.25
     assert len(judged.predictions) == 16
+    page = (judged.folder / "report.html").read_text()
+    assert f"{accuracy['value']:.3f}" in page
+    assert "its ImageNet weights are installed with recame" in page  # why it was chosen
 
     names = json.loads((run / "label_space.json").read_text())["names"]
     new = write_images(tmp_path / "new", dict.fromkeys(names, 6), seed=11)

@@ -163,6 +163,7 @@ def _with_epochs(
         elapsed_s=time.monotonic() - run.started,
         device=run.device,
     )
+    run.folder.explain(plan.reasons)
     for reason in plan.reasons:
         run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
     run.folder.save_config(plan.config)

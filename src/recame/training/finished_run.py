@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 
 from recame.config import Config
 from recame.contracts import Predictions
@@ -27,6 +28,9 @@ from recame.models import LoadedModel, load_checkpoint
 from recame.training.planner import choose_device
 from recame.training.progress import Report, progress_bars
 from recame.training.run_folder import RunFolder
+
+#: Images up to which a prediction keeps its features for the report.
+_MOST_FEATURES = 5000
 
 
 @dataclass(frozen=True)
@@ -51,36 +55,39 @@ def evaluate(
     source: Path | str | None = None,
     *,
     split: str = "test",
+    report: bool = True,
     console: Console | None = None,
 ) -> EvaluatedRun:
     """Judge a finished run on one split and write the figures into its folder.
 
     `metrics.json` gets the split's headline numbers; `evaluation/<split>/` gets
-    `predictions.parquet`, `per_class.csv`, `confusion.csv` and `confusion.png`.
+    `predictions.parquet`, `per_class.csv`, `confusion.csv` and `confusion.png`, and with `report`
+    then `report.html`, `report.md` and `report.json`.
 
     Args:
         run: the run's folder.
         source: labelled images; None: the data that the run was trained from, split as then.
             A source without splits is judged whole, under the name given as `split`.
         split: which split to judge.
+        report: also draw the report; if that fails, the figures stay and the reason is printed.
         console: where progress and figures go; silent if None.
 
     Raises:
         RecameError: the run or the data cannot be used, or labels were never trained.
     """
     console = console or Console(quiet=True)
-    folder, config, loaded = _open(run)
-    with progress_bars(console) as report:
+    folder, config, loaded = open_finished(run)
+    with progress_bars(console) as progress:
         data = load_inspection_set(
-            _recorded_data(folder, config) if source is None else Path(source),
+            recorded_data(folder, config) if source is None else Path(source),
             config.data,
             seed=config.run.seed,
             spec=loaded.spec,
             label_space=loaded.label_space,
             split_if_absent=split,
-            on_progress=lambda done, total: report("decoding images", done, total),
+            on_progress=lambda done, total: progress("decoding images", done, total),
         )
-        predictions = _predict(loaded, data, split, config, report)
+        predictions = _predict(loaded, data, split, config, progress, features=report)
     evaluation = evaluate_predictions(
         predictions,
         loaded.label_space,
@@ -96,7 +103,43 @@ def evaluate(
     save_evaluation(evaluation, target, loaded.label_space)
     folder.update_json("metrics.json", {split: evaluation.to_dict()})
     evaluation.print(console, title=f"{folder.path.name} on {split}")
-    return EvaluatedRun(split, evaluation, predictions, target)
+    judged = EvaluatedRun(split, evaluation, predictions, target)
+    if report:
+        _draw(folder, config, loaded, data, judged, source, console)
+    return judged
+
+
+def _draw(
+    folder: RunFolder,
+    config: Config,
+    loaded: LoadedModel,
+    data: InspectionSet,
+    judged: EvaluatedRun,
+    source: Path | str | None,
+    console: Console,
+) -> None:
+    """Draw the report of what is already written; a failure costs the report alone."""
+    from recame.training.reporting import draw_report
+
+    try:
+        with progress_bars(console) as progress:
+            files = draw_report(
+                folder,
+                config,
+                loaded,
+                data,
+                judged.predictions,
+                judged.evaluation,
+                judged.split,
+                source=source or folder.info().get("data"),
+                progress=progress,
+            )
+    except Exception as error:  # noqa: BLE001 - the figures are what counts, and they are there
+        reason = f"{type(error).__name__}: {error}"
+        console.print(f"[yellow]The report could not be drawn[/yellow] ({escape(reason)}).")
+        console.print(f"Draw it again with: recame report {folder.path} --split {judged.split}")
+        return
+    console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
 
 
 def predict(
@@ -124,7 +167,7 @@ def predict(
     console = console or Console(quiet=True)
     if out is not None:
         check_suffix(Path(out))
-    _, config, loaded = _open(run)
+    _, config, loaded = open_finished(run)
     paths = list_images(sources)
     with progress_bars(console) as report:
         done = 0
@@ -154,7 +197,12 @@ def predict(
     return table, broken
 
 
-def _open(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
+def open_finished(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run's folder, settings and model.
+
+    Raises:
+        CheckpointError: there is no run, or it is not finished.
+    """
     folder = RunFolder.open(Path(run))
     if not folder.finished:
         raise CheckpointError(
@@ -166,7 +214,7 @@ def _open(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
     return folder, config, load_checkpoint(folder.path, device)
 
 
-def _recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
+def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
     """The manifest that the run recorded, so that no image changes its split."""
     path = folder.path / "manifest.csv"
     if not path.exists():
@@ -179,7 +227,13 @@ def _recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
 
 
 def _predict(
-    loaded: LoadedModel, data: InspectionSet, split: str, config: Config, report: Report
+    loaded: LoadedModel,
+    data: InspectionSet,
+    split: str,
+    config: Config,
+    report: Report,
+    *,
+    features: bool,
 ) -> Predictions:
     view = data.view(split)
     done = 0
@@ -197,4 +251,6 @@ def _predict(
         batch_size=config.evaluation.batch_size,
         device=choose_device(config.run.accelerator),
         on_progress=advance,
+        # Those of a very large split would fill the memory; the report then samples.
+        with_features=features and len(view) <= _MOST_FEATURES,
     )

@@ -164,6 +164,7 @@ def _record(run: OngoingRun, source: Path, reasons: list[str], *, resume: bool) 
     write_json(folder.path / "environment.json", environment())
     _describe(data, console)
     if not resume and reasons:
+        folder.explain(reasons)
         console.print("Chosen (saved in config.yaml):")
         for reason in reasons:
             console.print(f"  {reason}", highlight=False, soft_wrap=True)

@@ -90,7 +90,9 @@ def _decide_symmetry(
         )
         listed = ", ".join(f"{key} {score:.3f}" for key, score in scores.items())
         why = f"balanced accuracy of short probes on val: {listed}"
-    run.console.print(f"  augment.symmetry = {name}: {why}", highlight=False, soft_wrap=True)
+    reason = f"augment.symmetry = {name}: {why}"
+    run.folder.explain([reason])
+    run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
     run = replace(run, config=with_symmetry(run.config, name))
     run.folder.save_config(run.config)
     return run

@@ -223,6 +223,18 @@ class RunFolder:
         with writing(self.path / "broken_images.csv") as partial:
             pd.DataFrame(broken, columns=["image", "reason"]).to_csv(partial, index=False)
 
+    def explain(self, reasons: Sequence[str]) -> None:
+        """Add to `reasons.json`: what was decided for this run, and why."""
+        if reasons:
+            known = dict.fromkeys([*self.reasons(), *reasons])
+            write_json(self.path / "reasons.json", list(known))
+
+    def reasons(self) -> list[str]:
+        """What `explain` noted, in that order."""
+        path = self.path / "reasons.json"
+        noted: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return noted
+
     def update_json(self, name: str, values: dict[str, Any]) -> None:
         """Merge top-level keys into a JSON file of the run."""
         path = self.path / name
