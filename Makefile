@@ -12,7 +12,7 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
-demo: $(READY)  ## generate a small long-tailed set, train on it, evaluate, predict
+demo: $(READY)  ## generate a set, train a baseline and ReCAME-Net on it, compare them in a report
 	$(BIN)/python examples/demo.py
 
 test: $(READY) lint  ## what CI runs

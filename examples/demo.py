@@ -1,122 +1,123 @@
-"""The demo: generate a small long-tailed inspection set, train on it, evaluate, predict.
+"""The demo: a generated long-tailed inspection set, a plain baseline and ReCAME-Net, side by side.
 
-Run with `make demo`, or `python examples/demo.py --out FOLDER --time-budget 2m`.
+Run with `make demo`, or `python examples/demo.py --out FOLDER --train-time 80s`.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from PIL import Image
 from rich.console import Console
+from rich.table import Table
 
 import recame
 from recame.config import parse_duration
+from recame.data.synthetic import CLASSES, SyntheticSpec, write
+from recame.training import EvaluatedRun, report
+from recame.training.progress import progress_bars
 
-SIDE = 64
-#: Training images of each class: 50 to 1.
-TRAIN_IMAGES = {"good": 300, "spur": 100, "mousebite": 50, "open": 25, "short": 12, "pinhole": 6}
-VAL_IMAGES = 20
-TEST_IMAGES = 60
-#: Each product has its own line pitch, line width, grey tones and noise.
-PRODUCTS = {
-    "A100": {"pitch": 16, "width": 7, "dark": 60, "bright": 190, "noise": 9},
-    "B200": {"pitch": 22, "width": 10, "dark": 30, "bright": 150, "noise": 14},
-    "C300": {"pitch": 28, "width": 16, "dark": 90, "bright": 230, "noise": 7},
+#: Small enough for minutes: 10 of the 14 classes, 8 product lines, 100 to 1.
+SET = SyntheticSpec(
+    num_images=3000,
+    num_classes=10,
+    num_products=8,
+    imbalance=100,
+    val_per_class=20,
+    test_per_class=60,
+    seed=1,
+)
+
+#: One network, cross-entropy, no probe: what one would try first.
+PLAIN = {
+    "model.num_experts": 1,
+    "model.attention": "none",
+    "model.pooled_stages": 1,
+    "model.classifier": "linear",
+    "probe.enabled": False,
+    "objective.base": "cross_entropy",
+    "objective.hard_weight": 0,
+    "objective.contrastive_weight": 0,
+    "objective.intra_weight": 0,
+    "finetune.sampler": "instance",
+}
+SHOWN = {
+    "balanced_accuracy": "mean recall over the classes",
+    "tail_recall": "mean recall of the rarest classes",
+    "worst_class_recall": "recall of the worst class",
+    "escape_rate": "defects called normal (escapes)",
+    "critical_escape_rate": "critical defects called normal",
+    "overkill_rate": "normal called a defect (overkill)",
 }
 
 
-def draw(label: str, product: str, rng: np.random.Generator) -> np.ndarray:
-    """One image (64, 64) uint8: metal lines of a product, with one defect of a class on them."""
-    look = PRODUCTS[product]
-    y, x = np.mgrid[:SIDE, :SIDE].astype(float)
-    across = (y + rng.uniform(0, look["pitch"])) % look["pitch"]
-    metal = across < look["width"]
-    # The line nearest to the centre: its upper edge and its middle.
-    rows = np.flatnonzero(np.diff(metal[:, 0].astype(int)) == 1) + 1
-    top = int(rows[np.argmin(np.abs(rows + look["width"] / 2 - SIDE / 2))])
-    middle = top + look["width"] / 2
-    cx = rng.uniform(0.35, 0.65) * SIDE
-    size = rng.uniform(0.8, 1.2)
-    gap = look["pitch"] - look["width"]
-    ragged = rng.normal(0, 0.6, SIDE)[None, :]
-    if label == "spur":
-        metal |= (np.abs(x - cx + ragged) < 2.5 * size) & (y > top - 0.55 * gap) & (y < middle)
-    elif label == "mousebite":
-        metal &= np.hypot(x - cx, y - top) + ragged > 0.45 * look["width"] * size
-    elif label == "open":
-        metal &= (np.abs(x - cx + ragged) > 3.0 * size) | (np.abs(y - middle) > look["width"])
-    elif label == "short":
-        metal |= (np.abs(x - cx + ragged) < 2.5 * size) & (y > top - gap - 1) & (y < middle)
-    elif label == "pinhole":
-        metal &= np.hypot(x - cx, y - middle) > max(1.8, 0.22 * look["width"]) * size
-    image = np.where(metal, look["bright"], look["dark"]) + rng.normal(
-        0, look["noise"], metal.shape
-    )
-    image += rng.normal(0, 6) + rng.uniform(-0.25, 0.25) * (x - SIDE / 2)
-    # Any part may lie either way under the camera.
-    image = np.rot90(image, rng.integers(4))
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def write_set(folder: Path, seed: int = 0) -> Path:
-    """Write images and `manifest.csv` (image, label, split, product); return the manifest."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for label, num_train in TRAIN_IMAGES.items():
-        for split, count in (("train", num_train), ("val", VAL_IMAGES), ("test", TEST_IMAGES)):
-            for number in range(count):
-                product = str(rng.choice(list(PRODUCTS)))
-                name = f"images/{split}_{label}_{number:03d}.png"
-                Image.fromarray(draw(label, product, rng)).save(folder / name)
-                rows.append({"image": name, "label": label, "split": split, "product": product})
-    manifest = folder / "manifest.csv"
-    pd.DataFrame(rows).to_csv(manifest, index=False)
-    return manifest
-
-
 def main() -> None:
-    """Generate, train, evaluate, predict."""
+    """Generate, train twice, compare, report, predict."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"))
-    parser.add_argument("--time-budget", default="2m")
+    parser.add_argument("--train-time", default="85s", help="of each of the two runs")
     options = parser.parse_args()
-    console = Console()
-    run_dir = options.out / "run"
-    shutil.rmtree(run_dir, ignore_errors=True)  # a demo starts afresh; a real run never does this
+    console, began = Console(), time.monotonic()
+    shutil.rmtree(options.out, ignore_errors=True)  # a demo starts afresh; a real run never does
 
-    console.rule("1. An inspection set: 6 classes, 50 to 1, 3 products")
-    manifest = write_set(options.out / "data")
-    console.print(f"{manifest}: training images {TRAIN_IMAGES}", highlight=False)
-
-    console.rule("2. recame train")
-    config = recame.Config().updated(
-        {
-            "run.time_budget_s": parse_duration(options.time_budget),
-            "data.normal_class": "good",
-            "data.critical_classes": ["open", "short"],
-        }
+    console.rule("1. recame synth: a generated inspection set")
+    with progress_bars(console) as bar:
+        manifest = write(SET, options.out / "data", on_progress=lambda n, of: bar("drawing", n, of))
+    console.print(
+        f"{manifest}: {SET.num_images:,} images, {SET.num_classes} classes on "
+        f"{SET.num_products} product lines, {SET.imbalance:.0f} to 1",
+        highlight=False,
     )
-    recame.train(manifest, config, out=run_dir, console=console)
 
-    console.rule("3. recame evaluate")
-    recame.evaluate(run_dir, console=console)
+    settings = {
+        "run.time_budget_s": parse_duration(options.train_time),
+        "data.normal_class": CLASSES[0].name,
+        "data.critical_classes": [c.name for c in CLASSES[: SET.num_classes] if c.critical],
+    }
+    runs: dict[str, EvaluatedRun] = {}
+    for number, (name, changes) in enumerate({"plain": PLAIN, "recame": {}}.items(), 2):
+        console.rule(f"{number}. recame train: {name}")
+        config = recame.Config().updated({**settings, **changes})
+        run = recame.train(manifest, config, out=options.out / name, console=console)
+        quiet = Console(quiet=True)
+        runs[name] = recame.evaluate(
+            run.path, report=False, console=console if name == "recame" else quiet
+        )
 
-    console.rule("4. recame predict")
-    table, _ = recame.predict(
-        run_dir,
-        [options.out / "data" / "images" / "test_*.png"],
-        out=options.out / "predictions.csv",
-        console=console,
+    console.rule("4. recame report, recame predict")
+    files = report(options.out / "recame", against=options.out / "plain", console=console)
+    predictions = options.out / "predictions.csv"
+    line = options.out / "data" / "images" / "P01"
+    table, _ = recame.predict(options.out / "recame", [line], out=predictions, console=console)
+
+    console.rule("What it found")
+    console.print(side_by_side(runs))
+    console.print(
+        f"Predictions of the {len(table):,} images of product line P01: {predictions}",
+        highlight=False,
+        soft_wrap=True,
     )
-    columns = ["image", "prediction", "confidence"]
-    console.print(table[columns].sample(5, random_state=0).to_string(index=False))
-    console.print(f"Run: {run_dir}   predictions: {options.out / 'predictions.csv'}")
+    console.print(
+        f"Report, to be opened in a browser: [bold]{files.html}[/bold]",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
+
+
+def side_by_side(runs: dict[str, EvaluatedRun]) -> Table:
+    """Headline numbers of both runs with their intervals."""
+    table = Table("on test", *runs, box=None, header_style="dim", pad_edge=False)
+    for name, meaning in SHOWN.items():
+        cells = []
+        for run in runs.values():
+            found = run.evaluation.headline[name]
+            assert found.value is not None
+            cells.append(f"[bold]{found.value:.3f}[/bold] ({found.low:.3f}-{found.high:.3f})")
+        table.add_row(meaning, *cells)
+    return table
 
 
 if __name__ == "__main__":

@@ -57,12 +57,14 @@ def test_python_block_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) 
 def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     verbs = [line.split("#")[0].split() for line in commands if line.startswith("recame ")]
-    assert [words[1] for words in verbs] == ["train", "evaluate", "predict"]
+    assert [words[1] for words in verbs] == ["inspect", "train", "evaluate", "predict"]
     for words in verbs:
         monkeypatch.setattr(sys, "argv", [SHORT.get(word, word) for word in words])
         with pytest.raises(SystemExit) as left:
             main()
         assert left.value.code == 0
+    assert (workplace / "inspection" / "images" / "inspection.html").exists()
+    assert (workplace / "runs" / "first" / "evaluation" / "test" / "report.html").exists()
     assert (workplace / "predictions.csv").read_text().startswith("image,prediction,confidence,p_")
 
 

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from recame.config import Config, load_config
     from recame.contracts import ExpertOutput, LossResult, Predictions, PreprocessSpec
     from recame.errors import RecameError
+    from recame.evaluation.inspection import inspect_set
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
-    from recame.training import evaluate, predict, train
+    from recame.training import evaluate, predict, report, train
 
 _HOMES = {
     "Config": "config",
@@ -29,7 +30,9 @@ _HOMES = {
     "Objective": "losses",
     "MultiExpertClassifier": "models",
     "evaluate": "training",
+    "inspect_set": "evaluation.inspection",
     "predict": "training",
+    "report": "training",
     "train": "training",
 }
 
@@ -44,8 +47,10 @@ __all__ = [
     "PreprocessSpec",
     "RecameError",
     "evaluate",
+    "inspect_set",
     "load_config",
     "predict",
+    "report",
     "train",
 ]
 

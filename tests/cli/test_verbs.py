@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -145,3 +146,100 @@ def test_published_settings_are_valid(path: Path) -> None:
         if isinstance(values, dict):
             assert set(values) <= set(getattr(config, section).model_dump())
     assert config.schema_version == 1
+
+
+def test_synth_writes_a_set_that_can_be_read(recame: Recame, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    words = ["--images", 240, "--classes", 5, "--products", 4, "--size", 32, "--seed", 2]
+    code, text, err = recame("synth", out, *words)
+    assert (code, err) == (0, "")
+    assert f"Manifest: {out / 'manifest.csv'}" in text
+    table = pd.read_csv(out / "manifest.csv")
+    assert list(table) == ["image", "label", "product", "board", "lot", "split"]
+    assert (len(table), table["label"].nunique(), table["product"].nunique()) == (240, 5, 4)
+    assert (out / table["image"][0]).exists()
+    code, _, err = recame("synth", out, *words)
+    assert code == 2
+    assert "is not an empty folder" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--classes", 15], "num_classes = 15 is out of range"),
+        (["--size", 8], "size = 8 is out of range"),
+        (["--images", 20], "leaves"),
+    ],
+)
+def test_synth_refuses_what_no_plan_could_meet(
+    recame: Recame, tmp_path: Path, words: list[object], told: str
+) -> None:
+    code, _, err = recame("synth", tmp_path / "set", *words)
+    assert code == 2
+    assert told in err
+    assert not (tmp_path / "set").exists()
+
+
+def test_inspect_writes_a_page(recame: Recame, defects_table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "look"
+    code, text, err = recame("inspect", defects_table, "--out", out)
+    assert (code, err) == (0, "")
+    assert f"Page: {out / 'inspection.html'}" in text
+    facts = json.loads((out / "inspection.json").read_text())
+    assert facts["schema"] == 1
+    page = (out / "inspection.html").read_text()
+    assert "board-A" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing from the network
+
+
+def test_inspect_reads_the_table_alone(
+    recame: Recame, defects_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(defects_table)
+    table["image"] = "nowhere/" + table["image"]
+    table.to_csv(tmp_path / "gone.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = recame("inspect", "gone.csv", "--no-images")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "inspection" / "gone" / "inspection.html").exists()
+    code, _, err = recame("inspect", "gone.csv")
+    assert code == 2
+    assert "images can be read" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere"], "No data at nowhere"),
+        (["{data}", "--set", "finetune.lr=1"], "has no effect on an inspection"),
+        (["{data}", "--set", "data.label_column=kind"], "has no column 'kind'"),
+        (["{data}", "--run", "{data}"], "holds no run"),
+    ],
+)
+def test_inspect_refuses(
+    recame: Recame, defects_table: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    words = [word.replace("{data}", str(defects_table)) for word in words]
+    code, _, err = recame("inspect", *words, "--out", tmp_path / "look")
+    assert code == 2
+    assert told in err
+    assert not (tmp_path / "look").exists()
+
+
+def test_report_compares_two_runs(recame: Recame, finished: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    for copy in (run, other):
+        shutil.copytree(finished, copy)
+    code, _, err = recame("evaluate", run, "--no-report")
+    assert (code, err) == (0, "")
+    page = run / "evaluation" / "test" / "report.html"
+    assert not page.exists()
+    code, out, err = recame("report", run, "--against", other)
+    assert (code, err) == (0, "")
+    assert f"Report: {page}" in out
+    assert "Against other this split shows no real difference" in page.read_text()
+    numbers = json.loads((run / "evaluation" / "test" / "report.json").read_text())
+    assert numbers["schema"] == 1
+    code, _, err = recame("report", run, "--split", "nights")
+    assert code == 2
+    assert "There is no image in the split 'nights'" in err

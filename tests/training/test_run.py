@@ -34,6 +34,7 @@ RUN_FILES = {
     "model.json",
     "model.safetensors",
     "phases.json",
+    "reasons.json",
     "run.json",
 }
 

@@ -1,4 +1,4 @@
-"""From the words of `recame train` to one checked request, before anything heavy is imported."""
+"""From a verb's words to one checked request, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def train_request(
         return TrainRequest(data or _recorded_source(out), Config(), out)
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
-    if not data.exists():
-        raise DataError(f"No data at {data}: the path does not exist. Check its spelling.")
+    _check_exists(data)
     changes: dict[str, Any] = parse_settings(settings)
     if time_budget is not None:
         changes["run.time_budget_s"] = parse_duration(time_budget)
@@ -56,6 +55,44 @@ def train_request(
     chosen = (load_config(config) if config else Config()).updated(changes)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return TrainRequest(data, chosen, out or Path("runs") / f"{data.stem}-{stamp}")
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """What `recame inspect` was asked for."""
+
+    source: Path
+    config: Config
+    out: Path
+
+
+def inspect_request(
+    data: Path, out: Path | None, run: Path | None, settings: list[str]
+) -> InspectRequest:
+    """Check the words; the settings of `--run` are where `--set` starts.
+
+    Raises:
+        ConfigError: a setting is wrong, or is none of the data's.
+        DataError: the data does not exist.
+    """
+    _check_exists(data)
+    changes: dict[str, Any] = parse_settings(settings)
+    foreign = [name for name in changes if not name.startswith("data.")]
+    if foreign:
+        raise ConfigError(
+            f"{foreign[0]} has no effect on an inspection: --set takes data.key=value here."
+        )
+    start = Config()
+    if run is not None:
+        from recame.training.run_folder import RunFolder
+
+        start = RunFolder.open(run).load_config()
+    return InspectRequest(data, start.updated(changes), out or Path("inspection") / data.stem)
+
+
+def _check_exists(data: Path) -> None:
+    if not data.exists():
+        raise DataError(f"No data at {data}: the path does not exist. Check its spelling.")
 
 
 def _recorded_source(out: Path) -> Path:

@@ -1,0 +1,360 @@
+"""What a manifest and its files say by themselves: counts, groups, headers, equal images."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from recame.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+#: Words in a column's name that say "these images were taken together".
+GROUP_WORDS = frozenset(
+    {
+        "batch",
+        "board",
+        "camera",
+        "carrier",
+        "cassette",
+        "coil",
+        "die",
+        "lot",
+        "machine",
+        "magazine",
+        "module",
+        "panel",
+        "pcb",
+        "reel",
+        "roll",
+        "sample",
+        "serial",
+        "session",
+        "sheet",
+        "sn",
+        "station",
+        "strip",
+        "substrate",
+        "tool",
+        "tray",
+        "unit",
+        "wafer",
+    }
+)
+#: A column with fewer values is shared by all splits by nature, as a tool or a station is.
+FEWEST_GROUPS = 20
+#: Columns that are never a group or a grouping to compare clusters with.
+_OWN = frozenset({"image", "path", "label", "split", "target", "row"})
+_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
+_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class GroupAudit:
+    """Whether one column's values stay within a split each.
+
+    Attributes:
+        column: the column.
+        num_groups: distinct values.
+        straddling: values found in two splits or more, most images first, with their splits.
+        num_images: images that belong to these values.
+        named: whether the settings named the column, rather than its name telling it.
+    """
+
+    column: str
+    num_groups: int
+    straddling: pd.DataFrame
+    num_images: int
+    named: bool
+
+    @property
+    def by_nature(self) -> bool:
+        """Whether so few values are expected in every split."""
+        return not self.named and self.num_groups < FEWEST_GROUPS
+
+
+@dataclass(frozen=True)
+class ManifestAudit:
+    """What a manifest says without opening an image.
+
+    Attributes:
+        num_images: rows.
+        classes: one row a class, most frequent first: `class`, `images`, and one column a split.
+        splits: images of each split; empty where the manifest has no splits.
+        products: images by class (rows, in the order of `classes`) and product (columns, most
+            frequent first); None where there is no such column.
+        product_column: what the products' column is called.
+        columns: one row a column: `column`, `values` (distinct), `missing`, `example`.
+        groups: the columns examined for values in two splits.
+        repeated: rows that name a file that an earlier or later row names as well.
+    """
+
+    num_images: int
+    classes: pd.DataFrame
+    splits: dict[str, int]
+    products: pd.DataFrame | None
+    product_column: str
+    columns: pd.DataFrame
+    groups: tuple[GroupAudit, ...]
+    repeated: pd.DataFrame
+
+    @property
+    def imbalance_ratio(self) -> float:
+        """Images of the most frequent class over those of the rarest."""
+        counts = self.classes["images"]
+        return float(counts.iloc[0] / counts.iloc[-1])
+
+    @property
+    def num_empty_cells(self) -> int:
+        """Class-product pairs without an image."""
+        return 0 if self.products is None else int((self.products.to_numpy() == 0).sum())
+
+
+def audit_manifest(
+    table: pd.DataFrame, *, product_column: str = "product", group_by: str | None = None
+) -> ManifestAudit:
+    """Count everything that a manifest can tell by itself; a million rows take seconds.
+
+    Args:
+        table: what `read_manifest` returned.
+        product_column: may be absent from the table.
+        group_by: a column whose values must not straddle two splits; may be None.
+
+    Raises:
+        DataError: `group_by` is no column of the table.
+    """
+    if group_by is not None and group_by not in table:
+        raise DataError(
+            f"There is no column {group_by!r} to group by; the columns are "
+            f"{', '.join(map(str, table.columns))}. Set data.group_by to one of them, or to null."
+        )
+    order = table["label"].value_counts().rename_axis("label").reset_index(name="images")
+    order = order.sort_values(["images", "label"], ascending=[False, True], kind="stable")
+    names = pd.Index(order["label"])
+    classes = pd.DataFrame({"class": names, "images": order["images"].to_numpy()})
+    splits: dict[str, int] = {}
+    if "split" in table:
+        found = table["split"].value_counts()
+        ordered = sorted(found.index, key=lambda name: (_SPLIT_ORDER.get(name, 3), name))
+        splits = {name: int(found[name]) for name in ordered}
+        counted = cross_counts(table["label"], table["split"], names, pd.Index(list(splits)))
+        classes = pd.concat([classes, counted.reset_index(drop=True)], axis=1)
+    products = None
+    if product_column in table and table[product_column].notna().any():
+        columns = pd.Index(table[product_column].astype(str).value_counts().index)
+        products = cross_counts(table["label"], table[product_column].astype(str), names, columns)
+    groups = [
+        _audit_group(table, column, named=column == group_by)
+        for column in group_columns(table, group_by)
+        if "split" in table
+    ]
+    return ManifestAudit(
+        num_images=len(table),
+        classes=classes,
+        splits=splits,
+        products=products,
+        product_column=product_column,
+        columns=_column_overview(table),
+        groups=tuple(groups),
+        repeated=table[table["path"].duplicated(keep=False)],
+    )
+
+
+def cross_counts(rows: pd.Series, columns: pd.Series, names: pd.Index, heads: pd.Index) -> Any:
+    """A table of counts with the given order; values that are not named are left out.
+
+    Args:
+        rows: N values.
+        columns: N values.
+        names: R row names, unique.
+        heads: K column names, unique.
+
+    Returns:
+        A data frame (R, K).
+    """
+    row, column = names.get_indexer(pd.Index(rows)), heads.get_indexer(pd.Index(columns))
+    known = (row >= 0) & (column >= 0)
+    flat = row[known].astype(np.int64) * len(heads) + column[known]
+    counts = np.bincount(flat, minlength=len(names) * len(heads))
+    return pd.DataFrame(counts.reshape(len(names), len(heads)), index=names, columns=heads)
+
+
+def group_columns(table: pd.DataFrame, group_by: str | None = None) -> list[str]:
+    """Columns that say which images were taken together: the one named, then those by name.
+
+    A column with one value, or with another value on every row, groups nothing.
+    """
+    found = [] if group_by is None else [group_by]
+    for column in table.columns:
+        words = set(re.split(r"[^a-z]+", str(column).lower()))
+        if column in _OWN or column in found or not words & GROUP_WORDS:
+            continue
+        if 1 < table[column].nunique() < len(table):
+            found.append(column)
+    return found
+
+
+def category_columns(table: pd.DataFrame, most: int = 200) -> list[str]:
+    """Columns with 2 to `most` values that repeat: what clusters can be compared with."""
+    found = []
+    for column in table.columns:
+        if column in _OWN or pd.api.types.is_float_dtype(table[column]):
+            continue
+        num_values = table[column].nunique()
+        if 2 <= num_values <= min(most, len(table) // 2):
+            found.append(str(column))
+    return found
+
+
+def _audit_group(table: pd.DataFrame, column: str, *, named: bool) -> GroupAudit:
+    part = table[[column, "split"]].dropna()
+    pairs = part.drop_duplicates()
+    spread = pairs[column].value_counts()
+    values = spread[spread > 1].index
+    inside = part[part[column].isin(values)]
+    straddling = pd.DataFrame({"group": values, "splits": spread[values].to_numpy()})
+    sizes = inside[column].value_counts()
+    straddling["images"] = sizes.reindex(values).to_numpy()
+    straddling = straddling.sort_values("images", ascending=False, kind="stable")
+    shown = straddling.head(1000).copy()
+    listed = pairs[pairs[column].isin(shown["group"])].groupby(column)["split"].agg(sorted)
+    shown["splits"] = [", ".join(listed[group]) for group in shown["group"]]
+    rest = straddling.iloc[len(shown) :].astype({"splits": str})
+    straddling = pd.concat([shown, rest]) if len(rest) else shown
+    return GroupAudit(column, len(spread), straddling.reset_index(drop=True), len(inside), named)
+
+
+def _column_overview(table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for column in table.columns:
+        if column in {"path", "row", "target"}:
+            continue
+        values = table[column]
+        missing = values.isna()
+        if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
+            missing |= values.astype(str).str.strip() == ""
+        filled = values[~missing]
+        rows.append(
+            {
+                "column": str(column),
+                "values": int(values.nunique()),
+                "missing": int(missing.sum()),
+                "example": str(filled.iloc[0]) if len(filled) else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
+    """Size, channels and bit depth that the files' headers name; files without one are left out.
+
+    Args:
+        paths: files.
+        sample: at most so many are opened, evenly spaced.
+
+    Returns:
+        One row a file: `path`, `height`, `width`, `channels`, `bits`, `format`, `bytes`.
+    """
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int))
+    rows = []
+    for position in chosen:
+        header = _read_header(Path(paths[position]))
+        if header is not None:
+            rows.append({"path": paths[position], **header})
+    columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _read_header(path: Path) -> dict[str, Any] | None:
+    try:
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            warnings.simplefilter("ignore")
+            head = stream.read(_HEADER_BYTES)
+            size = path.stat().st_size
+            stream.seek(0)
+            with Image.open(stream, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
+                width, height = image.size
+                mode, kind = image.mode, str(image.format)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    deep = mode.startswith("I") or (kind == "PNG" and head[24:25] == b"\x10")
+    channels = 1 if mode in {"1", "L", "LA"} or mode.startswith("I") else 3
+    return {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "bits": 16 if deep else 8,
+        "format": kind,
+        "bytes": size,
+    }
+
+
+def pixel_statistics(
+    images: Array, scale: float, on_progress: Callable[[int, int], None] | None = None
+) -> pd.DataFrame:
+    """Brightness and contrast of each image, and a hash of its pixels.
+
+    Args:
+        images: (N, H, W, C) stored pixels, maybe memory-mapped.
+        scale: the stored value that means 1.
+        on_progress: called with (done, total).
+
+    Returns:
+        N rows: `brightness` (mean), `contrast` (standard deviation over the image), both of [0, 1]
+        pixels, and `digest`, equal for equal pixels only.
+    """
+    means, deviations, digests = [], [], []
+    for start in range(0, len(images), 256):
+        block = np.ascontiguousarray(images[start : start + 256])
+        flat = block.reshape(len(block), -1).astype(np.float32) / scale
+        means.append(flat.mean(1))
+        deviations.append(flat.std(1))
+        digests += [hashlib.blake2b(image.data, digest_size=16).hexdigest() for image in block]
+        if on_progress is not None:
+            on_progress(start + len(block), len(images))
+    return pd.DataFrame(
+        {
+            "brightness": np.concatenate(means) if means else np.empty(0, np.float32),
+            "contrast": np.concatenate(deviations) if deviations else np.empty(0, np.float32),
+            "digest": digests,
+        }
+    )
+
+
+def equal_groups(digests: Sequence[str]) -> IntArray:
+    """Number the groups of equal texts.
+
+    Returns:
+        (N,) group number, -1 where no other text is equal.
+
+    Examples:
+        >>> equal_groups(["a", "b", "a", "c"]).tolist()
+        [0, -1, 0, -1]
+    """
+    codes = pd.factorize(np.asarray(digests, dtype=object))[0]
+    repeated = np.bincount(codes, minlength=1) > 1 if len(codes) else np.zeros(1, bool)
+    number = np.where(repeated, np.cumsum(repeated) - 1, -1)
+    return np.asarray(number[codes], np.int64)
+
+
+def content_digests(paths: Sequence[str]) -> list[str]:
+    """Hash of each file's bytes; the path itself where it cannot be read."""
+    return [_content_digest(Path(path)) for path in paths]
+
+
+def _content_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return str(path)
