@@ -1,6 +1,6 @@
 """The demo: a generated long-tailed inspection set, a plain baseline and ReCAME-Net, side by side.
 
-Run with `make demo`, or `python examples/demo.py --out FOLDER --train-time 80s`.
+Run with `make demo`, or `python examples/demo.py --out FOLDER --train-time 115s`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
     """Generate, train twice, compare, report, predict."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"))
-    parser.add_argument("--train-time", default="85s", help="of each of the two runs")
+    parser.add_argument("--train-time", default="115s", help="of each of the two runs")
     options = parser.parse_args()
     console, began = Console(), time.monotonic()
     shutil.rmtree(options.out, ignore_errors=True)  # a demo starts afresh; a real run never does

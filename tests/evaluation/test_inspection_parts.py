@@ -16,7 +16,7 @@ from recame.evaluation.inspection.clusters import (
     find_looks,
     nearest_rows,
 )
-from recame.evaluation.inspection.duplicates import near_duplicates, scene_groups
+from recame.evaluation.inspection.duplicates import MAX_RESIDUAL, near_duplicates, scene_groups
 from recame.evaluation.inspection.label_errors import label_suspects
 
 
@@ -114,7 +114,7 @@ def test_a_scene_taken_again_is_found_and_a_look_alike_is_not() -> None:
     components = pixels.reshape(len(pixels), -1)[:, ::31].astype(np.float32)
     found = near_duplicates(pixels, 255.0, components)
     assert set(zip(found["first"], found["second"], strict=True)) == {(i, 80 + i) for i in range(5)}
-    assert found["residual"].max() < 1.35
+    assert found["residual"].max() <= MAX_RESIDUAL
     groups = scene_groups(len(pixels), found[["first", "second"]].to_numpy())
     assert groups[0] == groups[80]
     assert len(np.unique(groups)) == 80

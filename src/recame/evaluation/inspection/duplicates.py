@@ -20,8 +20,10 @@ _THUMB = 16
 _BAND = 0.2
 _REACH, _STEP = 1.5, 0.25
 _RIM = 4
+#: Residuals are averaged over blocks of this side: noise falls, differences of the scene stay.
+_BLOCK = 4
 #: What a pair must meet to count as one scene, see `near_duplicates`.
-MIN_PHASE, MAX_RESIDUAL, MAX_RELATIVE, MIN_CORRELATION = 0.6, 1.35, 0.7, 0.8
+MIN_PHASE, MAX_RESIDUAL, MAX_RELATIVE, MIN_CORRELATION = 0.6, 1.2, 0.5, 0.8
 #: Noise of an image that shows none (binarised or saturated), of pixels in [0, 255].
 _LEAST_NOISE = 1.5
 
@@ -34,9 +36,10 @@ def near_duplicates(images: Array, scale: float, components: FloatArray) -> pd.D
     quarter of a pixel within 1.5 pixels and counts if
 
     - `phase` >= 0.6: the phases of the spatial frequencies agree (1: all; 0: chance), and
-    - `residual` <= 1.35: after fitting gain, offset and a tilt of the light, the two differ by
-      hardly more than their own noise (in units of it), and
-    - `relative` <= 0.7: they differ by less than 0.7 of what each differs from its other
+    - `residual` <= 1.2: after fitting gain, offset, a tilt of the light and the rest of the shift,
+      their means over blocks of 4 x 4 pixels differ by hardly more than the images' own noise
+      makes them (in units of it), and
+    - `relative` <= 0.5: they differ by less than half of what each differs from its other
       candidates (lower quartile), so that two views of one repetitive product do not count, and
     - `correlation` >= 0.8: there is something to compare beside noise.
 
@@ -70,9 +73,8 @@ def near_duplicates(images: Array, scale: float, components: FloatArray) -> pd.D
     rest = np.concatenate([fit[0] for fit in fits])
     correlation = np.concatenate([fit[1] for fit in fits])
     noise = _noise(grey)
-    # A blur by (1, 2, 1) / 4 both ways keeps 6 / 16 of white noise's deviation.
-    own = np.sqrt((noise[pairs] ** 2).sum(1)) * (6 / 16)
-    residual = rest / np.maximum(own, _LEAST_NOISE * (6 / 16))
+    own = np.sqrt((noise[pairs] ** 2).sum(1))
+    residual = rest / (np.maximum(own, _LEAST_NOISE) / _BLOCK)
     relative = _relative(pairs, rest)
     table = pd.DataFrame(
         {
@@ -171,11 +173,14 @@ def _align(grey: FloatArray, pairs: IntArray) -> tuple[FloatArray, FloatArray]:
 def _fit(grey: FloatArray, pairs: IntArray, shift: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What is left of the first image after fitting the second, and their correlation: (M,) each.
 
-    Both are blurred a little, the second is moved, and a tilted plane of light is taken off.
+    Both are blurred a little and the second is moved. Least squares over its pixels, its slopes
+    (what a shift finer than the search leaves, to first order) and a tilted plane of light explain
+    the first; the deviation of the block means of what they leave unexplained is returned.
     """
     fy, fx = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None]
     blur = (0.5 + 0.5 * np.cos(2 * np.pi * fy)) * (0.5 + 0.5 * np.cos(2 * np.pi * fx))
     inner = slice(_RIM, SIDE - _RIM)
+    side = SIDE - 2 * _RIM
     y, x = np.mgrid[inner, inner]
     plane, _ = np.linalg.qr(np.stack([np.ones(y.size), y.ravel() - 32, x.ravel() - 32], 1))
     plane = plane.astype(np.float32)
@@ -187,14 +192,20 @@ def _fit(grey: FloatArray, pairs: IntArray, shift: FloatArray) -> tuple[FloatArr
 
     turn = shift[:, 0, None, None] * fy + shift[:, 1, None, None] * fx
     # The cross spectrum of `_align` peaks where the first is the second moved back by the shift.
-    move = np.exp(-2j * np.pi * turn)
-    first = flat(np.fft.rfft2(grey[pairs[:, 0]]) * blur)
-    second = flat(np.fft.rfft2(grey[pairs[:, 1]]) * (blur * move))
-    power = (second**2).sum(1) + 1e-6
-    cross = (first * second).sum(1)
-    rest = first - (cross / power)[:, None] * second
-    correlation = cross / np.sqrt(power * ((first**2).sum(1) + 1e-6))
-    return np.sqrt((rest**2).mean(1)), np.asarray(correlation, np.float32)
+    moved = np.fft.rfft2(grey[pairs[:, 1]]) * (blur * np.exp(-2j * np.pi * turn))
+    first, second = flat(np.fft.rfft2(grey[pairs[:, 0]]) * blur), flat(moved)
+    slopes = [flat(moved * (2j * np.pi * frequency)) for frequency in (fy, fx)]
+    parts = np.stack([second, *slopes], 1)
+    gram = parts @ parts.transpose(0, 2, 1)
+    # A flat image has no slopes; a trace of a ridge keeps its equations solvable.
+    ridge = 1e-6 * np.trace(gram, axis1=1, axis2=2) + 1e-3
+    gram += ridge[:, None, None] * np.eye(len(slopes) + 1, dtype=np.float32)
+    weight = np.linalg.solve(gram, parts @ first[:, :, None])
+    rest = first - (weight.transpose(0, 2, 1) @ parts)[:, 0]
+    blocks = rest.reshape(-1, side // _BLOCK, _BLOCK, side // _BLOCK, _BLOCK).mean((2, 4))
+    power = (first**2).sum(1) * (second**2).sum(1) + 1e-6
+    correlation = (first * second).sum(1) / np.sqrt(power)
+    return np.sqrt((blocks**2).mean((1, 2))), np.asarray(correlation, np.float32)
 
 
 def _relative(pairs: IntArray, rest: FloatArray) -> FloatArray:
