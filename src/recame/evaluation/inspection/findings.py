@@ -190,7 +190,7 @@ def _duplicates(inspection: Inspection) -> list[Finding]:
                 f"{' and '.join(parts)} straddle splits: what is measured on the held-out splits "
                 f"will look better than it is.{_by_chance(inspection, crossing, across)}",
                 "Move each set to one split, or take the held-out ones out (leaks.csv).",
-                len(crossing) + len(across),
+                int(crossing["group"].nunique()) + len(across),
             )
         )
     inside = int(equal["group"].nunique() - crossing["group"].nunique())
