@@ -36,7 +36,7 @@ def test_counts_are_ordered_and_zeros_kept() -> None:
     assert audit.classes["class"].tolist() == ["a", "b", "c"]
     assert audit.classes["train"].tolist() == [2, 0, 1]
     assert audit.splits == {"train": 3, "test": 2, "extra": 1}
-    assert audit.imbalance_ratio == 3.0
+    assert audit.imbalance_ratio == 2.0  # in train, where b has no image
     assert audit.products is not None
     assert audit.products.loc["b"].tolist() == [2, 0]
     assert audit.num_empty_cells == 2

@@ -110,9 +110,13 @@ class ManifestAudit:
 
     @property
     def imbalance_ratio(self) -> float:
-        """Images of the most frequent class over those of the rarest."""
-        counts = self.classes["images"]
-        return float(counts.iloc[0] / counts.iloc[-1])
+        """Images of the most over the least frequent class, in train where there is one.
+
+        Classes without an image there are left out.
+        """
+        counts = self.classes["train" if "train" in self.splits else "images"]
+        present = counts[counts > 0]
+        return float(present.max() / present.min())
 
     @property
     def num_empty_cells(self) -> int:

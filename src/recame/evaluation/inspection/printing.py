@@ -29,7 +29,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     audit = inspection.audit
     facts = [images_text(audit.num_images), f"{len(audit.classes):,} classes"]
     if len(audit.classes) > 1:
-        facts.append(f"imbalance {audit.imbalance_ratio:,.0f} : 1")
+        where = " in train" if "train" in audit.splits else ""
+        facts.append(f"imbalance {audit.imbalance_ratio:,.0f} : 1{where}")
     if audit.products is not None:
         facts.append(f"{audit.products.shape[1]:,} products")
     if audit.splits:
