@@ -16,8 +16,8 @@ from rich.table import Table
 import recame
 from recame.config import parse_duration
 from recame.data.synthetic import CLASSES, SyntheticSpec, write
+from recame.evaluation.progress import progress_bars
 from recame.training import EvaluatedRun, report
-from recame.training.progress import progress_bars
 
 #: Small enough for minutes: 10 of the 14 classes, 8 product lines, 100 to 1.
 SET = SyntheticSpec(

@@ -201,7 +201,7 @@ def synth(
 ) -> None:
     """Generate ICDefectSynth: AOI-like images of IC defects with planted clusters."""
     from recame.data.synthetic import SyntheticSpec, write
-    from recame.training.progress import progress_bars
+    from recame.evaluation.progress import progress_bars
 
     spec = SyntheticSpec(
         num_images=images,

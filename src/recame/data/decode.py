@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +141,20 @@ def propose_spec(
         resize=resize,
     )
     return spec, native
+
+
+def working_side(native: tuple[int, int]) -> int:
+    """Side in pixels that images are resized to where nobody says: near their own, 64 to 128.
+
+    Args:
+        native: median height and width of the images.
+
+    Examples:
+        >>> working_side((20, 20)), working_side((90, 100)), working_side((900, 1600))
+        (64, 96, 128)
+    """
+    side = math.sqrt(native[0] * native[1])
+    return min(128, max(64, 32 * round(side / 32)))
 
 
 def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:

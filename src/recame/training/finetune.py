@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from recame.config import SYMMETRIES
 from recame.data import Augment, BatchDataset, EpochBatches, Mix, class_prior, make_loader
 from recame.errors import ConfigError, MissingDependencyError
+from recame.evaluation.progress import progress_bars
 from recame.models import MultiExpertClassifier
 from recame.training.callbacks import History, LastCheckpoint
 from recame.training.frozen_trunk import TrunkCache, build_trunk_cache
@@ -23,7 +24,6 @@ from recame.training.lightning_module import FinetuneData, FinetuneModule, Movin
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import StepCost, plan_epochs
 from recame.training.processes import call_followers
-from recame.training.progress import progress_bars
 
 _WARM_UP_STEPS = 2
 _TIMED_STEPS = 4

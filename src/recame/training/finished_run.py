@@ -24,9 +24,9 @@ from recame.evaluation import (
     save_evaluation,
     save_predictions,
 )
+from recame.evaluation.progress import Report, progress_bars
 from recame.models import LoadedModel, load_checkpoint
 from recame.training.planner import choose_device
-from recame.training.progress import Report, progress_bars
 from recame.training.run_folder import RunFolder
 
 #: Images up to which a prediction keeps its features for the report.
@@ -88,13 +88,7 @@ def evaluate(
             on_progress=lambda done, total: progress("decoding images", done, total),
         )
         predictions = _predict(loaded, data, split, config, progress, features=report)
-    evaluation = evaluate_predictions(
-        predictions,
-        loaded.label_space,
-        product_column=config.data.product_column,
-        bootstrap=config.evaluation.bootstrap,
-        seed=config.run.seed,
-    )
+    evaluation = judge(predictions, loaded, config)
     target = folder.path / "evaluation" / split
     target.mkdir(parents=True, exist_ok=True)
     save_predictions(
@@ -195,6 +189,17 @@ def predict(
     if out is not None:
         save_predictions(table, Path(out))
     return table, broken
+
+
+def judge(predictions: Predictions, loaded: LoadedModel, config: Config) -> Evaluation:
+    """Evaluate predictions as the run's settings say."""
+    return evaluate_predictions(
+        predictions,
+        loaded.label_space,
+        product_column=config.data.product_column,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.run.seed,
+    )
 
 
 def open_finished(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:

@@ -24,6 +24,7 @@ from recame.data import (
     read_manifest,
 )
 from recame.evaluation import evaluate_predictions, predict_split
+from recame.evaluation.progress import progress_bars
 from recame.models import (
     PACKAGED_BACKBONE,
     Architecture,
@@ -36,7 +37,6 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import choose_device, choose_size, plan_model
 from recame.training.probe import run_probe
 from recame.training.processes import is_follower, leaders_run
-from recame.training.progress import progress_bars
 from recame.training.run_folder import RunFolder, environment, write_json
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from recame.config import ProbeConfig
 from recame.data import SplitView, class_prior, dihedral_view
+from recame.evaluation.progress import Report
 from recame.losses import Objective
 from recame.models import ExpertHead, FrozenForward, MultiExpertClassifier
 from recame.training.ongoing_run import OngoingRun
-from recame.training.progress import Report
 
 
 @dataclass(frozen=True)

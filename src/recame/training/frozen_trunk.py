@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from recame.data import InspectionSet, SplitView, dihedral_view
+from recame.evaluation.progress import Report
 from recame.models import FrozenForward, MultiExpertClassifier
-from recame.training.progress import Report
 from recame.training.run_folder import writing
 
 

@@ -11,6 +11,7 @@ import torch
 
 from recame.config import SYMMETRIES, Config
 from recame.data import InspectionSet
+from recame.data.decode import working_side
 from recame.errors import ConfigError
 from recame.models import PACKAGED_BACKBONE, build_backbone
 
@@ -91,8 +92,7 @@ def choose_size(native: tuple[int, int]) -> tuple[int, str]:
     Args:
         native: median height and width of the images.
     """
-    side = math.sqrt(native[0] * native[1])
-    size = min(128, max(64, 32 * round(side / 32)))
+    size = working_side(native)
     return size, (
         f"images are about {native[1]} x {native[0]} pixels; {size} keeps an epoch short "
         "(64 to 128 is planned; set data.size for more)"

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from recame.config import SYMMETRIES
+from recame.evaluation.progress import Report, progress_bars
 from recame.losses import Objective
 from recame.models import MultiExpertClassifier, load_checkpoint, save_checkpoint
 from recame.training.frozen_features import (
@@ -16,7 +17,6 @@ from recame.training.frozen_features import (
     probe_prior,
 )
 from recame.training.ongoing_run import OngoingRun
-from recame.training.progress import Report, progress_bars
 from recame.training.symmetry import choose_symmetry, with_symmetry
 
 #: Validation images of a class that decide the symmetry.

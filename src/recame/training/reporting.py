@@ -15,7 +15,8 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data import InspectionSet, load_inspection_set
 from recame.errors import DataError
-from recame.evaluation import Evaluation, evaluate_predictions, load_predictions
+from recame.evaluation import Evaluation, load_predictions
+from recame.evaluation.progress import Report, progress_bars
 from recame.evaluation.report import (
     Baseline,
     ReportFiles,
@@ -27,8 +28,7 @@ from recame.evaluation.report import (
 )
 from recame.label_space import LabelSpace
 from recame.models import LoadedModel
-from recame.training.finished_run import evaluate, open_finished, recorded_data
-from recame.training.progress import Report, progress_bars
+from recame.training.finished_run import evaluate, judge, open_finished, recorded_data
 from recame.training.run_folder import RunFolder
 
 
@@ -59,13 +59,7 @@ def report(
     baseline = None if against is None else _baseline(Path(against), split, console)
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = open_finished(run)
-    evaluation = evaluate_predictions(
-        predictions,
-        loaded.label_space,
-        product_column=config.data.product_column,
-        bootstrap=config.evaluation.bootstrap,
-        seed=config.run.seed,
-    )
+    evaluation = judge(predictions, loaded, config)
     with progress_bars(console) as progress:
         table = recorded_data(folder, config)
         data = _images(table, split, config, loaded, progress)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recame.config import DataConfig
-from recame.evaluation.inspection.inspection import Inspection, Report, examine_set
+from recame.evaluation.inspection.inspection import Inspection, examine_set
 from recame.evaluation.inspection.printing import print_inspection
 from recame.evaluation.inspection.saving import save_inspection
+from recame.evaluation.progress import progress_bars
 from recame.models import LoadedModel
 
 
@@ -48,7 +46,7 @@ def inspect_set(
     if console is None:
         inspection = examine_set(source, data=data, model=model, decode=decode, seed=seed)
     else:
-        with _bars(console) as report:
+        with progress_bars(console) as report:
             inspection = examine_set(
                 source, data=data, model=model, decode=decode, seed=seed, report=report
             )
@@ -56,26 +54,3 @@ def inspect_set(
     if out is not None:
         save_inspection(inspection, out)
     return inspection
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Report]:
-    """A function (label, done, total) that moves one bar for each label."""
-    bars = Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    tasks: dict[str, int] = {}
-
-    def report(label: str, done: int, total: int) -> None:
-        if label not in tasks:
-            tasks[label] = bars.add_task(label, total=total)
-        bars.update(bars.task_ids[list(tasks).index(label)], completed=done, total=total)
-
-    with bars:
-        yield report

@@ -21,7 +21,7 @@ from recame.data.audit import (
     read_headers,
 )
 from recame.data.cache import ImageCache, build_cache
-from recame.data.decode import native_size, propose_spec
+from recame.data.decode import native_size, propose_spec, working_side
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.errors import DataError
 from recame.evaluation.embedding import (
@@ -50,12 +50,10 @@ from recame.evaluation.inspection.hygiene import (
     no_suspects,
 )
 from recame.evaluation.inspection.label_errors import label_suspects
+from recame.evaluation.progress import Report
 from recame.models import LoadedModel
 
 INSPECTION_SCHEMA = 1
-
-#: Called with (what is being done, done, total).
-Report = Callable[[str, int, int], None]
 
 #: Images that are embedded; of more, the frequent classes give a sample.
 MOST_EMBEDDED = 20_000
@@ -235,8 +233,7 @@ def _decode(
     else:
         spec, native = _propose(paths, data)
         if data.size == "auto":
-            # What training plans, so that both share one cache.
-            side = int(np.clip(32 * round((native[0] * native[1]) ** 0.5 / 32), 64, 128))
+            side = working_side(native)  # as training does, so that both share one cache
             spec = replace(spec, height=side, width=side)
     with clock("decoding") as step:
         cache = build_cache(
