@@ -28,7 +28,7 @@ def test_from_images_to_predictions(
     decided = {reason.split(" = ")[0] for reason in reasons}
     assert {"data.size", "model.backbone", "augment.symmetry", "finetune"} <= decided
     kept = json.loads((run / "phases.json").read_text())
-    assert set(kept["val_balanced_accuracy"]) == {"probe", "finetune"}
+    assert set(kept["val_balanced_accuracy"]) == {"probe", "finetune", "joined"}
 
     judged = recame.evaluate(run)
     figures = json.loads((run / "metrics.json").read_text())
@@ -43,10 +43,10 @@ def test_from_images_to_predictions(
     names = json.loads((run / "label_space.json").read_text())["names"]
     new = write_images(tmp_path / "new", dict.fromkeys(names, 6), seed=11)
     (new / "cut-off.png").write_bytes((new / "ok" / "000.png").read_bytes()[:200])
-    table, broken = recame.predict(run, [new], out=tmp_path / "predictions.parquet")
-    assert [path.name for path, _ in broken] == ["cut-off.png"]
+    summary = recame.predict(run, [new], out=tmp_path / "predictions.parquet")
+    assert [Path(path).name for path, _ in summary.unreadable] == ["cut-off.png"]
+    table = pd.read_parquet(summary.out)
     right = np.array([Path(p).parent.name for p in table["image"]]) == table["prediction"]
     assert right.mean() > 0.7
-    written = pd.read_parquet(tmp_path / "predictions.parquet")
-    expected = ["image", "prediction", "confidence", *(f"p_{name}" for name in names)]
-    assert list(written.columns[: len(expected)]) == expected
+    expected = ["image", "prediction", "confidence", "decision", *(f"p_{name}" for name in names)]
+    assert list(table.columns[: len(expected)]) == expected

@@ -24,8 +24,8 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 import recame
-from recame.config import parse_duration
 from recame.data.synthetic import SyntheticSpec, generate
+from recame.durations import parse_duration
 from recame.training.run_folder import environment
 
 HERE = Path(__file__).parent
@@ -35,6 +35,7 @@ PLAIN: dict[str, object] = {
     "model.attention": "none",
     "model.pooled_stages": 1,
     "model.classifier": "linear",
+    "model.standardise": False,
     "objective.hard_weight": 0,
     "objective.contrastive_weight": 0,
     "objective.intra_weight": 0,
@@ -48,6 +49,7 @@ METHODS: dict[str, dict[str, object]] = {
         "model.hidden": 256,
         "model.pooled_stages": 4,
         "model.dropout": 0.3,
+        "model.standardise": True,
         "finetune.enabled": False,
         "augment.symmetry": "flips",
     },

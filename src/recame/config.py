@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from recame.errors import ConfigError
 
@@ -93,6 +100,10 @@ class ModelConfig(Section):
     cosine_scale: Annotated[float, Field(gt=0.0)] = 16.0
     hidden: Count = Field(0, description="width of an MLP before the classifier; 0: none")
     dropout: Fraction = 0.0
+    standardise: bool = Field(
+        True, description="centre and scale pooled features for the classifier; false as published"
+    )
+    stages: Count = Field(0, description="only the backbone's first so many stages; 0: all")
 
 
 class ObjectiveConfig(Section):
@@ -176,6 +187,60 @@ class FinetuneConfig(Section):
     accumulate: Positive = 1
 
 
+class DistillConfig(Section):
+    """One small network taught by a finished run's experts: `recame distill`."""
+
+    teacher: Path | None = Field(None, description="the run that teaches; set by recame distill")
+    stages: Count | None = Field(
+        None,
+        description="of the backbone, from the first; 0: all; default: without the last quarter "
+        "of the teacher's own backbone, all of another one",
+    )
+    attention: Literal["none", "keep"] = Field("none", description="keep: as the teacher's")
+    size: Annotated[int, Field(ge=16, le=2048)] | None = Field(
+        None, description="side in pixels; default: the teacher's"
+    )
+    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    balance: Literal["prior", "weights", "none"] = Field(
+        "prior", description="how rare classes count in the teacher's term"
+    )
+    teacher_weight: Weight = Field(1.0, description="of the ensemble's distribution")
+    label_weight: Weight = Field(0.3, description="of the labels")
+    feature_weight: Weight = Field(0.0, description="of the features, through a projection")
+    gate_weight: Weight = Field(0.0, description="of the regional gates")
+    teacher_views: Literal[1, 2, 4, 8] = Field(
+        4,
+        description="flips and turns of each batch that the teacher averages; at most those of "
+        "augment.symmetry",
+    )
+    patience: Positive = Field(
+        3, description="times as many images are enough as for training on labels alone"
+    )
+    unlabelled: tuple[Path, ...] = Field((), description="folders of images without labels")
+    unlabelled_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="of each batch, where there are any"
+    )
+    unlabelled_sampler: Literal["instance", "class_balanced", "square_root"] = Field(
+        "square_root", description="by the class that the teacher predicts"
+    )
+    unlabelled_most: Positive = Field(20_000, description="of more, a sample is taken")
+
+    @field_validator("stages", "size", mode="before")
+    @classmethod
+    def _auto(cls, value: object) -> object:
+        # Not kept as `auto`: a run that teaches nobody leaves nothing to decide.
+        return None if value == "auto" else value
+
+    @model_validator(mode="after")
+    def _teaches(self) -> DistillConfig:
+        if self.teacher_weight == self.label_weight == 0:
+            raise ValueError(
+                "teacher_weight and label_weight are both 0, so nothing says what the student "
+                "should decide: give teacher_weight a value above 0"
+            )
+        return self
+
+
 class EvaluationConfig(Section):
     """Model + data -> predictions -> numbers."""
 
@@ -191,8 +256,10 @@ class RunConfig(Section):
 
     seed: Count = 0
     time_budget_s: Annotated[float, Field(gt=0.0)] | None = None
-    keep: Literal["best_on_val", "last"] = Field(
-        "best_on_val", description="which phase's weights the run keeps"
+    keep: Literal["best_on_val", "best_phase", "last"] = Field(
+        "best_on_val",
+        description="of probe, fine-tuning and the two joined: the best on val; best_phase judges "
+        "no joined experts, last keeps the last phase",
     )
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Auto | Positive = 1
@@ -214,6 +281,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     probe: ProbeConfig = ProbeConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
 
@@ -233,6 +301,11 @@ class Config(Section):
                 "give one value, or one for each expert"
             )
         return self
+
+    @property
+    def judges_joined(self) -> bool:
+        """Whether an expert of each phase, together, is a candidate to keep."""
+        return self.run.keep == "best_on_val" and self.probe.enabled and self.finetune.enabled
 
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy with `section.key` settings changed, validated as a whole.
@@ -353,26 +426,6 @@ def _yaml_value(text: str) -> object:
         except ValueError:
             return value
     return value
-
-
-def parse_duration(text: str) -> float:
-    """Seconds from `90s`, `15m`, `1h30m` or a plain number of seconds.
-
-    Examples:
-        >>> parse_duration("1h30m")
-        5400.0
-
-    Raises:
-        ConfigError: the text is no duration above zero.
-    """
-    import re
-
-    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    hours, minutes, seconds = (float(g or 0) for g in found.groups()) if found else (0.0, 0.0, 0.0)
-    total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
-        raise ConfigError(f"{text!r} is no duration: write for example 90s, 15m or 1h30m.")
-    return total
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError
@@ -24,6 +26,25 @@ def model() -> MultiExpertClassifier:
     model = MultiExpertClassifier(plan, 3, SPEC).to(memory_format=torch.channels_last)
     model.head.set_standardisation(torch.rand(512), torch.rand(512) + 1)
     return model.eval()
+
+
+def test_weights_of_the_first_schema_are_read(saved: Path, model: MultiExpertClassifier) -> None:
+    state = load_file(saved / "model.safetensors")
+    variance = state.pop("head.standardise.running_var").view(2, 512)[0]
+    state["head.std"] = variance.sqrt()
+    state["head.mean"] = state.pop("head.standardise.running_mean").view(2, 512)[0].clone()
+    del state["head.standardise.num_batches_tracked"]
+    save_file(state, saved / "model.safetensors")
+    document = json.loads((saved / "model.json").read_text())
+    del document["architecture"]["standardise"], document["architecture"]["stages"]
+    digest = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    document |= {"schema": 1, "weights_sha256": digest}
+    (saved / "model.json").write_text(json.dumps(document))
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        expected = model(images).logits
+        found = load_checkpoint(saved).model(images).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
@@ -53,7 +74,7 @@ def test_round_trip(model: MultiExpertClassifier, saved: Path) -> None:
 
 def test_description_tells_what_made_it(saved: Path) -> None:
     document = json.loads((saved / "model.json").read_text())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["label_space"]["counts"] == [50, 5, 0]
     assert document["preprocess"]["scale"] == 4095.0
     assert len(document["weights_sha256"]) == 64

@@ -63,10 +63,44 @@ def test_head_standardises_and_shows_what_the_classifier_saw() -> None:
     torch.testing.assert_close(output.logits, head.classifier(output.features))
 
 
+def test_standardisation_follows_each_experts_features_in_training() -> None:
+    head = ExpertHead(2, 6, 3).train()
+    pooled = torch.randn(64, 2, 6) * 5 + torch.tensor([3.0, -40.0])[:, None]
+    features = head(pooled).features
+    torch.testing.assert_close(features.mean(0), torch.zeros(2, 6), atol=1e-5, rtol=0)
+    for _ in range(80):
+        head(pooled)
+    torch.testing.assert_close(head.mean, pooled.mean(0), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(head.std, pooled.std(0), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(head.eval()(pooled).features, features, rtol=0.02, atol=0.02)
+
+
+def test_published_head_sees_the_features_as_they_are() -> None:
+    head = ExpertHead(2, 6, 3, standardise=False).train()
+    head.set_standardisation(torch.full((6,), 9.0), torch.full((6,), 9.0))
+    pooled = torch.randn(4, 2, 6) + 3
+    assert torch.equal(head(pooled).features, pooled)
+    assert torch.equal(head.mean, torch.zeros(2, 6))
+    assert torch.equal(head.std, torch.ones(2, 6))
+
+
+def test_taken_experts_answer_as_before() -> None:
+    heads = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        heads.append(ExpertHead(3, 6, 4, hidden=5).eval())
+        heads[-1].set_standardisation(torch.rand(6), torch.rand(6) + 1)
+    head = ExpertHead(2, 6, 4, hidden=5).eval()
+    head.take_experts(heads)
+    pooled = torch.randn(7, 3, 6)
+    alone = torch.stack([h(pooled).logits[:, 0] for h in heads], 1)
+    torch.testing.assert_close(head(pooled[:, :1].expand(-1, 2, -1)).logits, alone)
+
+
 def test_constant_features_are_not_divided_by_zero() -> None:
     head = ExpertHead(1, 3, 2)
     head.set_standardisation(torch.zeros(3), torch.tensor([0.0, float("nan"), 2.0]))
-    assert head.std.tolist() == [1.0, 1.0, 2.0]
+    torch.testing.assert_close(head.std, torch.tensor([[1.0, 1.0, 2.0]]))
 
 
 def test_hidden_layer_and_own_starts() -> None:
@@ -82,7 +116,7 @@ def test_hidden_layer_and_own_starts() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    head = ExpertHead(1, 100, 2, dropout=0.5)
+    head = ExpertHead(1, 100, 2, dropout=0.5, standardise=False)
     pooled = torch.ones(4, 1, 100)
     assert 0.3 < (head.train()(pooled).features == 0).float().mean() < 0.7
     torch.testing.assert_close(head.eval()(pooled).features, pooled)

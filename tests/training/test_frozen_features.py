@@ -120,8 +120,9 @@ class TestFitHeads:
     def test_features_are_standardised(self, features: ProbeFeatures) -> None:
         head = self.fit(features, 1)
         flat = features.pooled.flatten(0, 1)
-        torch.testing.assert_close(head.mean, flat.mean(0))
-        torch.testing.assert_close(head.std, flat.std(0, correction=0), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(head.mean, flat.mean(0).expand(2, -1))
+        spread = flat.std(0, correction=0).expand(2, -1)
+        torch.testing.assert_close(head.std, spread, rtol=1e-3, atol=1e-4)
 
     def test_seeded(self, features: ProbeFeatures) -> None:
         heads = [self.fit(features, 5, seed).state_dict() for seed in (0, 0, 1)]

@@ -217,7 +217,8 @@ BASES = ["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"]
 def test_every_objective_learns(base: str, sampler: str, ongoing: Ongoing) -> None:
     run = ongoing(
         objective__base=base,
-        objective__deferred_reweighting=0.5,
+        # Weights that come half-way change what the loss is the mean of: only with their own base.
+        objective__deferred_reweighting=0.5 if base == "ldam" else 1.0,
         finetune__sampler=sampler,
         finetune__epochs=4,
         finetune__lr=3e-3,

@@ -45,14 +45,14 @@ class TestEpochs:
     @pytest.mark.parametrize("budget", [60.0, 600.0, 3600.0])
     @pytest.mark.parametrize("step_s", [0.05, 0.5, 3.0])
     @pytest.mark.parametrize("num_train", [400, 30_000])
-    @pytest.mark.parametrize("val_s", [0.0, 2.0])
+    @pytest.mark.parametrize("val_s", [0.0, 1.0])
     def test_budget_is_used_and_kept(
         self, budget: float, step_s: float, num_train: int, val_s: float
     ) -> None:
         config = CONFIG.updated({"run.time_budget_s": budget})
         cost = StepCost(step_s, val_s)
         plan = plan_epochs(config, cost, num_train=num_train, elapsed_s=20.0, device=CPU)
-        left = PLANNED_SHARE * budget - 20.0 - 2 * VIEWS * val_s
+        left = PLANNED_SHARE * budget - 20.0 - 4 * VIEWS * val_s
         seconds = planned_s(plan.config, cost)
         assert seconds <= left
         images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recame.config import Config, load_config, parse_duration, parse_settings
+from recame.config import Config, load_config, parse_settings
+from recame.durations import parse_duration
 from recame.errors import ConfigError, DataError
 
 
@@ -58,6 +59,57 @@ def train_request(
 
 
 @dataclass(frozen=True)
+class DistillRequest:
+    """What `recame distill` was asked for."""
+
+    changes: dict[str, Any]
+    out: Path
+
+
+def distill_request(
+    run: Path | None,
+    backbone: str | None,
+    unlabelled: list[Path],
+    out: Path | None,
+    settings: list[str],
+    time_budget: str | None,
+    seed: int | None,
+    resume: bool,
+) -> DistillRequest:
+    """Check the words and put the student's changes of settings together.
+
+    Raises:
+        ConfigError: options contradict each other, or a setting is wrong.
+        DataError: the run or a folder of images does not exist.
+    """
+    if resume:
+        if out is None:
+            raise ConfigError("--resume needs the run to continue: add --out STUDENT.")
+        if backbone or unlabelled or settings or time_budget or seed is not None:
+            raise ConfigError(
+                "--resume continues with the run's own settings: leave --backbone, --unlabelled, "
+                "--set, --time-budget and --seed out."
+            )
+        return DistillRequest({}, out)
+    if run is None:
+        raise ConfigError("No teacher given: recame distill RUN, the folder of a finished run.")
+    for path in unlabelled:
+        _check_exists(path)
+    changes: dict[str, Any] = parse_settings(settings)
+    if backbone is not None and changes.get("model.backbone", backbone) != backbone:
+        raise ConfigError(
+            f"--backbone {backbone} contradicts --set model.backbone={changes['model.backbone']}: "
+            "give one of them."
+        )
+    if time_budget is not None:
+        changes["run.time_budget_s"] = parse_duration(time_budget)
+    if seed is not None:
+        changes["run.seed"] = seed
+    Config().updated(changes)  # a wrong name or value is told before anything is loaded
+    return DistillRequest(changes, out or run.with_name(f"{run.resolve().name}-student"))
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """What `recame inspect` was asked for."""
 
@@ -88,6 +140,27 @@ def inspect_request(
 
         start = RunFolder.open(run).load_config()
     return InspectRequest(data, start.updated(changes), out or Path("inspection") / data.stem)
+
+
+#: What `--with` calls the outputs of a bundle's graph.
+EXPORT_OUTPUTS = {
+    "experts": "expert_probabilities",
+    "features": "features",
+    "attribution": "attribution",
+}
+
+
+def export_outputs(words: str) -> tuple[str, ...]:
+    """The graph's further outputs that `recame export --with` names, separated by commas.
+
+    Raises:
+        ConfigError: a word is unknown.
+    """
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    for name in names:
+        if name not in EXPORT_OUTPUTS:
+            raise ConfigError(f"--with {name!r} is unknown: choose {', '.join(EXPORT_OUTPUTS)}.")
+    return tuple(EXPORT_OUTPUTS[name] for name in names)
 
 
 def _check_exists(data: Path) -> None:

@@ -44,6 +44,7 @@ def build_backbone(
     attention: str = "none",
     regions: tuple[int, int] = (2, 2),
     reduction: int = 16,
+    num_stages: int = 0,
 ) -> StagedBackbone:
     """Build a timm network, cut it into stages and put attention into it.
 
@@ -62,10 +63,12 @@ def build_backbone(
         attention: `none`, `regional`, `channel` or `squeeze_excite`.
         regions: grid of the regional attention.
         reduction: of the attention's hidden width.
+        num_stages: only the first so many stages, with their weights; 0: all. What follows the
+            last stage (a final convolution or norm) goes with it.
 
     Raises:
-        ConfigError: unknown name or family, a hub that cannot be reached, or `package` for
-            another backbone.
+        ConfigError: unknown name or family, a hub that cannot be reached, `package` for another
+            backbone, or more stages than there are.
         CheckpointError: a file of weights is missing, damaged or of another network.
     """
     model = create_timm_model(name, pretrained, in_channels)
@@ -81,6 +84,14 @@ def build_backbone(
             gate = module(width)
             if gate is not None:
                 part.append(gate)
+    if not 0 <= num_stages <= len(parts):
+        raise ConfigError(
+            f"model.stages={num_stages}, but {name} has {len(parts)} stages: give 1 to "
+            f"{len(parts)}, or 0 for all."
+        )
+    if 0 < num_stages < len(parts):
+        parts, channels = parts[:num_stages], channels[:num_stages]
+        return StagedBackbone([nn.Sequential(*part) for part in parts], channels)
     parts[-1] += tails
     head_norm = getattr(getattr(model, "head", None), "norm", None)
     if hasattr(model, "norm_pre") and head_norm is not None:

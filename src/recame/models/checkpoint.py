@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, DataError
 from recame.label_space import LabelSpace
 from recame.models.experts import Architecture, MultiExpertClassifier
 
-CHECKPOINT_SCHEMA = 1
+CHECKPOINT_SCHEMA = 2
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -130,7 +131,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
         ) from error
     try:
         model = MultiExpertClassifier(architecture, num_classes, spec)
-        model.load_state_dict(state)
+        model.load_state_dict(_upgraded(state, architecture.num_experts))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
@@ -138,6 +139,16 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
             f"({reason}): it was edited, or timm has changed since."
         ) from error
     return LoadedModel(model.to(device).eval(), label_space, spec, architecture)
+
+
+def _upgraded(state: dict[str, Tensor], num_experts: int) -> dict[str, Tensor]:
+    """Weights of schema 1, whose experts shared one fixed standardisation, as today's."""
+    if "head.mean" in state:
+        mean, std = (state.pop(f"head.{name}").repeat(num_experts) for name in ("mean", "std"))
+        norm = "head.standardise"
+        state |= {f"{norm}.running_mean": mean, f"{norm}.running_var": std.square()}
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
+    return state
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,10 @@ class ExpertHead(nn.Module):
     Standardisation, dropout, an optional hidden layer (linear, GELU, dropout), classifier. Every
     expert starts from weights of its own.
 
+    The standardisation is a batch norm without weights: while the whole network trains it follows
+    the moving features. Held fixed it would leave them off centre, and a common offset hides from
+    a cosine what sets the classes apart (docs/decisions/0004).
+
     Args:
         num_experts: E.
         in_features: P, width of the pooled features.
@@ -106,13 +111,11 @@ class ExpertHead(nn.Module):
         cosine_scale: what the cosine is multiplied by.
         hidden: width of the hidden layer; 0 leaves it out.
         dropout: rate, of the pooled and of the hidden features.
+        standardise: whether pooled features are centred and scaled; false as published.
 
     Raises:
         ConfigError: the classifier's kind is unknown.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -124,10 +127,13 @@ class ExpertHead(nn.Module):
         cosine_scale: float = 16.0,
         hidden: int = 0,
         dropout: float = 0.0,
+        standardise: bool = True,
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(in_features))
-        self.register_buffer("std", torch.ones(in_features))
+        self.shape = (num_experts, in_features)
+        self.standardise = (
+            nn.BatchNorm1d(num_experts * in_features, affine=False) if standardise else None
+        )
         self.dropout = nn.Dropout(dropout)
         self.hidden = LinearClassifier(num_experts, in_features, hidden) if hidden else None
         width = hidden or in_features
@@ -142,16 +148,53 @@ class ExpertHead(nn.Module):
                 "(setting model.classifier)."
             )
 
+    @property
+    def mean(self) -> Tensor:
+        """What pooled features are centred by outside training: (E, P)."""
+        if self.standardise is None:
+            return self.classifier.weight.new_zeros(self.shape)
+        assert self.standardise.running_mean is not None
+        return self.standardise.running_mean.view(self.shape)
+
+    @property
+    def std(self) -> Tensor:
+        """What centred features are divided by outside training: (E, P)."""
+        if self.standardise is None:
+            return self.classifier.weight.new_ones(self.shape)
+        assert self.standardise.running_var is not None
+        return (self.standardise.running_var + self.standardise.eps).sqrt().view(self.shape)
+
     @torch.no_grad()
     def set_standardisation(self, mean: Tensor, std: Tensor) -> None:
-        """Set what pooled features are centred and divided by.
+        """Set what pooled features are centred and divided by, for every expert.
 
         Args:
             mean: (P,).
             std: (P,); a feature that never varies (0, or not a number) is divided by 1.
         """
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        if self.standardise is None:
+            return
+        assert self.standardise.running_mean is not None
+        assert self.standardise.running_var is not None
+        variance = torch.where(std > 1e-6, std, torch.ones_like(std)).square()
+        self.standardise.running_mean.view(self.shape).copy_(mean)
+        self.standardise.running_var.view(self.shape).copy_(variance)
+
+    @torch.no_grad()
+    def take_experts(self, heads: Sequence[ExpertHead]) -> None:
+        """Make this head's experts copies of the first expert of each of `heads`, which are alike.
+
+        Args:
+            heads: E of them.
+        """
+        first = [dict(head.named_parameters()) for head in heads]
+        for name, parameter in self.named_parameters():
+            parameter.copy_(torch.stack([parameters[name][0] for parameters in first]))
+        if self.standardise is None:
+            return
+        for name in ("running_mean", "running_var"):
+            own = getattr(self.standardise, name).view(self.shape)
+            own.copy_(torch.stack([getattr(h.standardise, name).view(h.shape)[0] for h in heads]))
 
     def forward(self, pooled: Tensor) -> ExpertOutput:
         """Classify.
@@ -162,7 +205,10 @@ class ExpertHead(nn.Module):
         Returns:
             Logits (B, E, C), and the features (B, E, D) that the classifiers saw.
         """
-        features = self.dropout((pooled - self.mean) / self.std)
+        features = pooled
+        if self.standardise is not None:
+            features = self.standardise(pooled.flatten(1)).view_as(pooled)
+        features = self.dropout(features)
         if self.hidden is not None:
             features = self.dropout(functional.gelu(self.hidden(features)))
         return ExpertOutput(self.classifier(features), features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Architecture:
         cosine_scale: what the cosine is multiplied by.
         hidden: width of the head's hidden layer; 0: none.
         dropout: of the head.
+        standardise: whether the head centres and scales the pooled features.
+        stages: only the backbone's first so many stages; 0: all.
     """
 
     backbone: str
@@ -46,6 +48,8 @@ class Architecture:
     cosine_scale: float = 16.0
     hidden: int = 0
     dropout: float = 0.0
+    standardise: bool = True
+    stages: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -122,6 +126,7 @@ class MultiExpertClassifier(nn.Module):
             cosine_scale=architecture.cosine_scale,
             hidden=architecture.hidden,
             dropout=architecture.dropout,
+            standardise=architecture.standardise,
         )
         # The specification travels beside the weights; it is the one place that holds these.
         for name, values in (("mean", spec.mean), ("std", spec.std)):
@@ -137,6 +142,7 @@ class MultiExpertClassifier(nn.Module):
             attention=plan.attention,
             regions=plan.regions,
             reduction=plan.reduction,
+            num_stages=plan.stages,
         )
 
     def _check_stages(self) -> None:
@@ -227,8 +233,8 @@ class MultiExpertClassifier(nn.Module):
     @torch.no_grad()
     def tails_identical(self) -> bool:
         """Whether all experts' tails hold the same weights and statistics."""
-        first, *others = (tail.state_dict() for tail in self.tails)
-        return all(torch.equal(first[k], other[k]) for other in others for k in first)
+        first, *others = self.tails
+        return all(_same_weights(first, other) for other in others)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the shared `trunk`, the experts' `tails` and the `head`."""
@@ -250,6 +256,37 @@ class MultiExpertClassifier(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    @torch.no_grad()
+    def joined(self, other: MultiExpertClassifier) -> MultiExpertClassifier:
+        """Two experts: this model's first one and the other's.
+
+        Experts that were trained differently err differently, which is what an ensemble lives
+        from; the price is two whole networks, but for the first stages if they are equal.
+
+        Args:
+            other: of the same backbone, head, classes and preprocessing; how many experts it has
+                and what they share may differ.
+
+        Returns:
+            A model of its own, on this one's device, in evaluation mode.
+        """
+        own, others = self._first_experts_stages(), other._first_experts_stages()
+        equal = [_same_weights(a, b) for a, b in zip(own, others, strict=True)]
+        shared_stages = (*equal, False).index(False)
+        plan = replace(self.architecture, num_experts=2, shared_stages=shared_stages)
+        assert plan == replace(other.architecture, num_experts=2, shared_stages=shared_stages)
+        model = MultiExpertClassifier(plan, self.num_classes, self.spec)
+        model.trunk.load_state_dict(nn.ModuleList(own[:shared_stages]).state_dict())
+        for tail, stages in zip(model.tails, (own, others), strict=True):
+            tail.load_state_dict(nn.ModuleList(stages[shared_stages:]).state_dict())
+        model.head.take_experts([self.head, other.head])
+        return model.to(next(self.parameters()).device).eval()
+
+    def _first_experts_stages(self) -> list[nn.Module]:
+        own = self.tails[0]
+        assert isinstance(own, nn.ModuleList)
+        return [*self.trunk, *own]
 
     def _run(self, stages: nn.ModuleList, maps: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:
         """Run stages number `first` and on; also the averages of those that feed the head."""
@@ -273,3 +310,9 @@ class MultiExpertClassifier(nn.Module):
         return torch.stack(
             [self._expert_pooled(e, maps, shared) for e in range(self.num_experts)], 1
         )
+
+
+def _same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules of one kind hold the same weights and statistics."""
+    state, other = first.state_dict(), second.state_dict()
+    return all(torch.equal(state[name], other[name]) for name in state)

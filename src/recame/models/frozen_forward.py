@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,11 @@ def _session_or_none(module: nn.Module, example: Tensor) -> Any:
 def _export_session(module: nn.Module, example: Tensor) -> Any:
     import onnxruntime as ort
 
-    batch = torch.export.Dim("batch", min=1, max=1 << 16)
     # Two images: the exporter would take a batch of one for a constant.
     example = example.contiguous().repeat(2, 1, 1, 1)
     with tempfile.TemporaryDirectory(prefix="recame-") as folder:
         path = Path(folder) / "frozen.onnx"
-        _export_quietly(module, example, path, batch)
+        export_onnx(module, example, path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -100,7 +100,18 @@ def _export_session(module: nn.Module, example: Tensor) -> Any:
         )
 
 
-def _export_quietly(module: nn.Module, example: Tensor, path: Path, batch: Any) -> None:
+def export_onnx(
+    module: nn.Module, example: Tensor, path: Path, *, output_names: Sequence[str] | None = None
+) -> None:
+    """Write a module as an ONNX graph with a dynamic batch, without the exporter's chatter.
+
+    Args:
+        module: in evaluation mode; maps one batch to one tensor or a tuple of tensors.
+        example: (B, ...), two images or more: the exporter takes a batch of one for a constant.
+        path: the file to write, weights included.
+        output_names: of the graph's outputs; None: the exporter's own. The input is `images`.
+    """
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -112,6 +123,8 @@ def _export_quietly(module: nn.Module, example: Tensor, path: Path, batch: Any) 
                 module,
                 (example,),
                 str(path),
+                input_names=["images"],
+                output_names=output_names,
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
                 external_data=False,

@@ -45,8 +45,17 @@ def _regular_grid(size: int, regions: int) -> tuple[int, int] | None:
     return (kernel, padding) if padding <= min(1, kernel // 2) else None
 
 
-def _pool_regions(x: Tensor, rows: Sequence[int], cols: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Average and maximum of each region, both (B, C, R, S)."""
+def pool_regions(x: Tensor, rows: Sequence[int], cols: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Average and maximum of each region.
+
+    Args:
+        x: (B, C, H, W).
+        rows: borders of the R rows, as of `region_bounds`.
+        cols: borders of the S columns.
+
+    Returns:
+        Both (B, C, R, S).
+    """
     grid = (len(rows) - 1, len(cols) - 1)
     vertical, horizontal = _regular_grid(rows[-1], grid[0]), _regular_grid(cols[-1], grid[1])
     if vertical is not None and horizontal is not None:
@@ -89,7 +98,7 @@ def regional_gates(
         (B, C, min(R, H), min(S, W)) in (0, 1).
     """
     rows, cols = region_bounds(x.shape[2], regions[0]), region_bounds(x.shape[3], regions[1])
-    average, maximum = _pool_regions(x, rows, cols)
+    average, maximum = pool_regions(x, rows, cols)
     hidden = _squeeze(average, fc1_weight, fc1_bias)
     if max_pool:
         hidden = hidden + _squeeze(maximum, fc1_weight, fc1_bias)

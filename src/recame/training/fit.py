@@ -23,6 +23,7 @@ from recame.data import (
     native_size,
     read_manifest,
 )
+from recame.errors import ConfigError
 from recame.evaluation import evaluate_predictions, predict_split
 from recame.evaluation.progress import progress_bars
 from recame.models import (
@@ -67,10 +68,16 @@ def train(
     """
     started = time.monotonic()
     console = console or Console(quiet=True)
-    _quiet_libraries()
+    quiet_libraries()
     if resume:
         config = RunFolder.open(Path(out)).load_config()
     config = config or Config()
+    if config.distill.teacher is not None:
+        raise ConfigError(
+            f"These settings are a student's, taught by {config.distill.teacher}: use recame "
+            f"distill {'--resume --out ' + str(out) if resume else config.distill.teacher}, or set "
+            "distill.teacher=null to train the same network on labels alone."
+        )
     if is_follower(config.run):
         _follow(Path(source), Path(out), started)
     if resume:
@@ -82,7 +89,7 @@ def train(
         folder = RunFolder.free(Path(out))
         _check_network(config)
     run, reasons = _prepare(Path(source), config, folder, console, started)
-    _record(run, Path(source), reasons, resume=resume)
+    record_run(run, Path(source), reasons, resume=resume)
     candidates: dict[str, MultiExpertClassifier] = {}
     if run.config.probe.enabled:
         run, model = run_probe(run)
@@ -93,7 +100,7 @@ def train(
         run, candidates["finetune"] = run_finetune(
             run, copy.deepcopy(model) if candidates else model
         )
-    _keep_best(run, candidates)
+    keep_best(run, candidates)
     folder.finish()
     return folder
 
@@ -148,7 +155,7 @@ def _prepare(
     return OngoingRun(folder, config, data, device, console, started), [*reasons, *plan.reasons]
 
 
-def _record(run: OngoingRun, source: Path, reasons: list[str], *, resume: bool) -> None:
+def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: bool) -> None:
     """Write what describes the run, and say it."""
     folder, data, console = run.folder, run.data, run.console
     if resume:
@@ -197,10 +204,12 @@ def _describe(data: InspectionSet, console: Console) -> None:
             console.print(f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
 
 
-def _keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
-    """Judge each phase on `val`, keep the better one's weights, and write its figures."""
+def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
+    """Judge the phases on `val`, alone and joined; keep the best and write its figures."""
     settings, space = run.config.evaluation, run.data.label_space
     chosen = list(candidates)[-1]
+    if run.config.judges_joined:
+        candidates |= {"joined": candidates["probe"].joined(candidates["finetune"])}
     if "val" not in run.data.splits:
         run.console.print(f"No val split to choose by: the last phase ({chosen}) is kept.")
         save_checkpoint(run.folder.path, candidates[chosen], space)
@@ -221,7 +230,7 @@ def _keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) ->
         judged[name] = evaluation.to_dict()
         # A small val knows few different accuracies: the balanced log loss decides among equals.
         scores[name] = (judged[name]["balanced_accuracy"]["value"], -_balanced_loss(predictions))
-    if run.config.run.keep == "best_on_val":
+    if run.config.run.keep != "last":
         chosen = max(scores, key=lambda name: scores[name])
     accuracies = {name: accuracy for name, (accuracy, _) in scores.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
@@ -241,7 +250,7 @@ def _balanced_loss(predictions: Predictions) -> float:
     return float((sums[images > 0] / images[images > 0]).mean())
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Our own console speaks; Lightning's hints are about settings that we have made."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

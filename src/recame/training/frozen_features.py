@@ -120,7 +120,7 @@ def fit_heads(
     """
     pooled = features.pooled
     flat = pooled.reshape(-1, pooled.shape[-1])
-    head.set_standardisation(flat.mean(0), flat.std(0, correction=0) + 1e-4)
+    head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     counts = torch.bincount(features.target, minlength=objective.num_classes).float()
@@ -135,6 +135,8 @@ def fit_heads(
     device = parameters[0].device
     num_steps = int(settings.steps)
     head.train()
+    if head.standardise is not None:
+        head.standardise.eval()  # the features stand still: the statistics of all are known
     batch = min(settings.batch_size, 4 * len(features.target))
     for step in range(num_steps):
         chosen = torch.multinomial(weight, batch, replacement=True, generator=generator)

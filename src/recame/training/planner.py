@@ -123,7 +123,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     )
     backbone = str(changes.get("model.backbone", config.model.backbone))
     decide("model.num_experts", 2, "the second expert buys most of what an ensemble can")
-    num_stages = _num_stages(backbone, data.spec.channels)
+    num_stages = config.model.stages or _num_stages(backbone, data.spec.channels)
     if device.type == "cuda":
         decide("model.shared_stages", num_stages - 2, "two own stages an expert are cheap on a GPU")
     decide(
@@ -194,7 +194,13 @@ def _num_stages(backbone: str, channels: int) -> int:
 
 
 def plan_epochs(
-    config: Config, cost: StepCost, *, num_train: int, elapsed_s: float, device: torch.device
+    config: Config,
+    cost: StepCost,
+    *,
+    num_train: int,
+    elapsed_s: float,
+    device: torch.device,
+    patience: int = 1,
 ) -> Plan:
     """Choose how many epochs of how many images, from the time left and the measured step.
 
@@ -204,6 +210,7 @@ def plan_epochs(
         num_train: training images.
         elapsed_s: seconds since the run began.
         device: where the run trains.
+        patience: how many times the images are enough that are enough to learn from labels alone.
     """
     settings = config.finetune
     size = settings.epoch_size
@@ -213,13 +220,14 @@ def plan_epochs(
     budget = budget_s(config, device)
     processes = config.run.num_nodes * (1 if config.run.devices == "auto" else config.run.devices)
     images_per_s = settings.batch_size * processes / cost.step_s
-    enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
+    enough = patience * max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
     if budget is None:
         left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
-        # Two more passes over the validation split decide which phase is kept.
-        left_s = PLANNED_SHARE * budget - elapsed_s - 2 * int(config.evaluation.views) * cost.val_s
+        # More passes over the validation split decide which phase is kept.
+        passes = int(config.evaluation.views) * (4 if config.judges_joined else 2)
+        left_s = PLANNED_SHARE * budget - elapsed_s - passes * cost.val_s
         images = max(1.0, left_s) * images_per_s
         why = (
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
