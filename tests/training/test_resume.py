@@ -30,7 +30,7 @@ MOMENTS: dict[str, Patch] = {
     "first epoch": (FinetuneModule, "training_step", 1),
     "second epoch": (FinetuneModule, "training_step", 1 + STEPS),
     "history written, checkpoint not": (pl.Trainer, "save_checkpoint", 2),
-    "after the last epoch": (fit, "_keep_best", 1),
+    "after the last epoch": (fit, "keep_best", 1),
 }
 
 

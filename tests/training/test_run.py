@@ -90,7 +90,7 @@ class TestRunFolder:
         assert environment["packages"]["torch"].startswith("2.")
         phases = json.loads((finished / "phases.json").read_text())
         scores = phases["val_balanced_accuracy"]
-        assert set(scores) == {"probe", "finetune"}
+        assert set(scores) == {"probe", "finetune", "joined"}
         assert scores[phases["kept"]] == max(scores.values())
         metrics = json.loads((finished / "metrics.json").read_text())["val"]
         assert metrics["balanced_accuracy"]["value"] == scores[phases["kept"]]
@@ -186,34 +186,40 @@ class TestPredict:
         return folder
 
     def test_folder_with_a_broken_file(self, finished: Path, images: Path) -> None:
-        table, broken = recame.predict(finished, [images])
-        expected = ["image", "prediction", "confidence", *(f"p_{name}" for name in CLASSES)]
+        summary = recame.predict(finished, [images], out=images / "out.csv")
+        table, broken = pd.read_csv(summary.out), summary.unreadable
+        expected = ["image", "prediction", "confidence", "decision"]
+        expected += [f"p_{name}" for name in CLASSES]
         assert list(table.columns[: len(expected)]) == expected
         assert len(table) == 5
-        probabilities = table[expected[3:]].to_numpy()
+        probabilities = table[expected[4:]].to_numpy()
         np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
         np.testing.assert_allclose(probabilities.max(1), table["confidence"], atol=1e-6)
-        assert [path.name for path, _ in broken] == ["broken.png"]
+        assert [Path(path).name for path, _ in broken] == ["broken.png"]
         assert broken[0][1]
 
-    def test_files_and_globs(self, finished: Path, images: Path) -> None:
-        table, broken = recame.predict(
-            finished, [images / "ok" / "000.png", str(images / "s*" / "*.png")]
-        )
+    def test_files_and_globs(self, finished: Path, images: Path, tmp_path: Path) -> None:
+        sources = [images / "ok" / "000.png", str(images / "s*" / "*.png")]
+        summary = recame.predict(finished, sources, out=tmp_path / "out.csv")
+        table = pd.read_csv(summary.out)
         assert [Path(p).parent.name for p in table["image"]] == ["ok", "scratch", "scratch"]
-        assert broken == []
+        assert summary.num_unreadable == 0
 
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
     def test_written_table(self, suffix: str, finished: Path, images: Path, tmp_path: Path) -> None:
         out = tmp_path / "made" / f"out{suffix}"
-        table, _ = recame.predict(finished, [images / "scratch"], out=out)
+        summary = recame.predict(finished, [images / "scratch"], out=out)
         read = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
-        assert list(read.columns) == list(table.columns)
-        assert list(read["prediction"]) == list(table["prediction"])
+        found = recame.load(finished).predict(images / "scratch")
+        assert list(read["prediction"]) == [item.label for item in found]
+        assert "expert1_p_hole" in read
+        assert summary.num_images == 2
 
-    def test_same_as_evaluation(self, run: Path) -> None:
+    def test_same_as_evaluation(self, run: Path, tmp_path: Path) -> None:
         manifest = pd.read_csv(run / "manifest.csv").query("split == 'test'")
-        table, _ = recame.predict(run, list(manifest["path"]))
+        table = pd.read_csv(
+            recame.predict(run, list(manifest["path"]), out=tmp_path / "out.csv").out
+        )
         judged = recame.evaluate(run)
         ours = table.set_index("image")["confidence"]
         theirs = pd.Series(judged.predictions.probabilities.max(1), list(manifest["path"]))
@@ -299,4 +305,4 @@ def test_images_of_other_kinds(
     config = tiny_config(finetune__epochs=1, probe__steps=5)
     run = recame.train(folder, config, out=tmp_path / "run")
     assert len(pd.read_csv(run.path / "broken_images.csv")) == 0
-    assert len(recame.predict(run.path, [folder])[0]) == 18
+    assert recame.predict(run.path, [folder], out=tmp_path / "out.csv").num_images == 18

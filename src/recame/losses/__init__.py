@@ -27,17 +27,30 @@ from recame.losses.reweighting import (
     ldam,
     ldam_margins,
 )
+from recame.losses.student import (
+    Lesson,
+    StudentObjective,
+    balancing_weights,
+    direction_distance,
+    gate_distance,
+    tempered_divergence,
+)
 
 __all__ = [
+    "Lesson",
     "Objective",
+    "StudentObjective",
     "adjust_logits",
     "balanced_softmax",
+    "balancing_weights",
     "batch_mean",
     "category_distillation",
     "class_balanced_weights",
     "contrastive",
     "cross_entropy",
+    "direction_distance",
     "focal",
+    "gate_distance",
     "gather_hard",
     "gathered_cross_entropy",
     "hard_categories",
@@ -50,4 +63,5 @@ __all__ = [
     "mutual_distillation",
     "num_hard_categories",
     "pairwise_distances",
+    "tempered_divergence",
 ]

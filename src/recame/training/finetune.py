@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -24,6 +25,7 @@ from recame.training.lightning_module import FinetuneData, FinetuneModule, Movin
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import StepCost, plan_epochs
 from recame.training.processes import call_followers
+from recame.training.teacher import Distillation
 
 _WARM_UP_STEPS = 2
 _TIMED_STEPS = 4
@@ -36,20 +38,21 @@ _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = 
 
 
 def run_finetune(
-    run: OngoingRun, model: MultiExpertClassifier
+    run: OngoingRun, model: MultiExpertClassifier, distillation: Distillation | None = None
 ) -> tuple[OngoingRun, MultiExpertClassifier]:
     """Plan the epochs and fine-tune in place, from the newest checkpoint if there is one.
 
     Args:
         run: its `finetune.epochs` may be `auto`.
         model: after the probe, or new.
+        distillation: what teaches it beside the labels, if it is a student.
 
     Returns:
         The run with its epochs decided, and the model.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
-    run = _with_epochs(run, model, trunk)
-    return run, _fit(run, model, trunk)
+    run = _with_epochs(run, model, trunk, distillation)
+    return run, _fit(run, model, trunk, distillation)
 
 
 def check_finetune(run: OngoingRun) -> None:
@@ -87,7 +90,10 @@ def _batches(run: OngoingRun) -> dict[str, Any]:
 
 
 def _module(
-    run: OngoingRun, model: MultiExpertClassifier, trunk: TrunkCache | None
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    distillation: Distillation | None = None,
 ) -> FinetuneModule:
     """The phase's module with everything it needs."""
     config, data = run.config, run.data
@@ -102,18 +108,17 @@ def _module(
     num_views = SYMMETRIES[config.augment.symmetry]
     mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
     prior = class_prior(counts, settings.sampler)
+    objective = run.objective(torch.from_numpy(prior).float())
+    images = BatchDataset(
+        data.cache.images, train_view.rows, train_view.targets, np.arange(len(train_view))
+    )
+    material = FinetuneData(
+        images, partial(EpochBatches, **_batches(run)), val, data.spec.scale, trunk
+    )
     return FinetuneModule(
         model,
-        run.objective(torch.from_numpy(prior).float()),
-        FinetuneData(
-            train=BatchDataset(
-                data.cache.images, train_view.rows, train_view.targets, np.arange(len(train_view))
-            ),
-            batches=_batches(run),
-            val=val,
-            scale=data.spec.scale,
-            trunk=trunk,
-        ),
+        objective if distillation is None else distillation.objective(run, model, objective, prior),
+        material if distillation is None else distillation.extend(material, images, _batches(run)),
         settings,
         augment=Augment(
             horizontal_flip=num_views >= 2,
@@ -146,7 +151,10 @@ def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
 
 
 def _with_epochs(
-    run: OngoingRun, model: MultiExpertClassifier, trunk: TrunkCache | None
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    distillation: Distillation | None,
 ) -> OngoingRun:
     """Fix the number of epochs: from the settings, or from the time left and a measured step."""
     settings = run.config.finetune
@@ -155,13 +163,15 @@ def _with_epochs(
     num_train = len(run.data.view("train").targets)
     cost = StepCost(1.0, 0.0)
     if settings.epochs == "auto":
-        cost = _measure(run, copy.deepcopy(model), trunk)
+        module = _module(run, copy.deepcopy(model), trunk, distillation).to(run.device)
+        cost = module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
     plan = plan_epochs(
         run.config,
         cost,
         num_train=num_train,
         elapsed_s=time.monotonic() - run.started,
         device=run.device,
+        patience=1 if distillation is None else run.config.distill.patience,
     )
     run.folder.explain(plan.reasons)
     for reason in plan.reasons:
@@ -170,20 +180,17 @@ def _with_epochs(
     return replace(run, config=plan.config)
 
 
-def _measure(run: OngoingRun, model: MultiExpertClassifier, trunk: TrunkCache | None) -> StepCost:
-    """Seconds of a training step and of a validation pass, on a copy that is thrown away."""
-    module = _module(run, model, trunk).to(run.device)
-    return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
-
-
 def _fit(
-    run: OngoingRun, model: MultiExpertClassifier, trunk: TrunkCache | None
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    distillation: Distillation | None,
 ) -> MultiExpertClassifier:
     """Fine-tune with Lightning, from the newest checkpoint if there is one."""
     config, settings = run.config, run.config.finetune
     model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
     model.set_batch_norm_frozen(settings.freeze_batch_norm)
-    module = _module(run, model, trunk)
+    module = _module(run, model, trunk, distillation)
     callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))

@@ -1,8 +1,7 @@
-"""What a finished run is for: to be evaluated on labelled images, and to predict new ones."""
+"""What a finished run is judged by: its predictions of labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from rich.markup import escape
 
 from recame.config import Config
 from recame.contracts import Predictions
-from recame.data import InspectionSet, list_images, load_inspection_set
-from recame.errors import CheckpointError, DataError
+from recame.data import InspectionSet, load_inspection_set
+from recame.data.manifest import read_recorded_manifest
+from recame.errors import CheckpointError
 from recame.evaluation import (
     Evaluation,
-    check_suffix,
     evaluate_predictions,
-    predict_files,
     predict_split,
     predictions_table,
     save_evaluation,
@@ -136,61 +134,6 @@ def _draw(
     console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
 
 
-def predict(
-    run: Path | str,
-    sources: Sequence[Path | str],
-    *,
-    out: Path | str | None = None,
-    console: Console | None = None,
-) -> tuple[pd.DataFrame, list[tuple[Path, str]]]:
-    """Predict new images.
-
-    Args:
-        run: the run's folder.
-        sources: files, folders and globs.
-        out: a `.csv` or `.parquet` file to write; None: only return the table.
-        console: where progress goes; silent if None.
-
-    Returns:
-        The predictions table (`image, prediction, confidence, p_<class>...`), and the files that
-        could not be read with the reason for each.
-
-    Raises:
-        RecameError: the run or a path cannot be used, or no image is readable.
-    """
-    console = console or Console(quiet=True)
-    if out is not None:
-        check_suffix(Path(out))
-    _, config, loaded = open_finished(run)
-    paths = list_images(sources)
-    with progress_bars(console) as report:
-        done = 0
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            report("predicting", done, len(paths))
-
-        predictions, broken = predict_files(
-            loaded.model,
-            loaded.spec,
-            paths,
-            loaded.label_space,
-            num_views=int(config.evaluation.views),
-            batch_size=config.evaluation.batch_size,
-            device=choose_device(config.run.accelerator),
-            max_pixels=config.data.max_pixels,
-            on_progress=advance,
-        )
-    if not len(predictions):
-        first = "; ".join(f"{path}: {reason}" for path, reason in broken[:3])
-        raise DataError(f"None of {len(paths)} images can be read ({first}): check the files.")
-    table = predictions_table(predictions, loaded.label_space)
-    if out is not None:
-        save_predictions(table, Path(out))
-    return table, broken
-
-
 def judge(predictions: Predictions, loaded: LoadedModel, config: Config) -> Evaluation:
     """Evaluate predictions as the run's settings say."""
     return evaluate_predictions(
@@ -221,14 +164,7 @@ def open_finished(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
 
 def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
     """The manifest that the run recorded, so that no image changes its split."""
-    path = folder.path / "manifest.csv"
-    if not path.exists():
-        raise CheckpointError(
-            f"{path} is missing, so the run no longer knows its images: give DATA to evaluate."
-        )
-    # A class may be called "NA", and a product "0012".
-    texts = ["image", "path", "label", "split", config.data.product_column]
-    return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
+    return read_recorded_manifest(folder.path / "manifest.csv", config.data.product_column)
 
 
 def _predict(

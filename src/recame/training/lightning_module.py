@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,16 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recame.config import FinetuneConfig
 from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
-from recame.data import Augment, BatchDataset, EpochBatches, Mix, to_unit
-from recame.losses import Objective
+from recame.data import Augment, Mix, to_unit
+from recame.losses import Lesson, Objective, StudentObjective
 from recame.models import MultiExpertClassifier
 from recame.training.frozen_trunk import TrunkCache
 from recame.training.planner import StepCost
+from recame.training.teacher import Teacher, forward_with_gates
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,20 @@ class FinetuneData:
 
     Attributes:
         train: whole batches of the training split.
-        batches: the sampler's settings, as keyword arguments of `EpochBatches`.
+        sampler: makes the sampler of batches; takes the `rank` and `world_size` of a process.
         val: whole batches of the validation split, or None if there is none.
         scale: what a stored pixel is divided by.
         trunk: the frozen trunk's outputs, if only the experts' tails train; each batch's `index`
             then numbers the images of this cache.
+        teacher: judges each batch too, if a student is trained.
     """
 
-    train: BatchDataset
-    batches: dict[str, Any]
+    train: Dataset[Batch]
+    sampler: Callable[..., Sampler[list[int]]]
     val: DataLoader[Batch] | None
     scale: float
     trunk: TrunkCache | None = None
+    teacher: Teacher | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FinetuneData:
         """Itself: a copy of the module, as the moving average makes, shares its images."""
@@ -55,7 +59,7 @@ class FinetuneModule(pl.LightningModule):
 
     Args:
         model: the experts.
-        objective: the loss.
+        objective: the loss; a student's if `data` has a teacher.
         data: what to train on.
         settings: the phase's section of the settings.
         augment: random changes of a batch, or None.
@@ -68,7 +72,7 @@ class FinetuneModule(pl.LightningModule):
     def __init__(
         self,
         model: MultiExpertClassifier,
-        objective: Objective,
+        objective: Objective | StudentObjective,
         data: FinetuneData,
         settings: FinetuneConfig,
         *,
@@ -92,8 +96,8 @@ class FinetuneModule(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Whole batches; each process of a distributed run draws its own share."""
-        batches = EpochBatches(
-            **self._data.batches, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        batches = self._data.sampler(
+            rank=self.trainer.global_rank, world_size=self.trainer.world_size
         )
         return DataLoader(self._data.train, sampler=batches, batch_size=None)
 
@@ -167,6 +171,9 @@ class FinetuneModule(pl.LightningModule):
         parameters = [
             *_decay_groups(backbone, biases, settings.lr, settings.weight_decay),
             *_decay_groups(groups["head"], biases, settings.head_lr, settings.weight_decay),
+            *_decay_groups(
+                list(self.objective.parameters()), set(), settings.head_lr, settings.weight_decay
+            ),
         ]
         fused = all(p.device.type in {"cpu", "cuda"} for p in backbone + groups["head"])
         optimizer: torch.optim.Optimizer
@@ -194,19 +201,38 @@ class FinetuneModule(pl.LightningModule):
         target = batch.target
         if self._data.trunk is not None:
             maps, pooled = self._data.trunk.take(batch.index, generator, target.device)
-            return self._loss(self.model.from_trunk(maps, pooled), target)
+            return self._loss(self.model.from_trunk(maps, pooled))(target)
         images = to_unit(batch.images, self._data.scale)
         if self._augment is not None:
             images = self._augment(images, generator)
         if self._mix is None:
-            return self._loss(self._run(images), target)
+            return self._judged(images)(target)
         images, permutation, lam = self._mix(images, generator)
-        output = self._run(images)
-        return _mixed(self._loss(output, target), self._loss(output, target[permutation]), lam)
+        loss = self._judged(images)
+        return _mixed(loss(target), loss(target[permutation]), lam)
 
-    def _loss(self, output: ExpertOutput, target: Tensor) -> LossResult:
-        result: LossResult = self.objective(output, target)
-        return result
+    def _judged(self, images: Tensor) -> Callable[[Tensor], LossResult]:
+        """The loss of a batch as a function of its labels, of which a mixed batch has two."""
+        teacher = self._data.teacher
+        if teacher is None:
+            return self._loss(self._run(images))
+        # On the same, augmented and mixed, images: Beyer et al., A good teacher is patient and
+        # consistent, CVPR 2022.
+        lesson = teacher(images)
+        assert isinstance(self.objective, StudentObjective)
+        if self.objective.needs_gates:
+            return self._loss(*forward_with_gates(self.model, images), lesson)
+        return self._loss(self._run(images), None, lesson)
+
+    def _loss(
+        self, output: ExpertOutput, gates: Tensor | None = None, lesson: Lesson | None = None
+    ) -> Callable[[Tensor], LossResult]:
+        def loss(target: Tensor) -> LossResult:
+            extra = () if lesson is None else (lesson, gates)
+            result: LossResult = self.objective(output, target, *extra)
+            return result
+
+        return loss
 
     def measure_cost(self, warm_up: int, timed: int, precision: str) -> StepCost:
         """Seconds of a training step and of a validation pass on this device.
@@ -219,7 +245,7 @@ class FinetuneModule(pl.LightningModule):
             precision: `32`, `bf16` or `16`.
         """
         settings, device = self._settings, next(self.model.parameters()).device
-        batches = iter(EpochBatches(**self._data.batches))
+        batches = iter(self._data.sampler())
         groups = self.model.parameter_groups()
         learned = [p for group in groups.values() for p in group if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=0.0)
@@ -230,7 +256,7 @@ class FinetuneModule(pl.LightningModule):
         for _ in range(warm_up + timed):
             chosen = next(batches, None)
             if chosen is None:
-                batches = iter(EpochBatches(**self._data.batches))
+                batches = iter(self._data.sampler())
                 chosen = next(batches)
             shortened = settings.batch_size / len(chosen)
             began = time.perf_counter()

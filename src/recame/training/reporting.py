@@ -213,6 +213,7 @@ def run_facts(
         "Python": str(environment.get("python", "")),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "model": _model_text(loaded),
+        "taught by": str(info.get("teacher", {}).get("path", "")),
         "run folder": str(folder.path.resolve()),
     }
     run, data = shlex.quote(str(folder.path)), shlex.quote(str(info.get("data", "DATA")))
@@ -233,7 +234,7 @@ def run_facts(
         facts=tuple((name, text) for name, text in facts.items() if text.strip(", ")),
         reasons=tuple(folder.reasons()),
         commands=(
-            f"recame train {data} --config {run}/config.yaml --out {run}-again",
+            _training_command(info, data, run),
             f"recame evaluate {run}-again{judged}{on_split}",
             f"recame report {run}-again{on_split}{against}",
         ),
@@ -241,6 +242,26 @@ def run_facts(
         phases=phases,
         product_column=config.data.product_column,
     )
+
+
+def _training_command(info: dict[str, Any], data: str, run: str) -> str:
+    """What makes the run again; a student is made of its teacher."""
+    teacher = info.get("teacher")
+    if teacher is None:
+        return f"recame train {data} --config {run}/config.yaml --out {run}-again"
+    asked = teacher.get("asked", {})
+    words = [shlex.quote(teacher["path"])]
+    words += [f"--backbone {shlex.quote(asked['backbone'])}"] if asked.get("backbone") else []
+    words += [f"--unlabelled {shlex.quote(path)}" for path in asked.get("unlabelled", ())]
+    words += [
+        f"--set {shlex.quote(f'{name}={_word(value)}')}"
+        for name, value in asked.get("changes", {}).items()
+    ]
+    return f"recame distill {' '.join(words)} --out {run}-again"
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _changed(config: Config) -> tuple[Setting, ...]:

@@ -191,7 +191,7 @@ class RunFolder:
         """Whether training ended."""
         return self.state == "finished"
 
-    def mark(self, state: str, **facts: str) -> None:
+    def mark(self, state: str, **facts: object) -> None:
         """Change the state, and note further facts."""
         write_json(self._marker, {**self.info(), "state": state, **facts})
 
@@ -222,6 +222,19 @@ class RunFolder:
         """Write `broken_images.csv`: every image that was left out, with the reason."""
         with writing(self.path / "broken_images.csv") as partial:
             pd.DataFrame(broken, columns=["image", "reason"]).to_csv(partial, index=False)
+
+    def save_unlabelled(
+        self, images: Sequence[str], predicted: Sequence[str], confidence: Sequence[float]
+    ) -> None:
+        """Write `unlabelled.csv`: images without labels, and what the teacher says of each."""
+        table = pd.DataFrame({"image": images, "teacher": predicted, "confidence": confidence})
+        with writing(self.path / "unlabelled.csv") as partial:
+            table.to_csv(partial, index=False)
+
+    def weights_sha256(self) -> str:
+        """Checksum of the run's weights, as the model's description holds it."""
+        document = json.loads((self.path / "model.json").read_text(encoding="utf-8"))
+        return str(document["weights_sha256"])
 
     def explain(self, reasons: Sequence[str]) -> None:
         """Add to `reasons.json`: what was decided for this run, and why."""

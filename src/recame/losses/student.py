@@ -1,0 +1,262 @@
+"""What a student learns from a teacher: its distribution, features and gates, beside the labels.
+
+Sources: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, for the temperature;
+Ren et al., Balanced Meta-Softmax, NeurIPS 2020, for the prior; Romero et al., FitNets, ICLR 2015,
+for features through a projection; Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR
+2017, for matching where a network looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recame.contracts import ExpertOutput, LossResult, ensemble_logits
+from recame.errors import ConfigError
+from recame.losses.logit_adjustment import log_class_counts
+from recame.losses.objective import Objective
+from recame.losses.reweighting import batch_mean
+
+Balance = Literal["prior", "weights", "none"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says about a batch; constants to the student.
+
+    Attributes:
+        logits: (B, C) the ensemble's, without any prior added.
+        features: (B, D') what its classifiers saw, averaged over experts; None if not asked for.
+        gates: (B, S', R) mean gate of each stage and region; None if not asked for.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+    gates: Tensor | None = None
+
+
+def tempered_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T^2 * KL(softmax(teacher / T) || softmax(student / T))` (Hinton et al. 2015).
+
+    The factor keeps the gradient's size as T grows; for T to infinity the divergence becomes half
+    the variance over the classes of `student - teacher`, and every class counts alike.
+
+    Args:
+        student: (B, C) logits.
+        teacher: (B, C) logits.
+        temperature: T, above 0.
+
+    Returns:
+        (B,) in nats, 0 for logits that differ by a constant.
+    """
+    logs = functional.log_softmax(teacher / temperature, -1)
+    divergence = logs.exp() * (logs - functional.log_softmax(student / temperature, -1))
+    return temperature**2 * divergence.sum(-1)
+
+
+def balancing_weights(teacher: Tensor, log_prior: Tensor) -> Tensor:
+    """How much more often each image would come if all classes came equally often.
+
+    With class shares pi in training and p the teacher's balanced posterior, the ratio of the
+    images' densities is, by Bayes' rule, `p_balanced(x) / p_pi(x) = 1 / (C sum_c pi_c p_c(x))`: it
+    needs no label. For an image that is surely of class c it is `1 / (C pi_c)`.
+
+    Args:
+        teacher: (B, C) balanced logits.
+        log_prior: (C,) log of pi, up to a constant.
+
+    Returns:
+        (B,) above 0.
+    """
+    log_share = functional.log_softmax(log_prior, -1)
+    log_posterior = functional.log_softmax(teacher, -1)
+    return torch.exp(-torch.logsumexp(log_share + log_posterior, -1)) / teacher.shape[-1]
+
+
+def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the unit vectors, `2 - 2 cos`.
+
+    Args:
+        student: (B, D).
+        teacher: (B, D).
+
+    Returns:
+        (B,) in [0, 4].
+    """
+    return (
+        (functional.normalize(student, dim=-1) - functional.normalize(teacher, dim=-1))
+        .square()
+        .sum(-1)
+    )
+
+
+def gate_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over stages of the squared distance between the regions' mean gates.
+
+    Means over the channels, so that networks of different widths can be compared. Unlike Zagoruyko
+    and Komodakis' maps they are not scaled to unit length: gates lie in (0, 1) already, and how far
+    a region is closed is what they say.
+
+    Args:
+        student: (B, S, R) mean gate of each stage and region.
+        teacher: (B, S, R).
+
+    Returns:
+        (B,).
+    """
+    return (student - teacher).square().sum(-1).mean(-1)
+
+
+class StudentObjective(nn.Module):
+    """The labels' loss and the teacher's terms; a term of weight 0 is not computed.
+
+    | part | what |
+    | --- | --- |
+    | `base` | the labels, through the base loss of `labels`, over the images that have one |
+    | `teacher` | `tempered_divergence` from the teacher's distribution, over all images |
+    | `features` | `direction_distance` of a learned projection from the teacher's features |
+    | `gates` | `gate_distance` |
+
+    **Balance.** The teacher was trained under balanced softmax: its raw logits are those of a
+    balanced classifier, and a student that equals it everywhere is balanced too. But a small
+    student equals it nowhere exactly, and on training images, which the teacher knows by heart, its
+    distribution is nearly a label: matching it on images of which most are of frequent classes
+    would then lean towards these, as plain cross-entropy does. `prior` therefore adds the log of
+    the prior that the batches show to both sides before the temperature, which leaves the minimum
+    where it is and, for a teacher that is sure and T = 1, is balanced softmax itself. (Added after
+    the temperature, the prior would weigh the classes again for a large T.) `weights` multiplies
+    each image by `balancing_weights` instead; `none` does neither.
+
+    Args:
+        labels: the loss on labels, of one expert.
+        counts: (C,) training images of each class.
+        prior: (C,) share of each class in the batches, images without labels included, up to a
+            factor.
+        temperature: T of the teacher's term.
+        balance: see above.
+        teacher_weight: weight of `teacher`.
+        label_weight: weight of `base`.
+        feature_weight: weight of `features`.
+        gate_weight: weight of `gates`.
+        widths: of the student's and the teacher's features; the projection learns with the student.
+        gate_stages: for each stage of the student that has gates, the teacher's to compare with.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        labels: Objective,
+        counts: Sequence[int] | Tensor,
+        prior: Tensor,
+        *,
+        temperature: float = 2.0,
+        balance: Balance = "prior",
+        teacher_weight: float = 1.0,
+        label_weight: float = 0.3,
+        feature_weight: float = 0.0,
+        gate_weight: float = 0.0,
+        widths: tuple[int, int] = (0, 0),
+        gate_stages: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise ConfigError(f"temperature={temperature}: logits are divided by it; give above 0.")
+        if balance not in get_args(Balance):
+            raise ConfigError(
+                f"balance={balance!r} is unknown: choose one of {', '.join(get_args(Balance))}."
+            )
+        self.weights = {
+            "base": label_weight,
+            "teacher": teacher_weight,
+            "features": feature_weight,
+            "gates": gate_weight,
+        }
+        for name, weight in self.weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(
+                    f"The weight of {name} is {weight}: give 0 (leaves the term out) or more."
+                )
+        if not any(self.weights.values()):
+            raise ConfigError("Every weight of the student's loss is 0: there is nothing to learn.")
+        self.labels = labels
+        self.temperature, self.balance = temperature, balance
+        self.gate_stages = list(gate_stages)
+        self.projection = nn.Linear(*widths, bias=False) if feature_weight > 0 else None
+        images = torch.as_tensor(counts, dtype=torch.float64)
+        log_prior = log_class_counts(images, torch.as_tensor(prior, dtype=torch.float64).cpu())
+        self.register_buffer("log_prior", log_prior.float(), persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.labels.num_classes
+
+    @property
+    def needs_gates(self) -> bool:
+        """Whether the student's gates must be given."""
+        return self.weights["gates"] > 0
+
+    def set_deferred(self, active: bool) -> None:
+        """As `Objective.set_deferred`, for the loss on labels."""
+        self.labels.set_deferred(active)
+
+    def forward(
+        self, output: ExpertOutput, target: Tensor, lesson: Lesson, gates: Tensor | None = None
+    ) -> LossResult:
+        """The loss of one batch.
+
+        Args:
+            output: of the student: logits (B, 1, C) and features (B, 1, D).
+            target: (B,) class indices, -1 where the label is unknown.
+            lesson: of the same images; no gradient reaches it.
+            gates: (B, S, R) the student's mean gates, where the weight of `gates` is above 0.
+
+        Returns:
+            The total and its parts; for an empty batch zeros that are still differentiable.
+        """
+        with torch.autocast(output.logits.device.type, enabled=False):
+            terms: dict[str, Tensor] = {}
+            if self.weights["base"] > 0:
+                known = target >= 0
+                labelled = ExpertOutput(output.logits[known], output.features[known])
+                terms["base"] = self.labels(labelled, target[known]).total
+            terms |= self._teachers_terms(output, lesson, gates)
+            weighted = {name: w * terms[name] for name, w in self.weights.items() if name in terms}
+            total = torch.stack(list(weighted.values())).sum()
+        return LossResult(total, {name: term.detach() for name, term in weighted.items()})
+
+    def _teachers_terms(
+        self, output: ExpertOutput, lesson: Lesson, gates: Tensor | None
+    ) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        dtype = torch.promote_types(output.logits.dtype, torch.float32)
+        if self.weights["teacher"] > 0:
+            student, teacher = (
+                ensemble_logits(output.logits).to(dtype),
+                lesson.logits.to(dtype).detach(),
+            )
+            log_prior = self.log_prior.to(dtype)
+            shift = log_prior if self.balance == "prior" else 0.0
+            losses = tempered_divergence(student + shift, teacher + shift, self.temperature)
+            weights = balancing_weights(teacher, log_prior) if self.balance == "weights" else None
+            terms["teacher"] = batch_mean(losses, weights)
+        if self.projection is not None:
+            assert lesson.features is not None
+            projected = self.projection(output.features.mean(1).to(dtype))
+            distance = direction_distance(projected, lesson.features.to(dtype).detach())
+            terms["features"] = batch_mean(distance)
+        if self.needs_gates:
+            assert lesson.gates is not None
+            assert gates is not None
+            taught = lesson.gates[:, self.gate_stages].to(dtype).detach()
+            terms["gates"] = batch_mean(gate_distance(gates.to(dtype), taught))
+        return terms
