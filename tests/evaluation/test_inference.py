@@ -1,23 +1,18 @@
 from __future__ import annotations
 
-import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from recame.contracts import ExpertOutput, PreprocessSpec
 from recame.data.transforms import dihedral_view
-from recame.evaluation import inference
-from recame.evaluation.inference import predict_cached, predict_files, predict_split
-from recame.label_space import LabelSpace
+from recame.evaluation.inference import predict_cached, predict_split
 
 SIDE, CLASSES, EXPERTS = 8, 3, 2
-SPACE = LabelSpace(("a", "b", "c"), (3, 2, 1))
 SPEC = PreprocessSpec(SIDE, SIDE, 3, 8, 255.0, (0.5,) * 3, (0.5,) * 3)
 
 
@@ -145,76 +140,3 @@ def test_predict_split_puts_labels_beside(stored):
     np.testing.assert_allclose(
         got.probabilities, expected_probabilities(model, stored[[5, 1, 0]], 2)[1], rtol=1e-4
     )
-
-
-def test_predict_files_keeps_order_and_lists_broken_ones(stored, tmp_path):
-    paths = [tmp_path / f"{i}.png" for i in range(7)]
-    for path, pixels in zip(paths, stored, strict=True):
-        Image.fromarray(pixels).save(path)
-    empty, text, absent = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "absent.png"
-    empty.write_bytes(b"")
-    text.write_text("no image")
-    given = [paths[0], empty, *paths[1:4], text, absent, *paths[4:]]
-    model, done = TinyExperts(), []
-    got, broken = predict_files(
-        model,
-        SPEC,
-        given,
-        SPACE,
-        num_views=1,
-        batch_size=2,
-        device="cpu",
-        max_pixels=10_000,
-        on_progress=done.append,
-    )
-    assert got.table["image"].tolist() == [str(p) for p in paths]
-    np.testing.assert_allclose(
-        got.probabilities, expected_probabilities(model, stored, 1)[1], rtol=1e-4
-    )
-    assert got.target.tolist() == [-1] * 7
-    assert [path for path, _ in broken] == [empty, text, absent]
-    assert "0 bytes" in broken[0][1]
-    assert "not an image" in broken[1][1]
-    assert sum(done) == len(given)
-
-
-@pytest.mark.parametrize("given", [[], ["none.png"]])
-def test_predict_files_without_a_readable_one(given, tmp_path):
-    got, broken = predict_files(
-        TinyExperts(),
-        SPEC,
-        [tmp_path / name for name in given],
-        SPACE,
-        num_views=1,
-        batch_size=2,
-        device="cpu",
-        max_pixels=10_000,
-    )
-    assert len(got) == 0
-    assert len(broken) == len(given)
-    assert got.probabilities.shape == (0, CLASSES)
-
-
-def test_predict_files_holds_two_batches_at_most(tmp_path, monkeypatch):
-    lock, alive, most = threading.Lock(), [0], [0]
-
-    def decode(_path, _spec, *, max_pixels):
-        assert max_pixels == 99
-        with lock:
-            alive[0] += 1
-            most[0] = max(most[0], alive[0])
-        return np.zeros((SIDE, SIDE, 3), np.uint8)
-
-    class Releasing(TinyExperts):
-        def forward(self, images):
-            with lock:
-                alive[0] -= len(images)
-            return super().forward(images)
-
-    monkeypatch.setattr(inference, "decode_image", decode)
-    paths = [tmp_path / f"{i:02d}.png" for i in range(30)]
-    got, broken = predict_files(
-        Releasing(), SPEC, paths, SPACE, num_views=1, batch_size=3, device="cpu", max_pixels=99
-    )
-    assert (len(got), broken) == (30, [])
-    assert most[0] <= 6

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
         to_unit,
     )
     from recame.data.decode import decode_image, native_size, propose_spec
+    from recame.data.listing import IMAGE_SUFFIXES, list_images
     from recame.data.longtail import long_tailed_counts, subsample_long_tailed
-    from recame.data.manifest import IMAGE_SUFFIXES, ManifestColumns, list_images, read_manifest
+    from recame.data.manifest import ManifestColumns, read_manifest
     from recame.data.samplers import EpochBatches, SamplerKind, class_prior
     from recame.data.splits import complete_splits, make_splits
     from recame.data.transforms import Augment, Mix, dihedral_view, dihedral_views
 
 _HOME = {
-    "IMAGE_SUFFIXES": "manifest",
+    "IMAGE_SUFFIXES": "listing",
     "Augment": "transforms",
     "BatchDataset": "dataset",
     "BrokenImage": "cache",
@@ -44,7 +45,7 @@ _HOME = {
     "decode_image": "decode",
     "dihedral_view": "transforms",
     "dihedral_views": "transforms",
-    "list_images": "manifest",
+    "list_images": "listing",
     "load_inspection_set": "dataset",
     "long_tailed_counts": "longtail",
     "make_loader": "dataset",

@@ -61,7 +61,19 @@ def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int)
     Raises:
         DataError: why the file cannot be used, in a few words and without its name.
     """
-    pixels = _read_pixels(_read_bytes(source), max_pixels)
+    return match_pixels(_read_pixels(_read_bytes(source), max_pixels), spec)
+
+
+def match_pixels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
+    """Bring decoded pixels to a spec's depth, channels and size, as `decode_image` does.
+
+    Args:
+        pixels: (H', W') or (H', W', 3), uint8 or uint16.
+        spec: size, channels, bit depth and resize rule.
+
+    Returns:
+        (H, W, C), uint8 or uint16 as `spec.dtype`, contiguous.
+    """
     return np.ascontiguousarray(_resize(_match_channels(_match_depth(pixels, spec), spec), spec))
 
 

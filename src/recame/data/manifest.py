@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from recame.errors import DataError
-
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
-)
+from recame.data.listing import IMAGE_SUFFIXES, walk_images
+from recame.errors import CheckpointError, DataError
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -75,59 +69,24 @@ def read_manifest(
     return table
 
 
-def list_images(sources: Sequence[str | Path]) -> list[Path]:
-    """Expand files, folders (with all below them) and glob patterns to image files.
+def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
+    """The manifest that a run recorded, so that no image changes its split.
 
-    A file that is named itself is kept whatever its suffix.
-
-    Returns:
-        Paths as they were named (relative stays relative), sorted, each file once.
+    Args:
+        path: a run's `manifest.csv`.
+        product_column: read as text, as labels and splits are: a class may be called "NA", and a
+            product "0012".
 
     Raises:
-        DataError: a source does not exist or matches nothing, or there is no image at all.
+        CheckpointError: it is missing.
     """
-    found: set[Path] = set()
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found.update(path / relative for relative in _walk(path))
-        elif path.exists():
-            found.add(path)
-        else:
-            # Path.glob takes no absolute pattern.
-            matches = [Path(m) for m in glob.glob(str(source), recursive=True)]  # noqa: PTH207
-            if not matches:
-                raise DataError(
-                    f"No image at {source}: no such file or folder, and no file matches it as a "
-                    "pattern. Check the path."
-                )
-            found.update(m for m in matches if m.is_file() and _is_image(m.name))
-            found.update(m / relative for m in matches if m.is_dir() for relative in _walk(m))
-    if not found:
-        raise DataError(
-            f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
-            f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. Name files or another folder."
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is missing, so the run no longer knows its images: train the run again, or "
+            "evaluate it on DATA."
         )
-    return sorted({path.absolute(): path for path in sorted(found)}.values())
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Image files below a folder, relative, with forward slashes; links are followed once."""
-    seen: set[str] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(where).relative_to(folder).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        yield from (f"{prefix}{name}" for name in files if _is_image(name))
+    texts = ["image", "path", "label", "split", product_column]
+    return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -140,7 +99,7 @@ def _read_folder(folder: Path) -> pd.DataFrame:
     # A folder named train alone is a split as well: as the only class it could not be used.
     has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
     depth = 1 if has_splits else 0
-    files = sorted(_walk(folder))
+    files = sorted(walk_images(folder))
     if not files:
         raise DataError(
             f"No images in {folder}: looked in it and in all folders below it for files ending in "

@@ -8,7 +8,7 @@ from recame.evaluation.calibration import (
     reliability_bins,
 )
 from recame.evaluation.figures import confusion_figure, save_evaluation
-from recame.evaluation.inference import predict_cached, predict_files, predict_split
+from recame.evaluation.inference import BatchForward, predict_cached, predict_split
 from recame.evaluation.metrics import Evaluation, evaluate_predictions
 from recame.evaluation.predictions import (
     check_suffix,
@@ -19,6 +19,7 @@ from recame.evaluation.predictions import (
 from recame.evaluation.statistics import Estimate, bootstrap_intervals, wilson_interval
 
 __all__ = [
+    "BatchForward",
     "Estimate",
     "Evaluation",
     "bootstrap_intervals",
@@ -29,7 +30,6 @@ __all__ = [
     "fit_temperature",
     "load_predictions",
     "predict_cached",
-    "predict_files",
     "predict_split",
     "predictions_table",
     "reliability_bins",

@@ -1,24 +1,18 @@
-"""Run a model over cached images or files: probabilities of each expert and of the ensemble."""
+"""Run a model over cached images: probabilities of each expert and of the ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from recame.contracts import ExpertOutput, Predictions, PreprocessSpec, ensemble_logits
+from recame.contracts import ExpertOutput, Predictions, ensemble_logits
 from recame.data.dataset import InspectionSet, to_unit
-from recame.data.decode import decode_image
 from recame.data.transforms import dihedral_view
-from recame.errors import DataError
-from recame.label_space import LabelSpace
 from recame.models import FrozenForward
 
 Precision = Literal["32", "bf16", "16"]
@@ -27,8 +21,6 @@ FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 #: Called with the number of images just done.
 Progress = Callable[[int], None]
-
-_DECODERS = 4
 
 
 @contextmanager
@@ -57,51 +49,83 @@ class _Outputs(nn.Module):
         return output.logits, output.features
 
 
-class _Forward:
-    """The fastest forward at hand for the images of one prediction, made at its first batch."""
+class BatchForward:
+    """A model over batches of stored pixels, averaged over test-time views.
 
-    def __init__(self, model: nn.Module, num_forwards: int, precision: Precision) -> None:
+    Each of the first `num_views` symmetries of the square (flips and turns; view 0 is the image
+    itself) gives softmax probabilities; their mean over the views is the answer, for the
+    ensemble (softmax of the mean logits) and for each expert alone. The fastest forward at hand
+    (`FrozenForward`) is made at the first batch.
+
+    Args:
+        model: takes images in [0, 1], (B, C, H, W), and returns `ExpertOutput`; on `device`, in
+            evaluation mode.
+        scale: what divides stored pixels to fall in [0, 1].
+        num_views: 1 to 8.
+        num_images: how many images will pass; it decides whether a graph pays for itself.
+        device: where the model lies.
+        precision: `bf16` or `16` run under autocast.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scale: float,
+        num_views: int,
+        num_images: int,
+        device: torch.device | str,
+        precision: Precision = "32",
+    ) -> None:
         self._module = _Outputs(model)
-        self._num_forwards = num_forwards
+        self._scale = scale
+        self._num_views = num_views
+        self._num_images = num_images
+        self._device = torch.device(device)
         self._precision = precision
         self._forward: FrozenForward | None = None
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Array, *, with_features: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predict one batch; call it in inference mode.
+
+        Args:
+            images: (B, H, W, C) stored pixels.
+            with_features: also return the features of the untouched image.
+
+        Returns:
+            Probabilities of each expert (B, E, C) and of the ensemble (B, C), and features
+            (B, E, D) or None, on the device.
+        """
+        # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
+        stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
+        unit = to_unit(stored, self._scale)
+        experts: Tensor | None = None
+        ensemble: Tensor | None = None
+        features: Tensor | None = None
+        for view in range(self._num_views):
+            seen = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
+            logits, seen_features = self._run(seen)
+            alone, together = logits.softmax(-1), ensemble_logits(logits).softmax(-1)
+            experts = alone if experts is None else experts + alone
+            ensemble = together if ensemble is None else ensemble + together
+            if with_features and view == 0:
+                features = seen_features
+        assert experts is not None
+        assert ensemble is not None
+        return experts / self._num_views, ensemble / self._num_views, features
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self._forward is None:
             self._forward = FrozenForward(
-                self._module, images, num_images=self._num_forwards, precision=self._precision
+                self._module,
+                images,
+                num_images=self._num_images * self._num_views,
+                precision=self._precision,
             )
         logits, features = self._forward(images)
         return logits, features
-
-
-def _predict_batch(
-    forward: _Forward,
-    images: Array,
-    *,
-    scale: float,
-    num_views: int,
-    device: torch.device,
-    with_features: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Mean probabilities over the views of (B, H, W, C) stored pixels: experts, ensemble."""
-    # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
-    stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, non_blocking=True)
-    unit = to_unit(stored, scale)
-    experts: Tensor | None = None
-    ensemble: Tensor | None = None
-    features: Tensor | None = None
-    for view in range(num_views):
-        seen = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
-        logits, seen_features = forward(seen)
-        alone, together = logits.softmax(-1), ensemble_logits(logits).softmax(-1)
-        experts = alone if experts is None else experts + alone
-        ensemble = together if ensemble is None else ensemble + together
-        if with_features and view == 0:
-            features = seen_features
-    assert experts is not None
-    assert ensemble is not None
-    return experts / num_views, ensemble / num_views, features
 
 
 def predict_cached(
@@ -119,13 +143,8 @@ def predict_cached(
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     """Predict rows of an image cache.
 
-    Each of the first `num_views` symmetries of the square (flips and turns; view 0 is the image
-    itself) gives softmax probabilities; their mean over the views is the answer, for the
-    ensemble (softmax of the mean logits) and for each expert alone.
-
     Args:
-        model: takes images in [0, 1], (B, C, H, W), and returns `ExpertOutput`. It must lie on
-            `device`; its training mode is given back.
+        model: as for `BatchForward`; its training mode is given back.
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of `images`.
         scale: what divides stored pixels to fall in [0, 1].
@@ -140,22 +159,19 @@ def predict_cached(
         Probabilities of each expert (N, E, C) and of the ensemble (N, C), and features (N, E, D)
         or None. With N = 0, E and D are 0.
     """
-    device = torch.device(device)
     done = _Collected()
-    forward = _Forward(model, len(rows) * num_views, precision)
+    forward = BatchForward(
+        model,
+        scale=scale,
+        num_views=num_views,
+        num_images=len(rows),
+        device=device,
+        precision=precision,
+    )
     with _evaluating(model):
         for start in range(0, len(rows), batch_size):
             batch = np.ascontiguousarray(images[rows[start : start + batch_size]])
-            done.add(
-                *_predict_batch(
-                    forward,
-                    batch,
-                    scale=scale,
-                    num_views=num_views,
-                    device=device,
-                    with_features=with_features,
-                )
-            )
+            done.add(*forward(batch, with_features=with_features))
             if on_progress is not None:
                 on_progress(len(batch))
     return done.arrays()
@@ -175,10 +191,9 @@ class _Collected:
         if features is not None:
             self._features.append(features.cpu().numpy())
 
-    def arrays(self, num_classes: int = 0) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray | None]:
         if not self._experts:
-            empty = np.zeros((0, 0, num_classes), np.float32)
-            return empty, np.zeros((0, num_classes), np.float32), None
+            return np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32), None
         features = np.concatenate(self._features) if self._features else None
         return np.concatenate(self._experts), np.concatenate(self._ensemble), features
 
@@ -228,81 +243,3 @@ def predict_split(
         target=np.asarray(view.targets, np.int64),
         features=features,
     )
-
-
-def predict_files(
-    model: nn.Module,
-    spec: PreprocessSpec,
-    paths: Sequence[Path],
-    label_space: LabelSpace,
-    *,
-    num_views: int,
-    batch_size: int,
-    device: torch.device | str,
-    max_pixels: int,
-    precision: Precision = "32",
-    on_progress: Progress | None = None,
-    with_features: bool = False,
-) -> tuple[Predictions, list[tuple[Path, str]]]:
-    """Predict image files that no cache holds; memory holds two batches of images at most.
-
-    Args:
-        model: as for `predict_cached`.
-        spec: how the model wants its images decoded.
-        paths: the files, in the order of the answer.
-        label_space: of the model.
-        num_views: 1 to 8 test-time views, averaged.
-        batch_size: images a forward pass.
-        device: where the model lies.
-        max_pixels: an image with more is refused.
-        precision: `bf16` or `16` run under autocast.
-        on_progress: called with the number of files of each batch, unreadable ones included.
-        with_features: also keep the features.
-
-    Returns:
-        Predictions whose table has the column `image` (the path as given), without labels; and
-        the files that could not be read, each with its reason.
-    """
-    device = torch.device(device)
-    done, read, broken = _Collected(), [], []
-    forward = _Forward(model, len(paths) * num_views, precision)
-    starts = range(0, len(paths), batch_size)
-
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool, _evaluating(model):
-
-        def submit(start: int) -> list[Future[Array]]:
-            chosen = paths[start : start + batch_size]
-            return [pool.submit(decode_image, p, spec, max_pixels=max_pixels) for p in chosen]
-
-        ahead = submit(0)
-        for start in starts:
-            decoding, ahead = ahead, submit(start + batch_size)
-            decoded = []
-            for path, future in zip(paths[start : start + batch_size], decoding, strict=True):
-                try:
-                    decoded.append(future.result())
-                    read.append(str(path))
-                except DataError as error:
-                    broken.append((path, str(error)))
-            if decoded:
-                done.add(
-                    *_predict_batch(
-                        forward,
-                        np.stack(decoded),
-                        scale=spec.scale,
-                        num_views=num_views,
-                        device=device,
-                        with_features=with_features,
-                    )
-                )
-            if on_progress is not None:
-                on_progress(len(decoding))
-    experts, ensemble, features = done.arrays(label_space.num_classes)
-    predictions = Predictions(
-        table=pd.DataFrame({"image": read}, dtype=object),
-        probabilities=ensemble,
-        expert_probabilities=experts,
-        target=np.full(len(read), -1, np.int64),
-        features=features,
-    )
-    return predictions, broken

@@ -1,0 +1,92 @@
+"""Which files are images: folders and patterns -> names, in one order, without any package."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from recame.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
+)
+
+
+def list_images(sources: Sequence[str | Path]) -> list[Path]:
+    """Expand files, folders (with all below them) and glob patterns to image files.
+
+    A file that is named itself is kept whatever its suffix.
+
+    Returns:
+        Paths as they were named (relative stays relative), sorted, each file once.
+
+    Raises:
+        DataError: a source does not exist or matches nothing, or there is no image at all.
+    """
+    return [Path(name) for name in list_image_names(sources)]
+
+
+def list_image_names(sources: Sequence[str | Path]) -> list[str]:
+    """`list_images` as text, which takes a tenth of the memory: some 15 MB for 100,000 files."""
+    found: set[str] = set()
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found.update(_below(path))
+        elif path.exists():
+            found.add(str(path))
+        else:
+            # Path.glob takes no absolute pattern.
+            matches = [Path(m) for m in glob.glob(str(source), recursive=True)]  # noqa: PTH207
+            if not matches:
+                raise DataError(
+                    f"No image at {source}: no such file or folder, and no file matches it as a "
+                    "pattern. Check the path."
+                )
+            found.update(str(m) for m in matches if m.is_file() and is_image_name(m.name))
+            for folder in (m for m in matches if m.is_dir()):
+                found.update(_below(folder))
+    if not found:
+        raise DataError(
+            f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
+            f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. Name files or another folder."
+        )
+    names = sorted(found, key=_by_parts)
+    if len(sources) == 1:
+        return names
+    # Two sources may name one file in two ways.
+    here = str(Path.cwd())
+    whole = {os.path.join(here, name): name for name in names}  # noqa: PTH118 - text, not paths
+    return [whole[key] for key in sorted(whole, key=_by_parts)]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: not hidden, with an image's suffix."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+
+
+def walk_images(folder: Path) -> Iterator[str]:
+    """Image files below a folder, relative, with forward slashes; links are followed once."""
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(where).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        yield from (f"{prefix}{name}" for name in files if is_image_name(name))
+
+
+def _below(folder: Path) -> Iterator[str]:
+    prefix = "" if str(folder) == "." else f"{str(folder).rstrip(os.sep)}{os.sep}"
+    return (f"{prefix}{name}".replace("/", os.sep) for name in walk_images(folder))
+
+
+def _by_parts(name: str) -> str:
+    """Sort key under which a folder's files stand together, as paths sort."""
+    return name.replace(os.sep, "\0")

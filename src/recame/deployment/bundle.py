@@ -1,0 +1,277 @@
+"""The bundle: a folder with a graph and all that its use needs, checked before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recame.contracts import PreprocessSpec
+from recame.errors import CheckpointError, ConfigError, DataError, ExportError
+from recame.label_space import LabelSpace
+
+BUNDLE_SCHEMA = 1
+
+DOCUMENT_FILE = "bundle.json"
+
+#: The files of a graph, the one that a runtime opens first.
+MODEL_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported model whose files were found whole.
+
+    Attributes:
+        path: the folder.
+        format: `onnx` or `openvino`.
+        precision: `fp32`, `fp16` or `int8`.
+        label_space: its C classes.
+        spec: how images are decoded for it.
+        outputs: names of the graph's outputs, `probabilities` first.
+        views: symmetries of an image that the graph averages over.
+        temperature: by which the graph divides the log-probabilities.
+        num_experts: E.
+        thresholds: decision thresholds with what they were chosen by; may be empty.
+        max_pixels: an image file with more is refused.
+        document: all of `bundle.json`.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    label_space: LabelSpace
+    spec: PreprocessSpec
+    outputs: tuple[str, ...]
+    views: int
+    temperature: float
+    num_experts: int
+    thresholds: dict[str, Any]
+    max_pixels: int
+    document: dict[str, Any]
+
+    @property
+    def model_path(self) -> Path:
+        """The file that a runtime opens."""
+        return self.path / MODEL_FILES[self.format][0]
+
+    @property
+    def release_above(self) -> float | None:
+        """Probability of the normal class that an image needs to pass unseen; None: no threshold.
+
+        Images of the normal class below it go to review.
+        """
+        value = self.thresholds.get("normal", {}).get("release_above")
+        return None if value is None else float(value)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the folder holds a bundle's document."""
+    return (path / DOCUMENT_FILE).is_file()
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Read a bundle and check that every file is what the export wrote.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        CheckpointError: there is no bundle, it is of a newer schema, or a file is missing, damaged
+            or edited.
+    """
+    folder = Path(path)
+    document = _read_document(folder)
+    try:
+        bundle = _parse(folder, document)
+        for name in MODEL_FILES[bundle.format]:
+            facts = document["files"][name]
+            _check_file(folder / name, int(facts["bytes"]), str(facts["sha256"]))
+    except (KeyError, TypeError, ValueError, AttributeError, DataError, ConfigError) as error:
+        reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise _unusable(folder, reason) from error
+    return bundle
+
+
+@contextmanager
+def assembling(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `out`, which takes its place only if the block succeeds.
+
+    Args:
+        out: where the bundle will lie; nothing, or an empty folder.
+        replace: a bundle that lies there makes room, once the new one is complete.
+
+    Raises:
+        ExportError: something else lies there, or the folder cannot be written.
+    """
+    _check_free(out, replace)
+    partial, old = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(old, ignore_errors=True)
+        if is_bundle(out):
+            out.rename(old)
+        elif out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise ExportError(
+            f"The bundle {out} cannot be written ({error.strerror or error}): free space there or "
+            "choose another --out."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_document(folder: Path, facts: dict[str, Any]) -> None:
+    """Write `bundle.json` beside the model's files, with their checksums and its own.
+
+    Args:
+        folder: holds the files that `MODEL_FILES` names for `facts["format"]`.
+        facts: every field but `schema`, `files` and `checksum`.
+    """
+    document = {
+        "schema": BUNDLE_SCHEMA,
+        **facts,
+        "files": {
+            name: {"sha256": _sha256(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in MODEL_FILES[facts["format"]]
+        },
+    }
+    document["checksum"] = _checksum(document)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    partial = folder / f".{DOCUMENT_FILE}.tmp"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / DOCUMENT_FILE)
+
+
+def _check_free(out: Path, replace: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_bundle(out):
+        raise ExportError(
+            f"{out} exists and is no bundle, so it is not overwritten: choose another --out."
+        )
+    if not replace:
+        raise ExportError(
+            f"{out} already holds a bundle: replace it with --force, or choose another --out."
+        )
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    """The document, with a schema that this version reads and its own checksum right."""
+    path = folder / DOCUMENT_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} holds no bundle (no {DOCUMENT_FILE}): give the folder that "
+            "`recame export RUN --out FOLDER` wrote."
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}): it was edited or damaged. Copy the bundle "
+            "again, or export the run again."
+        ) from error
+    if not isinstance(document, dict):
+        raise _unusable(folder, f"{DOCUMENT_FILE} holds a {type(document).__name__}, no object")
+    schema = document.get("schema")
+    if not isinstance(schema, int) or schema > BUNDLE_SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {schema!r}; this version reads up to {BUNDLE_SCHEMA}. "
+            "Update recame: pip install -U recame"
+        )
+    if document.get("checksum") != _checksum(document):
+        raise _unusable(
+            folder,
+            f"{DOCUMENT_FILE} does not match its own checksum: labels, thresholds or another "
+            "field were changed after the export",
+        )
+    return document
+
+
+def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
+    """The document's fields, checked against each other."""
+    graph = document["graph"]
+    bundle = Bundle(
+        path=folder,
+        format=document["format"],
+        precision=document["precision"],
+        label_space=LabelSpace.from_dict(document["label_space"]),
+        spec=PreprocessSpec.from_dict(document["preprocess"]),
+        outputs=tuple(str(name) for name in graph["outputs"]),
+        views=int(graph["views"]),
+        temperature=float(graph["temperature"]),
+        num_experts=int(graph["num_experts"]),
+        thresholds=dict(document["thresholds"]),
+        max_pixels=int(document["max_pixels"]),
+        document=document,
+    )
+    if bundle.format not in MODEL_FILES:
+        raise ValueError(f"format {bundle.format!r} is none of {', '.join(MODEL_FILES)}")
+    if bundle.precision not in PRECISIONS:
+        raise ValueError(f"precision {bundle.precision!r} is none of {', '.join(PRECISIONS)}")
+    if int(graph["num_classes"]) != bundle.label_space.num_classes:
+        raise ValueError(
+            f"the label space names {bundle.label_space.num_classes} classes, but the graph tells "
+            f"{graph['num_classes']} apart"
+        )
+    if bundle.outputs[:1] != ("probabilities",):
+        raise ValueError(f"the graph's first output is not probabilities ({graph['outputs']})")
+    if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
+        raise ValueError(f"temperature {bundle.temperature} is not above 0")
+    release = bundle.release_above
+    # Just above 1 means that no image passes.
+    if release is not None and (bundle.label_space.normal is None or not 0 <= release < 1.01):
+        raise ValueError(f"the threshold {release} of the normal class cannot be used")
+    return bundle
+
+
+def _check_file(path: Path, size: int, sha256: str) -> None:
+    if not path.is_file():
+        raise _unusable(path.parent, f"{path.name} is missing")
+    found = path.stat().st_size
+    if found != size:
+        raise _unusable(path.parent, f"{path.name} has {found:,} bytes instead of {size:,}")
+    try:
+        digest = _sha256(path)
+    except OSError as error:
+        raise _unusable(path.parent, f"{path.name} cannot be read: {error}") from error
+    if digest != sha256:
+        raise _unusable(
+            path.parent,
+            f"the content of {path.name} has changed: SHA-256 {digest[:12]} instead of "
+            f"{sha256[:12]}",
+        )
+
+
+def _unusable(folder: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"The bundle {folder} cannot be trusted ({reason}). Copy it again from where it was "
+        "exported, or export the run again."
+    )
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of all fields but the checksum itself."""
+    fields = {name: value for name, value in document.items() if name != "checksum"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,279 @@
+"""The module that becomes a bundle's graph: stored pixels in, calibrated probabilities out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recame.contracts import ensemble_logits
+from recame.data.transforms import dihedral_view
+from recame.errors import ExportError
+from recame.models import CosineClassifier, MultiExpertClassifier, RegionalChannelAttention
+from recame.models.regional_attention import apply_gates, pool_regions, region_bounds
+
+#: What a graph can return beside `probabilities`.
+OPTIONAL_OUTPUTS = ("expert_probabilities", "features", "attribution")
+
+#: The attribution map has the grid of the deepest pooled stage with sides of at least this.
+_ATTRIBUTION_SIDE = 8
+
+
+class DeploymentGraph(nn.Module):
+    """A classifier with its arithmetic around it, from stored pixels to probabilities.
+
+    `p = softmax(log(mean over views of softmax(ensemble logits)) / T)`.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        views: V, the first symmetries of the square that are averaged over, on one batch axis.
+        temperature: T.
+        outputs: of `OPTIONAL_OUTPUTS`, in the order in which they follow `probabilities`.
+
+    Raises:
+        ExportError: an output cannot be computed for this model.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        model: MultiExpertClassifier,
+        *,
+        views: int = 1,
+        temperature: float = 1.0,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if "attribution" in outputs and model.head.hidden is not None:
+            raise ExportError(
+                f"No attribution map can be exported: the head has a hidden layer "
+                f"(model.hidden={model.architecture.hidden}), through which no position's share of "
+                "a logit can be told. Leave attribution out, or train with model.hidden=0."
+            )
+        self.model = with_convolutional_gates(model)
+        self.views = views
+        self.temperature = temperature
+        self.outputs = tuple(outputs)
+        spec = model.spec
+        std = torch.tensor(spec.std, dtype=torch.float64).view(1, -1, 1, 1)
+        mean = torch.tensor(spec.mean, dtype=torch.float64).view(1, -1, 1, 1)
+        # (pixel / scale - mean) / std as one product and one sum.
+        self.register_buffer("scale", (1 / (spec.scale * std)).float())
+        self.register_buffer("offset", (-mean / std).float())
+        self._largest = spec.scale if spec.scale < 2**spec.bit_depth - 1 else None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Classify.
+
+        Args:
+            images: (B, H, W, C) stored pixels, integers.
+
+        Returns:
+            Probabilities (B, C), then the optional outputs: each expert's probabilities
+            (B, E, C), without temperature; features (B, E, D) of the untouched image; attribution
+            (B, h, w).
+        """
+        maps = self._normalised(images)
+        if self.views > 1:
+            maps = torch.cat([dihedral_view(maps, view) for view in range(self.views)])
+        shared, own = self._pooled_maps(maps)
+        output = self.model.head(_pooled(shared, own))
+        num = images.shape[0]
+        probabilities = self._ensemble(output.logits)
+        results = [probabilities]
+        for name in self.outputs:
+            if name == "expert_probabilities":
+                results.append(self._by_view(output.logits.softmax(-1)).mean(0))
+            elif name == "features":
+                results.append(output.features[:num])
+            else:
+                # The untouched images come first.
+                maps_of = [[m[:num] for m in (*shared, *stages)] for stages in own]
+                called = probabilities.argmax(1)
+                results.append(self._attribution(maps_of, output.features[:num], called))
+        return tuple(results)
+
+    def attribution_grid(self) -> tuple[int, int]:
+        """Height and width of the attribution map."""
+        spec = self.model.spec
+        with torch.no_grad():
+            blank = torch.zeros(1, spec.channels, spec.height, spec.width)
+            shared, own = self._pooled_maps(blank)
+        return _grid([*shared, *own[0]])
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Stored pixels (B, H, W, C) to normalised images (B, C, H, W)."""
+        pixels = images.to(torch.float32)
+        if self.model.spec.channels == 1:
+            # The same memory under another shape.
+            pixels = pixels.reshape(-1, 1, pixels.shape[1], pixels.shape[2])
+        else:
+            pixels = pixels.permute(0, 3, 1, 2)
+        if self._largest is not None:
+            pixels = pixels.clamp(max=self._largest)
+        return pixels * self.scale + self.offset
+
+    def _pooled_maps(self, maps: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """The maps that feed the head: of the shared stages, and of each expert's own."""
+        model = self.model
+        first = model.num_stages - model.architecture.pooled_stages
+        shared = []
+        for number, stage in enumerate(model.trunk):
+            maps = stage(maps)
+            if number >= first:
+                shared.append(maps)
+        own: list[list[Tensor]] = []
+        for tail in model.tails:
+            assert isinstance(tail, nn.ModuleList)
+            seen, kept = maps, []
+            for number, stage in enumerate(tail, len(model.trunk)):
+                seen = stage(seen)
+                if number >= first:
+                    kept.append(seen)
+            own.append(kept)
+        return shared, own
+
+    def _by_view(self, values: Tensor) -> Tensor:
+        """(V * B, ...) to (V, B, ...)."""
+        return values.reshape(self.views, -1, *values.shape[1:])
+
+    def _ensemble(self, logits: Tensor) -> Tensor:
+        """Logits (V * B, E, C) to calibrated probabilities (B, C)."""
+        scores = ensemble_logits(logits)
+        if self.views > 1:
+            mean = self._by_view(scores.softmax(-1)).mean(0)
+            if self.temperature == 1:
+                return mean
+            # The logarithm of a probability that has underflown would be infinite.
+            scores = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return (scores / self.temperature).softmax(-1)
+
+    def _attribution(self, maps: list[list[Tensor]], features: Tensor, called: Tensor) -> Tensor:
+        """What each place adds to the called class's ensemble logit, above the classes' mean.
+
+        Class activation mapping (Zhou et al., CVPR 2016) over all pooled stages: the head is
+        linear in the maps (a cosine head is, given the features' length), so that a logit is a sum
+        over the places. Their mean is the logit without its bias, less that of the mean class.
+
+        Args:
+            maps: of each expert, its pooled stages' maps (B, c, h, w).
+            features: (B, E, D).
+            called: (B,) class indices.
+
+        Returns:
+            (B, h, w), positive where the place speaks for the class.
+        """
+        head = self.model.head
+        classifier = head.classifier
+        weight: Tensor = classifier.weight
+        if isinstance(classifier, CosineClassifier):
+            weight = classifier.scale * functional.normalize(weight, dim=-1)
+        weight = weight - weight.mean(1, keepdim=True)
+        # (C, E, D) -> (B, E, D)
+        chosen = weight.transpose(0, 1)[called]
+        if isinstance(classifier, CosineClassifier):
+            length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+            chosen = chosen / length.clamp_min(1e-6)
+        constant = -(chosen * (head.mean / head.std)).sum(-1)
+        chosen = chosen / head.std
+        grid = _grid(maps[0])
+        total = constant.mean(1)[:, None, None]
+        for expert, stages in enumerate(maps):
+            first = 0
+            for stage in stages:
+                part = chosen[:, expert, first : first + stage.shape[1]]
+                first += stage.shape[1]
+                flat = torch.matmul(part[:, None], stage.flatten(2))
+                place = flat.reshape(-1, 1, *stage.shape[2:])
+                total = total + _resized(place, grid)[:, 0] / len(maps)
+        return total
+
+
+def _pooled(shared: list[Tensor], own: list[list[Tensor]]) -> Tensor:
+    """Averages over the maps, side by side: (B, E, P)."""
+    common = [maps.mean((2, 3)) for maps in shared]
+    if not own[0]:
+        return torch.cat(common, 1)[:, None].expand(-1, len(own), -1)
+    each = [torch.cat([*common, *(maps.mean((2, 3)) for maps in stages)], 1) for stages in own]
+    return torch.stack(each, 1)
+
+
+def _grid(maps: list[Tensor]) -> tuple[int, int]:
+    """Size of the deepest map that is large enough; of the first where none is."""
+    sizes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
+    large = [size for size in sizes if min(size) >= _ATTRIBUTION_SIDE]
+    return large[-1] if large else sizes[0]
+
+
+def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Averages where the grid is coarser, copies where it is finer: the mean stays."""
+    size = (int(maps.shape[2]), int(maps.shape[3]))
+    if size == grid:
+        return maps
+    if size[0] >= grid[0] and size[1] >= grid[1]:
+        return functional.adaptive_avg_pool2d(maps, grid)
+    return functional.interpolate(maps, grid, mode="nearest")
+
+
+class ConvolutionalGates(nn.Module):
+    """Regional attention as runtimes run it fastest: 1 x 1 convolutions, then enlarged gates.
+
+    Matrix products over permuted maps and a six-dimensional product would leave the blocked memory
+    layout that a runtime keeps from convolution to convolution.
+
+    Args:
+        attention: whose weights are taken.
+    """
+
+    def __init__(self, attention: RegionalChannelAttention) -> None:
+        super().__init__()
+        self.regions = attention.regions
+        self.max_pool = attention.max_pool
+        self.squeeze, self.excite = (
+            nn.Conv2d(layer.in_features, layer.out_features, 1)
+            for layer in (attention.fc1, attention.fc2)
+        )
+        with torch.no_grad():
+            for conv, layer in (
+                (self.squeeze, attention.fc1),
+                (self.excite, attention.fc2),
+            ):
+                conv.weight.copy_(layer.weight[:, :, None, None])
+                conv.bias.copy_(layer.bias)  # type: ignore[union-attr]
+            if attention.max_pool:
+                # One pass over the sum of two has the bias twice.
+                self.excite.bias.mul_(2)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate a map (B, C, H, W)."""
+        height, width = int(x.shape[2]), int(x.shape[3])
+        rows, cols = (
+            region_bounds(size, count)
+            for size, count in zip((height, width), self.regions, strict=True)
+        )
+        average, maximum = pool_regions(x, rows, cols)
+        hidden = functional.relu(self.squeeze(average))
+        if self.max_pool:
+            hidden = hidden + functional.relu(self.squeeze(maximum))
+        gates = torch.sigmoid(self.excite(hidden))
+        if height % gates.shape[2] or width % gates.shape[3]:
+            return apply_gates(x, gates)
+        if gates.shape[2:] != (1, 1):
+            factors = (height // gates.shape[2], width // gates.shape[3])
+            gates = functional.interpolate(gates, scale_factor=factors, mode="nearest")
+        return x * gates
+
+
+def with_convolutional_gates(model: MultiExpertClassifier) -> MultiExpertClassifier:
+    """A copy of a model on the CPU, in evaluation mode, with `ConvolutionalGates`."""
+    copied = copy.deepcopy(model).cpu().eval()
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, RegionalChannelAttention):
+                setattr(parent, name, ConvolutionalGates(child))
+    return copied

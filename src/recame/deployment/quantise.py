@@ -1,0 +1,267 @@
+"""From a graph in fp32 to one of half or eight-bit precision."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recame.errors import ExportError, MissingDependencyError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+#: Images of the calibration sample, more where there are very many classes.
+_CALIBRATION_IMAGES = 300
+_PER_CLASS = 3
+
+_CALIBRATION_BATCH = 10
+
+#: Packages an export needs beside torch's, by format and precision.
+_NEEDED = {
+    ("onnx", "fp32"): ("onnx", "onnxscript", "onnxruntime"),
+    ("onnx", "fp16"): ("onnx", "onnxscript", "onnxruntime"),
+    ("onnx", "int8"): ("onnx", "onnxscript", "onnxruntime"),
+    ("openvino", "fp32"): ("onnx", "onnxscript", "openvino"),
+    ("openvino", "fp16"): ("onnx", "onnxscript", "openvino"),
+    ("openvino", "int8"): ("onnx", "onnxscript", "openvino", "nncf"),
+}
+
+
+def check_packages(format: str, precision: str) -> None:  # noqa: A002 - the command's word
+    """Refuse an export whose packages are not installed, before any work.
+
+    Raises:
+        MissingDependencyError: names the package and the command that installs it.
+    """
+    for name in _NEEDED[format, precision]:
+        if importlib.util.find_spec(name) is None:
+            purpose = f"to export an {precision.upper()} bundle as {format}"
+            raise MissingDependencyError(name, "export", purpose)
+
+
+def calibration_size(num_classes: int) -> int:
+    """Images that a calibration sample should have."""
+    return max(_CALIBRATION_IMAGES, _PER_CLASS * num_classes)
+
+
+def balanced_sample(target: IntArray, wanted: int, seed: int) -> IntArray:
+    """A sample that shows the tail as much as the head.
+
+    One image of each class after the other until the sample is full, so that a class of few images
+    gives all of them.
+
+    Args:
+        target: (N,) class indices.
+        wanted: images to draw.
+        seed: of the draw.
+
+    Returns:
+        (min(N, wanted),) positions, in random order.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(target))
+    by_class = order[np.argsort(target[order], kind="stable")]
+    _, starts, counts = np.unique(target[by_class], return_index=True, return_counts=True)
+    rank = np.arange(len(target)) - np.repeat(starts, counts)
+    chosen = by_class[np.lexsort((target[by_class], rank))[:wanted]]
+    # Each batch shall show several classes.
+    return np.asarray(rng.permutation(chosen))
+
+
+def to_half(source: Path, out: Path) -> None:
+    """Convert an ONNX graph to half precision, with pixels, head and softmax left in fp32.
+
+    Args:
+        source: the fp32 graph.
+        out: the file to write.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(source)
+    kept = sensitive_nodes(model) | _pixel_nodes(model)
+    logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
+    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(kept))
+    onnx.save(half, out)
+
+
+def quantise_onnx(source: Path, out: Path, calibration: Array) -> None:
+    """Quantise the convolutions of an ONNX graph to INT8, as ONNX Runtime runs them fastest.
+
+    Activations of 8 bits without sign, weights of 8 bits with sign and a scale for each channel;
+    the first convolution, which sees the pixels, stays in fp32.
+
+    Args:
+        source: the fp32 graph.
+        out: the file to write.
+        calibration: (N, H, W, C) stored pixels.
+
+    Raises:
+        ExportError: the graph holds something that cannot be quantised.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = iter(_batches(calibration))
+
+        def get_next(self) -> dict[str, Array] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {"images": batch}
+
+    prepared = source.with_name("prepared.onnx")
+    try:
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        first = next((node.name for node in model.graph.node if node.op_type == "Conv"), "")
+        quantize_static(
+            str(prepared),
+            str(out),
+            Reader(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=sorted({first} | sensitive_nodes(model)),
+        )
+    except Exception as error:
+        raise _not_quantised(error) from error
+
+
+def quantise_openvino(source: Path, out: Path, calibration: Array) -> None:
+    """Convert an ONNX graph to OpenVINO and quantise it to INT8 with nncf.
+
+    Args:
+        source: the fp32 ONNX graph.
+        out: the `.xml` to write, its `.bin` beside it.
+        calibration: (N, H, W, C) stored pixels.
+
+    Raises:
+        ExportError: the graph holds something that cannot be quantised.
+    """
+    import onnx
+    import openvino as ov
+
+    fp32 = onnx.load(source)
+    # The processor's depthwise convolutions are as fast in fp32.
+    names = sensitive_nodes(fp32) | _depthwise_nodes(fp32)
+    model = ov.convert_model(source)
+    aside = {"Constant", "Parameter", "Result"}
+    # A convolution with a bias becomes `name/WithoutBiases` and the sum `name`.
+    found = {
+        op.get_friendly_name()
+        for op in model.get_ordered_ops()
+        if op.get_type_name() not in aside and op.get_friendly_name().partition("/")[0] in names
+    }
+    quantised = _quantised(model, calibration, found)
+    ov.save_model(quantised, out, compress_to_fp16=False)
+
+
+def to_openvino(source: Path, out: Path, *, half: bool) -> None:
+    """Convert an ONNX graph to OpenVINO's, with weights of 32 or 16 bits.
+
+    Args:
+        source: the fp32 ONNX graph.
+        out: the `.xml` to write, its `.bin` beside it.
+        half: whether weights are stored in 16 bits.
+    """
+    import openvino as ov
+
+    ov.save_model(ov.convert_model(source), out, compress_to_fp16=half)
+
+
+def sensitive_nodes(model: Any) -> set[str]:
+    """Names of what loses most and costs least: attention gates, and the head up to the outputs.
+
+    Args:
+        model: an ONNX model that `export_onnx` wrote of a `DeploymentGraph`.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    squeezes = [n for n in model.graph.node if any(".squeeze." in name for name in n.input)]
+    pools = [makers[n.input[0]] for n in squeezes]
+    heads = [node for node in model.graph.node if _in_head(node)]
+    return _downstream([*pools, *squeezes], readers, "Mul") | _downstream(heads, readers, None)
+
+
+def _in_head(node: Any) -> bool:
+    scopes = "".join(p.value for p in node.metadata_props if p.key.endswith("name_scopes"))
+    return "'model.head'" in scopes
+
+
+def _downstream(nodes: list[Any], readers: dict[str, list[Any]], stop: str | None) -> set[str]:
+    """Names of these nodes and all that follow, up to a node of type `stop`, which is left out."""
+    found: set[str] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.name in found or node.op_type == stop:
+            continue
+        found.add(node.name)
+        for name in node.output:
+            waiting += readers.get(name, [])
+    return found
+
+
+def _depthwise_nodes(model: Any) -> set[str]:
+    """Names of the convolutions with one input channel a group."""
+    shapes = {weights.name: list(weights.dims) for weights in model.graph.initializer}
+    found = set()
+    for node in model.graph.node:
+        shape = shapes.get(node.input[1], []) if node.op_type == "Conv" else []
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if len(shape) == 4 and shape[1] == 1 and groups > 1:
+            found.add(node.name)
+    return found
+
+
+def _pixel_nodes(model: Any) -> set[str]:
+    """Names of what comes before the first convolution: stored pixels overflow half precision."""
+    found = set()
+    for node in model.graph.node:  # in topological order
+        if node.op_type == "Conv":
+            break
+        found.add(node.name)
+    return found
+
+
+def _batches(calibration: Array) -> list[Array]:
+    return np.array_split(calibration, -(-len(calibration) // _CALIBRATION_BATCH))
+
+
+def _quantised(model: Any, calibration: Array, ignored: set[str]) -> Any:
+    import nncf
+
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    batches = _batches(calibration)
+    try:
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(batches),
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
+        )
+    except Exception as error:
+        raise _not_quantised(error) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _not_quantised(error: Exception) -> ExportError:
+    reason = str(error).strip().partition("\n")[0]
+    return ExportError(
+        f"This network cannot be quantised ({type(error).__name__}: {reason}): export it with "
+        "--precision fp32 or fp16."
+    )

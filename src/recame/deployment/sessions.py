@@ -1,0 +1,321 @@
+"""What runs a model: ONNX Runtime, OpenVINO, or torch for a run folder, behind one call."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from recame.contracts import PreprocessSpec
+from recame.deployment.bundle import Bundle
+from recame.errors import CheckpointError, ConfigError, MissingDependencyError
+from recame.label_space import LabelSpace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: What `device` may be called for each backend.
+ONNX_DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+TORCH_DEVICES = ("auto", "cpu", "cuda")
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_GPU_ADVICE = {
+    "cuda": "pip uninstall onnxruntime, then pip install onnxruntime-gpu, on a machine with an "
+    "NVIDIA driver and the CUDA and cuDNN libraries that it names",
+    "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt, on a "
+    "machine with an NVIDIA driver",
+}
+#: The newest run.json that can be read.
+_RUN_SCHEMA = 1
+
+
+class Session(Protocol):
+    """A model that is ready to run.
+
+    Attributes:
+        spec: how images are decoded for it.
+        outputs: what `run` returns, `probabilities` first.
+        backend: `onnxruntime`, `openvino` or `torch`.
+        device: where it runs, as `cpu` or `cuda`.
+    """
+
+    spec: PreprocessSpec
+    outputs: tuple[str, ...]
+    backend: str
+    device: str
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; several threads may call at once.
+
+        Args:
+            images: (B, H, W, C) stored pixels, uint8 or uint16 as `spec.dtype`.
+
+        Returns:
+            Each output by its name; `probabilities` is (B, C) float32.
+        """
+
+
+def open_session(bundle: Bundle, *, device: str, threads: int, calls: int) -> Session:
+    """Start the runtime that a bundle's format needs.
+
+    Args:
+        bundle: a checked bundle.
+        device: `auto`, `cpu`, or what the runtime offers beside it.
+        threads: CPU threads of all calls together.
+        calls: how many `run` calls will be under way at once.
+
+    Raises:
+        MissingDependencyError: the runtime is not installed.
+        ConfigError: the device is not there.
+        CheckpointError: the runtime cannot read the graph.
+    """
+    kind = OnnxSession if bundle.format == "onnx" else OpenvinoSession
+    return kind(bundle, device=device, threads=threads, calls=calls)
+
+
+class OnnxSession:
+    """A bundle's ONNX graph in ONNX Runtime; the arguments are those of `open_session`."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, calls: int) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingDependencyError(
+                "onnxruntime", "runtime", f"to run the ONNX bundle {bundle.path}"
+            ) from error
+        self.spec, self.outputs = bundle.spec, bundle.outputs
+        available = ort.get_available_providers()
+        providers = _onnx_providers(device, available)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, threads // calls)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A thread that waits must not burn the core that decodes images meanwhile.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                str(bundle.model_path), sess_options=options, providers=providers
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"ONNX Runtime {ort.__version__} cannot open {bundle.model_path} "
+                f"({_first_line(error)}): update it (pip install -U onnxruntime), or export the "
+                "run again."
+            ) from error
+        used = self._session.get_providers()[0]
+        # A provider whose libraries are missing gives way to the next without an error.
+        if device not in ("auto", "cpu") and used != _PROVIDERS[device]:
+            raise ConfigError(
+                f"device={device} was asked for, but ONNX Runtime fell back to {used}: its "
+                f"libraries are not found. Install them: {_GPU_ADVICE[device]}."
+            )
+        self.device = next((name for name, known in _PROVIDERS.items() if known == used), used)
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; see `Session.run`."""
+        results = self._session.run(list(self.outputs), {self._input: images})
+        return dict(zip(self.outputs, results, strict=True))
+
+
+def _onnx_providers(device: str, available: list[str]) -> list[str]:
+    """Providers to try, in order; the CPU's ends the list, for operators that others lack."""
+    if device not in ONNX_DEVICES:
+        raise ConfigError(
+            f"device={device!r} is unknown to an ONNX bundle: choose {', '.join(ONNX_DEVICES)}."
+        )
+    chosen = {"auto": ["cuda"], "cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"]}
+    wanted = [_PROVIDERS[name] for name in chosen[device]]
+    if device != "auto" and wanted and wanted[0] not in available:
+        raise ConfigError(
+            f"device={device} needs ONNX Runtime's {wanted[0]}, and this installation has only "
+            f"{', '.join(available)}. Install it: {_GPU_ADVICE[device]}; or leave --device out."
+        )
+    return [*(name for name in wanted if name in available), _PROVIDERS["cpu"]]
+
+
+class OpenvinoSession:
+    """A bundle's OpenVINO graph; the arguments are those of `open_session`."""
+
+    backend = "openvino"
+
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, calls: int) -> None:
+        try:
+            import openvino as ov
+        except ImportError as error:
+            raise MissingDependencyError(
+                "openvino", "runtime-openvino", f"to run the OpenVINO bundle {bundle.path}"
+            ) from error
+        self.spec, self.outputs = bundle.spec, bundle.outputs
+        core = ov.Core()
+        name = "CPU" if device == "auto" else device.upper()
+        if name.split(".")[0] not in {known.split(".")[0] for known in core.available_devices}:
+            raise ConfigError(
+                f"device={device!r} is unknown to OpenVINO here: it has "
+                f"{', '.join(core.available_devices).lower()}."
+                + (" CUDA and TensorRT need an ONNX bundle." if device in _GPU_ADVICE else "")
+            )
+        properties: dict[str, Any] = {}
+        if name == "CPU":
+            properties = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": calls,
+            }
+        if name == "CPU" or bundle.precision != "fp16":
+            # Processors with bfloat16 units would silently use them, and leave the parity behind.
+            properties["INFERENCE_PRECISION_HINT"] = "f32"
+        try:
+            self._compiled = core.compile_model(str(bundle.model_path), name, properties)
+        except Exception as error:
+            raise CheckpointError(
+                f"OpenVINO {ov.__version__} cannot open {bundle.model_path} "
+                f"({_first_line(error)}): update it (pip install -U openvino), or export the run "
+                "again."
+            ) from error
+        self.device = name.lower()
+        self._requests = threading.local()
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; see `Session.run`."""
+        # A request holds its own buffers: one for each thread that calls.
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        results = self._requests.own.infer([images], share_inputs=True)
+        return {name: np.array(results[name]) for name in self.outputs}
+
+
+class TorchSession:
+    """A finished run's model in torch, averaged over the views that its settings ask for.
+
+    Args:
+        run: the run's folder.
+        device: `auto` (the run's own setting), `cpu` or `cuda`.
+        threads: CPU threads; None leaves torch's own number, which is the process's.
+
+    Raises:
+        CheckpointError: there is no finished run, or its model cannot be loaded.
+        ConfigError: the device is not there.
+        MissingDependencyError: the training packages are not installed.
+    """
+
+    backend = "torch"
+    outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
+
+    def __init__(self, run: Path, *, device: str, threads: int | None) -> None:
+        check_finished(run)
+        try:
+            import torch
+
+            from recame.config import load_config
+            from recame.evaluation.inference import BatchForward
+            from recame.models import load_checkpoint
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                str(error.name), "train", f"to run {run}, which is a run folder and no bundle"
+            ) from error
+        config = load_config(run / "config.yaml")
+        self.device = _torch_device(device, config.run.accelerator)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        loaded = load_checkpoint(run, self.device)
+        self._model, self.spec = loaded.model, loaded.spec
+        self.label_space: LabelSpace = loaded.label_space
+        self.num_views = int(config.evaluation.views)
+        self.batch_size = config.evaluation.batch_size
+        self.max_pixels = config.data.max_pixels
+        self._make_forward = BatchForward
+        self._inference_mode = torch.inference_mode
+        self._forward: Any = None
+        self._expected = 0
+        # FrozenForward and the network's caches are not made for calls side by side.
+        self._lock = threading.Lock()
+
+    def expect(self, num_images: int) -> None:
+        """Say how many images will pass, so that a graph is made where it pays for itself."""
+        if num_images > self._expected:
+            with self._lock:
+                self._expected, self._forward = num_images, None
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; see `Session.run`."""
+        with self._lock, self._inference_mode():
+            if self._forward is None:
+                self._forward = self._make_forward(
+                    self._model,
+                    scale=self.spec.scale,
+                    num_views=self.num_views,
+                    num_images=self._expected,
+                    device=self.device,
+                )
+            experts, ensemble, _ = self._forward(images)
+            return {
+                "probabilities": ensemble.cpu().numpy(),
+                "expert_probabilities": experts.cpu().numpy(),
+            }
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _torch_device(device: str, accelerator: str) -> str:
+    import torch
+
+    if device not in TORCH_DEVICES:
+        raise ConfigError(
+            f"device={device!r} is unknown to a run folder: choose {', '.join(TORCH_DEVICES)}"
+            + ("; TensorRT needs an ONNX bundle (recame export)." if device == "tensorrt" else ".")
+        )
+    if device == "auto":
+        device = {"cpu": "cpu", "gpu": "cuda"}.get(accelerator, device)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device=cuda, but torch sees no CUDA device here. Install a CUDA build of torch, or "
+            "take --device cpu."
+        )
+    return device
+
+
+def check_finished(run: Path) -> None:
+    """Refuse a folder without a finished run, before anything heavy is imported."""
+    marker = run / "run.json"
+    if not marker.is_file():
+        raise CheckpointError(
+            f"{run} holds no run and no bundle (no run.json, no bundle.json). Give the folder that "
+            "`recame train ... --out FOLDER` or `recame export ... --out FOLDER` wrote."
+        )
+    try:
+        facts = json.loads(marker.read_text(encoding="utf-8"))
+        schema, state = facts.get("schema"), facts.get("state")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{marker} is damaged ({error}): train the run again.") from error
+    if not isinstance(schema, int) or schema > _RUN_SCHEMA:
+        raise CheckpointError(
+            f"{run} is a run of schema {schema!r}; this version reads up to {_RUN_SCHEMA}. "
+            "Update recame: pip install -U recame"
+        )
+    if state != "finished":
+        raise CheckpointError(
+            f"{run} is not finished: it was interrupted, or still trains. Continue it with: "
+            f"recame train DATA --out {run} --resume"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

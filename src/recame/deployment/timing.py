@@ -1,0 +1,95 @@
+"""Calls timed one after the other, and what their durations say."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Fewer samples have no 99th percentile worth its name.
+LEAST_FOR_P99 = 100
+
+_WARM_UP_S = 0.2
+_WARM_UP_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one call took, over many calls.
+
+    Attributes:
+        samples: calls measured.
+        mean_ms: mean.
+        p50_ms: median.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile; None below `LEAST_FOR_P99` samples.
+        max_ms: the slowest.
+    """
+
+    samples: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float | None
+    max_ms: float
+
+    @classmethod
+    def of(cls, nanoseconds: Sequence[int]) -> Timing:
+        """Summarise the durations of N >= 1 calls."""
+        ms = np.asarray(nanoseconds, np.float64) / 1e6
+        # The sample above the rank, so that a quantile is never better than what was seen.
+        p50, p95, p99 = np.quantile(ms, [0.5, 0.95, 0.99], method="higher")
+        enough = len(ms) >= LEAST_FOR_P99
+        return cls(
+            len(ms),
+            float(ms.mean()),
+            float(p50),
+            float(p95),
+            float(p99) if enough else None,
+            float(ms.max()),
+        )
+
+    @property
+    def bound_ms(self) -> float:
+        """What 99 of 100 calls stay within: p99, or the slowest where samples are too few."""
+        return self.max_ms if self.p99_ms is None else self.p99_ms
+
+
+def time_calls(
+    call: Callable[[], object], seconds: float, least: int = 3, most_s: float = math.inf
+) -> list[int]:
+    """Durations of calls one after the other, in nanoseconds.
+
+    Python's garbage collection stays on, as in production; what others left behind is collected
+    before, so that only the calls' own is counted.
+
+    Args:
+        call: what is timed.
+        seconds: how long to go on.
+        least: calls to be made even if they take longer than `seconds`.
+        most_s: when to stop all the same.
+    """
+    gc.collect()
+    durations: list[int] = []
+    began = before = time.perf_counter_ns()
+    while True:
+        call()
+        after = time.perf_counter_ns()
+        durations.append(after - before)
+        passed_s = (after - began) / 1e9
+        if (passed_s >= seconds and len(durations) >= least) or passed_s >= most_s:
+            return durations
+        before = time.perf_counter_ns()
+
+
+def warm_up(call: Callable[[], object]) -> None:
+    """Let caches, memory pools and thread pools settle."""
+    until = time.perf_counter() + _WARM_UP_S
+    calls = 0
+    while calls < _WARM_UP_CALLS or time.perf_counter() < until:
+        call()
+        calls += 1
