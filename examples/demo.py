@@ -90,12 +90,12 @@ def main() -> None:
     files = report(options.out / "recame", against=options.out / "plain", console=console)
     predictions = options.out / "predictions.csv"
     line = options.out / "data" / "images" / "P01"
-    table, _ = recame.predict(options.out / "recame", [line], out=predictions, console=console)
+    summary = recame.predict(options.out / "recame", line, out=predictions)
 
     console.rule("What it found")
     console.print(side_by_side(runs))
     console.print(
-        f"Predictions of the {len(table):,} images of product line P01: {predictions}",
+        f"Predictions of the {summary.num_images:,} images of product line P01: {predictions}",
         highlight=False,
         soft_wrap=True,
     )

@@ -50,7 +50,8 @@ def test_python_block_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) 
     scope: dict[str, object] = {}
     exec(code.replace("600", SHORT["600"]), scope)
     assert "Estimate(value=" in capsys.readouterr().out
-    assert list(scope["table"]["image"]) == ["new_images/a.png"]
+    assert scope["summary"].num_images == 1
+    assert scope["found"].image == "new_images/a.png"
     assert (workplace / "runs" / "first" / "model.safetensors").exists()
 
 
@@ -65,7 +66,11 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert left.value.code == 0
     assert (workplace / "inspection" / "images" / "inspection.html").exists()
     assert (workplace / "runs" / "first" / "evaluation" / "test" / "report.html").exists()
-    assert (workplace / "predictions.csv").read_text().startswith("image,prediction,confidence,p_")
+    assert (
+        (workplace / "predictions.csv")
+        .read_text()
+        .startswith("image,prediction,confidence,decision,p_")
+    )
 
 
 def test_named_settings_exist() -> None:

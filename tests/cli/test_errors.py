@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -339,7 +338,8 @@ class TestFullDisk:
     def test_predicting(
         self, refused: Callable[..., str], finished: Path, defects: Path, tmp_path: Path
     ) -> None:
-        fill_disk(tmp_path / f".out.csv.{os.getpid()}.tmp")
+        (tmp_path / "out.csv.partial").mkdir()
+        fill_disk(tmp_path / "out.csv.partial" / "rows.csv")
         line = refused("predict", finished, defects / "hole", "-o", tmp_path / "out.csv")
         assert "the disk is full" in line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from recame.errors import RecameError
+from recame.errors import RecameError, as_missing_dependency
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
@@ -17,10 +17,12 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RecameError as error:
-        # What a library says in several lines, as of bad YAML, becomes one.
-        line = " ".join(part.strip() for part in str(error).splitlines())
-        print(f"error: {line}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _refuse(error)
+    except ModuleNotFoundError as error:
+        known = as_missing_dependency(error)
+        if known is error:
+            raise
+        _refuse(known)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
@@ -33,3 +35,10 @@ def main() -> None:
         advice = "free space there, or give another folder (--out, RECAME_CACHE, TMPDIR)."
         print(f"error: {where} cannot be written ({error.strerror}): {advice}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _refuse(error: BaseException) -> None:
+    # What a library says in several lines, as of bad YAML, becomes one.
+    line = " ".join(part.strip() for part in str(error).splitlines())
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)

@@ -74,6 +74,56 @@ def train(
 
 
 @app.command()
+def distill(
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of the finished run that teaches.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Any timm name. [the first stages of the teacher's]")
+    ] = None,
+    unlabelled: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of further images, no labels needed; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder to write. [RUN-student]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One setting, section.key=value; may be repeated."),
+    ] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="Time for the whole run: 90s, 15m, 1h30m.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
+    ] = False,
+) -> None:
+    """Teach one small network what RUN's experts decide together; leaves a run folder."""
+    from recame.cli.requests import distill_request
+
+    request = distill_request(
+        run, backbone, unlabelled or [], out, set_ or [], time_budget, seed, resume
+    )
+
+    from recame.training import distill as distill_run
+
+    console = Console()
+    student = distill_run(
+        run,
+        out=request.out,
+        backbone=backbone,
+        unlabelled=unlabelled or [],
+        changes=request.changes,
+        resume=resume,
+        console=console,
+    )
+    console.print(f"Run: {student.path}", highlight=False, soft_wrap=True)
+    console.print(f"Next: recame evaluate {student.path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Annotated[
@@ -152,27 +202,131 @@ def inspect(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    model: Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Table to write, .csv or .parquet.")
     ] = Path("predictions.csv"),
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="[every core]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what an interrupted prediction has done.")
+    ] = False,
 ) -> None:
-    """Predict IMAGES with RUN; unreadable files are listed, not fatal."""
-    from recame.training import predict as predict_images
+    """Predict IMAGES with MODEL; killed and called again, it goes on where it stopped."""
+    from recame.cli.predicting import print_summary, progress_bar
+    from recame.deployment import predict as predict_images
 
     console = Console()
-    table, broken = predict_images(run, images, out=out, console=console)
-    if broken:
-        console.print(f"[yellow]{len(broken)} files cannot be read:[/yellow]")
-        for path, reason in broken[:20]:
-            console.print(f"  {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
-        if len(broken) > 20:
-            console.print(f"  and {len(broken) - 20} more")
-    counts = table["prediction"].value_counts()
-    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    console.print(f"{len(table):,} images: {listed}", highlight=False, soft_wrap=True)
-    console.print(f"Written: {out}", highlight=False, soft_wrap=True)
+    with progress_bar(console) as advance:
+        summary = predict_images(
+            model,
+            images,
+            out=out,
+            resume=not fresh,
+            threads=threads or "auto",
+            batch_size=batch_size or "auto",
+            device=device,
+            on_progress=advance,
+        )
+    print_summary(summary, console)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Bundle to write. [RUN/bundle-<format>-<precision>]"),
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    views: Annotated[
+        int | None, typer.Option(help="Test-time views in the graph, 1 to 8. [the run's]")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option(help="Labelled images to compare on. [a sample of the run's]")
+    ] = None,
+    with_: Annotated[
+        str, typer.Option("--with", help="Further outputs: experts,features,attribution.")
+    ] = "",
+    max_escape: Annotated[
+        float, typer.Option(help="Share of defects that may pass as normal.")
+    ] = 0.01,
+    normal: Annotated[
+        str | None, typer.Option(help="The normal class, if the run does not name it.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the bundle that lies in --out.")
+    ] = False,
+) -> None:
+    """Write RUN as a bundle that runs without torch; refuse it if it answers otherwise."""
+    from recame.cli.requests import export_outputs
+
+    outputs = export_outputs(with_)
+
+    from recame.deployment.export import export as export_run
+
+    console = Console()
+    bundle = export_run(
+        run,
+        out,
+        format=format_,
+        precision=precision,
+        views=views,
+        verify=verify,
+        outputs=outputs,
+        max_escape=max_escape,
+        normal=normal,
+        replace_bundle=force,
+        console=console,
+    )
+    console.print(f"Bundle: {bundle.path}", highlight=False, soft_wrap=True)
+    for step in (f"latency {bundle.path}", f"predict {bundle.path} FOLDER"):
+        console.print(f"Next: recame {step}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def latency(
+    model: Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")],
+    batches: Annotated[str, typer.Option(help="Batch sizes of inference.")] = "1,2,4,8,16,32,64",
+    seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 2.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
+    ] = None,
+    takt: Annotated[
+        str | None,
+        typer.Option(help="Time for one image, as 20ms: exit code 1 if it is too short."),
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the figures.")] = None,
+) -> None:
+    """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
+    from recame.deployment.latency import measure_latency, parse_batches, save_latency
+    from recame.durations import parse_duration
+
+    console = Console()
+    takt_s = None if takt is None else parse_duration(takt)
+    sizes = parse_batches(batches)
+    with console.status("measuring") as status:
+        found = measure_latency(
+            model,
+            batches=sizes,
+            seconds=seconds,
+            threads=threads or "auto",
+            device=device,
+            images=images,
+            on_progress=status.update,
+        )
+    found.print(console)
+    if json_ is not None:
+        save_latency(found, json_, takt_s)
+        console.print(f"Written: {json_}", highlight=False, soft_wrap=True)
+    if takt_s is not None:
+        console.print(f"Takt {takt}: {found.answer(takt_s)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(0 if found.fits(takt_s) else 1)
 
 
 @app.command()

@@ -1,0 +1,75 @@
+"""What `recame predict` shows: a bar while it works, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from recame.deployment import PredictionSummary
+
+
+class _Rate(TextColumn):
+    """Images a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} images/s")
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Give a function (done, total) that moves one bar; what it begins with counts as no work."""
+    bar = Progress(
+        TextColumn("  predicting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(""),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+    def advance(done: int, total: int) -> None:
+        if not bar.task_ids:
+            bar.add_task("predicting", total=total, completed=done)
+        bar.update(bar.task_ids[0], completed=done)
+
+    with bar:
+        yield advance
+
+
+def print_summary(summary: PredictionSummary, console: Console) -> None:
+    """Print what a prediction found, and where it lies."""
+    if summary.num_unreadable:
+        console.print(f"[yellow]{summary.num_unreadable:,} files cannot be read:[/yellow]")
+        for path, reason in summary.unreadable:
+            console.print(f"  {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        if summary.num_unreadable > len(summary.unreadable):
+            console.print(f"  and {summary.num_unreadable - len(summary.unreadable):,} more")
+    told = [f"{name} {count:,}" for name, count in summary.counts.items()]
+    lines = [f"{summary.num_images:,} images: {', '.join(told)}"]
+    if summary.num_review:
+        lines.append(f"{summary.num_review:,} of them to review: normal, but not surely enough")
+    if summary.num_resumed:
+        lines.append(f"{summary.num_resumed:,} files were done before this start")
+    fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
+    lines.append(f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
+    lines.append(f"Written: {summary.out}")
+    if summary.unreadable_path is not None:
+        lines.append(f"Written: {summary.unreadable_path}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
