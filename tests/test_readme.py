@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 #: What README gives minutes for takes seconds here.
-SHORT = {"600": "6", "10m": "6s"}
+SHORT = {"600": "6", "10m": "6s", "20ms": "5s"}
 
 
 def blocks(language: str) -> list[str]:
@@ -58,19 +58,23 @@ def test_python_block_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) 
 def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     verbs = [line.split("#")[0].split() for line in commands if line.startswith("recame ")]
-    assert [words[1] for words in verbs] == ["inspect", "train", "evaluate", "predict"]
+    assert [words[1] for words in verbs] == [
+        *("inspect", "train", "evaluate", "predict"),
+        *("distill", "export", "latency", "predict"),
+    ]
     for words in verbs:
+        if "latency" in words:
+            words += ["--seconds", "0.05", "--batches", "1,4"]
         monkeypatch.setattr(sys, "argv", [SHORT.get(word, word) for word in words])
         with pytest.raises(SystemExit) as left:
             main()
         assert left.value.code == 0
     assert (workplace / "inspection" / "images" / "inspection.html").exists()
     assert (workplace / "runs" / "first" / "evaluation" / "test" / "report.html").exists()
-    assert (
-        (workplace / "predictions.csv")
-        .read_text()
-        .startswith("image,prediction,confidence,decision,p_")
-    )
+    for name in ("predictions.csv", "decisions.csv"):
+        text = (workplace / name).read_text()
+        assert text.startswith("image,prediction,confidence,decision,p_")
+        assert text.count("\n") == 2
 
 
 def test_named_settings_exist() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from recame.config import load_config
 from recame.contracts import Predictions
 from recame.deployment import load, open_bundle
 from recame.evaluation import evaluate_predictions
-from recame.training.run_folder import RunFolder, write_json
+from recame.training.run_folder import write_json
 
 HERE = Path(__file__).parent
 #: A changed answer is a tie where torch itself has the two classes this close.
@@ -99,7 +100,7 @@ def judge_bundles(teacher: Path, student: Path, console: Console) -> dict[str, A
             tail = _metrics(teacher)["test"]["tail_classes"]
             if images is None or said_by_teacher is None:
                 images = TestSplit(student, bundle.spec, tail)
-                said_by_teacher = _teachers_answers(teacher, tail)
+                said_by_teacher = _teachers_answers(teacher, images)
             eager = Eager(student, views=bundle.views, temperature=bundle.temperature)
             judged = {
                 "checksum": bundle.document["checksum"],
@@ -115,11 +116,11 @@ def judge_bundles(teacher: Path, student: Path, console: Console) -> dict[str, A
     return found
 
 
-def _teachers_answers(teacher: Path, tail: list[str]) -> Array:
-    views = int(RunFolder.open(teacher).load_config().evaluation.views)
-    eager = Eager(teacher, views=views)
-    images = TestSplit(teacher, eager.spec, tail)
-    return in_batches(eager, images.images).argmax(1)
+def _teachers_answers(teacher: Path, images: TestSplit) -> Array:
+    """The classes that the teacher's own evaluation gave the test images, views and all: (N,)."""
+    table = pd.read_parquet(teacher / "evaluation" / "test" / "predictions.parquet")
+    named = table.set_index("image")["prediction"].loc[images.table["image"]]
+    return np.array([images.label_space.index(name) for name in named])
 
 
 def compare(found: Array, expected: Array, teachers: Array, images: TestSplit) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import numpy as np
 from recame.data.decode import decode_image, match_pixels
 from recame.data.listing import list_image_names
 from recame.deployment.bundle import is_bundle, open_bundle
-from recame.deployment.sessions import Session, TorchSession, available_cores, open_session
+from recame.deployment.machine import usable_cores
+from recame.deployment.sessions import Session, TorchSession, open_session
 from recame.errors import ConfigError, DataError
 from recame.label_space import LabelSpace
 
@@ -226,7 +227,7 @@ class Predictor:
     def _make_plan(self, session: Session, batch_size: int, calls: int, why: str) -> _Plan:
         # One batch more than the model takes is being decoded. A GPU needs all cores to be fed.
         on_cpu = session.device == "cpu"
-        decoders = calls + 1 if on_cpu else max(2, available_cores())
+        decoders = calls + 1 if on_cpu else max(2, usable_cores())
         return _Plan(session, batch_size, calls, decoders, why)
 
     def _measured_plan(self, reopen: Callable[[int], Session]) -> _Plan:
@@ -366,7 +367,7 @@ def load(
     if not is_bundle(folder):
         return _load_run(folder, None if threads == "auto" else int(threads), size, device)
     bundle = open_bundle(folder)
-    cores = available_cores() if threads == "auto" else int(threads)
+    cores = usable_cores() if threads == "auto" else int(threads)
 
     def start(calls: int) -> Session:
         return open_session(bundle, device=device, threads=cores, calls=calls)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any, Protocol
@@ -263,13 +262,6 @@ class TorchSession:
                 "probabilities": ensemble.cpu().numpy(),
                 "expert_probabilities": experts.cpu().numpy(),
             }
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _torch_device(device: str, accelerator: str) -> str:
