@@ -106,6 +106,20 @@ def many(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
+def _without_places(results: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Results that say nothing of where on this machine things lie."""
+    text = json.dumps(results)
+    for place, name in (
+        (options.deeppcb, "DATA/manifest.csv"),
+        (options.runs, "runs/realtime"),
+        (options.light_python, "light/bin/python"),
+    ):
+        if place is not None:
+            text = text.replace(json.dumps(str(place))[1:-1], name)
+    named: dict[str, Any] = json.loads(text)
+    return named
+
+
 PARTS = {"train": train, "speed": speed, "many": many}
 
 
@@ -136,14 +150,12 @@ def main() -> None:
             parser.error(f"{options.part} needs --deeppcb MANIFEST.csv")
         options.deeppcb, options.runs = options.deeppcb.resolve(), options.runs.resolve()
         options.runs.mkdir(parents=True, exist_ok=True)
-        results[options.part] = {
-            **PARTS[options.part](options, console),
-        }
+        results[options.part] = PARTS[options.part](options, console)
         results.setdefault("made", {})[options.part] = {
             "command": "python benchmarks/realtime/run.py " + " ".join(sys.argv[1:]),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_json(path, results)
+        write_json(path, _without_places(results, options))
         write_json(out / "environment.json", {**environment(), "machine": describe_machine()})
     text = table(results, options.deployed)
     with writing(out / "table.md") as partial:
