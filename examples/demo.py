@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 import recame
-from recame.config import parse_duration
 from recame.data.synthetic import CLASSES, SyntheticSpec, write
+from recame.durations import parse_duration
 from recame.evaluation.progress import progress_bars
 from recame.training import EvaluatedRun, report
 
@@ -36,6 +36,7 @@ PLAIN = {
     "model.attention": "none",
     "model.pooled_stages": 1,
     "model.classifier": "linear",
+    "model.standardise": False,
     "probe.enabled": False,
     "objective.base": "cross_entropy",
     "objective.hard_weight": 0,
