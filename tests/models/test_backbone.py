@@ -189,7 +189,7 @@ def test_unknown_names() -> None:
     with pytest.raises(ConfigError, match=r"'resnet18.none'.*resnet18\.a1_in1k"):
         build_backbone("resnet18.none")
     with pytest.raises(ConfigError, match=r"supported\s+family .*ConvNeXt"):
-        build_backbone("vit_tiny_patch16_224")
+        build_backbone("swin_tiny_patch4_window7_224")
     with pytest.raises(ConfigError, match=r"no pretrained weights for 'resnet10x'|Unknown"):
         build_backbone("resnet10x", pretrained=True)
 

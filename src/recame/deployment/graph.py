@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -126,7 +125,7 @@ class DeploymentGraph(nn.Module):
         for number, stage in enumerate(model.trunk):
             maps = stage(maps)
             if number >= first:
-                shared.append(maps)
+                shared.append(model.head_map(maps))
         own: list[list[Tensor]] = []
         for tail in model.tails:
             assert isinstance(tail, nn.ModuleList)
@@ -134,7 +133,7 @@ class DeploymentGraph(nn.Module):
             for number, stage in enumerate(tail, len(model.trunk)):
                 seen = stage(seen)
                 if number >= first:
-                    kept.append(seen)
+                    kept.append(model.head_map(seen))
             own.append(kept)
         return shared, own
 
@@ -270,8 +269,8 @@ class ConvolutionalGates(nn.Module):
 
 
 def with_convolutional_gates(model: MultiExpertClassifier) -> MultiExpertClassifier:
-    """A copy of a model on the CPU, in evaluation mode, with `ConvolutionalGates`."""
-    copied = copy.deepcopy(model).cpu().eval()
+    """A copy of a model on the CPU, in evaluation mode, with `ConvolutionalGates` and no LoRA."""
+    copied = model.merged().cpu().eval()
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, RegionalChannelAttention):

@@ -10,6 +10,7 @@ from recame.models.classifier import (
 )
 from recame.models.experts import Architecture, MultiExpertClassifier
 from recame.models.frozen_forward import FrozenForward
+from recame.models.initialisation import class_means, initialise_classifier, read_text_features
 from recame.models.pretrained import PACKAGED_BACKBONE, pretrained_mean_std
 from recame.models.regional_attention import (
     RegionalChannelAttention,
@@ -29,10 +30,13 @@ __all__ = [
     "RegionalChannelAttention",
     "StagedBackbone",
     "build_backbone",
+    "class_means",
     "cosine_logits",
+    "initialise_classifier",
     "load_checkpoint",
     "make_attention",
     "pretrained_mean_std",
+    "read_text_features",
     "regional_gates",
     "save_checkpoint",
 ]

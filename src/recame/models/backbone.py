@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,24 +11,35 @@ from torch import Tensor, nn
 from recame.errors import ConfigError
 from recame.models.pretrained import PACKAGED_BACKBONE, Pretrained, create_timm_model
 from recame.models.regional_attention import make_attention
+from recame.models.vision_transformer import (
+    cut_is_exact,
+    cut_transformer,
+    is_cuttable,
+    num_stages_of,
+    pooled_channels,
+)
 
-_FAMILIES = "ResNet/ResNeXt, EfficientNet/MobileNet, ConvNeXt, RegNet, ResNetV2, DenseNet, VGG"
+_FAMILIES = "ResNet/ResNeXt, EfficientNet/MobileNet, ConvNeXt, RegNet, ResNetV2, DenseNet, VGG, ViT"
 
 
 class StagedBackbone(nn.Module):
-    """A convolutional network as a list of stages.
+    """A network as a list of stages.
 
     The stem belongs to the first stage, a final convolution or normalisation to the last.
 
     Args:
         stages: each maps (B, c, H, W) to the next stage's input.
-        stage_channels: channels of each stage's output.
+        stage_channels: channels of each stage's output that feed the head.
+        pooled: which ones they are; None: all.
     """
 
-    def __init__(self, stages: list[nn.Sequential], stage_channels: list[int]) -> None:
+    def __init__(
+        self, stages: list[nn.Sequential], stage_channels: list[int], pooled: slice | None = None
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.stage_channels = stage_channels
+        self.pooled = pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, c, h, w), the last stage's map."""
@@ -45,12 +57,16 @@ def build_backbone(
     regions: tuple[int, int] = (2, 2),
     reduction: int = 16,
     num_stages: int = 0,
+    pooling: str = "average",
+    image_size: tuple[int, int] | None = None,
 ) -> StagedBackbone:
     """Build a timm network, cut it into stages and put attention into it.
 
     Attention sits in every residual block of the ResNet family, between its last batch norm and
     the addition (timm's slot for attention), and after each stage of other families, before a
-    final convolution or normalisation. With pretrained weights it starts as the identity.
+    final convolution or normalisation. With pretrained weights it starts as the identity. A vision
+    transformer is cut into four groups of blocks (`recame.models.vision_transformer`), whose
+    attention sees the grid of patches.
 
     Deviations from timm: the MobileNetV3 family's head convolution, which follows the pooling, is
     left out; ConvNeXt's final norm acts on the map, before the pooling.
@@ -65,30 +81,38 @@ def build_backbone(
         reduction: of the attention's hidden width.
         num_stages: only the first so many stages, with their weights; 0: all. What follows the
             last stage (a final convolution or norm) goes with it.
+        pooling: what of a vision transformer feeds the head: the `average` of the patches, the
+            class `token`, or `both`.
+        image_size: height and width, for which a vision transformer's positions are resampled
+            once; None: those of its weights.
 
     Raises:
         ConfigError: unknown name or family, a hub that cannot be reached, `package` for another
-            backbone, or more stages than there are.
+            backbone, more stages than there are, or a class token where there is none.
         CheckpointError: a file of weights is missing, damaged or of another network.
     """
     model = create_timm_model(name, pretrained, in_channels)
-    parts, tails = _cut(model, name)
-    channels, out_channels = _check_cut(model, parts, tails, name, in_channels)
     start = pretrained is not False
 
     def module(width: int) -> nn.Module | None:
         return make_attention(attention, width, regions, reduction, identity_start=start)
 
+    if is_cuttable(model):
+        return _staged_transformer(
+            model, name, module, num_stages, pooling, image_size, in_channels
+        )
+    if pooling != "average":
+        raise ConfigError(
+            f"model.pooling={pooling}, but {name} has no class token: set model.pooling=average."
+        )
+    parts, tails = _cut(model, name)
+    channels, out_channels = _check_cut(model, parts, tails, name, in_channels)
     if not _fill_slots(model, module):
         for part, width in zip(parts, channels, strict=True):
             gate = module(width)
             if gate is not None:
                 part.append(gate)
-    if not 0 <= num_stages <= len(parts):
-        raise ConfigError(
-            f"model.stages={num_stages}, but {name} has {len(parts)} stages: give 1 to "
-            f"{len(parts)}, or 0 for all."
-        )
+    _check_num_stages(num_stages, len(parts), name)
     if 0 < num_stages < len(parts):
         parts, channels = parts[:num_stages], channels[:num_stages]
         return StagedBackbone([nn.Sequential(*part) for part in parts], channels)
@@ -100,6 +124,35 @@ def build_backbone(
     return StagedBackbone([nn.Sequential(*part) for part in parts], channels)
 
 
+def _check_num_stages(num_stages: int, present: int, name: str) -> None:
+    if not 0 <= num_stages <= present:
+        raise ConfigError(
+            f"model.stages={num_stages}, but {name} has {present} stages: give 1 to "
+            f"{present}, or 0 for all."
+        )
+
+
+def _staged_transformer(
+    model: Any,
+    name: str,
+    module: Callable[[int], nn.Module | None],
+    num_stages: int,
+    pooling: str,
+    image_size: tuple[int, int] | None,
+    in_channels: int,
+) -> StagedBackbone:
+    """A timm vision transformer in stages, if they compute what the network does."""
+    _check_num_stages(num_stages, num_stages_of(model), name)
+    pooled = pooled_channels(model, pooling, name)
+    if image_size is not None:
+        sides = zip(image_size, model.patch_embed.patch_size, strict=True)
+        model.set_input_size(img_size=tuple(-(-side // patch) * patch for side, patch in sides))
+    if not cut_is_exact(model, in_channels):
+        raise _unsupported(name)
+    stages = cut_transformer(model, module, num_stages)
+    return StagedBackbone(stages, [pooled.stop - pooled.start] * len(stages), pooled)
+
+
 def _cut(model: nn.Module, name: str) -> tuple[list[list[nn.Module]], list[nn.Module]]:
     """A network's modules in order, one list a stage, and what follows the last stage."""
     children = dict(model.named_children())
@@ -107,7 +160,7 @@ def _cut(model: nn.Module, name: str) -> tuple[list[list[nn.Module]], list[nn.Mo
     def present(*names: str) -> list[nn.Module]:
         return [children[n] for n in names if n in children]
 
-    if {"conv1", "layer1", "layer4"} <= children.keys():
+    if {"conv1", "layer1", "layer3"} <= children.keys():
         stages = present("layer1", "layer2", "layer3", "layer4")
         return _with_stem(present("conv1", "bn1", "act1", "maxpool"), stages), []
     if {"conv_stem", "blocks"} <= children.keys():
@@ -146,7 +199,7 @@ def _cut_features(model: nn.Module, features: nn.Module) -> list[list[nn.Module]
 
 def _unsupported(name: str) -> ConfigError:
     return ConfigError(
-        f"Backbone {name!r} cannot be cut into convolutional stages: choose a model.backbone of a "
+        f"Backbone {name!r} cannot be cut into stages: choose a model.backbone of a "
         f"supported family ({_FAMILIES}), for example resnet50 or {PACKAGED_BACKBONE}."
     )
 

@@ -181,6 +181,61 @@ class ExpertHead(nn.Module):
         self.standardise.running_var.view(self.shape).copy_(variance)
 
     @torch.no_grad()
+    def set_class_means(self, means: Tensor) -> None:
+        """Let a cosine classifier start at the classes' mean features.
+
+        Args:
+            means: (C, P) of pooled features as they are before the standardisation, which must be
+                set already, or (C, E, P); a class with values that are no numbers keeps its own.
+
+        Raises:
+            ConfigError: the classifier is no cosine on the pooled features, or P is another.
+        """
+        self._check_directions(int(means.shape[-1]))
+        means = means if means.ndim == 3 else means[:, None]
+        standardised = (means.to(self.mean) - self.mean) / self.std
+        self._set_directions(standardised.transpose(0, 1))
+
+    @torch.no_grad()
+    def set_class_directions(self, directions: Tensor) -> None:
+        """Let a cosine classifier start at directions that live in the pooled features' space.
+
+        A product with a feature f = std * z + mean is one of z with std * direction, but for a
+        constant of the class: that is left out, as it says how near the class lies to the mean of
+        all images (of text features, the gap between the modalities).
+
+        Args:
+            directions: (C, P), such as text features.
+
+        Raises:
+            ConfigError: the classifier is no cosine on the pooled features, or P is another.
+        """
+        self._check_directions(int(directions.shape[-1]))
+        self._set_directions(directions.to(self.std) * self.std[:, None])
+
+    def _check_directions(self, width: int) -> None:
+        if not isinstance(self.classifier, CosineClassifier) or self.hidden is not None:
+            raise ConfigError(
+                "Only a cosine classifier on the pooled features can start at class means or text "
+                "features: set model.classifier=cosine and model.hidden=0, or "
+                "model.initialisation=random."
+            )
+        if width != self.shape[1]:
+            raise ConfigError(
+                f"The classifier was to start at features {width} wide, but it sees "
+                f"{self.shape[1]}: they must come from the same space. For text features set "
+                "model.pooled_stages=1 and model.pooling=token, and project them to the image "
+                "encoder's width when the file is made (docs/lift.md)."
+            )
+
+    def _set_directions(self, directions: Tensor) -> None:
+        """(E, C, P), made unit vectors; what is no number, or zero, leaves its class alone."""
+        weight = self.classifier.weight
+        unit = functional.normalize(directions, dim=-1)
+        usable = torch.isfinite(unit).all(-1, keepdim=True) & (unit.abs().amax(-1, True) > 0)
+        weight.copy_(torch.where(usable, unit, weight))
+
+    @torch.no_grad()
     def take_experts(self, heads: Sequence[ExpertHead]) -> None:
         """Make this head's experts copies of the first expert of each of `heads`, which are alike.
 

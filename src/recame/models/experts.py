@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from recame.contracts import ExpertOutput, PreprocessSpec
 from recame.errors import CheckpointError, ConfigError
+from recame.models.adapters import merge_lora, tune
 from recame.models.backbone import StagedBackbone, build_backbone
 from recame.models.classifier import ExpertHead
 from recame.models.pretrained import Pretrained
@@ -35,6 +36,10 @@ class Architecture:
         dropout: of the head.
         standardise: whether the head centres and scales the pooled features.
         stages: only the backbone's first so many stages; 0: all.
+        pooling: what of a vision transformer feeds the head: `average` of the patches, class
+            `token`, or `both`.
+        tuning: what of the backbone learns: `full`, `lora`, `adapter`, `bias` or `head` (nothing).
+        tuning_rank: of LoRA or of the adapters; None: by the number of classes.
     """
 
     backbone: str
@@ -50,6 +55,9 @@ class Architecture:
     dropout: float = 0.0
     standardise: bool = True
     stages: int = 0
+    pooling: str = "average"
+    tuning: str = "full"
+    tuning_rank: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -109,6 +117,7 @@ class MultiExpertClassifier(nn.Module):
         backbone = self._build(pretrained)
         self.stage_channels = list(backbone.stage_channels)
         self._check_stages()
+        self._pooled_channels = backbone.pooled
         self.trunk = nn.ModuleList(list(backbone.stages)[:shared])
         own = list(backbone.stages)[shared:]
         self.tails = nn.ModuleList([nn.ModuleList(own)])
@@ -135,7 +144,7 @@ class MultiExpertClassifier(nn.Module):
 
     def _build(self, pretrained: Pretrained) -> StagedBackbone:
         plan = self.architecture
-        return build_backbone(
+        backbone = build_backbone(
             plan.backbone,
             pretrained=pretrained,
             in_channels=self.spec.channels,
@@ -143,7 +152,11 @@ class MultiExpertClassifier(nn.Module):
             regions=plan.regions,
             reduction=plan.reduction,
             num_stages=plan.stages,
+            pooling=plan.pooling,
+            image_size=(self.spec.height, self.spec.width),
         )
+        tune(backbone, plan.tuning, plan.tuning_rank, self.num_classes)
+        return backbone
 
     def _check_stages(self) -> None:
         plan, count = self.architecture, self.num_stages
@@ -251,11 +264,29 @@ class MultiExpertClassifier(nn.Module):
     def train(self, mode: bool = True) -> MultiExpertClassifier:
         """Set training mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
-        if self._norms_frozen:
-            for module in self.modules():
+        # The statistics of a frozen backbone are frozen too; the head's follow what adapters do.
+        tuned = [self.trunk, self.tails] if self.architecture.tuning != "full" else []
+        for part in [self] if self._norms_frozen else tuned:
+            for module in part.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def head_map(self, maps: Tensor) -> Tensor:
+        """What of a stage's output (B, c, h, w) the head averages: all of it, but for tokens."""
+        return maps if self._pooled_channels is None else maps[:, self._pooled_channels]
+
+    @torch.no_grad()
+    def merged(self) -> MultiExpertClassifier:
+        """A copy without LoRA layers, their products added to the weights: as fast as unadapted.
+
+        Other adapters stay as they are.
+        """
+        model = copy.deepcopy(self)
+        if self.architecture.tuning == "lora":
+            merge_lora(model)
+            model.architecture = replace(self.architecture, tuning="full", tuning_rank=None)
+        return model
 
     @torch.no_grad()
     def joined(self, other: MultiExpertClassifier) -> MultiExpertClassifier:
@@ -294,7 +325,7 @@ class MultiExpertClassifier(nn.Module):
         for number, stage in enumerate(stages, first):
             maps = stage(maps)
             if number >= self.num_stages - self.architecture.pooled_stages:
-                pooled.append(maps.mean((2, 3)))
+                pooled.append(self.head_map(maps).mean((2, 3)))
         return maps, pooled
 
     def _expert_pooled(self, expert: int, maps: Tensor, shared: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ def _known_config(name: str) -> Any:
     import timm
     from timm.models import PretrainedCfg
 
+    import recame.models.cifar_resnet  # noqa: F401 - makes its names known to timm
+
     if ":" in name or not timm.is_model(name):
         known = timm.list_models()
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or ["resnet50"]
@@ -88,6 +90,14 @@ def _check_package_name(name: str) -> None:
         )
 
 
+def is_vision_transformer(name: str) -> bool:
+    """Whether timm's network of this name is a vision transformer of one width and one grid."""
+    import timm
+
+    modules = {"vision_transformer", "deit", "eva"}
+    return bool(timm.models.is_model_in_modules(name.partition(".")[0], modules))
+
+
 def create_timm_model(name: str, pretrained: Pretrained, in_channels: int) -> nn.Module:
     """A whole timm network with its weights.
 
@@ -104,6 +114,8 @@ def create_timm_model(name: str, pretrained: Pretrained, in_channels: int) -> nn
 
     config = _known_config(name)
     arguments: dict[str, Any] = {"in_chans": in_channels}
+    if is_vision_transformer(name):
+        arguments |= {"dynamic_img_size": True, "dynamic_img_pad": True}
     if pretrained == "package":
         _check_package_name(name)
         model: nn.Module = timm.create_model(name, num_classes=1000, in_chans=in_channels)

@@ -1,0 +1,235 @@
+"""Vision transformers as stages that pass maps on, like a convolutional network's.
+
+Between two stages flows one tensor (B, C + P * C, h, w): the patch tokens as a map of C channels,
+then the P prefix tokens (class, registers), each as C channels that hold the same value at every
+place. The mean over the map of those channels is the token itself, so that pooling, caches and
+attribution need to know nothing about tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recame.errors import ConfigError
+
+_NUM_STAGES = 4
+
+
+class PatchEmbedding(nn.Module):
+    """Images -> patch, position and prefix tokens, of any image size.
+
+    An image of another size than the network was built for gets resampled positions; one that
+    patches do not divide is padded at the right and the bottom.
+
+    Args:
+        model: a timm vision transformer, made with `dynamic_img_size`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.patch_embed = model.patch_embed
+        self.cls_token, self.reg_token = model.cls_token, model.reg_token
+        self.pos_embed = model.pos_embed
+        self.norm_pre = model.norm_pre
+        self.positions_of_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, H, W) normalised images to maps (B, C + P * C, h, w)."""
+        patches = self.patch_embed(images)
+        grid = (int(patches.shape[1]), int(patches.shape[2]))
+        tokens = patches.flatten(1, 2)
+        parts = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [part.expand(tokens.shape[0], -1, -1) for part in parts]
+        positions = self._positions(grid)
+        if positions is None or self.positions_of_prefix:
+            tokens = torch.cat([*prefix, tokens], 1)
+            tokens = tokens if positions is None else tokens + positions
+        else:
+            tokens = torch.cat([*prefix, tokens + positions], 1)
+        tokens = self.norm_pre(tokens)
+        return tokens_to_maps(tokens, sum(int(part.shape[1]) for part in parts), grid)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+        from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+
+        # Not timm's own early exit: it is closed while a graph is exported.
+        if self.pos_embed is None or grid == self.patch_embed.grid_size:
+            return self.pos_embed  # type: ignore[no-any-return]
+        resampled: Tensor = resample_abs_pos_embed(
+            self.pos_embed,
+            new_size=list(grid),
+            old_size=list(self.patch_embed.grid_size),
+            num_prefix_tokens=self.positions_of_prefix,
+        )
+        return resampled
+
+
+class TransformerStage(nn.Module):
+    """Some blocks of a vision transformer, then attention over the grid of patches, then a norm.
+
+    Args:
+        blocks: of timm.
+        width: C.
+        gate: maps patches (B, C, h, w) to the same shape; prefix tokens pass beside it.
+        norm: of the last stage, over all tokens.
+        rope: makes the blocks' rotary positions, if they take any.
+    """
+
+    def __init__(
+        self,
+        blocks: list[nn.Module],
+        width: int,
+        *,
+        gate: nn.Module | None = None,
+        norm: nn.Module | None = None,
+        rope: Any = None,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.blocks = nn.ModuleList(blocks)
+        self.gate = gate
+        self.norm = norm
+        self.rope = rope
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C + P * C, h, w) to the same shape."""
+        grid = (int(maps.shape[2]), int(maps.shape[3]))
+        tokens, num_prefix = maps_to_tokens(maps, self.width)
+        inputs = {} if self.rope is None else {"rope": self.rope.get_embed(shape=grid)}
+        for block in self.blocks:
+            tokens = block(tokens, **inputs)
+        if self.gate is not None:
+            maps = tokens_to_maps(tokens, num_prefix, grid)
+            patches = self.gate(maps[:, : self.width]).flatten(2).transpose(1, 2)
+            tokens = torch.cat([tokens[:, :num_prefix], patches], 1)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        return tokens_to_maps(tokens, num_prefix, grid)
+
+
+def tokens_to_maps(tokens: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Lay tokens out as maps.
+
+    Args:
+        tokens: (B, P + h * w, C), prefix tokens first.
+        num_prefix: P.
+        grid: h and w.
+
+    Returns:
+        (B, C + P * C, h, w).
+
+    Examples:
+        >>> maps = tokens_to_maps(torch.randn(2, 1 + 6, 8), 1, (2, 3))
+        >>> maps.shape, bool((maps[:, 8:] == maps[:, 8:, :1, :1]).all())
+        (torch.Size([2, 16, 2, 3]), True)
+    """
+    patches = tokens[:, num_prefix:].transpose(1, 2).reshape(-1, tokens.shape[2], *grid)
+    if not num_prefix:
+        return patches
+    prefix = tokens[:, :num_prefix].flatten(1)[:, :, None, None].expand(-1, -1, *grid)
+    return torch.cat([patches, prefix], 1)
+
+
+def maps_to_tokens(maps: Tensor, width: int) -> tuple[Tensor, int]:
+    """Undo `tokens_to_maps`.
+
+    Args:
+        maps: (B, C + P * C, h, w).
+        width: C.
+
+    Returns:
+        Tokens (B, P + h * w, C), and P.
+    """
+    patches = maps[:, :width].flatten(2).transpose(1, 2)
+    num_prefix = maps.shape[1] // width - 1
+    if not num_prefix:
+        return patches, 0
+    # Not read off one place: attribution would find it there.
+    prefix = maps[:, width:].mean((2, 3)).reshape(-1, num_prefix, width)
+    return torch.cat([prefix, patches], 1), num_prefix
+
+
+def is_cuttable(model: nn.Module) -> bool:
+    """Whether a timm network is a plain vision transformer: one width, one grid, one class token.
+
+    Rotary positions of a depth's own (timm's `rope_mixed`) are left out.
+    """
+    parts = ("patch_embed", "blocks", "cls_token", "reg_token", "pos_embed", "norm_pre")
+    return all(hasattr(model, part) for part in parts) and not getattr(model, "rope_mixed", False)
+
+
+def cut_transformer(
+    model: Any, gate: Callable[[int], nn.Module | None], num_stages: int
+) -> list[nn.Sequential]:
+    """Four stages of equally many blocks, as far as they divide.
+
+    Args:
+        model: for which `is_cuttable` holds.
+        gate: makes a stage's attention for a width.
+        num_stages: only the first so many; 0: all. The final norm goes with the last stage.
+    """
+    blocks = list(model.blocks)
+    count = min(_NUM_STAGES, len(blocks))
+    bounds = [i * len(blocks) // count for i in range(count + 1)]
+    # Networks that pool by averaging may have a norm after the pooling: here it acts on the tokens.
+    norm = nn.Sequential(model.norm, model.fc_norm)
+    stages = []
+    for number in range(num_stages or count):
+        stage = TransformerStage(
+            blocks[bounds[number] : bounds[number + 1]],
+            model.embed_dim,
+            gate=gate(model.embed_dim),
+            norm=norm if number == count - 1 else None,
+            # A copy: stages must not share tensors, or they could not be saved.
+            rope=copy.deepcopy(getattr(model, "rope", None)),
+        )
+        parts = [PatchEmbedding(model), stage] if number == 0 else [stage]
+        stages.append(nn.Sequential(*parts))
+    return stages
+
+
+@torch.no_grad()
+def cut_is_exact(model: Any, in_channels: int) -> bool:
+    """Whether the stages compute what the whole network does, on a small image."""
+    model.eval()
+    images = torch.linspace(-1, 1, in_channels * 64 * 64).view(1, in_channels, 64, 64)
+    try:
+        expected = model.fc_norm(model.forward_features(images))
+        found = nn.Sequential(*cut_transformer(model, lambda _: None, 0))(images)
+        tokens, _ = maps_to_tokens(found, model.embed_dim)
+        return tokens.shape == expected.shape and torch.allclose(tokens, expected, atol=1e-4)
+    except (RuntimeError, TypeError, AttributeError):
+        return False
+    finally:
+        model.train()
+
+
+def num_stages_of(model: Any) -> int:
+    """How many stages `cut_transformer` makes."""
+    return min(_NUM_STAGES, len(model.blocks))
+
+
+def pooled_channels(model: Any, pooling: str, name: str) -> slice:
+    """Which channels of a stage's maps feed the head.
+
+    Args:
+        model: for which `is_cuttable` holds.
+        pooling: `average` of the patches, class `token`, or `both`.
+        name: of the network, for the error.
+
+    Raises:
+        ConfigError: a class token is asked for and there is none.
+    """
+    width = int(model.embed_dim)
+    if pooling == "average":
+        return slice(0, width)
+    if model.cls_token is None:
+        raise ConfigError(
+            f"model.pooling={pooling}, but {name} has no class token: set model.pooling=average."
+        )
+    return slice(0, 2 * width) if pooling == "both" else slice(width, 2 * width)
