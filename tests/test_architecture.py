@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recame"
 
-RANK_ZERO = {"errors", "contracts", "durations", "label_space", "config"}
+RANK_ZERO = {"errors", "contracts", "durations", "label_space", "config", "config_files"}
 MAY_IMPORT = {
     "data": RANK_ZERO,
     "models": RANK_ZERO,
@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "training": RANK_ZERO | {"data", "models", "losses", "evaluation"},
     "deployment": RANK_ZERO | {"data", "models", "evaluation"},
     "serving": RANK_ZERO | {"deployment"},
+    "bench": RANK_ZERO | {"data", "models", "losses", "evaluation", "training", "deployment"},
     "cli": RANK_ZERO
-    | {"data", "models", "losses", "evaluation", "training", "deployment", "serving"},
+    | {"data", "models", "losses", "evaluation", "training", "deployment", "serving", "bench"},
 } | dict.fromkeys(RANK_ZERO, RANK_ZERO)
 
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "base"}

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from recame.cli import main
-from recame.config import Config, parse_settings
+from recame.config import Config
+from recame.config_files import parse_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

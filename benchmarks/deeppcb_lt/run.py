@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 import recame
-from recame.config import load_config
+from recame.config_files import load_config
 from recame.training import RunFolder
 
 HERE = Path(__file__).parent

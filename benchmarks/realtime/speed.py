@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from models import Eager, bundle_path, export_missing, exported, train_once, views_of
-from recame.config import load_config
+from recame.config_files import load_config
 from recame.contracts import PreprocessSpec
 from recame.deployment import load
 from recame.deployment.timing import Timing, time_calls

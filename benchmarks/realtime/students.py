@@ -21,7 +21,7 @@ from models import (
     in_batches,
     train_once,
 )
-from recame.config import load_config
+from recame.config_files import load_config
 from recame.contracts import Predictions
 from recame.deployment import load, open_bundle
 from recame.evaluation import evaluate_predictions

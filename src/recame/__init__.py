@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recame.config import Config, load_config
+    from recame.config import Config
+    from recame.config_files import load_config
     from recame.contracts import ExpertOutput, LossResult, Predictions, PreprocessSpec
     from recame.deployment import load, predict
     from recame.errors import RecameError
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
-    from recame.training import distill, evaluate, report, train
+    from recame.training import evaluate, report, train
+    from recame.training.distill import distill
 
 _HOMES = {
     "Config": "config",
-    "load_config": "config",
+    "load_config": "config_files",
     "ExpertOutput": "contracts",
     "LossResult": "contracts",
     "Predictions": "contracts",

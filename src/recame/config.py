@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -89,7 +88,9 @@ class ModelConfig(Section):
         description="package (EfficientNet-Lite0, no network), true (timm hub), false, or a file",
     )
     num_experts: Auto | Positive = "auto"
-    shared_stages: Auto | Count = Field("auto", description="0: fully separate, as published")
+    shared_stages: Auto | int = Field(
+        "auto", description="0: fully separate, as published; -2: all but the last two"
+    )
     pooled_stages: Auto | Positive = Field(
         "auto", description="how many last stages feed the classifier; 1 as published"
     )
@@ -104,6 +105,32 @@ class ModelConfig(Section):
         True, description="centre and scale pooled features for the classifier; false as published"
     )
     stages: Count = Field(0, description="only the backbone's first so many stages; 0: all")
+    pooling: Literal["average", "token", "both"] = Field(
+        "average", description="of a vision transformer: its patches, class token, or both"
+    )
+    tuning: Literal["full", "lora", "adapter", "bias", "head"] = Field(
+        "full", description="what of the backbone learns beside attention; head: nothing"
+    )
+    tuning_rank: Positive | None = Field(
+        None, description="of lora or adapter; auto: by the number of classes, as LIFT"
+    )
+    initialisation: Literal["random", "class_means"] | Path = Field(
+        "random", description="of a cosine classifier; or a file of each class's text features"
+    )
+
+    @field_validator("tuning_rank", mode="before")
+    @classmethod
+    def _auto_rank(cls, value: object) -> object:
+        return None if value == "auto" else value  # nothing to decide but by the classes
+
+    @model_validator(mode="after")
+    def _initialisable(self) -> ModelConfig:
+        if self.initialisation != "random" and (self.classifier != "cosine" or self.hidden):
+            raise ValueError(
+                f"initialisation={self.initialisation} sets the directions of a cosine on the "
+                "backbone's features: set classifier=cosine and hidden=0, or initialisation=random"
+            )
+        return self
 
 
 class ObjectiveConfig(Section):
@@ -121,6 +148,7 @@ class ObjectiveConfig(Section):
     distillation_weight: Weight = 0.6
     hard_distillation_weight: Weight = 0.6
     detach_target: bool = False
+    diversity_weight: Weight = Field(0.0, description="RIDE: experts apart from their ensemble")
     contrastive_weight: Weight = 0.05
     intra_weight: Weight = 0.000625
     margin: Annotated[float, Field(gt=0.0)] = Field(1.0, description="20 as published")
@@ -187,8 +215,23 @@ class FinetuneConfig(Section):
     accumulate: Positive = 1
 
 
+class RetrainConfig(Section):
+    """Phase 3: the heads anew on the fine-tuned network's features (decoupled training, cRT)."""
+
+    enabled: bool = False
+    sampler: Literal["instance", "class_balanced", "square_root"] = "class_balanced"
+    views: Annotated[int, Field(ge=1, le=8)] = Field(
+        4, description="at most this many flips and turns of each image"
+    )
+    max_per_class: Positive = Field(1500, description="images of one class that are embedded")
+    steps: Positive = 400
+    batch_size: Positive = 256
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Weight = 0.05
+
+
 class DistillConfig(Section):
-    """One small network taught by a finished run's experts: `recame distill`."""
+    """A student taught by a finished run's experts: `recame distill`."""
 
     teacher: Path | None = Field(None, description="the run that teaches; set by recame distill")
     stages: Count | None = Field(
@@ -199,6 +242,11 @@ class DistillConfig(Section):
     attention: Literal["none", "keep"] = Field("none", description="keep: as the teacher's")
     size: Annotated[int, Field(ge=16, le=2048)] | None = Field(
         None, description="side in pixels; default: the teacher's"
+    )
+    experts: Literal["one", "ensemble", "each"] = Field(
+        "one",
+        description="a student of one network; or of model.num_experts, of which their ensemble "
+        "or each one is compared with the teacher",
     )
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     balance: Literal["prior", "weights", "none"] = Field(
@@ -247,6 +295,11 @@ class EvaluationConfig(Section):
     views: Auto | Literal[1, 2, 4, 8] = Field(
         "auto", description="test-time flips and turns, averaged; auto: those of augment.symmetry"
     )
+    weighting: Literal["mean", "stability"] = Field(
+        "mean",
+        description="of the experts' logits; stability: learned without labels on the images that "
+        "are judged together (SADE)",
+    )
     batch_size: Positive = 128
     bootstrap: Count = Field(1000, description="resamples for the intervals")
 
@@ -256,10 +309,10 @@ class RunConfig(Section):
 
     seed: Count = 0
     time_budget_s: Annotated[float, Field(gt=0.0)] | None = None
-    keep: Literal["best_on_val", "best_phase", "last"] = Field(
+    keep: Literal["best_on_val", "best_phase", "last", "joined"] = Field(
         "best_on_val",
         description="of probe, fine-tuning and the two joined: the best on val; best_phase judges "
-        "no joined experts, last keeps the last phase",
+        "no joined experts; last keeps the last phase and joined the two, whatever val says",
     )
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Auto | Positive = 1
@@ -281,6 +334,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     probe: ProbeConfig = ProbeConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    retrain: RetrainConfig = RetrainConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
@@ -294,6 +348,11 @@ class Config(Section):
             )
         if not (self.probe.enabled or self.finetune.enabled):
             raise ValueError("probe.enabled and finetune.enabled are both false: nothing to train")
+        if self.run.keep == "joined" and not self.judges_joined:
+            raise ValueError(
+                "run.keep=joined joins an expert of each phase, and one phase is switched off: "
+                "enable probe and finetune, or choose another run.keep"
+            )
         taus, experts = self.objective.tau, self.model.num_experts
         if isinstance(taus, tuple) and experts != "auto" and len(taus) != experts:
             raise ValueError(
@@ -305,7 +364,8 @@ class Config(Section):
     @property
     def judges_joined(self) -> bool:
         """Whether an expert of each phase, together, is a candidate to keep."""
-        return self.run.keep == "best_on_val" and self.probe.enabled and self.finetune.enabled
+        wanted = self.run.keep in {"best_on_val", "joined"}
+        return wanted and self.probe.enabled and self.finetune.enabled
 
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy with `section.key` settings changed, validated as a whole.
@@ -376,61 +436,3 @@ def _known_names(section: str | None) -> list[str]:
     assert isinstance(annotation, type)
     assert issubclass(annotation, BaseModel)
     return list(annotation.model_fields)
-
-
-def load_config(path: Path) -> Config:
-    """Read a YAML file of settings; what it leaves out keeps its default.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML, or holds a wrong setting.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"No settings file at {path}: check the path given to --config."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
-    return parse_config({} if values is None else values, str(path))
-
-
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """Parse `section.key=value` texts as YAML values.
-
-    Examples:
-        >>> parse_settings(["finetune.epochs=3", "model.regions=[3, 3]", "probe.enabled=false"])
-        {'finetune.epochs': 3, 'model.regions': [3, 3], 'probe.enabled': False}
-
-    Raises:
-        ConfigError: a text has no `=` or no readable value.
-    """
-    changes: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair!r} has no '=': write --set section.key=value")
-        try:
-            changes[name.strip()] = _yaml_value(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair!r}: the value is no YAML ({error}).") from error
-    return changes
-
-
-def _yaml_value(text: str) -> object:
-    value = yaml.safe_load(text)
-    # YAML 1.1 reads 1e-3 as a text; people mean a number.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def save_config(config: Config, path: Path) -> None:
-    """Write the settings as YAML, whole or not at all."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    partial = path.with_suffix(path.suffix + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

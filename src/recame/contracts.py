@@ -165,6 +165,8 @@ class Predictions:
         expert_probabilities: (N, E, C) each expert's own.
         target: (N,) class indices; -1 where the label is unknown.
         features: (N, E, D) or None where they were not asked for.
+        expert_weights: (E,) of the experts' logits in the ensemble, where they were learned on
+            these images; None for the ensemble rule.
     """
 
     table: pd.DataFrame
@@ -172,6 +174,7 @@ class Predictions:
     expert_probabilities: np.ndarray[Any, np.dtype[np.float32]]
     target: np.ndarray[Any, np.dtype[np.int64]]
     features: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    expert_weights: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
     def __len__(self) -> int:
         """Number of images."""

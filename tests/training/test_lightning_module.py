@@ -178,15 +178,18 @@ class TestStep:
 
     @pytest.mark.parametrize(
         ("share", "expected"),
-        [(0.5, [False] * 2 + [True] * 2), (1.0, [False] * 4), (0, [True] * 4)],
+        [(0.75, [False] * 3 + [True]), (1.0, [False] * 4), (0, [True] * 4)],
     )
     def test_deferred_reweighting(
         self, share: float, expected: list[bool], ongoing: Ongoing
     ) -> None:
         module = module_of(ongoing(objective__deferred_reweighting=share))
         seen = []
-        for epoch in range(4):
-            with_trainer(module, max_epochs=4, current_epoch=epoch).on_train_epoch_start()
+        for epoch, step in ((0, 0), (0, 1), (1, 0), (1, 1)):  # also within an epoch
+            trained = with_trainer(
+                module, max_epochs=2, current_epoch=epoch, num_training_batches=2
+            )
+            trained.on_train_batch_start(first_batch(trained), step)
             seen.append(module.objective.deferred)
         assert seen == expected
 

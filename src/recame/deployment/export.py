@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from recame.config import Config, load_config
+from recame.config import Config
+from recame.config_files import load_config
 from recame.data import InspectionSet, load_inspection_set
 from recame.data.manifest import read_recorded_manifest
 from recame.deployment.bundle import (
@@ -37,7 +38,7 @@ from recame.deployment.quantise import (
     to_half,
     to_openvino,
 )
-from recame.deployment.sessions import check_finished, open_session
+from recame.deployment.sessions import check_finished, check_weighting, open_session
 from recame.deployment.thresholds import fit_normal_threshold
 from recame.errors import ConfigError, DataError, ExportError
 from recame.evaluation.calibration import fit_temperature
@@ -168,6 +169,7 @@ def _check_words(
 def _open(run: Path, views: int | None, normal: str | None, progress: Report) -> _Source:
     check_finished(run)
     config = load_config(run / "config.yaml")
+    check_weighting(run, config.evaluation.weighting)
     loaded = load_checkpoint(run)
     label_space = loaded.label_space
     if normal is not None:

@@ -215,7 +215,7 @@ class TorchSession:
         try:
             import torch
 
-            from recame.config import load_config
+            from recame.config_files import load_config
             from recame.evaluation.inference import BatchForward
             from recame.models import load_checkpoint
         except ModuleNotFoundError as error:
@@ -223,6 +223,7 @@ class TorchSession:
                 str(error.name), "train", f"to run {run}, which is a run folder and no bundle"
             ) from error
         config = load_config(run / "config.yaml")
+        check_weighting(run, config.evaluation.weighting)
         self.device = _torch_device(device, config.run.accelerator)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -282,6 +283,21 @@ def _torch_device(device: str, accelerator: str) -> str:
             "take --device cpu."
         )
     return device
+
+
+def check_weighting(run: Path, weighting: str) -> None:
+    """Refuse a run whose experts are weighed anew for each set of images.
+
+    Raises:
+        ConfigError: `evaluation.weighting` is not `mean`.
+    """
+    if weighting != "mean":
+        raise ConfigError(
+            f"{run} was evaluated with evaluation.weighting={weighting}, which learns the experts' "
+            "weights from all images that are judged together; images that come one by one would "
+            "be decided differently. Set evaluation.weighting: mean in its config.yaml and "
+            "evaluate it again: those figures then hold here."
+        )
 
 
 def check_finished(run: Path) -> None:

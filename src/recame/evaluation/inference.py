@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recame.contracts import ExpertOutput, Predictions, ensemble_logits
 from recame.data.dataset import InspectionSet, to_unit
 from recame.data.transforms import dihedral_view
+from recame.evaluation.weighting import Weighting, stability_weights, weighted_logits
 from recame.models import FrozenForward
 
 Precision = Literal["32", "bf16", "16"]
@@ -65,6 +66,9 @@ class BatchForward:
         num_images: how many images will pass; it decides whether a graph pays for itself.
         device: where the model lies.
         precision: `bf16` or `16` run under autocast.
+
+    Attributes:
+        expert_weights: (E,) of the experts' logits in the ensemble; None: their mean.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class BatchForward:
         self._device = torch.device(device)
         self._precision = precision
         self._forward: FrozenForward | None = None
+        self.expert_weights: Tensor | None = None
 
     def __call__(
         self, images: Array, *, with_features: bool = False
@@ -98,16 +103,13 @@ class BatchForward:
             Probabilities of each expert (B, E, C) and of the ensemble (B, C), and features
             (B, E, D) or None, on the device.
         """
-        # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
-        stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
-        unit = to_unit(stored, self._scale)
+        unit = self._unit(images)
         experts: Tensor | None = None
         ensemble: Tensor | None = None
         features: Tensor | None = None
         for view in range(self._num_views):
-            seen = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
-            logits, seen_features = self._run(seen)
-            alone, together = logits.softmax(-1), ensemble_logits(logits).softmax(-1)
+            logits, seen_features = self._run(unit, view)
+            alone, together = logits.softmax(-1), self._together(logits).softmax(-1)
             experts = alone if experts is None else experts + alone
             ensemble = together if ensemble is None else ensemble + together
             if with_features and view == 0:
@@ -116,7 +118,30 @@ class BatchForward:
         assert ensemble is not None
         return experts / self._num_views, ensemble / self._num_views, features
 
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def mirrored_logits(self, images: Array) -> tuple[Tensor, Tensor]:
+        """Logits of the images and of their mirror images; call it in inference mode.
+
+        Args:
+            images: (B, H, W, C) stored pixels.
+
+        Returns:
+            Twice (B, E, C), on the device.
+        """
+        unit = self._unit(images)
+        return self._run(unit, 0)[0], self._run(unit, 1)[0]
+
+    def _unit(self, images: Array) -> Tensor:
+        # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
+        stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
+        return to_unit(stored, self._scale)
+
+    def _together(self, logits: Tensor) -> Tensor:
+        if self.expert_weights is None:
+            return ensemble_logits(logits)
+        return weighted_logits(logits, self.expert_weights)
+
+    def _run(self, unit: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        images = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
         if self._forward is None:
             self._forward = FrozenForward(
                 self._module,
@@ -159,7 +184,6 @@ def predict_cached(
         Probabilities of each expert (N, E, C) and of the ensemble (N, C), and features (N, E, D)
         or None. With N = 0, E and D are 0.
     """
-    done = _Collected()
     forward = BatchForward(
         model,
         scale=scale,
@@ -169,12 +193,37 @@ def predict_cached(
         precision=precision,
     )
     with _evaluating(model):
-        for start in range(0, len(rows), batch_size):
-            batch = np.ascontiguousarray(images[rows[start : start + batch_size]])
-            done.add(*forward(batch, with_features=with_features))
-            if on_progress is not None:
-                on_progress(len(batch))
+        batches = _batches(images, rows, batch_size)
+        return _predict(forward, batches, on_progress, with_features=with_features)
+
+
+def _batches(images: Array, rows: Array, size: int) -> Iterator[Array]:
+    for start in range(0, len(rows), size):
+        yield np.ascontiguousarray(images[rows[start : start + size]])
+
+
+def _predict(
+    forward: BatchForward,
+    batches: Iterator[Array],
+    on_progress: Progress | None,
+    *,
+    with_features: bool,
+) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    done = _Collected()
+    for batch in batches:
+        done.add(*forward(batch, with_features=with_features))
+        if on_progress is not None:
+            on_progress(len(batch))
     return done.arrays()
+
+
+def _learn_weights(forward: BatchForward, batches: Iterator[Array]) -> Tensor | None:
+    """Experts' weights by the stability of their answers on these images; None without images."""
+    logits = [forward.mirrored_logits(batch) for batch in batches]
+    if not logits:
+        return None
+    first, second = (torch.cat(parts) for parts in zip(*logits, strict=True))
+    return stability_weights(first, second)
 
 
 class _Collected:
@@ -209,6 +258,7 @@ def predict_split(
     precision: Precision = "32",
     on_progress: Progress | None = None,
     with_features: bool = False,
+    weighting: Weighting = "mean",
 ) -> Predictions:
     """Predict one split of a set, with its labels and manifest columns beside it.
 
@@ -222,24 +272,36 @@ def predict_split(
         precision: `bf16` or `16` run under autocast.
         on_progress: called with the number of images of each batch.
         with_features: also keep the features.
+        weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
+            whole split, from the images and their mirror images; no label is used.
     """
-    view = inspection_set.view(split)
-    experts, ensemble, features = predict_cached(
+    view, images = inspection_set.view(split), inspection_set.cache.images
+    stable = weighting == "stability"
+    forward = BatchForward(
         model,
-        inspection_set.cache.images,
-        view.rows,
         scale=inspection_set.spec.scale,
         num_views=num_views,
-        batch_size=batch_size,
+        num_images=len(view.rows) * (2 if stable else 1),
         device=device,
         precision=precision,
-        on_progress=on_progress,
-        with_features=with_features,
     )
+    with _evaluating(model):
+        if stable:
+            forward.expert_weights = _learn_weights(
+                forward, _batches(images, view.rows, batch_size)
+            )
+        experts, ensemble, features = _predict(
+            forward,
+            _batches(images, view.rows, batch_size),
+            on_progress,
+            with_features=with_features,
+        )
+    weights = forward.expert_weights
     return Predictions(
         table=inspection_set.table.iloc[view.indices].reset_index(drop=True),
         probabilities=ensemble,
         expert_probabilities=experts,
         target=np.asarray(view.targets, np.int64),
         features=features,
+        expert_weights=None if weights is None else weights.cpu().numpy(),
     )

@@ -69,6 +69,7 @@ class Evaluation:
         confidence: of every interval.
         normal: the class that means "no defect", if there is one.
         critical: the classes whose escapes matter most.
+        expert_weights: of the experts in the ensemble, where they were learned on these images.
     """
 
     headline: dict[str, Estimate]
@@ -87,10 +88,13 @@ class Evaluation:
     confidence: float
     normal: str | None = None
     critical: tuple[str, ...] = ()
+    expert_weights: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: headline numbers under their names, no NaN."""
+        weights = self.expert_weights
         return {
+            **({} if weights is None else {"expert_weights": list(weights)}),
             **{name: estimate.to_dict() for name, estimate in self.headline.items()},
             "worst_class": self.worst_class,
             "tail_classes": list(self.tail_classes),
@@ -185,6 +189,7 @@ def evaluate_predictions(
     }
     table = predictions.table.loc[known]
     products = table.get(product_column)
+    weights = predictions.expert_weights
     by_product, class_by_product = product_tables(
         products, target, prediction, label_space.names, confidence
     )
@@ -205,6 +210,7 @@ def evaluate_predictions(
         confidence=confidence,
         normal=label_space.normal,
         critical=label_space.critical,
+        expert_weights=None if weights is None else tuple(round(float(w), 4) for w in weights),
     )
 
 

@@ -52,6 +52,10 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
     console.print(_class_table(evaluation, console, width), width=width)
     if len(evaluation.experts) > 2:
         console.print(_experts_table(evaluation.experts), width=width)
+    if evaluation.expert_weights is not None:
+        weights = ", ".join(f"{weight:.2f}" for weight in evaluation.expert_weights)
+        told = f"Experts' weights in the ensemble, learned on these images: {weights}"
+        console.print(told, width=width, highlight=False)
     if len(evaluation.per_product) > 1:
         console.print(_product_table(evaluation.per_product), width=width)
     for sentence in judgement(evaluation):

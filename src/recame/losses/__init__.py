@@ -4,6 +4,7 @@
 """
 
 from recame.losses.distillation import category_distillation, mutual_distillation
+from recame.losses.diversity import expert_divergence
 from recame.losses.hard_category import (
     gather_hard,
     gathered_cross_entropy,
@@ -19,7 +20,7 @@ from recame.losses.logit_adjustment import (
     log_class_counts,
 )
 from recame.losses.metric import contrastive, intra_class, pairwise_distances
-from recame.losses.objective import Objective
+from recame.losses.objective import LossFactory, Objective, TrainingLoss
 from recame.losses.reweighting import (
     batch_mean,
     class_balanced_weights,
@@ -38,8 +39,10 @@ from recame.losses.student import (
 
 __all__ = [
     "Lesson",
+    "LossFactory",
     "Objective",
     "StudentObjective",
+    "TrainingLoss",
     "adjust_logits",
     "balanced_softmax",
     "balancing_weights",
@@ -49,6 +52,7 @@ __all__ = [
     "contrastive",
     "cross_entropy",
     "direction_distance",
+    "expert_divergence",
     "focal",
     "gate_distance",
     "gather_hard",

@@ -6,7 +6,7 @@ numbers are those of the published implementation; each ablation of the paper is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recame.contracts import ExpertOutput, LossResult
 from recame.errors import ConfigError
 from recame.losses.distillation import category_distillation, mutual_distillation
+from recame.losses.diversity import expert_divergence
 from recame.losses.hard_category import (
     gathered_cross_entropy,
     hard_categories,
@@ -37,7 +38,36 @@ HardMode = Literal["reference", "gather"]
 HardSelection = Literal["reference", "own"]
 
 
-class Objective(nn.Module):
+class TrainingLoss(nn.Module):
+    """What trains experts: the `Objective`, or a loss of one's own under the same interface.
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def set_deferred(self, active: bool) -> None:
+        """Called at each epoch's start: whether deferred re-weighting has begun."""
+
+    def forward(self, output: ExpertOutput, target: Tensor) -> LossResult:
+        """The loss of one batch.
+
+        Args:
+            output: logits (B, E, C) and features (B, E, D).
+            target: (B,) class indices in [0, C).
+        """
+        raise NotImplementedError
+
+
+#: Makes a loss from the (C,) training counts, the number of experts and the (C,) prior that the
+#: sampler shows.
+LossFactory = Callable[[Sequence[int], int, Tensor], TrainingLoss]
+
+
+class Objective(TrainingLoss):
     """Sum of weighted terms; a term of weight 0 is not computed and has no part.
 
     | part | what | formula |
@@ -46,6 +76,7 @@ class Objective(nn.Module):
     | `hard` | cross-entropy on the hard categories | `hard_category` |
     | `distillation` | mutual distillation on all categories | `distillation` |
     | `hard_distillation` | the same on the hard categories | `distillation` |
+    | `diversity` | experts apart from their ensemble (negative) | `diversity` |
     | `contrastive` | classes apart, each class together | `metric` |
     | `intra` | each class together | `metric` |
 
@@ -69,6 +100,7 @@ class Objective(nn.Module):
         distillation_weight: weight of `distillation`.
         hard_distillation_weight: weight of `hard_distillation`.
         detach_target: whether distillation's target distribution is a constant.
+        diversity_weight: weight of `diversity`, which is taken from the loss: 0.2 to 0.45 in RIDE.
         contrastive_weight: weight of `contrastive`.
         intra_weight: weight of `intra`.
         margin: of `contrastive`, in units of the features' distance.
@@ -123,14 +155,16 @@ class Objective(nn.Module):
         ldam_scale: float = 30.0,
         prior: Tensor | None = None,
         num_hard: int | None = None,
+        diversity_weight: float = 0.0,
     ) -> None:
-        super().__init__()
         images = _checked_counts(counts)
+        super().__init__(len(images))
         self.weights = _checked_weights(
             base=base_weight,
             hard=hard_weight,
             distillation=distillation_weight,
             hard_distillation=hard_distillation_weight,
+            diversity=diversity_weight,
             contrastive=contrastive_weight,
             intra=intra_weight,
         )
@@ -148,7 +182,7 @@ class Objective(nn.Module):
                 f"num_experts={num_experts} must be 1 or more and "
                 f"class_balanced_beta={class_balanced_beta} in [0, 1]: correct the one that is not."
             )
-        self.num_classes, self.num_experts = len(images), num_experts
+        self.num_experts = num_experts
         self.base, self.hard_mode, self.hard_selection = base, hard_mode, hard_selection
         self.num_hard = _checked_num_hard(num_hard, hard_fraction, self.num_classes)
         self.detach_target = detach_target
@@ -202,6 +236,9 @@ class Objective(nn.Module):
             terms["distillation"] = batch_mean(
                 mutual_distillation(balanced, detach_target=self.detach_target)
             )
+        if weights["diversity"] > 0:
+            # Of the raw logits: what the experts will say, not what the prior makes of it.
+            terms["diversity"] = -batch_mean(expert_divergence(logits))
         if weights["hard"] > 0 or weights["hard_distillation"] > 0:
             scores = balanced if self.hard_selection == "own" else logits[:, :1]
             categories = hard_categories(scores, target, self.num_hard)

@@ -19,10 +19,11 @@ from torch.nn import functional
 from recame.contracts import ExpertOutput, LossResult, ensemble_logits
 from recame.errors import ConfigError
 from recame.losses.logit_adjustment import log_class_counts
-from recame.losses.objective import Objective
+from recame.losses.objective import TrainingLoss
 from recame.losses.reweighting import batch_mean
 
 Balance = Literal["prior", "weights", "none"]
+Compared = Literal["ensemble", "each"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ def tempered_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     the variance over the classes of `student - teacher`, and every class counts alike.
 
     Args:
-        student: (B, C) logits.
-        teacher: (B, C) logits.
+        student: (..., C) logits.
+        teacher: (..., C) logits, of a shape that broadcasts.
         temperature: T, above 0.
 
     Returns:
-        (B,) in nats, 0 for logits that differ by a constant.
+        (...) in nats, 0 for logits that differ by a constant.
     """
     logs = functional.log_softmax(teacher / temperature, -1)
     divergence = logs.exp() * (logs - functional.log_softmax(student / temperature, -1))
@@ -117,7 +118,7 @@ class StudentObjective(nn.Module):
 
     | part | what |
     | --- | --- |
-    | `base` | the labels, through the base loss of `labels`, over the images that have one |
+    | `base` | the labels, through every term of `labels`, over the images that have one |
     | `teacher` | `tempered_divergence` from the teacher's distribution, over all images |
     | `features` | `direction_distance` of a learned projection from the teacher's features |
     | `gates` | `gate_distance` |
@@ -132,13 +133,19 @@ class StudentObjective(nn.Module):
     the temperature, the prior would weigh the classes again for a large T.) `weights` multiplies
     each image by `balancing_weights` instead; `none` does neither.
 
+    **Several experts.** `ensemble` compares the distribution of the experts' mean logits with the
+    teacher's, as the code of RIDE does (Wang et al., ICLR 2021; it adds its whole loss once for
+    each expert, a factor that is left out here); `each` compares every expert's own and sums over
+    them.
+
     Args:
-        labels: the loss on labels, of one expert.
+        labels: the loss on labels, of as many experts as the student has.
         counts: (C,) training images of each class.
         prior: (C,) share of each class in the batches, images without labels included, up to a
             factor.
         temperature: T of the teacher's term.
         balance: see above.
+        experts: see above.
         teacher_weight: weight of `teacher`.
         label_weight: weight of `base`.
         feature_weight: weight of `features`.
@@ -154,12 +161,13 @@ class StudentObjective(nn.Module):
 
     def __init__(
         self,
-        labels: Objective,
+        labels: TrainingLoss,
         counts: Sequence[int] | Tensor,
         prior: Tensor,
         *,
         temperature: float = 2.0,
         balance: Balance = "prior",
+        experts: Compared = "ensemble",
         teacher_weight: float = 1.0,
         label_weight: float = 0.3,
         feature_weight: float = 0.0,
@@ -170,10 +178,11 @@ class StudentObjective(nn.Module):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ConfigError(f"temperature={temperature}: logits are divided by it; give above 0.")
-        if balance not in get_args(Balance):
-            raise ConfigError(
-                f"balance={balance!r} is unknown: choose one of {', '.join(get_args(Balance))}."
-            )
+        for name, value, known in (("balance", balance, Balance), ("experts", experts, Compared)):
+            if value not in get_args(known):
+                raise ConfigError(
+                    f"{name}={value!r} is unknown: choose one of {', '.join(get_args(known))}."
+                )
         self.weights = {
             "base": label_weight,
             "teacher": teacher_weight,
@@ -188,7 +197,7 @@ class StudentObjective(nn.Module):
         if not any(self.weights.values()):
             raise ConfigError("Every weight of the student's loss is 0: there is nothing to learn.")
         self.labels = labels
-        self.temperature, self.balance = temperature, balance
+        self.temperature, self.balance, self.experts = temperature, balance, experts
         self.gate_stages = list(gate_stages)
         self.projection = nn.Linear(*widths, bias=False) if feature_weight > 0 else None
         images = torch.as_tensor(counts, dtype=torch.float64)
@@ -215,7 +224,7 @@ class StudentObjective(nn.Module):
         """The loss of one batch.
 
         Args:
-            output: of the student: logits (B, 1, C) and features (B, 1, D).
+            output: of the student: logits (B, E, C) and features (B, E, D).
             target: (B,) class indices, -1 where the label is unknown.
             lesson: of the same images; no gradient reaches it.
             gates: (B, S, R) the student's mean gates, where the weight of `gates` is above 0.
@@ -240,13 +249,14 @@ class StudentObjective(nn.Module):
         terms: dict[str, Tensor] = {}
         dtype = torch.promote_types(output.logits.dtype, torch.float32)
         if self.weights["teacher"] > 0:
-            student, teacher = (
-                ensemble_logits(output.logits).to(dtype),
-                lesson.logits.to(dtype).detach(),
-            )
+            student, teacher = output.logits.to(dtype), lesson.logits.to(dtype).detach()
+            if self.experts == "ensemble":
+                student = ensemble_logits(student)[:, None]
             log_prior = self.log_prior.to(dtype)
             shift = log_prior if self.balance == "prior" else 0.0
-            losses = tempered_divergence(student + shift, teacher + shift, self.temperature)
+            losses = tempered_divergence(
+                student + shift, teacher[:, None] + shift, self.temperature
+            )
             weights = balancing_weights(teacher, log_prior) if self.balance == "weights" else None
             terms["teacher"] = batch_mean(losses, weights)
         if self.projection is not None:

@@ -1,11 +1,11 @@
-"""One small network out of a finished run's experts: a run folder like any other, and cheaper."""
+"""A student out of a finished run's experts: a run folder like any other, and mostly cheaper."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from recame.data import load_inspection_set
 from recame.errors import CheckpointError, ConfigError
 from recame.evaluation import predict_split
 from recame.evaluation.progress import progress_bars
-from recame.losses import Objective
+from recame.losses import LossFactory, TrainingLoss
 from recame.models import (
     Architecture,
     LoadedModel,
@@ -72,12 +72,13 @@ def distill(
     changes: dict[str, Any] | None = None,
     resume: bool = False,
     console: Console | None = None,
+    make_loss: LossFactory | None = None,
 ) -> RunFolder:
-    """Train a one-network student of a finished run's ensemble and leave a run folder.
+    """Train a student of a finished run's ensemble and leave a run folder.
 
-    The student learns, on the teacher's own training images (and others without labels), the
-    ensemble's class-balanced distribution beside the labels. `evaluate`, `report` and whatever else
-    takes a run folder take the student's.
+    The student, one network unless `distill.experts` says otherwise, learns on the teacher's own
+    training images (and others without labels) the ensemble's class-balanced distribution beside
+    the labels. `evaluate`, `report` and whatever else takes a run folder take the student's.
 
     Args:
         teacher: the finished run's folder; with `resume` it may be left out.
@@ -87,6 +88,8 @@ def distill(
         changes: `section.key` settings; the others are the teacher's.
         resume: take up an interrupted run with its own settings.
         console: where progress goes; silent if None.
+        make_loss: makes a loss on labels of one's own, instead of the `objective` settings'; give
+            it again to resume.
 
     Returns:
         The finished run's folder.
@@ -115,11 +118,13 @@ def distill(
     else:
         folder = RunFolder.free(Path(out))
     teachers = _TeachersRun(*open_finished(teacher))
+    _check_same_judgement(teachers)
     if resume:
         _check_same_teacher(folder, teachers)
     run, reasons = _prepare(
         teachers, folder, config, backbone, unlabelled, changes, console, started
     )
+    run = replace(run, make_loss=make_loss)
     asked = {
         "backbone": backbone,
         "unlabelled": [str(path) for path in unlabelled],
@@ -151,7 +156,8 @@ def _prepare(
     """Settle the settings and load the teacher's images at the student's size."""
     loaded, reasons = teachers.loaded, list[str]()
     if config is None:
-        changes = dict(changes or {})
+        # What is left open is decided as for any student.
+        changes = {name: value for name, value in (changes or {}).items() if value != "auto"}
         name = backbone or str(changes.get("model.backbone", loaded.architecture.backbone))
         whole = build_backbone(name, pretrained=False, in_channels=loaded.spec.channels)
         changes["distill.teacher"] = teachers.folder.path.resolve()
@@ -217,7 +223,7 @@ def _classroom(
     return model, Distillation(teacher, unlabelled)
 
 
-def _plain_loss(run: OngoingRun) -> tuple[Objective, np.ndarray[Any, np.dtype[np.float64]]]:
+def _plain_loss(run: OngoingRun) -> tuple[TrainingLoss, np.ndarray[Any, np.dtype[np.float64]]]:
     """A loss on labels and a prior that show whether a student's loss can be made at all."""
     counts = np.maximum(np.asarray(run.data.label_space.counts, dtype=np.float64), 1.0)
     return run.objective(torch.from_numpy(counts).float()), counts
@@ -233,8 +239,13 @@ def _start(
     """
     expert, score = _best_expert(run, teacher)
     settings = run.config.model
+    if run.config.distill.experts != "one":
+        why = "start = as without a teacher: distill.experts asks for experts of its own"
+        return run.new_model(), why, score
     student = run.placed(_untrained(run))
-    if start_from_expert(student, teacher, expert):
+    # Adapters are taken as part of the weights that they change.
+    whole = teacher if teacher.architecture.tuning == "full" else teacher.merged()
+    if start_from_expert(student, whole, expert):
         which = f"the teacher's expert {expert + 1}" if teacher.num_experts > 1 else "the teacher"
         return student, f"start = {which}: it has the same backbone", score
     kinds = {False: "random weights", True: "the timm hub's weights", "package": "packaged weights"}
@@ -289,6 +300,17 @@ def _record_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
         say(f"  {found.num_known:,} more are left out: the run's own data hold them")
     for image in found.broken[:20]:
         say(f"  {image.path}: {image.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_same_judgement(teachers: _TeachersRun) -> None:
+    if teachers.config.evaluation.weighting != "mean":
+        raise ConfigError(
+            f"{teachers.folder.path} weighs its experts anew for the images that are judged "
+            f"together (evaluation.weighting={teachers.config.evaluation.weighting}), and a "
+            "teacher judges batch by batch: it would teach other decisions than those it was "
+            "evaluated with. Set evaluation.weighting: mean in its config.yaml to let it teach "
+            "the mean of its experts."
+        )
 
 
 def _check_same_teacher(folder: RunFolder, teachers: _TeachersRun) -> None:

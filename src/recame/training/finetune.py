@@ -76,6 +76,20 @@ def check_finetune(run: OngoingRun) -> None:
     EpochBatches(**_batches(run), world_size=num_devices * settings.num_nodes)
 
 
+def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
+    """What a fine-tuning step of this run costs on its device.
+
+    Args:
+        run: planned; its folder holds the frozen trunk's outputs if only the tails train.
+        model: takes real steps: throw it away afterwards.
+    """
+    settings = run.config.finetune
+    trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
+    model.set_batch_norm_frozen(settings.freeze_batch_norm)
+    module = _module(run, model, trunk).to(run.device)
+    return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
+
+
 def _batches(run: OngoingRun) -> dict[str, Any]:
     """What the sampler is made with."""
     settings = run.config.finetune

@@ -194,4 +194,5 @@ def _predict(
         on_progress=advance,
         # Those of a very large split would fill the memory; the report then samples.
         with_features=features and len(view) <= _MOST_FEATURES,
+        weighting=config.evaluation.weighting,
     )

@@ -26,6 +26,7 @@ from recame.data import (
 from recame.errors import ConfigError
 from recame.evaluation import evaluate_predictions, predict_split
 from recame.evaluation.progress import progress_bars
+from recame.losses import LossFactory
 from recame.models import (
     PACKAGED_BACKBONE,
     Architecture,
@@ -36,8 +37,9 @@ from recame.models import (
 from recame.training.finetune import check_finetune, run_finetune
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import choose_device, choose_size, plan_model
-from recame.training.probe import run_probe
+from recame.training.probe import initial_model, run_probe
 from recame.training.processes import is_follower, leaders_run
+from recame.training.retrain import run_retrain
 from recame.training.run_folder import RunFolder, environment, write_json
 
 
@@ -48,6 +50,7 @@ def train(
     out: Path | str,
     resume: bool = False,
     console: Console | None = None,
+    make_loss: LossFactory | None = None,
 ) -> RunFolder:
     """Train on a folder or table of images and leave a run folder.
 
@@ -58,6 +61,8 @@ def train(
         resume: take up an interrupted run with its own settings; the result is the one that an
             uninterrupted run would have had.
         console: where progress goes; silent if None.
+        make_loss: makes a loss of one's own, which the settings do not describe: give it again to
+            resume. One device only.
 
     Returns:
         The finished run's folder.
@@ -89,17 +94,21 @@ def train(
         folder = RunFolder.free(Path(out))
         _check_network(config)
     run, reasons = _prepare(Path(source), config, folder, console, started)
+    run = replace(run, make_loss=make_loss)
     record_run(run, Path(source), reasons, resume=resume)
     candidates: dict[str, MultiExpertClassifier] = {}
     if run.config.probe.enabled:
         run, model = run_probe(run)
         candidates["probe"] = model
     else:
-        model = run.new_model()
+        model = initial_model(run)
     if run.config.finetune.enabled:
         run, candidates["finetune"] = run_finetune(
             run, copy.deepcopy(model) if candidates else model
         )
+    if run.config.retrain.enabled:
+        last = candidates[list(candidates)[-1]]
+        candidates["retrained"] = run_retrain(run, last)
     keep_best(run, candidates)
     folder.finish()
     return folder
@@ -110,7 +119,7 @@ def _follow(source: Path, out: Path, started: float) -> NoReturn:
     folder = leaders_run(out)
     run, _ = _prepare(source, folder.load_config(), folder, Console(quiet=True), started)
     folder.check_same_data(run.data.fingerprint)
-    run, model = run_probe(run) if run.config.probe.enabled else (run, run.new_model())
+    run, model = run_probe(run) if run.config.probe.enabled else (run, initial_model(run))
     run_finetune(run, model)
     raise SystemExit(0)
 
@@ -121,6 +130,7 @@ def _check_network(config: Config) -> None:
     fallbacks = {"backbone": PACKAGED_BACKBONE, "shared_stages": 0, "pooled_stages": 1}
     values = {name: getattr(settings, name) for name in Architecture.__dataclass_fields__}
     values |= {name: value for name, value in fallbacks.items() if values[name] == "auto"}
+    values["shared_stages"] = max(0, values["shared_stages"])  # from the end: the planner's work
     values["num_experts"] = 1
     channels = 3 if config.data.channels == "auto" else config.data.channels
     mean, std = pretrained_mean_std(values["backbone"], settings.pretrained, channels)
@@ -210,6 +220,8 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     chosen = list(candidates)[-1]
     if run.config.judges_joined:
         candidates |= {"joined": candidates["probe"].joined(candidates["finetune"])}
+    if run.config.run.keep == "joined":
+        chosen = "joined"
     if "val" not in run.data.splits:
         run.console.print(f"No val split to choose by: the last phase ({chosen}) is kept.")
         save_checkpoint(run.folder.path, candidates[chosen], space)
@@ -225,12 +237,13 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
             batch_size=settings.batch_size,
             device=run.device,
             precision=run.precision,
+            weighting=settings.weighting,
         )
         evaluation = evaluate_predictions(predictions, space, bootstrap=settings.bootstrap)
         judged[name] = evaluation.to_dict()
         # A small val knows few different accuracies: the balanced log loss decides among equals.
         scores[name] = (judged[name]["balanced_accuracy"]["value"], -_balanced_loss(predictions))
-    if run.config.run.keep != "last":
+    if run.config.run.keep.startswith("best"):
         chosen = max(scores, key=lambda name: scores[name])
     accuracies = {name: accuracy for name, (accuracy, _) in scores.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recame.config import ProbeConfig
+from recame.config import ProbeConfig, RetrainConfig
 from recame.data import SplitView, class_prior, dihedral_view
+from recame.data.samplers import SamplerKind
 from recame.evaluation.progress import Report
-from recame.losses import Objective
+from recame.losses import TrainingLoss
 from recame.models import ExpertHead, FrozenForward, MultiExpertClassifier
 from recame.training.ongoing_run import OngoingRun
 
@@ -89,7 +90,7 @@ def embed(
         views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
         parts.append(torch.stack(views, 1))
         if report is not None:
-            report(f"probe: embedding {view.name}", start + len(images), len(view))
+            report(f"embedding {view.name}", start + len(images), len(view))
     model.train(was_training)
     return ProbeFeatures(torch.cat(parts), torch.from_numpy(view.targets.copy()))
 
@@ -97,17 +98,17 @@ def embed(
 def fit_heads(
     head: ExpertHead,
     features: ProbeFeatures,
-    objective: Objective,
-    settings: ProbeConfig,
+    objective: TrainingLoss,
+    settings: ProbeConfig | RetrainConfig,
     *,
     num_experts: int,
     seed: int,
+    sampler: SamplerKind = "square_root",
     on_progress: Report | None = None,
 ) -> None:
     """Train the heads in place on cached features; every draw is seeded.
 
-    Images are drawn with the square-root rule, a random view of each; the objective must hold the
-    prior of that rule (`probe_prior`).
+    A random view of each image is drawn; the objective must hold the prior of the sampler.
 
     Args:
         head: the experts' heads; its standardisation is set from the features.
@@ -116,6 +117,7 @@ def fit_heads(
         settings: the phase's section of the settings.
         num_experts: E.
         seed: of every random number.
+        sampler: how often each class is drawn, see `class_prior`.
         on_progress: called with (label, steps done, steps in all).
     """
     pooled = features.pooled
@@ -123,8 +125,9 @@ def fit_heads(
     head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    counts = torch.bincount(features.target, minlength=objective.num_classes).float()
-    weight = counts.clamp_min(1).rsqrt()[features.target]
+    counts = torch.bincount(features.target)
+    share = torch.from_numpy(class_prior(counts.numpy(), sampler)).float()
+    weight = (share / counts.clamp_min(1))[features.target]
     parameters = list(head.parameters())
     optimizer = torch.optim.AdamW(
         parameters, settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -148,7 +151,7 @@ def fit_heads(
         optimizer.step()
         schedule.step()
         if on_progress is not None and (step + 1) % 20 == 0:
-            on_progress("probe: heads", step + 1, num_steps)
+            on_progress("heads", step + 1, num_steps)
     head.eval()
 
 

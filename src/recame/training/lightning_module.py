@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recame.config import FinetuneConfig
 from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
 from recame.data import Augment, Mix, to_unit
-from recame.losses import Lesson, Objective, StudentObjective
+from recame.losses import Lesson, StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
 from recame.training.frozen_trunk import TrunkCache
 from recame.training.planner import StepCost
@@ -72,7 +72,7 @@ class FinetuneModule(pl.LightningModule):
     def __init__(
         self,
         model: MultiExpertClassifier,
-        objective: Objective | StudentObjective,
+        objective: TrainingLoss | StudentObjective,
         data: FinetuneData,
         settings: FinetuneConfig,
         *,
@@ -105,15 +105,14 @@ class FinetuneModule(pl.LightningModule):
         """Whole batches in the split's order."""
         return [] if self._data.val is None else self._data.val
 
-    def on_train_epoch_start(self) -> None:
-        """Switch deferred re-weighting on when its time has come."""
-        assert self.trainer.max_epochs is not None
-        share = self.current_epoch / max(1, self.trainer.max_epochs)
-        self.objective.set_deferred(share >= self._deferred_reweighting)
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout and whatever else draws from the global generator inside the model."""
+        """Seed what draws inside the model; switch deferred re-weighting on when its time comes."""
         torch.manual_seed(self._step_seed(batch_idx))
+        assert self.trainer.max_epochs is not None
+        done = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        self.objective.set_deferred(
+            done >= self._deferred_reweighting * max(1, self.trainer.max_epochs)
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment, mix, forward, loss."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from recame.config import Config
 from recame.data import InspectionSet
 from recame.evaluation.inference import Precision
-from recame.losses import Objective
+from recame.losses import LossFactory, Objective, TrainingLoss
 from recame.models import Architecture, MultiExpertClassifier
 from recame.training.run_folder import RunFolder
 
@@ -26,6 +26,7 @@ class OngoingRun:
         device: where it trains.
         console: where progress goes.
         started: `time.monotonic()` at its beginning.
+        make_loss: makes the loss instead of the `objective` settings.
     """
 
     folder: RunFolder
@@ -34,6 +35,7 @@ class OngoingRun:
     device: torch.device
     console: Console
     started: float
+    make_loss: LossFactory | None = None
 
     @property
     def precision(self) -> Precision:
@@ -61,7 +63,7 @@ class OngoingRun:
         memory = torch.channels_last if channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=memory)
 
-    def objective(self, prior: torch.Tensor, *, fixed_features: bool = False) -> Objective:
+    def objective(self, prior: torch.Tensor, *, fixed_features: bool = False) -> TrainingLoss:
         """The loss on the device.
 
         Args:
@@ -69,12 +71,15 @@ class OngoingRun:
             fixed_features: nothing that trains moves the features, so that the metric terms
                 would cost time and change nothing.
         """
+        counts, num_experts = self.data.label_space.counts, int(self.config.model.num_experts)
+        if self.make_loss is not None:
+            return self.make_loss(counts, num_experts, prior).to(self.device)
         settings = self.config.objective.model_dump(exclude={"deferred_reweighting"})
         if fixed_features:
             settings |= {"contrastive_weight": 0.0, "intra_weight": 0.0}
         return Objective(
-            self.data.label_space.counts,
-            num_experts=int(self.config.model.num_experts),
+            counts,
+            num_experts=num_experts,
             prior=prior,
             ldam_scale=self.config.model.cosine_scale,
             **settings,

@@ -126,6 +126,8 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     num_stages = config.model.stages or _num_stages(backbone, data.spec.channels)
     if device.type == "cuda":
         decide("model.shared_stages", num_stages - 2, "two own stages an expert are cheap on a GPU")
+    if config.model.shared_stages != "auto" and -num_stages <= config.model.shared_stages < 0:
+        changes["model.shared_stages"] = num_stages + config.model.shared_stages
     decide(
         "model.shared_stages",
         num_stages - 1,

@@ -7,8 +7,13 @@ from dataclasses import replace
 
 from recame.config import SYMMETRIES
 from recame.evaluation.progress import Report, progress_bars
-from recame.losses import Objective
-from recame.models import MultiExpertClassifier, load_checkpoint, save_checkpoint
+from recame.losses import TrainingLoss
+from recame.models import (
+    MultiExpertClassifier,
+    initialise_classifier,
+    load_checkpoint,
+    save_checkpoint,
+)
 from recame.training.frozen_features import (
     ProbeFeatures,
     capped_view,
@@ -47,6 +52,7 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
             run = _decide_symmetry(run, model, features, objective, report)
             num_views = SYMMETRIES[run.config.augment.symmetry]
             features = replace(features, pooled=features.pooled[:, :num_views])
+        _initialise(run, model, features)
         fit_heads(
             model.head,
             features,
@@ -66,11 +72,28 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     return run, model
 
 
+def initial_model(run: OngoingRun) -> MultiExpertClassifier:
+    """The network of a run without a probe, its classifier where `model.initialisation` says."""
+    model = run.new_model()
+    if run.config.model.initialisation != "random":
+        cap = int(run.config.probe.max_per_class)
+        view = capped_view(run.data.view("train"), cap, run.config.run.seed)
+        with progress_bars(run.console) as report:
+            _initialise(run, model, embed(run, model, view, 1, report))
+    return model
+
+
+def _initialise(run: OngoingRun, model: MultiExpertClassifier, features: ProbeFeatures) -> None:
+    names = run.data.label_space.names
+    how = run.config.model.initialisation
+    initialise_classifier(model.head, how, features.pooled, features.target, names)
+
+
 def _decide_symmetry(
     run: OngoingRun,
     model: MultiExpertClassifier,
     features: ProbeFeatures,
-    objective: Objective,
+    objective: TrainingLoss,
     report: Report,
 ) -> OngoingRun:
     if "val" not in run.data.splits:

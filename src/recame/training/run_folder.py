@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from recame.config import Config, load_config, save_config
+from recame.config import Config
+from recame.config_files import load_config, save_config
 from recame.errors import CheckpointError, ConfigError, DataError
 
 RUN_SCHEMA = 1

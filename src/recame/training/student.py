@@ -28,6 +28,29 @@ _STUDENTS_OWN = {
     "data.size": "distill.size",
 }
 
+#: What is not the teacher's of how the student trains, unless it is said otherwise.
+_PLAIN_TRAINING: dict[str, Any] = {
+    "objective.base_weight": 1.0,
+    "objective.hard_weight": 0.0,
+    "objective.distillation_weight": 0.0,
+    "objective.hard_distillation_weight": 0.0,
+    "objective.diversity_weight": 0.0,
+    "objective.contrastive_weight": 0.0,
+    "objective.intra_weight": 0.0,
+    "probe.enabled": False,
+    "finetune.enabled": True,
+    "finetune.scope": "all",
+    "finetune.epochs": "auto",
+    "finetune.epoch_size": "auto",
+    "retrain.enabled": False,
+    "evaluation.views": 1,
+    "run.devices": 1,
+    "run.num_nodes": 1,
+    "run.strategy": "auto",
+    "run.precision": "auto",
+    "run.time_budget_s": None,
+}
+
 
 def student_config(
     teacher: Config,
@@ -40,6 +63,9 @@ def student_config(
 ) -> Config:
     """The student's settings: the teacher's, with one expert, and none of the experts' terms.
 
+    With `distill.experts` it has `model.num_experts` experts, by default the teacher's number; the
+    experts' terms are still 0 unless `changes` give them.
+
     Args:
         teacher: its settings.
         architecture: of its model.
@@ -50,7 +76,7 @@ def student_config(
             defaults but for these.
 
     Raises:
-        ConfigError: a setting is wrong, or would give the student several experts.
+        ConfigError: a setting is wrong, or would give the student several experts unasked.
     """
     for theirs, ours in _STUDENTS_OWN.items():
         if theirs in changes:
@@ -60,10 +86,37 @@ def student_config(
     # What a teacher was itself taught with says nothing about its own student.
     teacher = teacher.model_copy(update={"distill": DistillConfig()})
     name = backbone or str(changes.get("model.backbone", architecture.backbone))
-    own = name == architecture.backbone
     distill = teacher.updated(
         {k: v for k, v in changes.items() if k.startswith("distill.")}
     ).distill
+    values = {
+        **_network(teacher, architecture, distill, name, num_stages),
+        "data.size": distill.size or spec.height,
+        "data.channels": spec.channels,
+        "data.bit_depth": spec.bit_depth,
+        **_PLAIN_TRAINING,
+        **changes,
+        "model.backbone": name,
+    }
+    if isinstance(teacher.objective.tau, tuple):
+        values.setdefault("objective.tau", 1.0)
+    shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
+    if isinstance(shared, int) and -depth <= shared < 0:
+        values["model.shared_stages"] = depth + shared
+    config = teacher.updated(values)
+    _check_trainable(config)
+    return config
+
+
+def _network(
+    teacher: Config,
+    architecture: Architecture,
+    distill: DistillConfig,
+    backbone: str,
+    num_stages: int,
+) -> dict[str, Any]:
+    """What the student's network is unless it is said otherwise."""
+    own, several = backbone == architecture.backbone, distill.experts != "one"
     most = architecture.stages or num_stages if own else num_stages
     stages = distill.stages
     if stages is None:
@@ -71,49 +124,37 @@ def student_config(
     depth = stages or most
     first_pooled = most - architecture.pooled_stages
     pooled = depth - first_pooled if own else max(1, depth - 1)
-    packaged = name.split(".", maxsplit=1)[0] == PACKAGED_BACKBONE
-    values: dict[str, Any] = {
-        "data.size": distill.size or spec.height,
-        "data.channels": spec.channels,
-        "data.bit_depth": spec.bit_depth,
-        "model.backbone": name,
+    packaged = backbone.split(".", maxsplit=1)[0] == PACKAGED_BACKBONE
+    return {
         "model.pretrained": teacher.model.pretrained if own else "package" if packaged else False,
-        "model.num_experts": 1,
-        "model.shared_stages": 0,
+        "model.num_experts": architecture.num_experts if several else 1,
+        "model.shared_stages": min(architecture.shared_stages, depth - 1) if several and own else 0,
         "model.stages": 0 if depth == num_stages else depth,
         "model.pooled_stages": max(1, pooled),
         "model.attention": "none" if distill.attention == "none" else architecture.attention,
-        "objective.base_weight": 1.0,
-        "objective.hard_weight": 0.0,
-        "objective.distillation_weight": 0.0,
-        "objective.hard_distillation_weight": 0.0,
-        "objective.contrastive_weight": 0.0,
-        "objective.intra_weight": 0.0,
-        "probe.enabled": False,
-        "finetune.enabled": True,
-        "finetune.scope": "all",
-        "finetune.epochs": "auto",
-        "finetune.epoch_size": "auto",
-        "evaluation.views": 1,
-        "run.devices": 1,
-        "run.num_nodes": 1,
-        "run.strategy": "auto",
-        "run.precision": "auto",
-        "run.time_budget_s": None,
+        "model.pooling": architecture.pooling if own else "average",
+        # A lightly tuned teacher's student is a network of its own.
+        "model.tuning": "full",
+        "model.tuning_rank": None,
+        "model.initialisation": "random",
     }
-    if isinstance(teacher.objective.tau, tuple):
-        values["objective.tau"] = 1.0
-    config = teacher.updated({**values, **changes, "model.backbone": name})
-    if config.model.num_experts != 1 or config.probe.enabled or config.finetune.scope != "all":
+
+
+def _check_trainable(config: Config) -> None:
+    """Refuse what the student's training does not do."""
+    several = config.model.num_experts != 1 and config.distill.experts == "one"
+    phases = config.probe.enabled or config.retrain.enabled or config.finetune.scope != "all"
+    if several or phases:
         raise ConfigError(
-            "A student is one network, trained as a whole: leave model.num_experts, probe.enabled "
-            "and finetune.scope alone. To train experts, use recame train."
+            "A student is one network, trained as a whole: leave model.num_experts, probe.enabled, "
+            "retrain.enabled and finetune.scope alone. For a student of several experts, set "
+            "distill.experts to ensemble or each; to train experts without a teacher, use recame "
+            "train."
         )
     if config.run.devices != 1 or config.run.num_nodes != 1:
         raise ConfigError(
             "A student trains on one device: leave run.devices and run.num_nodes at 1."
         )
-    return config
 
 
 def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> list[str]:
@@ -129,9 +170,12 @@ def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> lis
     reasons = [
         f"model.stages = {model.stages}: {depth} of {num_stages} stages of {model.backbone}"
         + ("; the last ones cost much and are missed least" if depth < num_stages else ""),
-        "model.num_experts = 1: one network learns what the ensemble decides",
-        "evaluation.views = 1: a student is meant to be fast",
+        f"model.num_experts = {model.num_experts}: "
+        + ("one network learns" if model.num_experts == 1 else "they learn")
+        + " what the ensemble decides",
     ]
+    if config.evaluation.views == 1:
+        reasons.append("evaluation.views = 1: a student is meant to be fast")
     if model.attention == "none" != plan.attention:
         reasons.append(
             f"model.attention = none: the teacher's {plan.attention} attention costs more time "

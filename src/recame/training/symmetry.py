@@ -9,7 +9,7 @@ import torch
 
 from recame.config import SYMMETRIES, Config, ProbeConfig
 from recame.contracts import ensemble_logits
-from recame.losses import Objective
+from recame.losses import TrainingLoss
 from recame.models import ExpertHead
 from recame.training.frozen_features import ProbeFeatures, fit_heads
 
@@ -23,7 +23,7 @@ def choose_symmetry(
     head: ExpertHead,
     train: ProbeFeatures,
     val: ProbeFeatures,
-    objective: Objective,
+    objective: TrainingLoss,
     settings: ProbeConfig,
     *,
     num_experts: int,

@@ -15,7 +15,7 @@ from torch.nn import functional
 from recame.contracts import ExpertOutput, ensemble_logits
 from recame.data import BatchDataset, class_prior, dihedral_view
 from recame.errors import ConfigError
-from recame.losses import Lesson, Objective, StudentObjective
+from recame.losses import Lesson, StudentObjective, TrainingLoss
 from recame.models import (
     FrozenForward,
     MultiExpertClassifier,
@@ -207,7 +207,7 @@ class Distillation:
         self,
         run: OngoingRun,
         model: MultiExpertClassifier,
-        labels: Objective,
+        labels: TrainingLoss,
         prior: np.ndarray[Any, np.dtype[np.float64]],
     ) -> StudentObjective:
         """The student's loss, on the run's device; its projection is seeded.
@@ -233,6 +233,7 @@ class Distillation:
             torch.from_numpy(prior),
             temperature=settings.temperature,
             balance=settings.balance,
+            experts="each" if settings.experts == "each" else "ensemble",
             teacher_weight=settings.teacher_weight,
             label_weight=settings.label_weight,
             feature_weight=settings.feature_weight,
