@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint format lock clean
+.PHONY: demo test test-slow test-cluster test-gpu lint format lock clean
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "recame needs Python >= 3.11, found " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
@@ -25,6 +25,10 @@ lint: $(READY)
 
 test-slow: $(READY)  ## minutes of training
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
+
+test-cluster: $(READY)  ## the bench on a Ray cluster of two nodes, one of which is killed
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,cluster]'
+	$(BIN)/python -m pytest -q -m slow --timeout 600 tests/bench/test_cluster.py
 
 test-gpu: $(READY)  ## needs a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

@@ -330,6 +330,64 @@ def latency(
 
 
 @app.command()
+def bench(
+    plan: Annotated[Path, typer.Argument(help="The comparison: methods, data sets, seeds (YAML).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for runs and tables. [runs/<plan>]")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Where a data set lies, NAME=PATH; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this method; may be repeated.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a run. [cores / workers]")
+    ] = None,
+    device: Annotated[
+        list[int] | None, typer.Option(help="A GPU that the workers share; may be repeated.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Run on the Ray cluster at this address instead.")
+    ] = None,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Measure again what each method costs.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Only write the tables of what is finished.")
+    ] = False,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Also put the headline table between this file's markers.")
+    ] = None,
+) -> None:
+    """Compare methods under one protocol: PLAN as a queue that can be stopped and resumed."""
+    from recame.cli.requests import data_paths
+
+    paths = data_paths(data or [])
+
+    from recame.bench.command import Request, run_bench
+
+    request = Request(
+        plan,
+        out or Path("runs") / plan.stem,
+        paths,
+        methods=tuple(method or ()),
+        seeds=tuple(seed or ()),
+        workers=workers,
+        threads=threads,
+        devices=tuple(device or ()),
+        ray=ray,
+        costs=costs,
+        table=table,
+        markdown=markdown,
+    )
+    if not run_bench(request, Console()) and not table:
+        raise typer.Exit(1)
+
+
+@app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
     images: Annotated[int, typer.Option(help="Images of all splits together.")] = 8000,

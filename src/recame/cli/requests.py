@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recame.config import Config, load_config, parse_settings
+from recame.config import Config
+from recame.config_files import load_config, parse_settings
 from recame.durations import parse_duration
 from recame.errors import ConfigError, DataError
 
@@ -172,3 +173,18 @@ def _recorded_source(out: Path) -> Path:
     from recame.training.run_folder import RunFolder
 
     return Path(RunFolder.open(out).info()["data"])
+
+
+def data_paths(pairs: list[str]) -> dict[str, Path]:
+    """`NAME=PATH` texts as a mapping.
+
+    Raises:
+        ConfigError: a text is not of that form.
+    """
+    paths = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"--data {pair!r} does not say which set lies where: NAME=PATH.")
+        paths[name] = Path(path)
+    return paths

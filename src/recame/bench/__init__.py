@@ -1,0 +1,1 @@
+"""Methods and their peers under one protocol: `recame bench PLAN.yaml`."""

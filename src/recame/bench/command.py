@@ -1,0 +1,205 @@
+"""`recame bench`: a plan from its file to its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from recame.bench.job import job_config
+from recame.bench.plan import Bench, Job, Plan, load_plan, plan_methods
+from recame.bench.sources import find_sources
+from recame.bench.trained import is_trained
+from recame.errors import ConfigError, DataError
+from recame.training.run_folder import writing
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `recame bench` was asked for.
+
+    Attributes:
+        plan: the plan's file.
+        out: the bench's folder.
+        data: data set -> path.
+        methods: only these; empty: all of the plan's.
+        seeds: only these; empty: all of the plan's.
+        workers: runs at once.
+        threads: of each run; None: the cores shared out.
+        devices: GPUs that the workers share.
+        ray: address of a Ray cluster; None: this machine.
+        costs: whether what the methods cost is measured again.
+        table: only write the tables of what is finished.
+        markdown: a file that shows the headline table between markers.
+    """
+
+    plan: Path
+    out: Path
+    data: dict[str, Path]
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    workers: int = 1
+    threads: int | None = None
+    devices: tuple[int, ...] = ()
+    ray: str | None = None
+    costs: bool = False
+    table: bool = False
+    markdown: Path | None = None
+
+
+def run_bench(request: Request, console: Console) -> bool:
+    """Run what is missing of a plan, then write its tables.
+
+    Args:
+        request: what was asked for.
+        console: where progress goes.
+
+    Returns:
+        Whether every run that was asked for has its result.
+
+    Raises:
+        RecameError: the plan, a method or a data set cannot be used; nothing has run then.
+    """
+    bench = open_bench(request, console)
+    if not request.table:
+        _measure_costs(bench, console, again=request.costs)
+        jobs = _chosen(bench, request)
+        _run(bench, jobs, request, console)
+    for path in write_results(bench, request.plan, request.markdown):
+        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+    return all(bench.result_path(job).exists() for job in _chosen(bench, request))
+
+
+def open_bench(request: Request, console: Console) -> Bench:
+    """Read the plan, find its data and check every method's settings on every set.
+
+    Raises:
+        RecameError: as `run_bench`.
+    """
+    plan, folder = load_plan(request.plan), request.plan.parent
+    methods = plan_methods(plan, folder)
+    out = request.out.resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The bench's folder {out} cannot be made ({error.strerror}): choose another --out."
+        ) from error
+    bench = Bench(out, plan, methods, {})
+    for data in plan.data:
+        for method in methods:
+            bench.config(data, method)
+    _chosen(bench, request)
+    _keep_plan(plan, request.plan, out)
+    bench = replace(bench, sources=find_sources(plan, request.data, folder, out, console))
+    for job in bench.jobs():
+        if bench.result_path(job).exists():  # a changed plan must not be mixed with its old results
+            is_trained(bench.run_dir(job), job_config(bench, job))
+    return bench
+
+
+def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
+    """Copy the plan beside its results; refuse a folder that holds another plan's."""
+    kept = out / "plan.yaml"
+    text = file.read_text(encoding="utf-8")
+    if kept.exists() and load_plan(kept).title != plan.title:
+        raise ConfigError(
+            f"{out} holds the results of another plan, {load_plan(kept).title!r}: choose another "
+            "--out, so that the two are not mixed."
+        )
+    with writing(kept) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _chosen(bench: Bench, request: Request) -> list[Job]:
+    """The jobs that were asked for."""
+    unknown = set(request.methods) - set(bench.methods)
+    if unknown:
+        raise ConfigError(
+            f"--method names {', '.join(sorted(unknown))}; the plan has {', '.join(bench.methods)}."
+        )
+    missing = set(request.seeds) - set(bench.plan.seeds)
+    if missing:
+        listed = ", ".join(map(str, bench.plan.seeds))
+        raise ConfigError(f"--seed names {sorted(missing)}; the plan has {listed}.")
+    return [
+        job
+        for job in bench.jobs()
+        if job.method in (request.methods or bench.methods)
+        and job.seed in (request.seeds or bench.plan.seeds)
+    ]
+
+
+def _measure_costs(bench: Bench, console: Console, *, again: bool) -> None:
+    """Measure what is not measured yet, before anything else keeps the machine busy."""
+    from recame.bench.costs import measure_all
+    from recame.evaluation.progress import progress_bars
+
+    wanted = {f"{data}/{method}" for data in bench.sources for method in bench.methods}
+    if not again and bench.costs_path.exists():
+        rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
+        if wanted <= set(rows):
+            return
+    with progress_bars(console) as report:
+        measure_all(bench, report)
+
+
+def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) -> None:
+    if request.ray is not None:
+        from recame.bench.cluster import run_on_cluster
+
+        run_on_cluster(
+            bench,
+            jobs,
+            request.ray,
+            cpus_per_job=request.threads or 1,
+            gpus_per_job=1 / request.workers if request.devices else 0,
+            console=console,
+        )
+        return
+    from recame.bench.queue import run_queue
+
+    run_queue(
+        bench,
+        jobs,
+        workers=request.workers,
+        threads=request.threads,
+        devices=request.devices,
+        console=console,
+    )
+
+
+def write_results(bench: Bench, file: Path, markdown: Path | None = None) -> list[Path]:
+    """Write the tables of whatever is finished.
+
+    Args:
+        bench: the plan at work.
+        file: of the plan, as the tables name it in the command that makes them.
+        markdown: a file whose part between the plan's markers becomes the headline table.
+
+    Raises:
+        DataError: nothing is finished, or the file has no markers.
+    """
+    from recame.bench.page import write_page
+    from recame.bench.results import collect
+    from recame.bench.table import headline, update_markdown, write_tables
+
+    frame = collect(bench.path)
+    if frame.empty:
+        raise DataError(f"{bench.path} holds no finished run yet: there is no table to write.")
+    costs = {}
+    if bench.costs_path.exists():
+        costs = json.loads(bench.costs_path.read_text(encoding="utf-8"))
+    plan, methods = bench.plan, bench.methods
+    given = " ".join(f"--data {name}=PATH" for name in bench.sources if plan.data[name].needs_path)
+    name = file.name if file.is_absolute() else file
+    command = f"recame bench {name} {given}".strip()
+    written = write_tables(bench.path, frame, costs, methods, plan, command)
+    written.append(write_page(bench.path, frame, costs, methods, plan, command))
+    if markdown is not None:
+        update_markdown(markdown, plan.name, headline(frame, costs, methods, plan))
+        written.append(markdown)
+    return written

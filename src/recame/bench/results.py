@@ -1,0 +1,307 @@
+"""From the runs of a bench to its numbers: rows, means over seeds, differences of paired seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.errors import DataError
+from recame.label_space import GROUPS
+
+RESULT_SCHEMA = 1
+
+#: Numbers of a split, in the order in which tables show them.
+METRICS = (
+    "balanced_accuracy",
+    "tail_recall",
+    *(f"{group}_recall" for group in GROUPS),
+    "worst_class_recall",
+    "macro_f1",
+    "g_mean",
+    "accuracy",
+    "escape_rate",
+    "critical_escape_rate",
+    "overkill_rate",
+    "ece",
+)
+
+#: Of the numbers above, those of which less is better.
+LOWER_IS_BETTER = frozenset({"escape_rate", "critical_escape_rate", "overkill_rate", "ece"})
+
+#: What a run cost.
+RUN_COSTS = ("epochs", "images_seen", "train_s", "evaluate_s")
+
+#: The pooled rows of `paired`.
+ALL_DATA = "(all)"
+
+#: Names of `paired`'s columns beside other numbers.
+COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_high"}
+
+_KEYS = ["data", "method", "split"]
+
+
+def collect(path: Path) -> pd.DataFrame:
+    """Read every finished run of a bench.
+
+    Args:
+        path: the bench's folder, with `runs/DATA/METHOD/seedN/result.json` below.
+
+    Returns:
+        A row a data set, method, seed and split: `data, method, seed, split`, the `METRICS` (NaN
+        where a split has none), `expert_<i>` (balanced accuracy of each expert alone),
+        `expert_mean`, the `RUN_COSTS`, `keep` (the rule), `kept` (the phase), and what ran it:
+        `recame, torch, processor, device, threads, fingerprint`. Empty, with these columns, where
+        no run is finished.
+
+    Raises:
+        DataError: a result cannot be read, or was written by a newer version.
+    """
+    rows = [row for file in sorted(path.glob("runs/**/result.json")) for row in _rows(file)]
+    leading = [*_KEYS[:2], "seed", "split", *METRICS, "expert_mean", *RUN_COSTS, *_FACTS]
+    frame = pd.DataFrame(rows)
+    experts = sorted(set(map(str, frame.columns)).difference(leading))
+    columns = [*leading[:4], *METRICS, *experts, *leading[4 + len(METRICS) :]]
+    frame = frame.reindex(columns=columns)
+    numbers = [*METRICS, *experts, "expert_mean", *RUN_COSTS]
+    frame[numbers] = frame[numbers].astype(np.float64)
+    return frame.sort_values([*_KEYS[:2], "seed", "split"], ignore_index=True)
+
+
+_FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """A row a split of one run."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        schema = result["schema"]
+        if schema > RESULT_SCHEMA:
+            raise DataError(
+                f"{file} has schema {schema}; this version reads up to {RESULT_SCHEMA}. "
+                "Update recame: pip install -U recame"
+            )
+        environment = result.get("environment", {})
+        shared = {
+            **{name: result[name] for name in ("data", "method", "seed", *RUN_COSTS)},
+            "keep": result.get("config", {}).get("run", {}).get("keep", ""),
+            "kept": result.get("kept", ""),
+            "recame": result.get("recame", ""),
+            "torch": environment.get("packages", {}).get("torch", ""),
+            "processor": environment.get("processor", ""),
+            "device": _device(result),
+            "threads": environment.get("cpu_threads"),
+            "fingerprint": result.get("fingerprint", ""),
+        }
+        return [shared | _split(name, split) for name, split in result["splits"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file} is no result of a run ({error!r}), so the table would lack it without a word. "
+            "Delete the file: the bench then runs this job again."
+        ) from error
+
+
+def _device(result: dict[str, Any]) -> str:
+    """The GPU's name if the run used one, else `cpu`."""
+    wanted = result.get("config", {}).get("run", {}).get("accelerator", "auto")
+    gpus = result.get("environment", {}).get("cuda", [])
+    return gpus[0] if gpus and wanted != "cpu" else "cpu"
+
+
+def _split(name: str, split: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"split": name}
+    found |= {metric: split[metric]["value"] for metric in METRICS if metric in split}
+    alone = [e["balanced_accuracy"] for e in split.get("experts", []) if e["model"] != "ensemble"]
+    found |= {f"expert_{number}": value for number, value in enumerate(alone)}
+    if alone:
+        found["expert_mean"] = sum(alone) / len(alone)
+    return found
+
+
+def summarise(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Mean and spread over seeds.
+
+    Args:
+        frame: of `collect`.
+        confidence: of the t interval of the mean, in (0, 1).
+
+    Returns:
+        A row a data set, method, split and number: `data, method, split, metric, n, mean, sd, low,
+        high`. `sd` (n - 1 in the denominator) and interval are NaN with one seed. Intervals are
+        not cut at 0 or 1. A number that a split does not have makes no row.
+    """
+    experts = [c for c in map(str, frame.columns) if c.startswith("expert_")]
+    long = frame.melt(
+        id_vars=_KEYS, value_vars=[*METRICS, *experts, *RUN_COSTS], var_name="metric"
+    ).dropna(subset="value")
+    grouped = long.groupby([*_KEYS, "metric"], sort=False)["value"]
+    table = grouped.agg(n="count", mean="mean", sd="std").reset_index()
+    half = _t_quantile(table["n"] - 1, confidence) * table["sd"] / np.sqrt(table["n"])
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
+
+
+def paired(
+    frame: pd.DataFrame,
+    reference: str,
+    metric: str = "balanced_accuracy",
+    *,
+    split: str = "test",
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Difference of each method to one of them, seed by seed.
+
+    Runs of one seed see the same images in the same splits, so their difference is free of what
+    the seed does to both. Only seeds that both finished count.
+
+    The rows of data `(all)` take the data sets as given and ask about other seeds: the mean of
+    the data sets' mean differences, with the standard error of these means and Welch and
+    Satterthwaite's degrees of freedom (Satterthwaite, Biometrics Bulletin 1946). They say nothing
+    of other data. Each interval stands for its one comparison; of twenty methods that equal the
+    reference one is expected to seem different.
+
+    Args:
+        frame: of `collect`.
+        reference: the method that the others are compared with.
+        metric: one of `METRICS`.
+        split: of which the numbers are.
+        confidence: of the t intervals, in (0, 1).
+
+    Returns:
+        A row a data set and method other than the reference: `data, method, metric, n` (common
+        seeds), `difference` (method - reference), `sd`, `low`, `high`, `wins` (seeds on which the
+        method is better; ties count half), `told_apart` (whether the interval leaves out 0; false
+        with one seed, which has no interval). The rows `(all)`, only of methods that have common
+        seeds on every data set of the reference and where there are several, have a NaN `sd`.
+    """
+    table = frame[frame["split"] == split].pivot_table(
+        index=["data", "seed"], columns="method", values=metric, aggfunc="mean"
+    )
+    columns = ["data", "method", "metric", "n", "difference", "sd", "low", "high", "wins"]
+    if reference not in table:
+        return pd.DataFrame(columns=[*columns, "told_apart"])
+    others = table.columns != reference
+    difference = table.loc[:, others].sub(table[reference], axis=0)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    long = difference.melt(ignore_index=False, value_name="difference").reset_index()
+    long = long.dropna(subset="difference")
+    long["wins"] = (np.sign(sign * long["difference"]) + 1) / 2
+    grouped = long.groupby(["data", "method"], sort=False)
+    rows = grouped.agg(
+        n=("difference", "count"),
+        sd=("difference", "std"),
+        difference=("difference", "mean"),
+        wins=("wins", "sum"),
+    ).reset_index()
+    error = rows["sd"] / np.sqrt(rows["n"])
+    rows = _with_interval(rows, error, rows["n"] - 1, confidence)
+    num_data = table[reference].dropna().index.get_level_values("data").nunique()
+    rows = pd.concat([rows, _pooled(rows, num_data, confidence)], ignore_index=True)
+    rows["told_apart"] = (rows["low"] > 0) | (rows["high"] < 0)
+    return rows.assign(metric=metric)[[*columns, "told_apart"]]
+
+
+def _pooled(rows: pd.DataFrame, num_data: int, confidence: float) -> pd.DataFrame:
+    """One row a method over all data sets."""
+    variance = rows["sd"] ** 2 / rows["n"]
+    parts = rows.assign(variance=variance, fourth=variance**2 / (rows["n"] - 1))
+    sums = parts.groupby("method", sort=False).agg(
+        sets=("data", "count"),
+        n=("n", "sum"),
+        difference=("difference", "mean"),
+        wins=("wins", "sum"),
+        # A data set with one seed has no variance, and then neither has the mean.
+        variance=("variance", lambda v: v.sum(skipna=False)),
+        fourth=("fourth", lambda v: v.sum(skipna=False)),
+    )
+    sums = sums[(sums["sets"] == num_data) & (num_data > 1)].reset_index()
+    error = np.sqrt(sums["variance"]) / num_data
+    freedom = (sums["variance"] ** 2 / sums["fourth"]).fillna(1)  # no variance: no width either
+    sums = sums.assign(data=ALL_DATA, sd=np.nan)
+    return _with_interval(sums, error, freedom, confidence)[rows.columns]
+
+
+def _with_interval(
+    rows: pd.DataFrame, error: pd.Series[Any], freedom: pd.Series[Any], confidence: float
+) -> pd.DataFrame:
+    half = _t_quantile(freedom, confidence) * error
+    return rows.assign(low=rows["difference"] - half, high=rows["difference"] + half)
+
+
+def _t_quantile(freedom: pd.Series[Any], confidence: float) -> pd.Series[Any]:
+    """Two-sided quantile of Student's t; NaN without a degree of freedom."""
+    from scipy.special import stdtrit
+
+    degrees = freedom.astype(np.float64)
+    return pd.Series(
+        stdtrit(degrees.where(degrees > 0, np.nan), 0.5 + confidence / 2), index=freedom.index
+    )
+
+
+def standings(
+    frame: pd.DataFrame,
+    data: str,
+    *,
+    reference: str,
+    split: str = "test",
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """One data set's methods, best mean balanced accuracy first.
+
+    Args:
+        frame: of `collect`.
+        data: the data set.
+        reference: the method that differences are taken to.
+        split: of which the numbers are.
+        confidence: of the intervals.
+
+    Returns:
+        Indexed by method: `n`; for each number of `summarise` its mean under its own name and
+        `<name>_sd`, `<name>_low`, `<name>_high`; against the reference `pairs` (common seeds),
+        `difference`, `difference_low`, `difference_high`, `wins`, `told_apart` (NaN in its own
+        row); and
+        `level_balanced_accuracy`, `level_tail_recall`: whether paired seeds do not tell the
+        method apart from the best of that column.
+    """
+    own = frame[(frame["data"] == data) & (frame["split"] == split)]
+    if own.empty:
+        return pd.DataFrame()
+    long = summarise(own, confidence)
+    # One seed has no spread: keep its empty columns.
+    wide = long.pivot_table(
+        index="method", columns="metric", values=["mean", "sd", "low", "high"], dropna=False
+    )
+    suffix = {"mean": "", "sd": "_sd", "low": "_low", "high": "_high"}
+    wide.columns = pd.Index([f"{pair[1]}{suffix[pair[0]]}" for pair in wide.columns.to_list()])
+    wide.insert(0, "n", own.groupby("method")["seed"].nunique())
+    against = paired(own, reference, split=split, confidence=confidence).set_index("method")
+    against = against.rename(columns=COLUMNS_OF_PAIRS)
+    names = [*COLUMNS_OF_PAIRS.values(), "difference", "wins", "told_apart"]
+    wide = wide.join(against[names])
+    for metric in ("balanced_accuracy", "tail_recall"):
+        wide[f"level_{metric}"] = _level_with_best(own, wide, metric, split, confidence)
+    return wide.sort_values("balanced_accuracy", ascending=False, kind="stable")
+
+
+def _level_with_best(
+    own: pd.DataFrame, wide: pd.DataFrame, metric: str, split: str, confidence: float
+) -> pd.Series[Any]:
+    # One seed has no interval at all: there is nothing to mark.
+    if metric not in wide or wide[metric].isna().all() or own["seed"].nunique() < 2:
+        return pd.Series(data=False, index=wide.index)
+    best = str(wide[metric].idxmax())
+    rows = paired(own, best, metric, split=split, confidence=confidence).set_index("method")
+    apart = rows["told_apart"].astype(bool).reindex(wide.index, fill_value=False)
+    return ~apart
+
+
+def mixed_data(frame: pd.DataFrame) -> list[str]:
+    """Name data sets whose methods did not see the same images under one seed.
+
+    Args:
+        frame: of `collect`.
+    """
+    seen = frame.groupby(["data", "seed"])["fingerprint"].nunique()
+    return sorted(set(seen[seen > 1].index.get_level_values("data")))

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from recame.bench.command import Request, open_bench
+from recame.bench.job import job_config, run_job
+from recame.bench.method import GROUPS, load_method, method_names
+from recame.bench.plan import Bench, Job, load_plan, plan_methods
+from recame.config import Config
+from recame.errors import ConfigError, DataError
+
+PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "plans").glob("*.yaml"))
+
+TINY: dict[str, Any] = {
+    "data.size": 32,
+    "model.backbone": "test_resnet",
+    "model.pretrained": False,
+    "augment.symmetry": "flips",
+    "probe.steps": 10,
+    "finetune.epochs": 2,
+    "finetune.batch_size": 16,
+    "evaluation.views": 1,
+    "evaluation.bootstrap": 20,
+    "run.accelerator": "cpu",
+}
+
+
+def write_plan(folder: Path, **changes: Any) -> Path:
+    values: dict[str, Any] = {
+        "title": "tiny",
+        "seeds": [0, 1],
+        "data": {"defects": {}},
+        "methods": ["cross_entropy", "ensemble"],
+        "settings": TINY,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+def opened(plan: Path, out: Path, **data: Path) -> Bench:
+    return open_bench(Request(plan, out, data), Console(quiet=True))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_says_what_it_is(name: str) -> None:
+    method = load_method(name, Path())
+    assert method.group in GROUPS
+    assert len(method.source) > 5
+    assert method.configure(Config()).run.seed == 0
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_every_plan_can_be_read_and_configured(path: Path, tmp_path: Path) -> None:
+    plan = load_plan(path)
+    methods = plan_methods(plan, path.parent)
+    bench = Bench(tmp_path, plan, methods, dict.fromkeys(plan.data, tmp_path))
+    assert len(bench.jobs()) == len(plan.seeds) * len(plan.data) * len(methods)
+    lengths = set()
+    for job in bench.jobs():
+        config = bench.config(job.data, job.method, job.seed)
+        assert config.run.seed == job.seed
+        lengths.add((job.data, config.finetune.epochs, config.finetune.epoch_size))
+    assert len(lengths) == len(plan.data)  # equal epochs for all methods
+
+
+def test_settings_lie_over_each_other_in_order(tmp_path: Path) -> None:
+    path = write_plan(
+        tmp_path,
+        methods=[
+            "cross_entropy",
+            {
+                "method": "mixup_logit_adjustment",
+                "name": "more",
+                "settings": {"augment.mixup": 0.8},
+            },
+        ],
+        settings=TINY | {"augment.mixup": 0.1, "finetune.lr": 0.5},
+        data={"defects": {"settings": {"finetune.epochs": 7}}},
+    )
+    bench = Bench(tmp_path, load_plan(path), plan_methods(load_plan(path), tmp_path), {})
+    plain, more = bench.config("defects", "cross_entropy"), bench.config("defects", "more", seed=3)
+    assert (plain.augment.mixup, more.augment.mixup) == (0.1, 0.8)
+    assert plain.model.classifier == "linear"
+    assert plain.finetune.lr == more.finetune.lr == 0.5
+    assert plain.finetune.epochs == more.finetune.epochs == 7
+    assert more.run.seed == 3
+
+
+def test_a_job_trains_judges_and_leaves_a_result(defects: Path, tmp_path: Path) -> None:
+    bench = opened(write_plan(tmp_path), tmp_path / "out", defects=defects)
+    job = Job("defects", "ensemble", 1)
+    run_job(bench, job)
+    result = json.loads(bench.result_path(job).read_text())
+    assert result["kept"] == "finetune"
+    assert (result["data"], result["method"], result["seed"]) == ("defects", "ensemble", 1)
+    assert result["epochs"] == 2
+    assert result["images_seen"] == 2 * len_train(bench, job)
+    assert 0 <= result["splits"]["test"]["balanced_accuracy"]["value"] <= 1
+    assert len(result["splits"]["test"]["experts"]) == 3  # the ensemble and its two members
+    before = bench.result_path(job).stat().st_mtime_ns
+    run_job(bench, job)
+    assert bench.result_path(job).stat().st_mtime_ns == before
+
+
+def len_train(bench: Bench, job: Job) -> int:
+    space = json.loads((bench.run_dir(job) / "label_space.json").read_text())
+    return sum(space["counts"])
+
+
+def test_a_stopped_job_goes_on_to_the_same_result(
+    defects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = write_plan(tmp_path)
+    job = Job("defects", "cross_entropy", 0)
+    whole = opened(plan, tmp_path / "whole", defects=defects)
+    run_job(whole, job)
+    stopped = opened(plan, tmp_path / "stopped", defects=defects)
+    with monkeypatch.context() as patch:
+        patch.setattr("recame.bench.job.evaluate", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(stopped, job)
+    assert not stopped.result_path(job).exists()
+    run_job(stopped, job)
+    first, second = (json.loads(b.result_path(job).read_text()) for b in (whole, stopped))
+    assert first["splits"] == second["splits"]
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_under_other_settings_is_neither_continued_nor_counted(
+    defects: Path, tmp_path: Path
+) -> None:
+    job, out = Job("defects", "cross_entropy", 0), tmp_path / "out"
+    bench = opened(write_plan(tmp_path), out, defects=defects)
+    run_job(bench, job)
+    changed = write_plan(tmp_path, settings=TINY | {"finetune.lr": 0.5})
+    with pytest.raises(ConfigError, match=r"finetune.lr: 0.002 then, 0.5 now"):
+        opened(changed, out, defects=defects)
+    bench.result_path(job).unlink()
+    with pytest.raises(ConfigError, match=r"finetune.lr: 0.002 then, 0.5 now"):
+        run_job(opened(changed, out, defects=defects), job)
+
+
+def test_equal_time_follows_the_measured_speeds(tmp_path: Path) -> None:
+    path = write_plan(
+        tmp_path,
+        equal="time",
+        pace="cross_entropy",
+        data={"defects": {"settings": {"finetune.epoch_size": 1000}}},
+    )
+    plan = load_plan(path)
+    bench = Bench(tmp_path, plan, plan_methods(plan, tmp_path), {"defects": tmp_path})
+    job = Job("defects", "ensemble", 0)
+    with pytest.raises(ConfigError, match="what ensemble costs on defects"):
+        job_config(bench, job)
+    rows = {
+        "defects/cross_entropy": {"train_images_per_s": 100.0, "fixed_s": 1.0},
+        "defects/ensemble": {"train_images_per_s": 50.0, "fixed_s": 3.0},
+    }
+    bench.costs_path.write_text(json.dumps({"rows": rows}))
+    # Pace: 2 * 1000 / 100 + 1 = 21 s; 18 s are left at 50 images/s: 900 images in two epochs.
+    assert job_config(bench, job).finetune.epoch_size == 450
+    assert job_config(bench, Job("defects", "cross_entropy", 0)).finetune.epoch_size == 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["cross_entropi"]}, "Unknown method 'cross_entropi': choose one of balanced"),
+        ({"methods": ["missing.yaml"]}, "missing.yaml cannot be read"),
+        ({"methods": ["cross_entropy", "cross_entropy"]}, "Two methods are called"),
+        ({"methods": [{"method": "focal", "settings": {"data.size": 3}}]}, "has no name"),
+        ({"settings": {"finetune.epoch": 3}}, "finetune.epoch: unknown"),
+        ({"reference": "recame"}, "reference='recame' is none of its methods"),
+        ({"equal": "time"}, "equal=time needs pace"),
+        ({"seeds": []}, "seeds: .*at least 1 item"),
+        ({"colour": "red"}, "colour: Extra inputs"),
+        ({"data": {"a/b": {}}}, "their names become folders"),
+        ({"data": {"defects": {"builder": "nowhere"}}}, "no public set 'nowhere'"),
+        ({"data": {"defects": {"builder": "nowhere.py"}}}, "nowhere.py cannot be run"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_runs(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        opened(write_plan(tmp_path, **changes), tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_missing_data_are_named(defects: Path, tmp_path: Path) -> None:
+    two = write_plan(tmp_path, data={"defects": {}, "boards": {}})
+    assert list(opened(two, tmp_path / "out", defects=defects).sources) == ["defects"]
+    with pytest.raises(ConfigError, match="no data set is at hand; give --data NAME=PATH"):
+        opened(two, tmp_path / "out")
+    with pytest.raises(DataError, match="there is nothing at"):
+        opened(two, tmp_path / "out", defects=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="--data names wafers; the plan has boards, defects"):
+        opened(two, tmp_path / "out", wafers=defects)
+
+
+def test_a_folder_holds_one_plan(defects: Path, tmp_path: Path) -> None:
+    opened(write_plan(tmp_path), tmp_path / "out", defects=defects)
+    with pytest.raises(ConfigError, match="holds the results of another plan, 'tiny'"):
+        opened(write_plan(tmp_path, title="other"), tmp_path / "out", defects=defects)
+
+
+def test_a_methods_file_is_checked(tmp_path: Path) -> None:
+    for name, text, message in (
+        ("a.yaml", "title: A", "source: Field required"),
+        ("b.yaml", "title: B\nsource: me\ngroup: best", "group='best' is unknown"),
+        ("c.yaml", "title: C\nsource: me\nsettings: {model.depth: 3}", "model.depth: unknown"),
+        ("d.py", "title = 'D'\nsource = 'me'", "defines no function make_loss"),
+        ("e.py", "1 / 0", "ZeroDivisionError"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_method(name, tmp_path)
