@@ -75,7 +75,7 @@ class AugmentConfig(Section):
     blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
     rand_augment: Count = Field(0, description="operations of RandAugment; 0 leaves it out")
     rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    mixup: Weight = Field(0.4, description="alpha of the Beta distribution; 0 leaves it out")
+    mixup: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
     cutmix: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
 
 

@@ -28,6 +28,10 @@ _STUDENTS_OWN = {
     "data.size": "distill.size",
 }
 
+#: Mixed images blur labels, which is why training on labels alone leaves them out; a teacher says
+#: what they show (docs/decisions/0005).
+_MIXUP = 0.4
+
 #: What is not the teacher's of how the student trains, unless it is said otherwise.
 _PLAIN_TRAINING: dict[str, Any] = {
     "objective.base_weight": 1.0,
@@ -94,6 +98,7 @@ def student_config(
         "data.size": distill.size or spec.height,
         "data.channels": spec.channels,
         "data.bit_depth": spec.bit_depth,
+        "augment.mixup": max(teacher.augment.mixup, _MIXUP),
         **_PLAIN_TRAINING,
         **changes,
         "model.backbone": name,
