@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -76,6 +77,22 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = (workplace / name).read_text()
         assert text.startswith("image,prediction,confidence,decision,p_")
         assert text.count("\n") == 2
+
+
+def test_tables_are_those_of_the_committed_results() -> None:
+    from recame.bench.plan import load_plan, plan_methods
+    from recame.bench.results import collect
+    from recame.bench.table import headline
+
+    tables = re.findall(r"<!-- bench:(\w+) -->\n(.*?)\n<!-- /bench:\1 -->", README, re.DOTALL)
+    assert [name for name, _ in tables] == ["cpu"]
+    for name, text in tables:
+        plan = load_plan(ROOT / "benchmarks" / "plans" / f"{name}.yaml")
+        kept = ROOT / "benchmarks" / "results" / name
+        costs = kept / "costs.json"
+        measured = json.loads(costs.read_text()) if costs.exists() else {}
+        methods = plan_methods(plan, kept)
+        assert text == headline(collect(kept), measured, methods, plan)
 
 
 def test_named_settings_exist() -> None:

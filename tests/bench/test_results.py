@@ -129,6 +129,14 @@ def test_collect_without_runs_has_the_columns(tmp_path: Path) -> None:
     assert {"data", "method", "seed", "balanced_accuracy", "train_s"} <= set(frame)
 
 
+def test_a_kept_table_stands_for_its_runs(bench: Path) -> None:
+    frame, kept = collect(bench), bench / "kept"
+    kept.mkdir()
+    frame.to_csv(kept / "results.csv", index=False)
+    assert len(frame) > 10
+    pd.testing.assert_frame_equal(collect(kept), frame, check_dtype=False)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "data": "x"}'])
 def test_a_damaged_result_is_named(bench: Path, text: str) -> None:
     file = bench / "runs" / "boards" / "plain" / "seed0" / "result.json"

@@ -94,6 +94,8 @@ def open_bench(request: Request, console: Console) -> Bench:
             bench.config(data, method)
     _chosen(bench, request)
     _keep_plan(plan, request.plan, out)
+    if request.table:  # of what is there: no data are needed
+        return bench
     bench = replace(bench, sources=find_sources(plan, request.data, folder, out, console))
     for job in bench.jobs():
         if bench.result_path(job).exists():  # a changed plan must not be mixed with its old results
@@ -194,7 +196,7 @@ def write_results(bench: Bench, file: Path, markdown: Path | None = None) -> lis
     if bench.costs_path.exists():
         costs = json.loads(bench.costs_path.read_text(encoding="utf-8"))
     plan, methods = bench.plan, bench.methods
-    given = " ".join(f"--data {name}=PATH" for name in bench.sources if plan.data[name].needs_path)
+    given = " ".join(f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path)
     name = file.name if file.is_absolute() else file
     command = f"recame bench {name} {given}".strip()
     written = write_tables(bench.path, frame, costs, methods, plan, command)

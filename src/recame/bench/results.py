@@ -48,7 +48,8 @@ def collect(path: Path) -> pd.DataFrame:
     """Read every finished run of a bench.
 
     Args:
-        path: the bench's folder, with `runs/DATA/METHOD/seedN/result.json` below.
+        path: the bench's folder, with `runs/DATA/METHOD/seedN/result.json` below; or what is kept
+            of it without its runs, the `results.csv` that was written from them.
 
     Returns:
         A row a data set, method, seed and split: `data, method, seed, split`, the `METRICS` (NaN
@@ -61,6 +62,9 @@ def collect(path: Path) -> pd.DataFrame:
         DataError: a result cannot be read, or was written by a newer version.
     """
     rows = [row for file in sorted(path.glob("runs/**/result.json")) for row in _rows(file)]
+    kept = path / "results.csv"
+    if not rows and kept.exists():
+        return pd.read_csv(kept, keep_default_na=False, na_values=[""])
     leading = [*_KEYS[:2], "seed", "split", *METRICS, "expert_mean", *RUN_COSTS, *_FACTS]
     frame = pd.DataFrame(rows)
     experts = sorted(set(map(str, frame.columns)).difference(leading))
