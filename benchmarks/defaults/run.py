@@ -40,6 +40,7 @@ PLAIN: dict[str, object] = {
     "objective.contrastive_weight": 0,
     "objective.intra_weight": 0,
     "finetune.sampler": "instance",
+    "augment.mixup": 0.4,
 }
 #: Method -> settings. The plain recipes flip but do not turn, and average four views at test time.
 METHODS: dict[str, dict[str, object]] = {
@@ -53,14 +54,21 @@ METHODS: dict[str, dict[str, object]] = {
         "finetune.enabled": False,
         "augment.symmetry": "flips",
     },
-    "fine-tuning, balanced softmax, lr 5e-4": {
+    "fine-tuning, balanced softmax, mixup, lr 5e-4": {
         **PLAIN,
         "probe.enabled": False,
         "finetune.lr": 5e-4,
         "augment.symmetry": "flips",
     },
-    "fine-tuning, balanced softmax, lr 2e-3": {
+    "fine-tuning, balanced softmax, mixup, lr 2e-3": {
         **PLAIN,
+        "probe.enabled": False,
+        "finetune.lr": 2e-3,
+        "augment.symmetry": "flips",
+    },
+    "fine-tuning, balanced softmax, no mixup, lr 2e-3": {
+        **PLAIN,
+        "augment.mixup": 0,
         "probe.enabled": False,
         "finetune.lr": 2e-3,
         "augment.symmetry": "flips",

@@ -114,10 +114,11 @@ def test_a_stopped_job_goes_on_with_the_same_teacher(
     assert first["splits"] == second["splits"]
     weights = [RunFolder.open(b.run_dir(job)).weights_sha256() for b in (whole, stopped)]
     assert weights[0] == weights[1]
-    changed = opened(
-        tmp_path, defects, ["taught.yaml"], "stopped", settings={**settings, "finetune.lr": 0.5}
-    )
-    changed.result_path(job).unlink()
+    plan = {"methods": ["taught.yaml"], "settings": {**settings, "finetune.lr": 0.5}}
+    with pytest.raises(ConfigError, match=r"seed1 was begun .*finetune.lr: 0.002 then, 0.5 now"):
+        opened(tmp_path, defects, out="stopped", **plan)  # its result is of other settings
+    stopped.result_path(job).unlink()
+    changed = opened(tmp_path, defects, out="stopped", **plan)
     with pytest.raises(ConfigError, match=r"teacher was begun .*finetune.lr: 0.002 then, 0.5 now"):
         run_job(changed, job)
 
