@@ -51,6 +51,18 @@ def test_the_stages_are_the_deepest_whose_maps_are_large_enough(images):
     assert attribution_stages(model, images[..., :8, :8]) == (0,)
 
 
+def test_a_class_tokens_last_stage_is_left_out():
+    images = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    spec = PreprocessSpec(96, 96, 1, 8, 255.0, (0.5,), (0.25,))
+    chosen = {}
+    for pooling in ("average", "token"):
+        plan = Architecture("test_vit", num_experts=1, pooled_stages=1, pooling=pooling)
+        model = MultiExpertClassifier(plan, 3, spec, pretrained=False)
+        chosen[pooling] = attribution_stages(model, images)
+        assert attribution_maps(model, images, torch.tensor([[0], [1]])).std() > 0
+    assert chosen == {"average": (3,), "token": (2,)}
+
+
 def test_maps_have_the_images_shape_and_leave_the_model_as_it_was(images):
     model = small_model().train()
     classes = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0]])

@@ -87,16 +87,19 @@ def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[in
         images: (B, C, H, W) in [0, 1]; only their size counts.
 
     Returns:
-        One or two stage indices, ascending. The first stage where no map is that large.
+        One or two stage indices, ascending. Where no map is that large, the deepest of the largest.
+        Where only a class token is classified, the last stage's patches say nothing: left out.
     """
+    blind = int(model.architecture.pooling == "token" and model.num_stages > 1)
     with _evaluating(model), torch.no_grad():
         maps = (images[:1] - model.mean) / model.std
         sides = []
-        for stage in _stages(model, 0):
+        for stage in _stages(model, 0)[: model.num_stages - blind]:
             maps = stage(maps)
             sides.append(min(maps.shape[2:]))
+    largest = max(sides)
     chosen = {
-        max((i for i, side in enumerate(sides) if side >= least), default=0) for least in _SIDES
+        max(i for i, side in enumerate(sides) if side >= min(least, largest)) for least in _SIDES
     }
     return tuple(sorted(chosen))
 
