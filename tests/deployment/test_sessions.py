@@ -46,6 +46,29 @@ def test_both_runtimes_say_the_same(
     np.testing.assert_allclose(answers[2]["probabilities"], got, atol=1e-6)
 
 
+@pytest.mark.parametrize(("threads", "calls"), [(1, 1), (2, 1), (2, 2)])
+def test_large_batches_run_in_parts_that_stay_in_order(
+    threads: int,
+    calls: int,
+    write_bundle: Callable[..., Path],
+    expected: Callable[..., np.ndarray],
+    grey: PreprocessSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("recame.deployment.sessions._PIXELS_AT_ONCE", 3 * 6 * 5)
+    bundle = open_bundle(write_bundle(tmp_path / "b", grey, form="openvino"))
+    session = open_session(bundle, device="cpu", threads=threads, calls=calls)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 1), dtype=np.uint8)
+    lengths = [40, 3, 4, 7, 1, 0, 39]  # 3 images are a part
+    with ThreadPoolExecutor(calls) as pool:
+        answers = list(pool.map(session.run, [pixels[:length] for length in lengths]))
+    whole = expected(pixels, grey)
+    for length, answer in zip(lengths, answers, strict=True):
+        np.testing.assert_allclose(answer["probabilities"], whole[:length], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("device", "told"),
     [

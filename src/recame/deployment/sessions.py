@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,9 @@ _GPU_ADVICE = {
     "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt, on a "
     "machine with an NVIDIA driver",
 }
+#: Pixels of a batch that one core runs at once in fp32: the activations of more leave its cache
+#: (`benchmarks/realtime`).
+_PIXELS_AT_ONCE = 4 * 128 * 128
 #: The newest run.json that can be read.
 _RUN_SCHEMA = 1
 
@@ -168,28 +172,67 @@ class OpenvinoSession:
             properties = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": calls,
             }
         if name == "CPU" or bundle.precision != "fp16":
             # Processors with bfloat16 units would silently use them, and leave the parity behind.
             properties["INFERENCE_PRECISION_HINT"] = "f32"
-        try:
-            self._compiled = core.compile_model(str(bundle.model_path), name, properties)
-        except Exception as error:
-            raise CheckpointError(
-                f"OpenVINO {ov.__version__} cannot open {bundle.model_path} "
-                f"({_first_line(error)}): update it (pip install -U openvino), or export the run "
-                "again."
-            ) from error
         self.device = name.lower()
-        self._requests = threading.local()
+        self._at_once = sys.maxsize
+        if name == "CPU" and bundle.precision != "int8":
+            self._at_once = max(1, _PIXELS_AT_ONCE // (self.spec.height * self.spec.width))
+        self._threads, self._calls = threads, calls
+
+        def compiled(streams: int) -> Any:
+            own = {"NUM_STREAMS": streams} if name == "CPU" else {}
+            try:
+                return core.compile_model(str(bundle.model_path), name, properties | own)
+            except Exception as error:
+                raise CheckpointError(
+                    f"OpenVINO {ov.__version__} cannot open {bundle.model_path} "
+                    f"({_first_line(error)}): update it (pip install -U openvino), or export the "
+                    "run again."
+                ) from error
+
+        self._compiled, self._compile = compiled(calls), compiled
+        self._cores: Any = None
+        self._compiling = threading.Lock()
+        self._own = threading.local()
 
     def run(self, images: Array) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
-        # A request holds its own buffers: one for each thread that calls.
-        if not hasattr(self._requests, "own"):
-            self._requests.own = self._compiled.create_infer_request()
-        results = self._requests.own.infer([images], share_inputs=True)
+        if len(images) <= self._at_once:
+            request = self._requests("whole", 1)[0]
+            return self._outputs(request.infer([images], share_inputs=True))
+        # Parts that fit a core's cache, two in hand for each core that this call may use.
+        requests = self._requests("parts", 2 * max(1, self._threads // self._calls))
+        parts = [images[i : i + self._at_once] for i in range(0, len(images), self._at_once)]
+        found: list[dict[str, Array]] = []
+        for number in range(len(parts) + len(requests)):
+            request = requests[number % len(requests)]
+            if 0 <= number - len(requests) < len(parts):
+                request.wait()
+                found.append(self._outputs(request.results))
+            if number < len(parts):
+                request.start_async([parts[number]], share_inputs=True)
+        return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
+
+    def _requests(self, kind: str, count: int) -> list[Any]:
+        """The calling thread's own requests, since each holds its buffers."""
+        if not hasattr(self._own, kind):
+            model = self._compiled if kind == "whole" else self._on_each_core()
+            setattr(self._own, kind, [model.create_infer_request() for _ in range(count)])
+        requests: list[Any] = getattr(self._own, kind)
+        return requests
+
+    def _on_each_core(self) -> Any:
+        """The graph with a stream for each thread, compiled when the first large batch comes."""
+        with self._compiling:
+            if self._cores is None:
+                same = self._threads == self._calls
+                self._cores = self._compiled if same else self._compile(self._threads)
+            return self._cores
+
+    def _outputs(self, results: Any) -> dict[str, Array]:
         return {name: np.array(results[name]) for name in self.outputs}
 
 
