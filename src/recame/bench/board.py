@@ -48,7 +48,8 @@ _LEVELS = (
 _COSTS = (
     "Costs: random weights, all methods in turn; MACs of one image and one view (products of "
     "convolutions and matrices), all experts; eager inference in batches of 128; memory beyond the "
-    "loaded program and images. Minutes are those of the runs, which may have shared the machine."
+    "loaded program and images. Minutes are those of the images seen at the measured speed (of the "
+    "runs themselves, which may have shared the machine, without such a speed or with a teacher)."
 )
 _WIDE_SPREAD = 0.1
 _WITH_SPREAD = ("balanced_accuracy", "tail_recall")
@@ -86,7 +87,8 @@ class Board:
         methods: a name a row, best first.
         rows: a list of cells a row.
         num_scores: columns before those of cost.
-        standings: the numbers behind the cells, see `recame.bench.results.standings`.
+        standings: the numbers behind the cells, see `recame.bench.results.standings`; `train_s` is
+            reckoned from measured costs where there are any.
     """
 
     data: str
@@ -139,6 +141,10 @@ def _board(
     shown = [name for name in _HEADS if name in table and table[name].notna().any()]
     names = [str(name) for name in table.index]
     seeds = len(plan.seeds)
+    measured = [costs.get("rows", {}).get(f"{data}/{name}") for name in names]
+    costs_of = [None if methods[n].teacher else m for n, m in zip(names, measured, strict=True)]
+    pairs = zip(table.to_dict("records"), costs_of, strict=True)
+    table = table.assign(train_s=[_undisturbed_s(row, cost) for row, cost in pairs])
     columns: dict[str, list[Cell]] = {
         "method": [Cell(methods[name].title) for name in names],
         "seeds": [_seeds_cell(int(n), seeds) for n in table["n"]],
@@ -147,7 +153,6 @@ def _board(
     }
     num_scores = len(columns)
     if split == plan.data[data].splits[0]:  # a run costs the same on each of its splits
-        measured = [costs.get("rows", {}).get(f"{data}/{name}") for name in names]
         columns |= _cost_columns(table, measured, plan)
     rows = tuple(zip(*columns.values(), strict=True))
     return Board(data, split, title, tuple(columns), tuple(names), rows, num_scores, table)
@@ -223,6 +228,14 @@ def _cost_columns(
         found["images seen, k"] = [number_cell(value, 1e-3, 0) for value in table["images_seen"]]
     found["training, min"] = [number_cell(value, 1 / 60, 1) for value in table["train_s"]]
     return {head: cells for head, cells in found.items() if any(c.text != "-" for c in cells)}
+
+
+def _undisturbed_s(run: Mapping[Any, Any], costs: Mapping[str, Any] | None) -> float:
+    """Seconds of a run's training at the measured speed; as they passed, where there is none."""
+    rate = (costs or {}).get("train_images_per_s")
+    if costs is None or not rate:
+        return float(run["train_s"])
+    return float(costs["fixed_s"] + run["images_seen"] / rate)
 
 
 def _varies(values: pd.Series[Any]) -> bool:
