@@ -164,7 +164,10 @@ def test_a_bench_writes_its_costs_whole(
     two = replace(one, name="two", title="Two", settings={"model.num_experts": 2})
     bench = Bench(tmp_path / "out", plan, {"one": one, "two": two}, {"defects": defects})
     told: list[tuple[str, int, int]] = []
-    found = measure_all(bench, lambda *step: told.append(step))
+    before = torch.get_num_threads()
+    found = measure_all(bench, lambda *step: told.append(step), threads=before + 1)
+    assert torch.get_num_threads() == before
+    assert {row["threads"] for row in found["rows"].values()} == {before + 1}
     written = json.loads(bench.costs_path.read_text(encoding="utf-8"))
     assert written == found
     assert list(written["rows"]) == ["defects/one", "defects/two"]

@@ -65,7 +65,7 @@ def run_bench(request: Request, console: Console) -> bool:
     """
     bench = open_bench(request, console)
     if not request.table:
-        _measure_costs(bench, console, again=request.costs)
+        _measure_costs(bench, request, console)
         jobs = _chosen(bench, request)
         _run(bench, jobs, request, console)
     for path in write_results(bench, request.plan, request.markdown):
@@ -135,18 +135,21 @@ def _chosen(bench: Bench, request: Request) -> list[Job]:
     ]
 
 
-def _measure_costs(bench: Bench, console: Console, *, again: bool) -> None:
+def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     """Measure what is not measured yet, before anything else keeps the machine busy."""
     from recame.bench.costs import measure_all
+    from recame.bench.queue import threads_each
     from recame.evaluation.progress import progress_bars
 
     wanted = {f"{data}/{method}" for data in bench.sources for method in bench.methods}
-    if not again and bench.costs_path.exists():
+    if not request.costs and bench.costs_path.exists():
         rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
         if wanted <= set(rows):
             return
+    # With as many threads as a run will have.
+    threads = request.threads or (1 if request.ray else threads_each(request.workers))
     with progress_bars(console) as report:
-        measure_all(bench, report)
+        measure_all(bench, report, threads=threads)
 
 
 def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) -> None:

@@ -257,12 +257,15 @@ def _cpu_peak(subject: Subject, data: InspectionSet, threads: int) -> float | No
         return cpu_peak_mib(run)
 
 
-def measure_all(bench: Bench, on_progress: Report | None = None) -> dict[str, Any]:
+def measure_all(
+    bench: Bench, on_progress: Report | None = None, *, threads: int | None = None
+) -> dict[str, Any]:
     """Measure every method of a bench on every data set; writes the bench's `costs.json` whole.
 
     Args:
         bench: a loaded plan.
         on_progress: called with (label, done, total).
+        threads: of a run on the CPU; None: as torch has them.
 
     Returns:
         What the file holds: see `measure_side_by_side`.
@@ -273,7 +276,12 @@ def measure_all(bench: Bench, on_progress: Report | None = None) -> dict[str, An
         for data, source in bench.sources.items()
         for name, method in bench.methods.items()
     ]
-    found = measure_side_by_side(subjects, on_progress=on_progress)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        found = measure_side_by_side(subjects, on_progress=on_progress)
+    finally:
+        torch.set_num_threads(before)
     bench.path.mkdir(parents=True, exist_ok=True)
     write_json(bench.costs_path, found)
     return found

@@ -75,7 +75,7 @@ def run_queue(
     console = console or Console(quiet=True)
     ledger = Ledger(bench, jobs)
     workers = max(1, min(workers, len(ledger)))
-    threads = threads or max(1, usable_cores() // workers)
+    threads = threads or threads_each(workers)
     environments = [_environment(slot, threads, devices) for slot in range(workers)]
     with ExitStack() as stack:
         stack.enter_context(stopping_on_sigterm())
@@ -237,6 +237,11 @@ def _tell_death(exit_code: int | None) -> str:
     name = signal.Signals(-exit_code).name
     hint = ", most often for want of memory: fewer --workers need less" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{hint}"
+
+
+def threads_each(workers: int) -> int:
+    """The usable cores, shared out among workers."""
+    return max(1, usable_cores() // max(1, workers))
 
 
 def _environment(slot: int, threads: int, devices: Sequence[int]) -> dict[str, str]:
