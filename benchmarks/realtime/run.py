@@ -4,6 +4,7 @@
     python benchmarks/realtime/run.py speed --deeppcb MANIFEST.csv --runs DIR --light-python PYTHON
     python benchmarks/realtime/run.py many --deeppcb MANIFEST.csv --runs DIR --light-python PYTHON
     python benchmarks/realtime/run.py table
+    python benchmarks/realtime/run.py untrained --deeppcb MANIFEST.csv --runs DIR
 
 Every part keeps what is finished and writes its share of results/. README.md says how to make the
 environment without torch. Run nothing beside `speed` and `many`.
@@ -120,13 +121,20 @@ def _without_places(results: dict[str, Any], options: argparse.Namespace) -> dic
     return named
 
 
+def untrained(options: argparse.Namespace, console: Console) -> None:
+    """Networks and bundles for `speed` and `many` alone, in minutes, where none are trained."""
+    from students import make_timed
+
+    make_timed(options.deeppcb, options.runs, console, QUICK)
+
+
 PARTS = {"train": train, "speed": speed, "many": many}
 
 
 def main() -> None:
     """Run a part, and write the results of all parts that there are."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=[*PARTS, "table"])
+    parser.add_argument("part", choices=[*PARTS, "untrained", "table"])
     parser.add_argument("--deeppcb", type=Path, help="manifest.csv of DeepPCB-LT")
     parser.add_argument("--runs", type=Path, default=Path("runs/realtime"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -150,6 +158,9 @@ def main() -> None:
             parser.error(f"{options.part} needs --deeppcb MANIFEST.csv")
         options.deeppcb, options.runs = options.deeppcb.resolve(), options.runs.resolve()
         options.runs.mkdir(parents=True, exist_ok=True)
+        if options.part == "untrained":
+            untrained(options, console)
+            return
         results[options.part] = PARTS[options.part](options, console)
         results.setdefault("made", {})[options.part] = {
             "command": "python benchmarks/realtime/run.py " + " ".join(sys.argv[1:]),

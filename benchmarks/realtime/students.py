@@ -66,6 +66,22 @@ def train_all(
     return found
 
 
+def make_timed(manifest: Path, runs: Path, console: Console, changes: dict[str, object]) -> None:
+    """Make `teacher-0`, `student-0` and all bundles, hardly trained: their speed is the same.
+
+    Args:
+        manifest: of DeepPCB-LT.
+        runs: where they lie.
+        console: for progress.
+        changes: settings that make training short.
+    """
+    teacher, student = runs / "teacher-0", runs / "student-0"
+    config = load_config(HERE / "teacher.yaml").updated({**changes, "run.seed": 0})
+    train_once(manifest, config, teacher, console)
+    distill_once(teacher, student, 0, console, changes)
+    export_missing(student, console, only_timed=True)
+
+
 def distill_once(
     teacher: Path, student: Path, seed: int, console: Console, changes: dict[str, object]
 ) -> None:

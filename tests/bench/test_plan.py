@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
 
-from recame.bench.command import Request, open_bench
+from recame.bench.command import Request, jobs_to_run, open_bench
 from recame.bench.job import job_config, run_job
 from recame.bench.method import GROUPS, load_method, method_names
 from recame.bench.plan import Bench, Job, load_plan, plan_methods
+from recame.bench.results import collect
 from recame.config import Config
 from recame.errors import ConfigError, DataError
 
@@ -225,3 +227,60 @@ def test_a_methods_file_is_checked(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(ConfigError, match=message):
             load_method(name, tmp_path)
+
+
+@pytest.fixture
+def made_elsewhere(tmp_path: Path) -> Path:
+    """What was kept of a bench on another machine: its plan, and its table of one seed."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    write_plan(folder).rename(folder / "plan.yaml")
+    rows = [
+        {"data": "defects", "method": method, "seed": 0, "split": "test", "balanced_accuracy": 0.6}
+        for method in ("cross_entropy", "ensemble")
+    ]
+    table = pd.DataFrame(rows).reindex(columns=collect(tmp_path).columns)
+    table.to_csv(folder / "results.csv", index=False)
+    return folder
+
+
+def test_runs_made_elsewhere_are_not_made_again(
+    made_elsewhere: Path, defects: Path, tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path, methods=["cross_entropy", "ensemble", "focal"])
+    request = Request(plan, tmp_path / "out", {"defects": defects}, elsewhere=(made_elsewhere,))
+    bench = open_bench(request, Console(quiet=True))
+    missing = {job.key for job in jobs_to_run(bench, request)}
+    assert missing == {
+        "defects/cross_entropy/seed1",
+        "defects/ensemble/seed1",
+        "defects/focal/seed0",
+        "defects/focal/seed1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"settings": {"finetune.epochs": 9}}, "settings"),
+        ({"data": {"defects": {"settings": {"finetune.epochs": 9}}}}, "data"),
+        (
+            {
+                "methods": [
+                    {"method": "focal", "name": "ensemble", "settings": {"objective.tau": 2}}
+                ]
+            },
+            "ensemble",
+        ),
+    ],
+)
+def test_runs_of_another_protocol_are_refused(
+    made_elsewhere: Path, defects: Path, tmp_path: Path, changes: dict[str, object], named: str
+) -> None:
+    plan = write_plan(tmp_path, **changes)
+    request = Request(plan, tmp_path / "out", {"defects": defects}, elsewhere=(made_elsewhere,))
+    with pytest.raises(ConfigError, match=f"differs from tiny in {named}.*another protocol"):
+        open_bench(request, Console(quiet=True))
+    (made_elsewhere / "plan.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"No plan\.yaml beside"):
+        open_bench(request, Console(quiet=True))

@@ -14,7 +14,15 @@ from scipy import stats
 from recame.bench.board import boards, notes
 from recame.bench.method import Method
 from recame.bench.plan import Plan
-from recame.bench.results import ALL_DATA, collect, mixed_data, paired, standings, summarise
+from recame.bench.results import (
+    ALL_DATA,
+    collect,
+    mixed_data,
+    paired,
+    read_elsewhere,
+    standings,
+    summarise,
+)
 from recame.bench.table import headline, table_markdown, update_markdown, write_tables
 from recame.errors import DataError
 
@@ -364,3 +372,29 @@ def test_markers_that_are_not_one_pair_are_refused(tmp_path: Path, text: str) ->
     with pytest.raises(DataError, match="once each and in this order"):
         update_markdown(path, "cpu", "| new |")
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_runs_made_elsewhere_stand_beside_own_ones_which_come_first(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for method, value in (("plain", 0.6), ("better", 0.7)):
+        write_result(other, "boards", method, 0, value)
+    collect(other).to_csv(other / "results.csv", index=False)
+    for seed, value in enumerate((0.72, 0.74)):
+        write_result(own, "boards", "better", seed, value)
+    for elsewhere in (other, other / "results.csv"):
+        frame = collect(own, read_elsewhere([elsewhere, other]))
+        found = {(r.method, r.seed): r.balanced_accuracy for r in frame.itertuples()}
+        assert found == {("plain", 0): 0.6, ("better", 0): 0.72, ("better", 1): 0.74}
+        assert list(frame.columns) == list(collect(own).columns)
+
+
+def test_what_is_no_table_of_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no finished run"):
+        read_elsewhere([tmp_path])
+    table = tmp_path / "other.csv"
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="no column data, method, seed"):
+        read_elsewhere([table])
+    table.write_text("")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        read_elsewhere([table])

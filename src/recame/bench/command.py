@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from recame.bench.job import job_config
 from recame.bench.plan import Bench, Job, Plan, load_plan, plan_methods
+from recame.bench.results import collect, read_elsewhere
 from recame.bench.sources import find_sources
 from recame.bench.trained import is_trained
 from recame.errors import ConfigError, DataError
@@ -34,6 +36,8 @@ class Request:
         costs: whether what the methods cost is measured again.
         table: only write the tables of what is finished.
         markdown: a file that shows the headline table between markers.
+        elsewhere: folders or `results.csv` of the same plan's runs made elsewhere; they count as
+            done and stand in the tables.
     """
 
     plan: Path
@@ -48,6 +52,7 @@ class Request:
     costs: bool = False
     table: bool = False
     markdown: Path | None = None
+    elsewhere: tuple[Path, ...] = ()
 
 
 def run_bench(request: Request, console: Console) -> bool:
@@ -66,11 +71,12 @@ def run_bench(request: Request, console: Console) -> bool:
     bench = open_bench(request, console)
     if not request.table:
         _measure_costs(bench, request, console)
-        jobs = _chosen(bench, request)
+        jobs = jobs_to_run(bench, request)
         _run(bench, jobs, request, console)
-    for path in write_results(bench, request.plan, request.markdown):
+    elsewhere = read_elsewhere(request.elsewhere) if request.elsewhere else None
+    for path in write_results(bench, request.plan, request.markdown, elsewhere):
         console.print(f"Written: {path}", highlight=False, soft_wrap=True)
-    return all(bench.result_path(job).exists() for job in _chosen(bench, request))
+    return all(bench.result_path(job).exists() for job in jobs_to_run(bench, request))
 
 
 def open_bench(request: Request, console: Console) -> Bench:
@@ -92,7 +98,9 @@ def open_bench(request: Request, console: Console) -> Bench:
     for data in plan.data:
         for method in methods:
             bench.config(data, method)
-    _chosen(bench, request)
+    jobs_to_run(bench, request)
+    for path in request.elsewhere:
+        _check_same_protocol(plan, path)
     _keep_plan(plan, request.plan, out)
     if request.table:  # of what is there: no data are needed
         return bench
@@ -116,8 +124,45 @@ def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _chosen(bench: Bench, request: Request) -> list[Job]:
-    """The jobs that were asked for."""
+def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
+    """Refuse runs made elsewhere under another protocol; its plan lies beside them."""
+    file = (elsewhere.parent if elsewhere.is_file() else elsewhere) / "plan.yaml"
+    if not file.exists():
+        raise ConfigError(
+            f"No plan.yaml beside {elsewhere} says how its runs were made, so they must not stand "
+            "in one table with others: keep it with results.csv, as recame bench wrote both."
+        )
+    other = load_plan(file)
+    differing = [
+        name
+        for name in ("data", "settings", "equal", "pace")
+        if _protocol(plan, name) != _protocol(other, name)
+    ]
+    ours, theirs = ({m.name or m.method: m for m in p.methods} for p in (plan, other))
+    differing += [
+        name
+        for name in ours.keys() & theirs.keys()
+        if (ours[name].method, ours[name].settings) != (theirs[name].method, theirs[name].settings)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{file} differs from {plan.name} in {', '.join(differing)}: the runs of {elsewhere} "
+            "were made under another protocol and cannot stand in one table with this plan's."
+        )
+
+
+def _protocol(plan: Plan, name: str) -> object:
+    """What of a plan decides its runs; where data lie and what they are called does not."""
+    if name != "data":
+        return getattr(plan, name)
+    return {
+        key: entry.model_dump(include={"builder", "options", "splits", "settings"})
+        for key, entry in plan.data.items()
+    }
+
+
+def jobs_to_run(bench: Bench, request: Request) -> list[Job]:
+    """The jobs that were asked for and were not made elsewhere."""
     unknown = set(request.methods) - set(bench.methods)
     if unknown:
         raise ConfigError(
@@ -127,11 +172,16 @@ def _chosen(bench: Bench, request: Request) -> list[Job]:
     if missing:
         listed = ", ".join(map(str, bench.plan.seeds))
         raise ConfigError(f"--seed names {sorted(missing)}; the plan has {listed}.")
+    made = set()
+    if request.elsewhere:
+        rows = read_elsewhere(request.elsewhere)
+        made = set(zip(rows["data"], rows["method"], rows["seed"], strict=True))
     return [
         job
         for job in bench.jobs()
         if job.method in (request.methods or bench.methods)
         and job.seed in (request.seeds or bench.plan.seeds)
+        and (job.data, job.method, job.seed) not in made
     ]
 
 
@@ -177,22 +227,27 @@ def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) 
     )
 
 
-def write_results(bench: Bench, file: Path, markdown: Path | None = None) -> list[Path]:
+def write_results(
+    bench: Bench,
+    file: Path,
+    markdown: Path | None = None,
+    elsewhere: pd.DataFrame | None = None,
+) -> list[Path]:
     """Write the tables of whatever is finished.
 
     Args:
         bench: the plan at work.
         file: of the plan, as the tables name it in the command that makes them.
         markdown: a file whose part between the plan's markers becomes the headline table.
+        elsewhere: rows of runs made elsewhere, of `read_elsewhere`.
 
     Raises:
         DataError: nothing is finished, or the file has no markers.
     """
     from recame.bench.page import write_page
-    from recame.bench.results import collect
     from recame.bench.table import headline, update_markdown, write_tables
 
-    frame = collect(bench.path)
+    frame = collect(bench.path, elsewhere)
     if frame.empty:
         raise DataError(f"{bench.path} holds no finished run yet: there is no table to write.")
     costs = {}

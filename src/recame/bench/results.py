@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,17 @@ ALL_DATA = "(all)"
 COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_high"}
 
 _KEYS = ["data", "method", "split"]
+_RUN_KEYS = ("data", "method", "seed")
 
 
-def collect(path: Path) -> pd.DataFrame:
+def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
     """Read every finished run of a bench.
 
     Args:
         path: the bench's folder, with `runs/DATA/METHOD/seedN/result.json` below; or what is kept
             of it without its runs, the `results.csv` that was written from them.
+        elsewhere: rows of runs that were made elsewhere, of `read_elsewhere`; where a run was also
+            made here, it counts as it was here.
 
     Returns:
         A row a data set, method, seed and split: `data, method, seed, split`, the `METRICS` (NaN
@@ -63,16 +67,63 @@ def collect(path: Path) -> pd.DataFrame:
     """
     rows = [row for file in sorted(path.glob("runs/**/result.json")) for row in _rows(file)]
     kept = path / "results.csv"
-    if not rows and kept.exists():
-        return pd.read_csv(kept, keep_default_na=False, na_values=[""])
+    if not rows and elsewhere is None and kept.exists():
+        return _read_kept(kept)
     leading = [*_KEYS[:2], "seed", "split", *METRICS, "expert_mean", *RUN_COSTS, *_FACTS]
     frame = pd.DataFrame(rows)
+    if elsewhere is not None:
+        own = {tuple(row[key] for key in _RUN_KEYS) for row in rows}
+        keys = pd.MultiIndex.from_frame(elsewhere[list(_RUN_KEYS)])
+        frame = pd.concat([frame, elsewhere[[key not in own for key in keys]]], ignore_index=True)
     experts = sorted(set(map(str, frame.columns)).difference(leading))
     columns = [*leading[:4], *METRICS, *experts, *leading[4 + len(METRICS) :]]
     frame = frame.reindex(columns=columns)
     numbers = [*METRICS, *experts, "expert_mean", *RUN_COSTS]
     frame[numbers] = frame[numbers].astype(np.float64)
     return frame.sort_values([*_KEYS[:2], "seed", "split"], ignore_index=True)
+
+
+def read_elsewhere(paths: Sequence[Path]) -> pd.DataFrame:
+    """Rows of runs that were made in other folders or on other machines.
+
+    Args:
+        paths: folders of a bench, or the `results.csv` that one wrote; of runs that several hold,
+            the first counts.
+
+    Returns:
+        As `collect`.
+
+    Raises:
+        DataError: a path holds no such table.
+    """
+    frames = []
+    for path in paths:
+        frame = _read_kept(path) if path.is_file() else collect(path)
+        if frame.empty:
+            raise DataError(
+                f"{path} holds no finished run, so nothing can be taken over from it: give the "
+                "folder of a bench, or the results.csv that it wrote."
+            )
+        frames.append(frame)
+    joined = pd.concat(frames, ignore_index=True)
+    return joined.drop_duplicates([*_RUN_KEYS, "split"], ignore_index=True)
+
+
+def _read_kept(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file} cannot be read as a table ({error}): give the results.csv that recame bench "
+            "wrote."
+        ) from error
+    lacking = [name for name in (*_RUN_KEYS, "split", *METRICS, *_FACTS) if name not in frame]
+    if lacking:
+        raise DataError(
+            f"{file} has no column {', '.join(lacking)}, so its runs cannot stand in this table: "
+            "give the results.csv that recame bench wrote."
+        )
+    return frame
 
 
 _FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")

@@ -361,6 +361,14 @@ def bench(
     markdown: Annotated[
         Path | None, typer.Option(help="Also put the headline table between this file's markers.")
     ] = None,
+    elsewhere: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            help="results.csv of this plan's runs made elsewhere: they count as done; may be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Compare methods under one protocol: PLAN as a queue that can be stopped and resumed."""
     from recame.cli.requests import data_paths
@@ -382,6 +390,7 @@ def bench(
         costs=costs,
         table=table,
         markdown=markdown,
+        elsewhere=tuple(elsewhere or ()),
     )
     if not run_bench(request, Console()) and not table:
         raise typer.Exit(1)
