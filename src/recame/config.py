@@ -139,14 +139,16 @@ class ObjectiveConfig(Section):
     base: Literal["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"] = (
         "balanced_softmax"
     )
-    tau: float | tuple[float, ...] = Field(1.0, description="of the prior; one an expert: BalPoE")
+    tau: Auto | float | tuple[float, ...] = Field(
+        "auto", description="of the prior; one an expert: BalPoE; 1 as published"
+    )
     base_weight: Weight = 1.0
     hard_weight: Weight = 1.0
     hard_fraction: Fraction = Field(0.3, description="share of the classes kept as hard")
     hard_mode: Literal["reference", "gather"] = "reference"
     hard_selection: Literal["reference", "own"] = "reference"
-    distillation_weight: Weight = 0.6
-    hard_distillation_weight: Weight = 0.6
+    distillation_weight: Weight = Field(0.0, description="between the experts; 0.6 as published")
+    hard_distillation_weight: Weight = Field(0.0, description="0.6 as published")
     detach_target: bool = False
     diversity_weight: Weight = Field(0.0, description="RIDE: experts apart from their ensemble")
     contrastive_weight: Weight = 0.05

@@ -200,14 +200,20 @@ class TestModel:
         assert values["evaluation.views"] == 2  # as many as a mirror makes
         assert not any("model.num_experts" in reason for reason in plan.reasons)
 
-    def test_more_is_each_experts_own_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-        config = Config().updated({"data.size": 64})
-        shared = [
-            int(plan_model(config, fake_data(), device).config.model.shared_stages)
-            for device in (CPU, GPU)
-        ]
-        assert shared[1] < shared[0]
+    @pytest.mark.parametrize(
+        ("experts", "taus"), [("auto", (1.0, 2.0)), (3, (1.0, 1.5, 2.0)), (1, 1.0)]
+    )
+    def test_experts_part_by_tau_and_two_stages(self, experts: object, taus: object) -> None:
+        config = Config().updated({"data.size": 64, "model.num_experts": experts})
+        plan = plan_model(config, fake_data(), CPU)
+        assert plan.config.objective.tau == taus
+        assert plan.config.model.shared_stages == 7 - 2
+        told = [reason for reason in plan.reasons if reason.startswith("objective.tau")]
+        assert len(told) == 1
+
+    def test_a_tau_that_is_given_is_kept(self) -> None:
+        plan = plan_model(Config().updated({"objective.tau": 0.5}), fake_data(), CPU)
+        assert plan.config.objective.tau == 0.5
 
     def test_every_step_is_timed_after_the_warm_up(self, ongoing: Callable[..., Any]) -> None:
         run = ongoing(finetune__epochs="auto", run__time_budget_s=30.0)

@@ -33,6 +33,7 @@ PLAIN: dict[str, Any] = {
     "model.classifier": "linear",
     "model.standardise": False,
     "objective.base": "cross_entropy",
+    "objective.tau": 1,
     "objective.hard_weight": 0,
     "objective.distillation_weight": 0,
     "objective.hard_distillation_weight": 0,

@@ -30,6 +30,8 @@ EMBEDDING_SHARE = 0.15
 EMBEDDED_PIXELS_PER_S = 2.5e6
 #: The probe without a time budget.
 PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
+#: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007).
+TAUS = (1.0, 2.0)
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
 PLANNED_SHARE = 0.93
 
@@ -124,15 +126,18 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     backbone = str(changes.get("model.backbone", config.model.backbone))
     decide("model.num_experts", 2, "the second expert buys most of what an ensemble can")
     num_stages = config.model.stages or _num_stages(backbone, data.spec.channels)
-    if device.type == "cuda":
-        decide("model.shared_stages", num_stages - 2, "two own stages an expert are cheap on a GPU")
     if config.model.shared_stages != "auto" and -num_stages <= config.model.shared_stages < 0:
         changes["model.shared_stages"] = num_stages + config.model.shared_stages
     decide(
         "model.shared_stages",
-        num_stages - 1,
-        f"all but the last of {num_stages} stages are shared: two experts at about one's cost",
+        max(0, num_stages - 2),
+        f"all but the last two of {num_stages} stages are shared: experts that differ, cheaply",
     )
+    num_experts = int(changes.get("model.num_experts", config.model.num_experts))
+    if num_experts > 1:
+        taus = tuple(np.linspace(*TAUS, num_experts).tolist())
+        decide("objective.tau", taus, "a larger one makes an expert of the rare classes")
+    decide("objective.tau", 1.0, "balanced softmax")
     decide(
         "model.pooled_stages",
         num_stages - 1,
