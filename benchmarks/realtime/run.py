@@ -3,11 +3,12 @@
     python benchmarks/realtime/run.py train --deeppcb MANIFEST.csv --runs DIR --seeds 0 1 2
     python benchmarks/realtime/run.py speed --deeppcb MANIFEST.csv --runs DIR --light-python PYTHON
     python benchmarks/realtime/run.py many --deeppcb MANIFEST.csv --runs DIR --light-python PYTHON
+    python benchmarks/realtime/run.py apart --deeppcb MANIFEST.csv --runs DIR
     python benchmarks/realtime/run.py table
     python benchmarks/realtime/run.py untrained --deeppcb MANIFEST.csv --runs DIR
 
 Every part keeps what is finished and writes its share of results/. README.md says how to make the
-environment without torch. Run nothing beside `speed` and `many`.
+environment without torch. Run nothing beside `speed`, `apart` and `many`.
 """
 
 from __future__ import annotations
@@ -121,6 +122,15 @@ def _without_places(results: dict[str, Any], options: argparse.Namespace) -> dic
     return named
 
 
+def apart(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The ratios of `speed` once more, each variant in a process of its own."""
+    from apart import measure_apart
+
+    return measure_apart(
+        options.runs, options.deployed, options.threads, options.rounds, options.seconds, console
+    )
+
+
 def untrained(options: argparse.Namespace, console: Console) -> None:
     """Networks and bundles for `speed` and `many` alone, in minutes, where none are trained."""
     from students import make_timed
@@ -128,7 +138,7 @@ def untrained(options: argparse.Namespace, console: Console) -> None:
     make_timed(options.deeppcb, options.runs, console, QUICK)
 
 
-PARTS = {"train": train, "speed": speed, "many": many}
+PARTS = {"train": train, "speed": speed, "apart": apart, "many": many}
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ def table(results: dict[str, Any], deployed: str) -> str:
     rows = [
         *_accuracy(results.get("train"), deployed),
         *_throughput(results.get("speed"), deployed),
+        *_apart(results.get("apart")),
         *_without_torch(results.get("speed"), deployed),
         *_parity(results.get("train")),
         *_folder(results.get("many")),
@@ -119,6 +120,48 @@ def _throughput(found: dict[str, Any] | None, deployed: str) -> list[Row]:
             what = f"same backbone, {size} px, batch 32: {precision} bundle / eager torch fp32"
             rows.append(
                 (what, f">= {least:g}", measured, max(ratios.values(), default=0.0) >= least)
+            )
+    return rows
+
+
+def _apart(found: dict[str, Any] | None) -> list[Row]:
+    """Each in a process of its own, against eager torch as it comes; its best is told beside it."""
+    if not found:
+        return []
+    rates = found["images_per_s"]
+    rows: list[Row] = []
+
+    def row(what: str, fast: dict[str, float], eager: str, least: float) -> None:
+        plain, tuned = rates[f"{eager} nchw"], rates[f"{eager} nhwc"]
+        told = ", ".join(
+            f"{name} {rate / plain:.2f}, to channels_last {rate / tuned:.2f}"
+            for name, rate in fast.items()
+        )
+        measured = f"{told} (eager {plain:,.0f}, channels_last {tuned:,.0f} images/s)"
+        best = max((rate / plain for rate in fast.values()), default=0.0)
+        rows.append(
+            (f"{what}, each in a process of its own", f">= {least:g}", measured, best >= least)
+        )
+
+    row(
+        "student's bundle / two separate experts in eager torch",
+        {"student": rates["student"]},
+        "two experts, eager",
+        15,
+    )
+    for precision, least in (("fp32", 3.5), ("int8", 5.0)):
+        for size in (64, 128):
+            start = f"{size} px, "
+            fast = {
+                name.removeprefix(start): rate
+                for name, rate in rates.items()
+                if name.startswith(start) and name.endswith(precision)
+            }
+            row(
+                f"{size} px, batch 32: {precision} bundle / eager torch fp32",
+                fast,
+                f"{start}eager",
+                least,
             )
     return rows
 

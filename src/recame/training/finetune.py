@@ -19,6 +19,7 @@ from recame.data import Augment, BatchDataset, EpochBatches, Mix, class_prior, m
 from recame.errors import ConfigError, MissingDependencyError
 from recame.evaluation.progress import progress_bars
 from recame.models import MultiExpertClassifier
+from recame.training.allocation import freed_memory_kept
 from recame.training.callbacks import History, LastCheckpoint
 from recame.training.frozen_trunk import TrunkCache, build_trunk_cache
 from recame.training.lightning_module import FinetuneData, FinetuneModule, MovingAverage
@@ -51,8 +52,9 @@ def run_finetune(
         The run with its epochs decided, and the model.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
-    run = _with_epochs(run, model, trunk, distillation)
-    return run, _fit(run, model, trunk, distillation)
+    with freed_memory_kept():
+        run = _with_epochs(run, model, trunk, distillation)
+        return run, _fit(run, model, trunk, distillation)
 
 
 def check_finetune(run: OngoingRun) -> None:
@@ -87,7 +89,8 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
     trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
     model.set_batch_norm_frozen(settings.freeze_batch_norm)
     module = _module(run, model, trunk).to(run.device)
-    return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
+    with freed_memory_kept():
+        return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
 
 
 def _batches(run: OngoingRun) -> dict[str, Any]:
