@@ -20,8 +20,8 @@ def freed_memory_kept() -> Iterator[bool]:
     """Let glibc reuse what a step frees; give it back to the system at the end.
 
     By default glibc maps each large tensor of a step from the system and unmaps it again, and the
-    system clears every page of it each time: about a tenth of a fine-tuning step of an EfficientNet
-    on two cores (`benchmarks/training/allocation.py`). Another C library or allocator is left alone.
+    system clears every page of it each time: about a tenth of an EfficientNet's fine-tuning step
+    on two cores (`benchmarks/training/allocation.py`). Another allocator is left alone.
 
     Yields:
         Whether the allocator took the hint.
