@@ -68,6 +68,26 @@ METHODS: dict[str, dict[str, object]] = {
         "finetune.lr": 2e-3,
         "augment.symmetry": "flips",
     },
+    "fine-tuning, balanced softmax, no mixup, lr 5e-4": {
+        **PLAIN,
+        "augment.mixup": 0,
+        "probe.enabled": False,
+        "finetune.lr": 5e-4,
+        "augment.symmetry": "flips",
+    },
+    "probe, then fine-tuning from it, lr 1e-4": {
+        **PLAIN,
+        "augment.mixup": 0,
+        "model.hidden": 256,
+        "model.pooled_stages": 4,
+        "model.dropout": 0.3,
+        "model.standardise": True,
+        "finetune.lr": 1e-4,
+        "finetune.head_lr": 1e-4,
+        "finetune.freeze_batch_norm": True,
+        "augment.symmetry": "flips",
+        "run.keep": "best_phase",
+    },
 }
 
 Labelled = Iterator[tuple[np.ndarray, str, str]]
