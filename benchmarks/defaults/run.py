@@ -1,7 +1,7 @@
 """The default of `recame train` beside plain recipes, on small sets of several kinds.
 
     python benchmarks/defaults/run.py --deeppcb MANIFEST.csv --cifar cifar10_lt100.zip
-        [--time-budget 150s] [--seeds 0] [--runs DIR]
+        [--time-budget 150s] [--seeds 0] [--runs DIR] [--methods NAME ...] [--out DIR]
 
 Every method gets the same time on the same images and is judged on images that neither training
 nor selection saw. A resumable queue: what is finished is not run again. Run nothing beside it:
@@ -196,6 +196,8 @@ def main() -> None:
     parser.add_argument("--time-budget", default="150s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     console = Console()
     makers: dict[str, Callable[[], Labelled]] = {"digits": digits, "synth small": synth}
@@ -208,6 +210,8 @@ def main() -> None:
         slug = name.replace(" ", "-")
         manifest = write(maker(), options.runs / "sets" / slug)
         for number, (method, settings) in enumerate(METHODS.items()):
+            if method not in options.methods:
+                continue
             for seed in options.seeds:
                 console.rule(f"{name}: {method}, seed {seed}")
                 changes = {
@@ -219,8 +223,8 @@ def main() -> None:
                 result = run_one(manifest, changes, out, console)
                 rows.append({"set": name, "method": method, "seed": seed, **result})
     results = pd.DataFrame(rows)
-    folder = HERE / "results"
-    folder.mkdir(exist_ok=True)
+    folder = options.out
+    folder.mkdir(parents=True, exist_ok=True)
     results.to_csv(folder / "results.csv", index=False, float_format="%.5f")
     lines = [f"| method | {' | '.join(makers)} |", "| --- " * (1 + len(makers)) + "|"]
     for method, runs in results.groupby("method", sort=False):
