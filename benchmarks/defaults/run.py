@@ -1,7 +1,8 @@
 """The default of `recame train` beside plain recipes, on small sets of several kinds.
 
     python benchmarks/defaults/run.py --deeppcb MANIFEST.csv --cifar cifar10_lt100.zip
-        [--time-budget 150s] [--seeds 0] [--runs DIR] [--methods NAME ...] [--out DIR]
+        [--time-budget 150s] [--seeds 0] [--runs DIR] [--sets NAME ...]
+        [--methods NAME ...] [--out DIR]
 
 Every method gets the same time on the same images and is judged on images that neither training
 nor selection saw. A resumable queue: what is finished is not run again. Run nothing beside it:
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--time-budget", default="150s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
+    parser.add_argument("--sets", nargs="+", help="only these of the sets that are at hand")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
@@ -205,6 +207,7 @@ def main() -> None:
         makers["deeppcb small"] = lambda: deeppcb(options.deeppcb)
     if options.cifar:
         makers["cifar small"] = lambda: cifar(options.cifar)
+    makers = {name: make for name, make in makers.items() if name in (options.sets or makers)}
     rows = []
     for name, maker in makers.items():
         slug = name.replace(" ", "-")
