@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,41 @@ def test_runs_made_elsewhere_are_not_made_again(
         "defects/focal/seed0",
         "defects/focal/seed1",
     }
+
+
+class TestEqualTimeElsewhere:
+    """A plan of equal time, two runs of which were made on another machine."""
+
+    @pytest.fixture
+    def request_(self, made_elsewhere: Path, defects: Path, tmp_path: Path) -> Request:
+        settings = {**TINY, "finetune.epoch_size": 64}
+        words: dict[str, Any] = {"equal": "time", "pace": "cross_entropy", "settings": settings}
+        write_plan(made_elsewhere, **words).rename(made_elsewhere / "plan.yaml")
+        cost = {"train_images_per_s": 100.0, "fixed_s": 0.0}
+        rows = {"defects/cross_entropy": cost, "defects/ensemble": {**cost, "fixed_s": 0.5}}
+        (made_elsewhere / "costs.json").write_text(json.dumps({"rows": rows}))
+        plan = write_plan(tmp_path, **words)
+        return Request(plan, tmp_path / "out", {"defects": defects}, elsewhere=(made_elsewhere,))
+
+    def test_time_is_shared_out_as_it_was_there(self, request_: Request) -> None:
+        bench = open_bench(request_, Console(quiet=True))
+        config = job_config(bench, Job("defects", "ensemble", 1))
+        own = bench.config("defects", "ensemble", 1).finetune
+        images = int(own.epochs) * int(own.epoch_size) - 0.5 * 100
+        assert config.finetune.epoch_size == max(own.batch_size, round(images / int(own.epochs)))
+        open_bench(request_, Console(quiet=True))  # again, with costs of its own by now
+
+    def test_other_costs_are_refused(self, request_: Request) -> None:
+        bench = open_bench(request_, Console(quiet=True))
+        bench.costs_path.write_text(json.dumps({"rows": {}}))
+        with pytest.raises(ConfigError, match=r"hold different costs.*one table"):
+            open_bench(request_, Console(quiet=True))
+        bench.costs_path.unlink()
+        with pytest.raises(ConfigError, match="leave out --costs, or --with"):
+            open_bench(replace(request_, costs=True), Console(quiet=True))
+        (request_.elsewhere[0] / "costs.json").unlink()
+        with pytest.raises(ConfigError, match=r"No costs\.json beside"):
+            open_bench(request_, Console(quiet=True))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ def open_bench(request: Request, console: Console) -> Bench:
     for path in request.elsewhere:
         _check_same_protocol(plan, path)
     _keep_plan(plan, request.plan, out)
+    if plan.equal == "time" and request.elsewhere:
+        _take_over_costs(bench, request)
     if request.table:  # of what is there: no data are needed
         return bench
     bench = replace(bench, sources=find_sources(plan, request.data, folder, out, console))
@@ -126,7 +128,7 @@ def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
 
 def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
     """Refuse runs made elsewhere under another protocol; its plan lies beside them."""
-    file = (elsewhere.parent if elsewhere.is_file() else elsewhere) / "plan.yaml"
+    file = _beside(elsewhere, "plan.yaml")
     if not file.exists():
         raise ConfigError(
             f"No plan.yaml beside {elsewhere} says how its runs were made, so they must not stand "
@@ -149,6 +151,45 @@ def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
             f"{file} differs from {plan.name} in {', '.join(differing)}: the runs of {elsewhere} "
             "were made under another protocol and cannot stand in one table with this plan's."
         )
+
+
+def _beside(elsewhere: Path, name: str) -> Path:
+    """A file of the bench that `--with` named by its folder or by its table."""
+    return (elsewhere.parent if elsewhere.is_file() else elsewhere) / name
+
+
+def _take_over_costs(bench: Bench, request: Request) -> None:
+    """Share out an equal time as it was elsewhere, so that each method sees the same images.
+
+    Raises:
+        ConfigError: the costs that the runs were made with are lacking, or are not one and the
+            same.
+    """
+    if request.costs:
+        raise ConfigError(
+            f"Plan {bench.plan.name} shares out equal time by what the methods cost where the runs "
+            "of --with were made; measured again, the runs still missing would get other shares: "
+            "leave out --costs, or --with."
+        )
+    own = [bench.costs_path] if bench.costs_path.exists() else []
+    files = [*own, *(_beside(path, bench.costs_path.name) for path in request.elsewhere)]
+    for file in files:
+        if not file.exists():
+            raise ConfigError(
+                f"No costs.json beside {file.parent} says how its runs shared out equal time, so "
+                "those still missing would get other shares: keep it with results.csv, as recame "
+                "bench wrote both."
+            )
+    rows = [json.loads(file.read_text(encoding="utf-8"))["rows"] for file in files]
+    if any(row != rows[0] for row in rows):
+        raise ConfigError(
+            f"{' and '.join(map(str, files))} hold different costs, so their runs shared out equal "
+            "time differently and cannot stand in one table: choose an empty --out, and give "
+            "only runs of one costs.json."
+        )
+    if not own:
+        with writing(bench.costs_path) as partial:
+            partial.write_bytes(files[0].read_bytes())
 
 
 def _protocol(plan: Plan, name: str) -> object:
