@@ -91,10 +91,10 @@ def test_taken_experts_answer_as_before() -> None:
         heads.append(ExpertHead(3, 6, 4, hidden=5).eval())
         heads[-1].set_standardisation(torch.rand(6), torch.rand(6) + 1)
     head = ExpertHead(2, 6, 4, hidden=5).eval()
-    head.take_experts(heads)
+    head.take_experts([(heads[0], 0), (heads[1], 2)])
     pooled = torch.randn(7, 3, 6)
-    alone = torch.stack([h(pooled).logits[:, 0] for h in heads], 1)
-    torch.testing.assert_close(head(pooled[:, :1].expand(-1, 2, -1)).logits, alone)
+    alone = torch.stack([heads[0](pooled).logits[:, 0], heads[1](pooled).logits[:, 2]], 1)
+    torch.testing.assert_close(head(pooled[:, [0, 2]]).logits, alone)
 
 
 def test_constant_features_are_not_divided_by_zero() -> None:

@@ -50,27 +50,28 @@ def test_sharing_costs_fewer_parameters() -> None:
 
 
 @pytest.mark.parametrize("shared", [0, 3])
-@pytest.mark.parametrize("hidden", [0, 6])
-def test_joined_experts_answer_as_they_did_alone(shared: int, hidden: int) -> None:
+@pytest.mark.parametrize(("hidden", "expert"), [(0, -1), (6, 1)])
+def test_joined_experts_answer_as_they_did_alone(shared: int, hidden: int, expert: int) -> None:
     first = build(shared_stages=shared, pooled_stages=2, hidden=hidden).eval()
     torch.manual_seed(5)
     plan = Architecture("resnet10t", 3, shared_stages=1, pooled_stages=2, hidden=hidden)
     second = MultiExpertClassifier(plan, 5, SPEC).eval()
     for model in (first, second):
         model.head.set_standardisation(torch.full((768,), 0.2), torch.full((768,), 3.0))
-    joined = first.joined(second)
+    joined = first.joined(second, expert)
     assert joined.architecture == replace(plan, num_experts=2, shared_stages=0)
     x = images(3)
     with torch.no_grad():
-        alone = torch.stack([first(x).logits[:, 0], second(x).logits[:, 0]], 1)
+        alone = torch.stack([first(x).logits[:, 0], second(x).logits[:, expert]], 1)
         torch.testing.assert_close(joined(x).logits, alone)
 
 
 def test_joined_experts_share_the_stages_that_are_equal() -> None:
     first = build(shared_stages=2)
+    first.tails[1].load_state_dict(first.tails[0].state_dict())
     second = copy.deepcopy(first)
     with torch.no_grad():
-        for parameter in second.tails[0][1].parameters():
+        for parameter in second.tails[-1][1].parameters():
             parameter.add_(1)
     joined = first.joined(second)
     assert joined.architecture.shared_stages == 3  # the two shared ones, and a tail's first

@@ -18,6 +18,7 @@ from recame.training.planner import (
     DEFAULT_GPU_PASSES,
     ENOUGH_IMAGES,
     ENOUGH_PASSES,
+    JUDGING_SHARE,
     PLANNED_SHARE,
     StepCost,
     choose_device,
@@ -52,14 +53,26 @@ class TestEpochs:
         config = CONFIG.updated({"run.time_budget_s": budget})
         cost = StepCost(step_s, val_s)
         plan = plan_epochs(config, cost, num_train=num_train, elapsed_s=20.0, device=CPU)
-        left = PLANNED_SHARE * budget - 20.0 - 4 * VIEWS * val_s
+        left = PLANNED_SHARE * budget - 20.0 - JUDGING_SHARE * 6 * VIEWS * val_s
+        assert plan.epochs_s == pytest.approx(left)
         seconds = planned_s(plan.config, cost)
         assert seconds <= left
-        images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
+        size = int(plan.config.finetune.epoch_size)
+        images = int(plan.config.finetune.epochs) * size
         enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
+        assert plan.config.finetune.epochs <= plan.most_epochs <= max(1, enough / size)
         assert images >= 0.99 * enough or seconds >= 0.95 * left
         assert images <= enough * 1.01
         assert f"{budget:.0f} s in all" in plan.reasons[0]
+
+    def test_a_large_val_decides_by_a_part(self) -> None:
+        config = CONFIG.updated({"run.time_budget_s": 600.0})
+        words = {"num_train": 1000, "elapsed_s": 0.0, "device": CPU}
+        whole, part = (
+            plan_epochs(config, StepCost(0.5, 10.0), judged_share=share, **words).epochs_s
+            for share in (1.0, 0.1)
+        )
+        assert part - whole == pytest.approx(JUDGING_SHARE * VIEWS * 10.0 * (6 - (6 * 0.1 + 2)))
 
     def test_nothing_is_left_open(self) -> None:
         cost = StepCost(0.3, 1.0)
@@ -79,7 +92,7 @@ class TestEpochs:
         config = CONFIG.updated({"finetune.epoch_size": 640, "run.time_budget_s": 100.0})
         plan = plan_epochs(config, StepCost(1.0, 0.0), num_train=70, elapsed_s=0.0, device=CPU)
         assert plan.config.finetune.epoch_size == 640
-        assert plan.config.finetune.epochs == 9  # 93 of 100 s, 10 steps of 1 s an epoch
+        assert plan.config.finetune.epochs == 9  # 95 of 100 s, 10 steps of 1 s an epoch
 
     def test_a_spent_budget_leaves_one_short_epoch(self) -> None:
         config = CONFIG.updated({"run.time_budget_s": 30.0})
@@ -91,6 +104,7 @@ class TestEpochs:
         plan = plan_epochs(CONFIG, StepCost(0.01, 0.1), num_train=4000, elapsed_s=0.0, device=GPU)
         images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
         assert images == pytest.approx(DEFAULT_GPU_PASSES * 4000, rel=0.05)
+        assert plan.epochs_s is None  # no time was given that could run out
 
 
 class TestSize:

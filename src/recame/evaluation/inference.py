@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import ExpertOutput, Predictions, ensemble_logits
-from recame.data.dataset import InspectionSet, to_unit
+from recame.data.dataset import InspectionSet, SplitView, to_unit
 from recame.data.transforms import dihedral_view
 from recame.evaluation.weighting import Weighting, stability_weights, weighted_logits
 from recame.models import FrozenForward
@@ -250,7 +250,7 @@ class _Collected:
 def predict_split(
     model: nn.Module,
     inspection_set: InspectionSet,
-    split: str,
+    split: str | SplitView,
     *,
     num_views: int,
     batch_size: int,
@@ -265,7 +265,7 @@ def predict_split(
     Args:
         model: as for `predict_cached`.
         inspection_set: the images, decoded as the model expects them.
-        split: name of the split.
+        split: name of the split, or some of its images.
         num_views: 1 to 8 test-time views, averaged.
         batch_size: images a forward pass.
         device: where the model lies.
@@ -275,7 +275,8 @@ def predict_split(
         weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
             whole split, from the images and their mirror images; no label is used.
     """
-    view, images = inspection_set.view(split), inspection_set.cache.images
+    view = inspection_set.view(split) if isinstance(split, str) else split
+    images = inspection_set.cache.images
     stable = weighting == "stability"
     forward = BatchForward(
         model,

@@ -236,20 +236,21 @@ class ExpertHead(nn.Module):
         weight.copy_(torch.where(usable, unit, weight))
 
     @torch.no_grad()
-    def take_experts(self, heads: Sequence[ExpertHead]) -> None:
-        """Make this head's experts copies of the first expert of each of `heads`, which are alike.
+    def take_experts(self, chosen: Sequence[tuple[ExpertHead, int]]) -> None:
+        """Make this head's experts copies of one expert each of other heads, which are alike.
 
         Args:
-            heads: E of them.
+            chosen: E heads, and which expert of each.
         """
-        first = [dict(head.named_parameters()) for head in heads]
+        known = [(dict(head.named_parameters()), expert) for head, expert in chosen]
         for name, parameter in self.named_parameters():
-            parameter.copy_(torch.stack([parameters[name][0] for parameters in first]))
+            parameter.copy_(torch.stack([found[name][expert] for found, expert in known]))
         if self.standardise is None:
             return
         for name in ("running_mean", "running_var"):
             own = getattr(self.standardise, name).view(self.shape)
-            own.copy_(torch.stack([getattr(h.standardise, name).view(h.shape)[0] for h in heads]))
+            values = [getattr(h.standardise, name).view(h.shape)[expert] for h, expert in chosen]
+            own.copy_(torch.stack(values))
 
     def forward(self, pooled: Tensor) -> ExpertOutput:
         """Classify.

@@ -289,20 +289,24 @@ class MultiExpertClassifier(nn.Module):
         return model
 
     @torch.no_grad()
-    def joined(self, other: MultiExpertClassifier) -> MultiExpertClassifier:
-        """Two experts: this model's first one and the other's.
+    def joined(self, other: MultiExpertClassifier, expert: int = -1) -> MultiExpertClassifier:
+        """Two experts: this model's first one and one of the other's.
 
         Experts that were trained differently err differently, which is what an ensemble lives
-        from; the price is two whole networks, but for the first stages if they are equal.
+        from; and where the taus rise over the experts, the first and the last are the smallest and
+        the largest (docs/decisions/0008). The price is two whole networks, but for the first
+        stages if they are equal.
 
         Args:
             other: of the same backbone, head, classes and preprocessing; how many experts it has
                 and what they share may differ.
+            expert: which of the other's, from its last if negative.
 
         Returns:
             A model of its own, on this one's device, in evaluation mode.
         """
-        own, others = self._first_experts_stages(), other._first_experts_stages()
+        chosen = ((self, 0), (other, expert))
+        own, others = (_stages(model, number) for model, number in chosen)
         equal = [_same_weights(a, b) for a, b in zip(own, others, strict=True)]
         shared_stages = (*equal, False).index(False)
         plan = replace(self.architecture, num_experts=2, shared_stages=shared_stages)
@@ -311,13 +315,8 @@ class MultiExpertClassifier(nn.Module):
         model.trunk.load_state_dict(nn.ModuleList(own[:shared_stages]).state_dict())
         for tail, stages in zip(model.tails, (own, others), strict=True):
             tail.load_state_dict(nn.ModuleList(stages[shared_stages:]).state_dict())
-        model.head.take_experts([self.head, other.head])
+        model.head.take_experts([(part.head, number) for part, number in chosen])
         return model.to(next(self.parameters()).device).eval()
-
-    def _first_experts_stages(self) -> list[nn.Module]:
-        own = self.tails[0]
-        assert isinstance(own, nn.ModuleList)
-        return [*self.trunk, *own]
 
     def _run(self, stages: nn.ModuleList, maps: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:
         """Run stages number `first` and on; also the averages of those that feed the head."""
@@ -341,6 +340,13 @@ class MultiExpertClassifier(nn.Module):
         return torch.stack(
             [self._expert_pooled(e, maps, shared) for e in range(self.num_experts)], 1
         )
+
+
+def _stages(model: MultiExpertClassifier, expert: int) -> list[nn.Module]:
+    """One expert's stages, shared and own."""
+    own = model.tails[expert]
+    assert isinstance(own, nn.ModuleList)
+    return [*model.trunk, *own]
 
 
 def _same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -25,9 +25,10 @@ from recame.models import (
     MultiExpertClassifier,
     build_backbone,
 )
+from recame.training.choice import keep_best
 from recame.training.finetune import run_finetune
 from recame.training.finished_run import open_finished, recorded_data
-from recame.training.fit import keep_best, quiet_libraries, record_run
+from recame.training.fit import quiet_libraries, record_run
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import choose_device, choose_precision
 from recame.training.run_folder import RunFolder

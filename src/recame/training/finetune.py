@@ -21,15 +21,18 @@ from recame.evaluation.progress import progress_bars
 from recame.models import MultiExpertClassifier
 from recame.training.allocation import freed_memory_kept
 from recame.training.callbacks import History, LastCheckpoint
+from recame.training.choice import VAL_PER_CLASS
 from recame.training.frozen_trunk import TrunkCache, build_trunk_cache
 from recame.training.lightning_module import FinetuneData, FinetuneModule, MovingAverage
 from recame.training.ongoing_run import OngoingRun
-from recame.training.planner import StepCost, plan_epochs
+from recame.training.pace import KeepTime
+from recame.training.planner import Plan, StepCost, plan_epochs
 from recame.training.processes import call_followers
 from recame.training.teacher import Distillation
 
-_WARM_UP_STEPS = 2
-_TIMED_STEPS = 4
+# Few: on a small machine each takes seconds of the budget, and the epochs correct the plan.
+_WARM_UP_STEPS = 1
+_TIMED_STEPS = 3
 
 _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -53,8 +56,14 @@ def run_finetune(
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
     with freed_memory_kept():
-        run = _with_epochs(run, model, trunk, distillation)
-        return run, _fit(run, model, trunk, distillation)
+        plan = _plan_epochs(run, model, trunk, distillation)
+        run = replace(run, config=plan.config)
+        epochs, model = _fit(run, model, trunk, distillation, plan)
+    if epochs != plan.config.finetune.epochs:
+        reason = f"finetune.epochs = {epochs}: as many as fitted, by the clock after each"
+        run = replace(run, config=plan.config.updated({"finetune.epochs": epochs}))
+        _record(run, (reason,))
+    return run, model
 
 
 def check_finetune(run: OngoingRun) -> None:
@@ -167,16 +176,16 @@ def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
         )
 
 
-def _with_epochs(
+def _plan_epochs(
     run: OngoingRun,
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
     distillation: Distillation | None,
-) -> OngoingRun:
+) -> Plan:
     """Fix the number of epochs: from the settings, or from the time left and a measured step."""
     settings = run.config.finetune
     if settings.epochs != "auto" and settings.epoch_size != "auto":
-        return run
+        return Plan(run.config, ())
     num_train = len(run.data.view("train").targets)
     cost = StepCost(1.0, 0.0)
     if settings.epochs == "auto":
@@ -189,12 +198,26 @@ def _with_epochs(
         elapsed_s=time.monotonic() - run.started,
         device=run.device,
         patience=1 if distillation is None else run.config.distill.patience,
+        judged_share=_judged_share(run),
     )
-    run.folder.explain(plan.reasons)
-    for reason in plan.reasons:
+    _record(replace(run, config=plan.config), plan.reasons)
+    return plan
+
+
+def _judged_share(run: OngoingRun) -> float:
+    """Of the validation split, what decides which phase is kept."""
+    if "val" not in run.data.splits:
+        return 1.0
+    images = np.bincount(run.data.view("val").targets)
+    return float(np.minimum(images, VAL_PER_CLASS).sum() / images.sum())
+
+
+def _record(run: OngoingRun, reasons: tuple[str, ...]) -> None:
+    """Say what was decided, and keep it with the run."""
+    run.folder.explain(reasons)
+    for reason in reasons:
         run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
-    run.folder.save_config(plan.config)
-    return replace(run, config=plan.config)
+    run.folder.save_config(run.config)
 
 
 def _fit(
@@ -202,8 +225,13 @@ def _fit(
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
     distillation: Distillation | None,
-) -> MultiExpertClassifier:
-    """Fine-tune with Lightning, from the newest checkpoint if there is one."""
+    plan: Plan,
+) -> tuple[int, MultiExpertClassifier]:
+    """Fine-tune with Lightning, from the newest checkpoint if there is one; also how many epochs.
+
+    A run taken up again keeps the epochs that its checkpoint knows: they, and not the clock, make
+    its end the one that it would have had.
+    """
     config, settings = run.config, run.config.finetune
     model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
     model.set_batch_norm_frozen(settings.freeze_batch_norm)
@@ -211,6 +239,8 @@ def _fit(
     callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))
+    if plan.epochs_s is not None:
+        callbacks.insert(0, KeepTime(plan.epochs_s, plan.most_epochs, module.pace))
     watched = run.console.is_terminal and not run.console.quiet
     if watched:
         callbacks.append(RichProgressBar(leave=False))
@@ -242,7 +272,8 @@ def _fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     model.set_batch_norm_frozen(False)
-    return model.to(run.device).eval()
+    assert trainer.max_epochs is not None
+    return trainer.max_epochs, model.to(run.device).eval()
 
 
 def _tensorboard(run: OngoingRun) -> Any:

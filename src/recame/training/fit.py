@@ -8,14 +8,13 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from recame.config import Config
-from recame.contracts import Predictions, PreprocessSpec
+from recame.contracts import PreprocessSpec
 from recame.data import (
     InspectionSet,
     ManifestColumns,
@@ -24,7 +23,6 @@ from recame.data import (
     read_manifest,
 )
 from recame.errors import ConfigError
-from recame.evaluation import evaluate_predictions, predict_split
 from recame.evaluation.progress import progress_bars
 from recame.losses import LossFactory
 from recame.models import (
@@ -32,8 +30,8 @@ from recame.models import (
     Architecture,
     MultiExpertClassifier,
     pretrained_mean_std,
-    save_checkpoint,
 )
+from recame.training.choice import keep_best
 from recame.training.finetune import check_finetune, run_finetune
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import choose_device, choose_size, plan_model
@@ -212,55 +210,6 @@ def _describe(data: InspectionSet, console: Console) -> None:
             )
         if len(data.cache.broken) > 20:
             console.print(f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
-
-
-def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
-    """Judge the phases on `val`, alone and joined; keep the best and write its figures."""
-    settings, space = run.config.evaluation, run.data.label_space
-    chosen = list(candidates)[-1]
-    if run.config.judges_joined:
-        candidates |= {"joined": candidates["probe"].joined(candidates["finetune"])}
-    if run.config.run.keep == "joined":
-        chosen = "joined"
-    if "val" not in run.data.splits:
-        run.console.print(f"No val split to choose by: the last phase ({chosen}) is kept.")
-        save_checkpoint(run.folder.path, candidates[chosen], space)
-        return
-    scores: dict[str, tuple[float, float]] = {}
-    judged: dict[str, dict[str, Any]] = {}
-    for name, model in candidates.items():
-        predictions = predict_split(
-            model,
-            run.data,
-            "val",
-            num_views=int(settings.views),
-            batch_size=settings.batch_size,
-            device=run.device,
-            precision=run.precision,
-            weighting=settings.weighting,
-        )
-        evaluation = evaluate_predictions(predictions, space, bootstrap=settings.bootstrap)
-        judged[name] = evaluation.to_dict()
-        # A small val knows few different accuracies: the balanced log loss decides among equals.
-        scores[name] = (judged[name]["balanced_accuracy"]["value"], -_balanced_loss(predictions))
-    if run.config.run.keep.startswith("best"):
-        chosen = max(scores, key=lambda name: scores[name])
-    accuracies = {name: accuracy for name, (accuracy, _) in scores.items()}
-    listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
-    run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
-    save_checkpoint(run.folder.path, candidates[chosen], space)
-    run.folder.update_json("metrics.json", {"val": judged[chosen]})
-    run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
-
-
-def _balanced_loss(predictions: Predictions) -> float:
-    """Mean over the classes of the mean negative log probability of the true class."""
-    target = predictions.target
-    right = np.take_along_axis(predictions.probabilities, target[:, None], 1)[:, 0]
-    losses = -np.log(np.maximum(right, 1e-7))
-    images = np.bincount(target)
-    sums = np.bincount(target, weights=losses)
-    return float((sums[images > 0] / images[images > 0]).mean())
 
 
 def quiet_libraries() -> None:

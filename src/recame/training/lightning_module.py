@@ -21,6 +21,7 @@ from recame.data import Augment, Mix, to_unit
 from recame.losses import Lesson, StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
 from recame.training.frozen_trunk import TrunkCache
+from recame.training.pace import Pace
 from recame.training.planner import StepCost
 from recame.training.teacher import Teacher, forward_with_gates
 
@@ -93,6 +94,7 @@ class FinetuneModule(pl.LightningModule):
         self._seed = seed
         self._forward = torch.compile(model) if compiled else model.__call__
         self._confusion = torch.zeros(0)
+        self.pace = Pace()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Whole batches; each process of a distributed run draws its own share."""
@@ -183,11 +185,12 @@ class FinetuneModule(pl.LightningModule):
                 parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
             )
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        self.pace.begin(num_steps)
         warmup = max(1, round(settings.warmup * num_steps))
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / warmup)
-            fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+            fall = 0.5 * (1 + math.cos(math.pi * self.pace.done(step)))
             return rise * (settings.min_lr_fraction + (1 - settings.min_lr_fraction) * fall)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -195,6 +198,15 @@ class FinetuneModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how long training is to go on: the clock may have changed the plan."""
+        checkpoint["pace"] = {**self.pace.state_dict(), "epochs": self.trainer.max_epochs}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the plan as it stood."""
+        self.pace.load_state_dict(checkpoint["pace"])
+        self.trainer.fit_loop.max_epochs = int(checkpoint["pace"]["epochs"])
 
     def _step(self, batch: Batch, generator: torch.Generator) -> LossResult:
         target = batch.target

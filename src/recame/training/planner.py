@@ -33,15 +33,26 @@ PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
 #: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007).
 TAUS = (1.0, 2.0)
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
-PLANNED_SHARE = 0.93
+PLANNED_SHARE = 0.95
+#: The last judgement on val runs in a graph: seconds of a pass, to those of one between epochs.
+JUDGING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings without `auto`, and a sentence for each decision."""
+    """Settings without `auto`, and a sentence for each decision.
+
+    Attributes:
+        config: the settings.
+        reasons: the sentences.
+        epochs_s: seconds that the epochs may take, where time decided their number.
+        most_epochs: and no more than these, however fast they turn out.
+    """
 
     config: Config
     reasons: tuple[str, ...]
+    epochs_s: float | None = None
+    most_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -208,6 +219,7 @@ def plan_epochs(
     elapsed_s: float,
     device: torch.device,
     patience: int = 1,
+    judged_share: float = 1.0,
 ) -> Plan:
     """Choose how many epochs of how many images, from the time left and the measured step.
 
@@ -218,6 +230,7 @@ def plan_epochs(
         elapsed_s: seconds since the run began.
         device: where the run trains.
         patience: how many times the images are enough that are enough to learn from labels alone.
+        judged_share: of the validation split, what decides which phase is kept.
     """
     settings = config.finetune
     size = settings.epoch_size
@@ -232,9 +245,11 @@ def plan_epochs(
         left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
-        # More passes over the validation split decide which phase is kept.
-        passes = int(config.evaluation.views) * (4 if config.judges_joined else 2)
-        left_s = PLANNED_SHARE * budget - elapsed_s - passes * cost.val_s
+        # More passes over the validation split decide which phase is kept: two networks alone,
+        # and two pairs; then, if that were not all images, those of what is kept.
+        passes = (6 if config.judges_joined else 2) * judged_share + 2 * (judged_share < 1)
+        passes *= int(config.evaluation.views)
+        left_s = PLANNED_SHARE * budget - elapsed_s - JUDGING_SHARE * passes * cost.val_s
         images = max(1.0, left_s) * images_per_s
         why = (
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
@@ -258,4 +273,7 @@ def plan_epochs(
         size = int(max(settings.batch_size, min(affordable, images / epochs)))
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
-    return Plan(config.updated(changes), (reason,))
+    planned = config.updated(changes)
+    if budget is None:
+        return Plan(planned, (reason,))
+    return Plan(planned, (reason,), left_s, max(epochs, int(enough // size)))
