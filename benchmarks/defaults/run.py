@@ -42,6 +42,7 @@ PLAIN: dict[str, object] = {
     "objective.contrastive_weight": 0,
     "objective.intra_weight": 0,
     "finetune.sampler": "instance",
+    "finetune.freeze_batch_norm": False,
     "augment.mixup": 0.4,
 }
 #: Method -> settings. The plain recipes flip but do not turn, and average four views at test time.

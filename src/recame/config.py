@@ -199,13 +199,17 @@ class FinetuneConfig(Section):
     trunk_views: Annotated[int, Field(ge=1, le=8)] = Field(
         4, description="flips and turns of each image that scope=tails caches"
     )
-    freeze_batch_norm: bool = False
+    freeze_batch_norm: Auto | bool = Field(
+        "auto", description="keep the backbone's statistics; auto: where a probe went before"
+    )
     sampler: Literal["instance", "class_balanced", "square_root", "m_per_class"] = "square_root"
     samples_per_class: Positive = 4
     epoch_size: Auto | Positive = Field("auto", description="images an epoch; auto: the split's")
     batch_size: Positive = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0.0)] = 2e-3
+    lr: Auto | Annotated[float, Field(gt=0.0)] = Field(
+        "auto", description="auto: 5e-4 with frozen batch norms, else 2e-3"
+    )
     head_lr: Annotated[float, Field(gt=0.0)] = 2e-3
     momentum: Fraction = 0.9
     nesterov: bool = False

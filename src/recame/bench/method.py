@@ -41,6 +41,8 @@ PLAIN: dict[str, Any] = {
     "objective.intra_weight": 0,
     "probe.enabled": False,
     "finetune.sampler": "instance",
+    "finetune.freeze_batch_norm": False,
+    "finetune.lr": 2e-3,
     "run.keep": "last",
 }
 

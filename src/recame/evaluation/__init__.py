@@ -8,7 +8,12 @@ from recame.evaluation.calibration import (
     reliability_bins,
 )
 from recame.evaluation.figures import confusion_figure, save_evaluation
-from recame.evaluation.inference import BatchForward, predict_cached, predict_split
+from recame.evaluation.inference import (
+    BatchForward,
+    predict_cached,
+    predict_groups,
+    predict_split,
+)
 from recame.evaluation.metrics import Evaluation, evaluate_predictions
 from recame.evaluation.predictions import (
     check_suffix,
@@ -30,6 +35,7 @@ __all__ = [
     "fit_temperature",
     "load_predictions",
     "predict_cached",
+    "predict_groups",
     "predict_split",
     "predictions_table",
     "reliability_bins",

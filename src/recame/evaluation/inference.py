@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -118,6 +118,27 @@ class BatchForward:
         assert ensemble is not None
         return experts / self._num_views, ensemble / self._num_views, features
 
+    def grouped(
+        self, images: Array, groups: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Predict one batch for several ensembles of the experts; call it in inference mode.
+
+        Args:
+            images: (B, H, W, C) stored pixels.
+            groups: the experts of each ensemble.
+
+        Returns:
+            Probabilities of each expert (B, E, C), and of each ensemble (B, C), on the device.
+        """
+        unit = self._unit(images)
+        views = [self._run(unit, view)[0] for view in range(self._num_views)]
+        experts = torch.stack([logits.softmax(-1) for logits in views]).mean(0)
+        ensembles = tuple(
+            torch.stack([ensemble_logits(v[:, list(group)]).softmax(-1) for v in views]).mean(0)
+            for group in groups
+        )
+        return experts, ensembles
+
     def mirrored_logits(self, images: Array) -> tuple[Tensor, Tensor]:
         """Logits of the images and of their mirror images; call it in inference mode.
 
@@ -197,6 +218,71 @@ def predict_cached(
         return _predict(forward, batches, on_progress, with_features=with_features)
 
 
+def predict_groups(
+    model: nn.Module,
+    inspection_set: InspectionSet,
+    split: str,
+    groups: Mapping[str, Sequence[int]],
+    *,
+    num_views: int,
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "32",
+) -> dict[str, Predictions]:
+    """Predict a split by several ensembles of a model's experts in one pass, by the ensemble rule.
+
+    Args:
+        model: as for `predict_cached`.
+        inspection_set: the images, decoded as the model expects them.
+        split: name of the split.
+        groups: name -> the experts of an ensemble.
+        num_views: 1 to 8 test-time views, averaged.
+        batch_size: images a forward pass.
+        device: where the model lies.
+        precision: `bf16` or `16` run under autocast.
+
+    Returns:
+        Name -> predictions, as `predict_split` makes them of a model of these experts alone.
+    """
+    view = inspection_set.view(split)
+    forward = BatchForward(
+        model,
+        scale=inspection_set.spec.scale,
+        num_views=num_views,
+        num_images=len(view.rows),
+        device=device,
+        precision=precision,
+    )
+    found: dict[str, _Collected] = {name: _Collected() for name in groups}
+    with _evaluating(model):
+        for batch in _batches(inspection_set.cache.images, view.rows, batch_size):
+            experts, ensembles = forward.grouped(batch, list(groups.values()))
+            for (name, group), ensemble in zip(groups.items(), ensembles, strict=True):
+                found[name].add(experts[:, list(group)], ensemble, None)
+    return {
+        name: _with_labels(inspection_set, view, *collected.arrays())
+        for name, collected in found.items()
+    }
+
+
+def _with_labels(
+    inspection_set: InspectionSet,
+    view: SplitView,
+    experts: FloatArray,
+    ensemble: FloatArray,
+    features: FloatArray | None = None,
+    weights: Tensor | None = None,
+) -> Predictions:
+    return Predictions(
+        table=inspection_set.table.iloc[view.indices].reset_index(drop=True),
+        probabilities=ensemble,
+        expert_probabilities=experts,
+        target=np.asarray(view.targets, np.int64),
+        features=features,
+        expert_weights=None if weights is None else weights.cpu().numpy(),
+    )
+
+
 def _batches(images: Array, rows: Array, size: int) -> Iterator[Array]:
     for start in range(0, len(rows), size):
         yield np.ascontiguousarray(images[rows[start : start + size]])
@@ -250,7 +336,7 @@ class _Collected:
 def predict_split(
     model: nn.Module,
     inspection_set: InspectionSet,
-    split: str | SplitView,
+    split: str,
     *,
     num_views: int,
     batch_size: int,
@@ -265,7 +351,7 @@ def predict_split(
     Args:
         model: as for `predict_cached`.
         inspection_set: the images, decoded as the model expects them.
-        split: name of the split, or some of its images.
+        split: name of the split.
         num_views: 1 to 8 test-time views, averaged.
         batch_size: images a forward pass.
         device: where the model lies.
@@ -275,8 +361,7 @@ def predict_split(
         weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
             whole split, from the images and their mirror images; no label is used.
     """
-    view = inspection_set.view(split) if isinstance(split, str) else split
-    images = inspection_set.cache.images
+    view, images = inspection_set.view(split), inspection_set.cache.images
     stable = weighting == "stability"
     forward = BatchForward(
         model,
@@ -297,12 +382,4 @@ def predict_split(
             on_progress,
             with_features=with_features,
         )
-    weights = forward.expert_weights
-    return Predictions(
-        table=inspection_set.table.iloc[view.indices].reset_index(drop=True),
-        probabilities=ensemble,
-        expert_probabilities=experts,
-        target=np.asarray(view.targets, np.int64),
-        features=features,
-        expert_weights=None if weights is None else weights.cpu().numpy(),
-    )
+    return _with_labels(inspection_set, view, experts, ensemble, features, forward.expert_weights)

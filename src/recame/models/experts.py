@@ -257,17 +257,17 @@ class MultiExpertClassifier(nn.Module):
         }
 
     def set_batch_norm_frozen(self, frozen: bool) -> None:
-        """Keep the batch norms' statistics as they are while training, or let them move again."""
+        """Keep the backbone's batch norms' statistics as they are while training, or free them."""
         self._norms_frozen = frozen
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MultiExpertClassifier:
         """Set training mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
-        # The statistics of a frozen backbone are frozen too; the head's follow what adapters do.
-        tuned = [self.trunk, self.tails] if self.architecture.tuning != "full" else []
-        for part in [self] if self._norms_frozen else tuned:
-            for module in part.modules():
+        # The statistics of a frozen backbone are frozen too. The head's standardisation follows
+        # the features, whatever moves them.
+        if self._norms_frozen or self.architecture.tuning != "full":
+            for module in (*self.trunk.modules(), *self.tails.modules()):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from recame.contracts import Predictions
-from recame.data import SplitView
-from recame.evaluation import evaluate_predictions, predict_split
+from recame.contracts import ExpertOutput, Predictions
+from recame.evaluation import evaluate_predictions, predict_groups, predict_split
 from recame.models import MultiExpertClassifier, save_checkpoint
-from recame.training.frozen_features import capped_view
 from recame.training.ongoing_run import OngoingRun
 
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
@@ -19,59 +20,75 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 #: Another candidate must be better than `joined`, and than the one named here by so many standard
 #: errors (docs/decisions/0008): the probe alone is kept where fine-tuning failed.
 MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
-#: Images of a class that decide; the figures of what is kept are of all.
-VAL_PER_CLASS = 100
 
 
 def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
     """Judge the phases on `val`, alone and joined; keep one and write its figures."""
     settings, space = run.config.evaluation, run.data.label_space
-    chosen = list(candidates)[-1]
-    if run.config.judges_joined:
-        chosen = "joined"
-        candidates = candidates | _joined(candidates["probe"], candidates["finetune"])
+    chosen = "joined" if run.config.judges_joined else list(candidates)[-1]
     if "val" not in run.data.splits:
         run.console.print(f"No val split to choose by: {chosen} is kept.")
-        save_checkpoint(run.folder.path, candidates[chosen], space)
+        save_checkpoint(run.folder.path, _network(candidates, chosen), space)
         return
-
-    def predict(model: MultiExpertClassifier, view: SplitView) -> Predictions:
-        return predict_split(
-            model,
-            run.data,
-            view,
-            num_views=int(settings.views),
-            batch_size=settings.batch_size,
-            device=run.device,
-            precision=run.precision,
-            weighting=settings.weighting,
-        )
-
-    whole = run.data.view("val")
-    deciding = capped_view(whole, VAL_PER_CLASS, run.config.run.seed)
-    predicted = {name: predict(model, deciding) for name, model in candidates.items()}
+    words: dict[str, Any] = {
+        "num_views": int(settings.views),
+        "batch_size": settings.batch_size,
+        "device": run.device,
+        "precision": run.precision,
+    }
+    side_by_side = _SideBySide(candidates.values())
+    groups = _groups(candidates, pairs=run.config.judges_joined)
+    predicted = predict_groups(side_by_side, run.data, "val", groups, **words)
     if run.config.run.keep.startswith("best"):
         chosen = choose(predicted)
-    kept = predicted[chosen]
-    if len(deciding) < len(whole):
-        kept = predict(candidates[chosen], whole)
+    model, kept = _network(candidates, chosen), predicted[chosen]
+    if settings.weighting != "mean":  # learned on the images that are judged, for each network
+        kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
     accuracies = {name: balanced_accuracy(found) for name, found in predicted.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
     run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
-    save_checkpoint(run.folder.path, candidates[chosen], space)
+    save_checkpoint(run.folder.path, model, space)
     evaluation = evaluate_predictions(kept, space, bootstrap=settings.bootstrap)
     run.folder.update_json("metrics.json", {"val": evaluation.to_dict()})
     run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
 
 
-def _joined(
-    probe: MultiExpertClassifier, finetuned: MultiExpertClassifier
-) -> dict[str, MultiExpertClassifier]:
-    """Pairs of an expert of each phase: the fine-tuned network's last or, if others, its first."""
-    pairs = {"joined": probe.joined(finetuned)}
-    if finetuned.num_experts > 1:
-        pairs["joined_first"] = probe.joined(finetuned, 0)
-    return pairs
+class _SideBySide(nn.Module):
+    """The experts of several networks, as if they were one's."""
+
+    def __init__(self, models: Iterable[MultiExpertClassifier]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> ExpertOutput:
+        """Images (B, C, H, W) -> logits and features of all experts, in order."""
+        outputs = [model(images) for model in self.models]
+        logits, features = ([getattr(o, name) for o in outputs] for name in ("logits", "features"))
+        return ExpertOutput(torch.cat(logits, 1), torch.cat(features, 1))
+
+
+def _groups(
+    candidates: dict[str, MultiExpertClassifier], *, pairs: bool
+) -> dict[str, tuple[int, ...]]:
+    """Candidate -> its experts among those of all networks; with `pairs`, one of each phase."""
+    found, first = {}, 0
+    for name, model in candidates.items():
+        found[name] = tuple(range(first, first + model.num_experts))
+        first += model.num_experts
+    if pairs:
+        probe, finetuned = found["probe"], found["finetune"]
+        found["joined"] = (probe[0], finetuned[-1])
+        if len(finetuned) > 1:
+            found["joined_first"] = (probe[0], finetuned[0])
+    return found
+
+
+def _network(candidates: dict[str, MultiExpertClassifier], name: str) -> MultiExpertClassifier:
+    """The network of a candidate's experts."""
+    if name in candidates:
+        return candidates[name]
+    expert = {"joined": -1, "joined_first": 0}[name]
+    return candidates["probe"].joined(candidates["finetune"], expert)
 
 
 def choose(predicted: dict[str, Predictions]) -> str:

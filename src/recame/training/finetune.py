@@ -21,7 +21,6 @@ from recame.evaluation.progress import progress_bars
 from recame.models import MultiExpertClassifier
 from recame.training.allocation import freed_memory_kept
 from recame.training.callbacks import History, LastCheckpoint
-from recame.training.choice import VAL_PER_CLASS
 from recame.training.frozen_trunk import TrunkCache, build_trunk_cache
 from recame.training.lightning_module import FinetuneData, FinetuneModule, MovingAverage
 from recame.training.ongoing_run import OngoingRun
@@ -96,7 +95,7 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
     """
     settings = run.config.finetune
     trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
-    model.set_batch_norm_frozen(settings.freeze_batch_norm)
+    model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
     module = _module(run, model, trunk).to(run.device)
     with freed_memory_kept():
         return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
@@ -198,18 +197,9 @@ def _plan_epochs(
         elapsed_s=time.monotonic() - run.started,
         device=run.device,
         patience=1 if distillation is None else run.config.distill.patience,
-        judged_share=_judged_share(run),
     )
     _record(replace(run, config=plan.config), plan.reasons)
     return plan
-
-
-def _judged_share(run: OngoingRun) -> float:
-    """Of the validation split, what decides which phase is kept."""
-    if "val" not in run.data.splits:
-        return 1.0
-    images = np.bincount(run.data.view("val").targets)
-    return float(np.minimum(images, VAL_PER_CLASS).sum() / images.sum())
 
 
 def _record(run: OngoingRun, reasons: tuple[str, ...]) -> None:
@@ -234,7 +224,7 @@ def _fit(
     """
     config, settings = run.config, run.config.finetune
     model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
-    model.set_batch_norm_frozen(settings.freeze_batch_norm)
+    model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
     module = _module(run, model, trunk, distillation)
     callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
     if settings.ema_decay > 0:

@@ -170,7 +170,7 @@ class FinetuneModule(pl.LightningModule):
         named = self.model.named_parameters()
         biases = {id(p) for name, p in named if name.endswith("bias")}
         parameters = [
-            *_decay_groups(backbone, biases, settings.lr, settings.weight_decay),
+            *_decay_groups(backbone, biases, float(settings.lr), settings.weight_decay),
             *_decay_groups(groups["head"], biases, settings.head_lr, settings.weight_decay),
             *_decay_groups(
                 list(self.objective.parameters()), set(), settings.head_lr, settings.weight_decay

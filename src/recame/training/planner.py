@@ -30,6 +30,8 @@ EMBEDDING_SHARE = 0.15
 EMBEDDED_PIXELS_PER_S = 2.5e6
 #: The probe without a time budget.
 PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
+#: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
+LR, FROZEN_LR = 2e-3, 5e-4
 #: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007).
 TAUS = (1.0, 2.0)
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
@@ -154,6 +156,12 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
         num_stages - 1,
         "stages of several depths feed the classifier: fine marks and their surroundings",
     )
+    frozen = config.probe.enabled and config.model.pretrained is not False
+    why = "its statistics fit the probe's heads" if frozen else "no probe's heads rely on them"
+    decide("finetune.freeze_batch_norm", frozen, why)
+    frozen = bool(changes.get("finetune.freeze_batch_norm", config.finetune.freeze_batch_norm))
+    why = "with frozen batch norms small steps suffice, and large ones diverge"
+    decide("finetune.lr", FROZEN_LR if frozen else LR, why if frozen else "batch norms move")
     max_per_class, steps = plan_probe(
         budget_s(config, device),
         np.asarray(data.label_space.counts),
@@ -219,7 +227,6 @@ def plan_epochs(
     elapsed_s: float,
     device: torch.device,
     patience: int = 1,
-    judged_share: float = 1.0,
 ) -> Plan:
     """Choose how many epochs of how many images, from the time left and the measured step.
 
@@ -230,7 +237,6 @@ def plan_epochs(
         elapsed_s: seconds since the run began.
         device: where the run trains.
         patience: how many times the images are enough that are enough to learn from labels alone.
-        judged_share: of the validation split, what decides which phase is kept.
     """
     settings = config.finetune
     size = settings.epoch_size
@@ -245,10 +251,8 @@ def plan_epochs(
         left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
-        # More passes over the validation split decide which phase is kept: two networks alone,
-        # and two pairs; then, if that were not all images, those of what is kept.
-        passes = (6 if config.judges_joined else 2) * judged_share + 2 * (judged_share < 1)
-        passes *= int(config.evaluation.views)
+        # More passes over the validation split decide which of two networks is kept.
+        passes = 2 * int(config.evaluation.views)
         left_s = PLANNED_SHARE * budget - elapsed_s - JUDGING_SHARE * passes * cost.val_s
         images = max(1.0, left_s) * images_per_s
         why = (

@@ -20,6 +20,7 @@ from recame.models import (
     RegionalChannelAttention,
     pretrained_mean_std,
 )
+from recame.training.planner import LR
 
 #: What follows from a setting of the section `distill`.
 _STUDENTS_OWN = {
@@ -44,6 +45,8 @@ _PLAIN_TRAINING: dict[str, Any] = {
     "probe.enabled": False,
     "finetune.enabled": True,
     "finetune.scope": "all",
+    # Its head is new: there is no probe whose features the norms would keep.
+    "finetune.freeze_batch_norm": False,
     "finetune.epochs": "auto",
     "finetune.epoch_size": "auto",
     "retrain.enabled": False,
@@ -100,6 +103,7 @@ def student_config(
         "data.bit_depth": spec.bit_depth,
         "augment.mixup": max(teacher.augment.mixup, _MIXUP),
         **_PLAIN_TRAINING,
+        **({} if teacher.finetune.freeze_batch_norm is False else {"finetune.lr": LR}),
         **changes,
         "model.backbone": name,
     }
