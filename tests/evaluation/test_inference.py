@@ -10,7 +10,7 @@ from torch import nn
 
 from recame.contracts import ExpertOutput, PreprocessSpec
 from recame.data.transforms import dihedral_view
-from recame.evaluation.inference import predict_cached, predict_split
+from recame.evaluation.inference import predict_cached, predict_groups, predict_split
 
 SIDE, CLASSES, EXPERTS = 8, 3, 2
 SPEC = PreprocessSpec(SIDE, SIDE, 3, 8, 255.0, (0.5,) * 3, (0.5,) * 3)
@@ -119,24 +119,56 @@ def test_sixteen_bit_and_memory_map_and_bf16(stored, tmp_path):
     np.testing.assert_allclose(half.sum(1), 1, rtol=1e-5)
 
 
-def test_predict_split_puts_labels_beside(stored):
+@pytest.fixture
+def labelled(stored):
+    """Three stored images as a split, `test`, of a set."""
     table = pd.DataFrame(
         {"image": list("uvwxy"), "label": list("abcab"), "split": ["test", "val"] * 2 + ["test"]}
     )
     view = SimpleNamespace(
         indices=np.array([0, 2, 4]), targets=np.array([0, 2, -1]), rows=np.array([5, 1, 0])
     )
-    fake = SimpleNamespace(
+    return SimpleNamespace(
         table=table,
         spec=SPEC,
         cache=SimpleNamespace(images=stored),
         view={"test": view}.__getitem__,
     )
+
+
+def test_predict_split_puts_labels_beside(stored, labelled):
     model = TinyExperts()
-    got = predict_split(model, fake, "test", num_views=2, batch_size=2, device="cpu")
+    got = predict_split(model, labelled, "test", num_views=2, batch_size=2, device="cpu")
     assert got.table["image"].tolist() == ["u", "w", "y"]
     assert got.table.index.tolist() == [0, 1, 2]
     assert got.target.tolist() == [0, 2, -1]
     np.testing.assert_allclose(
         got.probabilities, expected_probabilities(model, stored[[5, 1, 0]], 2)[1], rtol=1e-4
     )
+
+
+def test_groups_of_experts_are_ensembles_of_their_own(labelled):
+    class Chosen(nn.Module):
+        """Some of a model's experts, as a model."""
+
+        def __init__(self, model, experts):
+            super().__init__()
+            self.model, self.experts = model, list(experts)
+
+        def forward(self, images):
+            output = self.model(images)
+            chosen = output.logits[:, self.experts], output.features[:, self.experts]
+            return ExpertOutput(*chosen)
+
+    model = TinyExperts()
+    words = {"num_views": 4, "batch_size": 2, "device": "cpu"}
+    groups = {"all": (0, 1), "last": (1,), "turned": (1, 0)}
+    found = predict_groups(model, labelled, "test", groups, **words)
+    assert list(found) == list(groups)
+    for name, experts in groups.items():
+        alone = predict_split(Chosen(model, experts), labelled, "test", **words)
+        for field in ("probabilities", "expert_probabilities", "target"):
+            ours, theirs = getattr(found[name], field), getattr(alone, field)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        pd.testing.assert_frame_equal(found[name].table, alone.table)
+    assert not np.allclose(found["all"].probabilities, found["last"].probabilities)
