@@ -29,15 +29,16 @@ def test_from_images_to_predictions(
     decided = {reason.split(" = ")[0] for reason in reasons}
     assert {"data.size", "model.backbone", "augment.symmetry", "finetune"} <= decided
     kept = json.loads((run / "phases.json").read_text())
-    assert set(kept["val_balanced_accuracy"]) == {"probe", "finetune", "joined"}
+    judged = {"probe", "finetune", "joined", "joined_first"}
+    assert set(kept["val_balanced_accuracy"]) == judged
 
-    judged = recame.evaluate(run)
+    evaluated = recame.evaluate(run)
     figures = json.loads((run / "metrics.json").read_text())
     accuracy = figures["test"]["balanced_accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert accuracy["value"] > 0.7  # chance: 0.25
-    assert len(judged.predictions) == 16
-    page = (judged.folder / "report.html").read_text()
+    assert len(evaluated.predictions) == 16
+    page = (evaluated.folder / "report.html").read_text()
     assert f"{accuracy['value']:.3f}" in page
     assert "its ImageNet weights are installed with recame" in page  # why it was chosen
 

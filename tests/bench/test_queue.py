@@ -177,9 +177,11 @@ def test_two_queues_in_one_folder_share_the_work(tmp_path: Path) -> None:
     queues = [command(tmp_path, *words) for _ in range(2)]
     told = [json.loads(queue.communicate(timeout=40)[0].splitlines()[-1]) for queue in queues]
     keys = [f"set/{word}/seed{seed}" for seed, word in enumerate(words)]
-    for key in keys:
-        assert len(started(tmp_path, key)) == 1, key
     slow = sorted(key for key in keys if "slow" in key)
+    for key in slow:
+        assert len(started(tmp_path, key)) == 1, key
+    # What failed is tried again by a call that began after it did, as on a busy machine.
+    assert len(started(tmp_path, keys[-1])) in {1, 2}
     # Both return when all is settled, whoever did it.
     for done, failed, skipped in told:
         assert sorted(done + skipped) == slow
