@@ -3,14 +3,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from recame.training import pace
 from recame.training.finetune import run_finetune
+from recame.training.lightning_module import FinetuneModule
 from recame.training.ongoing_run import OngoingRun
 from recame.training.pace import KeepTime, Pace
 from recame.training.planner import StepCost
@@ -146,3 +149,41 @@ class TestRun:
         assert f"finetune.epochs = {epochs}" in run.folder.reasons()[-1]
         assert (history["lr"].iloc[-1] == 0) == (epochs > 1)
         assert history["lr"].is_monotonic_decreasing
+
+    def test_a_resumed_run_keeps_the_changed_plan(
+        self, run: OngoingRun, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def clock() -> SimpleNamespace:
+            calls = iter(range(99))
+            return SimpleNamespace(monotonic=lambda: 120.0 * max(0, next(calls) - 1))
+
+        monkeypatch.setattr(pace, "time", clock())
+        _, whole = run_finetune(run, run.new_model())
+        history = pd.read_csv(run.folder.history_path)
+
+        for path in (run.folder.last_checkpoint, run.folder.history_path):
+            path.unlink()
+        run.folder.save_config(run.config)
+        monkeypatch.setattr(pace, "time", clock())
+        original, steps = FinetuneModule.training_step, iter(range(99))
+
+        def interrupted(module: FinetuneModule, *words: Any) -> Any:
+            if next(steps) == 17:  # in the fourth epoch
+                raise OSError("the lights went out")
+            return original(module, *words)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FinetuneModule, "training_step", interrupted)
+            with pytest.raises(OSError, match="lights"):
+                run_finetune(run, run.new_model())
+        planned = run.folder.load_config()
+        assert planned.finetune.epochs < 8  # what the clock made of it, the checkpoint knows
+        again, resumed = run_finetune(replace(run, config=planned), run.new_model())
+        assert again.config.finetune.epochs == len(history) == 8
+        theirs = whole.state_dict()
+        ours = resumed.state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+        ended = pd.read_csv(run.folder.history_path)
+        pd.testing.assert_frame_equal(
+            ended.drop(columns="seconds"), history.drop(columns="seconds")
+        )
