@@ -260,6 +260,17 @@ def test_runs_made_elsewhere_are_not_made_again(
     }
 
 
+def test_a_plan_that_gained_a_data_set_keeps_its_runs(
+    made_elsewhere: Path, defects: Path, tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path, data={"defects": {}, "more": {}}, seeds=[0])
+    data = {"defects": defects, "more": defects}
+    request = Request(plan, tmp_path / "out", data, elsewhere=(made_elsewhere,))
+    bench = open_bench(request, Console(quiet=True))
+    missing = {job.key for job in jobs_to_run(bench, request)}
+    assert missing == {"more/cross_entropy/seed0", "more/ensemble/seed0"}
+
+
 class TestEqualTimeElsewhere:
     """A plan of equal time, two runs of which were made on another machine."""
 
@@ -299,14 +310,14 @@ class TestEqualTimeElsewhere:
     ("changes", "named"),
     [
         ({"settings": {"finetune.epochs": 9}}, "settings"),
-        ({"data": {"defects": {"settings": {"finetune.epochs": 9}}}}, "data"),
+        ({"data": {"defects": {"settings": {"finetune.epochs": 9}}}}, "data defects"),
         (
             {
                 "methods": [
                     {"method": "focal", "name": "ensemble", "settings": {"objective.tau": 2}}
                 ]
             },
-            "ensemble",
+            "method ensemble",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.bench.job import job_config
-from recame.bench.plan import Bench, Job, Plan, load_plan, plan_methods
+from recame.bench.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
 from recame.bench.results import collect, read_elsewhere
 from recame.bench.sources import find_sources
 from recame.bench.trained import is_trained
@@ -137,13 +137,19 @@ def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
     other = load_plan(file)
     differing = [
         name
-        for name in ("data", "settings", "equal", "pace")
-        if _protocol(plan, name) != _protocol(other, name)
+        for name in ("settings", "equal", "pace")
+        if getattr(plan, name) != getattr(other, name)
+    ]
+    # What only one of the two plans has decides no run of the other.
+    differing += [
+        f"data {key}"
+        for key in sorted(plan.data.keys() & other.data.keys())
+        if _makes(plan.data[key]) != _makes(other.data[key])
     ]
     ours, theirs = ({m.name or m.method: m for m in p.methods} for p in (plan, other))
     differing += [
-        name
-        for name in ours.keys() & theirs.keys()
+        f"method {name}"
+        for name in sorted(ours.keys() & theirs.keys())
         if (ours[name].method, ours[name].settings) != (theirs[name].method, theirs[name].settings)
     ]
     if differing:
@@ -192,14 +198,9 @@ def _take_over_costs(bench: Bench, request: Request) -> None:
             partial.write_bytes(files[0].read_bytes())
 
 
-def _protocol(plan: Plan, name: str) -> object:
-    """What of a plan decides its runs; where data lie and what they are called does not."""
-    if name != "data":
-        return getattr(plan, name)
-    return {
-        key: entry.model_dump(include={"builder", "options", "splits", "settings"})
-        for key, entry in plan.data.items()
-    }
+def _makes(entry: DataEntry) -> dict[str, object]:
+    """What of a data set decides its runs; where it lies and what it is called does not."""
+    return entry.model_dump(include={"builder", "options", "splits", "settings"})
 
 
 def jobs_to_run(bench: Bench, request: Request) -> list[Job]:

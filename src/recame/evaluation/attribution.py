@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recame.models import MultiExpertClassifier, RegionalChannelAttention, regional_gates
+from recame.models import MultiExpertClassifier, RegionalChannelAttention
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -175,17 +175,7 @@ def gate_layers(
     def reader(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def read_gates(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, RegionalChannelAttention)
-            one, two = module.fc1, module.fc2
-            gates = regional_gates(
-                inputs[0],
-                one.weight,
-                one.bias,
-                two.weight,
-                two.bias,
-                module.regions,
-                max_pool=module.max_pool,
-            )
-            read[index].append(gates.float().cpu())
+            read[index].append(module.gates(inputs[0]).float().cpu())
 
         return read_gates
 

@@ -194,11 +194,21 @@ class RegionalChannelAttention(nn.Module):
         Returns:
             (B, C, H, W).
         """
+        return apply_gates(x, self.gates(x))
+
+    def gates(self, x: Tensor) -> Tensor:
+        """What a map would be multiplied by.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, C, R, S) of `regional_gates`.
+        """
         fc1, fc2 = self.fc1, self.fc2
-        gates = regional_gates(
+        return regional_gates(
             x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, self.regions, max_pool=self.max_pool
         )
-        return apply_gates(x, gates)
 
 
 def make_attention(

@@ -20,7 +20,6 @@ from recame.models import (
     FrozenForward,
     MultiExpertClassifier,
     RegionalChannelAttention,
-    regional_gates,
 )
 from recame.training.ongoing_run import OngoingRun
 from recame.training.unlabelled import JoinedDataset, PairedBatches, UnlabelledImages
@@ -145,16 +144,7 @@ def forward_with_gates(model: MultiExpertClassifier, images: Tensor) -> tuple[Ex
 
     def reader(stage: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, RegionalChannelAttention)
-        one, two = module.fc1, module.fc2
-        gates = regional_gates(
-            inputs[0],
-            one.weight,
-            one.bias,
-            two.weight,
-            two.bias,
-            module.regions,
-            max_pool=module.max_pool,
-        ).mean(1)
+        gates = module.gates(inputs[0]).mean(1)
         if gates.shape[1:] != (rows, cols):  # a map smaller than the grid
             gates = functional.interpolate(gates[:, None], (rows, cols))[:, 0]
         read[stage].append(gates.flatten(1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from recame.data.new_folder import is_taken, new_folder
 from recame.errors import DataError
 
 OnProgress = Callable[[int, int], None]
@@ -48,24 +48,12 @@ def prepare_folder(out: Path, recipe: dict[str, Any], build: Callable[[Path], No
     out = Path(out)
     recipe = {"schema": SCHEMA, **json.loads(json.dumps(recipe))}
     manifest = out / MANIFEST
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         _check_same(out, recipe)
         return manifest
-    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         build(partial)
         (partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    except OSError as error:
-        raise DataError(
-            f"The set cannot be written to {out} ({error}): check the path, rights and free space."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from recame.data.new_folder import is_taken, new_folder
 from recame.data.synthetic.defects import CLASSES
 from recame.data.synthetic.hashing import I64, make_keys
 from recame.data.synthetic.imaging import Pixels, Shots, take
@@ -117,24 +117,13 @@ def write(spec: SyntheticSpec, out: Path, on_progress: OnProgress | None = None)
         DataError: the folder holds something already, or cannot be written.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise DataError(
             f"{out} exists and is not an empty folder, and a generated set never replaces files: "
             "choose a new folder."
         )
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         _fill(spec, partial, on_progress)
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    except OSError as error:
-        raise DataError(
-            f"The set cannot be written to {out} ({error}): check the path, rights and free space."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out / "manifest.csv"
 
 
