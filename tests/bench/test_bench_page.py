@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from recame.bench.board import boards
 from recame.bench.figures import cost_figure, score_figure
 from recame.bench.method import Method
+from recame.bench.outcome import Outcome
 from recame.bench.page import write_page
 from recame.bench.plan import Plan
 from recame.bench.results import METRICS
@@ -84,7 +86,7 @@ class Reader(HTMLParser):
 
 
 def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
-    path = write_page(tmp_path, frame, COSTS, METHODS, PLAN, "recame bench p.yaml")
+    path = write_page(tmp_path, Outcome(frame, METHODS, PLAN, COSTS, "recame bench p.yaml"))
     assert path == tmp_path / "page.html"
     text = path.read_text(encoding="utf-8")
     reader = Reader()
@@ -101,7 +103,7 @@ def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_every_number_can_be_sorted_by(frame: pd.DataFrame, tmp_path: Path) -> None:
-    path = write_page(tmp_path, frame, COSTS, METHODS, PLAN, "c")
+    path = write_page(tmp_path, Outcome(frame, METHODS, PLAN, COSTS))
     row = re.search(r"<tr><td class=\"left\">Twin.*?</tr>", path.read_text(encoding="utf-8"))
     assert row is not None
     values = [float(value) for value in re.findall(r'data-value="([^"]+)"', row[0])]
@@ -111,8 +113,8 @@ def test_every_number_can_be_sorted_by(frame: pd.DataFrame, tmp_path: Path) -> N
 
 
 def test_scores_run_from_best_to_worst(frame: pd.DataFrame) -> None:
-    board = boards(frame, COSTS, METHODS, PLAN)[0]
-    figure = score_figure(board, frame, METHODS, "cheap")
+    outcome = Outcome(frame, METHODS, PLAN, COSTS)
+    figure = score_figure(boards(outcome)[0], outcome)
     first, tail, difference = figure.axes
     names = [label.get_text() for label in first.get_yticklabels()]
     labels = dict(zip(names, first.get_yticks(), strict=True))
@@ -125,25 +127,31 @@ def test_scores_run_from_best_to_worst(frame: pd.DataFrame) -> None:
 
 
 def test_the_line_joins_what_no_cheaper_method_equals(frame: pd.DataFrame) -> None:
-    board = boards(frame, COSTS, METHODS, PLAN)[0]
-    figure = cost_figure(board, COSTS, METHODS)
+    outcome = Outcome(frame, METHODS, PLAN, COSTS)
+    board = boards(outcome)[0]
+    figure = cost_figure(board, outcome)
     minutes, work = figure.axes
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
     assert work.lines[0].get_xdata().tolist() == [10, 20]
     assert [t.get_text() for t in minutes.texts] == ["Twin", "Cheap & cheerful"]
-    assert len(cost_figure(board, {}, METHODS).axes) == 1  # nothing measured: the minutes alone
+    assert (
+        len(cost_figure(board, replace(outcome, costs={})).axes) == 1
+    )  # nothing measured: the minutes alone
 
 
 def test_costs_that_differ_by_chance_are_equal(frame: pd.DataFrame) -> None:
     near = frame.assign(train_s=frame["train_s"].where(frame["method"] != "worse", 590.0))
-    board = boards(near, {}, METHODS, PLAN)[0]
-    assert cost_figure(board, {}, METHODS).axes[0].lines[0].get_xdata().tolist() == [10, 20]
+    outcome = Outcome(near, METHODS, PLAN)
+    assert cost_figure(boards(outcome)[0], outcome).axes[0].lines[0].get_xdata().tolist() == [
+        10,
+        20,
+    ]
 
 
 def test_one_seed_and_one_data_set(frame: pd.DataFrame, tmp_path: Path) -> None:
     one = frame[(frame["seed"] == 0) & (frame["data"] == "dies")]
     plan = PLAN.model_copy(update={"seeds": (0,)})
-    text = write_page(tmp_path, one, {}, METHODS, plan, "c").read_text(encoding="utf-8")
+    text = write_page(tmp_path, Outcome(one, METHODS, plan)).read_text(encoding="utf-8")
     assert "3 methods, 1 data set, 1 seed<" in text
     assert "one seed: no interval" in text
     assert "Over all data sets" not in text

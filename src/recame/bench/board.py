@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from recame.bench.method import Method
+from recame.bench.outcome import Outcome
 from recame.bench.plan import Plan
 from recame.bench.results import (
     ALL_DATA,
@@ -101,61 +102,39 @@ class Board:
     standings: pd.DataFrame
 
 
-def reference_of(plan: Plan, methods: Mapping[str, Method]) -> str:
-    """The method that differences are taken to: the plan's, else its first."""
-    return plan.reference or next(iter(methods))
-
-
-def boards(
-    frame: pd.DataFrame, costs: Mapping[str, Any], methods: Mapping[str, Method], plan: Plan
-) -> list[Board]:
-    """One board a data set and split that has results, in the plan's order.
-
-    Args:
-        frame: of `recame.bench.results.collect`.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        methods: by name; results of others are left out.
-        plan: what was compared.
-    """
-    frame = frame[frame["method"].isin(list(methods))]
+def boards(outcome: Outcome) -> list[Board]:
+    """One board a data set and split that has results, in the plan's order."""
+    frame = outcome.shown
     found = []
-    for data, entry in plan.data.items():
+    for data, entry in outcome.plan.data.items():
         for split in entry.splits:
-            table = standings(frame, data, reference=reference_of(plan, methods), split=split)
+            table = standings(frame, data, reference=outcome.reference, split=split)
             if len(table):
-                title = entry.title or data
-                heading = title if split == "test" else f"{title}, split {split}"
-                found.append(_board(data, split, heading, table, costs, methods, plan))
+                found.append(_board(outcome, data, split, table))
     return found
 
 
-def _board(
-    data: str,
-    split: str,
-    title: str,
-    table: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-) -> Board:
+def _board(outcome: Outcome, data: str, split: str, table: pd.DataFrame) -> Board:
+    methods, plan = outcome.methods, outcome.plan
+    title = plan.data[data].title or data
+    heading = title if split == "test" else f"{title}, split {split}"
     shown = [name for name in _HEADS if name in table and table[name].notna().any()]
     names = [str(name) for name in table.index]
-    seeds = len(plan.seeds)
-    measured = [costs.get("rows", {}).get(f"{data}/{name}") for name in names]
+    measured = [outcome.cost_rows().get(f"{data}/{name}") for name in names]
     costs_of = [None if methods[n].teacher else m for n, m in zip(names, measured, strict=True)]
     pairs = zip(table.to_dict("records"), costs_of, strict=True)
     table = table.assign(train_s=[_undisturbed_s(row, cost) for row, cost in pairs])
     columns: dict[str, list[Cell]] = {
         "method": [Cell(methods[name].title) for name in names],
-        "seeds": [_seeds_cell(int(n), seeds) for n in table["n"]],
+        "seeds": [_seeds_cell(int(n), len(plan.seeds)) for n in table["n"]],
         **{_HEADS[name]: _score_cells(table, name) for name in shown},
-        f"against {methods[reference_of(plan, methods)].title}": _difference_cells(table),
+        f"against {methods[outcome.reference].title}": _difference_cells(table),
     }
     num_scores = len(columns)
-    if split == plan.data[data].splits[0]:  # a run costs the same on each of its splits
+    if outcome.is_first_split(data, split):  # a run costs the same on each of its splits
         columns |= _cost_columns(table, measured, plan)
     rows = tuple(zip(*columns.values(), strict=True))
-    return Board(data, split, title, tuple(columns), tuple(names), rows, num_scores, table)
+    return Board(data, split, heading, tuple(columns), tuple(names), rows, num_scores, table)
 
 
 def _seeds_cell(found: int, planned: int) -> Cell:
@@ -259,36 +238,24 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def pooled_rows(
-    frame: pd.DataFrame, methods: Mapping[str, Method], plan: Plan
-) -> list[tuple[str, str, Cell]]:
+def pooled_rows(outcome: Outcome) -> list[tuple[str, str, Cell]]:
     """Differences of balanced accuracy to the reference over all data sets, largest first.
 
     Returns:
         Title, number of pairs of runs, difference; empty with fewer than two data sets.
     """
-    frame = frame[frame["method"].isin(list(methods))]
-    rows = paired(frame, reference_of(plan, methods))
+    rows = paired(outcome.shown, outcome.reference)
     rows = rows[rows["data"] == ALL_DATA].sort_values("difference", ascending=False)
     rows = rows.rename(columns=COLUMNS_OF_PAIRS)
     return [
-        (methods[row["method"]].title, f"{row['pairs']:.0f}", difference_cell(row))
+        (outcome.methods[row["method"]].title, f"{row['pairs']:.0f}", difference_cell(row))
         for row in rows.to_dict("records")
     ]
 
 
-def notes(
-    frame: pd.DataFrame, costs: Mapping[str, Any], methods: Mapping[str, Method], plan: Plan
-) -> list[str]:
-    """How the table came about, a sentence each: rule, budget, seeds, splits, machine, versions.
-
-    Args:
-        frame: of `collect`.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        methods: by name.
-        plan: what was compared.
-    """
-    frame = frame[frame["method"].isin(list(methods))]
+def notes(outcome: Outcome) -> list[str]:
+    """How the table came about, a sentence each: rule, budget, seeds, splits, machine, versions."""
+    frame, methods, plan = outcome.shown, outcome.methods, outcome.plan
     runs = frame.drop_duplicates(["data", "method", "seed"])
     wanted = frame["data"].nunique() * len(methods) * len(plan.seeds)
     finished = "." if len(runs) == wanted else "; methods are compared on the seeds they share."
@@ -304,7 +271,7 @@ def notes(
         f"Machine: {_machines(runs)}. {', '.join(versions)}.",
         _COSTS,
     ]
-    spread = max((row.get("spread", 0.0) for row in costs.get("rows", {}).values()), default=0.0)
+    spread = max((row.get("spread", 0.0) for row in outcome.cost_rows().values()), default=0.0)
     if spread > _WIDE_SPREAD:
         told.append(f"The measured speeds differ by up to {spread:.0%} from round to round.")
     told += [

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.bench.job import job_config
+from recame.bench.outcome import Outcome
 from recame.bench.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
 from recame.bench.results import collect, read_elsewhere
 from recame.bench.sources import find_sources
@@ -295,13 +296,13 @@ def write_results(
     costs = {}
     if bench.costs_path.exists():
         costs = json.loads(bench.costs_path.read_text(encoding="utf-8"))
-    plan, methods = bench.plan, bench.methods
+    plan = bench.plan
     given = " ".join(f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path)
     name = file.name if file.is_absolute() else file
     command = f"recame bench {name} {given}".strip()
-    written = write_tables(bench.path, frame, costs, methods, plan, command)
-    written.append(write_page(bench.path, frame, costs, methods, plan, command))
+    outcome = Outcome(frame, bench.methods, plan, costs, command)
+    written = [*write_tables(bench.path, outcome), write_page(bench.path, outcome)]
     if markdown is not None:
-        update_markdown(markdown, plan.name, headline(frame, costs, methods, plan))
+        update_markdown(markdown, plan.name, headline(outcome))
         written.append(markdown)
     return written

@@ -7,8 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from recame.bench.board import (
     LEVEL,
     Board,
@@ -17,35 +15,20 @@ from recame.bench.board import (
     notes,
     percent,
     pooled_rows,
-    reference_of,
 )
 from recame.bench.figures import KIND_COLOURS, cost_figure, score_figure
 from recame.bench.method import Method
-from recame.bench.plan import Plan
+from recame.bench.outcome import Outcome
 from recame.evaluation.page import figure_picture, render_page
 from recame.training.run_folder import writing
 
 
-def bench_html(
-    frame: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-    command: str,
-) -> str:
-    """A whole HTML document; nothing in it comes from the network.
-
-    Args:
-        frame: of `recame.bench.results.collect`.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        methods: by name, in the plan's order.
-        plan: what was compared.
-        command: that runs the bench again.
-    """
-    found = boards(frame, costs, methods, plan)
-    reference = reference_of(plan, methods)
-    pooled = pooled_rows(frame, methods, plan)
-    shown = [_shown(board, frame, costs, methods, plan) for board in found]
+def bench_html(outcome: Outcome) -> str:
+    """A whole HTML document; nothing in it comes from the network."""
+    frame, methods, plan = outcome.frame, outcome.methods, outcome.plan
+    found = boards(outcome)
+    pooled = pooled_rows(outcome)
+    shown = [_shown(board, outcome) for board in found]
     contents = [(board["anchor"], board["title"]) for board in shown]
     contents += [("all", "Over all data sets")] if pooled else []
     contents += [("made", "How it was made"), ("methods", "Methods")]
@@ -60,11 +43,11 @@ def bench_html(
         description=plan.description.strip(),
         findings=[_finding(board, methods) for board in found],
         boards=shown,
-        reference=methods[reference].title,
-        reference_name=reference,
+        reference=methods[outcome.reference].title,
+        reference_name=outcome.reference,
         pooled=pooled,
-        notes=notes(frame, costs, methods, plan),
-        command=command,
+        notes=notes(outcome),
+        command=outcome.command,
         methods=method_notes(methods),
         contents=contents,
     )
@@ -88,18 +71,13 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
     return f"{text}; not told apart from it ({LEVEL}): {', '.join(level)}."
 
 
-def _shown(
-    board: Board,
-    frame: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-) -> dict[str, Any]:
-    first = board.split == plan.data[board.data].splits[0]
+def _shown(board: Board, outcome: Outcome) -> dict[str, Any]:
+    methods = outcome.methods
+    first = outcome.is_first_split(board.data, board.split)
     kinds = dict.fromkeys(methods[name].group for name in board.methods)
     cost_columns = slice(board.num_scores, len(board.heads))
     costs_table = [_table(board, cost_columns)] if board.num_scores < len(board.heads) else []
-    scores = score_figure(board, frame, methods, reference_of(plan, methods))
+    scores = score_figure(board, outcome)
     return {
         "anchor": f"{board.data}-{board.split}",
         "title": board.title,
@@ -109,7 +87,7 @@ def _shown(
             scores, f"Balanced accuracy and tail recall on {board.title} with intervals"
         ),
         "cost": figure_picture(
-            cost_figure(board, costs, methods), f"Balanced accuracy against cost on {board.title}"
+            cost_figure(board, outcome), f"Balanced accuracy against cost on {board.title}"
         )
         if first
         else None,
@@ -124,29 +102,18 @@ def _table(board: Board, columns: slice) -> dict[str, Any]:
     return {"heads": (board.heads[0], *board.heads[columns]), "rows": rows}
 
 
-def write_page(
-    out: Path,
-    frame: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-    command: str,
-) -> Path:
+def write_page(out: Path, outcome: Outcome) -> Path:
     """Write `page.html`, whole or not at all.
 
     Args:
         out: the folder.
-        frame: of `recame.bench.results.collect`.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        methods: by name, in the plan's order.
-        plan: what was compared.
-        command: that runs the bench again.
+        outcome: what was found.
 
     Raises:
         DataError: the file cannot be written.
     """
     path = out / "page.html"
-    text = bench_html(frame, costs, methods, plan, command)
+    text = bench_html(outcome)
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -16,32 +15,19 @@ from recame.bench.board import (
     method_notes,
     notes,
     pooled_rows,
-    reference_of,
 )
-from recame.bench.method import Method
-from recame.bench.plan import Plan
+from recame.bench.outcome import Outcome
 from recame.bench.results import METRICS, paired, summarise
 from recame.errors import DataError
 from recame.training.run_folder import writing
 
 
-def write_tables(
-    out: Path,
-    frame: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-    command: str,
-) -> list[Path]:
+def write_tables(out: Path, outcome: Outcome) -> list[Path]:
     """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
 
     Args:
         out: the folder.
-        frame: of `recame.bench.results.collect`.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        methods: by name, in the plan's order.
-        plan: what was compared.
-        command: that runs the bench again.
+        outcome: what was found.
 
     Returns:
         The files.
@@ -49,7 +35,7 @@ def write_tables(
     Raises:
         DataError: a file cannot be written.
     """
-    reference = reference_of(plan, methods)
+    frame, reference = outcome.frame, outcome.reference
     splits = sorted(set(frame["split"]))
     told = [name for name in METRICS if frame[name].notna().any()]
     pairs = pd.concat(
@@ -64,7 +50,7 @@ def write_tables(
         "results.csv": frame.to_csv(index=False),
         "summary.csv": summarise(frame).to_csv(index=False, float_format="%.6g"),
         "paired.csv": pairs.to_csv(index=False, float_format="%.6g"),
-        "table.md": table_markdown(frame, costs, methods, plan, command),
+        "table.md": table_markdown(outcome),
     }
     for name, text in texts.items():
         with writing(out / name) as partial:
@@ -72,28 +58,15 @@ def write_tables(
     return [out / name for name in texts]
 
 
-def table_markdown(
-    frame: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-    command: str,
-) -> str:
-    """Every board, the differences over all data sets, how it was made, and the methods' sources.
-
-    Args:
-        frame: of `recame.bench.results.collect`.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        methods: by name.
-        plan: what was compared.
-        command: that runs the bench again.
-    """
-    parts = [f"# {plan.title}", plan.description.strip()]
-    for board in boards(frame, costs, methods, plan):
+def table_markdown(outcome: Outcome) -> str:
+    """Every board, the differences over all data, how it was made, and the methods' sources."""
+    methods = outcome.methods
+    parts = [f"# {outcome.plan.title}", outcome.plan.description.strip()]
+    for board in boards(outcome):
         parts += [f"## {board.title}", _board_markdown(board)]
-    pooled = pooled_rows(frame, methods, plan)
+    pooled = pooled_rows(outcome)
     if pooled:
-        title = methods[reference_of(plan, methods)].title
+        title = methods[outcome.reference].title
         heads = ["method", "pairs of runs", "balanced accuracy", "95 %"]
         rows = [[name, n, _value(cell), cell.small] for name, n, cell in pooled]
         parts += [
@@ -102,7 +75,7 @@ def table_markdown(
             _table(heads, rows),
         ]
     parts += ["## How it was made"]
-    told = [*notes(frame, costs, methods, plan), f"To make it again: `{command}`"]
+    told = [*notes(outcome), f"To make it again: `{outcome.command}`"]
     parts += ["\n".join(f"- {note}" for note in told)]
     listed = []
     for title, name, source, deviations in method_notes(methods):
@@ -128,27 +101,19 @@ def _value(cell: Cell) -> str:
 
 
 def headline(
-    frame: pd.DataFrame,
-    costs: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plan: Plan,
-    *,
-    groups: Sequence[str] = ("single network", "several experts", "recame"),
+    outcome: Outcome, *, groups: Sequence[str] = ("single network", "several experts", "recame")
 ) -> str:
     """A short Markdown table for a README: a row a method, two scores a data set, three costs.
 
     Args:
-        frame: of `recame.bench.results.collect`.
-        costs: what `costs.json` holds.
-        methods: by name.
-        plan: what was compared.
+        outcome: what was found.
         groups: of the methods that are shown.
 
     Returns:
         The table, best mean over the data sets first, without a line break at its end.
     """
-    shown = {name: method for name, method in methods.items() if method.group in groups}
-    own = [b for b in boards(frame, costs, shown, plan) if b.split == plan.data[b.data].splits[0]]
+    outcome = outcome.of_groups(groups)
+    own = [board for board in boards(outcome) if outcome.is_first_split(board.data, board.split)]
     heads, columns = ["method"], []
     for board in own:
         for name, head in (("balanced accuracy", "balanced accuracy"), ("tail", "tail")):
@@ -163,7 +128,7 @@ def headline(
     scores = pd.DataFrame([b.standings["balanced_accuracy"] for b in own]).mean()
     order = scores.sort_values(ascending=False).index
     rows = [
-        [methods[name].title, *(_value(column.get(name, Cell("-"))) for column in columns)]
+        [outcome.methods[name].title, *(_value(column.get(name, Cell("-"))) for column in columns)]
         for name in map(str, order)
     ]
     return _table(heads, rows)
