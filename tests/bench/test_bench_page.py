@@ -134,18 +134,15 @@ def test_the_line_joins_what_no_cheaper_method_equals(frame: pd.DataFrame) -> No
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
     assert work.lines[0].get_xdata().tolist() == [10, 20]
     assert [t.get_text() for t in minutes.texts] == ["Twin", "Cheap & cheerful"]
-    assert (
-        len(cost_figure(board, replace(outcome, costs={})).axes) == 1
-    )  # nothing measured: the minutes alone
+    unmeasured = replace(outcome, costs={})
+    assert len(cost_figure(board, unmeasured).axes) == 1  # the minutes alone
 
 
 def test_costs_that_differ_by_chance_are_equal(frame: pd.DataFrame) -> None:
     near = frame.assign(train_s=frame["train_s"].where(frame["method"] != "worse", 590.0))
     outcome = Outcome(near, METHODS, PLAN)
-    assert cost_figure(boards(outcome)[0], outcome).axes[0].lines[0].get_xdata().tolist() == [
-        10,
-        20,
-    ]
+    minutes = cost_figure(boards(outcome)[0], outcome).axes[0]
+    assert minutes.lines[0].get_xdata().tolist() == [10, 20]
 
 
 def test_one_seed_and_one_data_set(frame: pd.DataFrame, tmp_path: Path) -> None:
