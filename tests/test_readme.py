@@ -80,7 +80,7 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_are_those_of_the_committed_results() -> None:
-    from recame.bench.outcome import Outcome
+    from recame.bench.comparison import Comparison
     from recame.bench.plan import load_plan, plan_methods
     from recame.bench.results import collect
     from recame.bench.table import headline
@@ -93,7 +93,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
         costs = kept / "costs.json"
         measured = json.loads(costs.read_text()) if costs.exists() else {}
         methods = plan_methods(plan, kept)
-        assert text == headline(Outcome(collect(kept), methods, plan, measured))
+        assert text == headline(Comparison(collect(kept), methods, plan, measured))
 
 
 def test_named_settings_exist() -> None:

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from recame.bench.board import boards
+from recame.bench.comparison import Comparison
 from recame.bench.figures import cost_figure, score_figure
 from recame.bench.method import Method
-from recame.bench.outcome import Outcome
 from recame.bench.page import write_page
 from recame.bench.plan import Plan
 from recame.bench.results import METRICS
@@ -86,7 +86,7 @@ class Reader(HTMLParser):
 
 
 def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
-    path = write_page(tmp_path, Outcome(frame, METHODS, PLAN, COSTS, "recame bench p.yaml"))
+    path = write_page(tmp_path, Comparison(frame, METHODS, PLAN, COSTS, "recame bench p.yaml"))
     assert path == tmp_path / "page.html"
     text = path.read_text(encoding="utf-8")
     reader = Reader()
@@ -103,7 +103,7 @@ def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_every_number_can_be_sorted_by(frame: pd.DataFrame, tmp_path: Path) -> None:
-    path = write_page(tmp_path, Outcome(frame, METHODS, PLAN, COSTS))
+    path = write_page(tmp_path, Comparison(frame, METHODS, PLAN, COSTS))
     row = re.search(r"<tr><td class=\"left\">Twin.*?</tr>", path.read_text(encoding="utf-8"))
     assert row is not None
     values = [float(value) for value in re.findall(r'data-value="([^"]+)"', row[0])]
@@ -113,8 +113,8 @@ def test_every_number_can_be_sorted_by(frame: pd.DataFrame, tmp_path: Path) -> N
 
 
 def test_scores_run_from_best_to_worst(frame: pd.DataFrame) -> None:
-    outcome = Outcome(frame, METHODS, PLAN, COSTS)
-    figure = score_figure(boards(outcome)[0], outcome)
+    comparison = Comparison(frame, METHODS, PLAN, COSTS)
+    figure = score_figure(boards(comparison)[0], comparison)
     first, tail, difference = figure.axes
     names = [label.get_text() for label in first.get_yticklabels()]
     labels = dict(zip(names, first.get_yticks(), strict=True))
@@ -127,28 +127,28 @@ def test_scores_run_from_best_to_worst(frame: pd.DataFrame) -> None:
 
 
 def test_the_line_joins_what_no_cheaper_method_equals(frame: pd.DataFrame) -> None:
-    outcome = Outcome(frame, METHODS, PLAN, COSTS)
-    board = boards(outcome)[0]
-    figure = cost_figure(board, outcome)
+    comparison = Comparison(frame, METHODS, PLAN, COSTS)
+    board = boards(comparison)[0]
+    figure = cost_figure(board, comparison)
     minutes, work = figure.axes
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
     assert work.lines[0].get_xdata().tolist() == [10, 20]
     assert [t.get_text() for t in minutes.texts] == ["Twin", "Cheap & cheerful"]
-    unmeasured = replace(outcome, costs={})
+    unmeasured = replace(comparison, costs={})
     assert len(cost_figure(board, unmeasured).axes) == 1  # the minutes alone
 
 
 def test_costs_that_differ_by_chance_are_equal(frame: pd.DataFrame) -> None:
     near = frame.assign(train_s=frame["train_s"].where(frame["method"] != "worse", 590.0))
-    outcome = Outcome(near, METHODS, PLAN)
-    minutes = cost_figure(boards(outcome)[0], outcome).axes[0]
+    comparison = Comparison(near, METHODS, PLAN)
+    minutes = cost_figure(boards(comparison)[0], comparison).axes[0]
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
 
 
 def test_one_seed_and_one_data_set(frame: pd.DataFrame, tmp_path: Path) -> None:
     one = frame[(frame["seed"] == 0) & (frame["data"] == "dies")]
     plan = PLAN.model_copy(update={"seeds": (0,)})
-    text = write_page(tmp_path, Outcome(one, METHODS, plan)).read_text(encoding="utf-8")
+    text = write_page(tmp_path, Comparison(one, METHODS, plan)).read_text(encoding="utf-8")
     assert "3 methods, 1 data set, 1 seed<" in text
     assert "one seed: no interval" in text
     assert "Over all data sets" not in text

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from recame.bench.board import boards, notes
+from recame.bench.comparison import Comparison
 from recame.bench.method import Method
-from recame.bench.outcome import Outcome
 from recame.bench.plan import Plan
 from recame.bench.results import (
     ALL_DATA,
@@ -262,11 +262,13 @@ def test_different_images_under_one_seed_are_told(bench: Path) -> None:
     file.write_text(json.dumps({**result, "fingerprint": "other"}), encoding="utf-8")
     frame = collect(bench)
     assert mixed_data(frame) == ["dies"]
-    assert "not all see the same images of dies" in " ".join(notes(Outcome(frame, METHODS, PLAN)))
+    assert "not all see the same images of dies" in " ".join(
+        notes(Comparison(frame, METHODS, PLAN))
+    )
 
 
 def test_cells_of_a_board(bench: Path) -> None:
-    first, second = boards(Outcome(collect(bench), METHODS, PLAN, COSTS))
+    first, second = boards(Comparison(collect(bench), METHODS, PLAN, COSTS))
     assert (first.title, second.title) == ("Boards", "dies")
     assert first.methods == ("better", "short", "level", "plain")
     cells = dict(zip(first.heads, zip(*first.rows, strict=True), strict=True))
@@ -294,14 +296,16 @@ def test_cells_of_a_board(bench: Path) -> None:
 def test_equal_time_shows_epochs(bench: Path) -> None:
     plan = PLAN.model_copy(update={"equal": "time", "pace": "plain"})
     frame = collect(bench)
-    outcome = Outcome(frame, METHODS, plan)
-    board = boards(outcome)[0]
+    comparison = Comparison(frame, METHODS, plan)
+    board = boards(comparison)[0]
     assert {"epochs", "images seen, k"} <= set(board.heads)
-    assert "equal time. Plain sets it" in " ".join(notes(outcome))
+    assert "equal time. Plain sets it" in " ".join(notes(comparison))
 
 
 def test_markdown_holds_protocol_sources_and_deviations(bench: Path) -> None:
-    text = table_markdown(Outcome(collect(bench), METHODS, PLAN, COSTS, "recame bench plan.yaml"))
+    text = table_markdown(
+        Comparison(collect(bench), METHODS, PLAN, COSTS, "recame bench plan.yaml")
+    )
     assert "| Better | 3 | **71.3 ± 1.5** (67.5-75.1) |" in text
     assert "## Over all data sets, against Plain" in text
     for line in (
@@ -322,13 +326,13 @@ def test_markdown_holds_protocol_sources_and_deviations(bench: Path) -> None:
 def test_selection_rule_names_exceptions(tmp_path: Path) -> None:
     write_result(tmp_path, "boards", "plain", 0, 0.5)
     write_result(tmp_path, "boards", "better", 0, 0.6, config={"run": {"keep": "best_on_val"}})
-    told = " ".join(notes(Outcome(collect(tmp_path), METHODS, PLAN)))
+    told = " ".join(notes(Comparison(collect(tmp_path), METHODS, PLAN)))
     assert "for all methods but Better, whose phase val chooses." in told
 
 
 def test_tables_are_written_whole(bench: Path) -> None:
     frame = collect(bench)
-    paths = write_tables(bench, Outcome(frame, METHODS, PLAN, COSTS, "recame bench plan.yaml"))
+    paths = write_tables(bench, Comparison(frame, METHODS, PLAN, COSTS, "recame bench plan.yaml"))
     assert [p.name for p in paths] == ["results.csv", "summary.csv", "paired.csv", "table.md"]
     again = pd.read_csv(bench / "results.csv")
     assert again["balanced_accuracy"].tolist() == frame["balanced_accuracy"].tolist()
@@ -339,7 +343,7 @@ def test_tables_are_written_whole(bench: Path) -> None:
 
 
 def test_headline_is_short_and_sorted(bench: Path) -> None:
-    lines = headline(Outcome(collect(bench), METHODS, PLAN, COSTS)).splitlines()
+    lines = headline(Comparison(collect(bench), METHODS, PLAN, COSTS)).splitlines()
     assert lines[0].startswith("| method | Boards: balanced accuracy | Boards: tail | dies: ")
     assert lines[2].startswith("| Better | **71.3 ± 1.5** | **51.3 ± 1.5** |")
     assert lines[-1].startswith("| Plain | 61.0 ± 1.0 |")

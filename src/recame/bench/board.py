@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from recame.bench.comparison import Comparison
 from recame.bench.method import Method
-from recame.bench.outcome import Outcome
 from recame.bench.plan import Plan
 from recame.bench.results import (
     ALL_DATA,
@@ -102,25 +102,25 @@ class Board:
     standings: pd.DataFrame
 
 
-def boards(outcome: Outcome) -> list[Board]:
+def boards(comparison: Comparison) -> list[Board]:
     """One board a data set and split that has results, in the plan's order."""
-    frame = outcome.shown
+    frame = comparison.shown
     found = []
-    for data, entry in outcome.plan.data.items():
+    for data, entry in comparison.plan.data.items():
         for split in entry.splits:
-            table = standings(frame, data, reference=outcome.reference, split=split)
+            table = standings(frame, data, reference=comparison.reference, split=split)
             if len(table):
-                found.append(_board(outcome, data, split, table))
+                found.append(_board(comparison, data, split, table))
     return found
 
 
-def _board(outcome: Outcome, data: str, split: str, table: pd.DataFrame) -> Board:
-    methods, plan = outcome.methods, outcome.plan
+def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -> Board:
+    methods, plan = comparison.methods, comparison.plan
     title = plan.data[data].title or data
     heading = title if split == "test" else f"{title}, split {split}"
     shown = [name for name in _HEADS if name in table and table[name].notna().any()]
     names = [str(name) for name in table.index]
-    measured = [outcome.cost_rows().get(f"{data}/{name}") for name in names]
+    measured = [comparison.cost_rows().get(f"{data}/{name}") for name in names]
     costs_of = [None if methods[n].teacher else m for n, m in zip(names, measured, strict=True)]
     pairs = zip(table.to_dict("records"), costs_of, strict=True)
     table = table.assign(train_s=[_undisturbed_s(row, cost) for row, cost in pairs])
@@ -128,10 +128,10 @@ def _board(outcome: Outcome, data: str, split: str, table: pd.DataFrame) -> Boar
         "method": [Cell(methods[name].title) for name in names],
         "seeds": [_seeds_cell(int(n), len(plan.seeds)) for n in table["n"]],
         **{_HEADS[name]: _score_cells(table, name) for name in shown},
-        f"against {methods[outcome.reference].title}": _difference_cells(table),
+        f"against {methods[comparison.reference].title}": _difference_cells(table),
     }
     num_scores = len(columns)
-    if outcome.is_first_split(data, split):  # a run costs the same on each of its splits
+    if comparison.is_first_split(data, split):  # a run costs the same on each of its splits
         columns |= _cost_columns(table, measured, plan)
     rows = tuple(zip(*columns.values(), strict=True))
     return Board(data, split, heading, tuple(columns), tuple(names), rows, num_scores, table)
@@ -238,24 +238,24 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def pooled_rows(outcome: Outcome) -> list[tuple[str, str, Cell]]:
+def pooled_rows(comparison: Comparison) -> list[tuple[str, str, Cell]]:
     """Differences of balanced accuracy to the reference over all data sets, largest first.
 
     Returns:
         Title, number of pairs of runs, difference; empty with fewer than two data sets.
     """
-    rows = paired(outcome.shown, outcome.reference)
+    rows = paired(comparison.shown, comparison.reference)
     rows = rows[rows["data"] == ALL_DATA].sort_values("difference", ascending=False)
     rows = rows.rename(columns=COLUMNS_OF_PAIRS)
     return [
-        (outcome.methods[row["method"]].title, f"{row['pairs']:.0f}", difference_cell(row))
+        (comparison.methods[row["method"]].title, f"{row['pairs']:.0f}", difference_cell(row))
         for row in rows.to_dict("records")
     ]
 
 
-def notes(outcome: Outcome) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """How the table came about, a sentence each: rule, budget, seeds, splits, machine, versions."""
-    frame, methods, plan = outcome.shown, outcome.methods, outcome.plan
+    frame, methods, plan = comparison.shown, comparison.methods, comparison.plan
     runs = frame.drop_duplicates(["data", "method", "seed"])
     wanted = frame["data"].nunique() * len(methods) * len(plan.seeds)
     finished = "." if len(runs) == wanted else "; methods are compared on the seeds they share."
@@ -271,7 +271,7 @@ def notes(outcome: Outcome) -> list[str]:
         f"Machine: {_machines(runs)}. {', '.join(versions)}.",
         _COSTS,
     ]
-    spread = max((row.get("spread", 0.0) for row in outcome.cost_rows().values()), default=0.0)
+    spread = max((row.get("spread", 0.0) for row in comparison.cost_rows().values()), default=0.0)
     if spread > _WIDE_SPREAD:
         told.append(f"The measured speeds differ by up to {spread:.0%} from round to round.")
     told += [

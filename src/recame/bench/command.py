@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from recame.bench.comparison import Comparison
 from recame.bench.job import job_config
-from recame.bench.outcome import Outcome
 from recame.bench.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
 from recame.bench.results import collect, read_elsewhere
 from recame.bench.sources import find_sources
@@ -300,9 +300,9 @@ def write_results(
     given = " ".join(f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path)
     name = file.name if file.is_absolute() else file
     command = f"recame bench {name} {given}".strip()
-    outcome = Outcome(frame, bench.methods, plan, costs, command)
-    written = [*write_tables(bench.path, outcome), write_page(bench.path, outcome)]
+    comparison = Comparison(frame, bench.methods, plan, costs, command)
+    written = [*write_tables(bench.path, comparison), write_page(bench.path, comparison)]
     if markdown is not None:
-        update_markdown(markdown, plan.name, headline(outcome))
+        update_markdown(markdown, plan.name, headline(comparison))
         written.append(markdown)
     return written

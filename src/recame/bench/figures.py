@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from recame.bench.board import Board
+from recame.bench.comparison import Comparison
 from recame.bench.method import Method
-from recame.bench.outcome import Outcome
 from recame.evaluation.page import BLUE, GREEN, GREY, INK, LINE, ORANGE
 
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ _PANELS = (("balanced_accuracy", "balanced accuracy, %"), ("tail_recall", "tail 
 _SMALL = 9.5
 
 
-def score_figure(board: Board, outcome: Outcome) -> Figure:
+def score_figure(board: Board, comparison: Comparison) -> Figure:
     """Methods from best to worst: mean with its interval, each seed, and the paired difference.
 
     Args:
         board: of one data set and split.
-        outcome: that it is a part of.
+        comparison: that it is a part of.
     """
     from matplotlib.figure import Figure
 
     table, names = board.standings, list(board.methods)
-    methods, reference, frame = outcome.methods, outcome.reference, outcome.frame
+    methods, reference, frame = comparison.methods, comparison.reference, comparison.frame
     runs = frame[(frame["data"] == board.data) & (frame["split"] == board.split)]
     panels = [(name, head) for name, head in _PANELS if f"{name}_sd" in table or name in table]
     figure = Figure(figsize=(11.6, 1.15 + 0.31 * len(names)), layout="constrained")
@@ -86,7 +86,7 @@ def _finish(axes: Axes, head: str) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def cost_figure(board: Board, outcome: Outcome) -> Figure:
+def cost_figure(board: Board, comparison: Comparison) -> Figure:
     """Balanced accuracy over minutes of training and over the work of one decision.
 
     Methods that no cheaper one equals are joined by a line; they and the best are named. Where no
@@ -94,11 +94,11 @@ def cost_figure(board: Board, outcome: Outcome) -> Figure:
 
     Args:
         board: of one data set and split.
-        outcome: that it is a part of.
+        comparison: that it is a part of.
     """
     from matplotlib.figure import Figure
 
-    table, methods, rows = board.standings, outcome.methods, outcome.cost_rows()
+    table, methods, rows = board.standings, comparison.methods, comparison.cost_rows()
     macs = [rows.get(f"{board.data}/{name}", {}).get("macs") for name in board.methods]
     drawn: list[tuple[str, Any]] = [("training, minutes a run", table["train_s"] / 60)]
     if all(value is not None for value in macs):

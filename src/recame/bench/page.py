@@ -16,19 +16,19 @@ from recame.bench.board import (
     percent,
     pooled_rows,
 )
+from recame.bench.comparison import Comparison
 from recame.bench.figures import KIND_COLOURS, cost_figure, score_figure
 from recame.bench.method import Method
-from recame.bench.outcome import Outcome
 from recame.evaluation.page import figure_picture, render_page
 from recame.training.run_folder import writing
 
 
-def bench_html(outcome: Outcome) -> str:
+def bench_html(comparison: Comparison) -> str:
     """A whole HTML document; nothing in it comes from the network."""
-    frame, methods, plan = outcome.frame, outcome.methods, outcome.plan
-    found = boards(outcome)
-    pooled = pooled_rows(outcome)
-    shown = [_shown(board, outcome) for board in found]
+    frame, methods, plan = comparison.frame, comparison.methods, comparison.plan
+    found = boards(comparison)
+    pooled = pooled_rows(comparison)
+    shown = [_shown(board, comparison) for board in found]
     contents = [(board["anchor"], board["title"]) for board in shown]
     contents += [("all", "Over all data sets")] if pooled else []
     contents += [("made", "How it was made"), ("methods", "Methods")]
@@ -43,11 +43,11 @@ def bench_html(outcome: Outcome) -> str:
         description=plan.description.strip(),
         findings=[_finding(board, methods) for board in found],
         boards=shown,
-        reference=methods[outcome.reference].title,
-        reference_name=outcome.reference,
+        reference=methods[comparison.reference].title,
+        reference_name=comparison.reference,
         pooled=pooled,
-        notes=notes(outcome),
-        command=outcome.command,
+        notes=notes(comparison),
+        command=comparison.command,
         methods=method_notes(methods),
         contents=contents,
     )
@@ -71,13 +71,13 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
     return f"{text}; not told apart from it ({LEVEL}): {', '.join(level)}."
 
 
-def _shown(board: Board, outcome: Outcome) -> dict[str, Any]:
-    methods = outcome.methods
-    first = outcome.is_first_split(board.data, board.split)
+def _shown(board: Board, comparison: Comparison) -> dict[str, Any]:
+    methods = comparison.methods
+    first = comparison.is_first_split(board.data, board.split)
     kinds = dict.fromkeys(methods[name].group for name in board.methods)
     cost_columns = slice(board.num_scores, len(board.heads))
     costs_table = [_table(board, cost_columns)] if board.num_scores < len(board.heads) else []
-    scores = score_figure(board, outcome)
+    scores = score_figure(board, comparison)
     return {
         "anchor": f"{board.data}-{board.split}",
         "title": board.title,
@@ -87,7 +87,7 @@ def _shown(board: Board, outcome: Outcome) -> dict[str, Any]:
             scores, f"Balanced accuracy and tail recall on {board.title} with intervals"
         ),
         "cost": figure_picture(
-            cost_figure(board, outcome), f"Balanced accuracy against cost on {board.title}"
+            cost_figure(board, comparison), f"Balanced accuracy against cost on {board.title}"
         )
         if first
         else None,
@@ -102,18 +102,18 @@ def _table(board: Board, columns: slice) -> dict[str, Any]:
     return {"heads": (board.heads[0], *board.heads[columns]), "rows": rows}
 
 
-def write_page(out: Path, outcome: Outcome) -> Path:
+def write_page(out: Path, comparison: Comparison) -> Path:
     """Write `page.html`, whole or not at all.
 
     Args:
         out: the folder.
-        outcome: what was found.
+        comparison: what was found.
 
     Raises:
         DataError: the file cannot be written.
     """
     path = out / "page.html"
-    text = bench_html(outcome)
+    text = bench_html(comparison)
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path

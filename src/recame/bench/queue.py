@@ -171,7 +171,9 @@ class _Worker:
 
     def ask_to_stop(self) -> None:
         """Let the process end, without waiting for it."""
-        if self._process is not None and self._process.is_alive():
+        if self.job is None and self._connection is not None:
+            self._connection.close()  # idle, it reads that nothing more will come, and cleans up
+        elif self._process is not None and self._process.is_alive():
             self._process.terminate()
 
     def stop(self) -> None:

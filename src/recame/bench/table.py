@@ -16,18 +16,18 @@ from recame.bench.board import (
     notes,
     pooled_rows,
 )
-from recame.bench.outcome import Outcome
+from recame.bench.comparison import Comparison
 from recame.bench.results import METRICS, paired, summarise
 from recame.errors import DataError
 from recame.training.run_folder import writing
 
 
-def write_tables(out: Path, outcome: Outcome) -> list[Path]:
+def write_tables(out: Path, comparison: Comparison) -> list[Path]:
     """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
 
     Args:
         out: the folder.
-        outcome: what was found.
+        comparison: what was found.
 
     Returns:
         The files.
@@ -35,7 +35,7 @@ def write_tables(out: Path, outcome: Outcome) -> list[Path]:
     Raises:
         DataError: a file cannot be written.
     """
-    frame, reference = outcome.frame, outcome.reference
+    frame, reference = comparison.frame, comparison.reference
     splits = sorted(set(frame["split"]))
     told = [name for name in METRICS if frame[name].notna().any()]
     pairs = pd.concat(
@@ -50,7 +50,7 @@ def write_tables(out: Path, outcome: Outcome) -> list[Path]:
         "results.csv": frame.to_csv(index=False),
         "summary.csv": summarise(frame).to_csv(index=False, float_format="%.6g"),
         "paired.csv": pairs.to_csv(index=False, float_format="%.6g"),
-        "table.md": table_markdown(outcome),
+        "table.md": table_markdown(comparison),
     }
     for name, text in texts.items():
         with writing(out / name) as partial:
@@ -58,15 +58,15 @@ def write_tables(out: Path, outcome: Outcome) -> list[Path]:
     return [out / name for name in texts]
 
 
-def table_markdown(outcome: Outcome) -> str:
+def table_markdown(comparison: Comparison) -> str:
     """Every board, the differences over all data, how it was made, and the methods' sources."""
-    methods = outcome.methods
-    parts = [f"# {outcome.plan.title}", outcome.plan.description.strip()]
-    for board in boards(outcome):
+    methods = comparison.methods
+    parts = [f"# {comparison.plan.title}", comparison.plan.description.strip()]
+    for board in boards(comparison):
         parts += [f"## {board.title}", _board_markdown(board)]
-    pooled = pooled_rows(outcome)
+    pooled = pooled_rows(comparison)
     if pooled:
-        title = methods[outcome.reference].title
+        title = methods[comparison.reference].title
         heads = ["method", "pairs of runs", "balanced accuracy", "95 %"]
         rows = [[name, n, _value(cell), cell.small] for name, n, cell in pooled]
         parts += [
@@ -75,7 +75,7 @@ def table_markdown(outcome: Outcome) -> str:
             _table(heads, rows),
         ]
     parts += ["## How it was made"]
-    told = [*notes(outcome), f"To make it again: `{outcome.command}`"]
+    told = [*notes(comparison), f"To make it again: `{comparison.command}`"]
     parts += ["\n".join(f"- {note}" for note in told)]
     listed = []
     for title, name, source, deviations in method_notes(methods):
@@ -101,19 +101,23 @@ def _value(cell: Cell) -> str:
 
 
 def headline(
-    outcome: Outcome, *, groups: Sequence[str] = ("single network", "several experts", "recame")
+    comparison: Comparison,
+    *,
+    groups: Sequence[str] = ("single network", "several experts", "recame"),
 ) -> str:
     """A short Markdown table for a README: a row a method, two scores a data set, three costs.
 
     Args:
-        outcome: what was found.
+        comparison: what was found.
         groups: of the methods that are shown.
 
     Returns:
         The table, best mean over the data sets first, without a line break at its end.
     """
-    outcome = outcome.of_groups(groups)
-    own = [board for board in boards(outcome) if outcome.is_first_split(board.data, board.split)]
+    comparison = comparison.of_groups(groups)
+    own = [
+        board for board in boards(comparison) if comparison.is_first_split(board.data, board.split)
+    ]
     heads, columns = ["method"], []
     for board in own:
         for name, head in (("balanced accuracy", "balanced accuracy"), ("tail", "tail")):
@@ -128,7 +132,10 @@ def headline(
     scores = pd.DataFrame([b.standings["balanced_accuracy"] for b in own]).mean()
     order = scores.sort_values(ascending=False).index
     rows = [
-        [outcome.methods[name].title, *(_value(column.get(name, Cell("-"))) for column in columns)]
+        [
+            comparison.methods[name].title,
+            *(_value(column.get(name, Cell("-"))) for column in columns),
+        ]
         for name in map(str, order)
     ]
     return _table(heads, rows)

@@ -13,7 +13,7 @@ from recame.bench.plan import Plan
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Comparison:
     """The results so far of a plan.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
         """The rows of the plan's methods."""
         return self.frame[self.frame["method"].isin(list(self.methods))]
 
-    def of_groups(self, groups: Collection[str]) -> Outcome:
+    def of_groups(self, groups: Collection[str]) -> Comparison:
         """The same with the methods of some groups alone."""
         kept = {name: method for name, method in self.methods.items() if method.group in groups}
         return replace(self, methods=kept)
