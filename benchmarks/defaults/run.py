@@ -1,7 +1,7 @@
 """The default of `recame train` beside plain recipes, on small sets of several kinds.
 
     python benchmarks/defaults/run.py --deeppcb MANIFEST.csv --cifar cifar10_lt100.zip
-        [--time-budget 150s] [--seeds 0] [--runs DIR] [--sets NAME ...]
+        [--time-budget 90s] [--seeds 0 1] [--runs DIR] [--sets NAME ...]
         [--methods NAME ...] [--out DIR]
 
 Every method gets the same time on the same images and is judged on images that neither training
@@ -195,13 +195,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--deeppcb", type=Path)
     parser.add_argument("--cifar", type=Path)
-    parser.add_argument("--time-budget", default="150s")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
+    parser.add_argument("--time-budget", default="90s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--runs", type=Path, help="default: runs/defaults-BUDGET")
     parser.add_argument("--sets", nargs="+", help="only these of the sets that are at hand")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, help="default: results-BUDGET beside this file")
     options = parser.parse_args()
+    kept = options.runs or Path(f"runs/defaults-{options.time_budget}")
+    folder = options.out or HERE / f"results-{options.time_budget}"
     console = Console()
     makers: dict[str, Callable[[], Labelled]] = {"digits": digits, "synth small": synth}
     if options.deeppcb:
@@ -212,7 +214,7 @@ def main() -> None:
     rows = []
     for name, maker in makers.items():
         slug = name.replace(" ", "-")
-        manifest = write(maker(), options.runs / "sets" / slug)
+        manifest = write(maker(), kept / "sets" / slug)
         for number, (method, settings) in enumerate(METHODS.items()):
             if method not in options.methods:
                 continue
@@ -223,11 +225,10 @@ def main() -> None:
                     "run.seed": seed,
                     "run.time_budget_s": parse_duration(options.time_budget),
                 }
-                out = options.runs / f"{slug}-{number}-{seed}"
+                out = kept / f"{slug}-{number}-{seed}"
                 result = run_one(manifest, changes, out, console)
                 rows.append({"set": name, "method": method, "seed": seed, **result})
     results = pd.DataFrame(rows)
-    folder = options.out
     folder.mkdir(parents=True, exist_ok=True)
     results.to_csv(folder / "results.csv", index=False, float_format="%.5f")
     lines = [f"| method | {' | '.join(makers)} |", "| --- " * (1 + len(makers)) + "|"]

@@ -45,7 +45,7 @@ _PLAIN_TRAINING: dict[str, Any] = {
     "probe.enabled": False,
     "finetune.enabled": True,
     "finetune.scope": "all",
-    # Its head is new: there is no probe whose features the norms would keep.
+    # There is no probe whose heads rely on the norms' statistics.
     "finetune.freeze_batch_norm": False,
     "finetune.epochs": "auto",
     "finetune.epoch_size": "auto",
