@@ -118,6 +118,21 @@ def test_every_class_is_shown_when_there_is_room():
     assert set(targets[np.concatenate(list(balanced))]) == set(range(30))
 
 
+def test_short_epochs_leave_out_no_class_for_good():
+    counts = np.geomspace(500, 5, 300).astype(int)
+    targets = np.repeat(np.arange(300), counts)
+    batches = EpochBatches(targets, kind="square_root", batch_size=50, seed=0, epoch_size=120)
+    shown = [np.concatenate(epoch(batches, number)) for number in range(30)]
+    assert all(len(images) == 120 for images in shown)
+    per_class = np.bincount(targets[np.concatenate(shown)], minlength=300)
+    expected = class_prior(counts, "square_root") * 120 * 30
+    assert (per_class >= 1).all()
+    assert np.abs(per_class - expected).max() < 3
+    used = np.bincount(np.concatenate(shown), minlength=len(targets))
+    assert all(np.ptp(used[c == targets]) <= 1 for c in range(300))
+    np.testing.assert_array_equal(shown[7], np.concatenate(epoch(batches, 7)))
+
+
 def test_class_prior():
     counts = np.array([90, 10, 0])
     np.testing.assert_allclose(class_prior(counts, "instance"), [0.9, 0.1, 0.0])

@@ -336,6 +336,12 @@ class TestSettings:
         assert (config.distill.temperature, config.distill.stages) == (2.0, 6)
         assert config.model.pooled_stages == 5
 
+    def test_a_student_has_nothing_to_join(self) -> None:
+        for asked, kept in (("joined", "best_on_val"), ("last", "last")):
+            teacher = Config().updated({"run.keep": asked})
+            config = student_config(teacher, LITE0, SPEC, num_stages=7, backbone=None, changes={})
+            assert config.run.keep == kept
+
     def test_another_backbone_is_whole(self) -> None:
         model = self.make("resnet18").model
         assert (model.backbone, model.stages, model.pretrained) == ("resnet18", 0, False)

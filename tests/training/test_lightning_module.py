@@ -31,7 +31,13 @@ def first_batch(module: FinetuneModule, number: int = 8) -> Batch:
 
 
 def with_trainer(module: FinetuneModule, **facts: object) -> FinetuneModule:
-    facts = {"estimated_stepping_batches": 100, "max_epochs": 10, "global_rank": 0, **facts}
+    facts = {
+        "estimated_stepping_batches": 100,
+        "max_epochs": 10,
+        "global_rank": 0,
+        "precision_plugin": None,
+        **facts,
+    }
     module._trainer = SimpleNamespace(**facts)
     return module
 
@@ -234,6 +240,16 @@ def test_every_objective_learns(base: str, sampler: str, ongoing: Ongoing) -> No
     assert np.isfinite(history.filter(like="loss")).all(axis=None)
     assert history["loss/base"].iloc[-1] < 0.95 * history["loss/base"].iloc[0]
     assert not model.training
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_half_precision_trains_with_clipped_gradients(optimizer: str, ongoing: Ongoing) -> None:
+    run = ongoing(run__precision="bf16", finetune__optimizer=optimizer)  # as on a GPU
+    assert run.config.finetune.clip_norm > 0
+    run, _ = run_finetune(run, run.new_model())
+    history = pd.read_csv(run.folder.history_path)
+    assert len(history) == run.config.finetune.epochs
+    assert np.isfinite(history["loss"]).all()
 
 
 class TestModes:

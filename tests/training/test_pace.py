@@ -62,6 +62,15 @@ class TestPace:
         again.begin(100)  # what the settings say is out of date
         assert [again.done(s) for s in range(61)] == [made.done(s) for s in range(61)]
 
+    def test_the_warm_up_is_the_one_that_was_planned(self) -> None:
+        made = Pace()
+        made.begin(100, 5)
+        made.change(30, 400)
+        again = Pace()
+        again.load_state_dict(made.state_dict())
+        again.begin(400, 20)
+        assert again.warmup == made.warmup == 5
+
 
 class TestKeepTime:
     def epochs_after(

@@ -24,6 +24,7 @@ from recame.training.planner import (
     choose_device,
     choose_precision,
     choose_size,
+    num_processes,
     plan_epochs,
     plan_model,
 )
@@ -90,6 +91,31 @@ class TestEpochs:
         plan = plan_epochs(config, StepCost(2.0, 1.0), num_train=5000, elapsed_s=90.0, device=CPU)
         assert plan.config.finetune.epochs == 1
         assert plan.config.finetune.epoch_size == plan.config.finetune.batch_size
+
+    def test_a_short_epoch_has_a_batch_for_each_device(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+        config = CONFIG.updated({"run.time_budget_s": 30.0, "run.num_nodes": 2})
+        cost = StepCost(2.0, 1.0)
+        for devices, processes in ((3, 6), ("auto", 16)):
+            asked = config.updated({"run.devices": devices})
+            plan = plan_epochs(asked, cost, num_train=5000, elapsed_s=90.0, device=GPU)
+            settings = plan.config.finetune
+            assert settings.epoch_size == settings.batch_size * processes
+        assert num_processes(config.updated({"run.devices": "auto"}).run, CPU) == 2
+
+    def test_a_third_phase_has_its_time(self) -> None:
+        config = CONFIG.updated({"run.time_budget_s": 300.0})
+        cost = StepCost(0.6, 1.0)
+        words: dict[str, Any] = {"num_train": 5000, "elapsed_s": 20.0, "device": CPU}
+        alone = plan_epochs(config, cost, **words)
+        config = config.updated({"retrain.enabled": True})
+        three = plan_epochs(config, cost, **words, retrained=6400)
+        assert alone.epochs_s is not None
+        assert three.epochs_s is not None
+        judged, embedded = JUDGING_SHARE * VIEWS * 1.0, 6400 / 64 * 0.6 / 3
+        assert alone.epochs_s - three.epochs_s == pytest.approx(judged + embedded)
 
     def test_passes_on_a_gpu(self) -> None:
         plan = plan_epochs(CONFIG, StepCost(0.01, 0.1), num_train=4000, elapsed_s=0.0, device=GPU)
@@ -227,6 +253,10 @@ class TestModel:
     def test_the_rate_follows_what_is_said_of_the_norms(self) -> None:
         config = Config().updated({"finetune.freeze_batch_norm": False})
         assert plan_model(config, fake_data(), CPU).config.finetune.lr == planner.LR
+
+    def test_one_stage_feeds_the_classifier_where_there_is_one(self) -> None:
+        plan = plan_model(Config().updated({"model.stages": 1}), fake_data(), CPU)
+        assert plan.config.model.pooled_stages == 1
 
     def test_a_tau_that_is_given_is_kept(self) -> None:
         plan = plan_model(Config().updated({"objective.tau": 0.5}), fake_data(), CPU)

@@ -57,6 +57,17 @@ def test_the_join_can_be_kept_whatever_val_says(
     assert load_checkpoint(run.path).model.num_experts == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [({}, "joined"), ({"retrain__enabled": True, "retrain__steps": 20}, "retrained")],
+)
+def test_without_val_the_last_word_is_kept(
+    changes: dict[str, object], kept: str, tiny_config: Tiny, defects: Path, tmp_path: Path
+) -> None:
+    run = train(defects, tiny_config(data__val_fraction=0, **changes), out=tmp_path / "run")
+    assert json.loads((run.path / "phases.json").read_text()) == {"kept": kept}
+
+
 def test_a_join_needs_both_phases(tiny_config: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"run\.keep=joined joins an expert of each phase"):
         tiny_config(run__keep="joined", probe__enabled=False)

@@ -57,6 +57,17 @@ def test_followers_wait_for_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert leaders_run(tmp_path / "other").path.samefile(run.path)
 
 
+def test_followers_leave_a_finished_run(tmp_path: Path) -> None:
+    from recame.config import Config
+
+    run = RunFolder(tmp_path / "run")
+    run.begin(tmp_path, "f00d", Config())
+    run.finish()
+    with pytest.raises(SystemExit) as left:
+        leaders_run(run.path)
+    assert left.value.code == 0
+
+
 @pytest.mark.slow
 def test_two_processes(defects: Path, tiny_words: list[str], tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("recame")

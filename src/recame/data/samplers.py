@@ -13,6 +13,8 @@ from recame.errors import ConfigError
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 SamplerKind = Literal["instance", "class_balanced", "square_root", "m_per_class"]
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 def class_prior(counts: IntArray, kind: SamplerKind) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Share of each class among the images that a sampler shows, for losses that need the prior.
@@ -97,7 +99,7 @@ class EpochBatches(Sampler[list[int]]):
         )
         self._members = np.argsort(classes, kind="stable")
         self._counts = np.bincount(classes)
-        self._quota = _quota(class_prior(self._counts, kind), self._epoch_size)
+        self._share = class_prior(self._counts, kind)
         self._classes_per_batch = min(max(1, batch_size // samples_per_class), len(self._counts))
         self._per_class = batch_size // self._classes_per_batch
         if kind == "m_per_class" and batch_size % samples_per_class:
@@ -135,8 +137,8 @@ class EpochBatches(Sampler[list[int]]):
         return full + (rest > 1 or (rest == 1 and full == 0))
 
     def _mixed_batches(self) -> list[IntArray]:
-        first = self._epoch * self._quota
-        drawn = _draw(self._members, self._counts, first, self._quota, self._seed)
+        first, number = _links(self._share, self._epoch_size, self._epoch)
+        drawn = _draw(self._members, self._counts, first, number, self._seed)
         drawn = np.random.default_rng([self._seed, self._epoch]).permutation(drawn)
         ends = np.arange(1, self._num_batches()) * self._batch_size
         return np.split(drawn, ends)
@@ -156,14 +158,40 @@ class EpochBatches(Sampler[list[int]]):
         return list(batches.reshape(num_batches, -1))
 
 
+def _links(
+    share: np.ndarray[Any, np.dtype[np.float64]], total: int, epoch: int
+) -> tuple[IntArray, IntArray]:
+    """Where an epoch begins in each class's chain, and how many links it takes.
+
+    Args:
+        share: (C,) of the images.
+        total: images an epoch.
+        epoch: counted from 0.
+
+    Returns:
+        (C,) and (C,); the second adds up to `total`.
+    """
+    if total >= len(share):
+        quota = _quota(share, total)
+        return epoch * quota, quota
+    # Not all classes fit, and the same ones must not be left out each time: points spread evenly
+    # (multiples of the golden ratio) over a line that the classes share go on from epoch to epoch.
+    points = np.arange((epoch + 1) * total) * _GOLDEN % 1.0
+    classes = np.searchsorted(np.cumsum(share)[:-1], points, side="right")
+    first, number = (
+        np.bincount(part, minlength=len(share)) for part in np.split(classes, [epoch * total])
+    )
+    return first, number
+
+
 def _quota(share: np.ndarray[Any, np.dtype[np.float64]], total: int) -> IntArray:
     """Whole numbers near `share * total` that add up to `total` (largest remainder).
 
-    A class whose share is less than one gets one where `total` has room for all classes.
+    A class whose share is less than one gets one; `total` has room for all classes.
     """
     exact = share * total
     rare = exact < 1.0
-    if total >= len(share) and rare.any() and not rare.all():
+    if rare.any() and not rare.all():
         exact = np.where(rare, 1.0, share * (total - rare.sum()) / share[~rare].sum())
     quota = np.floor(exact).astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: total - quota.sum()]] += 1

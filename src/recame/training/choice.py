@@ -25,10 +25,14 @@ MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
 def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
     """Judge the phases on `val`, alone and joined; keep one and write its figures."""
     settings, space = run.config.evaluation, run.data.label_space
-    chosen = "joined" if run.config.judges_joined else list(candidates)[-1]
+    last = list(candidates)[-1]
+    chosen = "joined" if run.config.judges_joined else last
     if "val" not in run.data.splits:
+        if run.config.run.keep != "joined" and last == "retrained":
+            chosen = last  # a phase that was asked for is not thrown away unseen
         run.console.print(f"No val split to choose by: {chosen} is kept.")
         save_checkpoint(run.folder.path, _network(candidates, chosen), space)
+        run.folder.update_json("phases.json", {"kept": chosen})
         return
     words: dict[str, Any] = {
         "num_views": int(settings.views),

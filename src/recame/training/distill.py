@@ -263,9 +263,12 @@ def _untrained(run: OngoingRun) -> MultiExpertClassifier:
 
 
 def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, float | None]:
-    """The expert that is best on `val` alone, and the ensemble's balanced accuracy there."""
+    """The expert that is best on `val` alone, and the ensemble's balanced accuracy there.
+
+    Without `val` the last: the first of a joined network knows the pretrained trunk alone.
+    """
     if "val" not in run.data.splits:
-        return 0, None
+        return teacher.num_experts - 1, None
     predictions = predict_split(
         Resized(teacher),
         run.data,

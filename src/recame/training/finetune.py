@@ -25,8 +25,9 @@ from recame.training.frozen_trunk import TrunkCache, build_trunk_cache
 from recame.training.lightning_module import FinetuneData, FinetuneModule, MovingAverage
 from recame.training.ongoing_run import OngoingRun
 from recame.training.pace import KeepTime
-from recame.training.planner import Plan, StepCost, plan_epochs
+from recame.training.planner import Plan, StepCost, num_processes, plan_epochs
 from recame.training.processes import call_followers
+from recame.training.retrain import num_retrained
 from recame.training.teacher import Distillation
 
 # Few: on a small machine each takes seconds of the budget, and the epochs correct the plan.
@@ -77,13 +78,13 @@ def check_finetune(run: OngoingRun) -> None:
         raise ConfigError(
             f"run.strategy={settings.strategy!r} is unknown: choose one of {', '.join(known)}."
         )
-    num_devices = 1 if settings.devices == "auto" else settings.devices
-    if run.device.type == "cuda" and num_devices > torch.cuda.device_count():
+    seen = torch.cuda.device_count()
+    if run.device.type == "cuda" and settings.devices != "auto" and settings.devices > seen:
         raise ConfigError(
-            f"run.devices={num_devices}, but torch sees {torch.cuda.device_count()} GPUs here: "
+            f"run.devices={settings.devices}, but torch sees {seen} GPUs here: "
             "give at most that many, or run.accelerator=cpu."
         )
-    EpochBatches(**_batches(run), world_size=num_devices * settings.num_nodes)
+    EpochBatches(**_batches(run), world_size=num_processes(settings, run.device))
 
 
 def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
@@ -197,6 +198,7 @@ def _plan_epochs(
         elapsed_s=time.monotonic() - run.started,
         device=run.device,
         patience=1 if distillation is None else run.config.distill.patience,
+        retrained=num_retrained(run) if run.config.retrain.enabled else 0,
     )
     _record(replace(run, config=plan.config), plan.reasons)
     return plan

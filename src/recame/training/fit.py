@@ -82,6 +82,8 @@ def train(
             "distill.teacher=null to train the same network on labels alone."
         )
     if is_follower(config.run):
+        if not config.finetune.enabled:
+            raise SystemExit(0)  # the leader needs no help with the rest
         _follow(Path(source), Path(out), started)
     if resume:
         folder = RunFolder.open(Path(out))

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -177,6 +178,9 @@ class FinetuneModule(pl.LightningModule):
             ),
         ]
         fused = all(p.device.type in {"cpu", "cuda"} for p in backbone + groups["head"])
+        # Lightning cannot clip gradients that a fused step would unscale itself.
+        mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        fused &= not (mixed and settings.clip_norm)
         optimizer: torch.optim.Optimizer
         if settings.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, fused=fused)
@@ -185,11 +189,10 @@ class FinetuneModule(pl.LightningModule):
                 parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
             )
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        self.pace.begin(num_steps)
-        warmup = max(1, round(settings.warmup * num_steps))
+        self.pace.begin(num_steps, max(1, round(settings.warmup * num_steps)))
 
         def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / warmup)
+            rise = min(1.0, (step + 1) / self.pace.warmup)
             fall = 0.5 * (1 + math.cos(math.pi * self.pace.done(step)))
             return rise * (settings.min_lr_fraction + (1 - settings.min_lr_fraction) * fall)
 

@@ -17,16 +17,21 @@ class Pace:
     """Share of the training that is done; how many steps it has may change on the way.
 
     The learning rate follows it: whatever a change leaves, it falls from where it is to its end.
+
+    Attributes:
+        warmup: steps over which the learning rate rises; a change leaves them as they are.
     """
 
     def __init__(self) -> None:
+        self.warmup = 1
         self._num_steps = 1
         self._since = (0, 0.0)
+        self._taken_up = False
 
-    def begin(self, num_steps: int) -> None:
+    def begin(self, num_steps: int, warmup: int = 1) -> None:
         """Plan the steps; those of a checkpoint that was taken up stand."""
-        if self._since == (0, 0.0):
-            self._num_steps = max(1, num_steps)
+        if not self._taken_up:
+            self._num_steps, self.warmup = max(1, num_steps), warmup
 
     def done(self, step: int) -> float:
         """The share in [0, 1] that is done before a step."""
@@ -41,12 +46,17 @@ class Pace:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"num_steps": self._num_steps, "since": list(self._since)}
+        return {
+            "num_steps": self._num_steps,
+            "since": list(self._since),
+            "warmup": self.warmup,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as `state_dict` found it."""
         step, share = state["since"]
         self._num_steps, self._since = int(state["num_steps"]), (int(step), float(share))
+        self.warmup, self._taken_up = int(state["warmup"]), True
 
 
 class KeepTime(Callback):

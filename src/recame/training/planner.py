@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recame.config import SYMMETRIES, Config
+from recame.config import SYMMETRIES, Config, RunConfig
 from recame.data import InspectionSet
 from recame.data.decode import working_side
 from recame.errors import ConfigError
@@ -153,7 +153,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     decide("objective.tau", 1.0, "balanced softmax")
     decide(
         "model.pooled_stages",
-        num_stages - 1,
+        max(1, num_stages - 1),
         "stages of several depths feed the classifier: fine marks and their surroundings",
     )
     frozen = config.probe.enabled and config.model.pretrained is not False
@@ -184,6 +184,14 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     decide("run.precision", precision, f"the fastest that is safe on {device.type}")
     changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
     return Plan(config.updated(changes), tuple(dict.fromkeys(reasons)))
+
+
+def num_processes(settings: RunConfig, device: torch.device) -> int:
+    """Processes that fine-tune: one a device, on all nodes."""
+    devices = settings.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    return devices * settings.num_nodes
 
 
 def budget_s(config: Config, device: torch.device) -> float | None:
@@ -227,6 +235,7 @@ def plan_epochs(
     elapsed_s: float,
     device: torch.device,
     patience: int = 1,
+    retrained: int = 0,
 ) -> Plan:
     """Choose how many epochs of how many images, from the time left and the measured step.
 
@@ -237,6 +246,7 @@ def plan_epochs(
         elapsed_s: seconds since the run began.
         device: where the run trains.
         patience: how many times the images are enough that are enough to learn from labels alone.
+        retrained: images, each under all its views, that a third phase embeds afterwards.
     """
     settings = config.finetune
     size = settings.epoch_size
@@ -244,16 +254,18 @@ def plan_epochs(
         chosen = num_train if size == "auto" else size
         return Plan(config.updated({"finetune.epoch_size": chosen}), ())
     budget = budget_s(config, device)
-    processes = config.run.num_nodes * (1 if config.run.devices == "auto" else config.run.devices)
-    images_per_s = settings.batch_size * processes / cost.step_s
+    least = settings.batch_size * num_processes(config.run, device)  # a step of all devices
+    images_per_s = least / cost.step_s
     enough = patience * max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
     if budget is None:
         left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
-        # More passes over the validation split decide which of two networks is kept.
-        passes = 2 * int(config.evaluation.views)
+        # More passes over the validation split decide which of the phases' networks is kept.
+        passes = (2 + config.retrain.enabled) * int(config.evaluation.views)
         left_s = PLANNED_SHARE * budget - elapsed_s - JUDGING_SHARE * passes * cost.val_s
+        # A forward takes about a third of a step.
+        left_s -= retrained / settings.batch_size * cost.step_s / 3
         images = max(1.0, left_s) * images_per_s
         why = (
             f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
@@ -262,19 +274,19 @@ def plan_epochs(
         if images > enough:
             images = enough
             why += f"; {enough:,} images in all are enough for {num_train:,}"
-    images = max(images, settings.batch_size)
+    images = max(images, least)
     open_size = size == "auto"
     if size == "auto":
         # An epoch is what lies between two checkpoints: long enough to be worth one.
         shortest = 20.0 * images_per_s
-        size = int(max(settings.batch_size, min(max(num_train, shortest), images / 4)))
+        size = int(max(least, min(max(num_train, shortest), images / 4)))
     epochs = max(1, round(images / size))
     epoch_s = size / images_per_s + cost.val_s
     if epochs * epoch_s > left_s:
         epochs = max(1, int(left_s / epoch_s))
     if open_size:  # epochs of a length that uses what whole ones would leave
         affordable = (left_s / epochs - cost.val_s) * images_per_s
-        size = int(max(settings.batch_size, min(affordable, images / epochs)))
+        size = int(max(least, min(affordable, images / epochs)))
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
     planned = config.updated(changes)

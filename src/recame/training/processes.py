@@ -36,8 +36,15 @@ def leaders_run(out: Path) -> RunFolder:
 
     Args:
         out: the run folder that was asked for, seen by all nodes.
+
+    Raises:
+        SystemExit: the run is finished: there is nothing to help with.
     """
     path = Path(os.environ.get(RUN_VARIABLE, out))
-    while not (path / "run.json").exists() or RunFolder.open(path).state != "fine-tuning":
+    while True:
+        state = RunFolder.open(path).state if (path / "run.json").exists() else "to come"
+        if state == "fine-tuning":
+            return RunFolder.open(path)
+        if state == "finished":
+            raise SystemExit(0)
         time.sleep(_POLL_S)
-    return RunFolder.open(path)

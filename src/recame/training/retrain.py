@@ -14,7 +14,7 @@ import time
 import torch
 
 from recame.config import SYMMETRIES
-from recame.data import class_prior
+from recame.data import SplitView, class_prior
 from recame.evaluation.progress import progress_bars
 from recame.models import MultiExpertClassifier
 from recame.training.frozen_features import capped_view, embed, fit_heads
@@ -33,14 +33,13 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
     """
     began = time.monotonic()
     settings, seed = run.config.retrain, run.config.run.seed
-    view = capped_view(run.data.view("train"), settings.max_per_class, seed)
+    view, num_views = _shown(run)
     counts = view.counts(run.data.label_space.num_classes)
     objective = run.objective(
         torch.from_numpy(class_prior(counts, settings.sampler)).float(),
         fixed_features=run.config.model.hidden == 0,
     )
     model = copy.deepcopy(model)
-    num_views = min(settings.views, SYMMETRIES[run.config.augment.symmetry])
     with progress_bars(run.console) as report:
         features = embed(run, model, view, num_views, report)
         model.head = run.new_model().head
@@ -61,3 +60,16 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
         soft_wrap=True,
     )
     return model.eval()
+
+
+def num_retrained(run: OngoingRun) -> int:
+    """Images that this phase embeds, each counted once a view."""
+    view, num_views = _shown(run)
+    return len(view) * num_views
+
+
+def _shown(run: OngoingRun) -> tuple[SplitView, int]:
+    """The training images that the heads see, and under how many views."""
+    settings = run.config.retrain
+    view = capped_view(run.data.view("train"), settings.max_per_class, run.config.run.seed)
+    return view, min(settings.views, SYMMETRIES[run.config.augment.symmetry])

@@ -104,6 +104,7 @@ def student_config(
         "augment.mixup": max(teacher.augment.mixup, _MIXUP),
         **_PLAIN_TRAINING,
         **({} if teacher.finetune.freeze_batch_norm is False else {"finetune.lr": LR}),
+        **({"run.keep": "best_on_val"} if teacher.run.keep == "joined" else {}),
         **changes,
         "model.backbone": name,
     }
