@@ -3,14 +3,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
 
-from recame.bench.command import Request, jobs_to_run, open_bench
+from recame.bench.command import Request, _measure_costs, jobs_to_run, open_bench
 from recame.bench.job import job_config, run_job
 from recame.bench.method import GROUPS, load_method, method_names
 from recame.bench.plan import Bench, Job, load_plan, plan_methods
@@ -299,11 +299,83 @@ class TestEqualTimeElsewhere:
         with pytest.raises(ConfigError, match=r"hold different costs.*one table"):
             open_bench(request_, Console(quiet=True))
         bench.costs_path.unlink()
+        bench.costs_path.write_bytes((request_.elsewhere[0] / "costs.json").read_bytes())
+        costs = json.loads(bench.costs_path.read_text())
+        costs["rows"]["defects/focal"] = costs["rows"]["defects/ensemble"]  # measured since
+        bench.costs_path.write_text(json.dumps(costs))
+        open_bench(request_, Console(quiet=True))
+        bench.costs_path.unlink()
         with pytest.raises(ConfigError, match="leave out --costs, or --with"):
             open_bench(replace(request_, costs=True), Console(quiet=True))
         (request_.elsewhere[0] / "costs.json").unlink()
         with pytest.raises(ConfigError, match=r"No costs\.json beside"):
             open_bench(request_, Console(quiet=True))
+
+
+class TestCostsOfEqualTime:
+    WORDS: ClassVar[dict[str, Any]] = {
+        "equal": "time",
+        "pace": "cross_entropy",
+        "settings": {**TINY, "finetune.epoch_size": 64},
+    }
+
+    def test_what_was_shared_out_stays(
+        self, defects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = write_plan(tmp_path, **self.WORDS, methods=["cross_entropy", "ensemble", "focal"])
+        request = Request(plan, tmp_path / "out", {"defects": defects})
+        bench = open_bench(request, Console(quiet=True))
+        known = {"defects/cross_entropy": {"spread": 1.0}, "defects/ensemble": {"spread": 2.0}}
+        bench.costs_path.write_text(json.dumps({"rows": known}))
+        asked: list[str] = []
+
+        def measure(subjects: list[Any], **_: object) -> dict[str, Any]:
+            asked.extend(subject.key for subject in subjects)
+            return {"machine": {}, "rows": {subject.key: {"spread": 0.0} for subject in subjects}}
+
+        monkeypatch.setattr("recame.bench.costs.measure_side_by_side", measure)
+        _measure_costs(bench, request, Console(quiet=True))
+        assert asked == ["defects/focal"]
+        rows = json.loads(bench.costs_path.read_text())["rows"]
+        assert rows == {**known, "defects/focal": {"spread": 0.0}}
+        bench.run_dir(Job("defects", "ensemble", 0)).mkdir(parents=True)
+        with pytest.raises(ConfigError, match="those still missing would get other shares"):
+            _measure_costs(bench, replace(request, costs=True), Console(quiet=True))
+
+    def test_a_probe_alone_has_no_epochs_to_share(self, defects: Path, tmp_path: Path) -> None:
+        alone = {
+            "method": "recame",
+            "name": "alone",
+            "settings": {"finetune.enabled": False},
+        }
+        plan = write_plan(tmp_path, **self.WORDS, methods=["cross_entropy", alone])
+        bench = opened(plan, tmp_path / "out", defects=defects)
+        job = Job("defects", "alone", 0)
+        assert job_config(bench, job) == bench.config("defects", "alone", 0)
+        plan = write_plan(tmp_path, **{**self.WORDS, "pace": "alone"}, methods=[alone])
+        with pytest.raises(ConfigError, match="pace='alone' does not fine-tune on defects"):
+            opened(plan, tmp_path / "other", defects=defects)
+
+
+def test_a_method_may_be_called_otherwise(tmp_path: Path) -> None:
+    plan = write_plan(
+        tmp_path,
+        reference="base",
+        methods=[
+            {"method": "focal", "name": "base", "title": "Base", "group": "recame"},
+            {
+                "method": "focal",
+                "name": "wide",
+                "settings": {"objective.focal_gamma": 1.0},
+                "group": "several experts",
+            },
+        ],
+    )
+    methods = plan_methods(load_plan(plan), tmp_path)
+    assert [(n, m.title, m.group) for n, m in methods.items()] == [
+        ("base", "Base", "recame"),
+        ("wide", "wide", "several experts"),
+    ]
 
 
 @pytest.mark.parametrize(

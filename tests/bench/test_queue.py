@@ -71,7 +71,8 @@ def started(out: Path, key: str) -> list[list[str]]:
     return traced(out, "start", key) if (out / "trace.txt").exists() else []
 
 
-def test_each_outcome(bench: TinyBench) -> None:
+def test_each_outcome(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recame.bench.queue._num_gpus", lambda: 2)
     names = ("quick", "killed", "deadly", "broken", "forgetful")
     jobs = [TinyJob("set", name, 0) for name in names]
     events: list[Event] = []
@@ -236,6 +237,12 @@ def test_impossible_requests(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) 
         run_queue(bench, jobs, devices=(2,), runner=run_tiny)
     run_queue(bench, jobs, devices=(1,), runner=run_tiny)
     assert traced(bench.path, "start")[0][4] == "6"
+    with pytest.raises(ConfigError, match="Device -1 is not there"):
+        run_queue(bench, jobs, devices=(-1,), runner=run_tiny)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("recame.bench.queue._num_gpus", lambda: 1)
+    with pytest.raises(ConfigError, match="Device 1 is not there: torch sees 1"):
+        run_queue(bench, jobs, devices=(1,), runner=run_tiny)
 
 
 @pytest.mark.slow

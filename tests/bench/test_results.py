@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,22 @@ def test_headline_is_short_and_sorted(bench: Path) -> None:
     assert len(lines) == 2 + 4
 
 
+def test_a_headline_keeps_a_reference_of_any_group(bench: Path) -> None:
+    methods = {**METHODS, "plain": replace(METHODS["plain"], group="ablation")}
+    lines = headline(Comparison(collect(bench), methods, PLAN, COSTS)).splitlines()
+    assert lines[-1].startswith("| Plain |")
+    alone = {name: replace(method, group="ablation") for name, method in METHODS.items()}
+    plan = PLAN.model_copy(update={"reference": None})
+    assert len(headline(Comparison(collect(bench), alone, plan)).splitlines()) == 2 + 4
+
+
+def test_what_a_plan_no_longer_has_is_not_shown(bench: Path) -> None:
+    plan = PLAN.model_copy(update={"data": {"dies": PLAN.data["dies"]}, "seeds": (0, 1)})
+    comparison = Comparison(collect(bench), METHODS, plan)
+    assert set(comparison.shown["data"]) == {"dies"}
+    assert set(comparison.shown["seed"]) == {0, 1}
+
+
 def test_markers_keep_the_rest_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     head, tail = (
@@ -361,6 +378,8 @@ def test_markers_keep_the_rest_of_the_file(tmp_path: Path) -> None:
     assert path.read_bytes() == head + b"\n| new |\n" + tail
     update_markdown(path, "cpu", "| newer |")
     assert path.read_bytes() == head + b"\n| newer |\n" + tail
+    with pytest.raises(DataError, match="cannot be read"):
+        update_markdown(tmp_path / "READNE.md", "cpu", "| new |")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from recame.config import DataConfig
 from recame.data.listing import list_images
-from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.manifest import ManifestColumns, read_manifest, read_recorded_manifest
 from recame.errors import DataError
 
 
@@ -145,3 +150,41 @@ def test_list_images(tmp_path):
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="No images in"):
         list_images([tmp_path / "void"])
+
+
+def test_products_and_lots_are_names(tmp_path):
+    text = "image,label,product,lot,size\na.png,x,12,NA,1\nb.png,y,1.10,7,2\nc.png,y,,1.1,3\n"
+    (tmp_path / "set.csv").write_text(text)
+    columns = ManifestColumns.of(DataConfig(group_by="lot"))
+    table = read_manifest(tmp_path / "set.csv", columns)
+    assert table["product"].tolist()[:2] == ["12", "1.10"]
+    assert table["product"].isna().tolist() == [False, False, True]
+    assert table["lot"].tolist() == ["NA", "7", "1.1"]
+    assert table["size"].tolist() == [1, 2, 3]
+
+
+def test_columns_that_no_number_holds_are_text(tmp_path):
+    text = "image,label,code\na.png,x,12345678901234567890123\nb.png,y,7\n"
+    (tmp_path / "set.csv").write_text(text)
+    read = read_manifest(tmp_path / "set.csv")
+    assert read["code"].tolist() == ["12345678901234567890123", "7"]
+    read.assign(split="train").to_csv(tmp_path / "manifest.csv", index=False)
+    again = read_recorded_manifest(tmp_path / "manifest.csv", "product")
+    assert again["code"].tolist() == read["code"].tolist()
+
+    boards = pd.Categorical(["b1", "b2"], categories=["b1", "b2", "b3"])
+    table = pd.DataFrame({"image": ["a.png", "b.png"], "label": ["x", "y"], "board": boards})
+    table["box"] = [[1, 2], [3, 4]]
+    table.to_parquet(tmp_path / "set.parquet")
+    read = read_manifest(tmp_path / "set.parquet")
+    assert read["board"].value_counts().tolist() == [1, 1]
+    assert read["box"].nunique() == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_names_that_are_no_text_are_left_out(tmp_path):
+    touch(tmp_path, "x/a.png", "y/b.png")
+    (Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"/d\xe9f.png"))).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"1 images of .* no UTF-8 \(x/d"):
+        table = read_manifest(tmp_path)
+    assert table["image"].tolist() == ["x/a.png", "y/b.png"]

@@ -118,6 +118,15 @@ def test_every_class_is_shown_when_there_is_room():
     assert set(targets[np.concatenate(list(balanced))]) == set(range(30))
 
 
+@pytest.mark.parametrize("total", [1000, 1001, 1020, 1040, 1080])
+def test_every_class_is_shown_when_there_is_hardly_room(total):
+    counts = np.geomspace(1280, 5, 1000).astype(int)
+    targets = np.repeat(np.arange(1000), counts)
+    batches = EpochBatches(targets, kind="square_root", batch_size=50, seed=0, epoch_size=total)
+    shown = np.concatenate(epoch(batches, 0))
+    assert len(set(targets[shown])) == 1000
+
+
 def test_short_epochs_leave_out_no_class_for_good():
     counts = np.geomspace(500, 5, 300).astype(int)
     targets = np.repeat(np.arange(300), counts)

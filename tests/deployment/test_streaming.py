@@ -19,7 +19,7 @@ import pytest
 import recame
 from recame.contracts import PreprocessSpec
 from recame.deployment import predict_files
-from recame.deployment.partial_table import _rows_with_ends
+from recame.deployment.partial_table import PartialTable, _rows_with_ends
 from recame.errors import ConfigError, DataError, MissingDependencyError
 from recame.evaluation import load_predictions
 from recame.evaluation.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY
@@ -237,3 +237,22 @@ def test_nothing_readable_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"None of 1 images can be read \(.*not an image"):
         recame.predict(bundle, tmp_path, out=tmp_path / "out.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+
+
+def test_two_starts_at_once_do_not_mix(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    model = recame.load(bundle)
+    names = sorted(str(path) for path in folder.iterdir())
+    out = tmp_path / "out.csv"
+    first = PartialTable.open(out, model, names, resume=True)
+    with pytest.raises(DataError, match="Another prediction is writing"):
+        PartialTable.open(out, model, names, resume=True)
+    with pytest.raises(RuntimeError), first:
+        raise RuntimeError
+    PartialTable.open(out, model, names, resume=True).remove()
+
+
+def test_parquet_refuses_names_that_are_no_text(bundle: Path, tmp_path: Path) -> None:
+    model = recame.load(bundle)
+    with pytest.raises(DataError, match=r"d\\udce9f\.png is no UTF-8"):
+        PartialTable.open(tmp_path / "out.parquet", model, ["d\udce9f.png"], resume=True)
+    assert not list(tmp_path.iterdir())

@@ -93,3 +93,14 @@ def test_save_evaluation(evaluation, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written to"):
         save_evaluation(evaluation, tmp_path / "file" / "x", SPACE)
+
+
+def test_a_picture_of_many_classes_has_bounded_sides():
+    size = 400
+    target = np.arange(size)
+    names = tuple(f"class {i}" for i in range(size))
+    space = LabelSpace(names, counts=(5,) * size)
+    sure = np.eye(size, dtype=np.float32)
+    found = Predictions(pd.DataFrame(index=target), sure, sure[:, None], target)
+    figure = confusion_figure(evaluate_predictions(found, space, bootstrap=0), space)
+    assert max(figure.get_size_inches()) * figure.dpi <= 6001

@@ -211,6 +211,13 @@ def test_note_says_too_few_to_tell():
     assert got.headline["worst_class_recall"].too_wide
 
 
+def test_probabilities_that_are_no_numbers_are_refused():
+    broken = predictions_of([0, 1, 1], [0, 1, 0], 4)
+    broken.probabilities[1] = np.nan
+    with pytest.raises(DataError, match="no numbers for 1 of 3 images"):
+        evaluate_predictions(broken, SPACE)
+
+
 def test_to_dict_has_plain_headline_names():
     values = evaluate_predictions(predictions_of([0, 1, 3], [0, 1, 0], 4), SPACE).to_dict()
     assert set(values["balanced_accuracy"]) == {"value", "low", "high"}

@@ -141,3 +141,11 @@ def test_a_failed_write_leaves_the_old_file(some, tmp_path, monkeypatch):
         save_predictions(predictions_table(some, SPACE), path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_a_manifests_own_column_may_look_like_a_probability(some, tmp_path):
+    table = predictions_table(some, SPACE).assign(p_lot="A1", p_id=16777217)
+    save_predictions(table, tmp_path / "out.csv")
+    again = load_predictions(tmp_path / "out.csv", SPACE)
+    assert set(again.table["p_lot"]) == {"A1"}
+    assert set(again.table["p_id"]) == {"16777217"}

@@ -196,10 +196,15 @@ def test_another_source_is_reported_from_its_own_images(finished, write_images, 
     assert found["gates"]
     assert found["made"]["source"] == str(folder)
     assert found["made"]["commands"][1].endswith(f"-again {folder} --split line")
-    # Later its images are not in the run's manifest any more: the numbers are.
+    report(run, split="line")
+    assert numbers(run, "line")["evaluation"] == found["evaluation"]
+    assert numbers(run, "line")["made"] == found["made"]
+    # Images that have gone leave their numbers behind.
+    shutil.rmtree(folder)
     report(run, split="line")
     assert numbers(run, "line")["evaluation"] == found["evaluation"]
     assert "not at hand" in numbers(run, "line")["remarks"][0]
+    assert numbers(run, "line")["made"]["source"] == str(folder)
 
 
 def test_one_expert_without_attention_and_products(defects_table, tiny_config, tmp_path):

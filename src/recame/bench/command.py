@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 from rich.console import Console
 
 from recame.bench.comparison import Comparison
@@ -70,6 +71,10 @@ def run_bench(request: Request, console: Console) -> bool:
         RecameError: the plan, a method or a data set cannot be used; nothing has run then.
     """
     bench = open_bench(request, console)
+    if request.markdown is not None:  # refuse now what would fail when all has run
+        from recame.bench.table import around_markers
+
+        around_markers(request.markdown, bench.plan.name)
     if not request.table:
         _measure_costs(bench, request, console)
         jobs = jobs_to_run(bench, request)
@@ -100,6 +105,7 @@ def open_bench(request: Request, console: Console) -> Bench:
         for method in methods:
             bench.config(data, method)
     jobs_to_run(bench, request)
+    _check_pace(bench)
     for path in request.elsewhere:
         _check_same_protocol(plan, path)
     _keep_plan(plan, request.plan, out)
@@ -112,6 +118,17 @@ def open_bench(request: Request, console: Console) -> Bench:
         if bench.result_path(job).exists():  # a changed plan must not be mixed with its old results
             is_trained(bench.run_dir(job), job_config(bench, job))
     return bench
+
+
+def _check_pace(bench: Bench) -> None:
+    plan = bench.plan
+    if plan.equal == "time" and plan.pace is not None:
+        for data in plan.data:
+            if not bench.config(data, plan.pace).finetune.enabled:
+                raise ConfigError(
+                    f"Plan {plan.name}: pace={plan.pace!r} does not fine-tune on {data}, so it has "
+                    "no epochs whose time others could get: name another method."
+                )
 
 
 def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
@@ -188,7 +205,8 @@ def _take_over_costs(bench: Bench, request: Request) -> None:
                 "bench wrote both."
             )
     rows = [json.loads(file.read_text(encoding="utf-8"))["rows"] for file in files]
-    if any(row != rows[0] for row in rows):
+    # Our own may have grown by methods that the others do not know.
+    if any(rows[0].get(key) != row for other in rows[1:] for key, row in other.items()):
         raise ConfigError(
             f"{' and '.join(map(str, files))} hold different costs, so their runs shared out equal "
             "time differently and cannot stand in one table: choose an empty --out, and give "
@@ -235,14 +253,24 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     from recame.evaluation.progress import progress_bars
 
     wanted = {f"{data}/{method}" for data in bench.sources for method in bench.methods}
-    if not request.costs and bench.costs_path.exists():
-        rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
-        if wanted <= set(rows):
-            return
+    shared_out = bench.plan.equal == "time" and any(bench.path.glob("runs/*/*/*"))
+    if shared_out and request.costs:
+        raise ConfigError(
+            f"Runs in {bench.path} shared out equal time by what the methods cost; measured again, "
+            "those still missing would get other shares: leave out --costs, or choose an empty "
+            "--out."
+        )
     # With as many threads as a run will have.
     threads = request.threads or (1 if request.ray else threads_each(request.workers))
-    with progress_bars(console) as report:
-        measure_all(bench, report, threads=threads)
+    with FileLock(bench.path / ".costs.lock"), progress_bars(console) as report:
+        rows = {}
+        if not request.costs and bench.costs_path.exists():
+            rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
+        if wanted <= set(rows):
+            return
+        # What an equal time was shared out by stays; else all are measured side by side.
+        kept = rows if bench.plan.equal == "time" else {}
+        measure_all(bench, report, threads=threads, kept=kept)
 
 
 def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) -> None:
@@ -291,8 +319,6 @@ def write_results(
     from recame.bench.table import headline, update_markdown, write_tables
 
     frame = collect(bench.path, elsewhere)
-    if frame.empty:
-        raise DataError(f"{bench.path} holds no finished run yet: there is no table to write.")
     costs = {}
     if bench.costs_path.exists():
         costs = json.loads(bench.costs_path.read_text(encoding="utf-8"))
@@ -301,6 +327,10 @@ def write_results(
     name = file.name if file.is_absolute() else file
     command = f"recame bench {name} {given}".strip()
     comparison = Comparison(frame, bench.methods, plan, costs, command)
+    if comparison.shown.empty:
+        raise DataError(
+            f"{bench.path} holds no finished run of this plan yet: there is no table to write."
+        )
     written = [*write_tables(bench.path, comparison), write_page(bench.path, comparison)]
     if markdown is not None:
         update_markdown(markdown, plan.name, headline(comparison))

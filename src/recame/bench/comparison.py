@@ -37,13 +37,22 @@ class Comparison:
 
     @property
     def shown(self) -> pd.DataFrame:
-        """The rows of the plan's methods."""
-        return self.frame[self.frame["method"].isin(list(self.methods))]
+        """The rows of the plan's methods, data sets and seeds: it may have had others before."""
+        frame, plan = self.frame, self.plan
+        return frame[
+            frame["method"].isin(list(self.methods))
+            & frame["data"].isin(list(plan.data))
+            & frame["seed"].isin(plan.seeds)
+        ]
 
     def of_groups(self, groups: Collection[str]) -> Comparison:
-        """The same with the methods of some groups alone."""
-        kept = {name: method for name, method in self.methods.items() if method.group in groups}
-        return replace(self, methods=kept)
+        """The same with the methods of some groups alone, and the reference; all if none is."""
+        kept = {
+            name: method
+            for name, method in self.methods.items()
+            if method.group in groups or name == self.plan.reference
+        }
+        return replace(self, methods=kept or self.methods)
 
     def cost_rows(self) -> Mapping[str, Mapping[str, Any]]:
         """`DATA/METHOD` -> fields of `recame.bench.costs.Costs`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -271,14 +271,19 @@ def _cpu_peak(subject: Subject, data: InspectionSet, threads: int) -> float | No
 
 
 def measure_all(
-    bench: Bench, on_progress: Report | None = None, *, threads: int | None = None
+    bench: Bench,
+    on_progress: Report | None = None,
+    *,
+    threads: int | None = None,
+    kept: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure every method of a bench on every data set; writes the bench's `costs.json` whole.
+    """Measure the methods of a bench on its data sets; writes the bench's `costs.json` whole.
 
     Args:
         bench: a loaded plan.
         on_progress: called with (label, done, total).
         threads: of a run on the CPU; None: as torch has them.
+        kept: rows that stand as they are and are not measured.
 
     Returns:
         What the file holds: see `measure_side_by_side`.
@@ -288,6 +293,7 @@ def measure_all(
         Subject(f"{data}/{name}", source, bench.config(data, name, seed), method)
         for data, source in bench.sources.items()
         for name, method in bench.methods.items()
+        if f"{data}/{name}" not in (kept or {})
     ]
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -295,6 +301,7 @@ def measure_all(
         found = measure_side_by_side(subjects, on_progress=on_progress)
     finally:
         torch.set_num_threads(before)
+    found["rows"] = {**(kept or {}), **found["rows"]}
     bench.path.mkdir(parents=True, exist_ok=True)
     write_json(bench.costs_path, found)
     return found

@@ -45,7 +45,7 @@ def job_config(bench: Bench, job: Job) -> Config:
         ConfigError: the settings are wrong, or the costs that an equal time needs are missing.
     """
     config = bench.config(job.data, job.method, job.seed)
-    if bench.plan.equal != "time" or job.method == bench.plan.pace:
+    if bench.plan.equal != "time" or job.method == bench.plan.pace or not config.finetune.enabled:
         return config
     try:
         rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]

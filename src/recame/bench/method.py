@@ -100,13 +100,15 @@ class Method:
             return None
         return _run(self.code, self.name).get("make_loss")
 
-    def varied(self, name: str, title: str, changes: dict[str, Any]) -> Method:
+    def varied(
+        self, name: str, title: str, changes: dict[str, Any], group: str = "ablation"
+    ) -> Method:
         """The same method with other settings, as an ablation is."""
         return replace(
             self,
             name=name,
             title=title,
-            group="ablation",
+            group=group,
             settings={**(self.settings or {}), **changes},
             deviations=(),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ class MethodEntry(Section):
     name: str | None = None
     title: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
-    group: str | None = None
+    group: Literal["single network", "several experts", "recame", "ablation"] | None = None
 
 
 class Plan(Section):
@@ -204,13 +204,17 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
     found = []
     for entry in plan.methods:
         method = load_method(entry.method, folder)
+        if entry.settings and entry.name is None:
+            raise ConfigError(
+                f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
+            )
         if entry.settings:
-            if entry.name is None:
-                raise ConfigError(
-                    f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
-                )
-            title = entry.title or entry.name.replace("_", " ")
-            method = method.varied(entry.name, title, entry.settings)
+            title = entry.title or str(entry.name).replace("_", " ")
+            group = entry.group or "ablation"
+            method = method.varied(str(entry.name), title, entry.settings, group)
+        else:  # the same under other words
+            words = {name: getattr(entry, name) for name in ("name", "title", "group")}
+            method = replace(method, **{name: word for name, word in words.items() if word})
         found.append(method)
     methods = by_name(found)
     for role in ("reference", "pace"):

@@ -254,18 +254,27 @@ def _environment(slot: int, threads: int, devices: Sequence[int]) -> dict[str, s
     """
     found = dict.fromkeys(THREAD_VARIABLES, str(threads))
     if devices:
-        device = str(devices[slot % len(devices)])
+        device = devices[slot % len(devices)]
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
+        if visible is None:
+            names, why = [str(number) for number in range(_num_gpus())], "torch sees"
+        else:
             names = [name.strip() for name in visible.split(",") if name.strip()]
-            if int(device) >= len(names):
-                raise ConfigError(
-                    f"Device {device} is not there: CUDA_VISIBLE_DEVICES={visible} leaves "
-                    f"{len(names)}, numbered from 0. Give fewer devices, or unset it."
-                )
-            device = names[int(device)]
-        found["CUDA_VISIBLE_DEVICES"] = device
+            why = f"CUDA_VISIBLE_DEVICES={visible} leaves"
+        if not 0 <= device < len(names):
+            # A process that sees no GPU would train on the CPU without a word.
+            raise ConfigError(
+                f"Device {device} is not there: {why} {len(names)}, numbered from 0. Give other "
+                "devices, or none to train on the CPU."
+            )
+        found["CUDA_VISIBLE_DEVICES"] = names[device]
     return found
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextmanager

@@ -157,9 +157,25 @@ def update_markdown(path: Path, name: str, text: str) -> None:
     Raises:
         DataError: the file has no such pair of markers, or more than one.
     """
+    before, first, last, after = around_markers(path, name)
+    with writing(path) as partial:
+        partial.write_bytes(f"{before}{first}\n{text.strip()}\n{last}{after}".encode())
+
+
+def around_markers(path: Path, name: str) -> tuple[str, str, str, str]:
+    """What stands before the first marker, the two markers, and what stands after the second.
+
+    Raises:
+        DataError: as `update_markdown`, or the file cannot be read.
+    """
     first, last = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-    # Bytes, so that line ends stay as they are.
-    old = path.read_bytes().decode("utf-8")
+    try:
+        # Bytes, so that line ends stay as they are.
+        old = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}), so no table can be put into it: check the path."
+        ) from error
     before, opening, rest = old.partition(first)
     _, closing, after = rest.partition(last)
     if not (opening and closing) or old.count(first) + old.count(last) != 2:
@@ -167,8 +183,7 @@ def update_markdown(path: Path, name: str, text: str) -> None:
             f"{path} needs {first} and {last}, once each and in this order, to say where the table "
             "belongs: add them."
         )
-    with writing(path) as partial:
-        partial.write_bytes(f"{before}{first}\n{text.strip()}\n{last}{after}".encode())
+    return before, first, last, after
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

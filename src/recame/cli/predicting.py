@@ -57,7 +57,8 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     if summary.num_unreadable:
         console.print(f"[yellow]{summary.num_unreadable:,} files cannot be read:[/yellow]")
         for path, reason in summary.unreadable:
-            console.print(f"  {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
+            shown = str(path).encode("utf-8", "backslashreplace").decode()
+            console.print(f"  {shown}: {reason}", markup=False, highlight=False, soft_wrap=True)
         if summary.num_unreadable > len(summary.unreadable):
             console.print(f"  and {summary.num_unreadable - len(summary.unreadable):,} more")
     told = [f"{name} {count:,}" for name, count in summary.counts.items()]

@@ -138,7 +138,7 @@ def load_inspection_set(
         ConfigError: the settings contradict each other or the data.
         DataError: the source cannot be used; the message says why and what to do.
     """
-    columns = ManifestColumns(config.image_column, config.label_column, config.split_column)
+    columns = ManifestColumns.of(config)
     trained = label_space is not None
     if isinstance(source, pd.DataFrame):
         table = source

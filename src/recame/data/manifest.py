@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recame.config import DataConfig
 from recame.data.listing import IMAGE_SUFFIXES, walk_images
 from recame.errors import CheckpointError, DataError
 
@@ -25,11 +26,25 @@ _OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
 
 @dataclass(frozen=True)
 class ManifestColumns:
-    """What a table calls the columns that mean something here."""
+    """What a table calls the columns that mean something here.
+
+    Attributes:
+        image: paths.
+        label: classes.
+        split: parts of the set.
+        names: further columns that name things, as products and lots: text, even if of digits.
+    """
 
     image: str = "image"
     label: str = "label"
     split: str = "split"
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: DataConfig) -> ManifestColumns:
+        """As the settings say."""
+        names = [name for name in (config.product_column, config.group_by) if name is not None]
+        return cls(config.image_column, config.label_column, config.split_column, tuple(names))
 
 
 def read_manifest(
@@ -86,7 +101,10 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
             "evaluate it on DATA."
         )
     texts = ["image", "path", "label", "split", product_column]
-    return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
+    table = pd.read_csv(
+        path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""]
+    )
+    return _plain_columns(table)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -100,6 +118,15 @@ def _read_folder(folder: Path) -> pd.DataFrame:
     has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
     depth = 1 if has_splits else 0
     files = sorted(walk_images(folder))
+    odd = [file for file in files if not _is_utf8(file)]
+    if odd:
+        shown = odd[0].encode("utf-8", "backslashreplace").decode()
+        warnings.warn(
+            f"{len(odd)} images of {folder} have names that are no UTF-8 ({shown}, ...) and are "
+            "left out, as no table could name them: rename them.",
+            stacklevel=3,
+        )
+        files = [file for file in files if _is_utf8(file)]
     if not files:
         raise DataError(
             f"No images in {folder}: looked in it and in all folders below it for files ending in "
@@ -146,6 +173,7 @@ def _read_table(source: Path, columns: ManifestColumns) -> pd.DataFrame:
         raise DataError(
             f"{source} is no manifest: give a folder, or a table ending in .csv or .parquet."
         )
+    table = _plain_columns(table)
     _check_columns(table, source, columns)
     if table.empty:
         raise DataError(f"{source} has a header but no rows: there is nothing to learn from.")
@@ -186,8 +214,29 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
     for name in text:
         if name in own:
             table[name] = text[name].str.strip()
+        elif name in columns.names:
+            table[name] = text[name].str.strip().where(text[name].str.strip() != "")
         elif text[name].str.match(r"0\d").any():
             table[name] = text[name]
+    return table
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _plain_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Text for what no column of numbers holds, as lists or 20 digits; values for categories."""
+    for name in table:
+        values = table[name]
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            table[name] = values.astype(values.cat.categories.dtype)
+        elif values.dtype == object:
+            table[name] = values.astype(str).where(values.notna())
     return table
 
 

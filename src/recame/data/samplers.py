@@ -190,9 +190,13 @@ def _quota(share: np.ndarray[Any, np.dtype[np.float64]], total: int) -> IntArray
     A class whose share is less than one gets one; `total` has room for all classes.
     """
     exact = share * total
-    rare = exact < 1.0
-    if rare.any() and not rare.all():
-        exact = np.where(rare, 1.0, share * (total - rare.sum()) / share[~rare].sum())
+    rare = np.zeros(len(share), bool)
+    while (exact[~rare] < 1.0).any():  # what the rare ones are given makes others rare
+        rare |= exact < 1.0
+        if rare.all():
+            exact = np.full(len(share), total / len(share))
+        else:
+            exact = np.where(rare, 1.0, share * (total - rare.sum()) / share[~rare].sum())
     quota = np.floor(exact).astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: total - quota.sum()]] += 1
     return np.asarray(quota)

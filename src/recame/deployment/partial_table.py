@@ -20,12 +20,14 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from recame.deployment.exclusive import hold
 from recame.deployment.runtime import Prediction, Predictor
 from recame.errors import DataError
 
 PARTIAL_SCHEMA = 1
 
 _ROWS, _UNREADABLE, _IDENTITY = "rows.csv", "unreadable.csv", "identity.json"
+_LOCK = "lock"
 #: Rows between two flushes, at least.
 _CHUNK = 256
 #: Unreadable files that are remembered by name.
@@ -35,7 +37,7 @@ _NAMED = 20
 class PartialTable:
     """The folder of finished rows: what an interrupted start left, and what this one adds."""
 
-    def __init__(self, out: Path, predictor: Predictor, batch_size: int) -> None:
+    def __init__(self, out: Path, predictor: Predictor, batch_size: int, held: IO[bytes]) -> None:
         self.out, self.folder = out, _partial_folder(out)
         self.batch_size = batch_size
         self.chunk = batch_size * -(-_CHUNK // batch_size)
@@ -47,14 +49,44 @@ class PartialTable:
         self._header: list[str] | None = None
         self._rows: IO[bytes] | None = None
         self._broken: IO[bytes] | None = None
+        self._held: IO[bytes] | None = held
 
     @classmethod
     def open(
         cls, out: Path, predictor: Predictor, names: Sequence[str], *, resume: bool
     ) -> PartialTable:
-        """Take up what an interrupted start left, or begin."""
+        """Take up what an interrupted start left, or begin.
+
+        Raises:
+            DataError: the folder is another's: of another start that still runs, or of another
+                model or other files; or a file's name cannot stand in the table.
+        """
+        _check_names(out, names)
         folder = _partial_folder(out)
         folder.mkdir(parents=True, exist_ok=True)
+        held = hold(folder / _LOCK)
+        if held is None:
+            raise DataError(
+                f"Another prediction is writing {out} at this moment, and rows of two would stand "
+                "in one table: wait until it ends, or write elsewhere."
+            )
+        try:
+            return cls._begin(out, folder, predictor, names, held, resume=resume)
+        except BaseException:
+            held.close()
+            raise
+
+    @classmethod
+    def _begin(
+        cls,
+        out: Path,
+        folder: Path,
+        predictor: Predictor,
+        names: Sequence[str],
+        held: IO[bytes],
+        *,
+        resume: bool,
+    ) -> PartialTable:
         identity = {
             "schema": PARTIAL_SCHEMA,
             "model": predictor.fingerprint,
@@ -65,10 +97,10 @@ class PartialTable:
         if known is not None:
             _check_same(folder, out, known, identity)
             # Other batches would round the last digit otherwise.
-            partial = cls(out, predictor, int(known["batch_size"]))
+            partial = cls(out, predictor, int(known["batch_size"]), held)
             partial._take_up(names)
             return partial
-        partial = cls(out, predictor, predictor.batch_size_for(len(names)))
+        partial = cls(out, predictor, predictor.batch_size_for(len(names)), held)
         for name in (_ROWS, _UNREADABLE):
             (folder / name).open("wb").close()
         text = json.dumps({**identity, "batch_size": partial.batch_size})
@@ -82,13 +114,26 @@ class PartialTable:
         self._broken = (self.folder / _UNREADABLE).open("ab")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         assert self._rows is not None
         assert self._broken is not None
         try:
             self._rows.close()
         finally:
             self._broken.close()
+            if error is not None:
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Allow other starts; what is finished stays."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def remove(self) -> None:
+        """Take the folder away."""
+        self.let_go()  # Windows removes no open file
+        shutil.rmtree(self.folder)
 
     def add(self, found: Sequence[Prediction]) -> None:
         """Write one chunk."""
@@ -110,6 +155,12 @@ class PartialTable:
 
     def finish(self) -> Path | None:
         """Put both tables in place; the table of unreadable files first, the folder away last."""
+        try:
+            return self._finish()
+        finally:
+            self.let_go()
+
+    def _finish(self) -> Path | None:
         unreadable_path = self.out.with_name(f"{self.out.stem}_unreadable.csv")
         rows = self.folder / _ROWS
         if self.out.suffix.lower() == ".parquet":
@@ -124,7 +175,7 @@ class PartialTable:
         else:
             unreadable_path.unlink(missing_ok=True)
         rows.replace(self.out)
-        shutil.rmtree(self.folder)
+        self.remove()
         return unreadable_path if self.num_unreadable else None
 
     def _table_rows(self, readable: Sequence[Prediction]) -> list[list[str]]:
@@ -275,6 +326,21 @@ def _check_same(folder: Path, out: Path, known: dict[str, Any], identity: dict[s
         )
 
 
+def _check_names(out: Path, names: Sequence[str]) -> None:
+    """Refuse, before any work, file names that the table's format cannot hold."""
+    if out.suffix.lower() != ".parquet":
+        return
+    for name in names:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            raise DataError(
+                f"The name of {shown} is no UTF-8, and Parquet holds no other text: rename the "
+                "file, or write a .csv table."
+            ) from None
+
+
 def _to_parquet(rows: Path, header: Sequence[str]) -> Path:
     """Convert the finished CSV block by block, in constant memory."""
     import pyarrow as pa
@@ -301,5 +367,5 @@ def _to_parquet(rows: Path, header: Sequence[str]) -> Path:
 
 def _sync(path: Path) -> None:
     """Bring a finished file to the disk before it takes its name."""
-    with path.open("rb") as stream:
+    with path.open("r+b") as stream:  # Windows syncs no file that cannot be written
         os.fsync(stream.fileno())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +133,7 @@ def predict_files(
                 if on_progress is not None:
                     on_progress(done, len(names))
         if not partial.num_images:
-            shutil.rmtree(partial.folder)
+            partial.remove()
             told = "; ".join(f"{name}: {reason}" for name, reason in partial.unreadable[:3])
             raise DataError(f"None of {len(names)} images can be read ({told}): check the files.")
         unreadable_path = partial.finish()

@@ -21,6 +21,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Above this many classes the cells hold colour only.
 MOST_NUMBERED = 30
+#: Classes beyond which no confusion matrix is drawn: nobody could read it.
+MOST_DRAWN = 500
+#: Of the longer side of a picture.
+_MOST_PIXELS = 6000
 
 _INK, _GREY, _LINE = "#1f2933", "#7b8794", "#e4e7eb"
 _RIGHT = ("#f3f8fc", "#8fbfe0", "#3182bd", "#0b3c6f")
@@ -56,9 +60,8 @@ def confusion_figure(
     names = [_short(label_space.names[index]) for index in order]
     margin = 0.085 * max(map(len, names)) + 1.05
     width, height = cell * size, cell * size
-    figure = Figure(
-        figsize=(max(margin + width + 3.0, margin + 5.2), height + margin * 0.5 + 1.35), dpi=160
-    )
+    sides = (max(margin + width + 3.0, margin + 5.2), height + margin * 0.5 + 1.35)
+    figure = Figure(figsize=sides, dpi=min(160.0, _MOST_PIXELS / max(sides)))
     figure.patch.set_facecolor("white")
     total_width, total_height = figure.get_size_inches()
     bottom = (margin * 0.5 + 0.4) / total_height
@@ -212,7 +215,7 @@ def _draw_recalls(axes: Axes, per_class: pd.DataFrame, cell: float) -> None:
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path, label_space: LabelSpace) -> None:
-    """Write `confusion.csv`, `confusion.png` and `per_class.csv`.
+    """Write `confusion.csv`, `confusion.png` (of at most `MOST_DRAWN` classes) and `per_class.csv`.
 
     Args:
         evaluation: what to write.
@@ -228,7 +231,8 @@ def save_evaluation(evaluation: Evaluation, folder: Path, label_space: LabelSpac
         folder.mkdir(parents=True, exist_ok=True)
         confusion.to_csv(folder / "confusion.csv")
         evaluation.per_class.to_csv(folder / "per_class.csv", index=False)
-        confusion_figure(evaluation, label_space).savefig(folder / "confusion.png")
+        if len(evaluation.names) <= MOST_DRAWN:
+            confusion_figure(evaluation, label_space).savefig(folder / "confusion.png")
     except OSError as error:
         raise DataError(
             f"The evaluation cannot be written to {folder} ({error.strerror or error}). "

@@ -151,13 +151,20 @@ def evaluate_predictions(
         confidence: of every interval, in (0, 1).
 
     Raises:
-        DataError: no row has a label.
+        DataError: no row has a label, or a probability is no number.
     """
     known = predictions.target >= 0
     if not known.any():
         raise DataError(
             f"None of the {len(predictions)} predicted images has a label, so there is nothing to "
             "compare with. Fill the label column, or use `recame predict` for images without one."
+        )
+    broken = int((~np.isfinite(predictions.probabilities[known])).any(1).sum())
+    if broken:
+        raise DataError(
+            f"The model gives no numbers for {broken:,} of {int(known.sum()):,} images (NaN or "
+            "infinite), so every figure would be wrong: check its weights, or judge it with "
+            "run.precision=32."
         )
     target = predictions.target[known]
     prediction = predictions.probabilities[known].argmax(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +135,11 @@ def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
     """
     check_suffix(path)
     try:
-        table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+        table = (
+            _read_csv(path, label_space.names)
+            if path.suffix.lower() == ".csv"
+            else _read_parquet(path)
+        )
     except FileNotFoundError:
         raise DataError(f"No predictions at {path}: check the path.") from None
     except (OSError, ValueError) as error:
@@ -163,10 +169,11 @@ def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
     )
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     header = pd.read_csv(path, nrows=0).columns
-    numbers = {name: np.float32 for name in header if name.startswith("p_") or name == "confidence"}
-    numbers |= {n: np.float32 for n in header if n.startswith("expert") and "_p_" in n}
+    ours = {"confidence", *(f"p_{name}" for name in classes)}
+    # A manifest's own column may be called p_lot.
+    numbers = {n: np.float32 for n in header if re.sub(r"^expert\d+_", "", n) in ours}
     # Class "NA" and lot "007" are names: only an empty cell means "none".
     text = {name: str for name in header if name not in numbers}
     return pd.read_csv(path, dtype={**numbers, **text}, keep_default_na=False, na_values=[""])

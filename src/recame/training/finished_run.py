@@ -25,10 +25,12 @@ from recame.evaluation import (
 from recame.evaluation.progress import Report, progress_bars
 from recame.models import LoadedModel, load_checkpoint
 from recame.training.planner import choose_device
-from recame.training.run_folder import RunFolder
+from recame.training.run_folder import RunFolder, write_json
 
 #: Images up to which a prediction keeps its features for the report.
 _MOST_FEATURES = 5000
+#: Beside a split's predictions: which images they are of.
+JUDGED = "judged.json"
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,8 @@ def evaluate(
     console = console or Console(quiet=True)
     folder, config, loaded = open_finished(run)
     with progress_bars(console) as progress:
-        data = load_inspection_set(
-            recorded_data(folder, config) if source is None else Path(source),
-            config.data,
-            seed=config.run.seed,
-            spec=loaded.spec,
-            label_space=loaded.label_space,
-            split_if_absent=split,
-            on_progress=lambda done, total: progress("decoding images", done, total),
-        )
+        described = recorded_data(folder, config) if source is None else Path(source)
+        data = images_to_judge(described, config, loaded, split, progress)
         predictions = _predict(loaded, data, split, config, progress, features=report)
     evaluation = judge(predictions, loaded, config)
     target = folder.path / "evaluation" / split
@@ -92,8 +87,11 @@ def evaluate(
     save_predictions(
         predictions_table(predictions, loaded.label_space), target / "predictions.parquet"
     )
-    save_evaluation(evaluation, target, loaded.label_space)
+    # Whoever draws the report later asks for the same images.
+    where = None if source is None else str(Path(source).absolute())
+    write_json(target / JUDGED, {"source": where})
     folder.update_json("metrics.json", {split: evaluation.to_dict()})
+    save_evaluation(evaluation, target, loaded.label_space)
     evaluation.print(console, title=f"{folder.path.name} on {split}")
     judged = EvaluatedRun(split, evaluation, predictions, target)
     if report:
@@ -132,6 +130,25 @@ def _draw(
         console.print(f"Draw it again with: recame report {folder.path} --split {judged.split}")
         return
     console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
+
+
+def images_to_judge(
+    described: Path | pd.DataFrame,
+    config: Config,
+    loaded: LoadedModel,
+    split: str,
+    progress: Report,
+) -> InspectionSet:
+    """Images as the run's network sees them; a source without splits is all of `split`."""
+    return load_inspection_set(
+        described,
+        config.data,
+        seed=config.run.seed,
+        spec=loaded.spec,
+        label_space=loaded.label_space,
+        split_if_absent=split,
+        on_progress=lambda done, total: progress("decoding images", done, total),
+    )
 
 
 def judge(predictions: Predictions, loaded: LoadedModel, config: Config) -> Evaluation:

@@ -145,10 +145,8 @@ def _prepare(
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
     if config.data.size == "auto":
-        columns = ManifestColumns(
-            config.data.image_column, config.data.label_column, config.data.split_column
-        )
-        paths = [Path(path) for path in read_manifest(source, columns)["path"]]
+        table = read_manifest(source, ManifestColumns.of(config.data))
+        paths = [Path(path) for path in table["path"]]
         size, why = choose_size(native_size(paths))
         config = config.updated({"data.size": size})
         reasons.append(f"data.size = {size}: {why}")

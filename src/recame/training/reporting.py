@@ -13,7 +13,7 @@ from rich.console import Console
 
 from recame.config import Config
 from recame.contracts import Predictions
-from recame.data import InspectionSet, load_inspection_set
+from recame.data import InspectionSet
 from recame.errors import DataError
 from recame.evaluation import Evaluation, load_predictions
 from recame.evaluation.progress import Report, progress_bars
@@ -28,7 +28,14 @@ from recame.evaluation.report import (
 )
 from recame.label_space import LabelSpace
 from recame.models import LoadedModel
-from recame.training.finished_run import evaluate, judge, open_finished, recorded_data
+from recame.training.finished_run import (
+    JUDGED,
+    evaluate,
+    images_to_judge,
+    judge,
+    open_finished,
+    recorded_data,
+)
 from recame.training.run_folder import RunFolder
 
 
@@ -61,8 +68,12 @@ def report(
     folder, config, loaded = open_finished(run)
     evaluation = judge(predictions, loaded, config)
     with progress_bars(console) as progress:
-        table = recorded_data(folder, config)
-        data = _images(table, split, config, loaded, progress)
+        source = _read_json(folder.path / "evaluation" / split / JUDGED).get("source")
+        if source is None:
+            table = recorded_data(folder, config)
+            data = _images(table, split, config, loaded, progress)
+        else:  # `evaluate` was given other images than the run's
+            data = _images_elsewhere(Path(source), split, config, loaded, progress)
         return draw_report(
             folder,
             config,
@@ -71,7 +82,7 @@ def report(
             predictions,
             evaluation,
             split,
-            source=None if data is None else folder.info().get("data"),
+            source=source or (None if data is None else folder.info().get("data")),
             baseline=baseline,
             progress=progress,
         )
@@ -163,18 +174,19 @@ def _images(
         if part.empty:
             continue
         try:
-            return load_inspection_set(
-                part.reset_index(drop=True),
-                config.data,
-                seed=config.run.seed,
-                spec=loaded.spec,
-                label_space=loaded.label_space,
-                split_if_absent=split,
-                on_progress=lambda done, total: progress("decoding images", done, total),
-            )
+            return images_to_judge(part.reset_index(drop=True), config, loaded, split, progress)
         except DataError:
             continue
     return None
+
+
+def _images_elsewhere(
+    source: Path, split: str, config: Config, loaded: LoadedModel, progress: Report
+) -> InspectionSet | None:
+    try:
+        return images_to_judge(source, config, loaded, split, progress)
+    except DataError:
+        return None
 
 
 def run_facts(

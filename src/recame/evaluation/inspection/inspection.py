@@ -166,8 +166,7 @@ def examine_set(
         if isinstance(source, pd.DataFrame):
             table = source.reset_index(drop=True)
         else:
-            names = ManifestColumns(data.image_column, data.label_column, data.split_column)
-            table = read_manifest(source, names, min_classes=1)
+            table = read_manifest(source, ManifestColumns.of(data), min_classes=1)
         audit = audit_manifest(table, product_column=data.product_column, group_by=data.group_by)
     name = "table" if isinstance(source, pd.DataFrame) else str(source)
     if not decode:
