@@ -134,6 +134,9 @@ def test_the_line_joins_what_no_cheaper_method_equals(frame: pd.DataFrame) -> No
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
     assert work.lines[0].get_xdata().tolist() == [10, 20]
     assert [t.get_text() for t in minutes.texts] == ["Twin", "Cheap & cheerful"]
+    timed = replace(comparison, plan=PLAN.model_copy(update={"equal": "time", "pace": "cheap"}))
+    (only,) = cost_figure(board, timed).axes
+    assert only.get_xlabel().startswith("one decision")
     unmeasured = replace(comparison, costs={})
     assert len(cost_figure(board, unmeasured).axes) == 1  # the minutes alone
 

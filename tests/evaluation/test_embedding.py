@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from recame.contracts import PreprocessSpec
 from recame.evaluation.embedding import (
+    PickedRows,
     embed_images,
     principal_components,
     project_map,
     standardise,
 )
+from recame.models import load_checkpoint
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(1, 8), (3, 16)])
@@ -35,6 +39,26 @@ def test_embedding_is_repeatable_and_independent_of_the_batch(channels: int, dep
     assert whole.details.shape == (5, 3 * (24 + 40 + 80 + 112))
     np.testing.assert_allclose(whole.details[3], alone.details[0], rtol=1e-3, atol=1e-4)
     assert done == [5]
+
+
+def test_rows_that_are_picked_are_those_of_a_copy() -> None:
+    spec = PreprocessSpec(32, 32, 1, 8, 255.0, (0.5,), (0.5,))
+    images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1)).astype(np.uint8)
+    rows = np.array([3, 1, 4])
+    picked = PickedRows(images, rows)
+    np.testing.assert_array_equal(list(picked), images[rows])
+    found, expected = embed_images(picked, spec), embed_images(images[rows], spec)
+    np.testing.assert_array_equal(found.details, expected.details)
+
+
+def test_a_model_is_given_back_as_it_was(finished: Path) -> None:
+    loaded = load_checkpoint(finished)
+    spec = loaded.spec
+    loaded.model.train()
+    embed_images(
+        np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype), spec, model=loaded
+    )
+    assert loaded.model.training
 
 
 def test_components_keep_distances_and_order() -> None:

@@ -90,7 +90,7 @@ def cost_figure(board: Board, comparison: Comparison) -> Figure:
     """Balanced accuracy over minutes of training and over the work of one decision.
 
     Methods that no cheaper one equals are joined by a line; they and the best are named. Where no
-    costs were measured, only the minutes are drawn.
+    costs were measured, only the minutes are drawn; at equal time, only the work.
 
     Args:
         board: of one data set and split.
@@ -100,10 +100,12 @@ def cost_figure(board: Board, comparison: Comparison) -> Figure:
 
     table, methods, rows = board.standings, comparison.methods, comparison.cost_rows()
     macs = [rows.get(f"{board.data}/{name}", {}).get("macs") for name in board.methods]
-    drawn: list[tuple[str, Any]] = [("training, minutes a run", table["train_s"] / 60)]
+    drawn: list[tuple[str, Any]] = []
     if all(value is not None for value in macs):
         work = pd.Series(macs, index=table.index, dtype=float) / 1e6
         drawn.append(("one decision, million multiply-accumulates", work))
+    if comparison.plan.equal != "time" or not drawn:  # equal minutes tell nothing
+        drawn.insert(0, ("training, minutes a run", table["train_s"] / 60))
     figure = Figure(figsize=(11.6 if len(drawn) == 2 else 6.4, 4.4), layout="constrained")
     figure.patch.set_facecolor("white")
     grid = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ FEWEST_GROUPS = 20
 _OWN = frozenset({"image", "path", "label", "split", "target", "row"})
 _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 _HEADER_BYTES = 1 << 16
+#: Pixel values that are reckoned with at once.
+_BLOCK_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -318,8 +321,9 @@ def pixel_statistics(
         pixels, and `digest`, equal for equal pixels only.
     """
     means, deviations, digests = [], [], []
-    for start in range(0, len(images), 256):
-        block = np.ascontiguousarray(images[start : start + 256])
+    together = max(1, min(256, _BLOCK_VALUES // max(1, math.prod(images.shape[1:]))))
+    for start in range(0, len(images), together):
+        block = np.ascontiguousarray(images[start : start + together])
         flat = block.reshape(len(block), -1).astype(np.float32) / scale
         means.append(flat.mean(1))
         deviations.append(flat.std(1))

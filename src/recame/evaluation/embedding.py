@@ -94,8 +94,28 @@ class _RunTrunk(nn.Module):
         return pooled, pooled[:, :0]
 
 
+class PickedRows:
+    """Some rows of memory-mapped images, read where they are asked for and never all at once.
+
+    Args:
+        images: (N, H, W, C).
+        rows: (M,) which, in their order.
+    """
+
+    def __init__(self, images: Array, rows: IntArray) -> None:
+        self._images, self._rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: int | slice) -> Array:
+        """One image (H, W, C), or those of a slice."""
+        picked: Array = self._images[self._rows[at]]
+        return picked
+
+
 def embed_images(
-    images: Array,
+    images: Array | PickedRows,
     spec: PreprocessSpec,
     *,
     model: LoadedModel | None = None,
@@ -104,7 +124,7 @@ def embed_images(
     """Embed images by the packaged EfficientNet-Lite0, or by a trained model.
 
     Args:
-        images: (N, H, W, C) stored pixels, maybe memory-mapped; N >= 1.
+        images: (N, H, W, C) stored pixels; N >= 1.
         spec: how they were decoded; of the model where one is given.
         model: whose pooled features are taken instead; it has seen the labels of its training
             images, so that label errors it has learnt by heart stay hidden.
@@ -115,7 +135,26 @@ def embed_images(
         trunk, source = _PackagedTrunk(spec.channels), "EfficientNet-Lite0 (ImageNet), not trained"
     else:
         trunk, source = _RunTrunk(model.model), f"trained {model.architecture.backbone}"
-    trunk = trunk.to("cpu").eval()
+    if model is None:
+        return _embedded(trunk.eval(), source, images, spec, num_pixels=SIDE**2, report=on_progress)
+    device, mode = next(model.model.parameters()).device, model.model.training
+    try:
+        trunk = trunk.to("cpu").eval()
+        return _embedded(trunk, source, images, spec, num_pixels=None, report=on_progress)
+    finally:  # it is the caller's
+        model.model.to(device).train(mode)
+
+
+def _embedded(
+    trunk: nn.Module,
+    source: str,
+    images: Array | PickedRows,
+    spec: PreprocessSpec,
+    *,
+    num_pixels: int | None,
+    report: Callable[[int, int], None] | None,
+) -> Embedding:
+    """The trunk's features; `num_pixels` of what it resizes images to, None: it does not."""
     looks: list[Tensor] = []
     peaks: list[Tensor] = []
     forward: FrozenForward | None = None
@@ -125,13 +164,14 @@ def embed_images(
             block = block.astype(np.int32)
         batch = to_unit(torch.from_numpy(block).permute(0, 3, 1, 2), spec.scale)
         if forward is None:
-            scale = 1 if model is not None else (SIDE**2) / (batch.shape[-1] * batch.shape[-2])
+            size = batch.shape[-1] * batch.shape[-2]
+            scale = 1 if num_pixels is None else num_pixels / size
             forward = FrozenForward(trunk, batch, num_images=int(len(images) * max(scale, 1)))
         first, second = forward(batch)
         looks.append(first)
         peaks.append(second)
-        if on_progress is not None:
-            on_progress(start + len(block), len(images))
+        if report is not None:
+            report(start + len(block), len(images))
     look, peak = torch.cat(looks).numpy(), torch.cat(peaks).numpy()
     return Embedding(look, np.concatenate([look, peak], 1), source)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recame.evaluation.embedding import FloatArray, IntArray
+from recame.evaluation.embedding import FloatArray, IntArray, PickedRows
 from recame.evaluation.inspection.clusters import nearest_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,7 +28,9 @@ MIN_PHASE, MAX_RESIDUAL, MAX_RELATIVE, MIN_CORRELATION = 0.6, 1.2, 0.5, 0.8
 _LEAST_NOISE = 1.5
 
 
-def near_duplicates(images: Array, scale: float, components: FloatArray) -> pd.DataFrame:
+def near_duplicates(
+    images: Array | PickedRows, scale: float, components: FloatArray
+) -> pd.DataFrame:
     """Pairs of images that show one scene twice, up to a small shift, other light and noise.
 
     Candidates are the 3 nearest others of each image in the embedding and among its blurred
@@ -110,13 +112,13 @@ def scene_groups(num_images: int, pairs: Array) -> IntArray:
     return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
-def _grey(images: Array, scale: float) -> FloatArray:
+def _grey(images: Array | PickedRows, scale: float) -> FloatArray:
     """(N, SIDE, SIDE) of [0, 255]."""
     import cv2
 
     grey = np.empty((len(images), SIDE, SIDE), np.float32)
-    for row, image in enumerate(images):
-        flat = image.astype(np.float32).mean(2) * (255.0 / scale)
+    for row in range(len(images)):
+        flat = images[row].astype(np.float32).mean(2) * (255.0 / scale)
         if flat.shape != (SIDE, SIDE):
             rule = cv2.INTER_AREA if flat.shape[0] > SIDE else cv2.INTER_LINEAR
             flat = np.asarray(cv2.resize(flat, (SIDE, SIDE), interpolation=rule))

@@ -27,6 +27,7 @@ from recame.errors import DataError
 from recame.evaluation.embedding import (
     FloatArray,
     IntArray,
+    PickedRows,
     embed_images,
     principal_components,
     project_map,
@@ -306,7 +307,7 @@ def _analyse(
     usable[repeats] = False
     candidates = np.flatnonzero(usable)
     rows = candidates[_sample(target[candidates], MOST_EMBEDDED, seed)]
-    images = cache.images[table["row"].to_numpy()[rows]]
+    images = PickedRows(cache.images, table["row"].to_numpy()[rows])
     with clock("embedding") as step:
         embedding = embed_images(images, spec, model=model, on_progress=step)
     own = target[rows]
