@@ -205,6 +205,11 @@ def test_held_job_is_left_alone(bench: TinyBench) -> None:
         assert attempt(bench, job, inside).state == "done"
     assert seen == ["held"]
     assert len(traced(bench.path, "end")) == 1
+    found = attempt(bench, job, run_tiny)
+    assert found.state == "found"
+    ledger = Ledger(bench, [])
+    ledger.settle(job, found)
+    assert ledger.summary().skipped == (job.key,)
 
 
 def test_running_jobs_and_time_left_on_a_terminal(bench: TinyBench) -> None:

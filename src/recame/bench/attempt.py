@@ -33,13 +33,14 @@ class Outcome:
     """How an attempt at a job ended.
 
     Attributes:
-        state: `done`: its result is there; `failed`; `held`: another process has it in work.
-        seconds: how long it ran; 0 if the result was there already.
+        state: `done`; `found`: its result was there already; `failed`; `held`: another process has
+            it in work.
+        seconds: how long it ran.
         reason: of a failure, one line.
         details: of a failure, where it happened.
     """
 
-    state: Literal["done", "failed", "held"]
+    state: Literal["done", "found", "failed", "held"]
     seconds: float = 0.0
     reason: str = ""
     details: str = ""
@@ -66,7 +67,7 @@ def attempt(bench: Bench, job: Job, runner: Runner | None = None) -> Outcome:
         return Outcome("held")
     try:
         if bench.result_path(job).exists():
-            return Outcome("done")
+            return Outcome("found")
         with _logging_to(run_dir / "log.txt") as console:
             return _run(bench, job, runner or run_job, console)
     finally:

@@ -201,6 +201,8 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
     outcome = attempt(bench, job, checked)
     if outcome.state == "held":
         return Delivery(outcome, node, {})
+    if outcome.state == "found":  # run here before, but never brought home
+        outcome = replace(outcome, state="done")
     files = _files_to_send(bench.run_dir(job))
     if outcome.state == "done":
         shutil.rmtree(bench.run_dir(job))

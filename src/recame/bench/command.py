@@ -70,10 +70,14 @@ def run_bench(request: Request, console: Console) -> bool:
     Raises:
         RecameError: the plan, a method or a data set cannot be used; nothing has run then.
     """
-    bench = open_bench(request, console)
-    if request.markdown is not None:  # refuse now what would fail when all has run
-        from recame.bench.table import around_markers
+    from recame.bench.queue import visible_devices
+    from recame.bench.table import around_markers
 
+    bench = open_bench(request, console)
+    # Refused now, and not when costs are measured or all has run.
+    if request.ray is None:
+        visible_devices(request.devices)
+    if request.markdown is not None:
         around_markers(request.markdown, bench.plan.name)
     if not request.table:
         _measure_costs(bench, request, console)

@@ -39,7 +39,7 @@ def score_figure(board: Board, comparison: Comparison) -> Figure:
     from matplotlib.figure import Figure
 
     table, names = board.standings, list(board.methods)
-    methods, reference, frame = comparison.methods, comparison.reference, comparison.frame
+    methods, reference, frame = comparison.methods, comparison.reference, comparison.shown
     runs = frame[(frame["data"] == board.data) & (frame["split"] == board.split)]
     panels = [(name, head) for name, head in _PANELS if f"{name}_sd" in table or name in table]
     figure = Figure(figsize=(11.6, 1.15 + 0.31 * len(names)), layout="constrained")

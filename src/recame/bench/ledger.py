@@ -113,6 +113,9 @@ class Ledger:
         elif outcome.state == "done":
             self._done.append(job.key)
             self._tell(Event("done", job, seconds=outcome.seconds))
+        elif outcome.state == "found":  # another process was faster
+            self._skipped.append(job.key)
+            self._tell(Event("skipped", job))
         elif outcome.state == "failed":
             self._fail(job, outcome.reason, outcome.seconds)
         else:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -18,7 +18,8 @@ from recame.config import Config, DistillConfig, Section
 from recame.errors import ConfigError
 
 #: What a table calls the kinds of methods, in the order in which it lists them.
-GROUPS = ("single network", "several experts", "recame", "ablation")
+Group = Literal["single network", "several experts", "recame", "ablation"]
+GROUPS = get_args(Group)
 
 
 #: The plain network that every method starts from and says its differences to: cross-entropy on the

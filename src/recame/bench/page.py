@@ -25,14 +25,18 @@ from recame.training.run_folder import writing
 
 def bench_html(comparison: Comparison) -> str:
     """A whole HTML document; nothing in it comes from the network."""
-    frame, methods, plan = comparison.frame, comparison.methods, comparison.plan
+    methods, plan = comparison.methods, comparison.plan
     found = boards(comparison)
     pooled = pooled_rows(comparison)
     shown = [_shown(board, comparison) for board in found]
     contents = [(board["anchor"], board["title"]) for board in shown]
     contents += [("all", "Over all data sets")] if pooled else []
     contents += [("made", "How it was made"), ("methods", "Methods")]
-    counted = {"method": len(methods), "data set": frame["data"].nunique(), "seed": len(plan.seeds)}
+    counted = {
+        "method": len(methods),
+        "data set": comparison.shown["data"].nunique(),
+        "seed": len(plan.seeds),
+    }
     return render_page(
         "bench.html.j2",
         title=plan.title,

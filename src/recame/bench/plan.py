@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from recame.bench.method import PLAIN, Method, by_name, check_taught, load_method
+from recame.bench.method import PLAIN, Group, Method, by_name, check_taught, load_method
 from recame.config import Config, Section
 from recame.errors import ConfigError
 
@@ -48,7 +48,7 @@ class MethodEntry(Section):
     name: str | None = None
     title: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
-    group: Literal["single network", "several experts", "recame", "ablation"] | None = None
+    group: Group | None = None
 
 
 class Plan(Section):
@@ -204,14 +204,14 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
     found = []
     for entry in plan.methods:
         method = load_method(entry.method, folder)
-        if entry.settings and entry.name is None:
-            raise ConfigError(
-                f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
-            )
         if entry.settings:
-            title = entry.title or str(entry.name).replace("_", " ")
+            if entry.name is None:
+                raise ConfigError(
+                    f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
+                )
+            title = entry.title or entry.name.replace("_", " ")
             group = entry.group or "ablation"
-            method = method.varied(str(entry.name), title, entry.settings, group)
+            method = method.varied(entry.name, title, entry.settings, group)
         else:  # the same under other words
             words = {name: getattr(entry, name) for name in ("name", "title", "group")}
             method = replace(method, **{name: word for name, word in words.items() if word})

@@ -76,7 +76,8 @@ def run_queue(
     ledger = Ledger(bench, jobs)
     workers = max(1, min(workers, len(ledger)))
     threads = threads or threads_each(workers)
-    environments = [_environment(slot, threads, devices) for slot in range(workers)]
+    visible = visible_devices(devices)
+    environments = [_environment(slot, threads, visible) for slot in range(workers)]
     with ExitStack() as stack:
         stack.enter_context(stopping_on_sigterm())
         display = stack.enter_context(QueueDisplay(bench, ledger, console, workers))
@@ -246,28 +247,35 @@ def threads_each(workers: int) -> int:
     return max(1, usable_cores() // max(1, workers))
 
 
-def _environment(slot: int, threads: int, devices: Sequence[int]) -> dict[str, str]:
-    """What the slot's process must find before it loads torch.
+def visible_devices(devices: Sequence[int]) -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` must say for each device to be seen alone.
 
     Raises:
-        ConfigError: this process does not see the device.
+        ConfigError: this process does not see one of them.
     """
-    found = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    if devices:
-        device = devices[slot % len(devices)]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is None:
-            names, why = [str(number) for number in range(_num_gpus())], "torch sees"
-        else:
-            names = [name.strip() for name in visible.split(",") if name.strip()]
-            why = f"CUDA_VISIBLE_DEVICES={visible} leaves"
+    if not devices:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        names, why = [str(number) for number in range(_num_gpus())], "torch sees"
+    else:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        why = f"CUDA_VISIBLE_DEVICES={visible} leaves"
+    for device in devices:
         if not 0 <= device < len(names):
             # A process that sees no GPU would train on the CPU without a word.
             raise ConfigError(
                 f"Device {device} is not there: {why} {len(names)}, numbered from 0. Give other "
                 "devices, or none to train on the CPU."
             )
-        found["CUDA_VISIBLE_DEVICES"] = names[device]
+    return [names[device] for device in devices]
+
+
+def _environment(slot: int, threads: int, visible: Sequence[str]) -> dict[str, str]:
+    """What the slot's process must find before it loads torch."""
+    found = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    if visible:
+        found["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     return found
 
 
