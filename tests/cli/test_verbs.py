@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -246,3 +247,23 @@ def test_report_compares_two_runs(recame: Recame, finished: Path, tmp_path: Path
     code, _, err = recame("report", run, "--split", "nights")
     assert code == 2
     assert "There is no image in the split 'nights'" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "5000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_that_wait_sleep_soon_unless_told_otherwise(
+    recame: Recame, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored afterwards, whatever `recame` sets
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    recame("--version")
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

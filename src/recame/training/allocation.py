@@ -20,9 +20,9 @@ def freed_memory_kept() -> Iterator[bool]:
     """Let glibc reuse what a step frees; give it back to the system at the end.
 
     By default glibc maps each large tensor of a step from the system and unmaps it again, and the
-    system clears every page of it each time. What this saves varies: seven pairs of fresh processes
-    on two cores gave 0.94 to 1.50 times the images a second, median 1.06
-    (`benchmarks/training/allocation.py`). Another allocator is left alone.
+    system clears every page of it each time. What this saves varies: two series of seven and
+    six pairs of fresh processes on two cores gave 0.94 to 1.50 times the images a second, medians
+    1.06 and 1.10 (`benchmarks/training/allocation.py`). Another allocator is left alone.
 
     Yields:
         Whether the allocator took the hint.
