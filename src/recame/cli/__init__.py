@@ -10,9 +10,9 @@ from recame.errors import RecameError, as_missing_dependency
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
-#: Turns of OpenMP's waiting loop before a thread sleeps. Its own 300,000 (milliseconds) make every
-#: parallel region beside another busy program wait for a core that spins: training became up
-#: to ten times slower. So few cost nothing on a quiet machine (benchmarks/training, `--busy`).
+#: Turns of OpenMP's waiting loop before a thread sleeps. Its own 300,000 (milliseconds) make each
+#: parallel region beside another busy program wait for a core that spins: training became up to ten
+#: times slower. So few cost nothing on a quiet machine (benchmarks/training/busy.py).
 _SPINS = 5000
 
 
