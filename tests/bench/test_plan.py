@@ -342,6 +342,17 @@ class TestCostsOfEqualTime:
         with pytest.raises(ConfigError, match="those still missing would get other shares"):
             _measure_costs(bench, replace(request, costs=True), Console(quiet=True))
 
+    def test_it_cannot_do_without_costs(self, defects: Path, tmp_path: Path) -> None:
+        data, quiet = {"defects": defects}, Console(quiet=True)
+        plan = write_plan(tmp_path, **self.WORDS)
+        with pytest.raises(ConfigError, match="leave out --no-costs"):
+            open_bench(Request(plan, tmp_path / "out", data, costs=False), quiet)
+        plan = write_plan(tmp_path, name="epochs")
+        request = Request(plan, tmp_path / "epochs", data, costs=False)
+        bench = open_bench(request, quiet)
+        _measure_costs(bench, request, quiet)
+        assert not bench.costs_path.exists()
+
     def test_a_probe_alone_has_no_epochs_to_share(self, defects: Path, tmp_path: Path) -> None:
         alone = {
             "method": "recame",

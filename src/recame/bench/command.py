@@ -35,7 +35,7 @@ class Request:
         threads: of each run; None: the cores shared out.
         devices: GPUs that the workers share.
         ray: address of a Ray cluster; None: this machine.
-        costs: whether what the methods cost is measured again.
+        costs: whether what the methods cost is measured: True: again; None: what is missing.
         table: only write the tables of what is finished.
         markdown: a file that shows the headline table between markers.
         elsewhere: folders or `results.csv` of the same plan's runs made elsewhere; they count as
@@ -51,7 +51,7 @@ class Request:
     threads: int | None = None
     devices: tuple[int, ...] = ()
     ray: str | None = None
-    costs: bool = False
+    costs: bool | None = None
     table: bool = False
     markdown: Path | None = None
     elsewhere: tuple[Path, ...] = ()
@@ -110,6 +110,11 @@ def open_bench(request: Request, console: Console) -> Bench:
             bench.config(data, method)
     jobs_to_run(bench, request)
     _check_pace(bench)
+    if plan.equal == "time" and request.costs is False:
+        raise ConfigError(
+            f"Plan {plan.name} shares out equal time by what the methods cost: leave out "
+            "--no-costs."
+        )
     for path in request.elsewhere:
         _check_same_protocol(plan, path)
     _keep_plan(plan, request.plan, out)
@@ -252,6 +257,8 @@ def jobs_to_run(bench: Bench, request: Request) -> list[Job]:
 
 def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     """Measure what is not measured yet, before anything else keeps the machine busy."""
+    if request.costs is False:
+        return
     from recame.bench.costs import measure_all
     from recame.bench.queue import threads_each
     from recame.evaluation.progress import progress_bars

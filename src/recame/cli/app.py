@@ -353,8 +353,12 @@ def bench(
         str | None, typer.Option(help="Run on the Ray cluster at this address instead.")
     ] = None,
     costs: Annotated[
-        bool, typer.Option("--costs", help="Measure again what each method costs.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--costs/--no-costs",
+            help="Measure again what each method costs, or not at all. [what is missing]",
+        ),
+    ] = None,
     table: Annotated[
         bool, typer.Option("--table", help="Only write the tables of what is finished.")
     ] = False,
