@@ -195,7 +195,11 @@ class FinetuneConfig(Section):
 
     enabled: bool = True
     epochs: Auto | Positive = "auto"
-    scope: Literal["all", "tails"] = Field("all", description="tails: the shared trunk is frozen")
+    scope: Literal["all", "tails"] = Field(
+        "all",
+        description="tails: the shared trunk is frozen and computed once, under flips and turns "
+        "only",
+    )
     trunk_views: Annotated[int, Field(ge=1, le=8)] = Field(
         4, description="flips and turns of each image that scope=tails caches"
     )
@@ -219,6 +223,15 @@ class FinetuneConfig(Section):
     ema_decay: Fraction = Field(0.99, description="0: no moving average of the weights")
     clip_norm: Weight = Field(5.0, description="0: no clipping")
     accumulate: Positive = 1
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> FinetuneConfig:
+        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
+            raise ValueError(
+                "nesterov=true with momentum=0: there is nothing to look ahead with; give a "
+                "momentum, for example 0.9, or nesterov=false"
+            )
+        return self
 
 
 class RetrainConfig(Section):
@@ -329,6 +342,11 @@ class RunConfig(Section):
     channels_last: bool = True
     tensorboard: bool = False
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bits(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # as YAML reads it without quotes
+
 
 class Config(Section):
     """Every setting of a run."""
@@ -424,9 +442,9 @@ def _explain(error: ValidationError, source: str) -> str:
             known = _known_names(where[0] if len(where) > 1 else None)
             text = f"unknown (known here: {', '.join(known)})"
         else:
-            text = f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
-            if not where:
-                text = item["msg"].removeprefix("Value error, ")
+            text = item["msg"].removeprefix("Value error, ")
+            if not isinstance(item["input"], dict | BaseModel):  # else a whole section
+                text += f", got {item['input']!r}"
         told.setdefault(name, []).append(text)
     listed = []
     for name, texts in told.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ def load_config(path: Path) -> Config:
         raise ConfigError(
             f"No settings file at {path}: check the path given to --config."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be opened ({error.strerror}): give a YAML file that you may read."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
     return parse_config({} if values is None else values, str(path))
 
@@ -51,14 +56,10 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _yaml_value(text: str) -> object:
-    value = yaml.safe_load(text)
-    # YAML 1.1 reads 1e-3 as a text; people mean a number.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    # YAML 1.1 reads 1e-3 as a text; people mean a number. What they quote is a text.
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text.strip()):
+        return float(text)
+    return yaml.safe_load(text)
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from recame.config_files import load_config, parse_settings
+
 Recame = Callable[..., tuple[int, str, str]]
 
 
@@ -165,6 +167,14 @@ class TestSettings:
             (["run.strategy=telepathy"], "run.strategy='telepathy' is unknown"),
             (["run.devices=64"], "fewer batches than the 64 devices"),
             (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),
+            (
+                ["finetune.batch_size=1", "model.standardise=true"],
+                "standardised heads need two images",
+            ),
+            (
+                ["finetune.scope=tails", "augment.mixup=0.4", "augment.blur=0.1"],
+                "augment.blur, augment.mixup with finetune.scope=tails",
+            ),
         ],
     )
     def test_contradictions_are_refused_before_the_probe(
@@ -193,6 +203,37 @@ class TestSettings:
         assert "cannot be read as YAML" in train_refused(defects, "--config", path)
         path.write_text("schema_version: 99", encoding="utf-8")
         assert "update recame" in train_refused(defects, "--config", path).lower()
+
+
+def test_settings_of_bits_and_texts(
+    train_refused: Callable[..., str], defects: Path, tmp_path: Path
+) -> None:
+    """Numbers that are words, and words that look like numbers."""
+    path = tmp_path / "settings.yaml"
+    path.write_text("run: {precision: 16}\nfinetune: {lr: 1e-3}\n", encoding="utf-8")
+    config = load_config(path).updated(parse_settings(["finetune.head_lr=2e-3"]))
+    assert (config.run.precision, config.finetune.lr, config.finetune.head_lr) == ("16", 1e-3, 2e-3)
+    given = parse_settings(["run.precision=32", 'data.normal_class="07"', "data.label_column='1'"])
+    changed = config.updated(given)
+    assert (changed.run.precision, changed.data.normal_class) == ("32", "07")
+    assert changed.data.label_column == "1"
+    settings = ["objective.margin=20", "objective.contrastive_weight=0.05"]
+    line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
+    assert "unit vectors are never further than 2 apart" in line
+    assert "base_weight" not in line  # not the whole section
+    line = train_refused(
+        defects,
+        "--set",
+        "finetune.optimizer=sgd",
+        "--set",
+        "finetune.momentum=0",
+        "--set",
+        "finetune.nesterov=true",
+    )
+    assert "nothing to look ahead with" in line
+    settings = ["model.backbone=vgg11_bn", "model.pretrained=false", "data.size=16"]
+    line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
+    assert "data.size=16 is too small for vgg11_bn" in line
 
 
 class TestRuns:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +111,25 @@ def test_resume_takes_the_runs_own_settings(
     code, out, _ = recame("train", "--out", run, "--resume")
     assert code == 0
     assert "nothing to resume" in out
+
+
+def test_ctrl_c_while_it_trains(
+    recame: Recame,
+    defects: Path,
+    tiny_words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr("recame.training.lightning_module.FinetuneModule.validation_step", interrupt)
+        code, _, _ = recame("train", defects, "--out", run, *tiny_words)
+    assert code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert recame("train", "--out", run, "--resume")[0] == 0
 
 
 def test_run_folder_gets_a_name(

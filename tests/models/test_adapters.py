@@ -512,3 +512,12 @@ def test_published_settings_train_on_any_backbone(defects: Path, tmp_path: Path)
     assert (loaded.architecture.pooling, loaded.model.head.shape) == ("token", (1, 64))
     learned = {n for n in learning(loaded.model) if not n.startswith("head.")}
     assert len(learned) == 6 * 5  # weights and biases of two layers, and a scale, in each block
+
+
+def test_a_token_alone_needs_no_attention_after_the_last_block() -> None:
+    def gates(pooling: str) -> int:
+        backbone = build_backbone("vit_tiny_patch16_224", attention="regional", pooling=pooling)
+        kinds = [m for m in backbone.modules() if isinstance(m, RegionalChannelAttention)]
+        return len(kinds)
+
+    assert (gates("token"), gates("both"), gates("average")) == (3, 4, 4)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 
 from recame.contracts import PreprocessSpec
-from recame.errors import ConfigError
+from recame.errors import CheckpointError, ConfigError
 from recame.models import Architecture, MultiExpertClassifier, build_backbone
 
 
@@ -34,6 +36,17 @@ def test_experts_part_after_the_first_stage() -> None:
     plan = Architecture("resnet20_cifar", num_experts=3, shared_stages=1, attention="none")
     output = MultiExpertClassifier(plan, 10, spec)(torch.rand(2, 1, 32, 32))
     assert output.logits.shape == (2, 3, 10)
+
+
+def test_weights_of_a_file(tmp_path: Path) -> None:
+    build_backbone("resnet20_cifar")
+    model = timm.create_model("resnet20_cifar", num_classes=10)
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    taken = build_backbone("resnet20_cifar", pretrained=tmp_path / "own.pth", in_channels=1)
+    stem = taken.stages[0][0].weight
+    torch.testing.assert_close(stem, model.conv1.weight.sum(1, keepdim=True))
+    with pytest.raises(CheckpointError, match="do not fit backbone 'resnet32_cifar'"):
+        build_backbone("resnet32_cifar", pretrained=tmp_path / "own.pth")
 
 
 def test_there_are_no_weights() -> None:

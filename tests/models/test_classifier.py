@@ -50,6 +50,14 @@ def test_zero_vectors_have_cosine_zero(dtype: torch.dtype) -> None:
     assert x.grad.abs().max() == 0
 
 
+def test_half_precision_tells_confident_classes_apart() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(6, 1, 32), torch.randn(1, 5, 32), torch.zeros(1, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = cosine_logits(x, weight, bias, 16.0)
+    torch.testing.assert_close(logits, cosine_logits(x, weight, bias, 16.0))
+
+
 def test_head_standardises_and_shows_what_the_classifier_saw() -> None:
     torch.manual_seed(0)
     head = ExpertHead(2, 6, 3, classifier="linear", dropout=0.5).eval()

@@ -91,13 +91,17 @@ class TestOptimiser:
         assert values[-1] == pytest.approx(0.01)
 
 
+def trainer_on(device: str) -> SimpleNamespace:
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+
+
 class TestMovingAverage:
     def averaged(self, decay: float, steps: int) -> tuple[list[float], float]:
         network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
         module = pl.LightningModule()
         module.network = network
         average = MovingAverage(decay)
-        average.setup(SimpleNamespace(), module, "fit")  # type: ignore[arg-type]
+        average.setup(trainer_on("cpu"), module, "fit")  # type: ignore[arg-type]
         seen = []
         for step in range(1, steps + 1):
             with torch.no_grad():
@@ -118,6 +122,12 @@ class TestMovingAverage:
             weight = 1 - min(decay, (1 + n) / (10 + n))
             expected += weight * (value - expected)
         assert ours == pytest.approx(expected, rel=1e-5)
+
+    def test_it_lies_where_training_runs(self) -> None:
+        average = MovingAverage(0.9)
+        average.setup(trainer_on("meta"), pl.LightningModule(), "fit")  # type: ignore[arg-type]
+        assert average._average_model is not None
+        assert average._average_model.n_averaged.device.type == "meta"
 
     def test_the_copy_shares_the_images(self, ongoing: Ongoing) -> None:
         module = module_of(ongoing())
@@ -191,13 +201,22 @@ class TestStep:
     ) -> None:
         module = module_of(ongoing(objective__deferred_reweighting=share))
         seen = []
-        for epoch, step in ((0, 0), (0, 1), (1, 0), (1, 1)):  # also within an epoch
-            trained = with_trainer(
-                module, max_epochs=2, current_epoch=epoch, num_training_batches=2
-            )
-            trained.on_train_batch_start(first_batch(trained), step)
+        module.pace.begin(4)
+        for step in range(4):  # two epochs of two steps
+            trained = with_trainer(module, current_epoch=step // 2, global_step=step)
+            trained.on_train_batch_start(first_batch(trained), step % 2)
             seen.append(module.objective.deferred)
         assert seen == expected
+
+    def test_deferred_reweighting_does_not_end_when_epochs_are_added(
+        self, ongoing: Ongoing
+    ) -> None:
+        module = module_of(ongoing(objective__deferred_reweighting=0.75))
+        module.pace.begin(8)
+        module.pace.change(6, 60)
+        trained = with_trainer(module, current_epoch=6, global_step=7)
+        trained.on_train_batch_start(first_batch(trained), 0)
+        assert module.objective.deferred
 
     def test_validation_is_the_mean_recall(self, ongoing: Ongoing) -> None:
         module = with_trainer(module_of(ongoing()), world_size=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import NoReturn
 
 from recame.errors import RecameError, as_missing_dependency
 
@@ -38,10 +39,11 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
-        where = error.filename or "A file"
-        advice = "free space there, or give another folder (--out, RECAME_CACHE, TMPDIR)."
-        print(f"error: {where} cannot be written ({error.strerror}): {advice}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        where = f"{error.filename or 'A file'} cannot be"
+        advice = "give another folder (--out, RECAME_CACHE, TMPDIR)."
+        if error.errno == errno.EACCES:  # when read, or when written
+            _refuse(f"{where} opened ({error.strerror}): change its permissions, or {advice}")
+        _refuse(f"{where} written ({error.strerror}): free space there, or {advice}")
 
 
 def share_the_cores() -> None:
@@ -54,7 +56,7 @@ def share_the_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
 
 
-def _refuse(error: BaseException) -> None:
+def _refuse(error: BaseException | str) -> NoReturn:
     # What a library says in several lines, as of bad YAML, becomes one.
     line = " ".join(part.strip() for part in str(error).splitlines())
     print(f"error: {line}", file=sys.stderr)  # noqa: T201

@@ -106,7 +106,6 @@ def distill_request(
         changes["run.time_budget_s"] = parse_duration(time_budget)
     if seed is not None:
         changes["run.seed"] = seed
-    Config().updated(changes)  # a wrong name or value is told before anything is loaded
     return DistillRequest(changes, out or run.with_name(f"{run.resolve().name}-student"))
 
 

@@ -149,7 +149,7 @@ def _staged_transformer(
         model.set_input_size(img_size=tuple(-(-side // patch) * patch for side, patch in sides))
     if not cut_is_exact(model, in_channels):
         raise _unsupported(name)
-    stages = cut_transformer(model, module, num_stages)
+    stages = cut_transformer(model, module, num_stages, gate_last=pooling != "token")
     return StagedBackbone(stages, [pooled.stop - pooled.start] * len(stages), pooled)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import register_model
+from timm.models import adapt_input_conv, register_model
 from timm.models.resnet import BasicBlock, make_blocks
 from torch import Tensor, nn
 
@@ -56,10 +56,20 @@ class CifarResNet(nn.Module):
 
 
 def _create(blocks: int, pretrained: bool, settings: dict[str, Any]) -> CifarResNet:
-    if pretrained:
-        raise ValueError("there are no weights for the CIFAR ResNets: use pretrained=False")
     known = {key: settings[key] for key in ("in_chans", "num_classes") if key in settings}
-    return CifarResNet(blocks, **known)
+    model = CifarResNet(blocks, **known)
+    if pretrained:
+        tensors = (settings.get("pretrained_cfg_overlay") or {}).get("state_dict")
+        if tensors is None:
+            raise ValueError("there are no weights for the CIFAR ResNets: use pretrained=False")
+        kept = {
+            name: t for name, t in tensors.items() if known.get("num_classes") or name[:3] != "fc."
+        }
+        channels = model.conv1.in_channels
+        if "conv1.weight" in kept:
+            kept["conv1.weight"] = adapt_input_conv(channels, kept["conv1.weight"])
+        model.load_state_dict(kept)
+    return model
 
 
 @register_model

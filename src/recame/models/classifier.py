@@ -36,9 +36,11 @@ def cosine_logits(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tens
         scale: inverse temperature of the cosine.
 
     Returns:
-        (B, E, C).
+        (B, E, C) float32, also under autocast.
     """
-    return scale * expert_linear(_unit(x), _unit(weight)) + bias
+    # Half precision would round away the differences between confident classes.
+    with torch.autocast(x.device.type, enabled=False):
+        return scale * expert_linear(_unit(x), _unit(weight)) + bias.float()
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -164,7 +164,11 @@ def is_cuttable(model: nn.Module) -> bool:
 
 
 def cut_transformer(
-    model: Any, gate: Callable[[int], nn.Module | None], num_stages: int
+    model: Any,
+    gate: Callable[[int], nn.Module | None],
+    num_stages: int,
+    *,
+    gate_last: bool = True,
 ) -> list[nn.Sequential]:
     """Four stages of equally many blocks, as far as they divide.
 
@@ -172,6 +176,8 @@ def cut_transformer(
         model: for which `is_cuttable` holds.
         gate: makes a stage's attention for a width.
         num_stages: only the first so many; 0: all. The final norm goes with the last stage.
+        gate_last: whether the last stage has attention too: nobody would see its patches where
+            only the class token is pooled.
     """
     blocks = list(model.blocks)
     count = min(_NUM_STAGES, len(blocks))
@@ -179,11 +185,12 @@ def cut_transformer(
     # Networks that pool by averaging may have a norm after the pooling: here it acts on the tokens.
     norm = nn.Sequential(model.norm, model.fc_norm)
     stages = []
-    for number in range(num_stages or count):
+    num_stages = num_stages or count
+    for number in range(num_stages):
         stage = TransformerStage(
             blocks[bounds[number] : bounds[number + 1]],
             model.embed_dim,
-            gate=gate(model.embed_dim),
+            gate=gate(model.embed_dim) if gate_last or number < num_stages - 1 else None,
             norm=norm if number == count - 1 else None,
             # A copy: stages must not share tensors, or they could not be saved.
             rope=copy.deepcopy(getattr(model, "rope", None)),

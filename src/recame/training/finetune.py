@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +18,7 @@ import timm.layers
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from recame.config import SYMMETRIES
+from recame.config import SYMMETRIES, Config
 from recame.data import Augment, BatchDataset, EpochBatches, Mix, class_prior, make_loader
 from recame.errors import ConfigError, MissingDependencyError
 from recame.evaluation.progress import progress_bars
@@ -85,6 +89,34 @@ def check_finetune(run: OngoingRun) -> None:
             "give at most that many, or run.accelerator=cpu."
         )
     EpochBatches(**_batches(run), world_size=num_processes(settings, run.device))
+    _check_batches(run.config)
+    if settings.tensorboard:
+        _tensorboard(run)
+
+
+def _check_batches(config: Config) -> None:
+    """Refuse batches that the network or the frozen trunk cannot take."""
+    settings = config.finetune
+    if settings.batch_size == 1 and config.model.standardise:
+        raise ConfigError(
+            "finetune.batch_size=1: standardised heads need two images to have a spread; give 2 "
+            "or more, or model.standardise=false."
+        )
+    if settings.scope == "all":
+        return
+    pixels = ("shift", "scale", "rotate_deg", "blur", "rand_augment", "mixup", "cutmix")
+    default = Config().augment
+    asked = [
+        f"augment.{name}"
+        for name in pixels
+        if getattr(config.augment, name) not in (0, getattr(default, name))
+    ]
+    asked += ["run.compile"] * config.run.compile
+    if asked:
+        raise ConfigError(
+            f"{', '.join(asked)} with finetune.scope=tails: the frozen trunk's outputs are "
+            "computed once, under flips and turns only; leave it out, or set finetune.scope=all."
+        )
 
 
 def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
@@ -260,12 +292,29 @@ def _fit(
     if trainer.world_size > 1 and trainer.is_global_zero:
         call_followers(run.folder)
     checkpoint = run.folder.last_checkpoint
-    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with _interruptible():
+        trainer.fit(
+            module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
+        )
     model.set_batch_norm_frozen(False)
     assert trainer.max_epochs is not None
     return trainer.max_epochs, model.to(run.device).eval()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as everywhere else: Lightning ends the program and ignores it from then on."""
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if in_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _tensorboard(run: OngoingRun) -> Any:

@@ -134,8 +134,20 @@ def _check_network(config: Config) -> None:
     values["num_experts"] = 1
     channels = 3 if config.data.channels == "auto" else config.data.channels
     mean, std = pretrained_mean_std(values["backbone"], settings.pretrained, channels)
-    spec = PreprocessSpec(64, 64, channels, 8, 255.0, mean, std)
-    MultiExpertClassifier(Architecture(**values), 2, spec, settings.pretrained)
+    side = 64 if config.data.size == "auto" else config.data.size
+    spec = PreprocessSpec(side, side, channels, 8, 255.0, mean, std)
+    model = MultiExpertClassifier(Architecture(**values), 2, spec, settings.pretrained).eval()
+    if side >= 64:
+        return
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, channels, side, side))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"data.size={side} is too small for {values['backbone']}, which leaves nothing of such "
+            f"an image ({reason}): give a larger size, fewer model.stages or another backbone."
+        ) from error
 
 
 def _prepare(

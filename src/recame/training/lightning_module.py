@@ -111,11 +111,9 @@ class FinetuneModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what draws inside the model; switch deferred re-weighting on when its time comes."""
         torch.manual_seed(self._step_seed(batch_idx))
-        assert self.trainer.max_epochs is not None
-        done = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
-        self.objective.set_deferred(
-            done >= self._deferred_reweighting * max(1, self.trainer.max_epochs)
-        )
+        # Not of the epochs: the clock may add some, and what has begun must not end again.
+        done = self.pace.done(self.trainer.global_step)
+        self.objective.set_deferred(done >= self._deferred_reweighting)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment, mix, forward, loss."""
@@ -319,6 +317,11 @@ class MovingAverage(WeightAveraging):
                 torch._foreach_copy_(average, current)
 
         super().__init__(multi_avg_fn=update)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep the average where training runs: the module says `cpu` until it is moved."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the averaged weights in the model, also if no epoch was left to resume."""
