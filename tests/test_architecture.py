@@ -11,7 +11,15 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recame"
 
-RANK_ZERO = {"errors", "contracts", "durations", "label_space", "config", "config_files"}
+RANK_ZERO = {
+    "errors",
+    "contracts",
+    "durations",
+    "label_space",
+    "config",
+    "config_errors",
+    "config_files",
+}
 MAY_IMPORT = {
     "data": RANK_ZERO,
     "models": RANK_ZERO,

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from recame.config_errors import explain
 from recame.errors import ConfigError
 
 CONFIG_SCHEMA = 1
@@ -430,27 +431,7 @@ def parse_config(values: object, source: str = "the settings") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    told: dict[str, list[str]] = {}
-    for item in error.errors():
-        where = [str(part) for part in item["loc"]]
-        name = ".".join(where[:2])
-        if item["type"] == "extra_forbidden":
-            known = _known_names(where[0] if len(where) > 1 else None)
-            text = f"unknown (known here: {', '.join(known)})"
-        else:
-            text = item["msg"].removeprefix("Value error, ")
-            if not isinstance(item["input"], dict | BaseModel):  # else a whole section
-                text += f", got {item['input']!r}"
-        told.setdefault(name, []).append(text)
-    listed = []
-    for name, texts in told.items():
-        text = " or ".join(dict.fromkeys(texts))
-        listed.append(f"{name}: {text}" if name else text)
-    return f"{source}: {'; '.join(listed)}"
+        raise ConfigError(f"{source}: {explain(error, _known_names)}") from error
 
 
 def _known_names(section: str | None) -> list[str]:

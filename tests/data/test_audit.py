@@ -79,6 +79,32 @@ def test_columns_are_chosen_by_word_and_by_values() -> None:
     assert category_columns(table) == ["keyboard", "Wafer"]
 
 
+def test_measured_columns_are_no_groups() -> None:
+    number = list(range(30)) * 2
+    table = make_table(
+        label=["a"] * 60,
+        die_x=number,
+        tool_temperature=number,
+        wafer=[i / 4 for i in number],
+        unit=[float(i) for i in number],
+    )
+    assert group_columns(table) == ["unit"]
+
+
+def test_a_column_of_truth_values_is_a_group_like_others() -> None:
+    table = make_table(
+        label=["a"] * 6, split=["train"] * 3 + ["test"] * 3, sample=[True, False, True] * 2
+    )
+    (group,) = audit_manifest(table).groups
+    assert group.straddling[["group", "splits"]].to_numpy().tolist() == [
+        ["True", "test, train"],
+        ["False", "test, train"],
+    ]
+    table.loc[:2, "sample"] = True
+    (group,) = audit_manifest(table, group_by="sample").groups
+    assert group.straddling["group"].tolist() == ["True"]
+
+
 def test_an_unknown_group_column_is_refused() -> None:
     with pytest.raises(DataError, match="no column 'wafer'"):
         audit_manifest(make_table(label=["a"]), group_by="wafer")
@@ -87,12 +113,17 @@ def test_an_unknown_group_column_is_refused() -> None:
 def test_headers_tell_depth_and_channels(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((5, 7), np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "colour.bmp")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "turned.jpg", exif=turned)
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    paths = [str(tmp_path / name) for name in ("deep.png", "colour.bmp", "broken.png", "gone.png")]
+    names = ("deep.png", "colour.bmp", "turned.jpg", "broken.png", "gone.png")
+    paths = [str(tmp_path / name) for name in names]
     headers = read_headers(paths)
     assert headers[["height", "width", "channels", "bits"]].to_numpy().tolist() == [
         [5, 7, 1, 16],
         [5, 7, 3, 8],
+        [7, 5, 1, 8],
     ]
 
 

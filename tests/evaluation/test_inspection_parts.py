@@ -27,6 +27,17 @@ def blobs(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (centres[own] + rng.normal(size=(len(own), 12))).astype(np.float32), own
 
 
+def test_a_sample_stands_for_all_images_of_its_class() -> None:
+    features, cluster = blobs([10] * 20)  # of 100 images in each of 20 clusters
+    target, basis = np.zeros(200, np.int64), np.ones(200, bool)
+    near = nearest_rows(features, 10)
+    sampled = class_structure(["a"], target, cluster, features, near, basis)
+    whole = class_structure(["a"], target, cluster, features, near, basis, present=np.array([2000]))
+    assert sampled["images_per_cluster"].iloc[0] == pytest.approx(10)
+    assert whole[["images", "images_per_cluster"]].iloc[0].tolist() == pytest.approx([2000, 100])
+    assert whole["kind"].tolist() == ["many in few"]
+
+
 def test_planted_clusters_come_back_for_head_and_tail() -> None:
     features, look = blobs([60, 60, 60, 20, 20, 20])
     # The head class fills the first three looks, the tail class has one image of each.

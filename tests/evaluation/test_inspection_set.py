@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from recame.config import DataConfig
 from recame.data.synthetic import SyntheticSpec, write
 from recame.errors import DataError
+from recame.evaluation.drawing import figure_label
 from recame.evaluation.inspection import (
     Inspection,
     inspect_set,
@@ -112,6 +113,7 @@ def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame]) -> 
 
 
 def images(folder: Path, labels: list[str], size: int = 32) -> pd.DataFrame:
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     paths = []
     for number, _ in enumerate(labels):
@@ -148,6 +150,38 @@ def test_labels_that_only_the_test_split_has(tmp_path: Path) -> None:
     assert {"unseen", "absent-test", "no-val"} <= keys
     assert inspection.structure is not None
     assert inspection.structure.classes["images"].tolist() == [6, 0]
+
+
+def test_a_leaked_image_counts_for_the_training_split(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a"] * 6 + ["b"] * 6)
+    table["split"] = ["test"] * 3 + ["train"] * 9
+    for number in range(3):  # rows of the test split come first
+        Path(table["path"][number]).write_bytes(Path(table["path"][number + 3]).read_bytes())
+    inspection, keys, _ = inspected(table, tmp_path)
+    assert "leaks" in keys
+    assert inspection.structure is not None
+    assert inspection.structure.classes["images"].tolist() == [3, 6]
+
+
+def test_numbers_that_each_lot_counts_anew_are_no_leak(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a", "b"] * 60, size=8)
+    table["lot"] = [f"L{i // 5}" for i in range(120)]
+    table["split"] = ["train"] * 60 + ["test"] * 60
+    table["wafer"] = [i % 24 for i in range(120)]
+    found = {f.key: f for f in make_findings(inspected(table, tmp_path)[0])}
+    assert found["group-wafer"].level == "note"
+    assert "counted anew in each lot" in found["group-wafer"].text
+    table["lot"] = "L"
+    found = {f.key: f for f in make_findings(inspected(table, tmp_path / "again")[0])}
+    assert found["group-wafer"].level == "bad"
+
+
+def test_names_that_matplotlib_would_read_otherwise(tmp_path: Path) -> None:
+    table = images(tmp_path, ["C$#$"] * 4 + ["_misc"] * 4 + ["\u7f3a\u9677"] * 4)
+    table["product"] = ["$_$", "\u7f3a\u9677"] * 6
+    _, _, html = inspected(table, tmp_path)
+    assert "C$#$" in html
+    assert (figure_label("_$x", 9), figure_label("long name", 5)) == (r" _\$x", "long…")
 
 
 def test_many_unreadable_files_and_conflicting_copies(tmp_path: Path) -> None:

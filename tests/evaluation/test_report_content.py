@@ -171,6 +171,25 @@ def test_the_judgement_names_the_weakest_class_and_the_escapes():
     assert "(short, spur) reach a mean recall of 0.80, 12.5 points below" in rare
 
 
+def test_the_judgement_does_not_say_most_of_a_few():
+    target = np.repeat([0, 1, 2, 3], 100)
+    called = target.copy()
+    called[300:309] = [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    lead = report_of(predictions_of(target, called)).lead
+    assert "its misses are most often called ok (4 of 9)" in lead
+
+
+def test_errors_of_confidence_do_not_cancel():
+    target = np.repeat([0, 1, 2, 3], 100)
+    called = target.copy()
+    called[::4] = (called[::4] + 1) % 4  # one in four is wrong, sure or not
+    sure = np.where(np.arange(400) % 8 < 4, 0.5, 0.99)
+    said = levels(report_of(predictions_of(target, called, sure)))
+    text = next(text for text in said if text.startswith("Confidences are"))
+    assert "off by 0.25 on average, too high for some images and too low for others" in text
+    assert said[text] == "warn"
+
+
 def test_the_judgement_admits_what_it_cannot_tell():
     report = report_of(predictions_of([0, 0, 1, 1], [0, 0, 1, 0]))
     assert "too few images to judge the model by" in report.lead
@@ -226,7 +245,7 @@ def test_the_three_files_hold_the_same_numbers(tmp_path):
     assert values["judgement"] in markdown
     assert sum(cell[2] for cell in values["confusion"]["cells"]) == 300
     assert values["num_mistakes"] == len(values["worst_mistakes"]) or values["num_mistakes"] > 12
-    assert values["comparison"]["images"] == 300 - values["comparison"]["left_out"] / 2
+    assert values["comparison"]["images"] == 300 - values["comparison"]["left_out"]
     assert "a &lt;run&gt; on test" in page
     assert sorted(p.name for p in files.html.parent.iterdir()) == [
         "report.html",

@@ -54,6 +54,18 @@ def test_evaluate_ends_with_a_report_of_its_own_numbers(judged):
     assert found["made"]["settings"]["run"]["seed"] == 0
 
 
+def test_training_images_of_other_data_are_no_neighbours(copied: Path) -> None:
+    table = pd.read_csv(copied / "manifest.csv")
+    other = copied.parent / "other.csv"
+    table.drop(columns="image").rename(columns={"path": "image"}).to_csv(other, index=False)
+    table["split"] = table["split"].replace("train", "val")  # as if it had learned from none
+    table.to_csv(copied / "manifest.csv", index=False)
+    recame.evaluate(copied, other)
+    found = numbers(copied)
+    assert found["num_mistakes"] >= 3
+    assert not any(mistake["neighbours"] for mistake in found["worst_mistakes"])
+
+
 def test_the_gallery_shows_maps_and_training_neighbours(judged):
     run, evaluated = judged
     predictions = evaluated.predictions

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from recame.cli.research import bench, synth
+
 app = typer.Typer(
     name="recame",
     help="Train, judge and deploy classifiers for rare defects.",
@@ -329,123 +331,5 @@ def latency(
         raise typer.Exit(0 if found.fits(takt_s) else 1)
 
 
-@app.command()
-def bench(
-    plan: Annotated[Path, typer.Argument(help="The comparison: methods, data sets, seeds (YAML).")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for runs and tables. [runs/<plan>]")
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Where a data set lies, NAME=PATH; may be repeated.")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Only this method; may be repeated.")
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a run. [cores / workers]")
-    ] = None,
-    device: Annotated[
-        list[int] | None, typer.Option(help="A GPU that the workers share; may be repeated.")
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option(help="Run on the Ray cluster at this address instead.")
-    ] = None,
-    costs: Annotated[
-        bool | None,
-        typer.Option(
-            "--costs/--no-costs",
-            help="Measure again what each method costs, or not at all. [what is missing]",
-        ),
-    ] = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="Only write the tables of what is finished.")
-    ] = False,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Also put the headline table between this file's markers.")
-    ] = None,
-    elsewhere: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--with",
-            help="results.csv of this plan's runs made elsewhere: they count as done; may be "
-            "repeated.",
-        ),
-    ] = None,
-) -> None:
-    """Compare methods under one protocol: PLAN as a queue that can be stopped and resumed."""
-    from recame.cli.requests import data_paths
-
-    paths = data_paths(data or [])
-
-    from recame.bench.command import Request, run_bench
-
-    request = Request(
-        plan,
-        out or Path("runs") / plan.stem,
-        paths,
-        methods=tuple(method or ()),
-        seeds=tuple(seed or ()),
-        workers=workers,
-        threads=threads,
-        devices=tuple(device or ()),
-        ray=ray,
-        costs=costs,
-        table=table,
-        markdown=markdown,
-        elsewhere=tuple(elsewhere or ()),
-    )
-    if not run_bench(request, Console()) and not table:
-        raise typer.Exit(1)
-
-
-@app.command()
-def synth(
-    out: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
-    images: Annotated[int, typer.Option(help="Images of all splits together.")] = 8000,
-    classes: Annotated[int, typer.Option(help="Classes, 2 to 14.")] = 14,
-    products: Annotated[int, typer.Option(help="Product lines.")] = 12,
-    size: Annotated[int, typer.Option(help="Side in pixels, 32 to 256.")] = 64,
-    imbalance: Annotated[float, typer.Option(help="Largest over smallest class in train.")] = 1000,
-    clusters: Annotated[
-        int | None, typer.Option(help="Clusters that a head class fills. [6]")
-    ] = None,
-    tail_products: Annotated[
-        int | None, typer.Option(help="Products a tail class is scattered over. [all]")
-    ] = None,
-    label_noise: Annotated[float, typer.Option(help="Share of wrong train labels.")] = 0.0,
-    exact_duplicates: Annotated[float, typer.Option(help="Share of repeated train images.")] = 0.0,
-    near_duplicates: Annotated[float, typer.Option(help="Share of near-repeated ones.")] = 0.0,
-    leaks: Annotated[
-        float, typer.Option(help="Share of val and test images that repeat a train image.")
-    ] = 0.0,
-    bit_depth: Annotated[int, typer.Option(help="8 or 16.")] = 8,
-    colour: Annotated[bool, typer.Option("--colour", help="Colour instead of grey.")] = False,
-    seed: Annotated[int, typer.Option(help="Another seed gives other images.")] = 0,
-) -> None:
-    """Generate ICDefectSynth: AOI-like images of IC defects with planted clusters."""
-    from recame.data.synthetic import SyntheticSpec, write
-    from recame.evaluation.progress import progress_bars
-
-    spec = SyntheticSpec(
-        num_images=images,
-        num_classes=classes,
-        num_products=products,
-        size=size,
-        imbalance=imbalance,
-        clusters_per_class=clusters,
-        tail_products=tail_products,
-        label_noise=label_noise,
-        exact_duplicates=exact_duplicates,
-        near_duplicates=near_duplicates,
-        leaks=leaks,
-        bit_depth=bit_depth,
-        colour=colour,
-        seed=seed,
-    )
-    console = Console()
-    with progress_bars(console) as report:
-        manifest = write(spec, out, on_progress=lambda done, all_: report("drawing", done, all_))
-    console.print(f"Manifest: {manifest}", highlight=False, soft_wrap=True)
-    console.print(f"Planted truth: {out / 'truth.csv'}", highlight=False, soft_wrap=True)
+app.command()(bench)
+app.command()(synth)

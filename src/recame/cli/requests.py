@@ -55,8 +55,9 @@ def train_request(
     if seed is not None:
         changes["run.seed"] = seed
     chosen = (load_config(config) if config else Config()).updated(changes)
+    name = data.resolve().name if data.is_dir() else data.stem
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return TrainRequest(data, chosen, out or Path("runs") / f"{data.stem}-{stamp}")
+    return TrainRequest(data, chosen, out or Path("runs") / f"{name}-{stamp}")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from recame.data.decode import stored_form
 from recame.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,12 +52,38 @@ GROUP_WORDS = frozenset(
         "wafer",
     }
 )
+#: Words that say that a number was measured or counted, whatever else the name holds.
+_MEASURED_WORDS = frozenset(
+    {
+        "angle",
+        "area",
+        "col",
+        "column",
+        "count",
+        "height",
+        "humidity",
+        "pos",
+        "position",
+        "pressure",
+        "row",
+        "size",
+        "slot",
+        "speed",
+        "temp",
+        "temperature",
+        "time",
+        "voltage",
+        "width",
+        "x",
+        "y",
+        "z",
+    }
+)
 #: A column with fewer values is shared by all splits by nature, as a tool or a station is.
 FEWEST_GROUPS = 20
 #: Columns that are never a group or a grouping to compare clusters with.
 _OWN = frozenset({"image", "path", "label", "split", "target", "row"})
 _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
-_HEADER_BYTES = 1 << 16
 #: Pixel values that are reckoned with at once.
 _BLOCK_VALUES = 1 << 24
 
@@ -199,12 +225,15 @@ def cross_counts(rows: pd.Series, columns: pd.Series, names: pd.Index, heads: pd
 def group_columns(table: pd.DataFrame, group_by: str | None = None) -> list[str]:
     """Columns that say which images were taken together: the one named, then those by name.
 
-    A column with one value, or with another value on every row, groups nothing.
+    A column with one value, or with another value on every row, groups nothing; nor does a
+    measured one, by its name (`die_x`, `tool_temperature`) or because it holds fractions.
     """
     found = [] if group_by is None else [group_by]
     for column in table.columns:
         words = set(re.split(r"[^a-z]+", str(column).lower()))
-        if column in _OWN or column in found or not words & GROUP_WORDS:
+        if column in _OWN or column in found or not words & GROUP_WORDS or words & _MEASURED_WORDS:
+            continue
+        if pd.api.types.is_float_dtype(table[column]) and (table[column].dropna() % 1 != 0).any():
             continue
         if 1 < table[column].nunique() < len(table):
             found.append(column)
@@ -225,6 +254,8 @@ def category_columns(table: pd.DataFrame, most: int = 200) -> list[str]:
 
 def _audit_group(table: pd.DataFrame, column: str, *, named: bool) -> GroupAudit:
     part = table[[column, "split"]].dropna()
+    if pd.api.types.is_bool_dtype(part[column]) or part[column].dtype == object:
+        part[column] = part[column].astype(str)  # pandas takes an index of truth values for a mask
     pairs = part.drop_duplicates()
     spread = pairs[column].value_counts()
     values = spread[spread > 1].index
@@ -265,6 +296,8 @@ def _column_overview(table: pd.DataFrame) -> pd.DataFrame:
 def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
     """Size, channels and bit depth that the files' headers name; files without one are left out.
 
+    A palette counts as colour, whatever colours it holds; sizes are of the upright image.
+
     Args:
         paths: files.
         sample: at most so many are opened, evenly spaced.
@@ -286,24 +319,9 @@ def _read_header(path: Path) -> dict[str, Any] | None:
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")
-            head = stream.read(_HEADER_BYTES)
-            size = path.stat().st_size
-            stream.seek(0)
-            with Image.open(stream, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
-                width, height = image.size
-                mode, kind = image.mode, str(image.format)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return {**stored_form(stream), "bytes": path.stat().st_size}
+    except (DataError, OSError):
         return None
-    deep = mode.startswith("I") or (kind == "PNG" and head[24:25] == b"\x10")
-    channels = 1 if mode in {"1", "L", "LA"} or mode.startswith("I") else 3
-    return {
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "bits": 16 if deep else 8,
-        "format": kind,
-        "bytes": size,
-    }
 
 
 def pixel_statistics(

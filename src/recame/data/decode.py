@@ -223,6 +223,25 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
+def stored_form(stream: BinaryIO) -> dict[str, Any]:
+    """`height` and `width` as seen, `channels`, `bits` and `format` that a file's header names.
+
+    Raises:
+        DataError: it is no image, or of a kind that is not read.
+    """
+    image = _open(stream)
+    stream.seek(0)
+    height, width = _upright_size(image)
+    grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
+    return {
+        "height": height,
+        "width": width,
+        "channels": 1 if grey else 3,
+        "bits": _bits(image, stream.read(32)),
+        "format": str(image.format),
+    }
+
+
 def _open(stream: BinaryIO) -> ImageFile.ImageFile:
     """Read the header only."""
     head = stream.read(16)

@@ -160,7 +160,7 @@ def gate_layers(
 
     Args:
         model: with or without attention.
-        images: (N, C, H, W) in [0, 1], on the model's device.
+        images: (N, C, H, W) in [0, 1]; each batch goes to the model's device.
         target: (N,) class indices, -1 where unknown.
         num_classes: K.
 
@@ -170,6 +170,7 @@ def gate_layers(
     layers = _attention_layers(model)
     if not layers or not len(images):
         return []
+    device = next(model.parameters()).device
     read: list[list[Tensor]] = [[] for _ in layers]
 
     def reader(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -183,7 +184,7 @@ def gate_layers(
     try:
         with _evaluating(model), torch.no_grad():
             for start in range(0, len(images), _BATCH):
-                model(images[start : start + _BATCH])
+                model(images[start : start + _BATCH].to(device))
     finally:
         for handle in handles:
             handle.remove()

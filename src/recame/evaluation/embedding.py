@@ -31,6 +31,7 @@ NUM_STAGES = 5
 #: Side in pixels that images are brought to (smaller ones enlarged: the trunk's maps get finer).
 SIDE = 96
 _BATCH = 128
+_BATCH_PIXELS = _BATCH * 256 * 256
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ def _embedded(
     looks: list[Tensor] = []
     peaks: list[Tensor] = []
     forward: FrozenForward | None = None
-    for start in range(0, len(images), _BATCH):
-        block = np.ascontiguousarray(images[start : start + _BATCH])
+    step = max(1, min(_BATCH, _BATCH_PIXELS // (spec.height * spec.width)))
+    for start in range(0, len(images), step):
+        block = np.ascontiguousarray(images[start : start + step])
         if block.dtype == np.uint16:
             block = block.astype(np.int32)
         batch = to_unit(torch.from_numpy(block).permute(0, 3, 1, 2), spec.scale)

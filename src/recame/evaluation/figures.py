@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recame.errors import DataError
+from recame.evaluation.drawing import figure_label, save_figure
 from recame.label_space import LabelSpace
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def confusion_figure(
     size = len(order)
 
     cell = float(np.clip(11.0 / size, 0.14, 0.72))
-    names = [_short(label_space.names[index]) for index in order]
+    names = [figure_label(label_space.names[index], 24) for index in order]
     margin = 0.085 * max(map(len, names)) + 1.05
     width, height = cell * size, cell * size
     sides = (max(margin + width + 3.0, margin + 5.2), height + margin * 0.5 + 1.35)
@@ -91,10 +92,6 @@ def confusion_figure(
         ha="left",
     )
     return figure
-
-
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _draw_cells(axes: Axes, share: Array) -> None:
@@ -232,7 +229,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path, label_space: LabelSpac
         confusion.to_csv(folder / "confusion.csv")
         evaluation.per_class.to_csv(folder / "per_class.csv", index=False)
         if len(evaluation.names) <= MOST_DRAWN:
-            confusion_figure(evaluation, label_space).savefig(folder / "confusion.png")
+            save_figure(confusion_figure(evaluation, label_space), folder / "confusion.png")
     except OSError as error:
         raise DataError(
             f"The evaluation cannot be written to {folder} ({error.strerror or error}). "

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recame.evaluation.drawing import save_figure
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
@@ -68,7 +70,8 @@ def figure_picture(
     kind = "svg" if vector else "png"
     # A fixed salt and no date: the same figure gives the same bytes.
     with mpl.rc_context({"svg.hashsalt": "recame", "svg.fonttype": "path"}):
-        figure.savefig(stream, format=kind, dpi=dpi, metadata={"Date": None} if vector else None)
+        date = {"Date": None} if vector else None
+        save_figure(figure, stream, format=kind, dpi=dpi, metadata=date)
     mime = "image/svg+xml" if vector else "image/png"
     width = round(figure.get_figwidth() * 96)
     return Picture(_data_uri(stream.getvalue(), mime), alt, caption, width)

@@ -180,6 +180,7 @@ def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: boo
     folder, data, console = run.folder, run.data, run.console
     if resume:
         folder.check_same_data(data.fingerprint)
+        folder.mark("training", resumed=True)
     else:
         run.objective(torch.ones(data.label_space.num_classes))  # refuses what it cannot be made of
         if run.config.finetune.enabled:

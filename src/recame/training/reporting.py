@@ -123,6 +123,7 @@ def draw_report(
         product_column=config.data.product_column,
         batch_size=config.evaluation.batch_size,
         seed=config.run.seed,
+        of_the_run=data is not None and _holds_training(folder, data),
         on_progress=progress,
     )
     facts = run_facts(folder, config, loaded, split, source=source, baseline=baseline)
@@ -295,6 +296,17 @@ def _model_text(loaded: LoadedModel) -> str:
     return f"{plan.backbone}, {experts}, attention {plan.attention}, {weights:,} weights, {size}"
 
 
+def _holds_training(folder: RunFolder, data: InspectionSet) -> bool:
+    """Whether the data's training split is the one that the model learned from."""
+    try:
+        known = pd.read_csv(folder.path / "manifest.csv", usecols=["path", "split"])
+    except (OSError, ValueError):
+        return False
+    learned = known.loc[known["split"] == "train", "path"]
+    table = data.table
+    return bool(table.loc[table["split"] == "train", "path"].astype(str).isin(learned).all())
+
+
 def _duration(info: dict[str, Any]) -> str:
     try:
         begun, ended = (datetime.fromisoformat(info[name]) for name in ("started", "finished"))
@@ -304,7 +316,8 @@ def _duration(info: dict[str, Any]) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
-    return " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"
+    text = " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"
+    return f"{text}, interruptions included" if info.get("resumed") else text
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -169,6 +169,8 @@ def class_structure(
     scores: FloatArray,
     neighbours: IntArray,
     basis: np.ndarray[Any, np.dtype[np.bool_]],
+    *,
+    present: IntArray | None = None,
 ) -> pd.DataFrame:
     """Describe the clusters of each class.
 
@@ -193,6 +195,7 @@ def class_structure(
         scores: (N, Q) principal components.
         neighbours: (N, k) nearest rows.
         basis: (N,) the images to count, those of the training split where there is one.
+        present: (C,) how many of these each class has, where the N images are a sample of them.
     """
     total = 2 * float(scores.var(0).sum()) * len(scores) / max(len(scores) - 1, 1)
     rows = []
@@ -202,6 +205,7 @@ def class_structure(
         sizes = np.bincount(cluster[counted]) if counted.any() else np.empty(0, np.int64)
         sizes = np.sort(sizes[sizes > 0])[::-1]
         num, count = int(own.sum()), int(sizes.sum())
+        images = count if present is None else int(present[c])
         effective = effective_number(sizes) if count else 0.0
         diversity = similarity = None
         if num > 1 and total > 0:
@@ -210,14 +214,14 @@ def class_structure(
         if num and neighbours.shape[1] and num < len(target):
             other = float((target[neighbours[own]] != c).mean())
             similarity = min(1.0, other / ((len(target) - num) / (len(target) - 1)))
-        per_cluster = count / effective if count else 0.0
+        per_cluster = images / effective if count else 0.0
         kind = "many in few" if per_cluster >= DENSE else ""
         if count and per_cluster <= SCATTERED and effective > 1.9:
             kind = "few in many"
         rows.append(
             {
                 "class": name,
-                "images": count,
+                "images": images,
                 "clusters": len(sizes),
                 "effective": effective,
                 "images_per_cluster": per_cluster,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from recame.evaluation.drawing import figure_label
 from recame.evaluation.embedding import FloatArray
 from recame.evaluation.inspection.inspection import Structure
 from recame.evaluation.page import BLUE, GREY, INK, LINE, ORANGE
@@ -40,11 +41,6 @@ def _calm(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _short(name: object, most: int = 22) -> str:
-    text = str(name)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def counts_figure(classes: pd.DataFrame) -> Figure:
     """Images of each class on a log scale; the training split's part darker.
 
@@ -64,7 +60,7 @@ def counts_figure(classes: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.tick_params(axis="x", which="both", length=0)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(rows, [_short(name) for name in shown["class"]])
+    axes.set_yticks(rows, [figure_label(name, 22) for name in shown["class"]])
     axes.grid(axis="x", color=LINE, linewidth=0.7)
     axes.tick_params(axis="x", labelcolor=GREY)
     for row, record in enumerate(shown.to_dict("records")):
@@ -127,7 +123,7 @@ def clusters_figure(classes: pd.DataFrame) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xticks([0, 0.5, 1], ["0", "half", "all its images"])
     axes.tick_params(axis="x", labelcolor=GREY)
-    axes.set_yticks(np.arange(len(shown)), [_short(name) for name in shown["class"]])
+    axes.set_yticks(np.arange(len(shown)), [figure_label(name, 22) for name in shown["class"]])
     return figure
 
 
@@ -144,9 +140,13 @@ def mixing_figure(names: list[str], shares: FloatArray) -> Figure:
     shown = np.sqrt(shares[:size, :size])
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     ticks = np.arange(size)
-    axes.set_yticks(ticks, [_short(name) for name in names[:size]])
+    axes.set_yticks(ticks, [figure_label(name, 22) for name in names[:size]])
     axes.set_xticks(
-        ticks, [_short(n) for n in names[:size]], rotation=45, ha="right", rotation_mode="anchor"
+        ticks,
+        [figure_label(n, 22) for n in names[:size]],
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
     )
     axes.set_xticks(ticks - 0.5, minor=True)
     axes.set_yticks(ticks - 0.5, minor=True)
@@ -190,7 +190,13 @@ def map_figure(structure: Structure, values: pd.Series[Any]) -> Figure:
         # Rare values are drawn later and larger, or nobody would find them.
         grown = size * (2.2 if own.mean() < 0.03 else 1.0)
         axes.scatter(
-            x[own], y[own], s=grown, c=colour, label=_short(value), linewidths=0, alpha=0.8
+            x[own],
+            y[own],
+            s=grown,
+            c=colour,
+            label=figure_label(value, 22),
+            linewidths=0,
+            alpha=0.8,
         )
     axes.set_xticks([])
     axes.set_yticks([])

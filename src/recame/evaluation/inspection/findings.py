@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from recame.data.audit import ManifestAudit
+from recame.data.audit import FEWEST_GROUPS, ManifestAudit
 from recame.evaluation.inspection.inspection import Inspection
 from recame.evaluation.statistics import TOO_WIDE, wilson_interval
 
@@ -222,11 +222,14 @@ def _by_chance(inspection: Inspection, crossing: pd.DataFrame, across: pd.DataFr
     if inspection.audit.products is None:
         return ""
     product = table[column].astype(str).to_numpy()
-    known = crossing.assign(product=product[crossing["table_row"].to_numpy(int)])
+    has_one = table[column].notna().to_numpy()
+    rows = crossing["table_row"].to_numpy(int)
+    known = crossing.assign(product=product[rows])[has_one[rows]]
     pairs = known[["group", "product"]].drop_duplicates()
     apart = int((pairs["group"].value_counts() > 1).sum())
     first, second = across["first"].to_numpy(int), across["second"].to_numpy(int)
-    apart += int((product[first] != product[second]).sum())
+    both = has_one[first] & has_one[second]
+    apart += int((both & (product[first] != product[second])).sum())
     if not apart:
         return ""
     return f" {apart:,} of them lie on different products: simple patterns can repeat by chance."
@@ -256,6 +259,9 @@ def _labels(inspection: Inspection) -> list[Finding]:
 
 def _groups(audit: ManifestAudit) -> list[Finding]:
     found = []
+    # What the splits were drawn by: other columns may count anew within each of its values.
+    whole = [g for g in audit.groups if not len(g.straddling) and g.num_groups >= FEWEST_GROUPS]
+    drawn_by = whole[0].column if whole else None
     for group in audit.groups:
         if not len(group.straddling):
             found.append(
@@ -273,16 +279,19 @@ def _groups(audit: ManifestAudit) -> list[Finding]:
             f"{images_text(group.num_images)}; first: {group.straddling['group'].iloc[0]} in "
             f"{group.straddling['splits'].iloc[0]}."
         )
+        no_leak = group.by_nature or (drawn_by is not None and not group.named)
         if group.by_nature:
             text += " So few values are shared by all splits by nature; no matter of leaking."
+        elif no_leak:
+            text += f" No {drawn_by} is, so its values seem to be counted anew in each {drawn_by}."
         found.append(
             Finding(
                 f"group-{group.column}",
-                "note" if group.by_nature else "bad",
+                "note" if no_leak else "bad",
                 f"{group.column} is shared between splits",
                 text,
                 ""
-                if group.by_nature
+                if no_leak
                 else f"Split again with --set data.group_by={group.column} and no split column: "
                 "images taken together look alike, and flatter the figures.",
                 len(group.straddling),
@@ -374,7 +383,10 @@ def _missing_in_splits(audit: ManifestAudit) -> list[Finding]:
 def _products(inspection: Inspection) -> list[Finding]:
     audit = inspection.audit
     if audit.products is None:
-        text = f"There is no column {audit.product_column!r}, so looks cannot be told by product."
+        is_there = audit.product_column in audit.columns["column"].tolist()
+        what = f"Column {audit.product_column!r} is empty"
+        what = what if is_there else f"There is no column {audit.product_column!r}"
+        text = f"{what}, so looks cannot be told by product."
         hint = "If a column says it, name it: --set data.product_column=NAME."
         return [Finding("no-products", "note", "No product column", text, hint)]
     empty, cells = audit.num_empty_cells, audit.products.size

@@ -302,7 +302,13 @@ def _analyse(
     names = audit.classes["class"].tolist()
     target = pd.Index(names).get_indexer(table["label"]).astype(np.int64)
     # One image of each equal group stands for all: the others would be its own neighbours.
-    repeats = duplicates[duplicates.duplicated("group")]["table_row"].to_numpy(np.int64)
+    # A training image where there is one, since the training split is what is described.
+    trained = np.zeros(len(table), bool)
+    if "split" in table:
+        trained = (table["split"] == "train").to_numpy()
+    rank = ~trained[duplicates["table_row"].to_numpy(np.int64)]
+    ordered = duplicates.iloc[np.argsort(rank, kind="stable")]
+    repeats = ordered[ordered.duplicated("group")]["table_row"].to_numpy(np.int64)
     usable = (table["row"] >= 0).to_numpy(copy=True)
     usable[repeats] = False
     candidates = np.flatnonzero(usable)
@@ -317,10 +323,13 @@ def _analyse(
         components = principal_components(embedding.details, _COMPONENTS)
         neighbours = nearest_rows(components, _NEIGHBOURS)
         part = table.iloc[rows]
-        in_train = (part["split"] == "train").to_numpy() if "split" in part else None
-        counted = in_train if in_train is not None and in_train.any() else np.ones(len(rows), bool)
+        in_train = trained[rows]
+        basis = trained if in_train.any() else np.ones(len(table), bool)
+        present = np.bincount(target[candidates[basis[candidates]]], minlength=len(names))
         scores = principal_components(embedding.looks, 16)
-        classes = class_structure(names, own, cluster, scores, neighbours, counted)
+        classes = class_structure(
+            names, own, cluster, scores, neighbours, basis[rows], present=present
+        )
         agreement = cluster_agreement(part, own, cluster, category_columns(part))
     with clock("looking for near-duplicates"):
         pairs = near_duplicates(images, spec.scale, components)
@@ -339,7 +348,7 @@ def _analyse(
         source=embedding.source,
         num_looks=looks.num_looks,
         dense_share=looks.dense_share,
-        basis="train" if counted is in_train else "all images",
+        basis="train" if basis is trained else "all images",
         classes=classes,
         agreement=agreement,
         cluster=cluster,

@@ -106,7 +106,8 @@ def _lower(title: str) -> str:
 
 def _name(source: str) -> str:
     path = Path(source)
-    name = path.parent.name if path.stem.lower() in {"manifest", "data", "index"} else path.stem
+    stem = path.stem if path.suffix.lower() in {".csv", ".parquet", ".pq"} else path.name
+    name = path.parent.name if stem.lower() in {"manifest", "data", "index"} else stem
     return name or source
 
 

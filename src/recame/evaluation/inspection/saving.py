@@ -25,7 +25,7 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
     audit, structure, hygiene = inspection.audit, inspection.structure, inspection.hygiene
     products = audit.products
     if products is not None and products.size > _MOST_CELLS:
-        products = products.iloc[:200, :100]
+        products = products.iloc[:200, :100]  # `all_names`, `all_classes` say of how many
     document: dict[str, Any] = {
         "schema": INSPECTION_SCHEMA,
         "recame": version("recame"),
@@ -42,6 +42,8 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
             "classes": [str(name) for name in products.index],
             "counts": products.to_numpy().tolist(),
             "empty_cells": audit.num_empty_cells,
+            "all_names": audit.products.shape[1] if audit.products is not None else 0,
+            "all_classes": audit.products.shape[0] if audit.products is not None else 0,
         },
         "columns": _records(audit.columns),
         "groups": [

@@ -90,7 +90,8 @@ def compare_predictions(
     other = _called(baseline, baseline_space, label_space)
     both = own.join(other.add_suffix("_other"), how="inner")
     both = both[both["target"] == both["target_other"]]
-    left_out = len(own) + len(other) - 2 * len(both)
+    named = [set(p.table["image"].astype(str)) for p in (predictions, baseline)]
+    left_out = len(named[0] | named[1]) - len(both)
     target, a, b = (both[c].to_numpy(np.int64) for c in ("target", "called", "called_other"))
     right, right_other = a == target, b == target
     only, only_other = right & ~right_other, right_other & ~right

@@ -84,6 +84,7 @@ def gather_evidence(
     product_column: str = "product",
     batch_size: int = 128,
     seed: int = 0,
+    of_the_run: bool = True,
     on_progress: Progress | None = None,
 ) -> Evidence:
     """Look at the split's images again: the worst mistakes, a map, the gates.
@@ -99,6 +100,8 @@ def gather_evidence(
         product_column: of the table.
         batch_size: images a forward pass.
         seed: of the samples.
+        of_the_run: whether the data are those that the model was trained on; else their training
+            split says nothing of what it learned from.
         on_progress: called while images pass.
     """
     space = loaded.label_space
@@ -127,7 +130,7 @@ def gather_evidence(
     if len(shown):
         own = features[np.searchsorted(needed, chosen[shown])]
         drawn, searched = _illustrate(
-            look, [mistakes[i] for i in shown], rows[chosen[shown]], own, seed
+            look, [mistakes[i] for i in shown], rows[chosen[shown]], own, seed, of_the_run
         )
         for position, mistake in zip(shown.tolist(), drawn, strict=True):
             mistakes[position] = mistake
@@ -151,7 +154,12 @@ def gather_evidence(
 
 
 def _illustrate(
-    look: Look, mistakes: list[Mistake], rows: IntArray, features: Array, seed: int
+    look: Look,
+    mistakes: list[Mistake],
+    rows: IntArray,
+    features: Array,
+    seed: int,
+    of_the_run: bool,
 ) -> tuple[list[Mistake], tuple[int, int]]:
     """Add pictures, attribution maps and nearest training images."""
     shown = look.shown(rows)
@@ -161,8 +169,10 @@ def _illustrate(
         for m, image, of in zip(mistakes, shown, maps, strict=True)
     ]
     table = look.data.table
-    train = table[(table["split"] == "train").to_numpy() & (table["row"] >= 0).to_numpy()]
-    if train.empty:
+    learned = (table["split"] == "train").to_numpy() & (table["row"] >= 0).to_numpy()
+    # A mistake of the training split would find itself.
+    train = table[learned & ~table["row"].isin(rows).to_numpy()]
+    if train.empty or not of_the_run:
         return drawn, (0, 0)
     chosen = train.iloc[sample_by_class(train["target"].to_numpy(np.int64), TRAIN_IMAGES, seed)]
     among = look.features(chosen["row"].to_numpy(np.int64), "looking at training images")

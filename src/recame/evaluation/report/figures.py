@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from recame.evaluation.drawing import figure_label
 from recame.evaluation.page import BLUE, GREY, GROUP_COLOURS, INK, LINE, ORANGE, RED
 from recame.evaluation.statistics import wilson_interval
 
@@ -83,6 +84,7 @@ def loss_figure(history: pd.DataFrame) -> Figure | None:
     if "loss" not in history or history["loss"].isna().all():
         return None
     figure, axes = _new_axes(5.4, 3.7)
+    finite = history["loss"][np.isfinite(history["loss"])]
     parts = [name for name in map(str, history) if name.startswith("loss/")]
     largest = history[parts].abs().max().sort_values(ascending=False)
     # Parts below a hundredth of the loss would all lie on the axis.
@@ -96,7 +98,7 @@ def loss_figure(history: pd.DataFrame) -> Figure | None:
         values = history[name]
         axes.plot(epochs, values, color=colour, linewidth=1.4, marker=marker, markersize=3)
         ends.append((float(values.iloc[-1]), name.removeprefix("loss/").replace("_", " "), colour))
-    axes.set_ylim(0, 1.04 * float(history["loss"].max()))
+    axes.set_ylim(0, 1.04 * float(finite.max()) if len(finite) else 1)
     _write_at_ends(axes, float(epochs.iloc[-1]), ends)
     _epoch_axis(axes, epochs)
     left = len(parts) - len(shown) if shown else 0
@@ -198,7 +200,9 @@ def embedding_figure(
         )
     for name, colour in zip(coloured, PALETTE, strict=False):
         x, y = points[names == name].T
-        axes.scatter(x, y, s=size, color=colour, alpha=0.75, linewidths=0, label=_short(name))
+        axes.scatter(
+            x, y, s=size, color=colour, alpha=0.75, linewidths=0, label=figure_label(name, 18)
+        )
     _finish_map(axes, title)
     return figure
 
@@ -311,7 +315,3 @@ def _finish_map(axes: Axes, title: str) -> None:
         columnspacing=1.2,
         markerscale=1.5,
     )
-
-
-def _short(name: str, most: int = 18) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

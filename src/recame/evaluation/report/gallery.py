@@ -29,6 +29,8 @@ TWIN = 0.95
 #: Experts whose own maps are drawn.
 MOST_EXPERTS = 4
 
+#: Of images whose maps are computed at once.
+_MAPPED_PIXELS = 1 << 21
 _LOSSLESS_SIDE = 128
 _PHOTO_SIDE = 160
 
@@ -221,9 +223,19 @@ def mistake_maps(
     """
     space, model = loaded.label_space, loaded.model
     device = next(model.parameters()).device
-    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(device)
-    pairs = [[space.index(m.called), space.index(m.true)] for m in mistakes]
-    maps = attribution_maps(model, images, torch.tensor(pairs, device=device))
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    pairs = torch.tensor([[space.index(m.called), space.index(m.true)] for m in mistakes])
+    step = max(1, _MAPPED_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+    maps = np.concatenate(
+        [
+            attribution_maps(
+                model,
+                images[at : at + step].contiguous().to(device),
+                pairs[at : at + step].to(device),
+            )
+            for at in range(0, len(images), step)
+        ]
+    )
     found = []
     for mistake, image, both in zip(mistakes, pixels, maps, strict=True):
         sources = [("ensemble", both.mean(1))]

@@ -20,6 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Images whose gates are read; pictures of what opens, and of what closes, a gate.
 GATE_IMAGES, GATE_PICTURES = 256, 6
+#: Pixel values in memory at once: fewer images are read where each is large.
+_GATE_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,13 @@ def read_gates(
     """
     if look.loaded.architecture.attention == "none" or not len(sample):
         return [], [], 0
-    read = sample[sample_by_class(predictions.target[sample], GATE_IMAGES, seed)]
-    images = torch.from_numpy(look.pixels(rows[read]).transpose(0, 3, 1, 2).copy())
+    spec = look.data.spec
+    affordable = _GATE_VALUES // (spec.height * spec.width * spec.channels)
+    number = int(np.clip(affordable, 2 * GATE_PICTURES, GATE_IMAGES))
+    read = sample[sample_by_class(predictions.target[sample], number, seed)]
     layers = gate_layers(
         look.loaded.model,
-        images.to(look.device),
+        torch.from_numpy(look.pixels(rows[read])).permute(0, 3, 1, 2),
         predictions.target[read],
         look.loaded.label_space.num_classes,
     )

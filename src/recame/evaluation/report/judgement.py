@@ -102,7 +102,11 @@ def _weakest(evaluation: Evaluation) -> str:
     wrong[index] = 0
     most = int(wrong.argmax())
     text = f"The weakest class is {evaluation.worst_class}, {hits:,} of {images:,} right"
-    text += f"; most of its misses are called {evaluation.names[most]} ({int(wrong[most]):,})."
+    called, misses = f"called {evaluation.names[most]}", images - hits
+    if 2 * int(wrong[most]) > misses:
+        text += f"; most of its misses are {called} ({int(wrong[most]):,})."
+    else:
+        text += f"; its misses are most often {called} ({int(wrong[most]):,} of {misses:,})."
     if row["note"]:
         text += " That is too few images to tell how weak it really is."
     return text
@@ -203,12 +207,13 @@ def _calibration(evaluation: Evaluation, bins: pd.DataFrame) -> list[Finding]:
     if ece <= MISCALIBRATED:
         text = f"Confidences can be taken as probabilities: they are off by {ece:.3f} on average."
         return [Finding("good", text)]
-    how = "too low" if gap < 0 else "too high"
-    text = (
-        f"Confidences are {abs(gap):.2f} {how} on average (ECE {ece:.3f}): set thresholds on "
-        "measured rates, not on the bare confidence."
-    )
-    return [Finding("note" if gap < 0 else "warn", text)]
+    if abs(gap) < ece / 2:
+        how = f"off by {ece:.2f} on average, too high for some images and too low for others"
+    else:
+        how = f"{abs(gap):.2f} too {'low' if gap < 0 else 'high'} on average (ECE {ece:.3f})"
+    text = f"Confidences are {how}: set thresholds on measured rates, not on the bare confidence."
+    only_low = gap < 0 and abs(gap) >= ece / 2
+    return [Finding("note" if only_low else "warn", text)]
 
 
 def _products(evaluation: Evaluation) -> list[Finding]:

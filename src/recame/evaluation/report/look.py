@@ -57,8 +57,9 @@ class Look:
 
     def pixels(self, rows: IntArray) -> Array:
         """(n, H, W, C) float32 in [0, 1], as the model sees them."""
-        images = self.data.cache.images[rows].astype(np.float32) / self.data.spec.scale
-        return np.asarray(np.clip(images, 0.0, 1.0))
+        images = self.data.cache.images[rows].astype(np.float32)
+        images /= self.data.spec.scale
+        return np.asarray(np.clip(images, 0.0, 1.0, out=images))
 
     def shown(self, rows: IntArray) -> Array:
         """(n, H, W, C) in [0, 1], as people should see them: 16-bit images use all the greys."""
