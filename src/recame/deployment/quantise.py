@@ -1,6 +1,6 @@
 """From a graph in fp32 to one of half or eight-bit precision.
 
-INT8 weights use half of their range (`reduce_range`, `OverflowFix.ENABLE`): processors without VNNI
+INT8 weights use half of their range (`OverflowFix.ENABLE`): processors without VNNI
 add pairs of products in 16 bits, which saturate with the whole range, and a bundle must decide on
 the line's PC as it did where it was exported.
 """
@@ -29,7 +29,7 @@ _CALIBRATION_BATCH = 10
 _NEEDED = {
     ("onnx", "fp32"): ("onnx", "onnxscript", "onnxruntime"),
     ("onnx", "fp16"): ("onnx", "onnxscript", "onnxruntime"),
-    ("onnx", "int8"): ("onnx", "onnxscript", "onnxruntime"),
+    ("onnx", "int8"): ("onnx", "onnxscript", "onnxruntime", "nncf"),
     ("openvino", "fp32"): ("onnx", "onnxscript", "openvino"),
     ("openvino", "fp16"): ("onnx", "onnxscript", "openvino"),
     ("openvino", "int8"): ("onnx", "onnxscript", "openvino", "nncf"),
@@ -95,11 +95,10 @@ def to_half(source: Path, out: Path) -> None:
 
 
 def quantise_onnx(source: Path, out: Path, calibration: Array) -> None:
-    """Quantise the convolutions of an ONNX graph to INT8.
+    """Quantise the convolutions of an ONNX graph to INT8 with nncf.
 
-    Activations of 8 bits without sign, weights of 8 bits with sign and a scale for each channel;
-    the first convolution, which sees the pixels, and the depthwise ones, which lose most, stay in
-    fp32.
+    Activations and weights of 8 bits, a scale for each channel of a weight; the first convolution,
+    which sees the pixels, and the depthwise ones, which lose most, stay in fp32.
 
     Args:
         source: the fp32 graph.
@@ -109,38 +108,25 @@ def quantise_onnx(source: Path, out: Path, calibration: Array) -> None:
     Raises:
         ExportError: the graph holds something that cannot be quantised.
     """
+    import nncf
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = iter(_batches(calibration))
-
-        def get_next(self) -> dict[str, Array] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"images": batch}
 
     prepared = source.with_name("prepared.onnx")
     try:
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-        first = next((node.name for node in model.graph.node if node.op_type == "Conv"), "")
-        quantize_static(
-            str(prepared),
-            str(out),
-            Reader(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
-            op_types_to_quantize=["Conv"],
-            nodes_to_exclude=sorted({first} | sensitive_nodes(model) | _depthwise_nodes(model)),
-            # Ranges that single pixels stretched would leave few steps for the rest.
-            extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.05},
-        )
     except Exception as error:
         raise _not_quantised(error) from error
+    model = onnx.load(prepared)
+    first = next((node.name for node in model.graph.node if node.op_type == "Conv"), "")
+    kept = {first} | sensitive_nodes(model) | _depthwise_nodes(model)
+    # ONNX Runtime is faster where only convolutions change their type.
+    others = {node.op_type for node in model.graph.node} - {"Conv"}
+    batches = [{"images": batch} for batch in _batches(calibration)]
+    quantised = _quantised(
+        model, batches, nncf.IgnoredScope(sorted(kept), types=sorted(others), validate=False)
+    )
+    onnx.save(quantised, out)
 
 
 def quantise_openvino(source: Path, out: Path, calibration: Array) -> None:
@@ -154,6 +140,7 @@ def quantise_openvino(source: Path, out: Path, calibration: Array) -> None:
     Raises:
         ExportError: the graph holds something that cannot be quantised.
     """
+    import nncf
     import onnx
     import openvino as ov
 
@@ -166,7 +153,10 @@ def quantise_openvino(source: Path, out: Path, calibration: Array) -> None:
         for op in model.get_ordered_ops()
         if op.get_type_name() not in aside and op.get_friendly_name().partition("/")[0] in names
     }
-    quantised = _quantised(model, calibration, found)
+    ignored = nncf.IgnoredScope(sorted(found), validate=False)
+    # Symmetric activations run fastest; biases corrected layer by layer win back what they lose.
+    symmetric = nncf.QuantizationPreset.PERFORMANCE
+    quantised = _quantised(model, _batches(calibration), ignored, symmetric, layer_by_layer=True)
     ov.save_model(quantised, out, compress_to_fp16=False)
 
 
@@ -245,27 +235,40 @@ def _batches(calibration: Array) -> list[Array]:
     return np.array_split(calibration, -(-len(calibration) // _CALIBRATION_BATCH))
 
 
-def _quantised(model: Any, calibration: Array, ignored: set[str]) -> Any:
+def _quantised(
+    model: Any,
+    batches: list[Any],
+    ignored: Any,
+    preset: Any = None,
+    *,
+    layer_by_layer: bool = False,
+) -> Any:
+    """A model of ONNX or OpenVINO with INT8 operators.
+
+    Args:
+        model: of either.
+        batches: the calibration sample, as the model takes it.
+        ignored: nncf's scope of what stays in fp32.
+        preset: nncf's; None: symmetric weights, activations as they are.
+        layer_by_layer: correct each bias with all before it corrected; slower, a little closer.
+    """
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix
 
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    batches = _batches(calibration)
     try:
         return nncf.quantize(
             model,
             nncf.Dataset(batches),
-            # Symmetric activations run fastest; biases corrected layer by layer win back what
-            # they lose.
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            fast_bias_correction=False,
+            preset=preset or nncf.QuantizationPreset.MIXED,
+            fast_bias_correction=not layer_by_layer,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=OverflowFix.ENABLE
             ),
             subset_size=len(batches),
-            ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
+            ignored_scope=ignored,
         )
     except Exception as error:
         raise _not_quantised(error) from error
