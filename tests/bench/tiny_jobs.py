@@ -96,6 +96,8 @@ def run_tiny(bench: TinyBench, job: TinyJob, console: Console) -> None:
 
 def main() -> None:
     """A queue as a command of its own: `OUT WORKERS METHOD METHOD ...`, one job a word."""
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from recame.bench.queue import run_queue
 
     out, workers, *methods = sys.argv[1:]
