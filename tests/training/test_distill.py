@@ -511,6 +511,9 @@ class TestRequest:
             "run.seed": 3,
         }
         assert self.ask(None, resume=True, out=Path("s")).changes == {}
+        # Right only beside a teacher's own settings: unit vectors have no margin of 20.
+        asked = self.ask(settings=["objective.contrastive_weight=0.05", "objective.margin=20"])
+        assert asked.changes["objective.margin"] == 20
 
     @pytest.mark.parametrize(
         ("words", "fragment"),

@@ -107,6 +107,9 @@ def distill_request(
         changes["run.time_budget_s"] = parse_duration(time_budget)
     if seed is not None:
         changes["run.seed"] = seed
+    # Wrong words are told before anything is loaded; network and loss depend on the teacher's.
+    own = {k: v for k, v in changes.items() if not k.startswith(("model.", "objective."))}
+    Config().updated(own)
     return DistillRequest(changes, out or run.with_name(f"{run.resolve().name}-student"))
 
 
