@@ -95,8 +95,8 @@ def _export_session(module: nn.Module, example: Tensor) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        # A waiting thread must not spin on a core that another program could use: beside two busy
-        # ones a spinning graph is half as fast, and alone nothing is gained.
+        # A waiting thread must not spin on a core that another program could use: it slows the
+        # graph itself down, and alone it gains nothing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return ort.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]

@@ -195,7 +195,8 @@ def class_structure(
         scores: (N, Q) principal components.
         neighbours: (N, k) nearest rows.
         basis: (N,) the images to count, those of the training split where there is one.
-        present: (C,) how many of these each class has, where the N images are a sample of them.
+        present: (C,) how many of these each class has, where the N images are a sample of them:
+            `images` and `images_per_cluster` are then of all, the clusters' sizes of the sample.
     """
     total = 2 * float(scores.var(0).sum()) * len(scores) / max(len(scores) - 1, 1)
     rows = []
