@@ -35,7 +35,7 @@ def bench_html(comparison: Comparison) -> str:
     counted = {
         "method": len(methods),
         "data set": comparison.shown["data"].nunique(),
-        "seed": len(plan.seeds),
+        "seed": comparison.shown["seed"].nunique(),
     }
     return render_page(
         "bench.html.j2",
