@@ -347,6 +347,7 @@ class TestCostsOfEqualTime:
         plan = write_plan(tmp_path, **self.WORDS)
         with pytest.raises(ConfigError, match="leave out --no-costs"):
             open_bench(Request(plan, tmp_path / "out", data, costs=False), quiet)
+        assert not (tmp_path / "out").exists()  # refused, so nothing is left behind
         plan = write_plan(tmp_path, name="epochs")
         request = Request(plan, tmp_path / "epochs", data, costs=False)
         bench = open_bench(request, quiet)

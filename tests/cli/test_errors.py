@@ -172,8 +172,8 @@ class TestSettings:
                 "standardised heads need two images",
             ),
             (
-                ["finetune.scope=tails", "augment.mixup=0.4", "augment.blur=0.1"],
-                "augment.blur, augment.mixup with finetune.scope=tails",
+                ["finetune.scope=tails", "augment.brightness=0.3", "augment.mixup=0.4"],
+                "augment.brightness, augment.mixup with finetune.scope=tails",
             ),
         ],
     )

@@ -98,12 +98,6 @@ def open_bench(request: Request, console: Console) -> Bench:
     plan, folder = load_plan(request.plan), request.plan.parent
     methods = plan_methods(plan, folder)
     out = request.out.resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"The bench's folder {out} cannot be made ({error.strerror}): choose another --out."
-        ) from error
     bench = Bench(out, plan, methods, {})
     for data in plan.data:
         for method in methods:
@@ -117,6 +111,12 @@ def open_bench(request: Request, console: Console) -> Bench:
         )
     for path in request.elsewhere:
         _check_same_protocol(plan, path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The bench's folder {out} cannot be made ({error.strerror}): choose another --out."
+        ) from error
     _keep_plan(plan, request.plan, out)
     if plan.equal == "time" and request.elsewhere:
         _take_over_costs(bench, request)

@@ -104,7 +104,10 @@ def _check_batches(config: Config) -> None:
         )
     if settings.scope == "all":
         return
-    pixels = ("shift", "scale", "rotate_deg", "blur", "rand_augment", "mixup", "cutmix")
+    pixels = (
+        *("shift", "scale", "rotate_deg", "brightness", "contrast", "blur"),
+        *("rand_augment", "mixup", "cutmix"),
+    )
     default = Config().augment
     asked = [
         f"augment.{name}"
