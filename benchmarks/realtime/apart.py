@@ -74,7 +74,8 @@ def main() -> None:
     batch = words.get("batch", BATCH)
     call = _bundle(words, batch) if "bundle" in words else _eager(words, batch)
     call()
-    durations, end = [], time.perf_counter() + words["seconds"]
+    durations: list[float] = []
+    end = time.perf_counter() + words["seconds"]
     while len(durations) < 5 or time.perf_counter() < end:
         began = time.perf_counter()
         call()

@@ -46,7 +46,8 @@ def train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from students import train_all
 
     changes = QUICK if options.quick else {}
-    return train_all(options.deeppcb, options.runs, options.seeds, console, changes)
+    where = (options.deeppcb, options.runs, options.student)
+    return train_all(*where, options.seeds, console, changes)
 
 
 def speed(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def untrained(options: argparse.Namespace, console: Console) -> None:
     """Networks and bundles for `speed` and `many` alone, in minutes, where none are trained."""
     from students import make_timed
 
-    make_timed(options.deeppcb, options.runs, console, QUICK)
+    make_timed(options.deeppcb, options.runs, options.student, console, QUICK)
 
 
 PARTS = {"train": train, "speed": speed, "apart": apart, "many": many}
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("part", choices=[*PARTS, "untrained", "table"])
     parser.add_argument("--deeppcb", type=Path, help="manifest.csv of DeepPCB-LT")
     parser.add_argument("--runs", type=Path, default=Path("runs/realtime"))
+    parser.add_argument("--student", type=Path, default=HERE / "student.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

@@ -35,13 +35,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def train_all(
-    manifest: Path, runs: Path, seeds: list[int], console: Console, changes: dict[str, object]
+    manifest: Path,
+    runs: Path,
+    student_file: Path,
+    seeds: list[int],
+    console: Console,
+    changes: dict[str, object],
 ) -> dict[str, Any]:
     """Go through the queue; what is finished is not done again.
 
     Args:
         manifest: of DeepPCB-LT.
         runs: where `teacher-<seed>`, `student-<seed>` and the bundles lie.
+        student_file: what `recame distill` is told.
         seeds: one teacher and one student each.
         console: for progress.
         changes: settings of a quick check, else empty.
@@ -52,7 +58,7 @@ def train_all(
         teacher, student = runs / f"teacher-{seed}", runs / f"student-{seed}"
         config = load_config(HERE / "teacher.yaml").updated({**changes, "run.seed": seed})
         train_once(manifest, config, teacher, console)
-        distill_once(teacher, student, seed, console, changes)
+        distill_once(teacher, student, student_file, seed, console, changes)
         for run in (teacher, student):
             if "test" not in _metrics(run):
                 recame.evaluate(run, report=False, console=console)
@@ -66,29 +72,37 @@ def train_all(
     return found
 
 
-def make_timed(manifest: Path, runs: Path, console: Console, changes: dict[str, object]) -> None:
+def make_timed(
+    manifest: Path, runs: Path, student_file: Path, console: Console, changes: dict[str, object]
+) -> None:
     """Make `teacher-0`, `student-0` and all bundles, hardly trained: their speed is the same.
 
     Args:
         manifest: of DeepPCB-LT.
         runs: where they lie.
+        student_file: what `recame distill` is told.
         console: for progress.
         changes: settings that make training short.
     """
     teacher, student = runs / "teacher-0", runs / "student-0"
     config = load_config(HERE / "teacher.yaml").updated({**changes, "run.seed": 0})
     train_once(manifest, config, teacher, console)
-    distill_once(teacher, student, 0, console, changes)
+    distill_once(teacher, student, student_file, 0, console, changes)
     export_missing(student, console, only_timed=True)
 
 
 def distill_once(
-    teacher: Path, student: Path, seed: int, console: Console, changes: dict[str, object]
+    teacher: Path,
+    student: Path,
+    student_file: Path,
+    seed: int,
+    console: Console,
+    changes: dict[str, object],
 ) -> None:
-    """Distil a student as student.yaml says, take it up, or leave it where it is finished."""
+    """Distil a student as a file says, take it up, or leave it where it is finished."""
     from recame.training.distill import distill
 
-    settings = yaml.safe_load((HERE / "student.yaml").read_text(encoding="utf-8")) or {}
+    settings = yaml.safe_load(student_file.read_text(encoding="utf-8")) or {}
     backbone = settings.pop("backbone", None)
     named = {f"{part}.{key}": v for part, keys in settings.items() for key, v in keys.items()}
     distill(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from recame.contracts import PreprocessSpec
+from recame.deployment import sessions
 from recame.deployment.bundle import open_bundle
 from recame.deployment.sessions import TorchSession, open_session
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
@@ -57,7 +58,7 @@ def test_large_batches_run_in_parts_that_stay_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr("recame.deployment.sessions._PIXELS_AT_ONCE", 3 * 6 * 5)
+    monkeypatch.setitem(sessions._PIXELS_AT_ONCE, "fp32", 3 * 6 * 5)
     bundle = open_bundle(write_bundle(tmp_path / "b", grey, form="openvino"))
     session = open_session(bundle, device="cpu", threads=threads, calls=calls)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 1), dtype=np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from pathlib import Path
@@ -32,9 +33,9 @@ _GPU_ADVICE = {
     "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt, on a "
     "machine with an NVIDIA driver",
 }
-#: Pixels of a batch that one core runs at once in fp32: the activations of more leave its cache
-#: (`benchmarks/realtime`).
-_PIXELS_AT_ONCE = 4 * 128 * 128
+#: Pixels of a batch that one core runs at once: the activations of more leave its cache. Those of
+#: INT8 are a quarter as large (`benchmarks/realtime/parts.py`).
+_PIXELS_AT_ONCE = {"fp32": 4 * 128 * 128, "fp16": 4 * 128 * 128, "int8": 16 * 128 * 128}
 #: The newest run.json that can be read.
 _RUN_SCHEMA = 1
 
@@ -178,8 +179,9 @@ class OpenvinoSession:
             properties["INFERENCE_PRECISION_HINT"] = "f32"
         self.device = name.lower()
         self._at_once = sys.maxsize
-        if name == "CPU" and bundle.precision != "int8":
-            self._at_once = max(1, _PIXELS_AT_ONCE // (self.spec.height * self.spec.width))
+        if name == "CPU":
+            pixels = _PIXELS_AT_ONCE[bundle.precision]
+            self._at_once = max(1, pixels // (self.spec.height * self.spec.width))
         self._threads, self._calls = threads, calls
 
         def compiled(streams: int) -> Any:
@@ -203,9 +205,10 @@ class OpenvinoSession:
         if len(images) <= self._at_once:
             request = self._requests("whole", 1)[0]
             return self._outputs(request.infer([images], share_inputs=True))
-        # Parts that fit a core's cache, two in hand for each core that this call may use.
-        requests = self._requests("parts", 2 * max(1, self._threads // self._calls))
-        parts = [images[i : i + self._at_once] for i in range(0, len(images), self._at_once)]
+        # Parts that fit a core's cache, as many for each core that this call may use, two in hand.
+        cores = max(1, self._threads // self._calls)
+        requests = self._requests("parts", 2 * cores)
+        parts = np.array_split(images, cores * math.ceil(len(images) / (cores * self._at_once)))
         found: list[dict[str, Array]] = []
         for number in range(len(parts) + len(requests)):
             request = requests[number % len(requests)]
