@@ -90,6 +90,15 @@ METHODS: dict[str, dict[str, object]] = {
         "augment.symmetry": "flips",
         "run.keep": "best_phase",
     },
+    "fine-tuning, square-root sampling, cross-entropy, no mixup, lr 2e-3": {
+        **PLAIN,
+        "objective.base": "cross_entropy",
+        "augment.mixup": 0,
+        "probe.enabled": False,
+        "finetune.sampler": "square_root",
+        "finetune.lr": 2e-3,
+        "augment.symmetry": "flips",
+    },
 }
 
 Labelled = Iterator[tuple[np.ndarray, str, str]]
