@@ -148,6 +148,15 @@ def test_costs_that_differ_by_chance_are_equal(frame: pd.DataFrame) -> None:
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
 
 
+def test_one_seed_of_the_first_decides_little(frame: pd.DataFrame, tmp_path: Path) -> None:
+    few = frame[(frame["method"] != "twin") | (frame["seed"] == 0)]  # twin is first
+    comparison = Comparison(few, METHODS, PLAN)
+    text = write_page(tmp_path, comparison).read_text(encoding="utf-8")
+    assert "Twin is first" in text
+    assert text.count("One seed decides little: run more of them.") == 2
+    assert "not told apart from it" not in text
+
+
 def test_one_seed_and_one_data_set(frame: pd.DataFrame, tmp_path: Path) -> None:
     one = frame[(frame["seed"] == 0) & (frame["data"] == "dies")]
     plan = PLAN.model_copy(update={"seeds": (0,)})

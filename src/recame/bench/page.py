@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from recame.bench.board import (
     LEVEL,
     Board,
@@ -68,7 +70,7 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
     )
     if not others:
         return f"{text}."
-    if table["balanced_accuracy_sd"].isna().all():
+    if pd.isna(table["balanced_accuracy_sd"].iloc[0]):  # the first has no pairs to tell it apart
         return f"{text}. One seed decides little: run more of them."
     if not level:
         return f"{text}; paired seeds tell it apart from every other method."
