@@ -47,7 +47,7 @@ def test_both_runtimes_say_the_same(
     np.testing.assert_allclose(answers[2]["probabilities"], got, atol=1e-6)
 
 
-@pytest.mark.parametrize(("threads", "calls"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("threads", "calls"), [(1, 1), (2, 1), (2, 2), (8, 1)])
 def test_large_batches_run_in_parts_that_stay_in_order(
     threads: int,
     calls: int,
@@ -63,11 +63,21 @@ def test_large_batches_run_in_parts_that_stay_in_order(
     session = open_session(bundle, device="cpu", threads=threads, calls=calls)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 1), dtype=np.uint8)
     lengths = [40, 3, 4, 7, 1, 0, 39]  # 3 images are a part
+    outputs, sizes = session._outputs, []
+
+    def noted(results: object) -> dict[str, np.ndarray]:
+        found = outputs(results)
+        sizes.append(len(found["probabilities"]))
+        return found
+
+    monkeypatch.setattr(session, "_outputs", noted)
     with ThreadPoolExecutor(calls) as pool:
         answers = list(pool.map(session.run, [pixels[:length] for length in lengths]))
     whole = expected(pixels, grey)
     for length, answer in zip(lengths, answers, strict=True):
         np.testing.assert_allclose(answer["probabilities"], whole[:length], atol=1e-5)
+    assert max(sizes) == 3
+    assert sizes.count(0) == lengths.count(0)  # no core is given an empty part
 
 
 @pytest.mark.parametrize(

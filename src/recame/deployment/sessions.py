@@ -208,7 +208,8 @@ class OpenvinoSession:
         # Parts that fit a core's cache, as many for each core that this call may use, two in hand.
         cores = max(1, self._threads // self._calls)
         requests = self._requests("parts", 2 * cores)
-        parts = np.array_split(images, cores * math.ceil(len(images) / (cores * self._at_once)))
+        count = cores * math.ceil(len(images) / (cores * self._at_once))
+        parts = np.array_split(images, min(count, len(images)))
         found: list[dict[str, Array]] = []
         for number in range(len(parts) + len(requests)):
             request = requests[number % len(requests)]
