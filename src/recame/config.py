@@ -340,6 +340,12 @@ class RunConfig(Section):
     strategy: str = "auto"
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     compile: bool = False
+    cuda_graph: bool = Field(
+        default=True,
+        description="on one GPU, replay each step's forward, loss and backward as one CUDA graph: "
+        "the same kernels without Python between them. Steps of a student, a frozen trunk, "
+        "precision 16, compile, accumulate > 1 or a loss of one's own run as usual",
+    )
     channels_last: bool = True
     tensorboard: bool = False
 

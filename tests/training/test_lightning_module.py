@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recame.contracts import Batch, LossResult
 from recame.models import Architecture, MultiExpertClassifier
 from recame.training.finetune import _module, run_finetune
-from recame.training.lightning_module import FinetuneModule, MovingAverage, _mixed
+from recame.training.lightning_module import FinetuneModule, MovingAverage, _weighted
 from recame.training.ongoing_run import OngoingRun
 
 Ongoing = Callable[..., OngoingRun]
@@ -159,13 +159,13 @@ class TestStep:
         ]
         assert losses[0] == losses[1] != losses[2]
 
-    def test_mixed_loss(self) -> None:
+    def test_weighted_loss(self) -> None:
         def result(value: float) -> LossResult:
             total = torch.tensor(value, requires_grad=True)
             return LossResult(total, {"base": total.detach()})
 
         first, second = result(2.0), result(10.0)
-        mixed = _mixed(first, second, 0.75)
+        mixed = _weighted([(first, 0.75), (second, 0.25)])
         assert mixed.total.item() == 4.0
         assert mixed.parts["base"].item() == 4.0
         mixed.total.backward()

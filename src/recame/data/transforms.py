@@ -106,8 +106,8 @@ class Augment:
         along_y = torch.where(transpose, 1, width)[:, None]
         along_x = torch.where(transpose, width, 1)[:, None]
         start = (torch.arange(num) * height * width)[:, None]
-        y_part = (rows * along_y + start).to(images.device)
-        x_part = (columns * along_x).to(images.device)
+        y_part = onto(rows * along_y + start, images.device)
+        x_part = onto(columns * along_x, images.device)
         source = y_part[:, :, None] + x_part[:, None, :]
         pixels = images.permute(0, 2, 3, 1).reshape(num * height * width, -1)
         moved = pixels.index_select(0, source.reshape(-1))
@@ -123,8 +123,8 @@ class Augment:
 
     def _relight(self, images: Tensor, generator: torch.Generator) -> Tensor:
         shape = (len(images), 1, 1, 1)
-        offset = _uniform(shape, self.brightness, generator).to(images.device)
-        gain = 1.0 + _uniform(shape, self.contrast, generator).to(images.device)
+        offset = onto(_uniform(shape, self.brightness, generator), images.device)
+        gain = 1.0 + onto(_uniform(shape, self.contrast, generator), images.device)
         mean = images.mean((1, 2, 3), keepdim=True)
         return torch.addcmul(mean * (1.0 - gain) + offset, images, gain).clamp_(0.0, 1.0)
 
@@ -132,12 +132,19 @@ class Augment:
         chosen = torch.rand(len(images), generator=generator) < self.blur
         low, high = _BLUR_SIGMA
         sigma = low + (high - low) * float(torch.rand((), generator=generator))
-        rows = chosen.nonzero().squeeze(1).to(images.device)
+        rows = onto(chosen.nonzero().squeeze(1), images.device)
         if not len(rows):
             return images
         width = 2 * math.ceil(2 * sigma) + 1
         blurred = vision.gaussian_blur(images[rows], [width, width], [sigma, sigma])
         return images.index_copy(0, rows, blurred)
+
+
+def onto(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device is doing."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _uniform(shape: tuple[int, ...], largest: float, generator: torch.Generator) -> Tensor:
@@ -161,7 +168,7 @@ def _affine(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     # `affine_grid` counts in half sides, in which a rotation of a rectangle is none.
     aspect = torch.tensor([[1.0, height / width], [width / height, 1.0]])
-    theta = torch.cat([matrix * aspect, shift[:, :, None]], 2).to(images.device, images.dtype)
+    theta = onto(torch.cat([matrix * aspect, shift[:, :, None]], 2), images.device).to(images.dtype)
     grid = affine_grid(theta, list(images.shape), align_corners=False)
     return grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
@@ -184,7 +191,7 @@ def _translate(images: Tensor, level: float, sign: Tensor, *, axis: int) -> Tens
 
 
 def _sharpen(images: Tensor, level: float, sign: Tensor) -> Tensor:
-    factor = (1.0 + 0.9 * level * sign).to(images.device).view(-1, 1, 1, 1)
+    factor = onto(1.0 + 0.9 * level * sign, images.device).view(-1, 1, 1, 1)
     if min(images.shape[-2:]) < 3:
         return images
     smooth = vision.adjust_sharpness(images, 0.0)
@@ -192,7 +199,7 @@ def _sharpen(images: Tensor, level: float, sign: Tensor) -> Tensor:
 
 
 def _gain(images: Tensor, level: float, sign: Tensor, *, about_mean: bool) -> Tensor:
-    factor = (1.0 + 0.9 * level * sign).to(images.device).view(-1, 1, 1, 1)
+    factor = onto(1.0 + 0.9 * level * sign, images.device).view(-1, 1, 1, 1)
     pivot = images.mean((1, 2, 3), keepdim=True) if about_mean else torch.zeros_like(factor)
     return torch.lerp(pivot, images, factor).clamp(0.0, 1.0)
 
@@ -244,7 +251,7 @@ def rand_augment(
         for number, operation in enumerate(_OPERATIONS):
             rows = (chosen == number).nonzero().squeeze(1)
             if len(rows):
-                there = rows.to(images.device)
+                there = onto(rows, images.device)
                 changed = operation(images[there], level, sign[rows])
                 images = images.index_copy(0, there, changed.to(images.dtype))
     return images
@@ -309,7 +316,7 @@ class Mix:
         num, _, height, width = images.shape
         if self.mixup <= 0 and self.cutmix <= 0:
             return images, torch.arange(num, device=images.device), 1.0
-        permutation = torch.randperm(num, generator=generator).to(images.device)
+        permutation = onto(torch.randperm(num, generator=generator), images.device)
         # PyTorch draws no Beta from a generator of one's own.
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         cuts = self.mixup <= 0 or (self.cutmix > 0 and rng.random() < 0.5)

@@ -190,7 +190,20 @@ def _module(
         mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
         deferred_reweighting=config.objective.deferred_reweighting,
         compiled=config.run.compile,
+        graphed=_can_be_graphed(run),
         seed=seed,
+    )
+
+
+def _can_be_graphed(run: OngoingRun) -> bool:
+    """Whether a step's gradients are its own, as they come: not added up, shared or rescaled."""
+    config = run.config
+    return (
+        config.run.cuda_graph
+        and run.make_loss is None  # which may read values back
+        and config.finetune.accumulate == 1
+        and run.precision != "16"
+        and num_processes(config.run, run.device) == 1
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
 from recame.data import Augment, Mix, to_unit
 from recame.losses import Lesson, StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
+from recame.training.cuda_graph import GraphedStep
 from recame.training.frozen_trunk import TrunkCache
 from recame.training.pace import Pace
 from recame.training.planner import StepCost
@@ -68,6 +69,8 @@ class FinetuneModule(pl.LightningModule):
         mix: mixup and cutmix, or None.
         deferred_reweighting: share of training after which classes are re-weighted (DRW).
         compiled: run the forward through `torch.compile`.
+        graphed: replay a step's forward, loss and backward as a CUDA graph where it is possible:
+            nothing to a CPU, to a frozen trunk, to a student.
         seed: of every random number.
     """
 
@@ -82,6 +85,7 @@ class FinetuneModule(pl.LightningModule):
         mix: Mix | None,
         deferred_reweighting: float,
         compiled: bool,
+        graphed: bool,
         seed: int,
     ) -> None:
         super().__init__()
@@ -93,7 +97,11 @@ class FinetuneModule(pl.LightningModule):
         self._mix = mix
         self._deferred_reweighting = deferred_reweighting
         self._seed = seed
-        self._forward = torch.compile(model) if compiled else model.__call__
+        self._forward: Callable[[Tensor], ExpertOutput] = model.__call__
+        if compiled:
+            self._forward = torch.compile(model)
+        self._graphed = graphed and not compiled and data.trunk is None and data.teacher is None
+        self._graph: GraphedStep | None = None
         self._confusion = torch.zeros(0)
         self.pace = Pace()
 
@@ -102,7 +110,9 @@ class FinetuneModule(pl.LightningModule):
         batches = self._data.sampler(
             rank=self.trainer.global_rank, world_size=self.trainer.world_size
         )
-        return DataLoader(self._data.train, sampler=batches, batch_size=None)
+        # From pinned memory a GPU takes a batch without waiting for its own work to end.
+        pinned = next(self.model.parameters()).is_cuda
+        return DataLoader(self._data.train, sampler=batches, batch_size=None, pin_memory=pinned)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Whole batches in the split's order."""
@@ -217,11 +227,29 @@ class FinetuneModule(pl.LightningModule):
         images = to_unit(batch.images, self._data.scale)
         if self._augment is not None:
             images = self._augment(images, generator)
-        if self._mix is None:
-            return self._judged(images)(target)
-        images, permutation, lam = self._mix(images, generator)
+        labels = [(target, 1.0)]
+        if self._mix is not None:
+            images, permutation, lam = self._mix(images, generator)
+            labels = [(target, lam), (target[permutation], 1 - lam)]
+        if self._graphed and images.is_cuda:
+            if self._graph is None:
+                self._graph = GraphedStep(nn.ModuleList([self.model, self.objective]), self._judge)
+            found = self._graph(images, labels, self.objective.deferred)
+            if found is not None:
+                return found
+        return self._judge(images, labels)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate, or take what a replayed graph has differentiated already."""
+        if self._graph is None or not self._graph.set_gradients():
+            super().backward(loss, *args, **kwargs)
+
+    def _judge(self, images: Tensor, labels: Sequence[tuple[Tensor, Tensor | float]]) -> LossResult:
+        """The loss of a batch, of a mixed one by both its labels."""
         loss = self._judged(images)
-        return _mixed(loss(target), loss(target[permutation]), lam)
+        if len(labels) == 1:
+            return loss(labels[0][0])
+        return _weighted([(loss(target), weight) for target, weight in labels])
 
     def _judged(self, images: Tensor) -> Callable[[Tensor], LossResult]:
         """The loss of a batch as a function of its labels, of which a mixed batch has two."""
@@ -275,7 +303,8 @@ class FinetuneModule(pl.LightningModule):
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 batch = Batch(*(part.to(device) for part in self._data.train[chosen]))
                 total = self._step(batch, torch.Generator().manual_seed(0)).total
-            torch.autograd.backward(total)
+            if self._graph is None or not self._graph.set_gradients():
+                torch.autograd.backward(total)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if device.type == "cuda":
@@ -287,8 +316,7 @@ class FinetuneModule(pl.LightningModule):
         return StepCost(step_s, num_val / settings.batch_size * step_s / 3)
 
     def _run(self, images: Tensor) -> ExpertOutput:
-        output: ExpertOutput = self._forward(images)
-        return output
+        return self._forward(images)
 
     def _step_seed(self, batch_idx: int) -> int:
         # Distinct for each process: they see different images.
@@ -344,7 +372,8 @@ def _decay_groups(
     return [group for group in groups if group["params"]]
 
 
-def _mixed(first: LossResult, second: LossResult, lam: float) -> LossResult:
-    """Loss of mixed images: lam of one target's, 1 - lam of the other's (Zhang et al., 2018)."""
-    parts = {name: lam * first.parts[name] + (1 - lam) * second.parts[name] for name in first.parts}
-    return LossResult(lam * first.total + (1 - lam) * second.total, parts)
+def _weighted(results: Sequence[tuple[LossResult, Tensor | float]]) -> LossResult:
+    """Loss of mixed images: of each of their labels its share (Zhang et al., mixup, ICLR 2018)."""
+    (first, weight), (second, other) = results
+    parts = {name: weight * first.parts[name] + other * second.parts[name] for name in first.parts}
+    return LossResult(weight * first.total + other * second.total, parts)
