@@ -29,8 +29,8 @@ def test_from_images_to_predictions(
     decided = {reason.split(" = ")[0] for reason in reasons}
     assert {"data.size", "model.backbone", "augment.symmetry", "finetune"} <= decided
     kept = json.loads((run / "phases.json").read_text())
-    judged = {"probe", "finetune", "joined", "joined_first"}
-    assert set(kept["val_balanced_accuracy"]) == judged
+    assert config.model.num_experts == 1  # there is no time for two
+    assert set(kept["val_balanced_accuracy"]) == {"probe", "finetune", "joined"}
 
     evaluated = recame.evaluate(run)
     figures = json.loads((run / "metrics.json").read_text())

@@ -38,6 +38,7 @@ PLAIN: dict[str, object] = {
     "model.pooled_stages": 1,
     "model.classifier": "linear",
     "model.standardise": False,
+    "objective.tau": 1,
     "objective.hard_weight": 0,
     "objective.contrastive_weight": 0,
     "objective.intra_weight": 0,

@@ -358,7 +358,7 @@ class TestCostsOfEqualTime:
         alone = {
             "method": "recame",
             "name": "alone",
-            "settings": {"finetune.enabled": False},
+            "settings": {"probe.enabled": True, "finetune.enabled": False},
         }
         plan = write_plan(tmp_path, **self.WORDS, methods=["cross_entropy", alone])
         bench = opened(plan, tmp_path / "out", defects=defects)

@@ -234,7 +234,7 @@ class TestModel:
         assert not any("model.num_experts" in reason for reason in plan.reasons)
 
     @pytest.mark.parametrize(
-        ("experts", "taus"), [("auto", (1.0, 2.0)), (3, (1.0, 1.5, 2.0)), (1, 1.0)]
+        ("experts", "taus"), [("auto", (1.0, 2.0)), (3, (1.0, 1.5, 2.0)), (1, 1.5)]
     )
     def test_experts_part_by_tau_and_two_stages(self, experts: object, taus: object) -> None:
         config = Config().updated({"data.size": 64, "model.num_experts": experts})
@@ -243,6 +243,37 @@ class TestModel:
         assert plan.config.model.shared_stages == 7 - 2
         told = [reason for reason in plan.reasons if reason.startswith("objective.tau")]
         assert len(told) == 1
+
+    @pytest.mark.parametrize(
+        ("budget", "num_train", "side", "cores", "experts"),
+        [
+            (90, 262, 64, 1, 2),  # few images, seen often
+            (90, 1700, 64, 1, 1),
+            (90, 1700, 128, 1, 1),
+            (600, 1700, 64, 2, 2),
+            (600, 1700, 128, 2, 1),  # four times the pixels
+            (3600, 20_000, 64, 2, 2),  # images enough in all
+            (3600, 20_000, 64, 1, 2),
+            (600, 20_000, 64, 2, 1),
+            (None, 20_000, 64, 2, 2),
+        ],
+    )
+    def test_a_second_expert_where_there_is_time(
+        self, budget: float | None, num_train: int, side: int, cores: int, experts: int
+    ) -> None:
+        number, why = planner.plan_experts(budget, num_train, pixels=side**2, cores=cores)
+        assert number == experts
+        assert "second" in why
+
+    def test_the_plan_follows_the_budget(self) -> None:
+        data = fake_data()
+        plans = [
+            plan_model(Config().updated({"run.time_budget_s": budget}), data, CPU)
+            for budget in (1.0, 3600.0)
+        ]
+        assert [plan.config.model.num_experts for plan in plans] == [1, 2]
+        assert [plan.config.objective.tau for plan in plans] == [1.5, (1.0, 2.0)]
+        assert plan_model(plans[0].config, data, GPU).config.model.num_experts == 1
 
     @pytest.mark.parametrize("changes", [{"probe.enabled": False}, {"model.pretrained": False}])
     def test_batch_norms_move_where_no_probe_relies_on_them(self, changes: dict[str, Any]) -> None:

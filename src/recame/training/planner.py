@@ -32,8 +32,14 @@ EMBEDDED_PIXELS_PER_S = 2.5e6
 PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
-#: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007).
-TAUS = (1.0, 2.0)
+#: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
+#: an expert who is alone (0011).
+TAUS, LONE_TAU = (1.0, 2.0), 1.5
+#: Two experts take half as long again for an image as one, so that they are planned only where they
+#: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
+#: the pixels a second that they train on with one core: a resumed run must have as many experts.
+PASSES_OF_TWO = 12
+TRAINED_PIXELS_PER_S, TRAINED_SHARE = 2.8e5, 0.75
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
 PLANNED_SHARE = 0.95
 #: The last judgement on val runs in a graph: seconds of a pass, to those of one between epochs.
@@ -137,20 +143,28 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
         "its ImageNet weights are installed with recame and need no network",
     )
     backbone = str(changes.get("model.backbone", config.model.backbone))
-    decide("model.num_experts", 2, "the second expert buys most of what an ensemble can")
+    num_experts, why = plan_experts(
+        budget_s(config, device) if device.type == "cpu" else None,
+        sum(data.label_space.counts),
+        pixels=data.spec.height * data.spec.width,
+        cores=torch.get_num_threads(),
+    )
+    decide("model.num_experts", num_experts, why)
+    num_experts = int(changes.get("model.num_experts", config.model.num_experts))
     num_stages = config.model.stages or _num_stages(backbone, data.spec.channels)
     if config.model.shared_stages != "auto" and -num_stages <= config.model.shared_stages < 0:
         changes["model.shared_stages"] = num_stages + config.model.shared_stages
     decide(
         "model.shared_stages",
         max(0, num_stages - 2),
-        f"all but the last two of {num_stages} stages are shared: experts that differ, cheaply",
+        f"all but the last two of {num_stages} stages are shared: experts that differ, cheaply"
+        if num_experts > 1
+        else f"finetune.scope=tails would train the last two of {num_stages} stages",
     )
-    num_experts = int(changes.get("model.num_experts", config.model.num_experts))
     if num_experts > 1:
         taus = tuple(np.linspace(*TAUS, num_experts).tolist())
         decide("objective.tau", taus, "a larger one makes an expert of the rare classes")
-    decide("objective.tau", 1.0, "balanced softmax")
+    decide("objective.tau", LONE_TAU, "above balanced softmax's 1: rare classes are learnt last")
     decide(
         "model.pooled_stages",
         max(1, num_stages - 1),
@@ -199,6 +213,27 @@ def budget_s(config: Config, device: torch.device) -> float | None:
     if config.run.time_budget_s is None and device.type == "cpu":
         return DEFAULT_CPU_BUDGET_S
     return config.run.time_budget_s
+
+
+def plan_experts(
+    budget: float | None, num_train: int, *, pixels: int, cores: int
+) -> tuple[int, str]:
+    """How many experts the time is best spent on, and why.
+
+    Args:
+        budget: seconds for the whole run; None where time is not what is short, as on a GPU.
+        num_train: training images.
+        pixels: of one image.
+        cores: that train.
+    """
+    if budget is None:
+        return 2, "the second expert buys most of what an ensemble can"
+    images = TRAINED_SHARE * budget * cores * TRAINED_PIXELS_PER_S / pixels
+    enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
+    passes = f"two would see each of {num_train:,} images about {images / num_train:.0f} times"
+    if images >= min(enough, PASSES_OF_TWO * num_train):
+        return 2, f"{passes}, so that the second one brings more than further passes"
+    return 1, f"{passes}, and further passes bring more than a second expert"
 
 
 def plan_probe(

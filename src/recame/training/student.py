@@ -20,7 +20,7 @@ from recame.models import (
     RegionalChannelAttention,
     pretrained_mean_std,
 )
-from recame.training.planner import LR
+from recame.training.planner import LONE_TAU, LR
 
 #: What follows from a setting of the section `distill`.
 _STUDENTS_OWN = {
@@ -108,8 +108,8 @@ def student_config(
         **changes,
         "model.backbone": name,
     }
-    if isinstance(teacher.objective.tau, tuple):
-        values.setdefault("objective.tau", 1.0)
+    if isinstance(teacher.objective.tau, tuple) or teacher.objective.tau == LONE_TAU:
+        values.setdefault("objective.tau", 1.0)  # what is planned for experts is not for a student
     shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
     if isinstance(shared, int) and -depth <= shared < 0:
         values["model.shared_stages"] = depth + shared
