@@ -275,6 +275,11 @@ class TestModel:
         assert [plan.config.objective.tau for plan in plans] == [1.5, (1.0, 2.0)]
         assert plan_model(plans[0].config, data, GPU).config.model.num_experts == 1
 
+    @pytest.mark.parametrize("given", [{"finetune.epochs": 3}, {"finetune.scope": "tails"}])
+    def test_time_decides_only_where_it_is_short(self, given: dict[str, Any]) -> None:
+        config = Config().updated({"run.time_budget_s": 1.0, **given})
+        assert plan_model(config, fake_data(), CPU).config.model.num_experts == 2
+
     @pytest.mark.parametrize("changes", [{"probe.enabled": False}, {"model.pretrained": False}])
     def test_batch_norms_move_where_no_probe_relies_on_them(self, changes: dict[str, Any]) -> None:
         plan = plan_model(Config().updated(changes), fake_data(), CPU)

@@ -303,8 +303,7 @@ class FinetuneModule(pl.LightningModule):
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 batch = Batch(*(part.to(device) for part in self._data.train[chosen]))
                 total = self._step(batch, torch.Generator().manual_seed(0)).total
-            if self._graph is None or not self._graph.set_gradients():
-                torch.autograd.backward(total)
+            self.backward(total)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if device.type == "cuda":

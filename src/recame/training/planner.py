@@ -37,7 +37,7 @@ LR, FROZEN_LR = 2e-3, 5e-4
 TAUS, LONE_TAU = (1.0, 2.0), 1.5
 #: Two experts take half as long again for an image as one, so that they are planned only where they
 #: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
-#: the pixels a second that they train on with one core: a resumed run must have as many experts.
+#: the pixels a second that they train on with one core: the probe needs the number before a step.
 PASSES_OF_TWO = 12
 TRAINED_PIXELS_PER_S, TRAINED_SHARE = 2.8e5, 0.75
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
@@ -143,8 +143,10 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
         "its ImageNet weights are installed with recame and need no network",
     )
     backbone = str(changes.get("model.backbone", config.model.backbone))
+    # Given epochs, or a frozen trunk, it is not time that is short, nor on a GPU.
+    timed = config.finetune.epochs == "auto" and config.finetune.scope == "all"
     num_experts, why = plan_experts(
-        budget_s(config, device) if device.type == "cpu" else None,
+        budget_s(config, device) if timed and device.type == "cpu" else None,
         sum(data.label_space.counts),
         pixels=data.spec.height * data.spec.width,
         cores=torch.get_num_threads(),
