@@ -4,7 +4,7 @@
 
 Two ResNet-101 experts with regional attention, 224 px, the whole published objective, 31 classes.
 The loop: float32 as torch comes (TF32 in convolutions), the network and its losses called as they
-read, Python loops over image pairs and experts (`benchmarks/objective/run.py`), images in memory,
+read, Python loops over image pairs and experts (`benchmarks/objective/loops.py`), images in memory,
 SGD. `recame train` does the same through its real trainer, from its cache of decoded images, with
 flips, turns and a history; timed is the epoch after the first. All in one process, in turn.
 "Busy" is the share of samples in which the driver saw the GPU at work.
@@ -34,8 +34,8 @@ from recame.contracts import PreprocessSpec
 from recame.models import Architecture, MultiExpertClassifier
 from recame.training.run_folder import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "objective"))  # before this folder's own run.py
-from run import loop_objective
+sys.path.append(str(Path(__file__).parents[1] / "objective"))
+from loops import loop_objective
 
 CLASSES, IMAGES = 31, 256
 NETWORK = {"backbone": "resnet101", "num_experts": 2, "attention": "regional"}
