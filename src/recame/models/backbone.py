@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recame.errors import ConfigError
+from recame.models.depthwise import replace_depthwise
 from recame.models.pretrained import PACKAGED_BACKBONE, Pretrained, create_timm_model
 from recame.models.regional_attention import make_attention
 from recame.models.vision_transformer import (
@@ -92,6 +93,7 @@ def build_backbone(
         CheckpointError: a file of weights is missing, damaged or of another network.
     """
     model = create_timm_model(name, pretrained, in_channels)
+    replace_depthwise(model)
     start = pretrained is not False
 
     def module(width: int) -> nn.Module | None:

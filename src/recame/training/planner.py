@@ -39,7 +39,7 @@ TAUS, LONE_TAU = (1.0, 2.0), 1.5
 #: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
 #: the pixels a second that they train on with one core: the probe needs the number before a step.
 PASSES_OF_TWO = 12
-TRAINED_PIXELS_PER_S, TRAINED_SHARE = 2.8e5, 0.75
+TRAINED_PIXELS_PER_S, TRAINED_SHARE = 4.0e5, 0.75
 #: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
 PLANNED_SHARE = 0.95
 #: The last judgement on val runs in a graph: seconds of a pass, to those of one between epochs.
