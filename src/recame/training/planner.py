@@ -35,7 +35,7 @@ LR, FROZEN_LR = 2e-3, 5e-4
 #: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
 #: an expert who is alone (0011).
 TAUS, LONE_TAU = (1.0, 2.0), 1.5
-#: Two experts take a quarter to a half longer for an image than one: they are planned only where they
+#: Two experts take a quarter to a half longer for an image than one: planned only where they
 #: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
 #: the pixels a second that they train on with one core: the probe needs the number before a step.
 PASSES_OF_TWO = 12
