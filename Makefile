@@ -16,7 +16,7 @@ demo: $(READY)  ## generate a set, train a baseline and ReCAME-Net on it, compar
 	$(BIN)/python examples/demo.py
 
 test: $(READY) lint  ## what CI runs
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

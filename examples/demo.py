@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 import recame
-from recame.data.synthetic import CLASSES, SyntheticSpec, write
+from recame.datasets.generated import CLASSES, SyntheticSpec, write
 from recame.durations import parse_duration
-from recame.evaluation.progress import progress_bars
-from recame.training import EvaluatedRun, report
+from recame.progress import progress_bars
+from recame.reports.evaluate import EvaluatedRun
+from recame.reports.report import report
 
 #: Small enough for minutes: 10 of the 14 classes, 8 product lines, 100 to 1.
 SET = SyntheticSpec(

@@ -124,7 +124,7 @@ def finished(
     defects: Path, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of a finished run on `defects`; read only."""
-    from recame.training import train
+    from recame.training.train import train
 
     out = tmp_path_factory.mktemp("finished") / "run"
     return train(defects, tiny_config(), out=out).path

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 import recame
-from recame.config import Config
-from recame.config_files import load_config
+from recame.config import Config, load_config
 
 
 def test_from_images_to_predictions(

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from recame.cli import main
-from recame.config import Config
-from recame.config_files import parse_settings
+from recame.config import Config, parse_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,10 +79,10 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_are_those_of_the_committed_results() -> None:
-    from recame.bench.comparison import Comparison
-    from recame.bench.plan import load_plan, plan_methods
-    from recame.bench.results import collect
-    from recame.bench.table import headline
+    from recame.bench.plan.plan import load_plan, plan_methods
+    from recame.bench.tables.comparison import Comparison
+    from recame.bench.tables.results import collect
+    from recame.bench.tables.table import headline
 
     tables = re.findall(r"<!-- bench:(\w+) -->\n(.*?)\n<!-- /bench:\1 -->", README, re.DOTALL)
     assert [name for name, _ in tables] == ["cpu", "cpu_time"]

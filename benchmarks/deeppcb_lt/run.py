@@ -16,8 +16,8 @@ import pandas as pd
 from rich.console import Console
 
 import recame
-from recame.config_files import load_config
-from recame.training import RunFolder
+from recame.config import load_config
+from recame.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "deeppcb_lt"

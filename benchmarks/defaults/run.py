@@ -26,9 +26,9 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 import recame
-from recame.data.synthetic import SyntheticSpec, generate
+from recame.datasets.generated import SyntheticSpec, generate
 from recame.durations import parse_duration
-from recame.training.run_folder import environment
+from recame.machine import environment
 
 HERE = Path(__file__).parent
 

@@ -20,9 +20,9 @@ import pandas as pd
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from recame.config import DataConfig
-from recame.data.synthetic import SyntheticSpec, write
-from recame.evaluation.inspection import Inspection, examine_set, inspect_set, save_inspection
-from recame.training.run_folder import environment
+from recame.datasets.generated import SyntheticSpec, write
+from recame.inspection import Inspection, examine_set, inspect_set, save_inspection
+from recame.machine import environment
 
 HERE = Path(__file__).parent
 

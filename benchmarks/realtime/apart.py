@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _bundle(words: dict[str, Any], batch: int) -> Callable[[], object]:
-    from recame.deployment import load
+    from recame.runtime import load
 
     predictor = load(words["bundle"], threads=words["threads"], batch_size=batch)
     pixels = np.random.default_rng(0).integers(

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recame.deployment import load, predict_files
-from recame.deployment.latency import measure_latency
-from recame.deployment.machine import peak_memory_mib
+from recame.machine import peak_memory_mib
+from recame.runtime import load, predict_files
+from recame.runtime.latency import measure_latency
 
 
 def files_end_to_end(asked: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from rich.console import Console
 import recame
 from recame.config import Config
 from recame.contracts import PreprocessSpec, ensemble_logits
-from recame.data import dihedral_view, load_inspection_set, to_unit
-from recame.deployment import is_bundle, open_bundle
+from recame.data.dataset import load_inspection_set, to_unit
+from recame.data.transforms import dihedral_view
 from recame.errors import ExportError
+from recame.inference.finished_run import recorded_data
 from recame.models import load_checkpoint
-from recame.training import RunFolder
-from recame.training.finished_run import recorded_data
+from recame.runs.folder import RunFolder
+from recame.runtime import is_bundle, open_bundle
 
 #: Format and precision of every bundle that is exported.
 BUNDLES = (("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8"))
@@ -49,8 +50,8 @@ def export_missing(run: Path, console: Console, *, only_timed: bool = False) -> 
         only_timed: also write bundles that fail the parity check: an untrained network has no
             margins between its classes, and its speed is the same.
     """
-    from recame.deployment import export as exporting
-    from recame.deployment.parity import check_parity
+    from recame.export import export as exporting
+    from recame.inference.parity import check_parity
 
     def unjudged(*words: Any, **named: Any) -> Any:
         return replace(check_parity(*words, **named), failures=())

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from recame.deployment import load, open_bundle
-from recame.deployment.machine import describe_machine
-from recame.deployment.timing import time_calls, warm_up
-from recame.training.run_folder import write_json
+from recame.files import write_json
+from recame.machine import describe_machine
+from recame.runtime import load, open_bundle
+from recame.runtime.timing import time_calls, warm_up
 
 BATCHES = (32, 128, 256)
 #: Images a part; the first is the whole batch.

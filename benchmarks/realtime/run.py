@@ -24,8 +24,8 @@ from rich.console import Console
 from targets import table
 
 from models import NAMES, bundle_path, exported
-from recame.deployment.machine import describe_machine, load_average
-from recame.training.run_folder import environment, write_json, writing
+from recame.files import write_json, writing
+from recame.machine import describe_machine, environment, load_average
 
 HERE = Path(__file__).parent
 #: The bundle that a line would run, named before any was timed.

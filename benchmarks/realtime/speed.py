@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 
 from models import Eager, bundle_path, export_missing, exported, train_once, views_of
-from recame.config_files import load_config
+from recame.config import load_config
 from recame.contracts import PreprocessSpec
-from recame.deployment import load
-from recame.deployment.timing import Timing, time_calls
-from recame.training import RunFolder
+from recame.runs.folder import RunFolder
+from recame.runtime import load
+from recame.runtime.timing import Timing, time_calls
 
 HERE = Path(__file__).parent
 #: Sides of the images that one backbone is timed at, in eager torch and as a bundle.

@@ -21,11 +21,11 @@ from models import (
     in_batches,
     train_once,
 )
-from recame.config_files import load_config
+from recame.config import load_config
 from recame.contracts import Predictions
-from recame.deployment import load, open_bundle
-from recame.evaluation import evaluate_predictions
-from recame.training.run_folder import write_json
+from recame.files import write_json
+from recame.metrics.evaluation import evaluate_predictions
+from recame.runtime import load, open_bundle
 
 HERE = Path(__file__).parent
 #: A changed answer is a tie where torch itself has the two classes this close.
@@ -100,7 +100,7 @@ def distill_once(
     changes: dict[str, object],
 ) -> None:
     """Distil a student as a file says, take it up, or leave it where it is finished."""
-    from recame.training.distill import distill
+    from recame.training.student.distill import distill
 
     settings = yaml.safe_load(student_file.read_text(encoding="utf-8")) or {}
     backbone = settings.pop("backbone", None)

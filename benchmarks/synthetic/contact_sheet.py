@@ -13,7 +13,7 @@ import matplotlib as mpl
 import pandas as pd
 from PIL import Image
 
-from recame.data.synthetic import CLASSES, DESIGNS, SyntheticSpec, render
+from recame.datasets.generated import CLASSES, DESIGNS, SyntheticSpec, render
 
 mpl.use("Agg")
 

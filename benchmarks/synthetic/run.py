@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recame.data.synthetic import SyntheticSpec, plan, render, write
+from recame.datasets.generated import SyntheticSpec, plan, render, write
 
 RESULTS = Path(__file__).parent / "results"
 #: Name -> settings of a set, and how many images.

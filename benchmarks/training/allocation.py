@@ -1,4 +1,4 @@
-"""Fine-tuning steps with and without `recame.training.allocation`, each in a fresh process.
+"""Fine-tuning steps with and without `recame.training.loop.allocation`, each in a fresh process.
 
 python benchmarks/training/allocation.py [--size 64] [--rounds 3]
 """
@@ -14,8 +14,8 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from recame.training.allocation import freed_memory_kept
-from recame.training.run_folder import environment
+from recame.machine import environment
+from recame.training.loop.allocation import freed_memory_kept
 
 HERE = Path(__file__).parent
 BATCH, WARM_UP, TIMED = 64, 3, 12

@@ -22,7 +22,7 @@ import torch
 from run import bare_loop
 
 from recame.cli import share_the_cores
-from recame.training.run_folder import environment
+from recame.machine import environment
 
 #: Steps of 64 images that are timed.
 STEPS = 6

@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from recame.config import Config
 from recame.contracts import PreprocessSpec
+from recame.machine import environment
 from recame.models import Architecture, MultiExpertClassifier
 from recame.models.depthwise import DepthwiseConv2d
-from recame.training.allocation import freed_memory_kept
-from recame.training.run_folder import environment
+from recame.training.loop.allocation import freed_memory_kept
 
 HERE = Path(__file__).parent
 BATCH, NUM_CLASSES = 64, 10

@@ -31,8 +31,8 @@ from PIL import Image
 
 import recame
 from recame.contracts import PreprocessSpec
+from recame.machine import environment
 from recame.models import Architecture, MultiExpertClassifier
-from recame.training.run_folder import environment
 
 sys.path.append(str(Path(__file__).parents[1] / "objective"))
 from loops import loop_objective

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import recame
-from recame.training.run_folder import environment
+from recame.machine import environment
 
 BACKBONE = "tf_efficientnet_lite0"
 BATCH = 64

@@ -9,21 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recame.config import Config
-    from recame.config_files import load_config
+    from recame.config import Config, load_config
     from recame.contracts import ExpertOutput, LossResult, Predictions, PreprocessSpec
-    from recame.deployment import load, predict
     from recame.errors import RecameError
-    from recame.evaluation.inspection import inspect_set
+    from recame.inspection import inspect_set
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
-    from recame.training import evaluate, report, train
-    from recame.training.distill import distill
+    from recame.reports.evaluate import evaluate
+    from recame.reports.report import report
+    from recame.runtime import load, predict
+    from recame.training.student.distill import distill
+    from recame.training.train import train
 
 _HOMES = {
     "Config": "config",
-    "load_config": "config_files",
+    "load_config": "config",
     "ExpertOutput": "contracts",
     "LossResult": "contracts",
     "Predictions": "contracts",
@@ -32,13 +33,13 @@ _HOMES = {
     "LabelSpace": "label_space",
     "Objective": "losses",
     "MultiExpertClassifier": "models",
-    "distill": "training",
-    "evaluate": "training",
-    "inspect_set": "evaluation.inspection",
-    "load": "deployment",
-    "predict": "deployment",
-    "report": "training",
-    "train": "training",
+    "distill": "training.student.distill",
+    "evaluate": "reports.evaluate",
+    "inspect_set": "inspection",
+    "load": "runtime",
+    "predict": "runtime",
+    "report": "reports.report",
+    "train": "training.train",
 }
 
 __all__ = [

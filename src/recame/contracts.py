@@ -22,6 +22,12 @@ PREPROCESS_SCHEMA = 1
 
 ResizeRule = Literal["stretch", "pad", "crop"]
 
+Array = np.ndarray[Any, np.dtype[Any]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+#: Stored pixel values: uint8 or uint16.
+Pixels = Array
 ArrayT = TypeVar("ArrayT", "Tensor", "np.ndarray[Any, Any]")
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recame.bench.board import boards
-from recame.bench.comparison import Comparison
-from recame.bench.figures import cost_figure, score_figure
-from recame.bench.method import Method
-from recame.bench.page import write_page
-from recame.bench.plan import Plan
-from recame.bench.results import METRICS
+from recame.bench.plan.method import Method
+from recame.bench.plan.plan import Plan
+from recame.bench.tables.bench_figures import cost_figure, score_figure
+from recame.bench.tables.bench_page import write_page
+from recame.bench.tables.board import boards
+from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.results import METRICS
 
 METHODS = {
     "cheap": Method("cheap", "Cheap & cheerful", "Nobody, 2020"),

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_jobs import TinyBench, TinyJob, run_tiny, traced
 
 import recame
-from recame.bench.cluster import Sending, run_on_cluster, run_on_node, write_delivery
-from recame.bench.queue import THREAD_VARIABLES
+from recame.bench.queue.cluster import Sending, run_on_cluster, run_on_node, write_delivery
+from recame.bench.queue.local import THREAD_VARIABLES
 from recame.errors import ConfigError, MissingDependencyError
 
 JOB = TinyJob("set", "quick", 0)
@@ -82,7 +82,9 @@ def test_node_of_its_own_sends_the_result_home(bench: TinyBench, tmp_path: Path)
 
 def test_result_is_written_last(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    monkeypatch.setattr("recame.bench.cluster.write_whole", lambda path, _: written.append(path))
+    monkeypatch.setattr(
+        "recame.bench.queue.cluster.write_whole", lambda path, _: written.append(path)
+    )
     write_delivery(bench, JOB, {"result.json": b"", "a.json": b"", "z/evaluation.csv": b""})
     folder = bench.run_dir(JOB)
     assert written == [folder / "a.json", folder / "z" / "evaluation.csv", folder / "result.json"]

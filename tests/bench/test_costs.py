@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from recame.bench import costs, run_costs
-from recame.bench.costs import Costs, Subject, measure_all, measure_side_by_side
-from recame.bench.method import Method
-from recame.bench.plan import Bench, Plan
-from recame.bench.run_costs import count_macs
+from recame.bench.costs import measure, parts
+from recame.bench.costs.measure import Costs, Subject, measure_all, measure_side_by_side
+from recame.bench.costs.parts import count_macs
+from recame.bench.plan.method import Method
+from recame.bench.plan.plan import Bench, Plan
 from recame.config import Config
-from recame.data import InspectionSet
+from recame.data.dataset import InspectionSet
 
 
 def test_macs_of_convolutions_and_matrices() -> None:
@@ -31,9 +31,9 @@ def test_macs_of_convolutions_and_matrices() -> None:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_costs, "INFERENCE_BATCH", 8)
-    monkeypatch.setattr(run_costs, "_INFERENCE_S", 0.01)
-    monkeypatch.setattr(run_costs, "_HEAD_STEPS", 2)
+    monkeypatch.setattr(parts, "INFERENCE_BATCH", 8)
+    monkeypatch.setattr(parts, "_INFERENCE_S", 0.01)
+    monkeypatch.setattr(parts, "_HEAD_STEPS", 2)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(subject.key)
         return 1.0
 
-    monkeypatch.setattr(costs, "_peak_in_child", peak)
+    monkeypatch.setattr(measure, "_peak_in_child", peak)
     return asked
 
 
@@ -135,7 +135,7 @@ class KilledPool:
 def test_a_killed_process_has_no_peak(
     defects: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "ProcessPoolExecutor", lambda **_: KilledPool())
+    monkeypatch.setattr(measure, "ProcessPoolExecutor", lambda **_: KilledPool())
     row = rows_of([Subject("one", defects, tiny_config(probe__enabled=False))])["one"]
     assert row.peak_memory_mib is None
 

@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from recame.bench.command import Request, open_bench
-from recame.bench.job import run_job
-from recame.bench.plan import Job
+from recame.bench.plan.plan import Job
+from recame.bench.queue.job import run_job
 
 PAGE = Path(__file__).parents[2] / "docs" / "bench.md"
 

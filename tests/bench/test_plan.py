@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 
 from recame.bench.command import Request, _measure_costs, jobs_to_run, open_bench
-from recame.bench.job import job_config, run_job
-from recame.bench.method import GROUPS, load_method, method_names
-from recame.bench.plan import Bench, Job, load_plan, plan_methods
-from recame.bench.results import collect
+from recame.bench.plan.method import GROUPS, load_method, method_names
+from recame.bench.plan.plan import Bench, Job, load_plan, plan_methods
+from recame.bench.queue.job import job_config, run_job
+from recame.bench.tables.results import collect
 from recame.config import Config
 from recame.errors import ConfigError, DataError
 
@@ -126,7 +126,7 @@ def test_a_stopped_job_goes_on_to_the_same_result(
     run_job(whole, job)
     stopped = opened(plan, tmp_path / "stopped", defects=defects)
     with monkeypatch.context() as patch:
-        patch.setattr("recame.bench.job.evaluate", _interrupt)
+        patch.setattr("recame.bench.queue.job.evaluate", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_job(stopped, job)
     assert not stopped.result_path(job).exists()
@@ -333,7 +333,7 @@ class TestCostsOfEqualTime:
             asked.extend(subject.key for subject in subjects)
             return {"machine": {}, "rows": {subject.key: {"spread": 0.0} for subject in subjects}}
 
-        monkeypatch.setattr("recame.bench.costs.measure_side_by_side", measure)
+        monkeypatch.setattr("recame.bench.costs.measure.measure_side_by_side", measure)
         _measure_costs(bench, request, Console(quiet=True))
         assert asked == ["defects/focal"]
         rows = json.loads(bench.costs_path.read_text())["rows"]

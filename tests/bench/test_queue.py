@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # the queue's processes inherit 
 
 from tiny_jobs import TinyBench, TinyJob, run_tiny, traced
 
-from recame.bench.attempt import attempt, is_claimed
-from recame.bench.ledger import Event, Ledger
-from recame.bench.queue import run_queue
-from recame.bench.queue_display import QueueDisplay
+from recame.bench.queue.attempt import attempt, is_claimed
+from recame.bench.queue.display import QueueDisplay
+from recame.bench.queue.ledger import Event, Ledger
+from recame.bench.queue.local import run_queue
 from recame.errors import ConfigError
 
 
@@ -72,7 +72,7 @@ def started(out: Path, key: str) -> list[list[str]]:
 
 
 def test_each_outcome(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recame.bench.queue._num_gpus", lambda: 2)
+    monkeypatch.setattr("recame.bench.queue.local._num_gpus", lambda: 2)
     names = ("quick", "killed", "deadly", "broken", "forgetful")
     jobs = [TinyJob("set", name, 0) for name in names]
     events: list[Event] = []
@@ -245,7 +245,7 @@ def test_impossible_requests(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="Device -1 is not there"):
         run_queue(bench, jobs, devices=(-1,), runner=run_tiny)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr("recame.bench.queue._num_gpus", lambda: 1)
+    monkeypatch.setattr("recame.bench.queue.local._num_gpus", lambda: 1)
     with pytest.raises(ConfigError, match="Device 1 is not there: torch sees 1"):
         run_queue(bench, jobs, devices=(1,), runner=run_tiny)
 
@@ -254,8 +254,8 @@ def test_impossible_requests(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) 
 def test_killed_run_ends_as_if_nothing_had_happened(
     defects_table: Path, tiny_words: list[str], tmp_path: Path
 ) -> None:
-    from recame.bench.plan import Bench, load_plan, plan_methods
-    from recame.config_files import parse_settings
+    from recame.bench.plan.plan import Bench, load_plan, plan_methods
+    from recame.config import parse_settings
 
     settings = parse_settings(tiny_words[1::2]) | {
         "model.num_experts": 1,

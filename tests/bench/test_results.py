@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from recame.bench.board import boards, notes
-from recame.bench.comparison import Comparison
-from recame.bench.method import Method
-from recame.bench.plan import Plan
-from recame.bench.results import (
+from recame.bench.plan.method import Method
+from recame.bench.plan.plan import Plan
+from recame.bench.tables.board import boards, notes
+from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.results import (
     ALL_DATA,
     collect,
     mixed_data,
@@ -25,7 +25,7 @@ from recame.bench.results import (
     standings,
     summarise,
 )
-from recame.bench.table import headline, table_markdown, update_markdown, write_tables
+from recame.bench.tables.table import headline, table_markdown, update_markdown, write_tables
 from recame.errors import DataError
 
 BALANCED = {

@@ -14,12 +14,12 @@ import yaml
 from rich.console import Console
 
 from recame.bench.command import Request, open_bench
-from recame.bench.job import run_job
-from recame.bench.method import load_method
-from recame.bench.plan import Bench, Job
+from recame.bench.plan.method import load_method
+from recame.bench.plan.plan import Bench, Job
+from recame.bench.queue.job import run_job
 from recame.config import Config
 from recame.errors import ConfigError
-from recame.training import RunFolder
+from recame.runs.folder import RunFolder
 
 PAGE = Path(__file__).parents[2] / "docs" / "bench.md"
 
@@ -100,9 +100,9 @@ def test_a_stopped_job_goes_on_with_the_same_teacher(
     run_job(whole, job)
     stopped = opened(tmp_path, defects, ["taught.yaml"], "stopped", settings=settings)
     for place, name in (
-        ("recame.training.fit", "keep_best"),  # when the teacher ends
-        ("recame.training.distill", "run_finetune"),  # when the student begins
-        ("recame.bench.job", "evaluate"),
+        ("recame.training.train", "keep_best"),  # when the teacher ends
+        ("recame.training.student.distill", "run_finetune"),  # when the student begins
+        ("recame.bench.queue.job", "evaluate"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(import_module(place), name, _interrupt)

@@ -98,7 +98,7 @@ def main() -> None:
     """A queue as a command of its own: `OUT WORKERS METHOD METHOD ...`, one job a word."""
     # A shell's background job ignores Ctrl-C, and so would what it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from recame.bench.queue import run_queue
+    from recame.bench.queue.local import run_queue
 
     out, workers, *methods = sys.argv[1:]
     jobs = [TinyJob("set", method, seed) for seed, method in enumerate(methods)]

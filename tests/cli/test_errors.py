@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from recame.config_files import load_config, parse_settings
+from recame.config import load_config, parse_settings
 
 Recame = Callable[..., tuple[int, str, str]]
 
@@ -157,7 +157,7 @@ class TestSettings:
         def too_late(*_: object, **__: object) -> None:
             raise AssertionError("decoding took place")
 
-        monkeypatch.setattr("recame.training.fit.load_inspection_set", too_late)
+        monkeypatch.setattr("recame.training.begin.load_inspection_set", too_late)
         assert told in train_refused(defects, "--set", setting)
 
     @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ class TestSettings:
         def too_late(*_: object, **__: object) -> None:
             raise AssertionError("the probe ran")
 
-        monkeypatch.setattr("recame.training.fit.run_probe", too_late)
+        monkeypatch.setattr("recame.training.train.run_probe", too_late)
         no_distillation = ["distillation_weight", "hard_distillation_weight"]
         words = [w for n in no_distillation for w in ("--set", f"objective.{n}=0")]
         words += [word for setting in settings for word in ("--set", setting)]

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recame.config_files import load_config
+from recame.config import load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -102,7 +102,7 @@ def test_resume_takes_the_runs_own_settings(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("recame.training.fit.run_finetune", interrupt)
+        patch.setattr("recame.training.train.run_finetune", interrupt)
         code, _, _ = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
     assert json.loads((run / "run.json").read_text())["state"] == "training"
@@ -125,7 +125,7 @@ def test_ctrl_c_while_it_trains(
 
     run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr("recame.training.lightning_module.FinetuneModule.validation_step", interrupt)
+        patch.setattr("recame.training.loop.module.FinetuneModule.validation_step", interrupt)
         code, _, _ = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
     assert signal.getsignal(signal.SIGINT) is before

@@ -9,14 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from recame.data.audit import (
-    audit_manifest,
-    category_columns,
-    equal_groups,
-    group_columns,
-    pixel_statistics,
-    read_headers,
-)
+from recame.data.audit import audit_manifest, category_columns, group_columns
+from recame.data.contents import equal_groups, pixel_statistics, read_headers
 from recame.errors import DataError
 
 

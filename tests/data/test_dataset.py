@@ -6,7 +6,8 @@ from PIL import Image
 
 from recame.config import DataConfig
 from recame.contracts import PreprocessSpec
-from recame.data import EpochBatches, load_inspection_set, make_loader, to_unit
+from recame.data.dataset import load_inspection_set, make_loader, to_unit
+from recame.data.samplers import EpochBatches
 from recame.errors import DataError
 from recame.label_space import LabelSpace
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recame.data.longtail import long_tailed_counts, subsample_long_tailed
 from recame.data.samplers import EpochBatches, class_prior
+from recame.datasets.public.longtail import long_tailed_counts, subsample_long_tailed
 from recame.errors import ConfigError
 
 KINDS = ["instance", "class_balanced", "square_root", "m_per_class"]

@@ -14,12 +14,11 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from recame.config import Config
-from recame.config_files import load_config
+from recame.config import Config, load_config
 from recame.contracts import Batch, PreprocessSpec
-from recame.data import load_inspection_set
-from recame.deployment.graph import DeploymentGraph
+from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
+from recame.inference.graph import DeploymentGraph
 from recame.label_space import LabelSpace
 from recame.models import (
     Architecture,
@@ -36,11 +35,12 @@ from recame.models import (
 from recame.models.adapters import AdaptedMlp, lift_rank, tune
 from recame.models.frozen_forward import FrozenForward, export_onnx
 from recame.models.vision_transformer import TransformerStage, maps_to_tokens
-from recame.training import RunFolder, train
-from recame.training.lightning_module import FinetuneModule
+from recame.runs.folder import RunFolder
+from recame.training.loop.module import FinetuneModule
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.probe import initial_model
 from recame.training.planner import plan_model
-from recame.training.probe import initial_model
+from recame.training.train import train
 
 SPEC = PreprocessSpec(32, 32, 3, 8, 255.0, (0.5,) * 3, (0.5,) * 3)
 PLAN = Architecture("test_vit", num_experts=2, shared_stages=2, attention="none")

@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 
 from recame.config import Config
-from recame.data import load_inspection_set
-from recame.training import RunFolder
+from recame.data.dataset import load_inspection_set
+from recame.runs.folder import RunFolder
+from recame.training.loop.cost import StepCost
 from recame.training.ongoing_run import OngoingRun
-from recame.training.planner import StepCost, plan_epochs, plan_model
+from recame.training.planner import plan_epochs, plan_model
 
 
 @pytest.fixture

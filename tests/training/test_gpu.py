@@ -16,10 +16,11 @@ from recame.config import Config
 from recame.contracts import Batch, ExpertOutput
 from recame.losses import Objective
 from recame.models import load_checkpoint
-from recame.training import RunFolder, distill
-from recame.training.cuda_graph import GraphedStep
-from recame.training.finetune import _module
+from recame.runs.folder import RunFolder
+from recame.training.loop.cuda_graph import GraphedStep
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.finetune import _module
+from recame.training.student.distill import distill
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,10 @@ import torch
 from recame.config import Config
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
+from recame.inference.device import choose_device, choose_precision
 from recame.label_space import LabelSpace
 from recame.training import planner
+from recame.training.loop.cost import StepCost
 from recame.training.planner import (
     DEFAULT_CPU_BUDGET_S,
     DEFAULT_GPU_PASSES,
@@ -20,9 +22,6 @@ from recame.training.planner import (
     ENOUGH_PASSES,
     JUDGING_SHARE,
     PLANNED_SHARE,
-    StepCost,
-    choose_device,
-    choose_precision,
     choose_size,
     num_processes,
     plan_epochs,
@@ -301,7 +300,7 @@ class TestModel:
 
     def test_every_step_is_timed_after_the_warm_up(self, ongoing: Callable[..., Any]) -> None:
         run = ongoing(finetune__epochs="auto", run__time_budget_s=30.0)
-        from recame.training.finetune import run_finetune
+        from recame.training.phases.finetune import run_finetune
 
         measured: list[StepCost] = []
         original = planner.plan_epochs
@@ -312,7 +311,7 @@ class TestModel:
             return original(config, cost, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recame.training.finetune.plan_epochs", spy)
+            patch.setattr("recame.training.phases.finetune.plan_epochs", spy)
             run, _ = run_finetune(run, run.new_model())
         assert 0 < measured[0].step_s < 5
         assert 0 < measured[0].val_s < 5

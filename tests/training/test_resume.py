@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from recame.config import Config
-from recame.training import RunFolder, fit, probe, train
-from recame.training.lightning_module import FinetuneModule
+from recame.runs.folder import RunFolder
+from recame.training.loop.module import FinetuneModule
+from recame.training.phases import probe
+from recame.training.train import train
 
 EPOCHS, STEPS = 3, 5  # of 70 images in batches of 16
 
@@ -30,7 +33,7 @@ MOMENTS: dict[str, Patch] = {
     "first epoch": (FinetuneModule, "training_step", 1),
     "second epoch": (FinetuneModule, "training_step", 1 + STEPS),
     "history written, checkpoint not": (pl.Trainer, "save_checkpoint", 2),
-    "after the last epoch": (fit, "keep_best", 1),
+    "after the last epoch": (import_module("recame.training.train"), "keep_best", 1),
 }
 
 

@@ -17,8 +17,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import recame
-from recame.config import Config
-from recame.config_files import load_config
+from recame.config import Config, load_config
 from recame.errors import DataError
 
 CLASSES = ["ok", "scratch", "dent", "hole"]

@@ -11,14 +11,14 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from recame.bench.comparison import Comparison
-from recame.bench.job import job_config
-from recame.bench.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
-from recame.bench.results import collect, read_elsewhere
-from recame.bench.sources import find_sources
-from recame.bench.trained import is_trained
+from recame.bench.plan.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
+from recame.bench.plan.sources import find_sources
+from recame.bench.queue.job import job_config
+from recame.bench.queue.trained import is_trained
+from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.results import collect, read_elsewhere
 from recame.errors import ConfigError, DataError
-from recame.training.run_folder import writing
+from recame.files import writing
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def run_bench(request: Request, console: Console) -> bool:
     Raises:
         RecameError: the plan, a method or a data set cannot be used; nothing has run then.
     """
-    from recame.bench.queue import visible_devices
-    from recame.bench.table import around_markers
+    from recame.bench.queue.local import visible_devices
+    from recame.bench.tables.table import around_markers
 
     bench = open_bench(request, console)
     # Refused now, and not when costs are measured or all has run.
@@ -259,9 +259,9 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     """Measure what is not measured yet, before anything else keeps the machine busy."""
     if request.costs is False:
         return
-    from recame.bench.costs import measure_all
-    from recame.bench.queue import threads_each
-    from recame.evaluation.progress import progress_bars
+    from recame.bench.costs.measure import measure_all
+    from recame.bench.queue.local import threads_each
+    from recame.progress import progress_bars
 
     wanted = {f"{data}/{method}" for data in bench.sources for method in bench.methods}
     shared_out = bench.plan.equal == "time" and any(bench.path.glob("runs/*/*/*"))
@@ -286,7 +286,7 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
 
 def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) -> None:
     if request.ray is not None:
-        from recame.bench.cluster import run_on_cluster
+        from recame.bench.queue.cluster import run_on_cluster
 
         run_on_cluster(
             bench,
@@ -297,7 +297,7 @@ def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) 
             console=console,
         )
         return
-    from recame.bench.queue import run_queue
+    from recame.bench.queue.local import run_queue
 
     run_queue(
         bench,
@@ -326,8 +326,8 @@ def write_results(
     Raises:
         DataError: nothing is finished, or the file has no markers.
     """
-    from recame.bench.page import write_page
-    from recame.bench.table import headline, update_markdown, write_tables
+    from recame.bench.tables.bench_page import write_page
+    from recame.bench.tables.table import headline, update_markdown, write_tables
 
     frame = collect(bench.path, elsewhere)
     costs = {}

@@ -67,7 +67,7 @@ def train(
 
     request = train_request(data, out, config, set_ or [], time_budget, seed, resume)
 
-    from recame.training import train as train_run
+    from recame.training.train import train as train_run
 
     console = Console()
     run = train_run(request.source, request.config, out=request.out, resume=resume, console=console)
@@ -109,7 +109,7 @@ def distill(
         run, backbone, unlabelled or [], out, set_ or [], time_budget, seed, resume
     )
 
-    from recame.training import distill as distill_run
+    from recame.training.student.distill import distill as distill_run
 
     console = Console()
     student = distill_run(
@@ -137,7 +137,7 @@ def evaluate(
     ] = True,
 ) -> None:
     """Judge RUN on labelled images: headline numbers with intervals, classes, products, experts."""
-    from recame.training import evaluate as evaluate_run
+    from recame.reports.evaluate import evaluate as evaluate_run
 
     console = Console()
     result = evaluate_run(run, data, split=split, report=report, console=console)
@@ -153,7 +153,7 @@ def report(
     split: Annotated[str, typer.Option(help="Which split to report on.")] = "test",
 ) -> None:
     """Write RUN's report: one HTML page, its summary as Markdown, its numbers as JSON."""
-    from recame.training import report as write_report
+    from recame.reports.report import report as write_report
 
     console = Console()
     files = write_report(run, split=split, against=against, console=console)
@@ -185,7 +185,7 @@ def inspect(
 
     request = inspect_request(data, out, run, set_ or [])
 
-    from recame.evaluation.inspection import inspect_set
+    from recame.inspection import inspect_set
     from recame.models import load_checkpoint
 
     console = Console()
@@ -218,7 +218,7 @@ def predict(
 ) -> None:
     """Predict IMAGES with MODEL; killed and called again, it goes on where it stopped."""
     from recame.cli.predicting import print_summary, progress_bar
-    from recame.deployment import predict as predict_images
+    from recame.runtime import predict as predict_images
 
     console = Console()
     with progress_bar(console) as advance:
@@ -268,7 +268,7 @@ def export(
 
     outputs = export_outputs(with_)
 
-    from recame.deployment.export import export as export_run
+    from recame.export.export import export as export_run
 
     console = Console()
     bundle = export_run(
@@ -306,8 +306,9 @@ def latency(
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the figures.")] = None,
 ) -> None:
     """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
-    from recame.deployment.latency import measure_latency, parse_batches, save_latency
     from recame.durations import parse_duration
+    from recame.runtime.latency import measure_latency, parse_batches, save_latency
+    from recame.runtime.latency_table import print_latency
 
     console = Console()
     takt_s = None if takt is None else parse_duration(takt)
@@ -322,7 +323,7 @@ def latency(
             images=images,
             on_progress=status.update,
         )
-    found.print(console)
+    print_latency(found, console)
     if json_ is not None:
         save_latency(found, json_, takt_s)
         console.print(f"Written: {json_}", highlight=False, soft_wrap=True)

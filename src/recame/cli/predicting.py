@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from recame.deployment import PredictionSummary
+    from recame.runtime import PredictionSummary
 
 
 class _Rate(TextColumn):

@@ -7,8 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recame.config import Config
-from recame.config_files import load_config, parse_settings
+from recame.config import Config, load_config, parse_settings
 from recame.durations import parse_duration
 from recame.errors import ConfigError, DataError
 
@@ -140,7 +139,7 @@ def inspect_request(
         )
     start = Config()
     if run is not None:
-        from recame.training.run_folder import RunFolder
+        from recame.runs.folder import RunFolder
 
         start = RunFolder.open(run).load_config()
     return InspectRequest(data, start.updated(changes), out or Path("inspection") / data.stem)
@@ -173,7 +172,7 @@ def _check_exists(data: Path) -> None:
 
 
 def _recorded_source(out: Path) -> Path:
-    from recame.training.run_folder import RunFolder
+    from recame.runs.folder import RunFolder
 
     return Path(RunFolder.open(out).info()["data"])
 

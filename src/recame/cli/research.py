@@ -103,8 +103,8 @@ def synth(
     seed: Annotated[int, typer.Option(help="Another seed gives other images.")] = 0,
 ) -> None:
     """Generate ICDefectSynth: AOI-like images of IC defects with planted clusters."""
-    from recame.data.synthetic import SyntheticSpec, write
-    from recame.evaluation.progress import progress_bars
+    from recame.datasets.generated import SyntheticSpec, write
+    from recame.progress import progress_bars
 
     spec = SyntheticSpec(
         num_images=images,

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
-import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recame.data.decode import stored_form
 from recame.errors import DataError
-
-Array = np.ndarray[Any, np.dtype[Any]]
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 #: Words in a column's name that say "these images were taken together".
 GROUP_WORDS = frozenset(
@@ -84,8 +75,6 @@ FEWEST_GROUPS = 20
 #: Columns that are never a group or a grouping to compare clusters with.
 _OWN = frozenset({"image", "path", "label", "split", "target", "row"})
 _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
-#: Pixel values that are reckoned with at once.
-_BLOCK_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -291,96 +280,3 @@ def _column_overview(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
-    """Size, channels and bit depth that the files' headers name; files without one are left out.
-
-    A palette counts as colour, whatever colours it holds; sizes are of the upright image.
-
-    Args:
-        paths: files.
-        sample: at most so many are opened, evenly spaced.
-
-    Returns:
-        One row a file: `path`, `height`, `width`, `channels`, `bits`, `format`, `bytes`.
-    """
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int))
-    rows = []
-    for position in chosen:
-        header = _read_header(Path(paths[position]))
-        if header is not None:
-            rows.append({"path": paths[position], **header})
-    columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _read_header(path: Path) -> dict[str, Any] | None:
-    try:
-        with warnings.catch_warnings(), path.open("rb") as stream:
-            warnings.simplefilter("ignore")
-            return {**stored_form(stream), "bytes": path.stat().st_size}
-    except (DataError, OSError):
-        return None
-
-
-def pixel_statistics(
-    images: Array, scale: float, on_progress: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
-    """Brightness and contrast of each image, and a hash of its pixels.
-
-    Args:
-        images: (N, H, W, C) stored pixels, maybe memory-mapped.
-        scale: the stored value that means 1.
-        on_progress: called with (done, total).
-
-    Returns:
-        N rows: `brightness` (mean), `contrast` (standard deviation over the image), both of [0, 1]
-        pixels, and `digest`, equal for equal pixels only.
-    """
-    means, deviations, digests = [], [], []
-    together = max(1, min(256, _BLOCK_VALUES // max(1, math.prod(images.shape[1:]))))
-    for start in range(0, len(images), together):
-        block = np.ascontiguousarray(images[start : start + together])
-        flat = block.reshape(len(block), -1).astype(np.float32) / scale
-        means.append(flat.mean(1))
-        deviations.append(flat.std(1))
-        digests += [hashlib.blake2b(image.data, digest_size=16).hexdigest() for image in block]
-        if on_progress is not None:
-            on_progress(start + len(block), len(images))
-    return pd.DataFrame(
-        {
-            "brightness": np.concatenate(means) if means else np.empty(0, np.float32),
-            "contrast": np.concatenate(deviations) if deviations else np.empty(0, np.float32),
-            "digest": digests,
-        }
-    )
-
-
-def equal_groups(digests: Sequence[str]) -> IntArray:
-    """Number the groups of equal texts.
-
-    Returns:
-        (N,) group number, -1 where no other text is equal.
-
-    Examples:
-        >>> equal_groups(["a", "b", "a", "c"]).tolist()
-        [0, -1, 0, -1]
-    """
-    codes = pd.factorize(np.asarray(digests, dtype=object))[0]
-    repeated = np.bincount(codes, minlength=1) > 1 if len(codes) else np.zeros(1, bool)
-    number = np.where(repeated, np.cumsum(repeated) - 1, -1)
-    return np.asarray(number[codes], np.int64)
-
-
-def content_digests(paths: Sequence[str]) -> list[str]:
-    """Hash of each file's bytes; the path itself where it cannot be read."""
-    return [_content_digest(Path(path)) for path in paths]
-
-
-def _content_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return str(path)

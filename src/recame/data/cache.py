@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from recame.contracts import PreprocessSpec
+from recame.contracts import Array, IntArray, PreprocessSpec
 from recame.data.decode import NOT_OPENED, decode_image, read_source
 from recame.errors import DataError
 
@@ -53,8 +53,8 @@ class ImageCache:
             order; 32 hex digits.
     """
 
-    images: np.ndarray[Any, np.dtype[Any]]
-    row_of: np.ndarray[Any, np.dtype[np.int64]]
+    images: Array
+    row_of: IntArray
     broken: tuple[BrokenImage, ...]
     fingerprint: str
 
@@ -112,7 +112,7 @@ def build_cache(
     position_of = {text: position for position, text in enumerate(unique)}
     row_of = rows[[position_of[text] for text in texts]] if texts else rows
     shape = (int(readable.sum()), spec.height, spec.width, spec.channels)
-    images: np.ndarray[Any, np.dtype[Any]] = (
+    images: Array = (
         np.memmap(_pixels_path(folder, key), spec.dtype, "r", shape=shape)
         if shape[0]
         else np.empty(shape, spec.dtype)
@@ -231,10 +231,10 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _decode_all(
     unique: list[str], spec: PreprocessSpec, max_pixels: int, workers: int | None
-) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[Any]] | str]]:
+) -> Iterator[tuple[str, Array | str]]:
     """Content hash and pixels, or the reason why there are none, in the order of the files."""
 
-    def decode(text: str) -> tuple[str, np.ndarray[Any, np.dtype[Any]] | str]:
+    def decode(text: str) -> tuple[str, Array | str]:
         try:
             data = read_source(Path(text))
             digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
@@ -244,7 +244,7 @@ def _decode_all(
 
     # Threads: the decoders release the interpreter's lock, and nothing has to be copied between.
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
-    pending: deque[Future[tuple[str, np.ndarray[Any, np.dtype[Any]] | str]]] = deque()
+    pending: deque[Future[tuple[str, Array | str]]] = deque()
     try:
         with warnings.catch_warnings():
             # Pillow remarks on odd tags of files that decode well.
@@ -284,3 +284,23 @@ def _write_error(error: OSError, folder: Path, needed: int) -> DataError:
         f"Decoded images cannot be written to {folder} ({error.strerror or error}). {out} that "
         "you may write to."
     )
+
+
+class PickedRows:
+    """Some rows of memory-mapped images, read where they are asked for and never all at once.
+
+    Args:
+        images: (N, H, W, C).
+        rows: (M,) which, in their order.
+    """
+
+    def __init__(self, images: Array, rows: IntArray) -> None:
+        self._images, self._rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: int | slice) -> Array:
+        """One image (H, W, C), or those of a slice."""
+        picked: Array = self._images[self._rows[at]]
+        return picked

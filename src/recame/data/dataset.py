@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recame.config import DataConfig
-from recame.contracts import Batch, PreprocessSpec
+from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache, build_cache
 from recame.data.decode import native_size, propose_spec
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.splits import complete_splits
 from recame.errors import DataError
 from recame.label_space import LabelSpace
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 _FIRST_SPLITS = ("train", "val", "test")
 
@@ -243,7 +240,7 @@ class BatchDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        images: np.ndarray[Any, np.dtype[Any]],
+        images: Array,
         rows: IntArray,
         targets: IntArray,
         indices: IntArray,
@@ -267,7 +264,7 @@ class BatchDataset(Dataset[Batch]):
         )
 
 
-def _as_tensor(pixels: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+def _as_tensor(pixels: Array) -> Tensor:
     """(B, H, W, C) pixels -> (B, C, H, W), uint8 or int32, without another copy."""
     if pixels.dtype == np.uint16:  # torch computes little with uint16
         pixels = pixels.astype(np.int32)

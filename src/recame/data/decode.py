@@ -13,10 +13,8 @@ import cv2
 import numpy as np
 from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from recame.contracts import PreprocessSpec, ResizeRule
+from recame.contracts import Pixels, PreprocessSpec, ResizeRule
 from recame.errors import DataError
-
-Pixels = np.ndarray[Any, np.dtype[Any]]
 
 #: First bytes -> reader. Named readers rather than `Image.open`: the content decides and not the
 #: file's name, and `max_pixels` is the only limit on the size.

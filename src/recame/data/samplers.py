@@ -8,15 +8,15 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Sampler
 
+from recame.contracts import FloatArray, IntArray
 from recame.errors import ConfigError
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 SamplerKind = Literal["instance", "class_balanced", "square_root", "m_per_class"]
 
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def class_prior(counts: IntArray, kind: SamplerKind) -> np.ndarray[Any, np.dtype[np.float64]]:
+def class_prior(counts: IntArray, kind: SamplerKind) -> FloatArray:
     """Share of each class among the images that a sampler shows, for losses that need the prior.
 
     `instance` shows classes by count, `square_root` by its root (Mahajan et al., ECCV 2018),
@@ -158,9 +158,7 @@ class EpochBatches(Sampler[list[int]]):
         return list(batches.reshape(num_batches, -1))
 
 
-def _links(
-    share: np.ndarray[Any, np.dtype[np.float64]], total: int, epoch: int
-) -> tuple[IntArray, IntArray]:
+def _links(share: FloatArray, total: int, epoch: int) -> tuple[IntArray, IntArray]:
     """Where an epoch begins in each class's chain, and how many links it takes.
 
     Args:
@@ -184,7 +182,7 @@ def _links(
     return first, number
 
 
-def _quota(share: np.ndarray[Any, np.dtype[np.float64]], total: int) -> IntArray:
+def _quota(share: FloatArray, total: int) -> IntArray:
     """Whole numbers near `share * total` that add up to `total` (largest remainder).
 
     A class whose share is less than one gets one; `total` has room for all classes.

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recame.contracts import IntArray
 from recame.errors import ConfigError, DataError
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 _NAMES = np.array(["train", "val", "test"], dtype=object)
 #: A class with fewer images (or groups) stays in training.

@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 
 from recame.config import Config
-from recame.data import InspectionSet
-from recame.evaluation.inference import Precision
+from recame.data.dataset import InspectionSet
+from recame.inference.device import Precision
 from recame.losses import LossFactory, Objective, TrainingLoss
 from recame.models import Architecture, MultiExpertClassifier
-from recame.training.run_folder import RunFolder
+from recame.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

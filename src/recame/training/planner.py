@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from recame.config import SYMMETRIES, Config, RunConfig
-from recame.data import InspectionSet
+from recame.contracts import Array
+from recame.data.dataset import InspectionSet
 from recame.data.decode import working_side
-from recame.errors import ConfigError
+from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
+from recame.training.loop.cost import StepCost
 
 #: Time for a run on a CPU that was given none. On a GPU epochs are planned instead.
 DEFAULT_CPU_BUDGET_S = 600.0
@@ -61,50 +63,6 @@ class Plan:
     reasons: tuple[str, ...]
     epochs_s: float | None = None
     most_epochs: int = 0
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """What a fine-tuning step costs on this device, measured.
-
-    Attributes:
-        step_s: seconds a training step.
-        val_s: seconds one pass over the validation split takes.
-    """
-
-    step_s: float
-    val_s: float
-
-
-def choose_device(accelerator: str) -> torch.device:
-    """The device that `run.accelerator` means here.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    if accelerator == "cpu":
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator == "gpu":
-        raise ConfigError(
-            "run.accelerator=gpu, but torch sees no CUDA device here. Install a CUDA build of "
-            "torch, or set run.accelerator=auto."
-        )
-    return torch.device("cpu")
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """`32`, `bf16` or `16` for this device.
-
-    A CPU keeps 32: its bf16 backward of depthwise convolutions is slower than fp32
-    (`benchmarks/training` prints both).
-    """
-    if precision != "auto":
-        return precision
-    if device.type != "cuda":
-        return "32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "16"
 
 
 def choose_size(native: tuple[int, int]) -> tuple[int, str]:
@@ -238,9 +196,7 @@ def plan_experts(
     return 1, f"{passes}, and further passes bring more than a second expert"
 
 
-def plan_probe(
-    budget: float | None, counts: np.ndarray[Any, np.dtype[Any]], *, pixels: int
-) -> tuple[int, int]:
+def plan_probe(budget: float | None, counts: Array, *, pixels: int) -> tuple[int, int]:
     """How many images of a class the probe embeds, and its steps.
 
     Args:
@@ -330,3 +286,11 @@ def plan_epochs(
     if budget is None:
         return Plan(planned, (reason,))
     return Plan(planned, (reason,), left_s, max(epochs, int(enough // size)))
+
+
+def with_symmetry(config: Config, name: str) -> Config:
+    """The settings with a symmetry decided, and the test-time views that follow from it."""
+    changes: dict[str, object] = {"augment.symmetry": name}
+    if config.evaluation.views == "auto":
+        changes["evaluation.views"] = SYMMETRIES[name]
+    return config.updated(changes)

@@ -1,0 +1,308 @@
+"""What each method costs on this machine: size, arithmetic, speed and memory, side by side."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from recame.bench.costs.parts import (
+    count_macs,
+    cpu_peak_mib,
+    deciding_network,
+    gpu_peak_mib,
+    heads_s,
+    inference_rate,
+    trained_parameters,
+    training_rate,
+)
+from recame.bench.plan.method import Method
+from recame.bench.plan.plan import Bench
+from recame.config import Config
+from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.files import write_json
+from recame.inference.device import choose_device
+from recame.machine import describe_machine
+from recame.progress import Report
+from recame.reports.sampled_images import sample_by_class
+from recame.runs.folder import RunFolder
+from recame.training.ongoing_run import OngoingRun
+from recame.training.planner import plan_model, with_symmetry
+
+_ROUNDS = 3
+_SAMPLE_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method on a data set, ready to be measured; plain data, so that a process can take it.
+
+    Attributes:
+        key: `DATA/METHOD`.
+        source: the data set's manifest.
+        config: the settings of its runs; what is left at `auto` is decided as a run would.
+        method: for a loss of its own; None: the settings' loss.
+    """
+
+    key: str
+    source: Path
+    config: Config
+    method: Method | None = None
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a subject is measured on.
+
+    Attributes:
+        data: a few of the training images, in memory; the label space counts them all.
+        num_val: validation images of the whole set.
+    """
+
+    data: InspectionSet
+    num_val: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one method costs on one data set.
+
+    Attributes:
+        parameters: numbers in the network that decides, all experts.
+        trained_parameters: of these, how many fine-tuning changes; 0 where only heads are probed.
+        macs: multiply-accumulate operations of one image under one view, all experts:
+            convolutions and matrix products.
+        train_images_per_s: in fine-tuning steps: loading, augmentation, loss, backward and
+            optimiser; None for a method without fine-tuning.
+        fixed_s: seconds of a run's other phases, reckoned from measured parts: embedding and heads
+            of probe and re-training, and the validation after each epoch where their number is
+            given. Without loading, the choice of a symmetry and the last judgement on val.
+        inference_images_per_s: one view, eager, batches of `INFERENCE_BATCH` on the device.
+        peak_memory_mib: largest memory that fine-tuning steps took beyond the loaded program and
+            its images: of the GPU, or of a fresh process on the CPU. None where it is unknown.
+        spread: largest over smallest speed of the rounds, minus 1: how far to trust the speeds.
+        device: `cpu`, or the GPU's name.
+        batch_size: of the training steps.
+        threads: that torch used.
+    """
+
+    parameters: int
+    trained_parameters: int
+    macs: int
+    train_images_per_s: float | None
+    fixed_s: float
+    inference_images_per_s: float
+    peak_memory_mib: float | None
+    spread: float
+    device: str
+    batch_size: int
+    threads: int
+
+
+def measure_side_by_side(
+    subjects: Sequence[Subject], *, rounds: int = _ROUNDS, on_progress: Report | None = None
+) -> dict[str, Any]:
+    """Measure all methods in turn, several times round, so that a drifting machine hurts all alike.
+
+    Weights are random: they change no cost. Nothing is trained.
+
+    Args:
+        subjects: what to measure; keys are unique.
+        rounds: times that each speed is taken; every second round runs backwards.
+        on_progress: called with (label, done, total).
+
+    Returns:
+        `machine` and `rows`: key -> fields of `Costs`; a row's speeds are medians of the rounds.
+    """
+    known: dict[str, _Material] = {}
+    materials = {subject.key: _material(subject, known) for subject in subjects}
+    total, done = (rounds + 1) * len(subjects), 0
+
+    def tell(label: str) -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(label, done, total)
+
+    sizes: dict[str, dict[str, Any]] = {}
+    for subject in subjects:
+        sizes[subject.key] = _measure_size(subject, materials[subject.key])
+        tell("costs")
+    speeds: dict[str, list[tuple[float | None, float]]] = {s.key: [] for s in subjects}
+    for number in range(rounds):
+        for subject in subjects if number % 2 == 0 else reversed(subjects):
+            with _ongoing(subject, materials[subject.key].data) as run:
+                speeds[subject.key].append((training_rate(run), inference_rate(run)))
+            tell("costs")
+    rows = {s.key: asdict(_summary(sizes[s.key], speeds[s.key])) for s in subjects}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": {**describe_machine(), "gpus": gpus}, "rows": rows}
+
+
+def _summary(size: dict[str, Any], speeds: Sequence[tuple[float | None, float]]) -> Costs:
+    training = [train for train, _ in speeds if train is not None]
+    inference = [forward for _, forward in speeds]
+    spread = max(max(values) / min(values) for values in (training, inference) if values) - 1
+    rate = float(np.median(inference))
+    once = {name: size.pop(name) for name in ("heads_s", "num_validated")}
+    return Costs(
+        train_images_per_s=float(np.median(training)) if training else None,
+        fixed_s=once["heads_s"] + once["num_validated"] / rate,
+        inference_images_per_s=rate,
+        spread=spread,
+        **size,
+    )
+
+
+def _material(subject: Subject, known: dict[str, _Material]) -> _Material:
+    """Some training images, rare classes first; shared by methods that see the same.
+
+    A step costs the same whatever images it draws; the full counts stay in the label space.
+    """
+    config = subject.config
+    most, seed = _SAMPLE_BATCHES * config.finetune.batch_size, config.run.seed
+    key = f"{subject.source} {seed} {most} {config.data.model_dump_json()}"
+    if key not in known:
+        data = load_inspection_set(subject.source, config.data, seed=seed)
+        view = data.view("train")
+        chosen = sample_by_class(view.targets, most, seed=0)
+        rows = np.arange(len(chosen))
+        table = data.table.iloc[view.indices[chosen]].reset_index(drop=True).assign(row=rows)
+        images = np.ascontiguousarray(data.cache.images[view.rows[chosen]])
+        cache = replace(data.cache, images=images, row_of=rows, broken=())
+        num_val = int((data.table["split"] == "val").sum())
+        known[key] = _Material(replace(data, table=table, cache=cache), num_val)
+    return known[key]
+
+
+@contextmanager
+def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
+    """A run as it would be before its first phase, in a folder that goes away again."""
+    changes = {"model.pretrained": False, "finetune.epoch_size": "auto"}
+    config = subject.config.updated(changes)
+    device = choose_device(config.run.accelerator)
+    config = plan_model(config, data, device).config
+    if config.augment.symmetry == "auto":
+        config = with_symmetry(config, "square")
+    make_loss = None if subject.method is None else subject.method.make_loss()
+    with tempfile.TemporaryDirectory(prefix="recame-costs-") as folder:
+        yield OngoingRun(
+            RunFolder(Path(folder)),
+            config,
+            data,
+            device,
+            Console(quiet=True),
+            time.monotonic(),
+            make_loss,
+        )
+
+
+def _measure_size(subject: Subject, material: _Material) -> dict[str, Any]:
+    """What is measured once: all of `Costs` but the speeds, and what `fixed_s` is made of."""
+    data = material.data
+    with _ongoing(subject, data) as run:
+        model = deciding_network(run).eval()
+        spec = data.spec
+        image = torch.zeros(1, spec.channels, spec.height, spec.width, device=run.device)
+        settings, on_gpu = run.config.finetune, run.device.type == "cuda"
+        peak = None
+        if settings.enabled:
+            peak = gpu_peak_mib(run) if on_gpu else _peak_in_child(subject, data)
+        probe, retrain = run.config.probe, run.config.retrain
+        pretrained = subject.config.model.pretrained is not False
+        known = settings.enabled and settings.epochs != "auto"
+        return {
+            "heads_s": sum(
+                (
+                    # Tails of pretrained weights are copies until they are fine-tuned.
+                    heads_s(run, part, single=part is probe and pretrained)
+                    for part in (probe, retrain)
+                    if part.enabled
+                ),
+                0.0,
+            ),
+            "num_validated": int(settings.epochs) * material.num_val if known else 0,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trained_parameters": trained_parameters(run) if settings.enabled else 0,
+            "macs": count_macs(model, image),
+            "peak_memory_mib": peak,
+            "device": torch.cuda.get_device_name(run.device) if on_gpu else "cpu",
+            "batch_size": settings.batch_size,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def _peak_in_child(subject: Subject, data: InspectionSet) -> float | None:
+    """Memory of training steps in a fresh process, MiB; None if it was killed, as for memory."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=_fresh_processes()) as pool:
+        try:
+            return pool.submit(_cpu_peak, subject, data, torch.get_num_threads()).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _fresh_processes() -> BaseContext:
+    """How to start processes that have done nothing yet.
+
+    Where the system can fork, from a server that has loaded the libraries: seconds less each.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _cpu_peak(subject: Subject, data: InspectionSet, threads: int) -> float | None:
+    torch.set_num_threads(threads)
+    with _ongoing(subject, data) as run:
+        return cpu_peak_mib(run)
+
+
+def measure_all(
+    bench: Bench,
+    on_progress: Report | None = None,
+    *,
+    threads: int | None = None,
+    kept: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure the methods of a bench on its data sets; writes the bench's `costs.json` whole.
+
+    Args:
+        bench: a loaded plan.
+        on_progress: called with (label, done, total).
+        threads: of a run on the CPU; None: as torch has them.
+        kept: rows that stand as they are and are not measured.
+
+    Returns:
+        What the file holds: see `measure_side_by_side`.
+    """
+    seed = bench.plan.seeds[0]
+    subjects = [
+        Subject(f"{data}/{name}", source, bench.config(data, name, seed), method)
+        for data, source in bench.sources.items()
+        for name, method in bench.methods.items()
+        if f"{data}/{name}" not in (kept or {})
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        found = measure_side_by_side(subjects, on_progress=on_progress)
+    finally:
+        torch.set_num_threads(before)
+    found["rows"] = {**(kept or {}), **found["rows"]}
+    bench.path.mkdir(parents=True, exist_ok=True)
+    write_json(bench.costs_path, found)
+    return found

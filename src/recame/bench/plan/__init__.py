@@ -1,0 +1,1 @@
+"""What a bench compares: a plan, its methods and its data sets."""

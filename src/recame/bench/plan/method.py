@@ -1,0 +1,275 @@
+"""A method of the bench: settings under the common trainer, its source, and where it deviates.
+
+A method is one file: YAML where settings say it all, Python where it brings a loss of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import Field, ValidationError
+
+from recame.config import Config, DistillConfig, Section
+from recame.errors import ConfigError
+
+#: What a table calls the kinds of methods, in the order in which it lists them.
+Group = Literal["single network", "several experts", "recame", "ablation"]
+GROUPS = get_args(Group)
+
+
+#: The plain network that every method starts from and says its differences to: cross-entropy on the
+#: last stage of one network, images as they come.
+PLAIN: dict[str, Any] = {
+    "augment.mixup": 0,
+    "augment.cutmix": 0,
+    "model.num_experts": 1,
+    "model.shared_stages": 0,
+    "model.pooled_stages": 1,
+    "model.attention": "none",
+    "model.classifier": "linear",
+    "model.standardise": False,
+    "objective.base": "cross_entropy",
+    "objective.tau": 1,
+    "objective.hard_weight": 0,
+    "objective.distillation_weight": 0,
+    "objective.hard_distillation_weight": 0,
+    "objective.contrastive_weight": 0,
+    "objective.intra_weight": 0,
+    "probe.enabled": False,
+    "finetune.sampler": "instance",
+    "finetune.freeze_batch_norm": False,
+    "finetune.lr": 2e-3,
+    "run.keep": "last",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: short, as a plan and a folder name it.
+        title: as the table prints it.
+        source: the paper.
+        group: one of `GROUPS`.
+        settings: `section.key` -> value, on top of the plan's.
+        deviations: from the published recipe, a sentence each.
+        code: Python source that defines `make_loss`, for a loss that settings cannot say.
+        teacher: settings on top of the method's own, under which a teacher is trained first; the
+            method then trains its student. None: nobody teaches.
+    """
+
+    name: str
+    title: str
+    source: str
+    group: str = "single network"
+    settings: dict[str, Any] | None = None
+    deviations: tuple[str, ...] = ()
+    code: str | None = None
+    teacher: dict[str, Any] | None = None
+
+    def configure(self, config: Config) -> Config:
+        """The settings of a run of this method.
+
+        Raises:
+            ConfigError: names the method whose settings are wrong.
+        """
+        try:
+            return config.updated(self.settings or {})
+        except ConfigError as error:
+            raise ConfigError(f"Method {self.name}: {error}") from error
+
+    def of_teacher(self) -> Method:
+        """The method by which this one's teacher is trained."""
+        own = {k: v for k, v in (self.settings or {}).items() if not k.startswith("distill.")}
+        return replace(self, settings={**own, **(self.teacher or {})}, teacher=None)
+
+    def make_loss(self) -> Any:
+        """The method's own loss factory (`recame.losses.LossFactory`), or None.
+
+        Runs the method's Python file.
+
+        Raises:
+            ConfigError: the file cannot be run.
+        """
+        if self.code is None:
+            return None
+        return _run(self.code, self.name).get("make_loss")
+
+    def varied(
+        self, name: str, title: str, changes: dict[str, Any], group: str = "ablation"
+    ) -> Method:
+        """The same method with other settings, as an ablation is."""
+        return replace(
+            self,
+            name=name,
+            title=title,
+            group=group,
+            settings={**(self.settings or {}), **changes},
+            deviations=(),
+        )
+
+
+class _MethodFile(Section):
+    title: str
+    source: str
+    group: str = "single network"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
+    teacher: dict[str, Any] | None = None
+
+
+def method_names() -> list[str]:
+    """Names of the methods that come with recame."""
+    folder = resources.files("recame.bench.plan") / "methods"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if _is_yaml(item))
+
+
+def load_method(name: str, folder: Path) -> Method:
+    """Read a method that comes with recame, or one's own file.
+
+    Args:
+        name: a method's name, or the path of a `.yaml` or `.py` file.
+        folder: what such a path is relative to.
+
+    Raises:
+        ConfigError: there is no such method, or its file is wrong.
+    """
+    if not name.endswith((".py", ".yaml")):
+        if name not in method_names():
+            raise ConfigError(
+                f"Unknown method {name!r}: choose one of {', '.join(method_names())}, or give the "
+                "path of a .yaml or .py file (docs/bench.md)."
+            )
+        text = (resources.files("recame.bench.plan") / "methods" / f"{name}.yaml").read_text(
+            "utf-8"
+        )
+        return _from_yaml(name, text)
+    path = folder / name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The method's file {path} cannot be read ({error}).") from error
+    return _from_python(path.stem, text) if path.suffix == ".py" else _from_yaml(path.stem, text)
+
+
+def _from_yaml(name: str, text: str) -> Method:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Method {name} is no YAML ({error}): correct its file.") from error
+    return _checked(name, values, None)
+
+
+def _from_python(name: str, text: str) -> Method:
+    values = _run(text, name)
+    fields = {key: values[key] for key in _MethodFile.model_fields if key in values}
+    if not callable(values.get("make_loss")):
+        raise ConfigError(
+            f"Method {name}: its file defines no function make_loss(counts, num_experts, prior). "
+            "Settings alone belong in a .yaml file."
+        )
+    return _checked(name, fields, text)
+
+
+def _checked(name: str, values: object, code: str | None) -> Method:
+    try:
+        made = _MethodFile.model_validate(values)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        known = ", ".join(_MethodFile.model_fields)
+        raise ConfigError(
+            f"Method {name}: {told}. A method's file holds {known}; title and source are needed."
+        ) from error
+    if made.group not in GROUPS:
+        raise ConfigError(
+            f"Method {name}: group={made.group!r} is unknown: choose one of {', '.join(GROUPS)}."
+        )
+    method = Method(**made.model_dump(), name=name, code=code)
+    plain = Config().updated(PLAIN)
+    config = method.configure(plain)
+    if method.teacher is not None:
+        check_taught(name, config, method.of_teacher().configure(plain))
+    elif any(key.startswith("distill.") for key in made.settings):
+        raise ConfigError(
+            f"Method {name} sets distill.* and has no teacher, so nothing would come of it: add "
+            "`teacher: {section.key: value}`, the settings in which its teacher differs."
+        )
+    return method
+
+
+def check_taught(name: str, student: Config, teacher: Config) -> None:
+    """Refuse, before a teacher is trained, what its student could not be.
+
+    Args:
+        name: of the method.
+        student: its settings.
+        teacher: its teacher's.
+
+    Raises:
+        ConfigError: a phase that a student does not have, or a network that it cannot be.
+    """
+    tuned = student.finetune.enabled and student.finetune.scope == "all"
+    if student.probe.enabled or student.retrain.enabled or not tuned:
+        raise ConfigError(
+            f"Method {name} has a teacher, and a student is fine-tuned as a whole and nothing "
+            "else: set probe.enabled and retrain.enabled to false, finetune.enabled to true and "
+            "finetune.scope to all."
+        )
+    if (student.run.devices, student.run.num_nodes) != (1, 1):
+        raise ConfigError(
+            f"Method {name} has a teacher, and a student trains on one device: leave run.devices "
+            "and run.num_nodes at 1."
+        )
+    if student.distill.experts == "one" and student.model.num_experts != 1:
+        raise ConfigError(
+            f"Method {name} has a teacher and model.num_experts={student.model.num_experts}: set "
+            "distill.experts to ensemble or each, which says what of the experts is compared with "
+            "the teacher."
+        )
+    if student.model.attention not in ("none", teacher.model.attention):
+        raise ConfigError(
+            f"Method {name}: a student has its teacher's attention or none, not "
+            f"{student.model.attention} where the teacher has {teacher.model.attention}."
+        )
+    derived = ("teacher", "stages", "attention", "size")
+    said = [k for k in derived if getattr(student.distill, k) != getattr(DistillConfig(), k)]
+    if said:
+        raise ConfigError(
+            f"Method {name} sets distill.{said[0]}; in a bench a student's network is said by "
+            "model.stages, model.attention and data.size."
+        )
+
+
+def _run(text: str, name: str) -> dict[str, Any]:
+    space: dict[str, Any] = {"__name__": f"recame_method_{name}"}
+    try:
+        exec(compile(text, f"{name}.py", "exec"), space)  # noqa: S102 - the user's own file
+    except Exception as error:
+        raise ConfigError(f"Method {name}: its file cannot be run ({error!r}).") from error
+    return space
+
+
+def _is_yaml(item: Any) -> bool:
+    return bool(item.name.endswith(".yaml"))
+
+
+def by_name(methods: Iterable[Method]) -> dict[str, Method]:
+    """Methods by their names.
+
+    Raises:
+        ConfigError: two have the same name, so that one's runs would be taken for the other's.
+    """
+    found: dict[str, Method] = {}
+    for method in methods:
+        if method.name in found:
+            raise ConfigError(f"Two methods are called {method.name!r}: rename one.")
+        found[method.name] = method
+    return found

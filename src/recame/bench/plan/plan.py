@@ -1,0 +1,236 @@
+"""What a bench compares: methods x data sets x seeds, from one YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from recame.bench.plan.method import PLAIN, Group, Method, by_name, check_taught, load_method
+from recame.config import Config, Section
+from recame.errors import ConfigError
+
+Splits = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class DataEntry(Section):
+    """One data set of a plan."""
+
+    title: str = ""
+    builder: str | None = Field(
+        None,
+        description="a public set's name, or a .py file with prepare(out) or prepare(raw, out)",
+    )
+    options: dict[str, Any] = Field({}, description="for the builder")
+    path: Path | None = Field(None, description="manifest or folder; or the builder's raw copy")
+    splits: Splits = ("test",)
+    settings: dict[str, Any] = Field({}, description="of every method on this set")
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether somebody has to say where its data lie."""
+        from recame.datasets.registry import PUBLIC_SETS
+
+        if self.path is not None:
+            return False
+        return self.builder is None or (
+            self.builder in PUBLIC_SETS and bool(PUBLIC_SETS[self.builder].raw)
+        )
+
+
+class MethodEntry(Section):
+    """A method, or a variation of one."""
+
+    method: str
+    name: str | None = None
+    title: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    group: Group | None = None
+
+
+class Plan(Section):
+    """A comparison under one protocol: what a method does not set, all have in common."""
+
+    name: str
+    title: str
+    description: str = ""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    data: Annotated[dict[str, DataEntry], Field(min_length=1)]
+    methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
+    reference: str | None = Field(None, description="the method that others are compared with")
+    settings: dict[str, Any] = Field({}, description="of every method; a method's own overrule")
+    equal: Literal["epochs", "time"] = Field(
+        "epochs",
+        description="time: finetune.epochs hold for the method `pace`, and every other one sees as "
+        "many images as take the same time at its measured speed",
+    )
+    pace: str | None = Field(None, description="for equal=time: the method that sets the time")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [{"method": item} if isinstance(item, str) else item for item in value]
+        return value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the bench."""
+
+    data: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of the job, and its folder."""
+        return f"{self.data}/{self.method}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A plan at work in a folder.
+
+    Attributes:
+        path: the folder that holds runs, costs and tables.
+        plan: what is compared.
+        methods: by name, in the plan's order.
+        sources: data set -> manifest or folder that `recame.train` reads, absolute.
+    """
+
+    path: Path
+    plan: Plan
+    methods: dict[str, Method]
+    sources: dict[str, Path]
+
+    def jobs(self) -> list[Job]:
+        """Every run, seed by seed, so that early results already compare all methods."""
+        return [
+            Job(data, method, seed)
+            for seed in self.plan.seeds
+            for data in self.sources
+            for method in self.methods
+        ]
+
+    def run_dir(self, job: Job) -> Path:
+        """Where a job's run folder lies."""
+        return self.path / "runs" / job.key
+
+    def result_path(self, job: Job) -> Path:
+        """Written last and whole: a job is done if it exists."""
+        return self.run_dir(job) / "result.json"
+
+    @property
+    def costs_path(self) -> Path:
+        """What the methods cost on this machine, measured side by side."""
+        return self.path / "costs.json"
+
+    def config(self, data: str, method: str, seed: int = 0, *, of_teacher: bool = False) -> Config:
+        """Settings of a run, before an equal time is shared out.
+
+        The plain network's, the plan's, the method's and the set's, each over the one before.
+
+        Args:
+            data: the data set.
+            method: its name.
+            seed: of the run.
+            of_teacher: of the run that teaches the method's own.
+
+        Raises:
+            ConfigError: the plan's, the method's or the set's settings are wrong.
+        """
+        plan, chosen = self.plan, self.methods[method]
+        last = {**plan.data[data].settings, "run.seed": seed}
+        if of_teacher:
+            chosen = chosen.of_teacher()
+            last["evaluation.weighting"] = "mean"  # it judges batch by batch
+        try:
+            config = chosen.configure(Config().updated({**PLAIN, **plan.settings})).updated(last)
+            if chosen.teacher is not None:
+                check_taught(method, config, self.config(data, method, seed, of_teacher=True))
+            return config
+        except ConfigError as error:
+            raise ConfigError(f"Plan {plan.name}, {method} on {data}: {error}") from error
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or says something unknown.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"No plan at {path}: check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} holds no plan: it needs name, title, data and methods (docs/bench.md)."
+        )
+    values.setdefault("name", path.stem)
+    try:
+        plan = Plan.model_validate(values)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}, "
+            f"got {item['input']!r}"
+            for item in error.errors()
+        )
+        raise ConfigError(f"Plan {path}: {told}") from error
+    if not all(name.replace("-", "_").isidentifier() for name in plan.data):
+        raise ConfigError(
+            f"Plan {path}: data sets are called {', '.join(plan.data)}; their names become "
+            "folders, so use letters, digits, _ and -."
+        )
+    return plan
+
+
+def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
+    """The plan's methods with its variations.
+
+    Args:
+        plan: what is compared.
+        folder: what the paths of methods' files are relative to.
+
+    Raises:
+        ConfigError: a method is unknown, wrong, or named twice.
+    """
+    found = []
+    for entry in plan.methods:
+        method = load_method(entry.method, folder)
+        if entry.settings:
+            if entry.name is None:
+                raise ConfigError(
+                    f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
+                )
+            title = entry.title or entry.name.replace("_", " ")
+            group = entry.group or "ablation"
+            method = method.varied(entry.name, title, entry.settings, group)
+        else:  # the same under other words
+            words = {name: getattr(entry, name) for name in ("name", "title", "group")}
+            method = replace(method, **{name: word for name, word in words.items() if word})
+        found.append(method)
+    methods = by_name(found)
+    for role in ("reference", "pace"):
+        name = getattr(plan, role)
+        if name is not None and name not in methods:
+            raise ConfigError(
+                f"Plan {plan.name}: {role}={name!r} is none of its methods: {', '.join(methods)}."
+            )
+    taught = [name for name, method in methods.items() if method.teacher is not None]
+    if plan.equal == "time" and taught:
+        raise ConfigError(
+            f"Plan {plan.name}: equal=time does not know what a teacher takes, and "
+            f"{', '.join(taught)} has one: leave it out, or compare at equal epochs."
+        )
+    if plan.equal == "time" and plan.pace is None:
+        raise ConfigError(
+            f"Plan {plan.name}: equal=time needs pace, the method whose time all others get."
+        )
+    return methods

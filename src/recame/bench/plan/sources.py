@@ -1,0 +1,127 @@
+"""A plan's data sets on this machine: manifests at hand, or built from a local raw copy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from recame.bench.plan.plan import DataEntry, Plan
+from recame.errors import ConfigError, DataError
+from recame.progress import progress_bars
+
+
+def find_sources(
+    plan: Plan, given: dict[str, Path], folder: Path, out: Path, console: Console
+) -> dict[str, Path]:
+    """Where each data set lies, built now where that is needed.
+
+    A set that needs data which are not at hand is left out, and said so, as long as one is left.
+
+    Args:
+        plan: what is compared.
+        given: data set -> path, from the command line; overrules the plan's.
+        folder: what the plan's paths are relative to.
+        out: the bench's folder; sets that are built lie in its `data/`.
+        console: where progress goes.
+
+    Returns:
+        Data set -> manifest or folder, absolute.
+
+    Raises:
+        ConfigError: a name is unknown, or no set is at hand.
+        DataError: a set cannot be built.
+    """
+    unknown = set(given) - set(plan.data)
+    if unknown:
+        raise ConfigError(
+            f"--data names {', '.join(sorted(unknown))}; the plan has {', '.join(plan.data)}."
+        )
+    found = {}
+    for name, entry in plan.data.items():
+        path = given.get(name) or (entry.path and folder / entry.path)
+        source = _source(name, entry, path, folder, out / "data" / name, console)
+        if source is None:
+            console.print(
+                f"[yellow]{name} is left out:[/yellow] its data are not at hand; give "
+                f"--data {name}=PATH",
+                highlight=False,
+                soft_wrap=True,
+            )
+        else:
+            found[name] = source.resolve()
+    if not found:
+        raise ConfigError(
+            f"Plan {plan.name}: no data set is at hand; give --data NAME=PATH for one of "
+            f"{', '.join(plan.data)}."
+        )
+    return found
+
+
+def _source(
+    name: str, entry: DataEntry, path: Path | None, folder: Path, out: Path, console: Console
+) -> Path | None:
+    if path is not None and not path.exists():
+        raise DataError(f"Data set {name}: there is nothing at {path}; check the path.")
+    if path is not None and (entry.builder is None or _is_ready(path)):
+        return path / "manifest.csv" if (path / "manifest.csv").exists() else path
+    if entry.builder is None:
+        return None
+    build = _builder(name, entry, folder)
+    if build.needs_raw and path is None:
+        return None
+    with progress_bars(console) as report:
+        try:
+            return build.run(path, out, lambda done, total: report(f"building {name}", done, total))
+        except TypeError as error:
+            raise ConfigError(
+                f"Data set {name}: its builder does not take {entry.options} ({error})."
+            ) from error
+
+
+def _is_ready(path: Path) -> bool:
+    """Whether a path given for a set that could be built is the built set already."""
+    return path.suffix in {".csv", ".parquet"} or (path / "manifest.csv").exists()
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """What makes a set: `run(raw or None, out, on_progress)` returns its manifest."""
+
+    run: Callable[[Path | None, Path, Callable[[int, int], None]], Path]
+    needs_raw: bool
+
+
+def _builder(name: str, entry: DataEntry, folder: Path) -> _Builder:
+    from recame.datasets.registry import public_set
+
+    assert entry.builder is not None
+    options = entry.options
+    if not entry.builder.endswith(".py"):
+        known = public_set(entry.builder)
+        return _Builder(
+            lambda raw, out, tell: known.prepare(raw, out, on_progress=tell, **options),
+            bool(known.raw),
+        )
+    prepare = _own_builder(name, folder / entry.builder)
+    needs_raw = "raw" in inspect.signature(prepare).parameters
+    return _Builder(
+        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **options)), needs_raw
+    )
+
+
+def _own_builder(name: str, file: Path) -> Callable[..., Path]:
+    """The function `prepare(out)` or `prepare(raw, out)` of the user's own file."""
+    space: dict[str, Any] = {"__name__": f"recame_set_{file.stem}", "__file__": str(file)}
+    try:
+        exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), space)  # noqa: S102
+    except Exception as error:
+        raise ConfigError(f"Data set {name}: {file} cannot be run ({error!r}).") from error
+    prepare: Callable[..., Path] | None = space.get("prepare")
+    if not callable(prepare):
+        raise ConfigError(f"Data set {name}: {file} defines no function prepare(out).")
+    return prepare

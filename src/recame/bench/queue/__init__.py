@@ -1,0 +1,1 @@
+"""A plan's jobs, each done once, whatever is interrupted."""

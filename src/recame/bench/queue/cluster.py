@@ -1,0 +1,344 @@
+"""The same queue on a Ray cluster: jobs go to nodes, results come home as each is done."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import logging
+import math
+import os
+import platform
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from rich.console import Console
+
+from recame.bench.queue.attempt import (
+    Outcome,
+    Runner,
+    attempt,
+    claim_for_cluster,
+    locks_dir,
+    note_failure,
+    run_job,
+    write_whole,
+)
+from recame.bench.queue.display import QueueDisplay
+from recame.bench.queue.ledger import Event, Ledger, QueueSummary
+from recame.bench.queue.local import THREAD_VARIABLES, stopping_on_sigterm
+from recame.errors import ConfigError, DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from recame.bench.plan.plan import Bench, Job
+
+#: How often Ray starts a job again whose node or process died.
+_RETRIES = 3
+_POLL_S = 1.0
+_KNOCK_S = 10.0
+
+#: Ray counts so finely in a GPU; a sixth of one must be rounded down for six to fit.
+_GPU_STEPS = 10_000
+
+#: What comes home from a node that does not see the bench's folder; weights stay behind.
+_SENT_HOME = {".json", ".yaml", ".csv", ".parquet", ".txt"}
+_LARGEST_SENT = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What goes to a node beside the job.
+
+    Attributes:
+        version: of recame, which must be the same there.
+        mark: name of a file in the bench's folder; a node that finds it shares the folder.
+        costs: the content of `costs.json`, for plans that share out equal time.
+        threads: of the job.
+    """
+
+    version: str
+    mark: str
+    costs: bytes | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What comes home.
+
+    Attributes:
+        outcome: of the attempt.
+        node: where it ran.
+        files: path in the run's folder -> content; empty where the folder is shared.
+    """
+
+    outcome: Outcome
+    node: str
+    files: dict[str, bytes]
+
+
+def run_on_cluster(
+    bench: Bench,
+    jobs: Sequence[Job],
+    address: str,
+    *,
+    cpus_per_job: int = 1,
+    gpus_per_job: float = 0.0,
+    console: Console | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    runner: Runner | None = None,
+) -> QueueSummary:
+    """Run the jobs that have no result yet on the nodes of a Ray cluster.
+
+    A job whose node or process dies is started again, up to three times, on whichever node has
+    room. Where the bench's folder is shared by the nodes, it goes on from its last checkpoint,
+    and everything lies where a local queue would have written it. A node that does not see the
+    folder works in a temporary one of its own, and sends home all but the weights. Results are
+    written as they arrive. recame and the data must be on every node, under the same paths.
+
+    Args:
+        bench: a loaded plan at work in a folder.
+        jobs: in the order in which they are to run.
+        address: `HOST:6379`, `ray://HOST:10001`, or `auto` on a machine of the cluster.
+        cpus_per_job: cores that each job gets.
+        gpus_per_job: GPUs that each job gets; a fraction lets several share one.
+        console: where progress goes; silent if None.
+        on_event: called in this process as jobs are sent, end and fail.
+        runner: what runs a job, importable on the nodes; default `recame.bench.queue.job.run_job`.
+
+    Raises:
+        MissingDependencyError: ray is not installed.
+        ConfigError: no cluster answers at the address, or no node can carry a job.
+    """
+    console = console or Console(quiet=True)
+    gpus_per_job = math.floor(gpus_per_job * _GPU_STEPS + 1e-6) / _GPU_STEPS
+    bench = replace(bench, path=bench.path.resolve())
+    ledger = Ledger(bench, jobs)
+    if not len(ledger):
+        return ledger.summary()
+    with ExitStack() as stack:
+        stack.enter_context(stopping_on_sigterm())
+        ray = stack.enter_context(_connected(address))
+        display = stack.enter_context(QueueDisplay(bench, ledger, console, 1))
+        ledger.listen(display.show, on_event)
+        task = ray.remote(run_on_node).options(
+            num_cpus=cpus_per_job,
+            num_gpus=gpus_per_job,
+            max_retries=_RETRIES,
+            name="recame bench",
+        )
+        sending = _sending(bench, cpus_per_job)
+        flights: dict[Any, tuple[Job, FileLock]] = {}
+        try:
+            while len(ledger) or flights:
+                display.lanes = _capacity(ray, cpus_per_job, gpus_per_job)
+                while len(flights) < display.lanes and (job := ledger.take()) is not None:
+                    if (claim := claim_for_cluster(bench, job)) is None:
+                        ledger.settle(job, Outcome("held"))
+                        break
+                    flights[task.remote(bench, job, sending, runner)] = job, claim
+                display.elsewhere = 0 if flights else len(ledger)
+                _receive(ray, bench, ledger, flights)
+        except (KeyboardInterrupt, SystemExit):
+            display.say_stopped([job for job, _ in flights.values()])
+            raise
+        finally:
+            for reference, (_, claim) in flights.items():
+                ray.cancel(reference, force=True)
+                claim.release()
+    return ledger.summary()
+
+
+def _receive(
+    ray: Any, bench: Bench, ledger: Ledger, flights: dict[Any, tuple[Job, FileLock]]
+) -> None:
+    """Take in what has landed, waiting a moment for it."""
+    if not flights:  # what is left is in work in other processes
+        time.sleep(_POLL_S if len(ledger) else 0.0)
+        return
+    for landed in ray.wait(list(flights), timeout=_POLL_S)[0]:
+        job, claim = flights[landed]
+        outcome = _outcome(ray, landed, bench, job)
+        del flights[landed]
+        claim.release()
+        ledger.settle(job, outcome)
+
+
+def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None) -> Delivery:
+    """Attempt a job on this node, in the bench's folder if it is shared, else in a scratch one.
+
+    Args:
+        bench: with the folder of the process that sends.
+        job: to attempt.
+        sending: what came with it.
+        runner: what runs it; None: `recame.bench.queue.job.run_job`.
+    """
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(sending.threads)))
+    if "torch" in sys.modules:  # loaded for an earlier job, it reads no variables any more
+        sys.modules["torch"].set_num_threads(sending.threads)
+
+    def checked(bench: Bench, job: Job, console: Console) -> None:
+        _check_node(bench, job, sending)
+        (runner or run_job)(bench, job, console)
+
+    node = platform.node()
+    if (locks_dir(bench) / sending.mark).exists():
+        return Delivery(attempt(bench, job, checked), node, {})
+    bench = replace(bench, path=_scratch(sending))
+    bench.path.mkdir(parents=True, exist_ok=True)
+    if sending.costs is not None:
+        write_whole(bench.costs_path, sending.costs)
+    outcome = attempt(bench, job, checked)
+    if outcome.state == "held":
+        return Delivery(outcome, node, {})
+    if outcome.state == "found":  # run here before, but never brought home
+        outcome = replace(outcome, state="done")
+    files = _files_to_send(bench.run_dir(job))
+    if outcome.state == "done":
+        shutil.rmtree(bench.run_dir(job))
+    return Delivery(outcome, node, files)
+
+
+def write_delivery(bench: Bench, job: Job, files: dict[str, bytes]) -> None:
+    """Put what came home into the run's folder, the result last, so that it vouches for all."""
+    folder = bench.run_dir(job)
+    result = str(bench.result_path(job).relative_to(folder))
+    for name in sorted(files, key=lambda name: name == result):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, files[name])
+
+
+def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> Outcome:
+    """A landed job's outcome, once its files are written."""
+    try:
+        delivery: Delivery = ray.get(landed)
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
+        reason = f"the cluster gave it up ({type(error).__name__}: {told})"
+        note_failure(bench, job, reason, str(error))
+        return Outcome("failed", 0.0, reason, str(error))
+    write_delivery(bench, job, delivery.files)
+    outcome = delivery.outcome
+    if outcome.state == "failed":
+        return replace(outcome, reason=f"on {delivery.node}: {outcome.reason}")
+    return outcome
+
+
+def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
+    """Refuse a job that this node cannot run as the sender would.
+
+    Raises:
+        ConfigError: this node has another version of recame.
+        DataError: the data are not here.
+    """
+    here = version("recame")
+    if here != sending.version:
+        raise ConfigError(
+            f"Node {platform.node()} has recame {here}, the bench runs {sending.version}, so "
+            "results would not compare: install the same version on every node."
+        )
+    source = bench.sources.get(job.data)
+    if source is not None and not source.exists():
+        raise DataError(
+            f"Data set {job.data} is not at {source} on node {platform.node()}, so the job cannot "
+            "run there: copy it to the same path on every node, or put it on a shared disk."
+        )
+
+
+def _scratch(sending: Sending) -> Path:
+    # One for each bench's folder, so that a job that comes back here goes on where it stopped.
+    user = getpass.getuser()
+    name = hashlib.sha256(sending.mark.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"recame-bench-{user}" / name
+
+
+def _files_to_send(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _SENT_HOME and path.is_file() and path.stat().st_size <= _LARGEST_SENT
+    }
+
+
+def _sending(bench: Bench, threads: int) -> Sending:
+    """What goes with every job; the mark stays, as the name of this folder on the nodes."""
+    folder = locks_dir(bench)
+    folder.mkdir(parents=True, exist_ok=True)
+    marks = sorted(folder.glob("folder-*"))
+    if not marks:
+        marks = [folder / f"folder-{secrets.token_hex(12)}"]
+        marks[0].touch()
+    costs = bench.costs_path.read_bytes() if bench.costs_path.exists() else None
+    return Sending(version("recame"), marks[0].name, costs, threads)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """The ray package, connected; a connection that was there already is used and kept.
+
+    Raises:
+        MissingDependencyError: ray is not installed.
+        ConfigError: no cluster answers.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("ray", "cluster", "to run a bench on a cluster") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(
+            f"No Ray cluster answers at {address!r} ({told}): start one with `ray start --head` "
+            "and `ray start --address HOST:6379` on the other nodes, or leave out --ray."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+
+
+def _capacity(ray: Any, cpus: int, gpus: float) -> int:
+    """How many jobs the nodes that are alive now can carry at once.
+
+    Raises:
+        ConfigError: no node can carry one.
+    """
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = 0
+    for node in alive:
+        by_cpu = node.get("CPU", 0.0) // cpus
+        by_gpu = (node.get("GPU", 0.0) + 1 / _GPU_STEPS) // gpus if gpus else by_cpu
+        room += int(min(by_cpu, by_gpu))
+    if not room:
+        offers = "; ".join(
+            f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in alive
+        )
+        raise ConfigError(
+            f"A job asks for {cpus} CPUs and {gpus:g} GPUs, which no node of the cluster has "
+            f"({offers or 'no node is alive'}): ask for less, or add a node."
+        )
+    return room

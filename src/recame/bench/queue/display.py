@@ -1,0 +1,204 @@
+"""A queue on the terminal: a line for each running job, and when all will be done."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from recame.bench.queue.ledger import Event, Ledger
+
+if TYPE_CHECKING:
+    from recame.bench.plan.plan import Bench, Job
+
+_TAIL_BYTES = 4096
+_BAR_WIDTH = 30
+
+
+class QueueDisplay:
+    """Prints a line as each job ends; on a terminal the running ones are shown below.
+
+    Args:
+        bench: whose run folders hold the logs.
+        ledger: what this call is to do.
+        console: where; nothing is shown if it is quiet.
+        lanes: jobs at once.
+
+    Attributes:
+        elsewhere: how many jobs are waited for that only other processes work on.
+    """
+
+    def __init__(self, bench: Bench, ledger: Ledger, console: Console, lanes: int) -> None:
+        self.lanes = lanes
+        self.elsewhere = 0
+        self._bench = bench
+        self._console = console
+        self._open = {job.key: job for job in ledger.waiting()}
+        self._running: dict[str, float] = {}
+        self._before = len(ledger.finished_before)
+        self._total = self._before + len(self._open)
+        self._failures: dict[str, str] = {}
+        self._seconds: dict[tuple[str, str], list[float]] = {}
+        for job in ledger.finished_before:
+            if (seconds := _recorded_seconds(bench.result_path(job))) is not None:
+                self._seconds.setdefault((job.data, job.method), []).append(seconds)
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=2,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        if self._before:
+            self._say(f"{self._before} of {self._total} runs are done already.")
+        if self._console.is_terminal and not self._console.quiet:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+        if kind is None and self._failures:
+            self._say(f"{len(self._failures)} of {self._total} runs failed:")
+            for key, reason in self._failures.items():
+                self._say(f"  {key}: {reason}")
+            self._say(
+                f"failure.txt and log.txt in {self._bench.path / 'runs'}/<run> tell more; the same "
+                "command tries them again."
+            )
+
+    def show(self, event: Event) -> None:
+        """Take note of an event."""
+        key = event.job.key
+        if event.kind == "started":
+            self._running[key] = time.monotonic()
+            return
+        self._running.pop(key, None)
+        if event.kind == "retried":
+            self._say(f"again  {key}: {event.reason}")
+        elif event.kind == "failed":
+            self._failures[key] = event.reason
+            self._settle(event, f"failed {key}: {event.reason}")
+        elif event.kind == "done":
+            group = (event.job.data, event.job.method)
+            if event.seconds:
+                self._seconds.setdefault(group, []).append(event.seconds)
+            self._settle(event, f"done   {key} in {_spoken(event.seconds)}")
+        elif not event.reason:
+            self._settle(event, f"done   {key} by another process")
+
+    def say_stopped(self, in_hand: Sequence[Job]) -> None:
+        """Tell what is kept and how to go on."""
+        self._live.stop()
+        kept = self._total - len(self._open) - len(self._failures)
+        self._say(f"Stopped: {kept} of {self._total} results are kept in {self._bench.path}.")
+        if in_hand:
+            names = ", ".join(job.key for job in in_hand)
+            self._say(f"In hand, to go on from their last checkpoint: {names}.")
+        self._say("The same command goes on from here.")
+
+    def _settle(self, event: Event, text: str) -> None:
+        self._open.pop(event.job.key, None)
+        number = self._total - len(self._open)
+        left = self._left_s() if event.kind == "done" else None
+        ending = f", about {_spoken(left)} left" if left else ""
+        self._say(f"[{number}/{self._total}] {text}{ending}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _left_s(self) -> int | None:
+        """Seconds until all is done, from how long jobs of the same kind took."""
+        every = [seconds for group in self._seconds.values() for seconds in group]
+        if not every:
+            return None
+        now, total, longest = time.monotonic(), 0.0, 0.0
+        for job in list(self._open.values()):
+            alike = self._seconds.get((job.data, job.method)) or [
+                seconds
+                for (data, _), group in self._seconds.items()
+                if data == job.data
+                for seconds in group
+            ]
+            alike = alike or every
+            elapsed = now - self._running.get(job.key, now)
+            left = max(0.0, sum(alike) / len(alike) - elapsed)
+            total, longest = total + left, max(longest, left)
+        # Whatever the number of lanes, one job is never split.
+        return round(max(total / self.lanes, longest))
+
+    def _render(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        now = time.monotonic()
+        for key, since in list(self._running.items()):
+            job = self._open.get(key)
+            last = "" if job is None else _last_line(self._bench.run_dir(job) / "log.txt")
+            table.add_row(Text(key), Text(_spoken(now - since)), Text(last, style="dim"))
+        settled = self._total - len(self._open)
+        left = self._left_s()
+        words = [f"{settled}/{self._total} runs"]
+        words += [f"{len(self._failures)} failed"] if self._failures else []
+        words += [f"about {_spoken(left)} left"] if left else []
+        words += [f"{self.elsewhere} in work in another process"] if self.elsewhere else []
+        total = Table.grid(padding=(0, 2))
+        total.add_row(
+            ProgressBar(self._total, settled, width=_BAR_WIDTH),
+            Text(", ".join(words), no_wrap=True),
+        )
+        return Group(table, total)
+
+
+def _recorded_seconds(path: Path) -> float | None:
+    """What a result says of its own duration."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return float(values["train_s"]) + float(values["evaluate_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _last_line(path: Path) -> str:
+    """The newest line of a log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip() and not line.startswith("--- ")]
+    return said[-1] if said else ""
+
+
+def _spoken(seconds: float) -> str:
+    """A duration as people say it.
+
+    Examples:
+        >>> _spoken(8.4), _spoken(200), _spoken(4000)
+        ('8 s', '3 min 20 s', '1 h 07 min')
+    """
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

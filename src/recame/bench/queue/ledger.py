@@ -1,0 +1,151 @@
+"""Which jobs wait, run, are done or failed: one account for local workers and for a cluster."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from recame.bench.queue.attempt import Outcome, failure_path, is_claimed, note_failure
+
+if TYPE_CHECKING:
+    from recame.bench.plan.plan import Bench, Job
+
+#: A job whose process dies this often is given up.
+_DEATHS = 2
+
+
+@dataclass(frozen=True)
+class Event:
+    """What just happened to a job.
+
+    Attributes:
+        kind: `started`; `done`; `failed`; `retried`: its process died and it will run again;
+            `skipped`: another process ran it meanwhile, or has it in work.
+        job: which one.
+        reason: of a failure or a retry.
+        seconds: how long it ran.
+    """
+
+    kind: Literal["started", "done", "failed", "retried", "skipped"]
+    job: Job
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class QueueSummary:
+    """How a call ended for each of its jobs, by key.
+
+    Attributes:
+        done: run by this call.
+        failed: why; tried again at the next call.
+        skipped: the result was there already, or another process wrote it meanwhile.
+    """
+
+    done: tuple[str, ...]
+    failed: dict[str, str]
+    skipped: tuple[str, ...]
+
+
+class Ledger:
+    """Where each job of one call stands. Its length is the number of jobs that wait.
+
+    Args:
+        bench: a loaded plan at work in a folder.
+        jobs: in the order in which they are to run; a job that is named twice runs once.
+    """
+
+    def __init__(self, bench: Bench, jobs: Sequence[Job]) -> None:
+        self._bench = bench
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
+        self._done: list[str] = []
+        self._failed: dict[str, str] = {}
+        self._deaths: Counter[str] = Counter()
+        unique = {job.key: job for job in jobs}.values()
+        self.finished_before = [job for job in unique if bench.result_path(job).exists()]
+        self._skipped = [job.key for job in self.finished_before]
+        self._waiting = deque(job for job in unique if not bench.result_path(job).exists())
+        # By content, not by clock: another node's may differ.
+        self._failed_before = {job.key: self._failure(job) for job in self._waiting}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def waiting(self) -> Iterable[Job]:
+        """The jobs that wait, in their order."""
+        return tuple(self._waiting)
+
+    def listen(self, *listeners: Callable[[Event], None] | None) -> None:
+        """Call these with each event."""
+        self._listeners = tuple(call for call in listeners if call is not None)
+
+    def take(self) -> Job | None:
+        """The next job that nobody has in work, or None.
+
+        Jobs that another process has settled since are settled here too.
+        """
+        for _ in range(len(self._waiting)):
+            job = self._waiting.popleft()
+            failure = self._failure(job)
+            if self._bench.result_path(job).exists():
+                self._skipped.append(job.key)
+                self._tell(Event("skipped", job))
+            elif is_claimed(self._bench, job):
+                self._waiting.append(job)
+            elif failure and failure != self._failed_before[job.key] and not self._deaths[job.key]:
+                self._fail(job, f"in another process: {failure.splitlines()[0]}", 0.0)
+            else:
+                self._tell(Event("started", job))
+                return job
+        return None
+
+    def settle(self, job: Job, outcome: Outcome | str) -> None:
+        """Note how an attempt ended.
+
+        Args:
+            job: that was taken.
+            outcome: what the attempt returned, or how its process died.
+        """
+        if isinstance(outcome, str):
+            self._bury(job, outcome)
+        elif outcome.state == "done":
+            self._done.append(job.key)
+            self._tell(Event("done", job, seconds=outcome.seconds))
+        elif outcome.state == "found":  # another process was faster
+            self._skipped.append(job.key)
+            self._tell(Event("skipped", job))
+        elif outcome.state == "failed":
+            self._fail(job, outcome.reason, outcome.seconds)
+        else:
+            self._waiting.append(job)
+            self._tell(Event("skipped", job, "in work in another process"))
+
+    def summary(self) -> QueueSummary:
+        """The account so far."""
+        return QueueSummary(tuple(self._done), dict(self._failed), tuple(self._skipped))
+
+    def _bury(self, job: Job, death: str) -> None:
+        self._deaths[job.key] += 1
+        if self._deaths[job.key] < _DEATHS:
+            self._waiting.append(job)  # last, when less may run beside it
+            self._tell(Event("retried", job, death))
+            return
+        reason = f"{death} ({_DEATHS} times)"
+        note_failure(self._bench, job, reason, "log.txt beside this file holds its last words.")
+        self._fail(job, reason, 0.0)
+
+    def _fail(self, job: Job, reason: str, seconds: float) -> None:
+        self._failed[job.key] = reason
+        self._tell(Event("failed", job, reason, seconds))
+
+    def _failure(self, job: Job) -> str:
+        try:
+            return failure_path(self._bench, job).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)

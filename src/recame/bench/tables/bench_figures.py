@@ -1,0 +1,176 @@
+"""The bench page's drawn figures: scores with intervals, and accuracy against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from recame.bench.plan.method import Method
+from recame.bench.tables.board import Board
+from recame.bench.tables.comparison import Comparison
+from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours of the kinds of methods.
+KIND_COLOURS = {
+    "single network": GREY,
+    "several experts": BLUE,
+    "recame": ORANGE,
+    "ablation": GREEN,
+}
+
+_PANELS = (("balanced_accuracy", "balanced accuracy, %"), ("tail_recall", "tail recall, %"))
+_SMALL = 9.5
+
+
+def score_figure(board: Board, comparison: Comparison) -> Figure:
+    """Methods from best to worst: mean with its interval, each seed, and the paired difference.
+
+    Args:
+        board: of one data set and split.
+        comparison: that it is a part of.
+    """
+    from matplotlib.figure import Figure
+
+    table, names = board.standings, list(board.methods)
+    methods, reference, frame = comparison.methods, comparison.reference, comparison.shown
+    runs = frame[(frame["data"] == board.data) & (frame["split"] == board.split)]
+    panels = [(name, head) for name, head in _PANELS if f"{name}_sd" in table or name in table]
+    figure = Figure(figsize=(11.6, 1.15 + 0.31 * len(names)), layout="constrained")
+    figure.patch.set_facecolor("white")
+    grid = figure.subplots(1, len(panels) + 1, sharey=True, squeeze=False)[0]
+    places = np.arange(len(names))[::-1]
+    colours = [KIND_COLOURS[methods[name].group] for name in names]
+    for axes, (name, head) in zip(grid, panels, strict=False):
+        seeds = runs[runs["method"].isin(names)]
+        at = seeds["method"].map(dict(zip(names, places.tolist(), strict=True)))
+        axes.scatter(
+            100 * seeds[name], at - 0.24, s=11, color="white", edgecolors=GREY, linewidths=0.7
+        )
+        low = table[f"{name}_low"].clip(0, 1) if f"{name}_low" in table else table[name]
+        high = table[f"{name}_high"].clip(0, 1) if f"{name}_high" in table else table[name]
+        _intervals(axes, places, 100 * table[name], 100 * low, 100 * high, colours)
+        if reference in table.index:
+            axes.axvline(100 * table[name][reference], color=INK, linewidth=0.8, alpha=0.45)
+        _finish(axes, head)
+    axes = grid[-1]
+    value, low, high = (100 * table[c] for c in ("difference", "difference_low", "difference_high"))
+    _intervals(axes, places, value, low, high, colours)
+    axes.axvline(0, color=INK, linewidth=0.8, alpha=0.45)
+    title = methods[reference].title if reference in methods else reference
+    _finish(axes, f"paired difference of balanced accuracy\nto {title}, points")
+    first = grid[0]
+    first.set_yticks(places, [methods[name].title for name in names], fontsize=10, color=INK)
+    first.set_ylim(-0.7, len(names) - 0.3)
+    return figure
+
+
+def _intervals(
+    axes: Axes, places: Any, value: Any, low: Any, high: Any, colours: Sequence[str]
+) -> None:
+    axes.hlines(places, low, high, colors=colours, linewidth=2.2, alpha=0.55)
+    axes.scatter(value, places, s=40, color=colours, zorder=3, linewidths=0)
+
+
+def _finish(axes: Axes, head: str) -> None:
+    _plain(axes)
+    axes.set_xlabel(head, fontsize=_SMALL, color=GREY)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def cost_figure(board: Board, comparison: Comparison) -> Figure:
+    """Balanced accuracy over minutes of training and over the work of one decision.
+
+    Methods that no cheaper one equals are joined by a line; they and the best are named. Where no
+    costs were measured, only the minutes are drawn; at equal time, only the work.
+
+    Args:
+        board: of one data set and split.
+        comparison: that it is a part of.
+    """
+    from matplotlib.figure import Figure
+
+    table, methods, rows = board.standings, comparison.methods, comparison.cost_rows()
+    macs = [rows.get(f"{board.data}/{name}", {}).get("macs") for name in board.methods]
+    drawn: list[tuple[str, Any]] = []
+    if all(value is not None for value in macs):
+        work = pd.Series(macs, index=table.index, dtype=float) / 1e6
+        drawn.append(("one decision, million multiply-accumulates", work))
+    if comparison.plan.equal != "time" or not drawn:  # equal minutes tell nothing
+        drawn.insert(0, ("training, minutes a run", table["train_s"] / 60))
+    figure = Figure(figsize=(11.6 if len(drawn) == 2 else 6.4, 4.4), layout="constrained")
+    figure.patch.set_facecolor("white")
+    grid = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+    score = 100 * table["balanced_accuracy"]
+    colours = [KIND_COLOURS[methods[name].group] for name in board.methods]
+    for axes, (head, cost) in zip(grid, drawn, strict=True):
+        _plain(axes)
+        axes.grid(color=LINE, linewidth=0.8)
+        front = _front(cost, score)
+        axes.plot(cost[front], score[front], color=GREY, linewidth=1)
+        axes.scatter(cost, score, s=48, color=colours, zorder=3, linewidths=0)
+        axes.margins(y=0.1)
+        if cost.max() > 8 * cost.min() > 0:
+            axes.set_xscale("log")
+        named = dict.fromkeys([*front[::-1], *_recame(board, methods)])
+        _name_dots(axes, cost, score, {name: methods[name].title for name in named})
+        axes.set_xlabel(head, fontsize=_SMALL, color=GREY)
+    grid[0].set_ylabel("balanced accuracy, %", fontsize=_SMALL, color=GREY)
+    return figure
+
+
+def _front(cost: pd.Series[Any], score: pd.Series[Any]) -> list[str]:
+    """Methods that are better than every one that costs no more, cheapest first.
+
+    Costs up to 5 % apart count as equal: minutes of runs differ by that much from day to day.
+    """
+    no_dearer = cost.to_numpy()[None, :] <= 1.05 * cost.to_numpy()[:, None]
+    better = score.to_numpy()[None, :] > score.to_numpy()[:, None]
+    best = cost.iloc[np.flatnonzero(~(no_dearer & better).any(axis=1))]
+    return [str(name) for name in best.sort_values(kind="stable").index]
+
+
+def _recame(board: Board, methods: Mapping[str, Method]) -> list[str]:
+    return [name for name in board.methods if methods[name].group == "recame"]
+
+
+def _name_dots(axes: Axes, x: pd.Series[Any], y: pd.Series[Any], titles: Mapping[str, str]) -> None:
+    """Write names to the right of dots; one that would cover another is left out."""
+    scale = axes.transScale
+    inverse = scale.inverted()
+    low, high = scale.transform([(x.min(), 1.0), (x.max(), 1.0)])[:, 0]
+    width = high - low or 1.0
+    ends = inverse.transform([(low - 0.1 * width, 1.0), (high + 0.5 * width, 1.0)])[:, 0]
+    axes.set_xlim(*ends)
+    places = scale.transform(np.column_stack([x, np.ones(len(x))]))[:, 0] / (1.6 * width)
+    at = dict(zip(map(str, x.index), places.tolist(), strict=True))
+    apart = 0.06 * float(y.max() - y.min() or 1.0)
+    written: list[str] = []
+    for name, title in titles.items():
+        if any(abs(y[name] - y[o]) < apart and abs(at[name] - at[o]) < 0.33 for o in written):
+            continue
+        written.append(name)
+        axes.annotate(
+            title,
+            (x[name], y[name]),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=_SMALL,
+            color=INK,
+        )
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=GREY, labelsize=9)

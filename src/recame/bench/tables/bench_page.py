@@ -1,0 +1,126 @@
+"""The results as one HTML page: scores with intervals, sortable tables, accuracy against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recame.bench.plan.method import Method
+from recame.bench.tables.bench_figures import KIND_COLOURS, cost_figure, score_figure
+from recame.bench.tables.board import (
+    LEVEL,
+    Board,
+    boards,
+    method_notes,
+    notes,
+    percent,
+    pooled_rows,
+)
+from recame.bench.tables.comparison import Comparison
+from recame.files import writing
+from recame.pages.render import figure_picture, render_page
+
+
+def bench_html(comparison: Comparison) -> str:
+    """A whole HTML document; nothing in it comes from the network."""
+    methods, plan = comparison.methods, comparison.plan
+    found = boards(comparison)
+    pooled = pooled_rows(comparison)
+    shown = [_shown(board, comparison) for board in found]
+    contents = [(board["anchor"], board["title"]) for board in shown]
+    contents += [("all", "Over all data sets")] if pooled else []
+    contents += [("made", "How it was made"), ("methods", "Methods")]
+    counted = {
+        "method": len(methods),
+        "data set": comparison.shown["data"].nunique(),
+        "seed": comparison.shown["seed"].nunique(),
+    }
+    return render_page(
+        "recame.bench",
+        "bench.html.j2",
+        title=plan.title,
+        eyebrow="recame bench",
+        version=version("recame"),
+        footer=f"Written by recame {version('recame')}; docs/bench.md says how.",
+        subtitle=", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counted.items()),
+        description=plan.description.strip(),
+        findings=[_finding(board, methods) for board in found],
+        boards=shown,
+        reference=methods[comparison.reference].title,
+        reference_name=comparison.reference,
+        pooled=pooled,
+        notes=notes(comparison),
+        command=comparison.command,
+        methods=method_notes(methods),
+        contents=contents,
+    )
+
+
+def _finding(board: Board, methods: Mapping[str, Method]) -> str:
+    """Who is best on a data set, and who is not told apart from it."""
+    table = board.standings
+    best, *others = board.methods
+    level = [methods[m].title for m in others if table.loc[m, "level_balanced_accuracy"]]
+    text = (
+        f"{board.title}: {methods[best].title} is first with "
+        f"{percent(table['balanced_accuracy'].iloc[0])} % balanced accuracy"
+    )
+    if not others:
+        return f"{text}."
+    if pd.isna(table["balanced_accuracy_sd"].iloc[0]):  # the first has no pairs to tell it apart
+        return f"{text}. One seed decides little: run more of them."
+    if not level:
+        return f"{text}; paired seeds tell it apart from every other method."
+    return f"{text}; not told apart from it ({LEVEL}): {', '.join(level)}."
+
+
+def _shown(board: Board, comparison: Comparison) -> dict[str, Any]:
+    methods = comparison.methods
+    first = comparison.is_first_split(board.data, board.split)
+    kinds = dict.fromkeys(methods[name].group for name in board.methods)
+    cost_columns = slice(board.num_scores, len(board.heads))
+    costs_table = [_table(board, cost_columns)] if board.num_scores < len(board.heads) else []
+    scores = score_figure(board, comparison)
+    return {
+        "anchor": f"{board.data}-{board.split}",
+        "title": board.title,
+        "tables": [_table(board, slice(1, board.num_scores)), *costs_table],
+        "kinds": [(kind, KIND_COLOURS[kind]) for kind in KIND_COLOURS if kind in kinds],
+        "scores": figure_picture(
+            scores, f"Balanced accuracy and tail recall on {board.title} with intervals"
+        ),
+        "cost": figure_picture(
+            cost_figure(board, comparison), f"Balanced accuracy against cost on {board.title}"
+        )
+        if first
+        else None,
+    }
+
+
+def _table(board: Board, columns: slice) -> dict[str, Any]:
+    """The methods' names and some columns."""
+    rows = [
+        (name, (row[0], *row[columns])) for name, row in zip(board.methods, board.rows, strict=True)
+    ]
+    return {"heads": (board.heads[0], *board.heads[columns]), "rows": rows}
+
+
+def write_page(out: Path, comparison: Comparison) -> Path:
+    """Write `page.html`, whole or not at all.
+
+    Args:
+        out: the folder.
+        comparison: what was found.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = out / "page.html"
+    text = bench_html(comparison)
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,64 @@
+"""What a bench has found, with all that its tables need to tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from recame.bench.plan.method import Method
+from recame.bench.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results so far of a plan.
+
+    Attributes:
+        frame: of `recame.bench.tables.results.collect`, a row a run and split.
+        methods: by name, in the plan's order; runs of others are not shown.
+        plan: what was compared.
+        costs: what `costs.json` holds; `{}` where nothing was measured.
+        command: that runs the bench again.
+    """
+
+    frame: pd.DataFrame
+    methods: Mapping[str, Method]
+    plan: Plan
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The method that differences are taken to: the plan's, else its first."""
+        return self.plan.reference or next(iter(self.methods))
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The rows of the plan's methods, data sets and seeds: it may have had others before."""
+        frame, plan = self.frame, self.plan
+        return frame[
+            frame["method"].isin(list(self.methods))
+            & frame["data"].isin(list(plan.data))
+            & frame["seed"].isin(plan.seeds)
+        ]
+
+    def of_groups(self, groups: Collection[str]) -> Comparison:
+        """The same with the methods of some groups alone, and the reference; all if none is."""
+        kept = {
+            name: method
+            for name, method in self.methods.items()
+            if method.group in groups or name == self.plan.reference
+        }
+        return replace(self, methods=kept or self.methods)
+
+    def cost_rows(self) -> Mapping[str, Mapping[str, Any]]:
+        """`DATA/METHOD` -> fields of `recame.bench.costs.measure.Costs`."""
+        rows: Mapping[str, Mapping[str, Any]] = self.costs.get("rows", {})
+        return rows
+
+    def is_first_split(self, data: str, split: str) -> bool:
+        """Whether a split is the one that a data set's costs stand beside."""
+        return split == self.plan.data[data].splits[0]

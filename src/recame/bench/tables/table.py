@@ -1,0 +1,188 @@
+"""The results as CSV and Markdown, and a short table inside a README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, notes, pooled_rows
+from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.results import METRICS, paired, summarise
+from recame.errors import DataError
+from recame.files import writing
+
+
+def write_tables(out: Path, comparison: Comparison) -> list[Path]:
+    """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
+
+    Args:
+        out: the folder.
+        comparison: what was found.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    frame, reference = comparison.frame, comparison.reference
+    splits = sorted(set(frame["split"]))
+    told = [name for name in METRICS if frame[name].notna().any()]
+    pairs = pd.concat(
+        [
+            paired(frame, reference, name, split=split).assign(split=split, reference=reference)
+            for split in splits
+            for name in told
+        ],
+        ignore_index=True,
+    )
+    texts = {
+        "results.csv": frame.to_csv(index=False),
+        "summary.csv": summarise(frame).to_csv(index=False, float_format="%.6g"),
+        "paired.csv": pairs.to_csv(index=False, float_format="%.6g"),
+        "table.md": table_markdown(comparison),
+    }
+    for name, text in texts.items():
+        with writing(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return [out / name for name in texts]
+
+
+def table_markdown(comparison: Comparison) -> str:
+    """Every board, the differences over all data, how it was made, and the methods' sources."""
+    methods = comparison.methods
+    parts = [f"# {comparison.plan.title}", comparison.plan.description.strip()]
+    for board in boards(comparison):
+        parts += [f"## {board.title}", _board_markdown(board)]
+    pooled = pooled_rows(comparison)
+    if pooled:
+        title = methods[comparison.reference].title
+        heads = ["method", "pairs of runs", "balanced accuracy", "95 %"]
+        rows = [[name, n, _value(cell), cell.small] for name, n, cell in pooled]
+        parts += [
+            f"## Over all data sets, against {title}",
+            "About these data sets and other seeds; it says nothing of other data.",
+            _table(heads, rows),
+        ]
+    parts += ["## How it was made"]
+    told = [*notes(comparison), f"To make it again: `{comparison.command}`"]
+    parts += ["\n".join(f"- {note}" for note in told)]
+    listed = []
+    for title, name, source, deviations in method_notes(methods):
+        listed.append(f"- **{title}** (`{name}`): {source}")
+        listed += [f"  - {deviation}" for deviation in deviations]
+    parts += ["## Methods: sources and deviations", "\n".join(listed)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _board_markdown(board: Board) -> str:
+    return _table(
+        board.heads, [[row[0].text, *(_cell_text(cell) for cell in row[1:])] for row in board.rows]
+    )
+
+
+def _cell_text(cell: Cell) -> str:
+    return f"{_value(cell)} ({cell.small})" if cell.small else _value(cell)
+
+
+def _value(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return f"{LEVEL} {text}" if cell.level else text
+
+
+def headline(
+    comparison: Comparison,
+    *,
+    groups: Sequence[str] = ("single network", "several experts", "recame"),
+) -> str:
+    """A short Markdown table for a README: a row a method, two scores a data set, three costs.
+
+    Args:
+        comparison: what was found.
+        groups: of the methods that are shown.
+
+    Returns:
+        The table, best mean over the data sets first, without a line break at its end.
+    """
+    comparison = comparison.of_groups(groups)
+    own = [
+        board for board in boards(comparison) if comparison.is_first_split(board.data, board.split)
+    ]
+    heads, columns = ["method"], []
+    for board in own:
+        for name, head in (("balanced accuracy", "balanced accuracy"), ("tail", "tail")):
+            if name in board.heads:
+                heads.append(f"{board.title}: {head}")
+                columns.append(_column(board, name))
+    for head in ("parameters, M", "training, images/s", "training, min"):
+        with_head = [board for board in own if head in board.heads]
+        if with_head:
+            heads.append(head)
+            columns.append(_column(with_head[0], head))
+    scores = pd.DataFrame([b.standings["balanced_accuracy"] for b in own]).mean()
+    order = scores.sort_values(ascending=False).index
+    rows = [
+        [
+            comparison.methods[name].title,
+            *(_value(column.get(name, Cell("-"))) for column in columns),
+        ]
+        for name in map(str, order)
+    ]
+    return _table(heads, rows)
+
+
+def _column(board: Board, head: str) -> dict[str, Cell]:
+    at = board.heads.index(head)
+    return {name: row[at] for name, row in zip(board.methods, board.rows, strict=True)}
+
+
+def update_markdown(path: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`.
+
+    Args:
+        path: a Markdown file; the rest of it stays as it is.
+        name: of the markers.
+        text: without the markers.
+
+    Raises:
+        DataError: the file has no such pair of markers, or more than one.
+    """
+    before, first, last, after = around_markers(path, name)
+    with writing(path) as partial:
+        partial.write_bytes(f"{before}{first}\n{text.strip()}\n{last}{after}".encode())
+
+
+def around_markers(path: Path, name: str) -> tuple[str, str, str, str]:
+    """What stands before the first marker, the two markers, and what stands after the second.
+
+    Raises:
+        DataError: as `update_markdown`, or the file cannot be read.
+    """
+    first, last = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    try:
+        # Bytes, so that line ends stay as they are.
+        old = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}), so no table can be put into it: check the path."
+        ) from error
+    before, opening, rest = old.partition(first)
+    _, closing, after = rest.partition(last)
+    if not (opening and closing) or old.count(first) + old.count(last) != 2:
+        raise DataError(
+            f"{path} needs {first} and {last}, once each and in this order, to say where the table "
+            "belongs: add them."
+        )
+    return before, first, last, after
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in (heads, rule, *rows))
+
+
+def _plain(text: str) -> str:
+    """A text that breaks no table."""
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,53 @@
+"""Settings of images on disk -> batches, and of their random changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recame.config.section import Auto, Count, Fraction, Positive, Section, Weight
+
+#: Name -> how many views of an image it makes: itself, mirrored left to right, both mirrors, and
+#: these with quarter turns.
+SYMMETRIES = {"none": 1, "mirror": 2, "flips": 4, "square": 8}
+
+
+class DataConfig(Section):
+    """Images on disk -> batches."""
+
+    image_column: str = "image"
+    label_column: str = "label"
+    split_column: str = "split"
+    product_column: str = "product"
+    group_by: str | None = Field(None, description="no value of this column straddles two splits")
+    val_fraction: Fraction = 0.15
+    test_fraction: Fraction = 0.15
+    normal_class: str | None = None
+    critical_classes: tuple[str, ...] = ()
+    size: Auto | Annotated[int, Field(ge=16, le=2048)] = Field("auto", description="side, pixels")
+    channels: Auto | Literal[1, 3] = "auto"
+    bit_depth: Auto | Literal[8, 16] = "auto"
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    max_broken_fraction: Fraction = 0.05
+    max_pixels: Positive = Field(178_956_970, description="an image with more is refused")
+    cache_dir: Path | None = Field(None, description="default: the user's cache folder")
+
+
+class AugmentConfig(Section):
+    """Random changes of a training batch, on the training device."""
+
+    symmetry: Auto | Literal["none", "mirror", "flips", "square"] = Field(
+        "auto", description="flips and turns under which an image keeps its class"
+    )
+    shift: Fraction = Field(0.1, description="largest shift, as a share of the side")
+    scale: Fraction = Field(0.0, description="largest relative change of size")
+    rotate_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    brightness: Fraction = 0.1
+    contrast: Fraction = 0.1
+    blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
+    rand_augment: Count = Field(0, description="operations of RandAugment; 0 leaves it out")
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    mixup: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
+    cutmix: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")

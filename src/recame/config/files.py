@@ -1,0 +1,70 @@
+"""Settings on disk and on a command line: YAML files, and words like `section.key=value`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recame.config.settings import Config, parse_config
+from recame.errors import ConfigError
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML file of settings; what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds a wrong setting.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"No settings file at {path}: check the path given to --config."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be opened ({error.strerror}): give a YAML file that you may read."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
+    return parse_config({} if values is None else values, str(path))
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Parse `section.key=value` texts as YAML values.
+
+    Examples:
+        >>> parse_settings(["finetune.epochs=3", "model.regions=[3, 3]", "probe.enabled=false"])
+        {'finetune.epochs': 3, 'model.regions': [3, 3], 'probe.enabled': False}
+
+    Raises:
+        ConfigError: a text has no `=` or no readable value.
+    """
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} has no '=': write --set section.key=value")
+        try:
+            changes[name.strip()] = _yaml_value(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value is no YAML ({error}).") from error
+    return changes
+
+
+def _yaml_value(text: str) -> object:
+    # YAML 1.1 reads 1e-3 as a text; people mean a number. What they quote is a text.
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text.strip()):
+        return float(text)
+    return yaml.safe_load(text)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the settings as YAML, whole or not at all."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    partial = path.with_suffix(path.suffix + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

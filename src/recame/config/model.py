@@ -1,0 +1,64 @@
+"""Settings of batch -> expert outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from recame.config.section import Auto, Count, Fraction, Positive, Section
+
+
+class ModelConfig(Section):
+    """Batch -> expert outputs."""
+
+    backbone: Auto | str = Field("auto", description="any timm name")
+    pretrained: bool | Literal["package"] | Path = Field(
+        "package",
+        description="package (EfficientNet-Lite0, no network), true (timm hub), false, or a file",
+    )
+    num_experts: Auto | Positive = "auto"
+    shared_stages: Auto | int = Field(
+        "auto", description="0: fully separate, as published; -2: all but the last two"
+    )
+    pooled_stages: Auto | Positive = Field(
+        "auto", description="how many last stages feed the classifier; 1 as published"
+    )
+    attention: Literal["none", "regional", "channel", "squeeze_excite"] = "regional"
+    regions: tuple[Positive, Positive] = (2, 2)
+    reduction: Positive = 16
+    classifier: Literal["cosine", "linear"] = "cosine"
+    cosine_scale: Annotated[float, Field(gt=0.0)] = 16.0
+    hidden: Count = Field(0, description="width of an MLP before the classifier; 0: none")
+    dropout: Fraction = 0.0
+    standardise: bool = Field(
+        True, description="centre and scale pooled features for the classifier; false as published"
+    )
+    stages: Count = Field(0, description="only the backbone's first so many stages; 0: all")
+    pooling: Literal["average", "token", "both"] = Field(
+        "average", description="of a vision transformer: its patches, class token, or both"
+    )
+    tuning: Literal["full", "lora", "adapter", "bias", "head"] = Field(
+        "full", description="what of the backbone learns beside attention; head: nothing"
+    )
+    tuning_rank: Positive | None = Field(
+        None, description="of lora or adapter; auto: by the number of classes, as LIFT"
+    )
+    initialisation: Literal["random", "class_means"] | Path = Field(
+        "random", description="of a cosine classifier; or a file of each class's text features"
+    )
+
+    @field_validator("tuning_rank", mode="before")
+    @classmethod
+    def _auto_rank(cls, value: object) -> object:
+        return None if value == "auto" else value  # nothing to decide but by the classes
+
+    @model_validator(mode="after")
+    def _initialisable(self) -> ModelConfig:
+        if self.initialisation != "random" and (self.classifier != "cosine" or self.hidden):
+            raise ValueError(
+                f"initialisation={self.initialisation} sets the directions of a cosine on the "
+                "backbone's features: set classifier=cosine and hidden=0, or initialisation=random"
+            )
+        return self

@@ -1,0 +1,136 @@
+"""Every setting of a run, one section a stage: the one page of knobs. Imports no torch.
+
+A value of `"auto"` is decided by `recame.training.planner` from the data and the device before
+training; the run's saved `config.yaml` holds what was decided.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError, model_validator
+
+from recame.config.data import AugmentConfig, DataConfig
+from recame.config.distill import DistillConfig
+from recame.config.model import ModelConfig
+from recame.config.objective import ObjectiveConfig
+from recame.config.phases import FinetuneConfig, ProbeConfig, RetrainConfig
+from recame.config.run import EvaluationConfig, RunConfig
+from recame.config.section import Section
+from recame.errors import ConfigError
+
+CONFIG_SCHEMA = 1
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    schema_version: int = CONFIG_SCHEMA
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    probe: ProbeConfig = ProbeConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.schema_version > CONFIG_SCHEMA:
+            raise ValueError(
+                f"the settings have schema {self.schema_version}, this version reads up to "
+                f"{CONFIG_SCHEMA}: update recame"
+            )
+        if not (self.probe.enabled or self.finetune.enabled):
+            raise ValueError("probe.enabled and finetune.enabled are both false: nothing to train")
+        if self.run.keep == "joined" and not self.judges_joined:
+            raise ValueError(
+                "run.keep=joined joins an expert of each phase, and one phase is switched off: "
+                "enable probe and finetune, or choose another run.keep"
+            )
+        taus, experts = self.objective.tau, self.model.num_experts
+        if isinstance(taus, tuple) and experts != "auto" and len(taus) != experts:
+            raise ValueError(
+                f"objective.tau has {len(taus)} values for model.num_experts={experts}: "
+                "give one value, or one for each expert"
+            )
+        return self
+
+    @property
+    def judges_joined(self) -> bool:
+        """Whether an expert of each phase, together, is a candidate to keep."""
+        wanted = self.run.keep in {"best_on_val", "joined"}
+        return wanted and self.probe.enabled and self.finetune.enabled
+
+    def updated(self, changes: dict[str, Any]) -> Config:
+        """A copy with `section.key` settings changed, validated as a whole.
+
+        Args:
+            changes: dotted names to values.
+
+        Raises:
+            ConfigError: an unknown name or an ill-typed value.
+        """
+        values = self.model_dump()
+        for dotted, value in changes.items():
+            section, _, key = dotted.partition(".")
+            if not key or not isinstance(values.get(section), dict):
+                raise ConfigError(
+                    f"Unknown setting {dotted!r}: write section.key, with a section of "
+                    f"{', '.join(k for k, v in values.items() if isinstance(v, dict))}."
+                )
+            values[section][key] = value
+        return parse_config(values)
+
+
+def parse_config(values: object, source: str = "the settings") -> Config:
+    """Validate nested settings.
+
+    Args:
+        values: what a YAML file held.
+        source: how an error names where they came from.
+
+    Raises:
+        ConfigError: names each unknown or ill-typed setting and what is allowed.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{source} must hold sections of settings, found {type(values).__name__}: "
+            "start from a file of configs/."
+        )
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explained(error)}") from error
+
+
+def _explained(error: ValidationError) -> str:
+    """One clause a setting: what it may be, and what it was."""
+    told: dict[str, list[str]] = {}
+    for item in error.errors():
+        where = [str(part) for part in item["loc"]]
+        if item["type"] == "extra_forbidden":
+            known = _known_names(where[0] if len(where) > 1 else None)
+            text = f"unknown (known here: {', '.join(known)})"
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            if not isinstance(item["input"], dict | BaseModel):  # else a whole section
+                text += f", got {item['input']!r}"
+        told.setdefault(".".join(where[:2]), []).append(text)
+    listed = []
+    for name, texts in told.items():
+        text = " or ".join(dict.fromkeys(texts))
+        listed.append(f"{name}: {text}" if name else text)
+    return "; ".join(listed)
+
+
+def _known_names(section: str | None) -> list[str]:
+    if section is None:
+        return list(Config.model_fields)
+    annotation = Config.model_fields[section].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
+    return list(annotation.model_fields)

@@ -1,0 +1,1 @@
+"""Public long-tailed sets, and the generated one."""

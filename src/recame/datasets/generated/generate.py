@@ -1,0 +1,185 @@
+"""A plan -> pixels in memory, or a folder of images with a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from recame.contracts import Pixels
+from recame.datasets.generated.defects import CLASSES
+from recame.datasets.generated.hashing import I64, make_keys
+from recame.datasets.generated.imaging import Shots, take
+from recame.datasets.generated.plan import SyntheticSpec, plan
+from recame.datasets.generated.products import DESIGNS, VARIANTS
+from recame.errors import DataError
+from recame.files import is_taken, new_folder
+
+OnProgress = Callable[[int, int], None]
+
+MANIFEST_COLUMNS = ("image", "label", "product", "board", "lot", "split")
+TRUTH_COLUMNS = ("image", "true_label", "cluster", "duplicate_of", "duplicate_kind")
+#: Pixels of the images that are drawn together: their arrays stay in a core's cache.
+_CHUNK_PIXELS = 2**18
+#: Pixels that `write` holds in memory.
+_BLOCK_PIXELS = 2**24
+
+
+def render(
+    table: pd.DataFrame, spec: SyntheticSpec, on_progress: OnProgress | None = None
+) -> Pixels:
+    """Draw the images of a plan, or of any of its rows.
+
+    An image depends on the seed and on its own row only: its number and its original's are in the
+    file names, its class and region in `cluster` and `true_label`.
+
+    Args:
+        table: rows of `plan(spec)`; another `true_label` draws another defect on the same scene.
+        spec: of the plan.
+        on_progress: called with (done, total).
+
+    Returns:
+        (N, size, size), or (N, size, size, 3) red, green, blue; uint8 or uint16.
+
+    Raises:
+        DataError: the table lacks a column.
+    """
+    missing = sorted({*TRUTH_COLUMNS, "product", "lot"} - set(table))
+    if missing:
+        raise DataError(
+            f"Nothing can be drawn from a table without {', '.join(missing)}: a manifest does not "
+            "tell what the images show. Pass rows of plan(spec)."
+        )
+    shots = _shots(table, spec)
+    design = shots.product % len(DESIGNS)
+    order = np.lexsort((shots.label, design))
+    ends = np.flatnonzero(np.diff(design[order], append=-1)) + 1
+    most = max(1, _CHUNK_PIXELS // spec.size**2)
+    chunks = [
+        part
+        for group in np.split(order, ends[:-1])
+        if len(group)
+        for part in np.array_split(group, -(-len(group) // most))
+    ]
+    dtype = np.uint8 if spec.bit_depth == 8 else np.uint16
+    pixels = np.empty((len(table), spec.size, spec.size, 3 if spec.colour else 1), dtype)
+
+    def draw(rows: I64) -> int:
+        part = Shots(*(getattr(shots, name)[rows] for name in Shots.__dataclass_fields__))
+        pixels[rows] = take(part, size=spec.size, bit_depth=spec.bit_depth, colour=spec.colour)
+        return len(rows)
+
+    done = 0
+    with ThreadPoolExecutor(_num_workers()) as pool:
+        for drawn in as_completed([pool.submit(draw, rows) for rows in chunks]):
+            done += drawn.result()
+            if on_progress is not None:
+                on_progress(done, len(table))
+    return pixels if spec.colour else pixels[..., 0]
+
+
+def generate(
+    spec: SyntheticSpec, on_progress: OnProgress | None = None
+) -> tuple[Pixels, pd.DataFrame]:
+    """Plan and draw a set in memory.
+
+    Returns:
+        The images as `render` gives them, and the table of `plan`.
+    """
+    table = plan(spec)
+    return render(table, spec, on_progress), table
+
+
+def write(spec: SyntheticSpec, out: Path, on_progress: OnProgress | None = None) -> Path:
+    """Write a set as PNG files and a manifest, whole or not at all.
+
+    The folder holds `images/<product>/<number>.png`, `manifest.csv` (what any user's set has),
+    `truth.csv` (the planted clusters, true labels and duplicates, which training never reads) and
+    `spec.json`.
+
+    Args:
+        spec: what to generate.
+        out: the folder; it must be new or empty.
+        on_progress: called with (done, total).
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        DataError: the folder holds something already, or cannot be written.
+    """
+    out = Path(out)
+    if is_taken(out):
+        raise DataError(
+            f"{out} exists and is not an empty folder, and a generated set never replaces files: "
+            "choose a new folder."
+        )
+    with new_folder(out) as partial:
+        _fill(spec, partial, on_progress)
+    return out / "manifest.csv"
+
+
+def _fill(spec: SyntheticSpec, folder: Path, on_progress: OnProgress | None) -> None:
+    table = plan(spec)
+    for product in table["product"].unique():
+        (folder / "images" / product).mkdir(parents=True)
+    step = max(1, _BLOCK_PIXELS // spec.size**2)
+    with ThreadPoolExecutor(_num_workers()) as pool:
+        for start in range(0, len(table), step):
+            block = table.iloc[start : start + step]
+            paths = [folder / image for image in block["image"]]
+            list(pool.map(_write_png, paths, render(block, spec)))
+            if on_progress is not None:
+                on_progress(start + len(block), len(table))
+    table[list(MANIFEST_COLUMNS)].to_csv(folder / "manifest.csv", index=False)
+    table[list(TRUTH_COLUMNS)].to_csv(folder / "truth.csv", index=False)
+    text = json.dumps({"schema": 1, **asdict(spec)}, indent=2)
+    (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_png(path: Path, pixels: Pixels) -> None:
+    # OpenCV keeps colours as blue, green, red.
+    _, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])
+    path.write_bytes(encoded.tobytes())
+
+
+def _shots(table: pd.DataFrame, spec: SyntheticSpec) -> Shots:
+    """What each row shows."""
+    index = {c.name: i for i, c in enumerate(CLASSES)}
+    number = _numbers(table["image"])
+    near = (table["duplicate_kind"] == "near").to_numpy()
+    copy = (table["duplicate_of"] != "").to_numpy()
+    source = number.copy()
+    source[copy] = _numbers(table["duplicate_of"][copy])
+    product = _numbers(table["product"]) - 1
+    content = make_keys(spec.seed, source)
+    lots = make_keys(make_keys(make_keys(spec.seed, 4_000_037), product), _numbers(table["lot"]))
+    return Shots(
+        product=product,
+        variant=table["cluster"].str[-1].map(VARIANTS.index).to_numpy().astype(np.int64),
+        label=table["true_label"].map(index).to_numpy().astype(np.int64),
+        content=content,
+        capture=make_keys(content, np.where(near, number, source)),
+        lot=lots,
+        moved=near,
+    )
+
+
+def _numbers(names: pd.Series[Any]) -> I64:
+    """The last number in each name."""
+    codes, unique = pd.factorize(names)
+    return np.asarray([int(re.findall(r"\d+", name)[-1]) for name in unique], np.int64)[codes]
+
+
+def _num_workers() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,0 +1,167 @@
+"""Randomness that is the same on every machine: integer hashes of (seed, image, name, pixel).
+
+A generator that draws image after image ties an image's pixels to its place in the batch. Here
+each number is a hash of what it is for, so that any subset of images can be made alone. Only
+integer arithmetic and exactly rounded float operations are used, no transcendental functions.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from recame.contracts import Array, IntArray
+
+#: float32; numpy's types forget that next to Python numbers.
+F32 = Array
+U32 = np.ndarray[Any, np.dtype[np.uint32]]
+U64 = np.ndarray[Any, np.dtype[np.uint64]]
+I64 = IntArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_LOW_32, _S32, _S40 = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(40)
+_S15, _S16, _S8 = np.uint32(15), np.uint32(16), np.uint32(8)
+_MUL_1, _MUL_2 = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
+_BYTES, _HALF = np.uint32(0x00FF00FF), np.uint32(0x0000FFFF)
+
+#: Mean and standard deviation of the sum of four random bytes.
+_BYTES_MEAN, _BYTES_SD = 510.0, 147.8
+_NAMES: dict[str, np.uint64] = {}
+
+
+def make_keys(parent: U64 | int, numbers: I64 | int) -> U64:
+    """One 64-bit key for each number below a parent key (Steele et al., SplitMix, 2014).
+
+    Args:
+        parent: (N,) or (1,) keys, or a seed.
+        numbers: (N,) integers, or one.
+
+    Returns:
+        (N,).
+    """
+    x = np.atleast_1d(np.asarray(parent)).astype(np.uint64)
+    return _splitmix(_splitmix(x) ^ np.atleast_1d(np.asarray(numbers)).astype(np.uint64))
+
+
+def named(keys: U64, name: str) -> U64:
+    """Keys of another, independent purpose."""
+    if name not in _NAMES:
+        _NAMES[name] = np.uint64(zlib.crc32(name.encode()) * 2654435761 % 2**64)
+    return _splitmix(keys ^ _NAMES[name])
+
+
+def uniform(keys: U64, name: str, low: float | F32 = 0.0, high: float | F32 = 1.0) -> F32:
+    """A number in [low, high) for each key and purpose.
+
+    Args:
+        keys: (N,).
+        name: what the number is for.
+        low: a number, or (N, 1, 1).
+        high: a number, or (N, 1, 1).
+
+    Returns:
+        (N, 1, 1), so that it broadcasts over pixels.
+    """
+    bits = (named(keys, name) >> _S40).astype(np.float32)
+    share: F32 = (bits * np.float32(2.0**-24))[:, None, None]
+    return low + (high - low) * share
+
+
+def below(keys: U64, name: str, limit: int | I64) -> I64:
+    """An integer in [0, limit) for each key: (N,)."""
+    bits = named(keys, name) >> _S32
+    return (bits * np.asarray(limit).astype(np.uint64) >> _S32).astype(np.int64)
+
+
+def shuffled(keys: U64, name: str) -> I64:
+    """A random order of the keys: (N,) positions."""
+    return np.argsort(named(keys, name), kind="stable")
+
+
+def pixel_noise(keys: U64, name: str, size: int) -> F32:
+    """White noise for each pixel: sum of four random bytes, which is Gaussian but for its far tail.
+
+    Returns:
+        (N, size, size) of mean 0 and deviation 1.
+    """
+    x = _mix(np.arange(size * size, dtype=np.uint32).reshape(1, size, size))
+    x = _mix(x ^ low_word(named(keys, name)))
+    y = x & _BYTES
+    np.right_shift(x, _S8, out=x)
+    x &= _BYTES
+    y += x
+    np.right_shift(y, _S16, out=x)
+    y &= _HALF
+    y += x
+    noise = y.astype(np.float32)
+    noise -= np.float32(_BYTES_MEAN)
+    noise *= np.float32(1 / _BYTES_SD)
+    return noise
+
+
+def cell_hash(keys: U32, i: F32, j: F32) -> F32:
+    """A number in [0, 1) for each cell of an endless plane, the same whoever looks at it.
+
+    Args:
+        keys: (N, 1, 1), the plane.
+        i: whole numbers, any shape that broadcasts.
+        j: the same.
+    """
+    x = i.astype(np.int32).view(np.uint32) * np.uint32(0x9E3779B1)
+    x = x + j.astype(np.int32).view(np.uint32) * np.uint32(0x85EBCA77)
+    share: F32 = (_mix(x ^ keys) >> _S8).astype(np.float32) * np.float32(2.0**-24)
+    return share
+
+
+def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
+    """Smooth random hills over an image: random values on a lattice, smoothly interpolated.
+
+    Args:
+        keys: (N,).
+        name: what the field is for.
+        cells: lattice cells a side.
+        size: pixels a side.
+
+    Returns:
+        (N, size, size) in [-1, 1].
+    """
+    side = cells + 1
+    lattice = _mix(np.arange(side * side, dtype=np.uint32).reshape(1, side, side))
+    lattice = _mix(lattice ^ low_word(named(keys, name)))
+    values = (lattice >> _S8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)
+    step = -(-size // cells)
+    t = (np.arange(step, dtype=np.float32) + np.float32(0.5)) / np.float32(step)
+    weight = t * t * (3 - 2 * t)
+    # A cell is a whole number of pixels, so that broadcasting interpolates without a gather.
+    low, high = values[:, :-1, None, :], values[:, 1:, None, :]
+    rows = (low + (high - low) * weight[None, None, :, None]).reshape(len(keys), -1, side)
+    rows = rows[:, :size]
+    left, right = rows[..., :-1, None], rows[..., 1:, None]
+    field: F32 = (left + (right - left) * weight).reshape(len(keys), size, -1)[..., :size]
+    return field
+
+
+def low_word(keys: U64) -> U32:
+    """The low 32 bits of each key: (N, 1, 1)."""
+    return (keys & _LOW_32).astype(np.uint32)[:, None, None]
+
+
+def _splitmix(x: U64) -> U64:
+    x = x + _GOLDEN
+    x = (x ^ (x >> _S30)) * _MIX_1
+    x = (x ^ (x >> _S27)) * _MIX_2
+    return x ^ (x >> _S31)
+
+
+def _mix(x: U32) -> U32:
+    """`lowbias32` (Wellons, Prospecting for Hash Functions, 2018), on a fresh array."""
+    x = x ^ (x >> _S16)
+    x *= _MUL_1
+    x ^= x >> _S15
+    x *= _MUL_2
+    x ^= x >> _S16
+    return x

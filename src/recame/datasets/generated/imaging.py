@@ -1,0 +1,160 @@
+"""Geometry -> pixels: coverage of the layers, light, focus, dust, sensor noise, bit depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from recame.contracts import BoolArray, Pixels
+from recame.datasets.generated.defects import CLASSES, Mark, Scene, ramp, spoil
+from recame.datasets.generated.hashing import F32, I64, U64, pixel_noise, smooth_field, uniform
+from recame.datasets.generated.products import DESIGNS, FIELD, VARIANTS, Look, make_look, pick
+
+
+@dataclass(frozen=True)
+class Shots:
+    """What N images of one design show.
+
+    Attributes:
+        product: (N,) product numbers.
+        variant: (N,) numbers of `VARIANTS`.
+        label: (N,) class numbers, ascending.
+        content: (N,) keys of what is in the image.
+        capture: (N,) keys of how it was taken.
+        lot: (N,) keys of the lots.
+        moved: (N,) whether the camera stands up to a pixel beside the original's place.
+    """
+
+    product: I64
+    variant: I64
+    label: I64
+    content: U64
+    capture: U64
+    lot: U64
+    moved: BoolArray
+
+
+def take(shots: Shots, *, size: int, bit_depth: int, colour: bool) -> Pixels:
+    """Take the images.
+
+    Args:
+        shots: N images of one design.
+        size: pixels a side.
+        bit_depth: 8 or 16.
+        colour: three channels instead of one.
+
+    Returns:
+        (N, size, size, 1 or 3), uint8 or uint16.
+    """
+    look = make_look(
+        shots.product, shots.variant, shots.content, shots.capture, shots.lot, colour=colour
+    )
+    design = DESIGNS[int(shots.product[0]) % len(DESIGNS)]
+    plane = look.plane
+    sites = design.place(plane)
+    x, y = _camera(shots, size)
+    # The crop is centred, but for a few units, where a defect of any class would be.
+    near_x = x - uniform(shots.content, "near x", -5, 5)
+    near_y = y - uniform(shots.content, "near y", -5, 5)
+    u = _middle([s.u for s in sites]) + near_x * look.cos - near_y * look.sin
+    v = _middle([s.v for s in sites]) + near_x * look.sin + near_y * look.cos
+    metal, via = design.draw(u, v, plane, sites)
+    metal = metal + (look.bias + look.roughness * smooth_field(shots.content, "waves", 22, size))
+    via = via + look.bias
+    style = uniform(shots.content, "style") + shots.variant[:, None, None].astype(np.float32)
+    style = style * np.float32(1 / len(VARIANTS))
+    marks: list[tuple[slice, Mark]] = []
+    ends = np.flatnonzero(np.diff(shots.label, prepend=-1, append=len(CLASSES)))
+    for start, stop in pairwise(ends.tolist()):
+        rows = slice(start, stop)
+        scene = Scene(
+            shots.content[rows],
+            style[rows],
+            x[rows],
+            y[rows],
+            u[rows],
+            v[rows],
+            pick(sites, rows),
+            metal[rows],
+            via[rows],
+        )
+        name = CLASSES[int(shots.label[start])].name
+        mark = spoil(scene, name, look.metal[:, rows], look.substrate[:, rows])
+        if mark is not None:
+            marks.append((rows, mark))
+    blur = np.maximum(look.blur, np.float32(FIELD / size))
+    covered = ramp(metal, blur), ramp(via, blur)
+    return _expose(shots, look, covered, marks, (x, y), bit_depth)
+
+
+def _middle(values: list[F32]) -> F32:
+    middle: F32 = 0.25 * ((values[0] + values[1]) + (values[2] + values[3]))
+    return middle
+
+
+def _camera(shots: Shots, size: int) -> tuple[F32, F32]:
+    """Positions of the pixels in units from the centre, to the right and downward."""
+    step = np.float32(FIELD / size)
+    grid = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * step - np.float32(FIELD / 2)
+    moved = shots.moved[:, None, None].astype(np.float32) * step
+    x = grid[None, None, :] + moved * uniform(shots.capture, "move x", -1, 1)
+    y = grid[None, :, None] + moved * uniform(shots.capture, "move y", -1, 1)
+    return x, y
+
+
+def _expose(
+    shots: Shots,
+    look: Look,
+    covered: tuple[F32, F32],
+    marks: list[tuple[slice, Mark]],
+    grid: tuple[F32, F32],
+    bit_depth: int,
+) -> Pixels:
+    """Reflectance -> light -> sensor -> numbers."""
+    metal, via = covered
+    x, y = grid
+    size = metal.shape[-1]
+    rim = metal * (1 - metal)
+    rim += via * (1 - via)
+    rim *= look.rim * -4
+    light = look.gain * ((1 + x * (look.light_x * (2 / FIELD))) + y * (look.light_y * (2 / FIELD)))
+    cloud = smooth_field(shots.content, "cloud", 7, size)
+    cloud = cloud * look.mottle + 1
+    dust, dust_tone = _dust(shots, x, y)
+    top = 2**bit_depth - 1
+    channels = len(look.metal)
+    dtype = np.uint8 if bit_depth == 8 else np.uint16
+    pixels = np.empty((len(metal), size, size, channels), dtype)
+    for c in range(channels):
+        tone = look.substrate[c] * cloud
+        tone += (look.metal[c] - tone) * metal
+        tone += (look.via[c] - tone) * via
+        tone += rim
+        tone += (dust_tone - tone) * dust
+        for rows, mark in marks:
+            part = tone[rows]
+            part *= mark.shade
+            part += (mark.tone[min(c, len(mark.tone) - 1)] - part) * mark.alpha
+        tone *= light
+        noise = pixel_noise(shots.capture, f"noise {c}", size)
+        noise *= look.noise
+        tone += noise
+        tone *= top
+        tone += 0.5
+        np.clip(tone, 0, top, out=tone)
+        pixels[..., c] = tone
+    return pixels
+
+
+def _dust(shots: Shots, x: F32, y: F32) -> tuple[F32, F32]:
+    """Opacity and tone of a speck that is too small to matter, on every third image."""
+    content = shots.content
+    dx = x - uniform(content, "dust x", -21, 21)
+    dy = y - uniform(content, "dust y", -21, 21)
+    radius = uniform(content, "dust size", 0.3, 0.8)
+    radius = np.where(uniform(content, "dust") < 0.34, radius, np.float32(-9))
+    dark = uniform(content, "dust tone") < 0.5
+    opacity = ramp(radius - np.sqrt(dx * dx + dy * dy), 1.2) * np.float32(0.55)
+    return opacity, np.where(dark, np.float32(0.1), np.float32(0.9))

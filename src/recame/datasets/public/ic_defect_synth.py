@@ -1,0 +1,66 @@
+"""ICDefectSynth as a benchmark set: 2,000 training images with a tail, balanced held-out sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from recame.datasets.generated import SyntheticSpec, write
+from recame.datasets.public.prepared_folder import prepare_folder
+
+OnProgress = Callable[[int, int], None]
+
+NUM_TRAIN = 2000
+VAL_PER_CLASS = 20
+TEST_PER_CLASS = 60
+
+
+def benchmark_spec(imbalance: float = 100, seed: int = 0, num_classes: int = 10) -> SyntheticSpec:
+    """What the set holds.
+
+    Ten classes, so that the profile meets the imbalance that it is named after: 807 to 8 images
+    at 100, 998 to 2 at 500 (14 classes would end at 380 to 1). Twelve products.
+    """
+    held_out = num_classes * (VAL_PER_CLASS + TEST_PER_CLASS)
+    return SyntheticSpec(
+        num_images=NUM_TRAIN + held_out,
+        num_classes=num_classes,
+        imbalance=imbalance,
+        val_per_class=VAL_PER_CLASS,
+        test_per_class=TEST_PER_CLASS,
+        seed=seed,
+    )
+
+
+def prepare(
+    out: Path,
+    *,
+    imbalance: float = 100,
+    seed: int = 0,
+    num_classes: int = 10,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Generate the set; the same arguments give the same pixels on every machine.
+
+    Args:
+        out: a new or empty folder, or one that holds this set already.
+        imbalance: images of the largest class over the smallest, in train.
+        seed: another one gives other images of the same products.
+        num_classes: 2 to 14.
+        on_progress: called with (done, total).
+
+    Returns:
+        The manifest: `image, label, product, board, lot, split`.
+
+    Raises:
+        DataError: `out` holds something else.
+        ConfigError: an argument is out of range.
+    """
+    spec = benchmark_spec(imbalance, seed, num_classes)
+    recipe = {"set": f"ICDefectSynth ({imbalance:g})", "spec": asdict(spec)}
+    return prepare_folder(out, recipe, lambda partial: _generate(spec, partial, on_progress))
+
+
+def _generate(spec: SyntheticSpec, folder: Path, on_progress: OnProgress | None) -> None:
+    write(spec, folder, on_progress)

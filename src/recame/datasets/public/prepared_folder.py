@@ -1,0 +1,169 @@
+"""A prepared set's folder: manifest, images, and what they were made from; whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from recame.contracts import Pixels
+from recame.errors import DataError
+from recame.files import is_taken, new_folder
+
+OnProgress = Callable[[int, int], None]
+
+MANIFEST = "manifest.csv"
+RECIPE = "prepared.json"
+SCHEMA = 1
+#: Bytes at either end of a large file that stand for the whole in its fingerprint.
+_END_BYTES = 1 << 20
+_IMAGES_A_TASK = 128
+
+
+def prepare_folder(out: Path, recipe: dict[str, Any], build: Callable[[Path], None]) -> Path:
+    """Build a set in a folder beside `out` and move it there when it is whole.
+
+    Where `out` holds a set of the same recipe, nothing is done. Anything else in it is never
+    replaced: the user may still need it.
+
+    Args:
+        out: a new or empty folder, or one that this function made.
+        recipe: the set's name, its options and the fingerprint of its raw files, JSON-ready.
+        build: fills the folder it is given with at least `manifest.csv`.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        DataError: `out` holds something else, or cannot be written.
+    """
+    out = Path(out)
+    recipe = {"schema": SCHEMA, **json.loads(json.dumps(recipe))}
+    manifest = out / MANIFEST
+    if is_taken(out):
+        _check_same(out, recipe)
+        return manifest
+    with new_folder(out) as partial:
+        build(partial)
+        (partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _check_same(out: Path, recipe: dict[str, Any]) -> None:
+    try:
+        found = json.loads((out / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not (out / MANIFEST).is_file():
+        raise DataError(
+            f"{out} holds something that is no prepared set, and nothing in it is replaced: "
+            "choose a new folder."
+        )
+    differing = [key for key in {**recipe, **found} if recipe.get(key) != found.get(key)]
+    if differing:
+        was = ", ".join(f"{key} {found.get(key)} and not {recipe.get(key)}" for key in differing)
+        raise DataError(
+            f"{out} holds a set that was prepared otherwise ({was}), and figures on the two do not "
+            "compare. Choose another folder, or delete this one."
+        )
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Hash of files' names, sizes and of a megabyte at either end. 16 hex digits.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            size = path.stat().st_size
+            digest.update(f"{path.name}\0{size}\0".encode())
+            with path.open("rb") as stream:
+                digest.update(stream.read(_END_BYTES))
+                stream.seek(max(_END_BYTES, size - _END_BYTES))
+                digest.update(stream.read(_END_BYTES))
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error}): check the path and rights."
+            ) from error
+    return digest.hexdigest()[:16]
+
+
+def save_manifest(folder: Path, table: pd.DataFrame) -> None:
+    """Write `manifest.csv` into a folder."""
+    table.to_csv(folder / MANIFEST, index=False, lineterminator="\n")
+
+
+def write_images(
+    folder: Path,
+    names: Sequence[str],
+    pixels: Callable[[int], Pixels],
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Write PNG files on several threads; folders are made as needed.
+
+    Args:
+        folder: what the names are relative to.
+        names: N, with forward slashes.
+        pixels: number of an image -> (H, W) grey or (H, W, 3) red, green, blue; uint8.
+        on_progress: called with (done, total).
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for parent in sorted({name.rpartition("/")[0] for name in names}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+
+    def write(start: int) -> int:
+        end = min(start + _IMAGES_A_TASK, len(names))
+        for number in range(start, end):
+            image = pixels(number)
+            # Not imwrite: it takes no path beyond the locale and tells no reason.
+            ordered = np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image)
+            (folder / names[number]).write_bytes(cv2.imencode(".png", ordered)[1].tobytes())
+        return end - start
+
+    done = 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        tasks = [pool.submit(write, start) for start in range(0, len(names), _IMAGES_A_TASK)]
+        for task in as_completed(tasks):
+            done += task.result()
+            if on_progress is not None:
+                on_progress(done, len(names))
+
+
+def check_present(folder: Path, names: pd.Series[str], described_by: str) -> None:
+    """Check that images lie where a list says, one directory listing a folder.
+
+    Args:
+        folder: what the names are relative to.
+        names: paths with forward slashes.
+        described_by: the list, for the message.
+
+    Raises:
+        DataError: some are missing; the message counts them and names the first.
+    """
+    parts = names.str.rpartition("/")
+    missing: list[str] = []
+    for parent, files in parts[2].groupby(parts[0], sort=False):
+        try:
+            present = set(os.listdir(folder / str(parent)))  # noqa: PTH208 - names, not paths
+        except OSError:
+            present = set()
+        prefix = f"{parent}/" if parent else ""
+        missing += [f"{prefix}{name}" for name in files if name not in present]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} images of {described_by} are not below {folder} "
+            f"({missing[0]}, ...), and a set without them is not the published one. Complete the "
+            "copy, or give the folder that the list's paths start from."
+        )

@@ -1,0 +1,190 @@
+"""Public long-tailed sets: a local raw copy -> a manifest with the published split.
+
+Nothing is downloaded. A set's module is imported when the set is prepared, and none imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from recame.errors import ConfigError, DataError
+
+OnProgress = Callable[[int, int], None]
+
+#: Many above 100 training images, medium 20 to 100, few below 20, as `LabelSpace.groups` reads it.
+#: The literature of the natural-image sets has no fourth group, so nothing is above the first.
+PUBLISHED_GROUPS = (10**9, 100, 19)
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """One public set and how its published protocol reads.
+
+    Attributes:
+        title: its name in tables.
+        module: the module of this package that prepares it.
+        raw: the files that `prepare` expects, in words; empty if it needs none.
+        source: who published the images and the long-tailed protocol.
+        licence: of the images, in words.
+        cutoffs: for `LabelSpace.groups`; None where classes are grouped by rank of their counts.
+        function: of the module.
+        options: values of the function's options that make this set.
+    """
+
+    title: str
+    module: str
+    raw: str
+    source: str
+    licence: str
+    cutoffs: tuple[int, int, int] | None = None
+    function: str = "prepare"
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def prepare(
+        self,
+        raw: Path | None,
+        out: Path,
+        *,
+        on_progress: OnProgress | None = None,
+        **options: Any,
+    ) -> Path:
+        """Prepare the set in a folder; at once if the folder holds just that already.
+
+        Args:
+            raw: the local copy; None for a set that is generated.
+            out: a new or empty folder, or one that holds this set already.
+            on_progress: called with (done, total) while images are written.
+            options: of the set's own function, in place of the published values.
+
+        Returns:
+            The manifest's path: `out/manifest.csv`.
+
+        Raises:
+            DataError: the raw files are missing or not what they should be, or `out` holds
+                something else.
+            ConfigError: an option is out of range.
+        """
+        if self.raw and raw is None:
+            raise DataError(
+                f"{self.title} is made from a local copy of its files, and none was given. "
+                f"Give the path of {self.raw}."
+            )
+        function = getattr(import_module(f"recame.datasets.public.{self.module}"), self.function)
+        chosen = {**self.options, **options}
+        first = () if not self.raw else (Path(raw),) if raw is not None else ()
+        manifest: Path = function(*first, Path(out), on_progress=on_progress, **chosen)
+        return manifest
+
+
+_CIFAR = "Krizhevsky, 2009"
+_LDAM = "long-tailed by Cao et al., NeurIPS 2019 (LDAM-DRW)"
+_OLTR = "long-tailed by Liu et al., CVPR 2019 (OLTR)"
+_NO_LICENCE = "none stated; research use"
+
+PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
+    {
+        "cifar10_lt": PublicSet(
+            title="CIFAR-10-LT",
+            module="cifar",
+            raw="cifar-10-batches-py (or the folder that holds it)",
+            source=f"{_CIFAR}; {_LDAM}",
+            licence=_NO_LICENCE,
+            cutoffs=PUBLISHED_GROUPS,
+            options={"num_classes": 10, "imbalance": 100},
+        ),
+        "cifar100_lt": PublicSet(
+            title="CIFAR-100-LT",
+            module="cifar",
+            raw="cifar-100-python (or the folder that holds it)",
+            source=f"{_CIFAR}; {_LDAM}",
+            licence=_NO_LICENCE,
+            cutoffs=PUBLISHED_GROUPS,
+            options={"num_classes": 100, "imbalance": 100},
+        ),
+        "cifar10_lt_jpeg": PublicSet(
+            title="CIFAR-10-LT (100), JPEG copy",
+            module="cifar",
+            function="prepare_jpeg",
+            raw="cifar10_lt100.zip, or a folder train/<class>/, test/<class>/",
+            source=f"{_CIFAR}; re-encoded, with a subset of its own",
+            licence=_NO_LICENCE,
+            cutoffs=PUBLISHED_GROUPS,
+        ),
+        "imagenet_lt": PublicSet(
+            title="ImageNet-LT",
+            module="lists",
+            raw="the folder of ImageNet (train/, val/) with ImageNet_LT_train.txt, _val, _test",
+            source=f"Russakovsky et al., IJCV 2015; {_OLTR}",
+            licence="ImageNet terms: non-commercial research",
+            cutoffs=PUBLISHED_GROUPS,
+            options={"name": "ImageNet_LT"},
+        ),
+        "places_lt": PublicSet(
+            title="Places-LT",
+            module="lists",
+            raw="the folder of Places365 with Places_LT_train.txt, _val, _test",
+            source=f"Zhou et al., TPAMI 2018; {_OLTR}",
+            licence="Places terms: non-commercial research",
+            cutoffs=PUBLISHED_GROUPS,
+            options={"name": "Places_LT"},
+        ),
+        "inaturalist_2018": PublicSet(
+            title="iNaturalist 2018",
+            module="inaturalist",
+            raw="the folder of train_val2018/ with train2018.json and val2018.json, or with "
+            "iNaturalist18_train.txt and iNaturalist18_val.txt",
+            source="Van Horn et al., CVPR 2018",
+            licence="each image its own; non-commercial research",
+            cutoffs=PUBLISHED_GROUPS,
+        ),
+        "wm_811k": PublicSet(
+            title="WM-811K",
+            module="wafer_map",
+            raw="LSWMD.pkl (or the folder that holds it)",
+            source="Wu, Jang and Chen, IEEE TSM 28(1), 2015",
+            licence="free with citation (MIR lab)",
+        ),
+        "deeppcb_lt": PublicSet(
+            title="DeepPCB-LT",
+            module="deeppcb_lt",
+            raw="a clone of github.com/tangsanli5201/DeepPCB (the folder that holds PCBData)",
+            source="Tang et al., arXiv 1902.06197, 2019; long-tailed here",
+            licence="MIT; its README asks for research use",
+        ),
+        "ic_defect_synth_100": PublicSet(
+            title="ICDefectSynth (100)",
+            module="ic_defect_synth",
+            raw="",
+            source="generated here",
+            licence="Apache-2.0",
+            options={"imbalance": 100},
+        ),
+        "ic_defect_synth_500": PublicSet(
+            title="ICDefectSynth (500)",
+            module="ic_defect_synth",
+            raw="",
+            source="generated here",
+            licence="Apache-2.0",
+            options={"imbalance": 500},
+        ),
+    }
+)
+
+
+def public_set(name: str) -> PublicSet:
+    """Find a public set by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PUBLIC_SETS:
+        raise ConfigError(
+            f"There is no public set {name!r}; there are {', '.join(PUBLIC_SETS)}. Correct the "
+            "name, or give the path of a manifest."
+        )
+    return PUBLIC_SETS[name]

@@ -1,0 +1,1 @@
+"""Scores -> decisions: calibration and thresholds, from arrays alone."""

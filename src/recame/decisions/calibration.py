@@ -1,0 +1,60 @@
+"""How sure a model may be: the temperature, fitted once and applied wherever scores are read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recame.contracts import Array, FloatArray, IntArray
+
+#: Where `fit_temperature` looks.
+TEMPERATURE_RANGE = (0.05, 20.0)
+
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def fit_temperature(logits: FloatArray, target: IntArray) -> float:
+    """Find the temperature T that makes softmax(logits / T) most likely (Guo et al., ICML 2017).
+
+    The likelihood has one maximum in T; a golden-section search over log T finds it. Where every
+    image is called right (or wrong), the answer lies on the edge of `TEMPERATURE_RANGE`.
+
+    Args:
+        logits: (N, C) logits or log-probabilities; which of the two makes no difference.
+        target: (N,) class indices; rows with -1 are left out.
+
+    Returns:
+        T > 0; above 1 the model was too sure. 1.0 when no row has a label.
+    """
+    known = target >= 0
+    if not known.any():
+        return 1.0
+    scores = logits[known].astype(np.float64)
+    # A probability of exactly 0 has no logarithm; its class stays hopeless, and finite.
+    scores = np.maximum(scores - scores.max(1, keepdims=True), -1e4)
+    own = scores[np.arange(len(scores)), target[known]]
+
+    def loss(log_temperature: float) -> float:
+        beta = np.exp(-log_temperature)
+        return float((np.log(np.exp(scores * beta).sum(1)) - own * beta).mean())
+
+    low, high = np.log(TEMPERATURE_RANGE)
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-5:
+        if loss_left <= loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - _GOLDEN * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + _GOLDEN * (high - low)
+            loss_right = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def calibrated(probabilities: Array, temperature: float) -> Array:
+    """`softmax(log(probabilities) / temperature)`, (N, C)."""
+    scores = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))

@@ -1,0 +1,1 @@
+"""A finished run -> a bundle, which needs no torch."""

@@ -1,0 +1,417 @@
+"""From a finished run to a bundle: graph, temperature, threshold, precision, parity check."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from recame.config import Config, load_config
+from recame.contracts import Array
+from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.manifest import read_recorded_manifest
+from recame.data.sampling import balanced_sample
+from recame.decisions.calibration import calibrated, fit_temperature
+from recame.decisions.thresholds import fit_normal_threshold
+from recame.errors import ConfigError, DataError, ExportError
+from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
+from recame.inference.parity import Forward, Parity, check_parity, in_batches, torch_forward
+from recame.inference.predict import predict_split
+from recame.inference.quantise import (
+    calibration_size,
+    check_packages,
+    quantise_onnx,
+    quantise_openvino,
+    to_half,
+    to_openvino,
+)
+from recame.label_space import LabelSpace
+from recame.models import LoadedModel, load_checkpoint
+from recame.models.frozen_forward import export_onnx
+from recame.progress import Report, progress_bars
+from recame.runs.state import check_finished, check_weighting
+from recame.runtime.bundle import (
+    MODEL_FILES,
+    PRECISIONS,
+    Bundle,
+    assembling,
+    open_bundle,
+    write_document,
+)
+from recame.runtime.sessions import open_session
+
+#: Where a temperature is believed; a validation split without an error asks for 0.
+_TEMPERATURES = (0.25, 4.0)
+
+#: Real images that the parity check compares, unless --verify names its own.
+_PARITY_IMAGES = 1000
+
+_PACKAGES = ("recame", "torch", "timm", "onnx", "onnxruntime", "openvino", "nncf")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An opened run."""
+
+    path: Path
+    config: Config
+    loaded: LoadedModel
+    data: InspectionSet
+    label_space: LabelSpace
+    views: int
+
+
+def export(
+    run: Path | str,
+    out: Path | str | None = None,
+    *,
+    format: str = "onnx",  # noqa: A002 - the command's word
+    precision: str = "fp32",
+    views: int | None = None,
+    verify: Path | str | None = None,
+    outputs: Sequence[str] = (),
+    max_escape: float = 0.01,
+    normal: str | None = None,
+    replace_bundle: bool = False,
+    console: Console | None = None,
+) -> Bundle:
+    """Turn a finished run into a bundle that runs without torch, or write nothing.
+
+    The temperature and the normal class's threshold are chosen on the run's `val` split. The
+    written graph is loaded again in its runtime and compared with torch.
+
+    Args:
+        run: the run's folder.
+        out: the bundle's folder; None: `bundle-<format>-<precision>` in the run.
+        format: `onnx` or `openvino`.
+        precision: `fp32`, `fp16` or `int8`.
+        views: test-time views in the graph, 1 to 8; None: those that the run's settings ask for.
+        verify: labelled images to compare on, all of them; None: a sample of the run's.
+        outputs: further outputs of the graph, of `OPTIONAL_OUTPUTS`.
+        max_escape: share of the defects that may pass as normal.
+        normal: the normal class, where the run was trained without naming it.
+        replace_bundle: whether a bundle that lies in `out` is replaced.
+        console: where progress and figures go; silent if None.
+
+    Raises:
+        ExportError: the graph does not answer as the network does, or cannot be made or written.
+        MissingDependencyError: a package of the `export` extra is not installed.
+        RecameError: the run, its images or an argument cannot be used.
+    """
+    console = console or Console(quiet=True)
+    _check_words(format, precision, views, outputs, max_escape)
+    check_packages(format, precision)
+    target = Path(out) if out is not None else Path(run) / f"bundle-{format}-{precision}"
+    with (
+        progress_bars(console) as progress,
+        assembling(target, replace=replace_bundle) as folder,
+        tempfile.TemporaryDirectory(prefix="recame-export-") as scratch,
+    ):
+        source = _open(Path(run), views, normal, progress)
+        temperature = _temperature(source, progress, console)
+        wanted = [name for name in OPTIONAL_OUTPUTS if name in outputs]
+        model = source.loaded.model
+        graph = DeploymentGraph(
+            model, views=source.views, temperature=temperature, outputs=wanted
+        ).eval()
+        progress("writing the graph", 0, 1)
+        fp32 = Path(scratch) / "fp32.onnx"
+        _trace(graph, source, fp32)
+        _convert(fp32, folder, format, precision, source)
+        progress("writing the graph", 1, 1)
+        facts = _facts(source, graph, format, precision, temperature)
+        write_document(folder, facts)
+        forward = _forward(open_bundle(folder))
+        facts["thresholds"] = _thresholds(source, forward, max_escape, progress, console)
+        progress("checking parity", 0, 1)
+        parity = _parity(source, forward, temperature, precision, verify)
+        if parity.failures:
+            raise ExportError(_refusal(parity, precision))
+        facts["parity"] = parity.to_dict()
+        write_document(folder, facts)
+        progress("checking parity", 1, 1)
+    bundle = open_bundle(target)
+    _tell(bundle, parity, console)
+    return bundle
+
+
+def _check_words(
+    format: str,  # noqa: A002
+    precision: str,
+    views: int | None,
+    outputs: Sequence[str],
+    max_escape: float,
+) -> None:
+    for what, word, known in (
+        ("format", format, tuple(MODEL_FILES)),
+        ("precision", precision, PRECISIONS),
+        *(("with", name, OPTIONAL_OUTPUTS) for name in outputs),
+    ):
+        if word not in known:
+            raise ConfigError(f"--{what} {word!r} is unknown: choose {', '.join(known)}.")
+    if views is not None and not 1 <= views <= 8:
+        raise ConfigError(f"--views {views}: a square has 1 to 8 views.")
+    if not 0 <= max_escape < 1:
+        raise ConfigError(
+            f"--max-escape {max_escape}: the share of defects that may pass lies in [0, 1), for "
+            "example 0.01."
+        )
+
+
+def _open(run: Path, views: int | None, normal: str | None, progress: Report) -> _Source:
+    check_finished(run)
+    config = load_config(run / "config.yaml")
+    check_weighting(run, config.evaluation.weighting)
+    loaded = load_checkpoint(run)
+    label_space = loaded.label_space
+    if normal is not None:
+        label_space = replace(label_space, normal=normal)
+    data = load_inspection_set(
+        read_recorded_manifest(run / "manifest.csv", config.data.product_column),
+        config.data,
+        seed=config.run.seed,
+        spec=loaded.spec,
+        label_space=loaded.label_space,
+        on_progress=lambda done, total: progress("decoding images", done, total),
+    )
+    asked = config.evaluation.views
+    number = views or (1 if asked == "auto" else asked)
+    if number > 4 and loaded.spec.height != loaded.spec.width:
+        raise ConfigError(
+            f"--views {number}: images of {loaded.spec.height} x {loaded.spec.width} pixels cannot "
+            "be turned by 90 degrees. Ask for at most 4."
+        )
+    return _Source(run, config, loaded, data, label_space, number)
+
+
+def _temperature(source: _Source, progress: Report, console: Console) -> float:
+    """Fitted on `val`, within `_TEMPERATURES`; 1 without such a split."""
+    if "val" not in source.data.splits:
+        console.print("Temperature 1: the run has no val split to calibrate it on.")
+        return 1.0
+    view, done = source.data.view("val"), 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        progress("calibrating", done, len(view))
+
+    found = predict_split(
+        source.loaded.model,
+        source.data,
+        "val",
+        num_views=source.views,
+        batch_size=source.config.evaluation.batch_size,
+        device="cpu",
+        on_progress=advance,
+    )
+    scores = np.log(np.maximum(found.probabilities.astype(np.float64), 1e-30))
+    fitted = fit_temperature(scores, found.target)
+    bounded = float(np.clip(fitted, *_TEMPERATURES))
+    text = f"Temperature {bounded:.3f}, from {len(view):,} images of val"
+    if bounded != fitted:
+        text += f" (they ask for {fitted:.3g}, too few errors or too many to believe)"
+    console.print(f"{text}.", highlight=False, soft_wrap=True)
+    return round(bounded, 6)
+
+
+def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
+    """Write the fp32 ONNX graph."""
+    spec = source.loaded.spec
+    example = torch.from_numpy(np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype))
+    try:
+        export_onnx(graph, example, path, output_names=["probabilities", *graph.outputs])
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"{source.loaded.architecture.backbone} cannot become an ONNX graph "
+            f"({type(error).__name__}: {reason}): choose another model.backbone, or update torch "
+            "and onnxscript."
+        ) from error
+
+
+def _convert(
+    fp32: Path,
+    folder: Path,
+    format: str,  # noqa: A002
+    precision: str,
+    source: _Source,
+) -> None:
+    """Write the model's files in the wanted format and precision."""
+    out = folder / MODEL_FILES[format][0]
+    if precision == "int8":
+        images = _calibration_images(source)
+        (quantise_onnx if format == "onnx" else quantise_openvino)(fp32, out, images)
+    elif format == "openvino":
+        to_openvino(fp32, out, half=precision == "fp16")
+    elif precision == "fp16":
+        to_half(fp32, out)
+    else:
+        out.write_bytes(fp32.read_bytes())
+
+
+def _calibration_images(source: _Source) -> Array:
+    """A balanced sample of the training images: (N, H, W, C)."""
+    view = source.data.view("train")
+    size = calibration_size(source.label_space.num_classes)
+    chosen = balanced_sample(view.targets, size, source.config.run.seed)
+    return np.asarray(source.data.cache.images[view.rows[chosen]])
+
+
+def _facts(
+    source: _Source,
+    graph: DeploymentGraph,
+    format: str,  # noqa: A002
+    precision: str,
+    temperature: float,
+) -> dict[str, Any]:
+    """All of the document that is known before the graph has run."""
+    info = json.loads((source.path / "run.json").read_text(encoding="utf-8"))
+    architecture = source.loaded.architecture
+    grid = list(graph.attribution_grid()) if "attribution" in graph.outputs else None
+    return {
+        "recame": version("recame"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "format": format,
+        "precision": precision,
+        "label_space": source.label_space.to_dict(),
+        "preprocess": source.loaded.spec.to_dict(),
+        "graph": {
+            "input": "images",
+            "outputs": ["probabilities", *graph.outputs],
+            "views": source.views,
+            "temperature": temperature,
+            "num_experts": architecture.num_experts,
+            "num_classes": source.label_space.num_classes,
+            "attribution_grid": grid,
+        },
+        "thresholds": {},
+        "data_fingerprint": str(info.get("data_fingerprint", "")),
+        "run": {
+            "name": source.path.resolve().name,
+            "seed": source.config.run.seed,
+            "backbone": architecture.backbone,
+            "architecture": architecture.to_dict(),
+        },
+        "versions": _versions(),
+        "parity": {},
+        "max_pixels": source.config.data.max_pixels,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _forward(bundle: Bundle) -> Forward:
+    """The bundle's graph in its runtime, on the CPU."""
+    session = open_session(bundle, device="cpu", threads=torch.get_num_threads(), calls=1)
+    return lambda images: session.run(images)["probabilities"]
+
+
+def _thresholds(
+    source: _Source, forward: Forward, max_escape: float, progress: Report, console: Console
+) -> dict[str, Any]:
+    """The normal class's threshold on `val`, by the written graph's own probabilities."""
+    index, name = source.label_space.normal_index, source.label_space.normal
+    if index is None or name is None:
+        return {}
+    reason = "the run has no val split"
+    if "val" in source.data.splits:
+        view = source.data.view("val")
+        progress("choosing the threshold", 0, len(view))
+        probabilities = in_batches(forward, source.data.cache.images, view.rows)
+        progress("choosing the threshold", len(view), len(view))
+        found = fit_normal_threshold(probabilities, view.targets, index, max_escape=max_escape)
+        if found is not None:
+            console.print(found.sentence(name), highlight=False, soft_wrap=True)
+            return {"normal": found.to_dict()}
+        reason = "val holds no defect"
+    console.print(f"No threshold for {name}: {reason} to choose it by.", highlight=False)
+    return {}
+
+
+def _parity(
+    source: _Source,
+    forward: Forward,
+    temperature: float,
+    precision: str,
+    verify: Path | str | None,
+) -> Parity:
+    """Compare the written graph with torch on real and made images."""
+    seed, label_space = source.config.run.seed, source.label_space
+    if verify is None:
+        data = source.data
+        split = "val" if "val" in data.splits else "train"
+        view = data.view(split)
+        chosen = balanced_sample(view.targets, _PARITY_IMAGES, seed)
+        rows, target, name = view.rows[chosen], view.targets[chosen], split
+    else:
+        data = load_inspection_set(
+            Path(verify),
+            source.config.data,
+            seed=seed,
+            spec=source.loaded.spec,
+            label_space=source.loaded.label_space,
+            split_if_absent="verify",
+        )
+        rows, target = data.table["row"].to_numpy(), data.table["target"].to_numpy()
+        name = str(verify)
+    if not len(rows):
+        raise DataError("There is no image to compare the graph with torch on: give --verify DATA.")
+    groups = label_space.quantile_groups()
+    network = torch_forward(source.loaded.model, source.loaded.spec, source.views)
+    return check_parity(
+        forward,
+        lambda images: calibrated(network(images), temperature),
+        data.cache.images,
+        rows,
+        target,
+        precision=precision,
+        tail=tuple((n, i) for i, n in enumerate(label_space.names) if groups[i] == "few"),
+        spec=source.loaded.spec,
+        source=name,
+        seed=seed,
+    )
+
+
+def _refusal(parity: Parity, precision: str) -> str:
+    advice = {
+        "fp32": "Try the other --format, or another version of the runtime.",
+        "fp16": "Export it with --precision fp32.",
+        "int8": "Export it with the other --format, or with --precision fp32.",
+    }
+    return (
+        f"The {precision} graph does not answer as the network does: {'; '.join(parity.failures)}. "
+        f"No bundle was written. Measured on {parity.sentence()}. {advice[precision]}"
+    )
+
+
+def _tell(bundle: Bundle, parity: Parity, console: Console) -> None:
+    files = bundle.document["files"].values()
+    size = sum(facts["bytes"] for facts in files) / 1e6
+    views = f"{bundle.views} {'view' if bundle.views == 1 else 'views'}"
+    lines = [
+        f"Exported {bundle.format} {bundle.precision}, {size:.1f} MB, {views}: "
+        + ", ".join(bundle.outputs),
+        f"Parity with torch on {parity.sentence()}",
+    ]
+    if bundle.precision == "fp16" and bundle.format == "onnx":
+        lines.append("FP16 in ONNX is for GPUs: most CPUs run it slower than fp32.")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

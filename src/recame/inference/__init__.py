@@ -1,0 +1,1 @@
+"""Model + images -> predictions, features, attributions."""

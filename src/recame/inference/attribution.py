@@ -1,0 +1,113 @@
+"""Where a model looked: attribution maps of its stages, and the gates of its regional attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recame.contracts import Array
+from recame.models import MultiExpertClassifier
+from recame.models.gates import expert_stages
+
+#: Least sides of the two maps that are blended: the coarse one sees what, the fine one where.
+_SIDES = (4, 8)
+
+_BATCH = 64
+
+
+def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[int, ...]:
+    """The stages whose maps are blended: the deepest of at least 4 x 4 and of at least 8 x 8.
+
+    Args:
+        model: any number of experts.
+        images: (B, C, H, W) in [0, 1]; only their size counts.
+
+    Returns:
+        One or two stage indices, ascending. Where no map is that large, the deepest of the largest.
+        Where only a class token is classified, the last stage's patches say nothing: left out.
+    """
+    blind = int(model.architecture.pooling == "token" and model.num_stages > 1)
+    with _evaluating(model), torch.no_grad():
+        maps = (images[:1] - model.mean) / model.std
+        sides = []
+        for stage in expert_stages(model, 0)[: model.num_stages - blind]:
+            maps = stage(maps)
+            sides.append(min(maps.shape[2:]))
+    largest = max(sides)
+    chosen = {
+        max(i for i, side in enumerate(sides) if side >= min(least, largest)) for least in _SIDES
+    }
+    return tuple(sorted(chosen))
+
+
+def attribution_maps(
+    model: MultiExpertClassifier,
+    images: Tensor,
+    classes: Tensor,
+    stages: tuple[int, ...] | None = None,
+) -> Array:
+    """What speaks for each of some classes in each image, by each expert.
+
+    At each stage, activation times gradient, summed over the channels (HiResCAM: Draelos and
+    Carin, arXiv 2011.08891, by captum's `LayerGradientXActivation`); the gradient is that of the
+    class's logit above the mean of the expert's logits, so that what speaks for every class alike
+    cancels. What speaks against the class is dropped. An image's maps of one stage are divided by
+    the largest absolute value among them, resized, and averaged over the stages; so its maps are
+    comparable between classes and between experts. The mean over the experts is the map of the
+    ensemble where they share the stage.
+
+    Args:
+        model: its weights keep no gradient.
+        images: (B, C, H, W) in [0, 1].
+        classes: (B, K) class indices.
+        stages: indices of stages; None: `attribution_stages`.
+
+    Returns:
+        (B, K, E, H, W) float32, 0 or more.
+    """
+    from captum.attr import LayerAttribution, LayerGradientXActivation
+
+    stages = attribution_stages(model, images) if stages is None else stages
+    size = (int(images.shape[2]), int(images.shape[3]))
+    count, num_maps = len(images), classes.shape[1] * model.num_experts
+    # captum follows gradients from the images on.
+    seen = images.detach().clone().requires_grad_(True)
+    total = torch.zeros(count, num_maps, *size, device=images.device)
+    with _evaluating(model):
+        for stage in stages:
+            parts = []
+            for target in classes.T:
+                for expert in range(model.num_experts):
+                    layer = expert_stages(model, expert)[stage]
+                    method = LayerGradientXActivation(_logit_above_mean(model, expert), layer)
+                    found = method.attribute(seen, target=target).detach()
+                    parts.append(found.sum(1, keepdim=True))
+            maps = torch.cat(parts, 1)
+            largest = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            total += LayerAttribution.interpolate(maps / largest, size, "bilinear").relu()
+    shape = (count, classes.shape[1], model.num_experts, *size)
+    return np.asarray((total / len(stages)).view(shape).cpu().numpy())
+
+
+def _logit_above_mean(model: nn.Module, expert: int) -> Callable[[Tensor], Tensor]:
+    def forward(images: Tensor) -> Tensor:
+        logits: Tensor = model(images).logits[:, expert]
+        return logits - logits.mean(1, keepdim=True)
+
+    return forward
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """`eval()` for a while; each module's own mode is given back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

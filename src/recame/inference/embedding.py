@@ -1,0 +1,154 @@
+"""Images -> vectors by a frozen trunk, without any training; and their map in two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recame.contracts import Array, FloatArray, PreprocessSpec
+from recame.data.cache import PickedRows
+from recame.data.dataset import to_unit
+from recame.models import (
+    PACKAGED_BACKBONE,
+    FrozenForward,
+    LoadedModel,
+    MultiExpertClassifier,
+    build_backbone,
+    pretrained_mean_std,
+)
+
+#: The packaged network is cut after this many stages; the outputs of all but the first are pooled.
+#: Early stages see texture and edges, which is what product lines and defects differ in.
+NUM_STAGES = 5
+#: Side in pixels that images are brought to (smaller ones enlarged: the trunk's maps get finer).
+SIDE = 96
+_BATCH = 128
+_BATCH_PIXELS = _BATCH * 256 * 256
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors of N images.
+
+    Attributes:
+        looks: (N, P) means and deviations over each channel's map: what the surface looks like,
+            wherever the pattern lies.
+        details: (N, Q) the same with each channel's maximum, which answers to small defects.
+        source: which network made them, in words.
+    """
+
+    looks: FloatArray
+    details: FloatArray
+    source: str
+
+
+class _PackagedTrunk(nn.Module):
+    """The first stages of the packaged EfficientNet-Lite0 with ImageNet weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        trunk = build_backbone(PACKAGED_BACKBONE, pretrained="package", in_channels=channels)
+        self.stages = nn.ModuleList(list(trunk.stages)[:NUM_STAGES])
+        mean, std = pretrained_mean_std(PACKAGED_BACKBONE, "package", channels)
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] -> means and deviations (B, P), maxima (B, P / 2)."""
+        maps = nn.functional.interpolate(
+            images, size=(SIDE, SIDE), mode="bilinear", align_corners=False
+        )
+        maps = (maps - self.mean) / self.std
+        means, deviations, peaks = [], [], []
+        for number, stage in enumerate(self.stages):
+            maps = stage(maps)
+            if number:
+                flat = maps.flatten(2)
+                mean = flat.mean(2)
+                means.append(mean)
+                deviations.append((flat.square().mean(2) - mean.square()).clamp_min(0).sqrt())
+                peaks.append(flat.amax(2))
+        return torch.cat([*means, *deviations], 1), torch.cat(peaks, 1)
+
+
+class _RunTrunk(nn.Module):
+    """What the heads of a trained model see, averaged over the experts."""
+
+    def __init__(self, model: MultiExpertClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] -> (B, P), and nothing more (B, 0)."""
+        pooled = self.model.pooled(images).mean(1)
+        return pooled, pooled[:, :0]
+
+
+def embed_images(
+    images: Array | PickedRows,
+    spec: PreprocessSpec,
+    *,
+    model: LoadedModel | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Embedding:
+    """Embed images by the packaged EfficientNet-Lite0, or by a trained model.
+
+    Args:
+        images: (N, H, W, C) stored pixels; N >= 1.
+        spec: how they were decoded; of the model where one is given.
+        model: whose pooled features are taken instead; it has seen the labels of its training
+            images, so that label errors it has learnt by heart stay hidden.
+        on_progress: called with (done, total).
+    """
+    trunk: nn.Module
+    if model is None:
+        trunk, source = _PackagedTrunk(spec.channels), "EfficientNet-Lite0 (ImageNet), not trained"
+    else:
+        trunk, source = _RunTrunk(model.model), f"trained {model.architecture.backbone}"
+    if model is None:
+        return _embedded(trunk.eval(), source, images, spec, num_pixels=SIDE**2, report=on_progress)
+    device, mode = next(model.model.parameters()).device, model.model.training
+    try:
+        trunk = trunk.to("cpu").eval()
+        return _embedded(trunk, source, images, spec, num_pixels=None, report=on_progress)
+    finally:  # it is the caller's
+        model.model.to(device).train(mode)
+
+
+def _embedded(
+    trunk: nn.Module,
+    source: str,
+    images: Array | PickedRows,
+    spec: PreprocessSpec,
+    *,
+    num_pixels: int | None,
+    report: Callable[[int, int], None] | None,
+) -> Embedding:
+    """The trunk's features; `num_pixels` of what it resizes images to, None: it does not."""
+    looks: list[Tensor] = []
+    peaks: list[Tensor] = []
+    forward: FrozenForward | None = None
+    step = max(1, min(_BATCH, _BATCH_PIXELS // (spec.height * spec.width)))
+    for start in range(0, len(images), step):
+        block = np.ascontiguousarray(images[start : start + step])
+        if block.dtype == np.uint16:
+            block = block.astype(np.int32)
+        batch = to_unit(torch.from_numpy(block).permute(0, 3, 1, 2), spec.scale)
+        if forward is None:
+            size = batch.shape[-1] * batch.shape[-2]
+            scale = 1 if num_pixels is None else num_pixels / size
+            forward = FrozenForward(trunk, batch, num_images=int(len(images) * max(scale, 1)))
+        first, second = forward(batch)
+        looks.append(first)
+        peaks.append(second)
+        if report is not None:
+            report(start + len(block), len(images))
+    look, peak = torch.cat(looks).numpy(), torch.cat(peaks).numpy()
+    return Embedding(look, np.concatenate([look, peak], 1), source)

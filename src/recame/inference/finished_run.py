@@ -1,0 +1,94 @@
+"""A finished run opened: its settings, its model, and the images as its network sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from recame.config import Config
+from recame.contracts import Predictions
+from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.manifest import read_recorded_manifest
+from recame.errors import CheckpointError
+from recame.inference.device import choose_device
+from recame.inference.predict import predict_split
+from recame.models import LoadedModel, load_checkpoint
+from recame.progress import Report
+from recame.runs.folder import RunFolder
+
+#: Images up to which a prediction keeps its features for the report.
+_MOST_FEATURES = 5000
+
+
+def images_to_judge(
+    described: Path | pd.DataFrame,
+    config: Config,
+    loaded: LoadedModel,
+    split: str,
+    progress: Report,
+) -> InspectionSet:
+    """Images as the run's network sees them; a source without splits is all of `split`."""
+    return load_inspection_set(
+        described,
+        config.data,
+        seed=config.run.seed,
+        spec=loaded.spec,
+        label_space=loaded.label_space,
+        split_if_absent=split,
+        on_progress=lambda done, total: progress("decoding images", done, total),
+    )
+
+
+def open_finished(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run's folder, settings and model.
+
+    Raises:
+        CheckpointError: there is no run, or it is not finished.
+    """
+    folder = RunFolder.open(Path(run))
+    if not folder.finished:
+        raise CheckpointError(
+            f"{folder.path} is not finished: it was interrupted, or still trains. Continue it "
+            f"with: recame train DATA --out {folder.path} --resume"
+        )
+    config = folder.load_config()
+    device = choose_device(config.run.accelerator)
+    return folder, config, load_checkpoint(folder.path, device)
+
+
+def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
+    """The manifest that the run recorded, so that no image changes its split."""
+    return read_recorded_manifest(folder.path / "manifest.csv", config.data.product_column)
+
+
+def predict_run(
+    loaded: LoadedModel,
+    data: InspectionSet,
+    split: str,
+    config: Config,
+    report: Report,
+    *,
+    features: bool,
+) -> Predictions:
+    """Predict a split as the run's settings say; large splits keep no features."""
+    view = data.view(split)
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        report("predicting", done, len(view))
+
+    return predict_split(
+        loaded.model,
+        data,
+        split,
+        num_views=int(config.evaluation.views),
+        batch_size=config.evaluation.batch_size,
+        device=choose_device(config.run.accelerator),
+        on_progress=advance,
+        # Those of a very large split would fill the memory; the report then samples.
+        with_features=features and len(view) <= _MOST_FEATURES,
+        weighting=config.evaluation.weighting,
+    )

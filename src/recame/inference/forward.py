@@ -1,0 +1,166 @@
+"""One batch of stored pixels through a model, averaged over test-time views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from recame.contracts import Array, ExpertOutput, ensemble_logits
+from recame.data.dataset import to_unit
+from recame.data.transforms import dihedral_view
+from recame.inference.device import Precision
+from recame.inference.weighting import weighted_logits
+from recame.models import FrozenForward
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inference mode and `eval()`, with each module's mode given back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _Outputs(nn.Module):
+    """A model's logits and features as a tuple, which a graph can return."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) -> logits (B, E, C), features (B, E, D)."""
+        output: ExpertOutput = self.model(images)
+        return output.logits, output.features
+
+
+class BatchForward:
+    """A model over batches of stored pixels, averaged over test-time views.
+
+    Each of the first `num_views` symmetries of the square (flips and turns; view 0 is the image
+    itself) gives softmax probabilities; their mean over the views is the answer, for the
+    ensemble (softmax of the mean logits) and for each expert alone. The fastest forward at hand
+    (`FrozenForward`) is made at the first batch.
+
+    Args:
+        model: takes images in [0, 1], (B, C, H, W), and returns `ExpertOutput`; on `device`, in
+            evaluation mode.
+        scale: what divides stored pixels to fall in [0, 1].
+        num_views: 1 to 8.
+        num_images: how many images will pass; it decides whether a graph pays for itself.
+        device: where the model lies.
+        precision: `bf16` or `16` run under autocast.
+
+    Attributes:
+        expert_weights: (E,) of the experts' logits in the ensemble; None: their mean.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scale: float,
+        num_views: int,
+        num_images: int,
+        device: torch.device | str,
+        precision: Precision = "32",
+    ) -> None:
+        self._module = _Outputs(model)
+        self._scale = scale
+        self._num_views = num_views
+        self._num_images = num_images
+        self._device = torch.device(device)
+        self._precision = precision
+        self._forward: FrozenForward | None = None
+        self.expert_weights: Tensor | None = None
+
+    def __call__(
+        self, images: Array, *, with_features: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predict one batch; call it in inference mode.
+
+        Args:
+            images: (B, H, W, C) stored pixels.
+            with_features: also return the features of the untouched image.
+
+        Returns:
+            Probabilities of each expert (B, E, C) and of the ensemble (B, C), and features
+            (B, E, D) or None, on the device.
+        """
+        unit = self._unit(images)
+        experts: Tensor | None = None
+        ensemble: Tensor | None = None
+        features: Tensor | None = None
+        for view in range(self._num_views):
+            logits, seen_features = self._run(unit, view)
+            alone, together = logits.softmax(-1), self._together(logits).softmax(-1)
+            experts = alone if experts is None else experts + alone
+            ensemble = together if ensemble is None else ensemble + together
+            if with_features and view == 0:
+                features = seen_features
+        assert experts is not None
+        assert ensemble is not None
+        return experts / self._num_views, ensemble / self._num_views, features
+
+    def grouped(
+        self, images: Array, groups: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Predict one batch for several ensembles of the experts; call it in inference mode.
+
+        Args:
+            images: (B, H, W, C) stored pixels.
+            groups: the experts of each ensemble.
+
+        Returns:
+            Probabilities of each expert (B, E, C), and of each ensemble (B, C), on the device.
+        """
+        unit = self._unit(images)
+        views = [self._run(unit, view)[0] for view in range(self._num_views)]
+        experts = torch.stack([logits.softmax(-1) for logits in views]).mean(0)
+        ensembles = tuple(
+            torch.stack([ensemble_logits(v[:, list(group)]).softmax(-1) for v in views]).mean(0)
+            for group in groups
+        )
+        return experts, ensembles
+
+    def mirrored_logits(self, images: Array) -> tuple[Tensor, Tensor]:
+        """Logits of the images and of their mirror images; call it in inference mode.
+
+        Args:
+            images: (B, H, W, C) stored pixels.
+
+        Returns:
+            Twice (B, E, C), on the device.
+        """
+        unit = self._unit(images)
+        return self._run(unit, 0)[0], self._run(unit, 1)[0]
+
+    def _unit(self, images: Array) -> Tensor:
+        # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
+        stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
+        return to_unit(stored, self._scale)
+
+    def _together(self, logits: Tensor) -> Tensor:
+        if self.expert_weights is None:
+            return ensemble_logits(logits)
+        return weighted_logits(logits, self.expert_weights)
+
+    def _run(self, unit: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        images = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
+        if self._forward is None:
+            self._forward = FrozenForward(
+                self._module,
+                images,
+                num_images=self._num_images * self._num_views,
+                precision=self._precision,
+            )
+        logits, features = self._forward(images)
+        return logits, features

@@ -1,0 +1,106 @@
+"""A finished run's model behind the same call as a bundle's graph."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from recame.contracts import Array
+from recame.errors import ConfigError, MissingDependencyError
+from recame.label_space import LabelSpace
+from recame.runs.state import check_finished, check_weighting
+
+TORCH_DEVICES = ("auto", "cpu", "cuda")
+
+
+class TorchSession:
+    """A finished run's model in torch, averaged over the views that its settings ask for.
+
+    Args:
+        run: the run's folder.
+        device: `auto` (the run's own setting), `cpu` or `cuda`.
+        threads: CPU threads; None leaves torch's own number, which is the process's.
+
+    Raises:
+        CheckpointError: there is no finished run, or its model cannot be loaded.
+        ConfigError: the device is not there.
+        MissingDependencyError: the training packages are not installed.
+    """
+
+    backend = "torch"
+    outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
+
+    def __init__(self, run: Path, *, device: str, threads: int | None) -> None:
+        check_finished(run)
+        try:
+            import torch
+
+            from recame.config import load_config
+            from recame.inference.forward import BatchForward
+            from recame.models import load_checkpoint
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                str(error.name), "train", f"to run {run}, which is a run folder and no bundle"
+            ) from error
+        config = load_config(run / "config.yaml")
+        check_weighting(run, config.evaluation.weighting)
+        self.device = _torch_device(device, config.run.accelerator)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        loaded = load_checkpoint(run, self.device)
+        self._model, self.spec = loaded.model, loaded.spec
+        self.label_space: LabelSpace = loaded.label_space
+        self.num_views = int(config.evaluation.views)
+        self.batch_size = config.evaluation.batch_size
+        self.max_pixels = config.data.max_pixels
+        self._make_forward = BatchForward
+        self._inference_mode = torch.inference_mode
+        self._forward: Any = None
+        self._expected = 0
+        # FrozenForward and the network's caches are not made for calls side by side.
+        self._lock = threading.Lock()
+
+    def expect(self, num_images: int) -> None:
+        """Say how many images will pass, so that a graph is made where it pays for itself."""
+        if num_images > self._expected:
+            with self._lock:
+                self._expected, self._forward = num_images, None
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; see `Session.run`."""
+        with self._lock, self._inference_mode():
+            if self._forward is None:
+                self._forward = self._make_forward(
+                    self._model,
+                    scale=self.spec.scale,
+                    num_views=self.num_views,
+                    num_images=self._expected,
+                    device=self.device,
+                )
+            experts, ensemble, _ = self._forward(images)
+            return {
+                "probabilities": ensemble.cpu().numpy(),
+                "expert_probabilities": experts.cpu().numpy(),
+            }
+
+
+def _torch_device(device: str, accelerator: str) -> str:
+    import torch
+
+    if device not in TORCH_DEVICES:
+        raise ConfigError(
+            f"device={device!r} is unknown to a run folder: choose {', '.join(TORCH_DEVICES)}"
+            + ("; TensorRT needs an ONNX bundle (recame export)." if device == "tensorrt" else ".")
+        )
+    if device == "auto":
+        device = {"cpu": "cpu", "gpu": "cuda"}.get(accelerator, device)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device=cuda, but torch sees no CUDA device here. Install a CUDA build of torch, or "
+            "take --device cpu."
+        )
+    return device

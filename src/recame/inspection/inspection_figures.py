@@ -1,0 +1,214 @@
+"""The figures of an inspection's page; each function gives a figure of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import FloatArray
+from recame.inspection.examine import Structure
+from recame.pages.drawing import figure_label
+from recame.pages.render import BLUE, GREY, INK, LINE, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Rows that a figure shows; the page's tables and the JSON hold the rest.
+MOST_ROWS = 40
+_COLOURS = (
+    "#2b6cb0", "#dd7b2f", "#2f855a", "#c0342b", "#7b5ea7", "#8c6d31", "#d16ba5", "#2a9d8f",
+    "#b5a300", "#5b8def", "#7f4f24", "#1b4965",
+)  # fmt: skip
+_OTHER = "#cbd2d9"
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_facecolor("white")
+    axes = figure.add_subplot()
+    _calm(axes)
+    return figure, axes
+
+
+def _calm(axes: Axes) -> None:
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
+    axes.set_axisbelow(True)
+
+
+def counts_figure(classes: pd.DataFrame) -> Figure:
+    """Images of each class on a log scale; the training split's part darker.
+
+    Args:
+        classes: `ManifestAudit.classes`.
+    """
+    shown = classes.head(MOST_ROWS)
+    rows = np.arange(len(shown))
+    figure, axes = _canvas(7.4, 0.7 + 0.27 * len(shown))
+    total = shown["images"].to_numpy(np.float64)
+    has_train = "train" in shown
+    axes.barh(rows, total, height=0.72, left=0, color="#bcd3ea" if has_train else BLUE)
+    if has_train:
+        axes.barh(rows, shown["train"].to_numpy(np.float64), height=0.72, color=BLUE)
+    axes.set_xscale("log")
+    axes.set_xlim(0.7, max(float(total.max()), 1.0) * 2.6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.tick_params(axis="x", which="both", length=0)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(rows, [figure_label(name, 22) for name in shown["class"]])
+    axes.grid(axis="x", color=LINE, linewidth=0.7)
+    axes.tick_params(axis="x", labelcolor=GREY)
+    for row, record in enumerate(shown.to_dict("records")):
+        text = f"{record['images']:,}"
+        if has_train:
+            text = f"{record['train']:,} of {record['images']:,}"
+        axes.text(record["images"] * 1.08, row, text, va="center", fontsize=8, color=GREY)
+    label = "images (dark: in train)" if has_train else "images"
+    axes.set_xlabel(f"{label}, log scale", fontsize=9, color=GREY, loc="left")
+    return figure
+
+
+def spread_figure(pixels: pd.DataFrame) -> Figure:
+    """Histograms of the images' brightness and contrast.
+
+    Args:
+        pixels: what `pixel_statistics` returned.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.4, 2.3), layout="constrained")
+    panels = figure.subplots(1, 2)
+    what = (("brightness", "brightness: mean of the pixels"), ("contrast", "contrast: deviation"))
+    for axes, (column, label) in zip(panels, what, strict=True):
+        _calm(axes)
+        values = pixels[column].to_numpy()
+        top = 1.0 if column == "brightness" else 0.5
+        axes.hist(np.clip(values, 0, top), bins=50, range=(0, top), color=BLUE)
+        axes.set_xlabel(f"{label}, of [0, 1]", fontsize=9, color=GREY, loc="left")
+        axes.set_yticks([])
+        axes.axhline(0, color=LINE, linewidth=0.8)
+        axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.2)
+    return figure
+
+
+def clusters_figure(classes: pd.DataFrame) -> Figure:
+    """Each class as a bar of its clusters, largest first: wide pieces are dense clusters.
+
+    Args:
+        classes: `Structure.classes`.
+    """
+    shown = classes[classes["images"] > 0].head(MOST_ROWS)
+    figure, axes = _canvas(7.4, 0.7 + 0.27 * max(len(shown), 1))
+    for row, record in enumerate(shown.to_dict("records")):
+        sizes = [*record["sizes"]]
+        share = np.asarray(sizes) / record["images"]
+        left = np.concatenate([[0.0], np.cumsum(share)[:-1]])
+        tone = ORANGE if record["kind"] == "few in many" else BLUE
+        alpha = np.where(np.arange(len(share)) % 2 == 0, 0.95, 0.55)
+        for x, w, a in zip(left, share, alpha, strict=True):
+            axes.barh(row, w, left=x, height=0.72, color=tone, alpha=a, linewidth=0)
+        rest = 1 - float(share.sum())
+        if rest > 1e-6:
+            axes.barh(row, rest, left=float(share.sum()), height=0.72, color=_OTHER, linewidth=0)
+        text = (
+            f"{record['effective']:.1f} clusters, {record['images_per_cluster']:,.1f} images each"
+        )
+        axes.text(1.015, row, text, va="center", fontsize=8, color=GREY)
+    axes.set_xlim(0, 1.42)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xticks([0, 0.5, 1], ["0", "half", "all its images"])
+    axes.tick_params(axis="x", labelcolor=GREY)
+    axes.set_yticks(np.arange(len(shown)), [figure_label(name, 22) for name in shown["class"]])
+    return figure
+
+
+def mixing_figure(names: list[str], shares: FloatArray) -> Figure:
+    """Which classes an image's nearest neighbours belong to: rows sum to 1.
+
+    Args:
+        names: C names.
+        shares: (C, C).
+    """
+    size = min(len(names), MOST_ROWS)
+    cell = float(np.clip(6.4 / size, 0.16, 0.5))
+    figure, axes = _canvas(cell * size + 2.6, cell * size + 1.6)
+    shown = np.sqrt(shares[:size, :size])
+    axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    ticks = np.arange(size)
+    axes.set_yticks(ticks, [figure_label(name, 22) for name in names[:size]])
+    axes.set_xticks(
+        ticks,
+        [figure_label(n, 22) for n in names[:size]],
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axes.set_xticks(ticks - 0.5, minor=True)
+    axes.set_yticks(ticks - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="minor", length=0)
+    axes.tick_params(labelsize=float(np.clip(cell * 20, 5.5, 9)))
+    if size <= 20:
+        for row, column in zip(*np.nonzero(shares[:size, :size] >= 0.005), strict=True):
+            share = float(shares[row, column])
+            axes.text(
+                column,
+                row,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=float(np.clip(cell * 18, 5, 8)),
+                color="white" if share > 0.4 else INK,
+            )
+    return figure
+
+
+def map_figure(structure: Structure, values: pd.Series[Any]) -> Figure:
+    """The embedding map, coloured by a column's most frequent values.
+
+    Args:
+        structure: holds the points.
+        values: one a mapped point.
+    """
+    figure, axes = _canvas(8.0, 6.3)
+    x, y = structure.map_points.T
+    named = values.fillna("(none)").astype(str).reset_index(drop=True)
+    top = named.value_counts()
+    rare = set(top.index[len(_COLOURS) :])
+    size = float(np.clip(9000 / max(len(x), 1), 4, 40))
+    other = named.isin(rare).to_numpy()
+    if rare:
+        label = f"{len(rare)} others"
+        axes.scatter(x[other], y[other], s=size, c=_OTHER, label=label, linewidths=0)
+    for value, colour in zip(top.index[: len(_COLOURS)], _COLOURS, strict=False):
+        own = (named == value).to_numpy()
+        # Rare values are drawn later and larger, or nobody would find them.
+        grown = size * (2.2 if own.mean() < 0.03 else 1.0)
+        axes.scatter(
+            x[own],
+            y[own],
+            s=grown,
+            c=colour,
+            label=figure_label(value, 22),
+            linewidths=0,
+            alpha=0.8,
+        )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.margins(0.02)
+    legend = figure.legend(
+        loc="outside lower center", ncols=5, fontsize=8.5, frameon=False, markerscale=2,
+        handletextpad=0.2, columnspacing=1.2,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_color(INK)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+            getattr(handle, "set_sizes", lambda _: None)([36])
+    return figure

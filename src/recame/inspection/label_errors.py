@@ -1,0 +1,156 @@
+"""Labels that the other images contradict: out-of-sample probabilities, ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from recame.contracts import FloatArray, IntArray
+from recame.inference.projection import principal_components, standardise
+
+_FOLDS = 5
+_STEPS = 40
+_WEIGHT_DECAY = 1e-3
+#: A label counts as suspect when another class is this much more probable than it.
+SUSPECT_MARGIN = 0.8
+#: Images x features x classes; where there would be more, fewer principal components are used.
+_MOST_PRODUCTS = 2_000_000_000
+#: Below this many, threads wait for each other longer than they compute.
+_FEW_PRODUCTS = 500_000_000
+
+
+def label_suspects(
+    features: FloatArray,
+    target: IntArray,
+    groups: IntArray,
+    num_classes: int,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Rank images by how strongly the others contradict their label.
+
+    Softmax regression on the embedding, five folds, each image judged by the fold that did not
+    see it, nor any near-duplicate of it. The class's frequency takes part in the probability, as
+    wrong labels come from frequent classes most. As in confident learning (Northcutt et al., JAIR
+    2021) an image counts as suspect when another class is at least as probable as that class is,
+    on average, for its own images; here also by a margin of 0.8 over the label it has.
+
+    Args:
+        features: (N, P) `Embedding.details`.
+        target: (N,) class indices.
+        groups: (N,) images of one scene share a number, and a fold.
+        num_classes: C.
+        seed: of the folds.
+        on_progress: called with (folds done, folds).
+
+    Returns:
+        N rows in the images' order: `margin` (probability of the best other class minus that of
+        the label, in [-1, 1]), `other` (class index), `own` and `other_probability`, `suspect`,
+        `judged` (false where the class has one scene only, which leaves nothing to compare with).
+    """
+    num = len(target)
+    num_scenes = pd.Series(groups).groupby(target).nunique().reindex(range(num_classes))
+    judged = (num_scenes.fillna(0).to_numpy() >= 2)[target]
+    empty = pd.DataFrame(
+        {
+            "margin": np.full(num, -1.0),
+            "other": np.full(num, -1),
+            "own": np.full(num, np.nan),
+            "other_probability": np.full(num, np.nan),
+            "suspect": np.zeros(num, bool),
+            "judged": np.zeros(num, bool),
+        }
+    )
+    if num_classes < 2 or judged.sum() < 10 or len(np.unique(target[judged])) < 2:
+        return empty
+    width = max(16, _MOST_PRODUCTS // (num * num_classes))
+    if width < features.shape[1]:
+        features = principal_components(features, width)
+    inputs = torch.from_numpy(standardise(features))
+    classes = torch.from_numpy(target)
+    fold = _folds(target, groups, seed)
+    probability = np.zeros((num, num_classes), np.float32)
+    few = inputs.numel() * num_classes < _FEW_PRODUCTS
+    with _threads(1 if few else torch.get_num_threads()):
+        for number in range(_FOLDS):
+            held_out = fold == number
+            if held_out.any() and not held_out.all():
+                fitted = _fit(inputs[~held_out], classes[~held_out], num_classes)
+                with torch.no_grad():
+                    probability[held_out] = torch.softmax(fitted(inputs[held_out]), 1).numpy()
+            if on_progress is not None:
+                on_progress(number + 1, _FOLDS)
+    return _ranked(probability, target, judged)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads inside, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _folds(target: IntArray, groups: IntArray, seed: int) -> IntArray:
+    """A fold for each scene; the scenes of each class are spread evenly."""
+    first = pd.DataFrame({"group": groups, "target": target}).drop_duplicates("group")
+    shuffled = first.sample(frac=1, random_state=seed)
+    shuffled["fold"] = shuffled.groupby("target").cumcount() % _FOLDS
+    return shuffled.set_index("group")["fold"].reindex(groups).to_numpy(np.int64)
+
+
+def _fit(inputs: Tensor, classes: Tensor, num_classes: int) -> Callable[[Tensor], Tensor]:
+    """Softmax regression with the log prior as its starting bias, by L-BFGS."""
+    counts = torch.bincount(classes, minlength=num_classes).float()
+    # A class without an image in this fold is never predicted.
+    prior = torch.where(counts > 0, (counts.clamp_min(1) / counts.sum()).log(), -30.0)
+    weight = torch.zeros(inputs.shape[1], num_classes, requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=_STEPS, history_size=8, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = inputs @ weight + (bias + prior)
+        loss = torch.nn.functional.cross_entropy(logits, classes)
+        loss = loss + _WEIGHT_DECAY * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return lambda x: x @ weight + (bias + prior)
+
+
+def _ranked(probability: FloatArray, target: IntArray, judged: Any) -> pd.DataFrame:
+    rows = np.arange(len(target))
+    own = probability[rows, target].copy()
+    usual = np.full(probability.shape[1], 1.0)
+    for c in np.unique(target[judged]):
+        usual[c] = own[judged & (target == c)].mean()
+    others = probability.copy()
+    others[rows, target] = -1.0
+    other = others.argmax(1)
+    best = others[rows, other]
+    margin = np.where(judged, best - own, -1.0)
+    suspect = judged & (margin >= SUSPECT_MARGIN) & (best >= usual[other])
+    return pd.DataFrame(
+        {
+            "margin": margin,
+            "other": other,
+            "own": own,
+            "other_probability": best,
+            "suspect": suspect,
+            "judged": judged,
+        }
+    )

@@ -1,0 +1,119 @@
+"""An inspection on a terminal: headline, classes, findings with what to do."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from recame.inspection.examine import Inspection
+from recame.inspection.findings import images_text, make_findings
+
+_MOST_CLASSES = 30
+_BAR = 16
+_STYLE = {"bad": "bold red", "warn": "yellow", "note": "blue", "good": "green"}
+_SIGN = {"bad": "!!", "warn": "! ", "note": "i ", "good": "ok"}
+
+
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Print the summary, at most 100 columns wide.
+
+    Args:
+        inspection: what to print.
+        console: where; its encoding decides whether bars are drawn in ASCII.
+    """
+    width = min(console.width, 100)
+    audit = inspection.audit
+    facts = [images_text(audit.num_images), f"{len(audit.classes):,} classes"]
+    if len(audit.classes) > 1:
+        where = " in train" if "train" in audit.splits else ""
+        facts.append(f"imbalance {audit.imbalance_ratio:,.0f} : 1{where}")
+    if audit.products is not None:
+        facts.append(f"{audit.products.shape[1]:,} products")
+    if audit.splits:
+        facts.append(", ".join(f"{name} {count:,}" for name, count in audit.splits.items()))
+    console.print(f"\n[bold]{escape(inspection.source)}[/bold]", width=width, highlight=False)
+    console.print(f"[dim]{escape(' · '.join(facts))}[/dim]\n", width=width, highlight=False)
+    console.print(_class_table(inspection, console, width), width=width)
+    if inspection.structure is not None:
+        _print_structure(inspection, console, width)
+    console.print("[bold]Findings[/bold]", width=width)
+    for finding in make_findings(inspection):
+        line = Text.assemble(
+            (_SIGN[finding.level] + " ", _STYLE[finding.level]), (finding.title, "bold")
+        )
+        console.print(line, width=width, highlight=False)
+        if finding.level != "good":
+            text = Text(finding.text)
+            if finding.action:
+                text.append(f" {finding.action}", style="dim")
+            table = Table.grid(padding=0)
+            table.add_column(width=3)
+            table.add_column(max_width=width - 3)
+            table.add_row("", text)
+            console.print(table, width=width, highlight=False)
+
+
+def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
+    audit, structure = inspection.audit, inspection.structure
+    plain = not (console.encoding or "utf-8").lower().startswith("utf")
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
+    splits = [name for name in audit.splits if name == "train" or structure is None][:3]
+    splits = splits if width >= 90 else []
+    for name in ["images", *splits]:
+        table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
+    if structure is not None:
+        for name in ("clusters", "each", "diversity", "similarity"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("kind", no_wrap=True, style="dim")
+    else:
+        table.add_column("log scale", no_wrap=True)
+    most = audit.classes["images"].max()
+    for position, row in enumerate(audit.classes.head(_MOST_CLASSES).to_dict("records")):
+        cells: list[str | Text] = [Text(str(row["class"])), f"{row['images']:,}"]
+        cells += [f"{row[name]:,}" for name in splits]
+        if structure is None:
+            cells.append(_log_bar(row["images"], most, plain))
+        else:
+            own = structure.classes.iloc[position]
+            numbers = [own["effective"], own["images_per_cluster"]]
+            cells += [f"{value:,.1f}" if own["images"] else "-" for value in numbers]
+            cells += [_two(own["diversity"]), _two(own["similarity"]), str(own["kind"])]
+        table.add_row(*cells)
+    if len(audit.classes) > _MOST_CLASSES:
+        rest = audit.classes["images"].iloc[_MOST_CLASSES:]
+        table.caption = f"and {len(rest):,} more classes of {rest.min():,} to {rest.max():,} images"
+        table.caption_justify = "left"
+    return table
+
+
+def _log_bar(count: int, most: int, plain: bool) -> Text:
+    import math
+
+    length = max(1, round(_BAR * math.log1p(count) / math.log1p(most)))
+    return Text(("#" if plain else "█") * length, style="blue")
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.2f}"
+
+
+def _print_structure(inspection: Inspection, console: Console, width: int) -> None:
+    structure = inspection.structure
+    assert structure is not None
+    told = [
+        f"{name} {ami:.2f}"
+        for name, ami in structure.agreement[["column", "ami"]].itertuples(index=False)
+        if ami is not None and not pd.isna(ami)
+    ]
+    text = (
+        f"Clusters (effective number) counted on {structure.basis}; "
+        f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense looks."
+    )
+    if told:
+        text += f" Agreement of clusters (AMI) with {', '.join(told[:4])}."
+    console.print(f"[dim]{escape(text)}[/dim]\n", width=width, highlight=False)

@@ -1,0 +1,140 @@
+"""The machine that a measurement was made on, from the standard library alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+#: Instruction sets that decide how fast a network runs, above all in INT8.
+_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+
+#: Package of each backend that a predictor names.
+_RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, usable cores, memory, system, and the versions of what runs networks here."""
+    versions = {}
+    for name in ("recame", "numpy", *_RUNTIME_PACKAGES):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "instructions": _instructions(),
+        "cores": usable_cores(),
+        "memory_gib": _memory_gib(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its control group."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota, _, period = _text("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    return cores
+
+
+def peak_memory_mib() -> float | None:
+    """The largest memory that this process held at once, in MiB; None where nobody counts it."""
+    # The kernel's own count for this program; what getrusage says may be that of the parent,
+    # whose pages a new process shares until it runs its own program.
+    for line in _text("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    # macOS counts bytes, the others KiB.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def load_average() -> float | None:
+    """Processes that ran or wanted to, mean of the last minute; None where nobody counts them."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
+def _instructions() -> list[str]:
+    found = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    return [name for name in _FEATURES if name in found]
+
+
+def _cpuinfo(field: str) -> str:
+    for line in _text("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+_PACKAGES = (
+    "recame",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+)
+
+
+def environment() -> dict[str, Any]:
+    """What ran this: packages, Python, machine, device."""
+    import torch
+
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

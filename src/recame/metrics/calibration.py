@@ -1,0 +1,72 @@
+"""Whether a confidence of 0.9 means nine times out of ten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recame.contracts import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def reliability_bins(probabilities: FloatArray, target: IntArray, bins: int = 15) -> pd.DataFrame:
+    """Compare confidence and accuracy in bins of equal width.
+
+    Args:
+        probabilities: (N, C).
+        target: (N,) class indices; rows with -1 are left out.
+        bins: number of bins over [0, 1].
+
+    Returns:
+        One row a bin: `low`, `high`, `images`, mean `confidence`, `accuracy` and their `gap`; the
+        last three are NaN where a bin holds no image.
+    """
+    import pandas as pd
+
+    known = target >= 0
+    chosen = probabilities[known].astype(np.float64)
+    confidence = chosen.max(1) if len(chosen) else np.zeros(0)
+    correct = (chosen.argmax(1) if len(chosen) else np.zeros(0)) == target[known]
+    # A bin holds its upper edge, as in Guo et al. (2017).
+    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    images = np.bincount(which, minlength=bins)
+    empty = np.full(bins, np.nan)
+    mean_confidence, accuracy = (
+        np.divide(np.bincount(which, values, bins), images, out=empty.copy(), where=images > 0)
+        for values in (confidence, correct.astype(np.float64))
+    )
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "images": images,
+            "confidence": mean_confidence,
+            "accuracy": accuracy,
+            "gap": mean_confidence - accuracy,
+        }
+    )
+
+
+def expected_calibration_error(
+    probabilities: FloatArray, target: IntArray, bins: int = 15
+) -> float:
+    """Mean distance of confidence and accuracy over equal-width bins, weighted by images.
+
+    Naeini et al., AAAI 2015; 15 bins as in Guo et al., ICML 2017.
+
+    Args:
+        probabilities: (N, C).
+        target: (N,) class indices; rows with -1 are left out.
+        bins: number of bins over [0, 1].
+
+    Returns:
+        In [0, 1]; 0 when no row has a label.
+    """
+    table = reliability_bins(probabilities, target, bins)
+    images = table["images"].to_numpy()
+    gaps = np.abs(np.nan_to_num(table["gap"].to_numpy()))
+    return float((gaps * images).sum() / max(int(images.sum()), 1))

@@ -1,0 +1,149 @@
+"""A run beside a baseline: matched by image, class by class, with every difference's interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
+from recame.label_space import LabelSpace
+from recame.metrics.paired import Difference, mcnemar_p_value, paired_differences
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside a baseline.
+
+    Attributes:
+        baseline: the baseline's name.
+        images: images that both judged and that have a label; 0: no common image.
+        left_out: labelled images that only one of them judged.
+        differences: name -> difference; empty without common images.
+        only_model_right: images that the model alone called right.
+        only_baseline_right: images that the baseline alone called right.
+        p_value: of McNemar's exact test on these two; 1 where they agree on all images.
+        recalls: a row a class: `class, recall, other, only_model_right, only_baseline_right`.
+        confidence: of the intervals.
+    """
+
+    baseline: str
+    images: int
+    left_out: int
+    differences: dict[str, Difference]
+    only_model_right: int
+    only_baseline_right: int
+    p_value: float
+    recalls: pd.DataFrame
+    confidence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        recalls = self.recalls.astype(object).where(self.recalls.notna(), None)
+        return {
+            "baseline": self.baseline,
+            "images": self.images,
+            "left_out": self.left_out,
+            "differences": {name: d.to_dict() for name, d in self.differences.items()},
+            "only_model_right": self.only_model_right,
+            "only_baseline_right": self.only_baseline_right,
+            "mcnemar_p_value": self.p_value,
+            "recalls": recalls.to_dict("records"),
+            "confidence": self.confidence,
+        }
+
+
+def compare_predictions(
+    predictions: Predictions,
+    baseline: Predictions,
+    label_space: LabelSpace,
+    baseline_space: LabelSpace,
+    *,
+    name: str,
+    tail: tuple[str, ...] = (),
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compare two models on the images that both judged.
+
+    Images are matched by their name in the manifest; an image with two different labels, and one
+    that is named twice, is left out.
+
+    Args:
+        predictions: of the model.
+        baseline: of the other model.
+        label_space: of the model; the labels of its table count.
+        baseline_space: of the baseline. A class that the model does not know is a wrong call.
+        name: what to call the baseline.
+        tail: classes of `tail_recall`.
+        resamples: draws for the intervals.
+        seed: of the draws.
+        confidence: of the intervals.
+    """
+    own = _called(predictions, label_space, label_space)
+    other = _called(baseline, baseline_space, label_space)
+    both = own.join(other.add_suffix("_other"), how="inner")
+    both = both[both["target"] == both["target_other"]]
+    named = [set(p.table["image"].astype(str)) for p in (predictions, baseline)]
+    left_out = len(named[0] | named[1]) - len(both)
+    target, a, b = (both[c].to_numpy(np.int64) for c in ("target", "called", "called_other"))
+    right, right_other = a == target, b == target
+    only, only_other = right & ~right_other, right_other & ~right
+    differences = paired_differences(
+        target, a, b, label_space, tail, resamples=resamples, seed=seed, confidence=confidence
+    )
+    return Comparison(
+        baseline=name,
+        images=len(both),
+        left_out=left_out,
+        differences=differences,
+        only_model_right=int(only.sum()),
+        only_baseline_right=int(only_other.sum()),
+        p_value=mcnemar_p_value(int(only.sum()), int(only_other.sum())),
+        recalls=_recalls(target, right, right_other, label_space),
+        confidence=confidence,
+    )
+
+
+def _called(predictions: Predictions, space: LabelSpace, into: LabelSpace) -> pd.DataFrame:
+    """Labelled images by name: `target` and `called` in the indices of `into`, unknown ones C."""
+    import pandas as pd
+
+    unknown = into.num_classes
+    code = np.array([into.index(n) if n in into else unknown for n in space.names], np.int64)
+    known = predictions.target >= 0
+    called = predictions.probabilities[known].argmax(1) if known.any() else np.zeros(0, np.int64)
+    table = pd.DataFrame(
+        {"target": code[predictions.target[known]], "called": code[called]},
+        index=pd.Index(predictions.table["image"].astype(str)[known]),
+    )
+    return table[~table.index.duplicated(keep=False) & (table["target"] < unknown).to_numpy()]
+
+
+def _recalls(
+    target: IntArray, right: BoolArray, other: BoolArray, space: LabelSpace
+) -> pd.DataFrame:
+    import pandas as pd
+
+    count = space.num_classes
+    images = np.bincount(target, minlength=count)
+
+    def share(hit: BoolArray) -> FloatArray:
+        hits = np.bincount(target[hit], minlength=count).astype(np.float64)
+        rates: FloatArray = np.divide(hits, images, out=np.full(count, np.nan), where=images > 0)
+        return rates
+
+    return pd.DataFrame(
+        {
+            "class": space.names,
+            "recall": share(right),
+            "other": share(other),
+            "only_model_right": np.bincount(target[right & ~other], minlength=count),
+            "only_baseline_right": np.bincount(target[other & ~right], minlength=count),
+        }
+    )

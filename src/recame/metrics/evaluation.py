@@ -1,0 +1,257 @@
+"""From predictions to numbers in which a rare class weighs as much as a frequent one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recame.contracts import BoolArray, IntArray, Predictions
+from recame.errors import DataError
+from recame.label_space import GROUPS, LabelSpace
+from recame.metrics.breakdown import (
+    experts_table,
+    groups_table,
+    macro_statistics,
+    per_class_table,
+    product_tables,
+)
+from recame.metrics.calibration import expected_calibration_error
+from recame.metrics.statistics import (
+    Estimate,
+    bootstrap_intervals,
+    class_counts,
+    confusion_matrix,
+    wilson_interval,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one split says about a model.
+
+    Classes without images in the split have no recall and enter no mean. Precision counts the
+    images of the split, so it depends on the split's class mix; recall does not.
+
+    Attributes:
+        headline: name -> estimate. Always: `balanced_accuracy` (mean recall over the classes),
+            `accuracy`, `macro_f1`, `macro_precision`, `g_mean`, `worst_class_recall`,
+            `tail_recall`, `ece` (without an interval), and `<group>_recall` for each group that
+            the published cut-offs fill. With a normal class: `escape_rate` (defects called
+            normal), `overkill_rate` (normal called a defect), and with critical classes
+            `critical_escape_rate`. Means of recalls, F1, precision and the G-mean have resampled
+            intervals; shares of images have Wilson intervals, `worst_class_recall` that of its
+            class.
+        worst_class: the class of `worst_class_recall`.
+        tail_classes: the classes of `tail_recall`: the `few` group of the published cut-offs
+            where it holds some of the classes but not all, else that of the quantile groups.
+        tail_rule: `cutoffs` or `quantile`, whichever chose the tail; `none` for a balanced set.
+        per_class: a row a class in index order: `class, train_images, group, images, precision,
+            precision_low, precision_high, recall, recall_low, recall_high, f1, note`.
+        groups: `rule` (`cutoffs`, `quantile`), `group, classes, train_images, images, recall,
+            recall_low, recall_high`.
+        experts: `model` (`ensemble`, `expert 0`, ...), `balanced_accuracy, accuracy, macro_f1,
+            tail_recall`.
+        per_product: `product, images, classes, balanced_accuracy, accuracy, accuracy_low,
+            accuracy_high, worst_class, worst_class_recall, worst_class_images`; empty without a
+            product column.
+        class_by_product: long form: `class, product, images, recall, recall_low, recall_high`.
+        confusion: (C, C) images of each class (rows) by what they were called (columns).
+        names: C class names, index order.
+        num_images: images with a label.
+        num_unlabelled: images without one, left out.
+        confidence: of every interval.
+        normal: the class that means "no defect", if there is one.
+        critical: the classes whose escapes matter most.
+        expert_weights: of the experts in the ensemble, where they were learned on these images.
+    """
+
+    headline: dict[str, Estimate]
+    worst_class: str
+    tail_classes: tuple[str, ...]
+    tail_rule: str
+    per_class: pd.DataFrame
+    groups: pd.DataFrame
+    experts: pd.DataFrame
+    per_product: pd.DataFrame
+    class_by_product: pd.DataFrame
+    confusion: IntArray
+    names: tuple[str, ...]
+    num_images: int
+    num_unlabelled: int
+    confidence: float
+    normal: str | None = None
+    critical: tuple[str, ...] = ()
+    expert_weights: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON: headline numbers under their names, no NaN."""
+        weights = self.expert_weights
+        return {
+            **({} if weights is None else {"expert_weights": list(weights)}),
+            **{name: estimate.to_dict() for name, estimate in self.headline.items()},
+            "worst_class": self.worst_class,
+            "tail_classes": list(self.tail_classes),
+            "tail_rule": self.tail_rule,
+            "num_images": self.num_images,
+            "num_unlabelled": self.num_unlabelled,
+            "confidence": self.confidence,
+            "per_class": _records(self.per_class),
+            "groups": _records(self.groups),
+            "experts": _records(self.experts),
+            "per_product": _records(self.per_product),
+            "class_by_product": _records(self.class_by_product),
+            "confusion": {"classes": list(self.names), "counts": self.confusion.tolist()},
+        }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    plain = table.astype(object).where(table.notna(), None)
+    return [
+        {
+            str(key): value.item() if isinstance(value, np.generic) else value
+            for key, value in row.items()
+        }
+        for row in plain.to_dict("records")
+    ]
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    label_space: LabelSpace,
+    *,
+    product_column: str = "product",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Evaluation:
+    """Judge predictions by the labels of their images.
+
+    Args:
+        predictions: of one split; rows with target -1 are left out and counted.
+        label_space: gives the classes, their training counts and roles.
+        product_column: the table's column to group by, ignored when it is not there.
+        bootstrap: resamples for the intervals that have no formula; 0 for none.
+        seed: of the resampling.
+        confidence: of every interval, in (0, 1).
+
+    Raises:
+        DataError: no row has a label, or a probability is no number.
+    """
+    known = predictions.target >= 0
+    if not known.any():
+        raise DataError(
+            f"None of the {len(predictions)} predicted images has a label, so there is nothing to "
+            "compare with. Fill the label column, or use `recame predict` for images without one."
+        )
+    broken = int((~np.isfinite(predictions.probabilities[known])).any(1).sum())
+    if broken:
+        raise DataError(
+            f"The model gives no numbers for {broken:,} of {int(known.sum()):,} images (NaN or "
+            "infinite), so every figure would be wrong: check its weights, or judge it with "
+            "run.precision=32."
+        )
+    target = predictions.target[known]
+    prediction = predictions.probabilities[known].argmax(1)
+    confusion = confusion_matrix(target, prediction, label_space.num_classes)
+    counts = class_counts(confusion)
+    tail_rule, tail = _tail(label_space)
+    members = {**_group_members(label_space), "tail_recall": tail}
+
+    values = macro_statistics(counts, members)
+    intervals = bootstrap_intervals(
+        confusion,
+        lambda drawn: macro_statistics(drawn, members),
+        resamples=bootstrap,
+        seed=seed,
+        confidence=confidence,
+    )
+    macro = {name: _estimate(float(value), intervals.get(name)) for name, value in values.items()}
+    per_class = per_class_table(counts, label_space, confidence)
+    worst = int(per_class["recall"].fillna(np.inf).to_numpy().argmin())
+    headline = {
+        "balanced_accuracy": macro["balanced_accuracy"],
+        "accuracy": _share(counts.hits.sum(), counts.support.sum(), confidence),
+        **{name: macro[name] for name in ("macro_f1", "macro_precision", "g_mean")},
+        "worst_class_recall": _share(counts.hits[worst], counts.support[worst], confidence),
+        "tail_recall": macro.get("tail_recall", Estimate(None)),
+        **{f"{g}_recall": macro[f"cutoffs {g}"] for g in GROUPS if f"cutoffs {g}" in macro},
+        **_inspection_rates(confusion, label_space, confidence),
+        "ece": Estimate(expected_calibration_error(predictions.probabilities[known], target)),
+    }
+    table = predictions.table.loc[known]
+    products = table.get(product_column)
+    weights = predictions.expert_weights
+    by_product, class_by_product = product_tables(
+        products, target, prediction, label_space.names, confidence
+    )
+    return Evaluation(
+        headline=headline,
+        worst_class=label_space.names[worst],
+        tail_classes=tuple(n for n, inside in zip(label_space.names, tail, strict=True) if inside),
+        tail_rule=tail_rule,
+        per_class=per_class,
+        groups=groups_table(macro, members, counts.support, label_space),
+        experts=experts_table(predictions.expert_probabilities[known], target, counts, tail),
+        per_product=by_product,
+        class_by_product=class_by_product,
+        confusion=confusion,
+        names=label_space.names,
+        num_images=int(known.sum()),
+        num_unlabelled=int((~known).sum()),
+        confidence=confidence,
+        normal=label_space.normal,
+        critical=label_space.critical,
+        expert_weights=None if weights is None else tuple(round(float(w), 4) for w in weights),
+    )
+
+
+def _estimate(value: float, interval: tuple[float, float] | None) -> Estimate:
+    if interval is None:
+        return Estimate(value)
+    # A G-mean of 0 can lie below every draw.
+    return Estimate(value, min(interval[0], value), max(interval[1], value))
+
+
+def _share(successes: float, trials: float, confidence: float) -> Estimate:
+    if trials == 0:
+        return Estimate(None)
+    low, high = wilson_interval(successes, trials, confidence)
+    return Estimate(float(successes / trials), float(low), float(high))
+
+
+def _tail(space: LabelSpace) -> tuple[str, BoolArray]:
+    few = np.array(space.groups()) == "few"
+    if few.any() and not few.all():
+        return "cutoffs", few
+    few = np.array(space.quantile_groups()) == "few"
+    return ("quantile" if few.any() else "none"), few
+
+
+def _group_members(space: LabelSpace) -> dict[str, BoolArray]:
+    rules = {"cutoffs": np.array(space.groups()), "quantile": np.array(space.quantile_groups())}
+    return {f"{rule} {group}": of == group for rule, of in rules.items() for group in GROUPS}
+
+
+def _inspection_rates(
+    confusion: IntArray, space: LabelSpace, confidence: float
+) -> dict[str, Estimate]:
+    normal = space.normal_index
+    if normal is None:
+        return {}
+    support, escaped = confusion.sum(1), confusion[:, normal]
+    defect = np.arange(space.num_classes) != normal
+    rates = {
+        "escape_rate": _share(escaped[defect].sum(), support[defect].sum(), confidence),
+        "overkill_rate": _share(support[normal] - escaped[normal], support[normal], confidence),
+    }
+    if space.critical:
+        critical = defect & np.isin(space.names, space.critical)
+        rates["critical_escape_rate"] = _share(
+            escaped[critical].sum(), support[critical].sum(), confidence
+        )
+    return rates

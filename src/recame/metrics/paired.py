@@ -1,0 +1,236 @@
+"""The difference of two models on the same images, with an interval and a test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recame.contracts import BoolArray, FloatArray, IntArray
+from recame.label_space import LabelSpace
+
+#: Numbers of which less is better.
+LOWER_IS_BETTER = ("escape_rate", "critical_escape_rate", "overkill_rate", "ece")
+
+_CELLS_AT_ONCE = 1 << 21
+
+#: From (R, M) images a cell and (R, 2, C) prior images to the values (R,) of both models.
+Statistic = Callable[[FloatArray, FloatArray], Mapping[str, tuple[FloatArray, FloatArray]]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of two models on the same images.
+
+    Attributes:
+        value: the judged model's.
+        other: the other model's.
+        difference: `value - other`.
+        low: lower end of the difference's interval.
+        high: upper end.
+    """
+
+    value: float
+    other: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def real(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        names = ("value", "other", "difference", "low", "high")
+        return {**{name: getattr(self, name) for name in names}, "real": self.real}
+
+
+def mcnemar_p_value(only_one: int, only_other: int) -> float:
+    """Exact two-sided McNemar test (McNemar, Psychometrika 1947).
+
+    The probability that images of which exactly one model is right fall at least as unevenly, if
+    each of the two were as likely to be the right one.
+
+    Args:
+        only_one: images that the first alone called right.
+        only_other: images that the second alone called right.
+
+    Examples:
+        >>> mcnemar_p_value(5, 5), round(mcnemar_p_value(10, 1), 4)
+        (1.0, 0.0117)
+    """
+    images = only_one + only_other
+    fewer = np.arange(1, min(only_one, only_other) + 1)
+    # Logarithms of the binomial coefficients 0 to the smaller count.
+    chosen = np.concatenate([[0.0], np.cumsum(np.log((images - fewer + 1) / fewer))])
+    total = chosen.max() + math.log(float(np.exp(chosen - chosen.max()).sum()))
+    return min(1.0, 2 * math.exp(total - images * math.log(2)))
+
+
+def paired_differences(
+    target: IntArray,
+    called: IntArray,
+    other: IntArray,
+    label_space: LabelSpace,
+    tail: tuple[str, ...] = (),
+    *,
+    resamples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> dict[str, Difference]:
+    """Differences of two models on the same images, with intervals.
+
+    A Bayesian bootstrap (Rubin, Annals of Statistics 1981) of the images within each class: all
+    images of a class with the same pair of calls share one gamma draw. Half an image that the
+    first model alone calls right and half an image that the other alone calls right join each
+    class, so that two images on which both agree prove nothing; the percentiles are moved so that
+    the prior does not pull the difference towards 0 (as `bootstrap_intervals` does). Escapes are
+    drawn over all defects together, overkill over the normal images.
+
+    Args:
+        target: (N,) class indices, below C.
+        called: (N,) the first model's calls, in 0..C; C is a class that the space does not know.
+        other: (N,) the second model's calls.
+        label_space: C classes.
+        tail: classes of `tail_recall`.
+        resamples: R.
+        seed: of the draws.
+        confidence: two-sided, in (0, 1).
+
+    Returns:
+        `balanced_accuracy`, `tail_recall`, `worst_class_recall`, `macro_f1`, and with a normal
+        class `escape_rate`, `critical_escape_rate` and `overkill_rate` where the split has such
+        images. Empty with N = 0.
+    """
+    if not len(target):
+        return {}
+    size = label_space.num_classes + 1
+    cells, counts = np.unique((target * size + called) * size + other, return_counts=True)
+    classes, pair = cells // size**2, cells % size**2
+    support = np.bincount(target, minlength=size)[:-1].astype(np.float64)
+    layout = _Cells(classes, pair // size, pair % size, support)
+    members = np.isin(label_space.names, tail)
+
+    def statistic(
+        shares: FloatArray, prior: FloatArray
+    ) -> dict[str, tuple[FloatArray, FloatArray]]:
+        one = _statistics(layout, layout.first, shares, prior[:, 0], prior[:, 1], members)
+        two = _statistics(layout, layout.second, shares, prior[:, 1], prior[:, 0], members)
+        return {name: (one[name], two[name]) for name in one}
+
+    generator = np.random.default_rng(seed)
+    point = statistic(counts[None].astype(np.float64), np.zeros((1, 2, len(support))))
+    drawn = _draw(layout, counts, statistic, resamples, generator)
+    found = {
+        name: _difference(float(one[0]), float(two[0]), drawn[name], confidence)
+        for name, (one, two) in point.items()
+    }
+    normal = label_space.normal_index
+    if normal is not None:
+        critical = np.isin(target, [label_space.index(name) for name in label_space.critical])
+        defect = target != normal
+        asked = {
+            "escape_rate": (defect, True),
+            "critical_escape_rate": (defect & critical, True),
+            "overkill_rate": (~defect, False),
+        }
+        for name, (images, as_normal) in asked.items():
+            if images.any():
+                one = (called[images] == normal) == as_normal
+                two = (other[images] == normal) == as_normal
+                found[name] = _rate_difference(one, two, resamples, generator, confidence)
+    return found
+
+
+def _rate_difference(
+    one: BoolArray,
+    other: BoolArray,
+    resamples: int,
+    generator: np.random.Generator,
+    confidence: float,
+) -> Difference:
+    """Difference of two shares of the same images, from the images on which the models differ."""
+    only, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    prior = np.array([only + 0.5, only_other + 0.5, max(len(one) - only - only_other, 0.5)])
+    shares = generator.dirichlet(prior, resamples)
+    drawn = shares[:, 0] - shares[:, 1]
+    return _difference(float(one.mean()), float(other.mean()), drawn, confidence)
+
+
+def _difference(value: float, other: float, drawn: FloatArray, confidence: float) -> Difference:
+    """The interval of drawn differences, moved to the observed one."""
+    tail = (1 - confidence) / 2
+    observed = value - other
+    low, high = np.quantile(drawn, (tail, 1 - tail)) + (observed - drawn.mean())
+    low, high = min(low, observed), max(high, observed)
+    return Difference(value, other, observed, float(max(low, -1.0)), float(min(high, 1.0)))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Filled cells of (class, first call, second call), ascending, and the images a class."""
+
+    classes: IntArray
+    first: IntArray
+    second: IntArray
+    support: FloatArray
+
+
+def _draw(
+    layout: _Cells,
+    counts: IntArray,
+    statistic: Statistic,
+    resamples: int,
+    generator: np.random.Generator,
+) -> dict[str, FloatArray]:
+    """(R,) drawn differences of each statistic."""
+    present = layout.support > 0
+    width = len(counts) + 2 * len(layout.support)
+    at_once = max(1, min(resamples, _CELLS_AT_ONCE // width))
+    parts: list[Mapping[str, FloatArray]] = []
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        shares = generator.standard_gamma(counts, size=(rows, len(counts)))
+        prior = generator.standard_gamma(0.5, size=(rows, 2, len(layout.support))) * present
+        mass = _sum_by(shares, layout.classes, len(layout.support)) + prior.sum(1)
+        scale = np.divide(layout.support, mass, out=np.zeros_like(mass), where=mass > 0)
+        pairs = statistic(shares * scale[:, layout.classes], prior * scale[:, None])
+        parts.append({name: one - two for name, (one, two) in pairs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _statistics(
+    layout: _Cells,
+    called: IntArray,
+    mass: FloatArray,
+    right: FloatArray,
+    wrong: FloatArray,
+    tail: BoolArray,
+) -> dict[str, FloatArray]:
+    """Numbers of one model from (R, M) images a cell and (R, C) prior images, right and wrong."""
+    classes, support = layout.classes, layout.support
+    count, present = len(support), support > 0
+    hits = _sum_by(np.where(called == classes, mass, 0.0), classes, count) + right
+    spread = wrong / max(count - 1, 1)  # the prior's wrong calls, evenly over the other classes
+    predicted = _sum_by(mass, called, count + 1)[:, :count] + right
+    predicted += spread.sum(1, keepdims=True) - spread
+    recall = hits[:, present] / support[present]
+    f1 = 2 * hits[:, present] / (support[present] + predicted[:, present])
+    found = {"balanced_accuracy": recall.mean(1)}
+    if tail[present].any():
+        found["tail_recall"] = recall[:, tail[present]].mean(1)
+    return found | {"worst_class_recall": recall.min(1), "macro_f1": f1.mean(1)}
+
+
+def _sum_by(mass: FloatArray, keys: IntArray, size: int) -> FloatArray:
+    """Sum the (R, M) cells of equal keys (M,) into (R, size)."""
+    order = np.argsort(keys, kind="stable")
+    found, starts = np.unique(keys[order], return_index=True)
+    sums = np.zeros((len(mass), size))
+    sums[:, found] = np.add.reduceat(mass[:, order], starts, axis=1)
+    return sums

@@ -1,0 +1,178 @@
+"""Self-contained HTML pages: one look, pictures inside the file, nothing from the network.
+
+A page is a template of its own room that extends `page.html.j2` here; figures and images enter it
+as data addresses.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recame.contracts import Array
+from recame.pages.drawing import save_figure
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+
+
+#: The colours of pages and figures.
+INK, GREY, LINE = "#1f2933", "#66727f", "#e4e7eb"
+BLUE, ORANGE, RED, GREEN = "#2b6cb0", "#dd7b2f", "#c0342b", "#2f855a"
+#: Training-count groups.
+GROUP_COLOURS = {
+    "head": "#1d4e89",
+    "many": "#2b6cb0",
+    "medium": "#2a9d8f",
+    "few": "#dd7b2f",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image inside a page.
+
+    Attributes:
+        uri: the whole image as a data address.
+        alt: what it shows, for those who cannot see it.
+        caption: printed below; may be empty.
+        width: natural width in CSS pixels; 0 lets it fill its column.
+    """
+
+    uri: str
+    alt: str
+    caption: str = ""
+    width: int = 0
+
+
+def figure_picture(
+    figure: Figure, alt: str, caption: str = "", *, vector: bool = True, dpi: int = 150
+) -> Picture:
+    """A matplotlib figure as a picture.
+
+    Args:
+        figure: not changed.
+        alt: what it shows.
+        caption: printed below.
+        vector: SVG, sharp at any size; false: PNG, for thousands of points.
+        dpi: of the PNG.
+    """
+    import matplotlib as mpl
+
+    stream = io.BytesIO()
+    kind = "svg" if vector else "png"
+    # A fixed salt and no date: the same figure gives the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "recame", "svg.fonttype": "path"}):
+        date = {"Date": None} if vector else None
+        save_figure(figure, stream, format=kind, dpi=dpi, metadata=date)
+    mime = "image/svg+xml" if vector else "image/png"
+    width = round(figure.get_figwidth() * 96)
+    return Picture(_data_uri(stream.getvalue(), mime), alt, caption, width)
+
+
+def image_picture(pixels: Array, alt: str, caption: str = "", *, scale: float = 255.0) -> Picture:
+    """An inspection image as a picture, losslessly.
+
+    Args:
+        pixels: (H, W), (H, W, 1) or (H, W, 3), stored pixel values.
+        alt: what it shows.
+        caption: printed below.
+        scale: the pixel value that is shown as white; 65535 for 16 bit.
+    """
+    from PIL import Image
+
+    shown = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    if shown.dtype != np.uint8:
+        shown = np.clip(shown * (255.0 / scale) + 0.5, 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(shown).save(stream, format="PNG", optimize=True)
+    return Picture(_data_uri(stream.getvalue(), "image/png"), alt, caption, shown.shape[1])
+
+
+def photo_picture(pixels: Array, alt: str, caption: str = "", quality: int = 82) -> Picture:
+    """Colours without sharp edges, as an overlay, as a small JPEG picture.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        alt: what it shows.
+        caption: printed below.
+        quality: of the JPEG, 1 to 95.
+    """
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="JPEG", quality=quality, optimize=True)
+    return Picture(_data_uri(stream.getvalue(), "image/jpeg"), alt, caption, pixels.shape[1])
+
+
+def render_page(room: str, template: str, **content: Any) -> str:
+    """Fill a template.
+
+    Args:
+        room: the package whose `templates/` hold it, as `recame.reports`.
+        template: its name, as `report.html.j2`.
+        content: what the template names.
+
+    Returns:
+        A whole HTML document. Every text is escaped.
+    """
+    return _environment(room).get_template(template).render(**content)
+
+
+@cache
+def _environment(room: str) -> Environment:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(room), PackageLoader("recame.pages")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"share": share_text, "count": count_text, "interval": interval_text}
+    environment.globals["group_colours"] = GROUP_COLOURS
+    return environment
+
+
+def share_text(value: float | None, digits: int = 3) -> str:
+    """A number in [0, 1], or a dash where there is none.
+
+    Examples:
+        >>> share_text(0.9314), share_text(None)
+        ('0.931', '-')
+    """
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def count_text(value: float | None) -> str:
+    """A whole number with its thousands apart.
+
+    Examples:
+        >>> count_text(12345)
+        '12,345'
+    """
+    return "-" if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def interval_text(low: float | None, high: float | None, digits: int = 2) -> str:
+    """An interval, or nothing where there is none.
+
+    Examples:
+        >>> interval_text(0.551, 0.953)
+        '0.55-0.95'
+    """
+    if low is None or high is None or math.isnan(low):
+        return ""
+    return f"{low:.{digits}f}-{high:.{digits}f}"
+
+
+def _data_uri(data: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,209 @@
+"""The confusion matrix as a picture, and an evaluation's files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import Array
+from recame.label_space import LabelSpace
+from recame.pages.drawing import figure_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from recame.metrics.evaluation import Evaluation
+
+
+#: Above this many classes the cells hold colour only.
+MOST_NUMBERED = 30
+#: Classes beyond which no confusion matrix is drawn: nobody could read it.
+MOST_DRAWN = 500
+#: Of the longer side of a picture.
+_MOST_PIXELS = 6000
+
+_INK, _GREY, _LINE = "#1f2933", "#7b8794", "#e4e7eb"
+_RIGHT = ("#f3f8fc", "#8fbfe0", "#3182bd", "#0b3c6f")
+_WRONG = ("#ffffff", "#fdd9b5", "#f28e4c", "#b3370c")
+
+
+def confusion_figure(
+    evaluation: Evaluation, label_space: LabelSpace, normalised: bool = True
+) -> Figure:
+    """Draw the confusion matrix beside each class's recall with its interval.
+
+    Rows run from the most to the least frequent training class. Colour is the share of the row's
+    images in both forms, so that a class of ten images is as visible as one of ten thousand: blue
+    for right, orange for wrong. With a normal class, the column of escapes is framed.
+
+    Args:
+        evaluation: what to draw.
+        label_space: gives the order.
+        normalised: write percent of the row's images, else write images.
+
+    Returns:
+        A figure of its own; no global state of matplotlib is touched.
+    """
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-np.array(label_space.counts), kind="stable")
+    counts = evaluation.confusion[np.ix_(order, order)]
+    support = counts.sum(1, keepdims=True)
+    share = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
+    size = len(order)
+
+    cell = float(np.clip(11.0 / size, 0.14, 0.72))
+    names = [figure_label(label_space.names[index], 24) for index in order]
+    margin = 0.085 * max(map(len, names)) + 1.05
+    width, height = cell * size, cell * size
+    sides = (max(margin + width + 3.0, margin + 5.2), height + margin * 0.5 + 1.35)
+    figure = Figure(figsize=sides, dpi=min(160.0, _MOST_PIXELS / max(sides)))
+    figure.patch.set_facecolor("white")
+    total_width, total_height = figure.get_size_inches()
+    bottom = (margin * 0.5 + 0.4) / total_height
+    box = (margin / total_width, bottom, width / total_width, height / total_height)
+    axes = figure.add_axes(box)
+    _draw_cells(axes, share)
+    if size <= MOST_NUMBERED:
+        _write_cells(axes, counts, share, cell, normalised=normalised)
+    _label(axes, names, [label_space.counts[index] for index in order], cell)
+    if label_space.normal_index is not None:
+        _frame_escapes(axes, int(np.flatnonzero(order == label_space.normal_index)[0]), size)
+
+    side = (box[0] + box[2] + 0.3 / total_width, bottom, 1.85 / total_width, box[3])
+    _draw_recalls(figure.add_axes(side), evaluation.per_class.iloc[order], cell)
+    what = "share of each class's images, %" if normalised else "number of images"
+    top = 1 - 0.2 / total_height
+    figure.text(
+        box[0], top, "Confusion", fontsize=13, fontweight="bold", color=_INK, va="top", ha="left"
+    )
+    figure.text(
+        box[0],
+        top - 0.27 / total_height,
+        f"{what}; {evaluation.num_images:,} images, rows by training images (in brackets)",
+        fontsize=8,
+        color=_GREY,
+        va="top",
+        ha="left",
+    )
+    return figure
+
+
+def _draw_cells(axes: Axes, share: Array) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    right = LinearSegmentedColormap.from_list("right", _RIGHT)
+    wrong = LinearSegmentedColormap.from_list("wrong", _WRONG)
+    # A square root lets the few wrong calls of a good classifier be seen.
+    colours = wrong(np.sqrt(np.nan_to_num(share)))
+    diagonal = np.arange(len(share))
+    colours[diagonal, diagonal] = right(np.nan_to_num(share[diagonal, diagonal]))
+    colours[np.isnan(share[:, 0])] = (0.95, 0.95, 0.95, 1.0)
+    axes.imshow(colours, interpolation="nearest", aspect="auto")
+    edges = np.arange(len(share) + 1) - 0.5
+    span = (-0.5, len(share) - 0.5)
+    axes.hlines(edges, *span, color=_LINE, linewidth=0.6, clip_on=False)
+    axes.vlines(edges, *span, color=_LINE, linewidth=0.6, clip_on=False)
+
+
+def _write_cells(axes: Axes, counts: Array, share: Array, cell: float, *, normalised: bool) -> None:
+    size = float(np.clip(cell * 17, 4.5, 10.0))
+    rows, columns = np.nonzero(counts)
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        value = float(share[row, column])
+        dark = value > 0.55 if row == column else value > 0.42
+        text = _percent(value) if normalised else f"{counts[row, column]:,}"
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=size if len(text) < 4 else size * 0.82,
+            fontweight="bold" if row == column else "normal",
+            color="white" if dark else _INK,
+        )
+    for row in np.flatnonzero(np.isnan(share[:, 0])).tolist():
+        axes.text(
+            len(counts) / 2 - 0.5,
+            row,
+            "no image in this split",
+            ha="center",
+            va="center",
+            fontsize=min(size, 7.5),
+            color=_GREY,
+        )
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    if percent < 1:
+        return "<1"
+    # 100 is kept for "every image".
+    return f"{min(round(percent), 99) if share < 1 else 100}"
+
+
+def _label(axes: Axes, names: list[str], train: list[int], cell: float) -> None:
+    size = float(np.clip(cell * 17, 4.5, 9.0))
+    ticks = np.arange(len(names))
+    axes.set_yticks(ticks, [f"{n}  ({c:,})" for n, c in zip(names, train, strict=True)])
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(labelsize=size, length=0, labelcolor=_INK, pad=3)
+    axes.set_xlabel("called", fontsize=10, color=_GREY)
+    axes.set_ylabel("true class", fontsize=10, color=_GREY)
+    axes.spines[:].set_visible(False)
+
+
+def _frame_escapes(axes: Axes, column: int, size: int) -> None:
+    """Frame the cells of the normal column that are defects: the escapes."""
+    from matplotlib.patches import Rectangle
+
+    spans = [(-0.5, column - 0.5), (column + 0.5, size - 0.5)]
+    for start, stop in spans:
+        if stop > start:
+            frame = Rectangle(
+                (column - 0.5, start),
+                1,
+                stop - start,
+                fill=False,
+                edgecolor="#c81e1e",
+                linewidth=1.4,
+                clip_on=False,
+                zorder=3,
+            )
+            axes.add_patch(frame)
+    axes.text(column, -0.62, "escapes", ha="center", va="bottom", fontsize=6.5, color="#c81e1e")
+
+
+def _draw_recalls(axes: Axes, per_class: pd.DataFrame, cell: float) -> None:
+    """One dot a class on the matrix's row, with its interval."""
+    rows = np.arange(len(per_class))
+    recall = per_class["recall"].to_numpy(np.float64)
+    low = per_class["recall_low"].to_numpy(np.float64)
+    high = per_class["recall_high"].to_numpy(np.float64)
+    few = (per_class["note"] != "").to_numpy()
+    colours = np.where(few, "#f28e4c", "#3182bd")
+    dot = float(np.clip(cell * 60, 6, 30))
+    axes.hlines(rows, 0, 1, color=_LINE, linewidth=0.6)
+    axes.hlines(rows, low, high, color=colours, linewidth=min(2.2, cell * 5), alpha=0.75)
+    axes.scatter(recall, rows, s=dot, c=colours, zorder=3, edgecolors="white", linewidths=0.5)
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_ylim(len(per_class) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.tick_params(labelsize=7, length=0, labelcolor=_GREY)
+    axes.grid(axis="x", color=_LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    axes.set_title("recall with interval", fontsize=8, color=_GREY, loc="left", pad=4)
+    if len(rows) <= MOST_NUMBERED:
+        hits = (recall * per_class["images"].to_numpy()).round()
+        for row in np.flatnonzero(~np.isnan(recall)).tolist():
+            text = f"{hits[row]:,.0f} of {per_class['images'].iloc[row]:,}"
+            size = float(np.clip(cell * 15, 4.5, 7.5))
+            axes.text(1.09, row, text, va="center", fontsize=size, color=_GREY)
+    if few.any():
+        axes.set_xlabel("orange: too few images to tell", fontsize=6.5, color="#b3370c")

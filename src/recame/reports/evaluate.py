@@ -1,0 +1,132 @@
+"""What a finished run is judged by: its predictions of labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from recame.config import Config
+from recame.contracts import Predictions
+from recame.data.dataset import InspectionSet
+from recame.files import write_json
+from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
+from recame.metrics.evaluation import Evaluation, evaluate_predictions
+from recame.models import LoadedModel
+from recame.progress import progress_bars
+from recame.reports.files import save_evaluation
+from recame.reports.terminal import print_evaluation
+from recame.runs.folder import JUDGED, RunFolder
+from recame.runs.predictions import predictions_table, save_predictions
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """What `evaluate` found.
+
+    Attributes:
+        split: which images were judged.
+        evaluation: the figures.
+        predictions: each image's probabilities.
+        folder: where predictions, confusion matrix and tables were written.
+    """
+
+    split: str
+    evaluation: Evaluation
+    predictions: Predictions
+    folder: Path
+
+
+def evaluate(
+    run: Path | str,
+    source: Path | str | None = None,
+    *,
+    split: str = "test",
+    report: bool = True,
+    console: Console | None = None,
+) -> EvaluatedRun:
+    """Judge a finished run on one split and write the figures into its folder.
+
+    `metrics.json` gets the split's headline numbers; `evaluation/<split>/` gets
+    `predictions.parquet`, `per_class.csv`, `confusion.csv` and `confusion.png`, and with `report`
+    then `report.html`, `report.md` and `report.json`.
+
+    Args:
+        run: the run's folder.
+        source: labelled images; None: the data that the run was trained from, split as then.
+            A source without splits is judged whole, under the name given as `split`.
+        split: which split to judge.
+        report: also draw the report; if that fails, the figures stay and the reason is printed.
+        console: where progress and figures go; silent if None.
+
+    Raises:
+        RecameError: the run or the data cannot be used, or labels were never trained.
+    """
+    console = console or Console(quiet=True)
+    folder, config, loaded = open_finished(run)
+    with progress_bars(console) as progress:
+        described = recorded_data(folder, config) if source is None else Path(source)
+        data = images_to_judge(described, config, loaded, split, progress)
+        predictions = predict_run(loaded, data, split, config, progress, features=report)
+    evaluation = judge(predictions, loaded, config)
+    target = folder.path / "evaluation" / split
+    target.mkdir(parents=True, exist_ok=True)
+    save_predictions(
+        predictions_table(predictions, loaded.label_space), target / "predictions.parquet"
+    )
+    # Whoever draws the report later asks for the same images.
+    where = None if source is None else str(Path(source).absolute())
+    write_json(target / JUDGED, {"source": where})
+    folder.update_json("metrics.json", {split: evaluation.to_dict()})
+    save_evaluation(evaluation, target, loaded.label_space)
+    print_evaluation(evaluation, console, f"{folder.path.name} on {split}")
+    judged = EvaluatedRun(split, evaluation, predictions, target)
+    if report:
+        _draw(folder, config, loaded, data, judged, source, console)
+    return judged
+
+
+def _draw(
+    folder: RunFolder,
+    config: Config,
+    loaded: LoadedModel,
+    data: InspectionSet,
+    judged: EvaluatedRun,
+    source: Path | str | None,
+    console: Console,
+) -> None:
+    """Draw the report of what is already written; a failure costs the report alone."""
+    from recame.reports.draw import draw_report
+
+    try:
+        with progress_bars(console) as progress:
+            files = draw_report(
+                folder,
+                config,
+                loaded,
+                data,
+                judged.predictions,
+                judged.evaluation,
+                judged.split,
+                source=source or folder.info().get("data"),
+                progress=progress,
+            )
+    except Exception as error:  # noqa: BLE001 - the figures are what counts, and they are there
+        reason = f"{type(error).__name__}: {error}"
+        console.print(f"[yellow]The report could not be drawn[/yellow] ({escape(reason)}).")
+        console.print(f"Draw it again with: recame report {folder.path} --split {judged.split}")
+        return
+    console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
+
+
+def judge(predictions: Predictions, loaded: LoadedModel, config: Config) -> Evaluation:
+    """Evaluate predictions as the run's settings say."""
+    return evaluate_predictions(
+        predictions,
+        loaded.label_space,
+        product_column=config.data.product_column,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.run.seed,
+    )

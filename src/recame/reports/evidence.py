@@ -1,0 +1,216 @@
+"""What only the model and the images can tell: gallery, embedding map, gates of the attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recame.contracts import Array, IntArray, Predictions
+from recame.data.dataset import InspectionSet
+from recame.inference.gates import GateLayer
+from recame.models import LoadedModel
+from recame.reports.gallery import (
+    Mistake,
+    choose_mistakes,
+    describe_mistakes,
+    mistake_maps,
+    nearest_rows,
+    neighbours_of,
+    thumb,
+)
+from recame.reports.gates import GateExample, read_gates
+from recame.reports.sampled_images import Look, Progress, cache_rows, sample_by_class
+
+#: Images of the embedding map; training images that neighbours are sought among; neighbours of
+#: a mistake.
+MAP_IMAGES, TRAIN_IMAGES, NEIGHBOURS = 1200, 2000, 5
+
+#: Least images that make a map.
+_LEAST_MAP = 5
+_COMPONENTS = 50
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Features of a sample of the split in two dimensions.
+
+    Attributes:
+        rows: (n,) rows of the predictions.
+        points: (n, 2).
+        method: how they were made, in words.
+    """
+
+    rows: IntArray
+    points: Array
+    method: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything of a report that needs the model and the images.
+
+    Attributes:
+        mistakes: cards of the gallery; without pictures where the images are not at hand.
+        num_mistakes: wrong calls in the whole split.
+        embedding: None with too few images.
+        gates: empty without attention.
+        gate_examples: for the layer whose gates vary most; empty where no gate varies.
+        num_gate_images: images whose gates were read.
+        train_searched: training images among which neighbours were sought, of how many.
+        remarks: what is missing and why, in sentences.
+    """
+
+    mistakes: tuple[Mistake, ...]
+    num_mistakes: int
+    embedding: EmbeddingMap | None = None
+    gates: tuple[GateLayer, ...] = ()
+    gate_examples: tuple[GateExample, ...] = ()
+    num_gate_images: int = 0
+    train_searched: tuple[int, int] = (0, 0)
+    remarks: tuple[str, ...] = ()
+
+
+def gather_evidence(
+    loaded: LoadedModel,
+    data: InspectionSet | None,
+    predictions: Predictions,
+    split: str,
+    *,
+    product_column: str = "product",
+    batch_size: int = 128,
+    seed: int = 0,
+    of_the_run: bool = True,
+    on_progress: Progress | None = None,
+) -> Evidence:
+    """Look at the split's images again: the worst mistakes, a map, the gates.
+
+    Costs one forward pass of at most `MAP_IMAGES + TRAIN_IMAGES` images (fewer where the
+    predictions hold features), however large the split is.
+
+    Args:
+        loaded: the model, on its device.
+        data: holds the split's and, if at hand, the training images; None: no pictures.
+        predictions: of the split.
+        split: its name.
+        product_column: of the table.
+        batch_size: images a forward pass.
+        seed: of the samples.
+        of_the_run: whether the data are those that the model was trained on; else their training
+            split says nothing of what it learned from.
+        on_progress: called while images pass.
+    """
+    space = loaded.label_space
+    known = predictions.target >= 0
+    wrong = int((predictions.probabilities.argmax(1) != predictions.target)[known].sum())
+    chosen = choose_mistakes(predictions, space)
+    mistakes = describe_mistakes(predictions, chosen, space, product_column)
+    rows = None if data is None else cache_rows(data, split, predictions)
+    if data is None or rows is None or (rows < 0).all():
+        remark = (
+            "The images of this split are not at hand: no pictures, no attribution maps, no "
+            "embedding map, no gates."
+        )
+        return Evidence(tuple(mistakes), wrong, remarks=(remark,))
+    look = Look(loaded, data, batch_size, on_progress)
+    sample = sample_by_class(np.where(rows >= 0, predictions.target, -2), MAP_IMAGES, seed)
+    sample = sample[rows[sample] >= 0]
+    shown = np.array([i for i, row in enumerate(chosen) if rows[row] >= 0], np.int64)
+    needed = np.union1d(sample, chosen[shown]).astype(np.int64)
+    if predictions.features is not None:
+        features = predictions.features[needed]
+    else:
+        features = look.features(rows[needed], "looking at the split")
+    remarks = []
+    searched = (0, 0)
+    if len(shown):
+        own = features[np.searchsorted(needed, chosen[shown])]
+        drawn, searched = _illustrate(
+            look, [mistakes[i] for i in shown], rows[chosen[shown]], own, seed, of_the_run
+        )
+        for position, mistake in zip(shown.tolist(), drawn, strict=True):
+            mistakes[position] = mistake
+        if not searched[1]:
+            remarks.append(
+                "The training images are not in the data at hand: no nearest training images."
+            )
+    gates, examples, num_read = read_gates(look, predictions, rows, sample, seed)
+    if len(sample) < _LEAST_MAP:
+        remarks.append(f"{len(sample)} images are too few for an embedding map.")
+    return Evidence(
+        mistakes=tuple(mistakes),
+        num_mistakes=wrong,
+        embedding=embed(features[np.searchsorted(needed, sample)], sample, seed),
+        gates=tuple(gates),
+        gate_examples=tuple(examples),
+        num_gate_images=num_read,
+        train_searched=searched,
+        remarks=tuple(remarks),
+    )
+
+
+def _illustrate(
+    look: Look,
+    mistakes: list[Mistake],
+    rows: IntArray,
+    features: Array,
+    seed: int,
+    of_the_run: bool,
+) -> tuple[list[Mistake], tuple[int, int]]:
+    """Add pictures, attribution maps and nearest training images."""
+    shown = look.shown(rows)
+    maps = mistake_maps(look.loaded, look.pixels(rows), mistakes)
+    drawn = [
+        replace(m, picture=thumb(image, f"{m.true} called {m.called}"), maps=of)
+        for m, image, of in zip(mistakes, shown, maps, strict=True)
+    ]
+    table = look.data.table
+    learned = (table["split"] == "train").to_numpy() & (table["row"] >= 0).to_numpy()
+    # A mistake of the training split would find itself.
+    train = table[learned & ~table["row"].isin(rows).to_numpy()]
+    if train.empty or not of_the_run:
+        return drawn, (0, 0)
+    chosen = train.iloc[sample_by_class(train["target"].to_numpy(np.int64), TRAIN_IMAGES, seed)]
+    among = look.features(chosen["row"].to_numpy(np.int64), "looking at training images")
+    nearest, similarity = nearest_rows(features, among, NEIGHBOURS)
+    images, labels = chosen["image"].astype(str).tolist(), chosen["label"].astype(str).tolist()
+    cache_rows = chosen["row"].to_numpy(np.int64)
+    found = [
+        replace(m, neighbours=neighbours_of(at, near, images, labels, look.shown(cache_rows[at])))
+        for m, at, near in zip(drawn, nearest, similarity, strict=True)
+    ]
+    return found, (len(chosen), len(train))
+
+
+def embed(features: Array, rows: IntArray, seed: int) -> EmbeddingMap | None:
+    """Lay features out in two dimensions.
+
+    Args:
+        features: (n, E, D); each expert's are scaled to length 1 and laid side by side.
+        rows: (n,) whose they are.
+        seed: of t-SNE.
+
+    Returns:
+        None with fewer than 5 images; principal components up to 50, t-SNE of them beyond
+        (van der Maaten and Hinton, JMLR 2008).
+    """
+    if len(features) < _LEAST_MAP:
+        return None
+    from sklearn.decomposition import PCA
+
+    unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    flat = unit.reshape(len(unit), -1).astype(np.float32)
+    parts = min(_COMPONENTS, *flat.shape)
+    reduced = PCA(parts, random_state=seed).fit_transform(flat)
+    if len(flat) <= _COMPONENTS or reduced.shape[1] < 2:
+        points = np.zeros((len(flat), 2))
+        points[:, : min(2, parts)] = reduced[:, :2]
+        return EmbeddingMap(rows, points, "the first two principal components")
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(flat) - 1) / 4)
+    # More iterations move points, not groups.
+    points = TSNE(
+        2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed, n_jobs=1
+    ).fit_transform(reduced)
+    return EmbeddingMap(rows, points, f"t-SNE of {parts} principal components, seed {seed}")

@@ -1,0 +1,302 @@
+"""The worst mistakes as cards: where the model looked, and which training images lie nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recame.contracts import Array, IntArray, Predictions
+from recame.inference.attribution import attribution_maps
+from recame.label_space import LabelSpace
+from recame.models import LoadedModel
+from recame.pages.drawing import overlay
+from recame.pages.render import BLUE, ORANGE, Picture, image_picture, photo_picture, share_text
+
+#: Colours of what speaks for the called and for the true class.
+CALLED_COLOUR, TRUE_COLOUR = ORANGE, BLUE
+
+#: Cards of the gallery, and of one pair of classes while there are others.
+MOST_CARDS, MOST_A_PAIR = 12, 3
+#: Similarity from which two images are nearly the same to the model.
+TWIN = 0.95
+#: Experts whose own maps are drawn.
+MOST_EXPERTS = 4
+
+#: Of images whose maps are computed at once.
+_MAPPED_PIXELS = 1 << 21
+_LOSSLESS_SIDE = 128
+_PHOTO_SIDE = 160
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image near a mistake.
+
+    Attributes:
+        image: its name in the manifest.
+        label: its class.
+        similarity: cosine of the features, mean over the experts.
+        picture: the image.
+    """
+
+    image: str
+    label: str
+    similarity: float
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong call.
+
+    Attributes:
+        image: name in the manifest.
+        product: of the image; empty if unknown.
+        true: the label.
+        called: the ensemble's call.
+        confidence: of the call.
+        true_probability: of the label's class.
+        kind: `escape`, `overkill` or empty.
+        critical: whether the label's class is critical.
+        experts: each expert's own call and its confidence.
+        picture: the image; None where it is not at hand.
+        maps: (`ensemble` or `expert <k>`, what speaks for the call, what speaks for the label).
+        neighbours: the nearest training images, nearest first.
+    """
+
+    image: str
+    product: str
+    true: str
+    called: str
+    confidence: float
+    true_probability: float
+    kind: str
+    critical: bool
+    experts: tuple[tuple[str, float], ...]
+    picture: Picture | None = None
+    maps: tuple[tuple[str, Picture, Picture], ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        """What the nearest training images suggest, or nothing."""
+        labels = [neighbour.label for neighbour in self.neighbours]
+        if len(labels) < 3:
+            return ""
+        if all(label == self.called for label in labels):
+            if self.neighbours[0].similarity >= TWIN:
+                return f"Nearly the same image trained as {self.called}: is the label right?"
+            return f"Its nearest training images are all {self.called}."
+        if all(label == self.true for label in labels):
+            return f"Its nearest training images are all {self.true}, yet it is called otherwise."
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, without the pictures."""
+        names = ("image", "product", "true", "called", "confidence", "true_probability", "kind")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "critical": self.critical,
+            "experts": [{"called": name, "confidence": share} for name, share in self.experts],
+            "neighbours": [
+                {"image": n.image, "label": n.label, "similarity": n.similarity}
+                for n in self.neighbours
+            ],
+        }
+
+
+def choose_mistakes(
+    predictions: Predictions, label_space: LabelSpace, most: int = MOST_CARDS
+) -> IntArray:
+    """The wrong calls to show: escapes first, critical ones before all, then by confidence.
+
+    Escapes take at most two thirds of the places while there are other mistakes, and one pair of
+    classes at most `MOST_A_PAIR` while there are other pairs.
+
+    Args:
+        predictions: of one split.
+        label_space: its normal and critical classes.
+        most: at most this many.
+
+    Returns:
+        Rows of the predictions.
+    """
+    called = predictions.probabilities.argmax(1) if len(predictions) else np.zeros(0, np.int64)
+    rows = np.flatnonzero((predictions.target >= 0) & (called != predictions.target))
+    if not len(rows):
+        return rows
+    confidence = predictions.probabilities[rows, called[rows]]
+    escapes = called[rows] == (-1 if label_space.normal_index is None else label_space.normal_index)
+    critical = np.isin(predictions.target[rows], _indices(label_space))
+    order = np.lexsort((-confidence, ~(critical & escapes), ~escapes))
+    rows, escapes = rows[order], escapes[order]
+    pair = predictions.target[rows] * label_space.num_classes + called[rows]
+    # Whoever comes late in a pair, or late among the escapes, waits until the others have a place.
+    waits = (_place(pair) >= MOST_A_PAIR) | (escapes & (np.cumsum(escapes) > most * 2 // 3))
+    chosen = np.sort(np.argsort(waits, kind="stable")[:most])
+    return np.asarray(rows[chosen], dtype=np.int64)
+
+
+def _indices(space: LabelSpace) -> list[int]:
+    return [space.index(name) for name in space.critical]
+
+
+def _place(keys: IntArray) -> IntArray:
+    """How many equal keys come before each: 0 for the first."""
+    order = np.argsort(keys, kind="stable")
+    run = keys[order]
+    first = np.flatnonzero(np.r_[True, run[1:] != run[:-1]])
+    place = np.arange(len(keys)) - np.repeat(first, np.diff(np.r_[first, len(keys)]))
+    found = np.empty(len(keys), np.int64)
+    found[order] = place
+    return found
+
+
+def nearest_rows(features: Array, among: Array, count: int) -> tuple[IntArray, Array]:
+    """The nearest vectors by the cosine, mean over the experts.
+
+    Args:
+        features: (n, E, D).
+        among: (M, E, D).
+        count: how many of each.
+
+    Returns:
+        Rows of `among` (n, k) and similarities (n, k), nearest first; k = min(count, M).
+    """
+    one, other = (_unit(part).reshape(len(part), -1) for part in (features, among))
+    similarity = one @ other.T / features.shape[1]
+    rows = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    return rows, np.take_along_axis(similarity, rows, 1)
+
+
+def _unit(features: Array) -> Array:
+    length = np.linalg.norm(features, axis=-1, keepdims=True)
+    unit: Array = features / np.maximum(length, 1e-12)
+    return unit
+
+
+def describe_mistakes(
+    predictions: Predictions, rows: IntArray, label_space: LabelSpace, product_column: str
+) -> list[Mistake]:
+    """Cards without pictures, in the order of `rows`."""
+    names, normal = label_space.names, label_space.normal
+    images = predictions.table["image"].astype(str).to_numpy()
+    products = predictions.table.get(product_column)
+    found = []
+    for row in rows.tolist():
+        shares, experts = predictions.probabilities[row], predictions.expert_probabilities[row]
+        true, called = names[predictions.target[row]], names[int(shares.argmax())]
+        product = "" if products is None or products.isna().iloc[row] else str(products.iloc[row])
+        kind = "escape" if called == normal else "overkill" if true == normal else ""
+        found.append(
+            Mistake(
+                image=images[row],
+                product=product,
+                true=true,
+                called=called,
+                confidence=float(shares.max()),
+                true_probability=float(shares[predictions.target[row]]),
+                kind=kind,
+                critical=true in label_space.critical,
+                experts=tuple((names[int(e.argmax())], float(e.max())) for e in experts),
+            )
+        )
+    return found
+
+
+def mistake_maps(
+    loaded: LoadedModel, pixels: Array, mistakes: Sequence[Mistake]
+) -> list[tuple[tuple[str, Picture, Picture], ...]]:
+    """Attribution maps of each mistake, for the called and for the true class.
+
+    Args:
+        loaded: the model, on its device.
+        pixels: (n, H, W, C) in [0, 1], the mistakes' images.
+        mistakes: n of them.
+    """
+    space, model = loaded.label_space, loaded.model
+    device = next(model.parameters()).device
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    pairs = torch.tensor([[space.index(m.called), space.index(m.true)] for m in mistakes])
+    step = max(1, _MAPPED_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+    maps = np.concatenate(
+        [
+            attribution_maps(
+                model,
+                images[at : at + step].contiguous().to(device),
+                pairs[at : at + step].to(device),
+            )
+            for at in range(0, len(images), step)
+        ]
+    )
+    found = []
+    for mistake, image, both in zip(mistakes, pixels, maps, strict=True):
+        sources = [("ensemble", both.mean(1))]
+        if model.num_experts > 1:
+            shown = range(min(model.num_experts, MOST_EXPERTS))
+            sources += [(f"expert {k}", both[:, k]) for k in shown]
+        largest = max(float(max(part.max() for _, part in sources)), 1e-9)
+        found.append(
+            tuple(
+                (
+                    name,
+                    _heat_picture(image, part[0] / largest, CALLED_COLOUR, name, mistake.called),
+                    _heat_picture(image, part[1] / largest, TRUE_COLOUR, name, mistake.true),
+                )
+                for name, part in sources
+            )
+        )
+    return found
+
+
+def _heat_picture(image: Array, heat: Array, colour: str, who: str, name: str) -> Picture:
+    alt = f"what speaks for {name} to the {who}"
+    return photo_picture(overlay(image, heat, colour), alt)
+
+
+def thumb(pixels: Array, alt: str, caption: str = "") -> Picture:
+    """A small picture of an image.
+
+    Args:
+        pixels: (H, W, C) in [0, 1]; small ones are kept losslessly, larger ones shrunk.
+        alt: what it shows.
+        caption: printed below.
+    """
+    shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    eight = np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8)
+    if max(eight.shape[:2]) <= _LOSSLESS_SIDE:
+        return image_picture(eight, alt, caption)
+    from PIL import Image
+
+    small = Image.fromarray(eight).convert("RGB")
+    small.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+    return photo_picture(np.asarray(small), alt, caption)
+
+
+def neighbours_of(
+    rows: IntArray, similarity: Array, images: Sequence[str], labels: Sequence[str], pixels: Array
+) -> tuple[Neighbour, ...]:
+    """The nearest training images of one mistake.
+
+    Args:
+        rows: (k,) positions in `images`, `labels`.
+        similarity: (k,).
+        images: names of the candidates.
+        labels: their classes.
+        pixels: (k, H, W, C) in [0, 1], of `rows`.
+    """
+    return tuple(
+        Neighbour(
+            images[row],
+            labels[row],
+            float(near),
+            thumb(
+                image, f"training image of {labels[row]}", f"{labels[row]} {share_text(near, 2)}"
+            ),
+        )
+        for row, near, image in zip(rows.tolist(), similarity.tolist(), pixels, strict=True)
+    )

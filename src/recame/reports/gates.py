@@ -1,0 +1,167 @@
+"""What opens and closes the gates of the attention, in pictures and in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recame.contracts import Array, IntArray, Predictions
+from recame.inference.gates import GateLayer, gate_layers
+from recame.pages.render import Picture
+from recame.reports.gallery import thumb
+from recame.reports.sampled_images import Look, sample_by_class
+
+#: Images whose gates are read; pictures of what opens, and of what closes, a gate.
+GATE_IMAGES, GATE_PICTURES = 256, 6
+#: Pixel values in memory at once: fewer images are read where each is large.
+_GATE_VALUES = 1 << 26
+
+
+@dataclass(frozen=True)
+class GateExample:
+    """Images that open and that close one gate of a region.
+
+    Attributes:
+        layer: name of the attention layer.
+        region: (row, column) from 0, and the grid's size.
+        channel: of the map.
+        opened: images of the most open gates.
+        closed: images of the most closed gates.
+        high: mean gate of `opened`.
+        low: mean gate of `closed`.
+    """
+
+    layer: str
+    region: tuple[int, int, int, int]
+    channel: int
+    opened: tuple[Picture, ...]
+    closed: tuple[Picture, ...]
+    high: float
+    low: float
+
+    @property
+    def place(self) -> str:
+        """The region in words, as `top left`."""
+        row, column, rows, columns = self.region
+        if (rows, columns) == (1, 1):
+            return "whole map"
+        if rows == 2 and columns == 2:
+            return f"{('top', 'bottom')[row]} {('left', 'right')[column]}"
+        return f"row {row + 1}, column {column + 1} of {rows} x {columns}"
+
+
+def read_gates(
+    look: Look, predictions: Predictions, rows: IntArray, sample: IntArray, seed: int
+) -> tuple[list[GateLayer], list[GateExample], int]:
+    """The gates of a sample of the split, and what opens and closes them most.
+
+    Args:
+        look: the model and the images.
+        predictions: of the split.
+        rows: (N,) cache row of each prediction.
+        sample: rows of the predictions to choose from; all of them at hand.
+        seed: of the choice.
+
+    Returns:
+        The layers, examples of the layer whose gates vary most, and how many images were read.
+    """
+    if look.loaded.architecture.attention == "none" or not len(sample):
+        return [], [], 0
+    spec = look.data.spec
+    affordable = _GATE_VALUES // (spec.height * spec.width * spec.channels)
+    number = int(np.clip(affordable, 2 * GATE_PICTURES, GATE_IMAGES))
+    read = sample[sample_by_class(predictions.target[sample], number, seed)]
+    layers = gate_layers(
+        look.loaded.model,
+        torch.from_numpy(look.pixels(rows[read])).permute(0, 3, 1, 2),
+        predictions.target[read],
+        look.loaded.label_space.num_classes,
+    )
+    varied = [layer for layer in layers if layer.answering.max() > 0]
+    if not varied or len(read) < 2 * GATE_PICTURES:
+        return layers, [], len(read)
+    most = max(varied, key=lambda layer: float(layer.channel_gates.std(0).mean()))
+    return layers, _gate_examples(look, most, rows[read], predictions, read), len(read)
+
+
+def class_gates(layer: GateLayer, names: Sequence[str], most: int) -> list[tuple[str, Array]]:
+    """How open each region's most varying gate is for each class.
+
+    Args:
+        layer: read over images of these classes.
+        names: the classes, index order.
+        most: at most this many, those whose gates differ most from the mean over the classes.
+
+    Returns:
+        (class, (R * S,) mean gates) of the classes with images, in index order.
+    """
+    flat = layer.by_class.reshape(len(names), -1)
+    present = np.flatnonzero(~np.isnan(flat[:, 0]))
+    if not len(present):
+        return []
+    apart = np.abs(flat[present] - flat[present].mean(0)).max(1)
+    chosen = np.sort(present[np.argsort(-apart, kind="stable")[:most]])
+    return [(names[index], flat[index]) for index in chosen.tolist()]
+
+
+def gates_sentence(layers: Sequence[GateLayer]) -> str:
+    """Whether the attention does anything, in words.
+
+    Args:
+        layers: one at least.
+    """
+    mean = float(np.mean([layer.mean.mean() for layer in layers]))
+    if all(layer.open for layer in layers):
+        return (
+            f"The gates hardly move: their mean is {mean:.4f}, and an attention that starts as the "
+            "identity starts at 0.9975. In this run the attention changes next to nothing."
+        )
+    busy = [layer for layer in layers if not layer.open]
+    most = max(busy, key=lambda layer: float(layer.answering.max()))
+    share = float(most.answering.max())
+    still = f", {len(layers) - len(busy)} hardly move" if len(busy) < len(layers) else ""
+    return (
+        f"Of {len(layers)} attention layers {len(busy)} answer to the image{still} (an attention "
+        f"that starts as the identity starts at 0.9975). The busiest is {most.name}: up to "
+        f"{share:.0%} of a region's gates vary with what the region shows."
+    )
+
+
+def _gate_examples(
+    look: Look, layer: GateLayer, rows: IntArray, predictions: Predictions, read: IntArray
+) -> list[GateExample]:
+    """For each region, the images that open and close its most varying gate."""
+    names = look.loaded.label_space.names
+    height, width = layer.channel.shape
+    found = []
+    for row, column in np.ndindex(height, width):
+        gates = layer.channel_gates[:, row, column]
+        order = np.argsort(-gates, kind="stable")
+        ends = order[:GATE_PICTURES], order[::-1][:GATE_PICTURES]
+        pictures = []
+        for end in ends:
+            classes = predictions.target[read[end]]
+            labels = [names[c] if c >= 0 else "no label" for c in classes.tolist()]
+            pictures.append(
+                tuple(
+                    thumb(image, f"image of {label}", f"{label} {gate:.2f}")
+                    for image, label, gate in zip(
+                        look.shown(rows[end]), labels, gates[end].tolist(), strict=True
+                    )
+                )
+            )
+        found.append(
+            GateExample(
+                layer=layer.name,
+                region=(row, column, height, width),
+                channel=int(layer.channel[row, column]),
+                opened=pictures[0],
+                closed=pictures[1],
+                high=float(gates[ends[0]].mean()),
+                low=float(gates[ends[1]].mean()),
+            )
+        )
+    return found

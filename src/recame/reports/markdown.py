@@ -1,0 +1,138 @@
+"""The report's summary as Markdown, for a merge request or a message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recame.pages.render import count_text, interval_text, share_text
+from recame.reports.report_page import change_text
+from recame.reports.run_report import RunReport
+
+_NAMES = {
+    "balanced_accuracy": "balanced accuracy",
+    "tail_recall": "tail recall",
+    "worst_class_recall": "worst class",
+    "escape_rate": "escape rate",
+    "critical_escape_rate": "critical escape rate",
+    "overkill_rate": "overkill rate",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "ece": "ECE",
+}
+_SIGNS = {"good": "+", "note": "-", "warn": "!", "bad": "!!"}
+_MOST_CLASSES, _MOST_ROWS = 100, 10
+
+
+def report_markdown(report: RunReport) -> str:
+    """A page of Markdown with tables.
+
+    Args:
+        report: what to tell.
+    """
+    facts, evaluation = report.facts, report.evaluation
+    confidence = f"{evaluation.confidence:.0%}"
+    parts = [
+        f"# {_cell(facts.name)} on {_cell(facts.split)}",
+        report.lead,
+        "\n".join(f"- `{_SIGNS[f.level]}` {f.text}" for f in report.findings),
+        "## Numbers",
+        _headline(report, confidence),
+        "## Classes, by training images",
+        _classes(report, confidence),
+    ]
+    pairs = report.confusions.head(_MOST_ROWS)
+    if len(pairs):
+        rows = [
+            [p["true"], p["called"], count_text(p["images"]), f"{p['share']:.1%}"]
+            for p in pairs.to_dict("records")
+        ]
+        parts += ["## Most frequent confusions"]
+        parts += [_table(["true", "called", "images", "of the class"], rows, left=2)]
+    if report.disagreement is not None:
+        names = ["balanced_accuracy", "tail_recall", "macro_f1", "accuracy"]
+        rows = [
+            [row["model"], *(share_text(row[name]) for name in names)]
+            for row in evaluation.experts.to_dict("records")
+        ]
+        parts += ["## Experts", _table(["", *(n.replace("_", " ") for n in names)], rows)]
+    if len(evaluation.per_product) > 1:
+        parts += ["## Products", _products(report)]
+    parts += ["## How it was made"]
+    parts += [_table(["what", "value"], [list(pair) for pair in facts.facts], left=2)]
+    if facts.commands:
+        parts += ["```\n" + "\n".join(facts.commands) + "\n```"]
+    parts += [f"> {remark}" for remark in report.evidence.remarks]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _headline(report: RunReport, confidence: str) -> str:
+    rows, compared = [], report.comparison is not None and report.comparison.images > 0
+    for name, title in _NAMES.items():
+        estimate = report.evaluation.headline.get(name)
+        if estimate is None:
+            continue
+        if name == "worst_class_recall":
+            title = f"{title} ({report.evaluation.worst_class})"
+        row = [title, share_text(estimate.value), interval_text(estimate.low, estimate.high, 3)]
+        if compared:
+            assert report.comparison is not None
+            row.append(change_text(report.comparison.differences.get(name), name, report))
+        rows.append(row)
+    return _table(
+        ["number", "value", confidence, *(["against the baseline"] if compared else [])], rows
+    )
+
+
+def _classes(report: RunReport, confidence: str) -> str:
+    table = report.evaluation.per_class
+    told = ""
+    if len(table) > _MOST_CLASSES:
+        told = f"The {_MOST_CLASSES} classes of lowest recall, of {len(table):,}.\n\n"
+        table = table.sort_values("recall", kind="stable").head(_MOST_CLASSES)
+    table = table.sort_values("train_images", ascending=False, kind="stable")
+    rows = [
+        [
+            row["class"],
+            row["group"],
+            count_text(row["train_images"]),
+            count_text(row["images"]),
+            share_text(row["recall"], 2),
+            interval_text(row["recall_low"], row["recall_high"]),
+            share_text(row["precision"], 2),
+            share_text(row["f1"], 2),
+        ]
+        for row in table.to_dict("records")
+    ]
+    heads = ["class", "group", "train", "images", "recall", confidence, "precision", "F1"]
+    return told + _table(heads, rows, left=2)
+
+
+def _products(report: RunReport) -> str:
+    table = report.evaluation.per_product.sort_values("balanced_accuracy", kind="stable")
+    told = ""
+    if len(table) > _MOST_ROWS:
+        told = f"The {_MOST_ROWS} products of lowest balanced accuracy, of {len(table):,}.\n\n"
+    rows = [
+        [
+            row["product"],
+            count_text(row["images"]),
+            share_text(row["balanced_accuracy"], 2),
+            share_text(row["accuracy"], 2),
+            interval_text(row["accuracy_low"], row["accuracy_high"]),
+            f"{row['worst_class']} {row['worst_class_recall']:.2f}",
+        ]
+        for row in table.head(_MOST_ROWS).to_dict("records")
+    ]
+    heads = ["product", "images", "balanced", "accuracy", "interval", "worst class"]
+    return told + _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    rule = ["---" if i < left else "---:" for i in range(len(heads))]
+    lines = [heads, rule, *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """A text that breaks no table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,403 @@
+"""The report as one HTML page."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from recame.metrics.paired import LOWER_IS_BETTER, Difference
+from recame.pages.render import (
+    BLUE,
+    GROUP_COLOURS,
+    Picture,
+    count_text,
+    figure_picture,
+    interval_text,
+    render_page,
+    share_text,
+)
+from recame.reports.confusion import confusion_figure
+from recame.reports.gallery import CALLED_COLOUR, TRUE_COLOUR
+from recame.reports.gates import class_gates, gates_sentence
+from recame.reports.report_figures import (
+    embedding_figure,
+    heat_colour,
+    loss_figure,
+    mistakes_figure,
+    recall_figure,
+    reliability_figure,
+    validation_figure,
+)
+from recame.reports.run_report import RunReport
+
+#: Above these the page shows a part and says so.
+MOST_CLASS_ROWS, MOST_CONFUSION, MOST_PRODUCTS, MOST_PAIRS, MOST_GATED = 60, 60, 25, 12, 20
+
+_TILES = (
+    ("balanced_accuracy", "Balanced accuracy", "mean recall over the classes"),
+    ("tail_recall", "Tail recall", "mean recall of the rare classes"),
+    ("worst_class_recall", "Worst class", ""),
+    ("escape_rate", "Escape rate", "defects called normal"),
+    ("critical_escape_rate", "Critical escapes", "critical defects called normal"),
+    ("overkill_rate", "Overkill rate", "normal called a defect"),
+    ("macro_f1", "Macro F1", "mean F1 over the classes"),
+)
+
+
+def report_html(report: RunReport) -> str:
+    """A whole HTML document; nothing in it comes from the network.
+
+    Args:
+        report: what to show.
+    """
+    facts = report.facts
+    content: dict[str, Any] = {
+        "title": f"{facts.name} on {facts.split}",
+        "eyebrow": "recame report",
+        "version": version("recame"),
+        "footer": f"Written by recame {version('recame')}. Intervals are of "
+        f"{report.evaluation.confidence:.0%}; docs/report.md says how each number is computed.",
+        "report": report,
+        "tiles": _tiles(report),
+        "classes": _classes(report),
+        "confusion": _confusion(report),
+        "products": _products(report),
+        "reliability": figure_picture(
+            reliability_figure(report.bins, report.evaluation.headline["ece"].value or 0.0),
+            "Accuracy over confidence in fifteen bins, beside the diagonal",
+        ),
+        "experts": _experts(report),
+        "maps": _maps(report),
+        "gates": _gates(report),
+        "curves": _curves(report),
+        "made": _made(report),
+        "called_colour": CALLED_COLOUR,
+        "true_colour": TRUE_COLOUR,
+    }
+    content["contents"] = _contents(report, content)
+    return render_page("recame.reports", "report.html.j2", **content)
+
+
+def _contents(report: RunReport, content: dict[str, Any]) -> list[tuple[str, str]]:
+    present = {
+        "classes": ("Classes", True),
+        "confusion": ("Confusions", True),
+        "products": ("Products", content["products"] is not None),
+        "mistakes": ("Worst mistakes", bool(report.evidence.mistakes)),
+        "confidence": ("Confidence", True),
+        "experts": ("Experts", content["experts"] is not None),
+        "map": ("Embedding map", bool(content["maps"])),
+        "gates": ("Attention gates", content["gates"] is not None),
+        "training": ("Training", bool(content["curves"])),
+        "made": ("How it was made", True),
+    }
+    return [(anchor, name) for anchor, (name, there) in present.items() if there]
+
+
+def _tiles(report: RunReport) -> list[dict[str, str]]:
+    evaluation = report.evaluation
+    differences = {} if report.comparison is None else report.comparison.differences
+    found = []
+    for name, title, meaning in _TILES:
+        estimate = evaluation.headline.get(name)
+        if estimate is None:
+            continue
+        if name == "worst_class_recall":
+            meaning = f"recall of {evaluation.worst_class}"
+        tone = ""
+        if estimate.value is not None and not estimate.too_wide:
+            good = 1 - estimate.value if name in LOWER_IS_BETTER else estimate.value
+            tone = "good" if good >= 0.9 else "warn" if good >= 0.7 else "bad"
+        found.append(
+            {
+                "name": title,
+                "value": share_text(estimate.value),
+                "interval": interval_text(estimate.low, estimate.high, 3),
+                "meaning": meaning,
+                "change": change_text(differences.get(name), name, report),
+                "tone": tone,
+            }
+        )
+    return found
+
+
+def change_text(difference: Difference | None, name: str, report: RunReport) -> str:
+    """A difference to the baseline as `+0.270 (0.256 to 0.283), better than base`."""
+    if difference is None or report.comparison is None:
+        return ""
+    gained = difference.difference < 0 if name in LOWER_IS_BETTER else difference.difference > 0
+    verdict = "no real difference to"
+    if difference.real:
+        verdict = "better than" if gained else "worse than"
+    return (
+        f"{difference.difference:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}), "
+        f"{verdict} {report.comparison.baseline}"
+    )
+
+
+def _classes(report: RunReport) -> dict[str, Any]:
+    evaluation, space = report.evaluation, report.label_space
+    table = evaluation.per_class.sort_values("train_images", ascending=False, kind="stable")
+    remark, figure = "", None
+    if len(table) > MOST_CLASS_ROWS:
+        remark = (
+            f"The {MOST_CLASS_ROWS} classes of lowest recall, of {len(table):,}; all of them are "
+            "in per_class.csv."
+        )
+        figure = figure_picture(recall_figure(table), "Recall over training images", vector=False)
+        table = table.sort_values("recall", kind="stable").head(MOST_CLASS_ROWS)
+        table = table.sort_values("train_images", ascending=False, kind="stable")
+    base = {}
+    if report.comparison is not None and report.comparison.images:
+        recalls = report.comparison.recalls
+        base = dict(zip(recalls["class"], recalls["other"], strict=True))
+    rows = []
+    for row in table.to_dict("records"):
+        name = row["class"]
+        role = "normal" if name == space.normal else "critical" if name in space.critical else ""
+        rows.append(
+            {
+                **{str(k): None if _missing(v) else v for k, v in row.items()},
+                "name": name,
+                "role": role,
+                "colour": GROUP_COLOURS[str(row["group"])],
+                "base": None if _missing(base.get(name)) else base[name],
+            }
+        )
+    groups = [name for name in GROUP_COLOURS if (table["group"] == name).any()]
+    return {"rows": rows, "remark": remark, "figure": figure, "groups": groups}
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _confusion(report: RunReport) -> dict[str, Any]:
+    evaluation, space = report.evaluation, report.label_space
+    pictures, remark = [], ""
+    if space.num_classes <= MOST_CONFUSION:
+        small = space.num_classes <= 30
+        for normalised, alt in ((True, "shares of each class"), (False, "numbers of images")):
+            figure = confusion_figure(evaluation, space, normalised)
+            pictures.append(figure_picture(figure, f"Confusion matrix, {alt}", vector=small))
+    else:
+        remark = (
+            f"{space.num_classes:,} classes are too many for a matrix on a page; "
+            "all its filled cells are in report.json."
+        )
+    pairs = report.confusions
+    rows = [
+        [row["true"], row["called"], count_text(row["images"]), f"{row['share']:.1%}"]
+        for row in pairs.head(MOST_PAIRS).to_dict("records")
+    ]
+    return {"pictures": pictures, "remark": remark, "pairs": rows, "num_pairs": len(pairs)}
+
+
+def _products(report: RunReport) -> dict[str, Any] | None:
+    products = report.evaluation.per_product
+    if not len(products):
+        return None
+    worst_first = products.sort_values("balanced_accuracy", kind="stable").head(MOST_PRODUCTS)
+    shown = sorted(worst_first["product"].tolist())
+    cells = report.evaluation.class_by_product
+    cells = cells[cells["product"].isin(shown)]
+    recall = cells.pivot_table("recall", "class", "product").reindex(columns=shown)
+    images = cells.pivot_table("images", "class", "product").reindex(columns=shown)
+    names = [
+        report.label_space.names[i]
+        for i in np.argsort(-np.array(report.label_space.counts), kind="stable")
+    ]
+    names = [name for name in names if name in recall.index]
+    remarks = []
+    if len(products) > len(shown):
+        remarks.append(
+            f"the {len(shown)} products of lowest balanced accuracy, of {len(products):,}"
+        )
+    if len(names) > MOST_CLASS_ROWS:
+        lowest = recall.loc[names].mean(axis=1).sort_values(kind="stable").index[:MOST_CLASS_ROWS]
+        remarks.append(f"the {MOST_CLASS_ROWS} classes of lowest recall, of {len(names):,}")
+        names = [name for name in names if name in set(lowest)]
+    rows = [
+        (name, [_cell(recall.loc[name, p], images.loc[name, p]) for p in shown]) for name in names
+    ]
+    by_product = products.set_index("product").loc[shown]
+    means = [
+        _cell(by_product.loc[p, "balanced_accuracy"], by_product.loc[p, "images"]) for p in shown
+    ]
+    return {
+        "columns": shown,
+        "rows": [*rows, ("mean of the classes", means)],
+        "table": by_product.reset_index().to_dict("records"),
+        "remark": "Shown: " + " and ".join(remarks) + "." if remarks else "",
+    }
+
+
+def _cell(recall: Any, images: Any) -> dict[str, str]:
+    """Text, small text and background of a heat cell; white is a recall of 1."""
+    if pd.isna(recall):
+        return {"text": "", "small": "", "background": "#f3f4f6"}
+    value = float(recall)
+    return {
+        "text": "1" if value == 1 else f"{value:.2f}",
+        "small": count_text(float(images)),
+        # A square root parts the good from the nearly perfect.
+        "background": heat_colour(0.85 * math.sqrt(1 - value)),
+    }
+
+
+def _experts(report: RunReport) -> dict[str, Any] | None:
+    found = report.disagreement
+    if found is None:
+        return None
+    table = report.evaluation.experts
+    names = ("balanced_accuracy", "tail_recall", "macro_f1", "accuracy")
+    rows = [
+        [row["model"], *(share_text(row[name]) for name in names)]
+        for row in table.to_dict("records")
+    ]
+    columns = [("", "left"), *((name.replace("_", " "), "right") for name in names)]
+    differ = f"{count_text(found.disagreed)} of {count_text(found.images)}"
+    counts = [
+        ["images on which the experts differ", differ],
+        ["mean difference of two experts", f"{found.pairwise:.2%} of the images"],
+        ["agreement beyond chance (Fleiss' kappa)", share_text(found.fleiss_kappa)],
+        ["ensemble right where they agree", _with_interval(found.accuracy_agreed)],
+        ["ensemble right where they differ", _with_interval(found.accuracy_disagreed)],
+        [f"right in the ensemble, wrong in expert {found.best_expert}", count_text(found.rescued)],
+        [f"right in expert {found.best_expert}, wrong in the ensemble", count_text(found.lost)],
+        ["at least one expert right", f"{found.any_right:.1%} of the images"],
+    ]
+    return {"columns": columns, "rows": rows, "counts": counts}
+
+
+def _with_interval(share: tuple[float, float, float] | None) -> str:
+    if share is None:
+        return "no such image"
+    return f"{share[0]:.3f} ({interval_text(share[1], share[2])})"
+
+
+def _maps(report: RunReport) -> list[Picture]:
+    found = report.evidence.embedding
+    if found is None:
+        return []
+    predictions, space = report.predictions, report.label_space
+    target = predictions.target[found.rows]
+    called = predictions.probabilities[found.rows].argmax(1)
+    names = np.array([*space.names, ""], dtype=object)
+    rare_first = [space.names[i] for i in np.argsort(space.counts, kind="stable")]
+    right = np.where(target < 0, -1, (called == target).astype(np.int64))
+    normal = -1 if space.normal_index is None else space.normal_index
+    escapes = (right == 0) & (called == normal)
+    figures = [
+        (
+            embedding_figure(found.points, names[target].tolist(), "Classes", rare_first),
+            "coloured by class",
+        ),
+        (mistakes_figure(found.points, right, escapes), "right and wrong calls"),
+    ]
+    products = predictions.table.get(report.facts.product_column)
+    if products is not None and len(products.dropna().unique()) > 1:
+        own = products.iloc[found.rows].fillna("").astype(str)
+        often = [name for name in own.value_counts().index if name]
+        drawn = embedding_figure(found.points, own.tolist(), "Products", often)
+        figures.insert(1, (drawn, "coloured by product"))
+    return [
+        figure_picture(f, f"Embedding map, {what}", vector=False, dpi=170) for f, what in figures
+    ]
+
+
+def _gates(report: RunReport) -> dict[str, Any] | None:
+    layers = report.evidence.gates
+    if not layers:
+        return None
+    rows = []
+    for layer in layers:
+        grid = [
+            [
+                {
+                    "text": f"{100 * share:.0f}",
+                    "background": heat_colour(min(1.0, 3 * float(share))),
+                }
+                for share in line
+            ]
+            for line in layer.answering
+        ]
+        rows.append(
+            {
+                "name": layer.name,
+                "channels": layer.num_channels,
+                "mean": float(layer.mean.mean()),
+                "low": float(layer.low.min()),
+                "high": float(layer.high.max()),
+                "grid": grid,
+            }
+        )
+    return {
+        "rows": rows,
+        "sentence": gates_sentence(layers),
+        "examples": report.evidence.gate_examples,
+        "all_open": all(layer.open for layer in layers),
+        "by_class": _gates_by_class(report),
+    }
+
+
+def _gates_by_class(report: RunReport) -> list[tuple[str, list[dict[str, str]]]]:
+    """Heat cells of the layer whose gates vary most: a row a class, a column a region."""
+    examples = report.evidence.gate_examples
+    shown = [e for e in report.evidence.gates if examples and e.name == examples[0].layer]
+    if not shown:
+        return []
+    return [
+        (
+            name,
+            [
+                {
+                    "text": share_text(gate, 2),
+                    "small": "",
+                    "background": heat_colour(0.7 * (1 - gate), BLUE),
+                }
+                for gate in gates.tolist()
+            ],
+        )
+        for name, gates in class_gates(shown[0], report.label_space.names, MOST_GATED)
+    ]
+
+
+def _curves(report: RunReport) -> list[Picture]:
+    history = report.facts.history
+    if not len(history):
+        return []
+    drawn = [
+        (loss_figure(history), "Training loss and its parts by epoch"),
+        (validation_figure(history, report.facts.phases), "Balanced accuracy on val by epoch"),
+    ]
+    return [figure_picture(figure, alt) for figure, alt in drawn if figure is not None]
+
+
+def _made(report: RunReport) -> dict[str, Any]:
+    facts = report.facts
+    text = yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)
+    changed = [
+        [
+            s.name,
+            _plain(s.value),
+            _plain(s.default),
+        ]
+        for s in facts.changed
+    ]
+    return {"settings": text, "changed": changed}
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,227 @@
+"""Everything a report says, gathered from plain values; page, Markdown and JSON are views of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import Predictions
+from recame.label_space import LabelSpace
+from recame.metrics.calibration import reliability_bins
+from recame.metrics.comparison import Comparison, compare_predictions
+from recame.metrics.disagreement import Disagreement, expert_disagreement
+from recame.metrics.evaluation import Evaluation
+from recame.reports.evidence import Evidence
+from recame.reports.judgement import Finding, judge
+
+REPORT_SCHEMA = 1
+
+
+class Setting(NamedTuple):
+    """A setting that is not as it is by default.
+
+    Attributes:
+        name: as `model.num_experts`.
+        value: of the run.
+        default: of the package; `auto` was decided before training.
+    """
+
+    name: str
+    value: Any
+    default: Any
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """How a run was made.
+
+    Attributes:
+        name: of the run.
+        split: that is judged.
+        data: what the run was trained from.
+        source: where the judged images were described; empty if unknown.
+        settings: section -> setting -> value, all of them.
+        changed: those that differ from the package's defaults.
+        facts: (what, value) in words: seed, fingerprint, versions, time, hardware.
+        reasons: why settings were decided as they were, if the run recorded it.
+        commands: how to make the run and this report again.
+        history: a row an epoch; empty if the run kept none.
+        phases: `val_balanced_accuracy` by phase, and which was `kept`; may be empty.
+        product_column: of the predictions' table.
+    """
+
+    name: str
+    split: str
+    data: str = ""
+    source: str = ""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changed: tuple[Setting, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    phases: dict[str, Any] = field(default_factory=dict)
+    product_column: str = "product"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Another run's predictions of the same split.
+
+    Attributes:
+        name: of the run.
+        predictions: with labels.
+        label_space: the classes they are in.
+        path: of the run's folder, for the command that makes the report again.
+    """
+
+    name: str
+    predictions: Predictions
+    label_space: LabelSpace
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What the report of one run on one split says.
+
+    Attributes:
+        facts: how the run was made.
+        evaluation: its numbers.
+        predictions: of the split.
+        label_space: its classes.
+        evidence: what the model and the images tell.
+        bins: of the reliability diagram.
+        comparison: with the baseline; None without one.
+        disagreement: of the experts; None with one expert.
+        lead: the judgement in two or three sentences.
+        findings: sentences with a level, most important first.
+    """
+
+    facts: RunFacts
+    evaluation: Evaluation
+    predictions: Predictions
+    label_space: LabelSpace
+    evidence: Evidence
+    bins: pd.DataFrame
+    comparison: Comparison | None
+    disagreement: Disagreement | None
+    lead: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def confusions(self) -> pd.DataFrame:
+        """`true, called, images, share`: the filled wrong cells, most images first."""
+        wrong = self.evaluation.confusion.copy()
+        np.fill_diagonal(wrong, 0)
+        rows, columns = np.nonzero(wrong)
+        images = wrong[rows, columns]
+        names = np.array(self.evaluation.names, dtype=object)
+        table = pd.DataFrame(
+            {
+                "true": names[rows],
+                "called": names[columns],
+                "images": images,
+                "share": images / self.evaluation.confusion.sum(1)[rows],
+            }
+        )
+        return table.sort_values(["images", "share"], ascending=False, ignore_index=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, ready for JSON; pictures and settings' text are left out."""
+        evaluation = self.evaluation.to_dict()
+        del evaluation["confusion"]  # thousands of classes: only the filled cells are told
+        counts = self.evaluation.confusion
+        rows, columns = np.nonzero(counts)
+        facts = self.facts
+        evidence = self.evidence
+        return {
+            "schema": REPORT_SCHEMA,
+            "run": facts.name,
+            "split": facts.split,
+            "judgement": self.lead,
+            "findings": [{"level": f.level, "text": f.text} for f in self.findings],
+            "evaluation": evaluation,
+            "confusion": {
+                "classes": list(self.evaluation.names),
+                "cells": np.stack([rows, columns, counts[rows, columns]], 1).tolist(),
+            },
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "experts": None if self.disagreement is None else self.disagreement.to_dict(),
+            "reliability": [
+                {str(k): None if pd.isna(v) else v for k, v in row.items()}
+                for row in self.bins.astype(object).to_dict("records")
+            ],
+            "num_mistakes": evidence.num_mistakes,
+            "worst_mistakes": [mistake.to_dict() for mistake in evidence.mistakes],
+            "gates": [layer.to_dict() for layer in evidence.gates],
+            "remarks": list(evidence.remarks),
+            "made": {
+                "data": facts.data,
+                "source": facts.source,
+                "commands": list(facts.commands),
+                "settings": facts.settings,
+                "reasons": list(facts.reasons),
+                "phases": facts.phases,
+                "facts": dict(facts.facts),
+            },
+        }
+
+
+def build_report(
+    facts: RunFacts,
+    evaluation: Evaluation,
+    predictions: Predictions,
+    label_space: LabelSpace,
+    evidence: Evidence,
+    *,
+    baseline: Baseline | None = None,
+    seed: int = 0,
+) -> RunReport:
+    """Put a report together.
+
+    Args:
+        facts: how the run was made.
+        evaluation: of the predictions.
+        predictions: of the split.
+        label_space: the run's classes.
+        evidence: of `gather_evidence`.
+        baseline: another run to compare with.
+        seed: of the resampling.
+    """
+    comparison = None
+    if baseline is not None:
+        comparison = compare_predictions(
+            predictions,
+            baseline.predictions,
+            label_space,
+            baseline.label_space,
+            name=baseline.name,
+            tail=evaluation.tail_classes,
+            seed=seed,
+            confidence=evaluation.confidence,
+        )
+    disagreement = expert_disagreement(
+        predictions.expert_probabilities,
+        predictions.probabilities,
+        predictions.target,
+        label_space,
+        seed=seed,
+    )
+    bins = reliability_bins(predictions.probabilities, predictions.target)
+    lead, findings = judge(evaluation, label_space, bins, comparison, disagreement)
+    return RunReport(
+        facts=facts,
+        evaluation=evaluation,
+        predictions=predictions,
+        label_space=label_space,
+        evidence=evidence,
+        bins=bins,
+        comparison=comparison,
+        disagreement=disagreement,
+        lead=lead,
+        findings=tuple(findings),
+    )

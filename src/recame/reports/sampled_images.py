@@ -1,0 +1,108 @@
+"""A run's model and the images of its data, looked at again: features, pixels, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from recame.contracts import Array, IntArray, Predictions
+from recame.data.dataset import InspectionSet
+from recame.inference.predict import predict_cached
+from recame.models import LoadedModel
+
+#: Called with a label, what is done, and what there is to do.
+Progress = Callable[[str, int, int], None]
+
+
+class Look:
+    """The model over rows of the cache."""
+
+    def __init__(
+        self, loaded: LoadedModel, data: InspectionSet, batch_size: int, progress: Progress | None
+    ) -> None:
+        self.loaded = loaded
+        self.data = data
+        self._batch_size = batch_size
+        self._progress = progress
+        self.device = next(loaded.model.parameters()).device
+
+    def features(self, rows: IntArray, label: str) -> Array:
+        """(n, E, D) of the untouched images."""
+        done = 0
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            if self._progress is not None:
+                self._progress(label, done, len(rows))
+
+        found = predict_cached(
+            self.loaded.model,
+            self.data.cache.images,
+            rows,
+            scale=self.data.spec.scale,
+            num_views=1,
+            batch_size=self._batch_size,
+            device=self.device,
+            on_progress=advance,
+            with_features=True,
+        )[2]
+        assert found is not None
+        return found
+
+    def pixels(self, rows: IntArray) -> Array:
+        """(n, H, W, C) float32 in [0, 1], as the model sees them."""
+        images = self.data.cache.images[rows].astype(np.float32)
+        images /= self.data.spec.scale
+        return np.asarray(np.clip(images, 0.0, 1.0, out=images))
+
+    def shown(self, rows: IntArray) -> Array:
+        """(n, H, W, C) in [0, 1], as people should see them: 16-bit images use all the greys."""
+        pixels = self.pixels(rows)
+        if self.data.spec.bit_depth == 8 or not len(rows):
+            return pixels
+        low, high = np.quantile(pixels, (0.005, 0.995), axis=(1, 2, 3), keepdims=True)
+        return np.asarray(np.clip((pixels - low) / np.maximum(high - low, 1e-6), 0.0, 1.0))
+
+
+def cache_rows(data: InspectionSet, split: str, predictions: Predictions) -> IntArray | None:
+    """(N,) the cache row of each predicted image, -1 where it is not at hand."""
+    part = data.table[(data.table["split"] == split).to_numpy()]
+    if part.empty or "image" not in predictions.table:
+        return None
+    images = part["image"].astype(str)
+    asked = predictions.table["image"].astype(str)
+    if len(part) == len(asked) and (images.to_numpy() == asked.to_numpy()).all():
+        return part["row"].to_numpy(np.int64)
+    part = part[~images.duplicated().to_numpy()]
+    found = part.set_index(part["image"].astype(str))["row"].reindex(asked)
+    return found.fillna(-1).to_numpy(np.int64)
+
+
+def sample_by_class(target: IntArray, most: int, seed: int) -> IntArray:
+    """At most `most` rows, at random, rare classes first: all of theirs, and equal shares beyond.
+
+    Args:
+        target: (N,) class indices; -1 counts as a class of its own.
+        most: how many at most.
+        seed: of the choice.
+
+    Returns:
+        Ascending rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> rows = sample_by_class(np.array([0] * 90 + [1] * 3), 10, seed=0)
+        >>> int((rows >= 90).sum()), len(rows)
+        (3, 10)
+    """
+    if len(target) <= most:
+        return np.arange(len(target), dtype=np.int64)
+    shuffled = np.random.default_rng(seed).permutation(len(target))
+    by_class = shuffled[np.argsort(target[shuffled], kind="stable")]
+    _, sizes = np.unique(target, return_counts=True)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = np.arange(len(target)) - starts  # within its class
+    chosen = by_class[np.argsort(place, kind="stable")[:most]]
+    return np.sort(chosen).astype(np.int64)

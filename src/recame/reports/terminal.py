@@ -1,0 +1,262 @@
+"""An evaluation as terminal tables: the numbers, their ranges, and where they cannot decide."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from recame.metrics.evaluation import Evaluation
+    from recame.metrics.statistics import Estimate
+
+_MEANING = {
+    "balanced_accuracy": "mean recall over the classes",
+    "accuracy": "share of images called right",
+    "macro_f1": "mean F1 over the classes",
+    "macro_precision": "mean precision over the classes",
+    "g_mean": "geometric mean of the recalls",
+    "escape_rate": "defects called normal",
+    "critical_escape_rate": "critical defects called normal",
+    "overkill_rate": "normal called a defect",
+    "ece": "distance of confidence and accuracy",
+}
+_LOWER_IS_BETTER = ("escape_rate", "critical_escape_rate", "overkill_rate", "ece")
+_MOST_CLASSES = 60
+_MOST_ROWS = 20
+_MOST_NOTES = 8
+_BAR = 14
+_LONGEST_NAME = 22
+
+
+def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> None:
+    """Print headline numbers, classes, experts and products; at most 100 columns wide.
+
+    Args:
+        evaluation: what to print.
+        console: where; its encoding decides whether bars are drawn in ASCII.
+        title: the heading.
+    """
+    width = min(console.width, 100)
+    counted = f"{evaluation.num_images:,} images"
+    if evaluation.num_unlabelled:
+        counted += f", {evaluation.num_unlabelled:,} more without a label left out"
+    console.print(f"\n[bold]{escape(title)}[/bold]  [dim]{counted}[/dim]", width=width)
+    console.print(_headline_table(evaluation), width=width)
+    console.print(_class_table(evaluation, console, width), width=width)
+    if len(evaluation.experts) > 2:
+        console.print(_experts_table(evaluation.experts), width=width)
+    if evaluation.expert_weights is not None:
+        weights = ", ".join(f"{weight:.2f}" for weight in evaluation.expert_weights)
+        told = f"Experts' weights in the ensemble, learned on these images: {weights}"
+        console.print(told, width=width, highlight=False)
+    if len(evaluation.per_product) > 1:
+        console.print(_product_table(evaluation.per_product), width=width)
+    for sentence in judgement(evaluation):
+        console.print(f"[yellow]![/yellow] {escape(sentence)}", width=width, highlight=False)
+
+
+def judgement(evaluation: Evaluation) -> list[str]:
+    """Say in sentences what the split is too small to decide."""
+    told = [
+        f"{name} {_interval_text(estimate)}: too wide to compare models by."
+        for name, estimate in evaluation.headline.items()
+        # The worst class speaks for itself below, and the tail is often the few.
+        if estimate.too_wide and name not in {"worst_class_recall", "few_recall"}
+    ]
+    table = evaluation.per_class
+    noted = table[(table["note"] != "") & (table["images"] > 0)].sort_values("images")
+    told += [
+        f"{name}: {note}."
+        for name, note in zip(noted["class"][:_MOST_NOTES], noted["note"], strict=False)
+    ]
+    if len(noted) > _MOST_NOTES:
+        told.append(f"{len(noted) - _MOST_NOTES} more classes have too few images to tell.")
+    absent = table.loc[table["images"] == 0, "class"].tolist()
+    if absent:
+        more = f" and {len(absent) - _MOST_NOTES} more" if len(absent) > _MOST_NOTES else ""
+        listed = ", ".join(absent[:_MOST_NOTES])
+        told.append(f"No image of {listed}{more} in this split: not in any mean.")
+    return told
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    table = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+        title_justify="left",
+        header_style="dim",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for index, column in enumerate(columns):
+        table.add_column(
+            column,
+            justify="left" if index < left else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    return table
+
+
+def _headline_table(evaluation: Evaluation) -> Table:
+    table = _table("", "number", "value", f"{evaluation.confidence:.0%} interval")
+    table.add_column("meaning", style="dim", overflow="fold")
+    meaning = {
+        **_MEANING,
+        "worst_class_recall": evaluation.worst_class,
+        "tail_recall": _listed(evaluation.tail_classes),
+    }
+    groups = evaluation.groups
+    for row in groups[groups["rule"] == "cutoffs"].itertuples():
+        classes = "1 class" if row.classes == 1 else f"{row.classes} classes"
+        meaning[f"{row.group}_recall"] = f"{classes} by the published cut-offs"
+    for name, estimate in evaluation.headline.items():
+        if estimate.value is None:
+            table.add_row(name, "-", "", Text(_why_absent(name)))
+            continue
+        value = estimate.value
+        colour = _colour(1 - value if name in _LOWER_IS_BETTER else value)
+        first = name == "balanced_accuracy"
+        table.add_row(
+            Text(name, style="bold" if first else ""),
+            Text(f"{value:.3f}", style=f"bold {colour}" if first else colour),
+            _range(estimate.low, estimate.high, 3),
+            Text(meaning.get(name, "")),
+        )
+    return table
+
+
+def _why_absent(name: str) -> str:
+    return {
+        "tail_recall": "no tail, or no image of it in this split",
+        "overkill_rate": "no normal image in this split",
+    }.get(name, "no such defect in this split")
+
+
+def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
+    rows = evaluation.per_class.sort_values("train_images", ascending=False, kind="stable")
+    title = "Classes, by training images"
+    if len(rows) > _MOST_CLASSES:
+        title = f"The {_MOST_ROWS} classes of lowest recall, of {len(rows)}"
+        rows = rows.sort_values("recall", kind="stable").head(_MOST_ROWS)
+    wide = width >= 96
+    plain = not (console.encoding or "utf-8").lower().startswith("utf")
+    roles = dict.fromkeys(evaluation.critical, " *" if plain else " ◆")
+    if evaluation.normal is not None:
+        roles[evaluation.normal] = " -" if plain else " ○"
+    table = _table(title, "class", "train", "images", "recall", "interval", "prec.", "F1")
+    if wide:
+        table.add_column("group", no_wrap=True)
+        table.add_column("0" + "recall".center(_BAR - 2) + "1", no_wrap=True)
+    if roles:
+        signs = dict(zip(roles.values(), ("critical",) * len(evaluation.critical), strict=False))
+        if evaluation.normal is not None:
+            signs[roles[evaluation.normal]] = "normal"
+        table.caption = ", ".join(f"{sign.strip()} {role}" for sign, role in signs.items()) + "\n"
+        table.caption_justify = "left"
+    for row in rows.to_dict("records"):
+        few = bool(row["note"]) and row["images"] > 0
+        recall = (row["recall"], row["recall_low"], row["recall_high"])
+        table.add_row(
+            Text(_short(str(row["class"])) + roles.get(row["class"], "")),
+            f"{row['train_images']:,}",
+            f"{row['images']:,}",
+            Text(_number(row["recall"], 2), style=_colour(row["recall"])),
+            Text(_range(row["recall_low"], row["recall_high"], 2), style="yellow" if few else ""),
+            _number(row["precision"], 2),
+            _number(row["f1"], 2),
+            *((Text(str(row["group"])), _bar(*recall, plain=plain)) if wide else ()),
+        )
+    return table
+
+
+def _bar(value: float, low: float, high: float, *, plain: bool) -> Text:
+    """The interval on a track from 0 to 1 with a mark at the value."""
+    if math.isnan(value):
+        return Text("")
+    track, inside, mark = ("-", "=", "o") if plain else ("╌", "━", "●")
+    at, first, last = (min(int(x * _BAR), _BAR - 1) for x in (value, low, high))
+    text = Text()
+    colour = _colour(value)
+    for start, stop, sign, style in (
+        (0, first, track, "dim"),
+        (first, at, inside, colour),
+        (at, at + 1, mark, f"bold {colour}"),
+        (at + 1, last + 1, inside, colour),
+        (last + 1, _BAR, track, "dim"),
+    ):
+        text.append(sign * max(stop - start, 0), style=style)
+    return text
+
+
+def _experts_table(experts: pd.DataFrame) -> Table:
+    names = list(experts.columns[1:])
+    table = _table("Experts beside their ensemble", "model", *names)
+    best = experts[names].max()
+    for row in experts.to_dict("records"):
+        cells = [
+            Text(_number(row[name], 3), style="bold" if row[name] == best[name] else "")
+            for name in names
+        ]
+        table.add_row(str(row["model"]), *cells)
+    return table
+
+
+def _product_table(products: pd.DataFrame) -> Table:
+    rows = products.sort_values("balanced_accuracy", kind="stable")
+    title = "Products, lowest balanced accuracy first"
+    if len(rows) > _MOST_ROWS:
+        title = f"The {_MOST_ROWS} products of lowest balanced accuracy, of {len(rows)}"
+    table = _table(title, "product", "images", "balanced", "accuracy", "interval")
+    table.add_column("worst class")
+    for row in rows.head(_MOST_ROWS).to_dict("records"):
+        worst = (
+            f"{_short(row['worst_class'])} {row['worst_class_recall']:.2f} "
+            f"of {row['worst_class_images']:,}"
+        )
+        table.add_row(
+            Text(_short(str(row["product"]))),
+            f"{row['images']:,}",
+            Text(_number(row["balanced_accuracy"], 2), style=_colour(row["balanced_accuracy"])),
+            _number(row["accuracy"], 2),
+            _range(row["accuracy_low"], row["accuracy_high"], 2),
+            Text(worst if row["worst_class_recall"] < 1 else ""),
+        )
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _range(low: float | None, high: float | None, digits: int) -> str:
+    if low is None or high is None or math.isnan(low):
+        return ""
+    return f"{low:.{digits}f}-{high:.{digits}f}"
+
+
+def _interval_text(estimate: Estimate) -> str:
+    return f"{_number(estimate.value, 2)} ({_range(estimate.low, estimate.high, 2)})"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 2] + ".."
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
+
+
+def _colour(value: float) -> str:
+    if math.isnan(value):
+        return "dim"
+    return "red" if value < 0.5 else "yellow" if value < 0.8 else "green"

@@ -1,0 +1,51 @@
+"""Checkpoint -> bundle -> predictions, which need no torch.
+
+The names below are loaded when they are first used, so that a runtime imports only what it runs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recame.runtime.bundle import Bundle, is_bundle, open_bundle
+    from recame.runtime.predict_files import PredictionSummary, predict, predict_files
+    from recame.runtime.predictor import Prediction, Predictor, load
+
+_HOME = {
+    "Bundle": "bundle",
+    "Prediction": "predictor",
+    "PredictionSummary": "predict_files",
+    "Predictor": "predictor",
+    "is_bundle": "bundle",
+    "load": "predictor",
+    "open_bundle": "bundle",
+    "predict": "predict_files",
+    "predict_files": "predict_files",
+}
+
+__all__ = [
+    "Bundle",
+    "Prediction",
+    "PredictionSummary",
+    "Predictor",
+    "is_bundle",
+    "load",
+    "open_bundle",
+    "predict",
+    "predict_files",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'recame.runtime' has no attribute {name!r}")
+    value: object = getattr(import_module(f"recame.runtime.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,166 @@
+"""A model's cold start and the memory of a stream, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recame.errors import CheckpointError
+
+_COLD_STARTS = 3
+_FRESH_LIMIT_S = 600
+
+#: A fresh interpreter from nothing to a decision, then a stream of the same image for its memory.
+_FRESH_PROCESS = """
+import json, sys, time
+began = time.perf_counter()
+import recame
+imported = time.perf_counter()
+asked = json.loads(sys.argv[1])
+with open(asked["image"], "rb") as file:
+    image = file.read()
+predictor = recame.load(asked["path"], **asked["options"])
+loaded = time.perf_counter()
+predictor.predict([image])
+decided = time.perf_counter()
+from recame.machine import peak_memory_mib
+found = {"import_s": imported - began, "load_s": loaded - imported, "predict_s": decided - loaded,
+         "total_s": decided - began, "peak_mib": peak_memory_mib(),
+         "torch": "torch" in sys.modules}
+if asked["stream_s"]:
+    until = None
+    def endless():
+        while until is None or time.perf_counter() < until:
+            yield image
+    # Batch size and threads are measured before the first answer, which is not counted.
+    stream = predictor.stream(endless())
+    next(stream)
+    began = time.perf_counter()
+    until = began + asked["stream_s"]
+    images = sum(1 for _ in stream)
+    found |= {"images": images, "images_per_s": images / (time.perf_counter() - began),
+              "stream_peak_mib": peak_memory_mib(), "runtime": predictor.describe()}
+print("\\n" + json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """A fresh process up to its first decision, medians of several.
+
+    Attributes:
+        starts: processes measured.
+        import_s: `import recame`.
+        load_s: opening the model, with every choice that it makes by measuring.
+        predict_s: the first image from its bytes.
+        total_s: the three together.
+        process_s: from starting the interpreter to its end.
+        peak_mib: largest memory held up to the first decision, MiB; None if unknown.
+        torch: whether torch was loaded.
+    """
+
+    starts: int
+    import_s: float
+    load_s: float
+    predict_s: float
+    total_s: float
+    process_s: float
+    peak_mib: float | None
+    torch: bool
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """A process that decides encoded images one after the other, decoding ahead.
+
+    Attributes:
+        images: how many.
+        images_per_s: from bytes to decisions.
+        peak_mib: the process's largest memory, MiB; None if unknown.
+        runtime: what its predictor says of itself: threads and batch size as they were chosen.
+    """
+
+    images: int
+    images_per_s: float
+    peak_mib: float | None
+    runtime: dict[str, Any]
+
+
+def time_fresh(
+    path: Path, image: bytes, options: dict[str, Any], seconds: float, say: Callable[[str], None]
+) -> tuple[ColdStart, Streaming]:
+    """Start the model several times from nothing, then stream one image for a while.
+
+    Args:
+        path: a bundle or a run.
+        image: an image file's bytes.
+        options: of `recame.load`.
+        seconds: how long to stream.
+        say: called with what is measured next.
+
+    Raises:
+        CheckpointError: a fresh process cannot use the model.
+    """
+    starts = []
+    with tempfile.TemporaryDirectory(prefix="recame-latency-") as folder:
+        file = Path(folder) / "image.png"
+        file.write_bytes(image)
+        asked = {"path": str(path), "image": str(file), "options": options, "stream_s": 0.0}
+        for number in range(_COLD_STARTS):
+            say(f"cold start {number + 1} of {_COLD_STARTS}")
+            starts.append(_fresh_process(asked))
+        say("streaming in a process of its own")
+        streamed = _fresh_process({**asked, "stream_s": seconds})
+    medians = {
+        name: float(np.median([start[name] for start in starts]))
+        for name in ("import_s", "load_s", "predict_s", "total_s", "process_s")
+    }
+    peaks = [start["peak_mib"] for start in starts if start["peak_mib"] is not None]
+    peak = float(np.median(peaks)) if peaks else None
+    with_torch = bool(starts[0]["torch"])
+    return (
+        ColdStart(starts=len(starts), peak_mib=peak, torch=with_torch, **medians),
+        Streaming(
+            images=streamed["images"],
+            images_per_s=streamed["images_per_s"],
+            peak_mib=streamed["stream_peak_mib"],
+            runtime=streamed["runtime"],
+        ),
+    )
+
+
+def _fresh_process(asked: dict[str, Any]) -> dict[str, Any]:
+    """Run a fresh interpreter on the question; its answer, and how long the process lived."""
+    began = time.perf_counter()
+    limit_s = _FRESH_LIMIT_S + asked.get("stream_s", 0.0)
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and our own words
+            [sys.executable, "-c", _FRESH_PROCESS, json.dumps(asked)],
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CheckpointError(
+            f"A fresh process did not answer for {asked['path']} in {limit_s:.0f} s: check what "
+            "else the machine does, and that its disk is not too slow."
+        ) from None
+    process_s = time.perf_counter() - began
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CheckpointError(
+            f"A fresh process cannot use {asked['path']} ({last}), although this one can: check "
+            "memory, and that recame is installed for this interpreter."
+        )
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**found, "process_s": process_s}

@@ -1,0 +1,363 @@
+"""How fast a bundle or a run decides on this machine, and whether it keeps a line's takt."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recame.contracts import PreprocessSpec
+from recame.data.listing import list_images
+from recame.errors import ConfigError, DataError
+from recame.machine import describe_machine, load_average
+from recame.runtime.fresh_process import ColdStart, Streaming, time_fresh
+from recame.runtime.timing import LEAST_FOR_P99, Timing, time_calls, warm_up
+
+if TYPE_CHECKING:
+    from recame.runtime.predictor import Predictor
+
+LATENCY_SCHEMA = 1
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+#: Beyond this ratio of p99 to p50 something else had the processor.
+_LARGEST_SPREAD = 3.0
+_ROUNDS = 4
+_MOST_FILES = 256
+_OF_STREAMS = ("batch_size", "parallel_batches", "decode_threads", "chosen")
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What `measure_latency` found.
+
+    Attributes:
+        path: the bundle or run.
+        measured: when, UTC.
+        runtime: what the predictor says of itself: backend, device, threads.
+        machine: `describe_machine`.
+        spec: of the images.
+        batches: batch size -> time of one inference alone, on decoded images.
+        one_image: `png` (an image made in memory) and, where a folder was given, `files` -> time
+            from encoded bytes to the decision.
+        cold_start: None where it was not asked for.
+        streaming: None where it was not asked for.
+        load_average: of the minute before.
+        notes: what makes these figures doubtful.
+    """
+
+    path: str
+    measured: str
+    runtime: dict[str, Any]
+    machine: dict[str, Any]
+    spec: PreprocessSpec
+    batches: dict[int, Timing]
+    one_image: dict[str, Timing]
+    cold_start: ColdStart | None
+    streaming: Streaming | None
+    load_average: float | None
+    notes: tuple[str, ...]
+
+    def images_per_s(self, batch: int) -> float:
+        """Throughput of inference alone at a batch size, from the mean."""
+        return batch / self.batches[batch].mean_ms * 1e3
+
+    @property
+    def deciding(self) -> Timing:
+        """One image from bytes to decision: of the real files where there are any."""
+        return self.one_image.get("files", self.one_image["png"])
+
+    def fits(self, takt_s: float) -> bool:
+        """Whether 99 of 100 images, each alone, go from bytes to decision within the takt.
+
+        With too few samples for a p99, all of them must.
+        """
+        return self.deciding.bound_ms <= takt_s * 1e3
+
+    def answer(self, takt_s: float) -> str:
+        """One or two sentences: whether the takt is kept, and which batches keep it."""
+        takt_ms, timing = takt_s * 1e3, self.deciding
+        name = "p99" if timing.p99_ms is not None else f"slowest of {timing.samples} (no p99)"
+        fits = self.fits(takt_s)
+        relation = "<=" if fits else ">"
+        text = (
+            f"{'fits' if fits else 'does not fit'}: one image from bytes to decision, {name} "
+            f"{timing.bound_ms:.2f} ms {relation} {takt_ms:g} ms."
+        )
+        # Batch / throughput is how long a batch takes.
+        whole = [b for b in self.batches if b / self.images_per_s(b) <= takt_s]
+        keeping = [b for b in self.batches if self.images_per_s(b) * takt_s >= 1]
+        if whole:
+            largest = max(whole)
+            text += (
+                f" Inference of a batch of {largest} takes {self.batches[largest].mean_ms:.2f} ms, "
+                f"which is within one takt (mean, decoding apart)."
+            )
+        elif keeping:
+            text += (
+                f" Collected to batches of {min(keeping)}, inference keeps up with one image a "
+                f"takt ({self.images_per_s(min(keeping)):,.0f} images/s), but each decision comes "
+                "later."
+            )
+        else:
+            text += " No batch size keeps up: a smaller student or INT8 is needed."
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary with its schema version."""
+        return {
+            "schema": LATENCY_SCHEMA,
+            "path": self.path,
+            "measured": self.measured,
+            "runtime": self.runtime,
+            "machine": self.machine,
+            "preprocess": self.spec.to_dict(),
+            "batches": [
+                {"batch": b, "images_per_s": self.images_per_s(b), **asdict(timing)}
+                for b, timing in self.batches.items()
+            ],
+            "one_image": {name: asdict(timing) for name, timing in self.one_image.items()},
+            "cold_start": None if self.cold_start is None else asdict(self.cold_start),
+            "streaming": None if self.streaming is None else asdict(self.streaming),
+            "load_average": self.load_average,
+            "notes": list(self.notes),
+        }
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Batch sizes from `1,8,32`, in rising order.
+
+    Raises:
+        ConfigError: one is no whole number above zero.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not part.isdecimal() or int(part) < 1]
+    if wrong:
+        raise ConfigError(
+            f"--batches {text!r}: {wrong[0]!r} is no batch size. Write whole numbers above 0, for "
+            "example 1,8,32."
+        )
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def measure_latency(
+    path: Path | str,
+    *,
+    batches: Sequence[int] = BATCHES,
+    seconds: float = 2.0,
+    threads: int | str = "auto",
+    device: str = "auto",
+    images: Path | str | None = None,
+    fresh_processes: bool = True,
+    on_progress: Callable[[str], None] | None = None,
+) -> LatencyReport:
+    """Measure a bundle or a run on this machine.
+
+    The batch sizes take turns in several rounds, so that a disturbance does not fall on one of
+    them alone. A batch of decoded images is inference; "one image" begins with the bytes of a PNG
+    file and ends with the decision, one call after the other.
+
+    Args:
+        path: a bundle, or the folder of a finished run (which needs torch).
+        batches: batch sizes of inference.
+        seconds: for each of them; `one_image` also goes on until p99 has its samples, at most
+            ten times as long.
+        threads: as for `recame.load`.
+        device: as for `recame.load`.
+        images: a folder of files that are decided one by one too; 256 spread over it are kept in
+            memory.
+        fresh_processes: also measure cold starts and the memory of a stream.
+        on_progress: called with what is measured next.
+
+    Raises:
+        CheckpointError: the bundle or run cannot be used.
+        DataError: none of `images` can be read.
+        ConfigError: a batch size or `seconds` is not above zero.
+    """
+    from recame.runtime.predictor import load
+
+    if not batches or min(batches) < 1 or not seconds > 0:
+        raise ConfigError(
+            f"batches={list(batches)}, seconds={seconds}: latency needs batch sizes of 1 and more, "
+            "and some time for each."
+        )
+    say = on_progress or (lambda _: None)
+    say("loading")
+    load_before = load_average()
+    options: dict[str, Any] = {"threads": threads, "device": device}
+    # One batch at once whatever its size, so that what is measured is what was asked for.
+    predictor = load(path, batch_size=max(batches), **options)
+    sources = {"png": [example_png(predictor.spec)]}
+    if images is not None:
+        sources["files"] = _readable_files(Path(images), predictor)
+    timings = _time_batches(predictor, batches, seconds, say)
+    one_image = {}
+    for name, encoded in sources.items():
+        say(f"one image from bytes to decision ({name})")
+        one_image[name] = _time_one_image(predictor, encoded, seconds)
+    runtime, spec, machine = predictor.describe(), predictor.spec, describe_machine()
+    # How streams are run is what the process of its own chooses; here every batch was one call.
+    runtime = {name: value for name, value in runtime.items() if name not in _OF_STREAMS}
+    cold_start = streaming = None
+    if fresh_processes:
+        # Not beside the threads of this process's own model.
+        del predictor
+        gc.collect()
+        cold_start, streaming = time_fresh(Path(path), sources["png"][0], options, seconds, say)
+    return LatencyReport(
+        path=str(path),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        runtime=runtime,
+        machine=machine,
+        spec=spec,
+        batches=timings,
+        one_image=one_image,
+        cold_start=cold_start,
+        streaming=streaming,
+        load_average=load_before,
+        notes=tuple(_doubts(timings, one_image, load_before, int(machine["cores"]))),
+    )
+
+
+def save_latency(report: LatencyReport, path: Path, takt_s: float | None = None) -> None:
+    """Write the report as JSON, whole or not at all.
+
+    Args:
+        report: what was measured.
+        path: the file.
+        takt_s: adds `takt`: whether it is kept, and the sentence that says so.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    document = report.to_dict()
+    if takt_s is not None:
+        document["takt"] = {
+            "takt_s": takt_s,
+            "fits": report.fits(takt_s),
+            "answer": report.answer(takt_s),
+        }
+    partial_path = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        partial_path.write_text(text, encoding="utf-8")
+        partial_path.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"The figures cannot be written to {path} ({error.strerror or error}): choose another "
+            "place for --json."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial_path.unlink(missing_ok=True)
+
+
+def example_png(spec: PreprocessSpec, seed: int = 0) -> bytes:
+    """A PNG file of the spec's size: a slope of brightness with a camera's noise."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    shape = (spec.height, spec.width, spec.channels)
+    slope = np.linspace(0.2, 0.8, spec.width)[None, :, None]
+    unit = np.clip(slope + rng.normal(0, 0.03, shape), 0, 1)
+    pixels = (unit * (2**spec.bit_depth - 1)).astype(spec.dtype)
+    done, encoded = cv2.imencode(".png", pixels)
+    assert done
+    return encoded.tobytes()
+
+
+def _readable_files(folder: Path, predictor: Predictor) -> list[bytes]:
+    """The bytes of at most 256 files, evenly spread, that the predictor can decode.
+
+    Raises:
+        DataError: there is none.
+    """
+    paths = list_images([folder])
+    chosen = np.unique(np.linspace(0, len(paths) - 1, _MOST_FILES).astype(int))
+    encoded, reason = [], ""
+    for path in (paths[i] for i in chosen):
+        [prediction] = predictor.predict([path])
+        if prediction.error is None:
+            encoded.append(path.read_bytes())
+        else:
+            reason = f"{path}: {prediction.error}"
+    if not encoded:
+        raise DataError(
+            f"None of the images tried in {folder} can be read ({reason}), so there is nothing to "
+            "time: give a folder of the line's own images to --images."
+        )
+    return encoded
+
+
+def _time_batches(
+    predictor: Predictor,
+    batches: Sequence[int],
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[int, Timing]:
+    spec = predictor.spec
+    rng = np.random.default_rng(0)
+    shape = (max(batches), spec.height, spec.width, spec.channels)
+    pixels = rng.integers(0, 2**spec.bit_depth, shape, spec.dtype)
+    durations: dict[int, list[int]] = {batch: [] for batch in batches}
+    for number in range(_ROUNDS):
+        for batch, collected in durations.items():
+            say(f"inference, batch {batch}, round {number + 1} of {_ROUNDS}")
+            infer = partial(predictor.probabilities, pixels[:batch])
+            warm_up(infer)
+            collected += time_calls(infer, seconds / _ROUNDS)
+    return {batch: Timing.of(collected) for batch, collected in durations.items()}
+
+
+def _time_one_image(predictor: Predictor, encoded: Sequence[bytes], seconds: float) -> Timing:
+    following = cycle(encoded)
+
+    def decide() -> None:
+        predictor.predict([next(following)])
+
+    warm_up(decide)
+    return Timing.of(time_calls(decide, seconds, LEAST_FOR_P99, most_s=10 * seconds))
+
+
+def _doubts(
+    batches: dict[int, Timing],
+    one_image: dict[str, Timing],
+    load_before: float | None,
+    cores: int,
+) -> list[str]:
+    """What speaks against the figures, a sentence each."""
+    notes = []
+    if load_before is not None and load_before > cores / 2:
+        notes.append(
+            f"The machine was busy before the measurement (load average {load_before:.1f} on "
+            f"{cores} cores): measure again when nothing else runs."
+        )
+    named = {f"batch {batch}": timing for batch, timing in batches.items()}
+    named |= {f"one image ({name})": timing for name, timing in one_image.items()}
+    uneven = [
+        f"{name}: {timing.p99_ms / timing.p50_ms:.1f}"
+        for name, timing in named.items()
+        if timing.p99_ms is not None and timing.p99_ms > _LARGEST_SPREAD * timing.p50_ms
+    ]
+    if uneven:
+        notes.append(
+            f"p99 is more than {_LARGEST_SPREAD:g} times p50 ({', '.join(uneven)}): something else "
+            "may have had the processor now and then."
+        )
+    few = [f"{name}: {t.samples}" for name, t in named.items() if t.p99_ms is None]
+    if few:
+        notes.append(
+            f"Too few samples for a p99, which needs {LEAST_FOR_P99} ({', '.join(few)}): raise "
+            "--seconds."
+        )
+    return notes

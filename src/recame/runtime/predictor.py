@@ -1,0 +1,443 @@
+"""Images in, decisions out: one class for bundles (no torch needed) and for run folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from recame.contracts import Array, FloatArray
+from recame.data.decode import decode_image, match_pixels
+from recame.data.listing import list_image_names
+from recame.errors import ConfigError, DataError
+from recame.inference.torch_session import TorchSession
+from recame.label_space import LabelSpace
+from recame.machine import usable_cores
+from recame.runtime.bundle import is_bundle, open_bundle
+from recame.runtime.sessions import Session, open_session
+
+#: A file's path, a file's bytes, or decoded pixels.
+Image = Path | str | bytes | Array
+
+REVIEW, UNREADABLE = "review", "unreadable"
+
+#: Fewer images than these are predicted as they come; for more, it pays to measure first.
+MANY_IMAGES = 64
+#: Images a forward pass where nothing was measured.
+DEFAULT_BATCH = 16
+#: Batch sizes that are measured, and how long that may take.
+_CPU_BATCHES, _GPU_BATCHES = (4, 16), (16, 64, 256)
+_MEASURING_S = 0.4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        image: the path as given; `#<position>` for bytes and arrays.
+        label: the most probable class; None where the image cannot be read.
+        confidence: its probability; NaN where the image cannot be read.
+        decision: the label; `review` where the label is the normal class but less probable than
+            the bundle's threshold asks for; `unreadable`.
+        probabilities: (C,) float32, in the label space's order.
+        error: why the image cannot be read.
+        expert_probabilities: (E, C) float32, where the model gives them.
+    """
+
+    image: str
+    label: str | None
+    confidence: float
+    decision: str
+    probabilities: FloatArray
+    error: str | None = None
+    expert_probabilities: FloatArray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a stream is run: batches of `batch_size`, `calls` of them in the model at once."""
+
+    session: Session
+    batch_size: int
+    calls: int
+    decoders: int
+    why: str
+
+
+class Predictor:
+    """A loaded model; `load` makes one. Several threads may use it at once.
+
+    Attributes:
+        label_space: its C classes.
+        spec: how it wants its images decoded.
+        release_above: probability of the normal class below which an image goes to review, or
+            None.
+        fingerprint: tells this model from others.
+        outputs: what `run` returns.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        label_space: LabelSpace,
+        *,
+        release_above: float | None,
+        max_pixels: int,
+        fingerprint: str,
+        facts: dict[str, Any],
+        threads: int,
+        batch_size: int | None,
+        reopen: Callable[[int], Session] | None,
+    ) -> None:
+        """Wrap a session; `reopen` starts another one for a number of calls at once."""
+        self.label_space, self.spec = label_space, session.spec
+        self.release_above, self.fingerprint = release_above, fingerprint
+        self.outputs = session.outputs
+        self._session, self._reopen = session, reopen
+        self._max_pixels, self._facts = max_pixels, facts
+        self._threads, self._batch_size = threads, batch_size
+        self._plan: _Plan | None = None
+        self._planning = threading.Lock()
+
+    def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
+        """Predict a few images; an unreadable one has `error` set.
+
+        Args:
+            images: one of, or a sequence of: an image file's path, a folder's path (all images
+                in it), a file's bytes, or pixels (H, W), (H, W, 1) or (H, W, 3) as uint8 or
+                uint16, RGB, which are brought to the model's size, depth and channels as a file
+                would be.
+
+        Returns:
+            One prediction an image, in order.
+
+        Raises:
+            DataError: an array is no image.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        alone = isinstance(images, (str, bytes, os.PathLike, np.ndarray))
+        given: list[Image] = [images] if alone else list(images)  # type: ignore[list-item, arg-type]
+        listed = list(chain.from_iterable(map(_expanded, given)))
+        if len(listed) >= MANY_IMAGES:
+            return list(self.stream(listed))
+        size = self._batch_size or DEFAULT_BATCH
+        found: list[Prediction] = []
+        for start in range(0, len(listed), size):
+            found += self._predict_batch(listed[start : start + size], start, self._session)
+        return found
+
+    def stream(
+        self,
+        images: Iterable[Image],
+        *,
+        num_images: int | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict any number of images in constant memory, in order, decoding ahead.
+
+        Before the first answer some images are taken from `images` to fill the batches; at the
+        first stream that is long, batch size and threads are measured.
+
+        Args:
+            images: paths, bytes and arrays, as for `predict`, but no folders.
+            num_images: how many there will be, if that is known.
+            batch_size: instead of the chosen one.
+
+        Raises:
+            DataError: an array is no image.
+        """
+        iterator = iter(images)
+        first: list[Image] = []
+        if num_images is None:
+            first = list(islice(iterator, MANY_IMAGES))
+            num_images = len(first)
+        plan = self._plan_for(num_images)
+        return self._pipeline(chain(first, iterator), plan, batch_size or plan.batch_size)
+
+    def batch_size_for(self, num_images: int) -> int:
+        """The batch size that a stream of so many images will have."""
+        return self._plan_for(num_images).batch_size
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run the model on decoded pixels and return each of its `outputs`.
+
+        Args:
+            images: (B, H, W, C) stored pixels, exactly as `spec` says.
+
+        Raises:
+            DataError: the array has another shape or type.
+        """
+        wanted = (self.spec.height, self.spec.width, self.spec.channels)
+        if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != self.spec.dtype:
+            raise DataError(
+                f"The model takes {self.spec.dtype} pixels of shape (B, "
+                f"{', '.join(map(str, wanted))}) here, got {images.dtype} {images.shape}: give "
+                "images of other sizes and depths to predict(), which adapts them."
+            )
+        return self._session.run(np.ascontiguousarray(images))
+
+    def probabilities(self, images: Array) -> FloatArray:
+        """Class probabilities (B, C) of decoded pixels (B, H, W, C); see `run`."""
+        return self.run(images)["probabilities"]
+
+    def describe(self) -> dict[str, Any]:
+        """What runs the model: backend, device, threads, batch size, and how they were chosen."""
+        plan = self._plan or self._default_plan()
+        return {
+            **self._facts,
+            "backend": self._session.backend,
+            "device": self._session.device,
+            "threads": self._threads,
+            "batch_size": plan.batch_size,
+            "parallel_batches": plan.calls,
+            "decode_threads": plan.decoders,
+            "chosen": plan.why,
+        }
+
+    def _plan_for(self, num_images: int) -> _Plan:
+        if isinstance(self._session, TorchSession):
+            self._session.expect(num_images)
+        with self._planning:
+            if self._plan is None and num_images >= MANY_IMAGES and self._reopen is not None:
+                self._plan = self._measured_plan(self._reopen)
+            return self._plan or self._default_plan()
+
+    def _default_plan(self) -> _Plan:
+        if isinstance(self._session, TorchSession):
+            why = "the run's evaluation.batch_size and torch's threads"
+            size = self._batch_size or self._session.batch_size
+        else:
+            why = "not measured: no long stream yet"
+            size = self._batch_size or DEFAULT_BATCH
+        return self._make_plan(self._session, size, 1, why)
+
+    def _make_plan(self, session: Session, batch_size: int, calls: int, why: str) -> _Plan:
+        # One batch more than the model takes is being decoded. A GPU needs all cores to be fed.
+        on_cpu = session.device == "cpu"
+        decoders = calls + 1 if on_cpu else max(2, usable_cores())
+        return _Plan(session, batch_size, calls, decoders, why)
+
+    def _measured_plan(self, reopen: Callable[[int], Session]) -> _Plan:
+        """Try batch sizes, and all threads on one batch against a batch for each thread."""
+        on_cpu = self._session.device == "cpu"
+        sizes: tuple[int, ...] = _CPU_BATCHES if on_cpu else _GPU_BATCHES
+        if self._batch_size is not None:
+            sizes = (self._batch_size,)
+        sessions = {1: self._session}
+        if on_cpu and self._threads > 1:
+            sessions[self._threads] = reopen(self._threads)
+        shape = (max(sizes), self.spec.height, self.spec.width, self.spec.channels)
+        pixels = np.random.default_rng(0).integers(0, 256, shape).astype(self.spec.dtype)
+        began = time.perf_counter()
+        rates: dict[tuple[int, int], float] = {
+            (calls, 1): _rate(s, pixels[:1], calls) for calls, s in sessions.items()
+        }
+        for size in sizes:
+            for calls, session in sessions.items():
+                left = _MEASURING_S - (time.perf_counter() - began)
+                if _ROUNDS * calls * size / max(rates.values()) < left:
+                    rates[calls, size] = _rate(session, pixels[:size], calls)
+        # Where all is too slow to be measured, small batches start sooner.
+        rates = {key: rate for key, rate in rates.items() if key[1] in sizes} or rates
+        calls, size = max(rates, key=lambda key: rates[key])
+        size = self._batch_size or size
+        told = ", ".join(f"{c} x batch {b}: {rate:.0f}/s" for (c, b), rate in sorted(rates.items()))
+        return self._make_plan(sessions[calls], size, calls, f"measured ({told})")
+
+    def _pipeline(
+        self, images: Iterator[Image], plan: _Plan, batch_size: int
+    ) -> Iterator[Prediction]:
+        """Batches through decoding and model, a bounded number under way, answers in order."""
+        gate = threading.Semaphore(plan.calls)
+        waiting: deque[Future[list[Prediction]]] = deque()
+        start = 0
+        with ThreadPoolExecutor(plan.decoders, thread_name_prefix="recame") as pool:
+            try:
+                while batch := list(islice(images, batch_size)):
+                    waiting.append(
+                        pool.submit(self._predict_batch, batch, start, plan.session, gate)
+                    )
+                    start += len(batch)
+                    if len(waiting) > plan.decoders:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _predict_batch(
+        self,
+        images: Sequence[Image],
+        start: int,
+        session: Session,
+        gate: threading.Semaphore | None = None,
+    ) -> list[Prediction]:
+        names = [
+            f"#{i}" if isinstance(image, (bytes, np.ndarray)) else str(image)
+            for i, image in enumerate(images, start)
+        ]
+        decoded = [self._decoded(image) for image in images]
+        pixels = [image for image in decoded if not isinstance(image, str)]
+        outputs: dict[str, Array] = {}
+        if pixels:
+            with gate or threading.Semaphore():
+                outputs = session.run(np.stack(pixels))
+        rows = iter(range(len(pixels)))
+        return [
+            self._unreadable(name, image)
+            if isinstance(image, str)
+            else self._decided(name, outputs, next(rows))
+            for name, image in zip(names, decoded, strict=True)
+        ]
+
+    def _decoded(self, image: Image) -> Array | str:
+        """(H, W, C) pixels as the model wants them, or why the file cannot be read."""
+        if isinstance(image, np.ndarray):
+            return match_pixels(_checked(image), self.spec)
+        source = image if isinstance(image, bytes) else Path(image)
+        try:
+            return decode_image(source, self.spec, max_pixels=self._max_pixels)
+        except DataError as error:
+            return str(error)
+
+    def _decided(self, name: str, outputs: dict[str, Array], row: int) -> Prediction:
+        probabilities = outputs["probabilities"][row]
+        best = int(probabilities.argmax())
+        label = self.label_space.names[best]
+        normal = self.label_space.normal_index
+        held = (
+            best == normal
+            and self.release_above is not None
+            and probabilities[best] < self.release_above
+        )
+        experts = outputs.get("expert_probabilities")
+        return Prediction(
+            image=name,
+            label=label,
+            confidence=float(probabilities[best]),
+            decision=REVIEW if held else label,
+            probabilities=probabilities,
+            expert_probabilities=None if experts is None else experts[row],
+        )
+
+    def _unreadable(self, name: str, reason: str) -> Prediction:
+        nothing = np.full(self.label_space.num_classes, np.nan, np.float32)
+        return Prediction(name, None, float("nan"), UNREADABLE, nothing, reason)
+
+
+def load(
+    path: Path | str,
+    *,
+    threads: int | Literal["auto"] = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    device: str = "auto",
+) -> Predictor:
+    """Load a bundle (`recame export`), which needs no torch, or a run folder, which does.
+
+    Args:
+        path: the folder.
+        threads: CPU threads of the model; `auto` takes every core that the process may use.
+        batch_size: images a forward pass; `auto` measures at the first long stream.
+        device: `auto`, `cpu`, `cuda`, `tensorrt` (ONNX bundles), or a device of OpenVINO.
+
+    Raises:
+        CheckpointError: there is no bundle and no finished run, or it is damaged.
+        ConfigError: a number below 1, or a device that is not there.
+        MissingDependencyError: a package is not installed that this model needs.
+    """
+    for name, value in (("threads", threads), ("batch_size", batch_size)):
+        if value != "auto" and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}={value!r} is not a number above 0: leave it out for auto.")
+    folder = Path(path)
+    size = None if batch_size == "auto" else int(batch_size)
+    if not is_bundle(folder):
+        return _load_run(folder, None if threads == "auto" else int(threads), size, device)
+    bundle = open_bundle(folder)
+    cores = usable_cores() if threads == "auto" else int(threads)
+
+    def start(calls: int) -> Session:
+        return open_session(bundle, device=device, threads=cores, calls=calls)
+
+    return Predictor(
+        start(1),
+        bundle.label_space,
+        release_above=bundle.release_above,
+        max_pixels=bundle.max_pixels,
+        fingerprint=str(bundle.document["checksum"]),
+        facts={"model": str(folder), "format": bundle.format, "precision": bundle.precision},
+        threads=cores,
+        batch_size=size,
+        reopen=start,
+    )
+
+
+def _load_run(folder: Path, threads: int | None, size: int | None, device: str) -> Predictor:
+    session = TorchSession(folder, device=device, threads=threads)
+    # The description holds the weights' checksum.
+    described = (folder / "model.json").read_bytes() + str(session.num_views).encode()
+    return Predictor(
+        session,
+        session.label_space,
+        release_above=None,
+        max_pixels=session.max_pixels,
+        fingerprint=hashlib.sha256(described).hexdigest(),
+        facts={"model": str(folder), "format": "run", "precision": "fp32"},
+        threads=session.threads,
+        batch_size=size,
+        reopen=None,
+    )
+
+
+_ROUNDS = 2
+
+
+def _rate(session: Session, pixels: Array, calls: int) -> float:
+    """Images a second with `calls` batches at once, after a first run that is not counted."""
+    with ThreadPoolExecutor(calls) as pool:
+        list(pool.map(session.run, [pixels[:1]] * calls))
+        began = time.perf_counter()
+        list(pool.map(session.run, [pixels] * (_ROUNDS * calls)))
+        return _ROUNDS * calls * len(pixels) / (time.perf_counter() - began)
+
+
+def _expanded(image: Image) -> Sequence[Image]:
+    """A folder's images, or the image itself."""
+    if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112 - as cheap
+        return list_image_names([image])
+    return [image]
+
+
+def _checked(image: Array) -> Array:
+    """(H, W) or (H, W, 3), uint8 or uint16.
+
+    Raises:
+        DataError: the array is no image; the message says what to do.
+    """
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"An image of {image.dtype} values was given, and the model was trained on stored "
+            "pixels: give uint8 (0 to 255) or uint16, as they come from the file or the camera."
+        )
+    if (
+        image.size == 0
+        or image.ndim not in (2, 3)
+        or (image.ndim == 3 and image.shape[2] not in (1, 3))
+    ):
+        raise DataError(
+            f"An array of shape {image.shape} is no image: give (H, W), (H, W, 1) or (H, W, 3) in "
+            "RGB order; drop an alpha channel with image[..., :3]."
+        )
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image

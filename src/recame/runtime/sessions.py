@@ -1,0 +1,243 @@
+"""What runs a model: ONNX Runtime, OpenVINO, or torch for a run folder, behind one call."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from typing import Any, Protocol
+
+import numpy as np
+
+from recame.contracts import Array, PreprocessSpec
+from recame.errors import CheckpointError, ConfigError, MissingDependencyError
+from recame.runtime.bundle import Bundle
+
+#: What `device` may be called for each backend.
+ONNX_DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_GPU_ADVICE = {
+    "cuda": "pip uninstall onnxruntime, then pip install onnxruntime-gpu, on a machine with an "
+    "NVIDIA driver and the CUDA and cuDNN libraries that it names",
+    "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt, on a "
+    "machine with an NVIDIA driver",
+}
+#: Pixels of a batch that one core runs at once: the activations of more leave its cache. Those of
+#: INT8 are a quarter as large (`benchmarks/realtime/parts.py`).
+_PIXELS_AT_ONCE = {"fp32": 4 * 128 * 128, "fp16": 4 * 128 * 128, "int8": 16 * 128 * 128}
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class Session(Protocol):
+    """A model that is ready to run.
+
+    Attributes:
+        spec: how images are decoded for it.
+        outputs: what `run` returns, `probabilities` first.
+        backend: `onnxruntime`, `openvino` or `torch`.
+        device: where it runs, as `cpu` or `cuda`.
+    """
+
+    spec: PreprocessSpec
+    outputs: tuple[str, ...]
+    backend: str
+    device: str
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; several threads may call at once.
+
+        Args:
+            images: (B, H, W, C) stored pixels, uint8 or uint16 as `spec.dtype`.
+
+        Returns:
+            Each output by its name; `probabilities` is (B, C) float32.
+        """
+
+
+def open_session(bundle: Bundle, *, device: str, threads: int, calls: int) -> Session:
+    """Start the runtime that a bundle's format needs.
+
+    Args:
+        bundle: a checked bundle.
+        device: `auto`, `cpu`, or what the runtime offers beside it.
+        threads: CPU threads of all calls together.
+        calls: how many `run` calls will be under way at once.
+
+    Raises:
+        MissingDependencyError: the runtime is not installed.
+        ConfigError: the device is not there.
+        CheckpointError: the runtime cannot read the graph.
+    """
+    kind = OnnxSession if bundle.format == "onnx" else OpenvinoSession
+    return kind(bundle, device=device, threads=threads, calls=calls)
+
+
+class OnnxSession:
+    """A bundle's ONNX graph in ONNX Runtime; the arguments are those of `open_session`."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, calls: int) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingDependencyError(
+                "onnxruntime", "runtime", f"to run the ONNX bundle {bundle.path}"
+            ) from error
+        self.spec, self.outputs = bundle.spec, bundle.outputs
+        available = ort.get_available_providers()
+        providers = _onnx_providers(device, available)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, threads // calls)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A thread that waits must not burn the core that decodes images meanwhile.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                str(bundle.model_path), sess_options=options, providers=providers
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"ONNX Runtime {ort.__version__} cannot open {bundle.model_path} "
+                f"({_first_line(error)}): update it (pip install -U onnxruntime), or export the "
+                "run again."
+            ) from error
+        used = self._session.get_providers()[0]
+        # A provider whose libraries are missing gives way to the next without an error.
+        if device not in ("auto", "cpu") and used != _PROVIDERS[device]:
+            raise ConfigError(
+                f"device={device} was asked for, but ONNX Runtime fell back to {used}: its "
+                f"libraries are not found. Install them: {_GPU_ADVICE[device]}."
+            )
+        self.device = next((name for name, known in _PROVIDERS.items() if known == used), used)
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; see `Session.run`."""
+        results = self._session.run(list(self.outputs), {self._input: images})
+        return dict(zip(self.outputs, results, strict=True))
+
+
+def _onnx_providers(device: str, available: list[str]) -> list[str]:
+    """Providers to try, in order; the CPU's ends the list, for operators that others lack."""
+    if device not in ONNX_DEVICES:
+        raise ConfigError(
+            f"device={device!r} is unknown to an ONNX bundle: choose {', '.join(ONNX_DEVICES)}."
+        )
+    chosen = {"auto": ["cuda"], "cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"]}
+    wanted = [_PROVIDERS[name] for name in chosen[device]]
+    if device != "auto" and wanted and wanted[0] not in available:
+        raise ConfigError(
+            f"device={device} needs ONNX Runtime's {wanted[0]}, and this installation has only "
+            f"{', '.join(available)}. Install it: {_GPU_ADVICE[device]}; or leave --device out."
+        )
+    return [*(name for name in wanted if name in available), _PROVIDERS["cpu"]]
+
+
+class OpenvinoSession:
+    """A bundle's OpenVINO graph; the arguments are those of `open_session`."""
+
+    backend = "openvino"
+
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, calls: int) -> None:
+        try:
+            import openvino as ov
+        except ImportError as error:
+            raise MissingDependencyError(
+                "openvino", "runtime-openvino", f"to run the OpenVINO bundle {bundle.path}"
+            ) from error
+        with _ONE_AT_A_TIME:
+            # OpenVINO looks numpy's types up at their first use, and two threads that do so at
+            # once wait for each other for ever.
+            ov.Type.u8.to_dtype()
+        self.spec, self.outputs = bundle.spec, bundle.outputs
+        core = ov.Core()
+        name = "CPU" if device == "auto" else device.upper()
+        if name.split(".")[0] not in {known.split(".")[0] for known in core.available_devices}:
+            raise ConfigError(
+                f"device={device!r} is unknown to OpenVINO here: it has "
+                f"{', '.join(core.available_devices).lower()}."
+                + (" CUDA and TensorRT need an ONNX bundle." if device in _GPU_ADVICE else "")
+            )
+        properties: dict[str, Any] = {}
+        if name == "CPU":
+            properties = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+            }
+        if name == "CPU" or bundle.precision != "fp16":
+            # Processors with bfloat16 units would silently use them, and leave the parity behind.
+            properties["INFERENCE_PRECISION_HINT"] = "f32"
+        self.device = name.lower()
+        self._at_once = sys.maxsize
+        if name == "CPU":
+            pixels = _PIXELS_AT_ONCE[bundle.precision]
+            self._at_once = max(1, pixels // (self.spec.height * self.spec.width))
+        self._threads, self._calls = threads, calls
+
+        def compiled(streams: int) -> Any:
+            own = {"NUM_STREAMS": streams} if name == "CPU" else {}
+            try:
+                return core.compile_model(str(bundle.model_path), name, properties | own)
+            except Exception as error:
+                raise CheckpointError(
+                    f"OpenVINO {ov.__version__} cannot open {bundle.model_path} "
+                    f"({_first_line(error)}): update it (pip install -U openvino), or export the "
+                    "run again."
+                ) from error
+
+        self._compiled, self._compile = compiled(calls), compiled
+        self._cores: Any = None
+        self._compiling = threading.Lock()
+        self._own = threading.local()
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run one batch; see `Session.run`."""
+        if len(images) <= self._at_once:
+            request = self._requests("whole", 1)[0]
+            return self._outputs(request.infer([images], share_inputs=True))
+        # Parts that fit a core's cache, as many for each core that this call may use, two in hand.
+        cores = max(1, self._threads // self._calls)
+        requests = self._requests("parts", 2 * cores)
+        count = cores * math.ceil(len(images) / (cores * self._at_once))
+        parts = np.array_split(images, min(count, len(images)))
+        found: list[dict[str, Array]] = []
+        for number in range(len(parts) + len(requests)):
+            request = requests[number % len(requests)]
+            if 0 <= number - len(requests) < len(parts):
+                request.wait()
+                found.append(self._outputs(request.results))
+            if number < len(parts):
+                request.start_async([parts[number]], share_inputs=True)
+        return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
+
+    def _requests(self, kind: str, count: int) -> list[Any]:
+        """The calling thread's own requests, since each holds its buffers."""
+        if not hasattr(self._own, kind):
+            model = self._compiled if kind == "whole" else self._on_each_core()
+            setattr(self._own, kind, [model.create_infer_request() for _ in range(count)])
+        requests: list[Any] = getattr(self._own, kind)
+        return requests
+
+    def _on_each_core(self) -> Any:
+        """The graph with a stream for each thread, compiled when the first large batch comes."""
+        with self._compiling:
+            if self._cores is None:
+                same = self._threads == self._calls
+                self._cores = self._compiled if same else self._compile(self._threads)
+            return self._cores
+
+    def _outputs(self, results: Any) -> dict[str, Array]:
+        return {name: np.array(results[name]) for name in self.outputs}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

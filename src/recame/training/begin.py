@@ -1,0 +1,114 @@
+"""The beginning of a run: its data read, its settings decided, its folder described."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from recame.config import Config
+from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.decode import native_size
+from recame.data.manifest import ManifestColumns, read_manifest
+from recame.files import write_json
+from recame.inference.device import choose_device
+from recame.machine import environment
+from recame.models import pretrained_mean_std
+from recame.progress import progress_bars
+from recame.runs.folder import RunFolder
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.finetune import check_finetune
+from recame.training.planner import choose_size, plan_model
+
+
+def _prepare(
+    source: Path, config: Config, folder: RunFolder, console: Console, started: float
+) -> tuple[OngoingRun, list[str]]:
+    """Load the data and decide what is left open, with a reason for each decision."""
+    device = choose_device(config.run.accelerator)
+    reasons: list[str] = []
+    if config.data.size == "auto":
+        table = read_manifest(source, ManifestColumns.of(config.data))
+        paths = [Path(path) for path in table["path"]]
+        size, why = choose_size(native_size(paths))
+        config = config.updated({"data.size": size})
+        reasons.append(f"data.size = {size}: {why}")
+    with progress_bars(console) as report:
+        data = load_inspection_set(
+            source,
+            config.data,
+            seed=config.run.seed,
+            on_progress=lambda done, total: report("decoding images", done, total),
+        )
+    plan = plan_model(config, data, device)
+    config = plan.config
+    data = _with_normalisation(data, config)
+    return OngoingRun(folder, config, data, device, console, started), [*reasons, *plan.reasons]
+
+
+def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: bool) -> None:
+    """Write what describes the run, and say it."""
+    folder, data, console = run.folder, run.data, run.console
+    if resume:
+        folder.check_same_data(data.fingerprint)
+        folder.mark("training", resumed=True)
+    else:
+        run.objective(torch.ones(data.label_space.num_classes))  # refuses what it cannot be made of
+        if run.config.finetune.enabled:
+            check_finetune(run)
+        folder.begin(source, data.fingerprint, run.config)
+    folder.save_manifest(data.table)
+    folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
+    write_json(folder.path / "label_space.json", data.label_space.to_dict())
+    write_json(folder.path / "environment.json", environment())
+    _describe(data, console)
+    if not resume and reasons:
+        folder.explain(reasons)
+        console.print("Chosen (saved in config.yaml):")
+        for reason in reasons:
+            console.print(f"  {reason}", highlight=False, soft_wrap=True)
+
+
+def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
+    """Give the specification the normalisation that the backbone's weights were trained with."""
+    mean, std = pretrained_mean_std(
+        config.model.backbone, config.model.pretrained, data.spec.channels
+    )
+    return replace(data, spec=replace(data.spec, mean=mean, std=std))
+
+
+def _describe(data: InspectionSet, console: Console) -> None:
+    counts = data.label_space.counts
+    sizes = ", ".join(f"{name} {len(data.view(name).targets):,}" for name in data.splits)
+    console.print(
+        f"{len(data.table):,} images ({sizes}), {data.label_space.num_classes} classes, "
+        f"{max(counts):,} to {min(counts):,} training images a class",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if data.cache.broken:
+        console.print(f"[yellow]{len(data.cache.broken)} images cannot be used:[/yellow]")
+        for broken in data.cache.broken[:20]:
+            console.print(
+                f"  {broken.path}: {broken.reason}", markup=False, highlight=False, soft_wrap=True
+            )
+        if len(data.cache.broken) > 20:
+            console.print(f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
+
+
+def quiet_libraries() -> None:
+    """Our own console speaks; Lightning's hints are about settings that we have made."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*Total length of .* is zero.*",
+        ".*in eval mode at the start of training.*",  # frozen batch norms
+    ):
+        warnings.filterwarnings("ignore", pattern)

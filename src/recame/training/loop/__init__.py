@@ -1,0 +1,1 @@
+"""The fine-tuning loop: its step, its schedule, its clock."""

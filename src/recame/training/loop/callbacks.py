@@ -1,0 +1,98 @@
+"""What watches the fine-tuning phase: history file, lines on the terminal, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import pandas as pd
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from rich.console import Console
+
+from recame.files import writing
+from recame.runs.folder import RunFolder
+
+
+class History(Callback):
+    """Append one row an epoch to `history.csv`; a resumed run keeps the rows before it.
+
+    Args:
+        run: where the file lies.
+        console: where each epoch's line goes.
+    """
+
+    def __init__(self, run: RunFolder, console: Console) -> None:
+        self._run = run
+        self._console = console
+        self._rows: list[dict[str, Any]] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the time, and take up the rows of an interrupted run."""
+        self._started = time.perf_counter()
+        if not self._rows and trainer.current_epoch > 0 and self._run.history_path.exists():
+            # As text, so that what is written again stays as it was.
+            old = pd.read_csv(self._run.history_path, dtype=str, keep_default_na=False)
+            kept = old[old["epoch"].astype(int) <= trainer.current_epoch].to_dict("records")
+            self._rows = [{str(name): value for name, value in row.items()} for row in kept]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the row and print it."""
+        # Reading them gathers them from all processes, so each must come here.
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not trainer.is_global_zero:
+            return
+        seconds = time.perf_counter() - self._started
+        losses = {name: value for name, value in values.items() if name.startswith("loss/")} | {
+            "loss": values.get("loss_epoch", values.get("loss", float("nan")))
+        }
+        epoch = trainer.current_epoch + 1
+        accuracy = values.get("val/balanced_accuracy") if _validated(trainer) else None
+        self._rows.append(
+            {
+                "epoch": epoch,
+                "step": trainer.global_step,
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                **losses,
+                "val/balanced_accuracy": accuracy,
+                "seconds": round(seconds, 2),
+            }
+        )
+        with writing(self._run.history_path) as partial:
+            pd.DataFrame(self._rows).to_csv(partial, index=False)
+        parts = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.3f}"
+            for name, value in losses.items()
+            if name != "loss"
+        )
+        shown = "" if accuracy is None else f"  val balanced accuracy [bold]{accuracy:.3f}[/bold]"
+        self._console.print(
+            f"  epoch {epoch}/{trainer.max_epochs}  loss {losses['loss']:.3f} ({parts}){shown}"
+            f"  {seconds:.0f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class LastCheckpoint(Checkpoint):
+    """Write `last.ckpt` after each epoch; whatever interrupts it leaves the one before whole.
+
+    Args:
+        run: where the file lies.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; every process of a distributed run takes part, the first one writes."""
+        path = self._run.last_checkpoint
+        with writing(path) if trainer.is_global_zero else nullcontext(path) as target:
+            trainer.save_checkpoint(target, weights_only=False)
+
+
+def _validated(trainer: pl.Trainer) -> bool:
+    every = trainer.check_val_every_n_epoch or 1
+    return (trainer.current_epoch + 1) % every == 0

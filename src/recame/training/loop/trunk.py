@@ -1,0 +1,123 @@
+"""The frozen shared trunk's output for each image and view, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recame.data.dataset import InspectionSet, SplitView
+from recame.data.transforms import dihedral_view
+from recame.files import writing
+from recame.models import FrozenForward, MultiExpertClassifier
+from recame.progress import Report
+
+
+@dataclass(frozen=True)
+class TrunkCache:
+    """Trunk outputs of N images under V views, float16 on disk, memory-mapped.
+
+    Attributes:
+        maps: (N, V, c, h, w) the last shared stage's maps.
+        pooled: (N, V, Q) the pooled outputs of shared stages that feed the heads; Q may be 0.
+    """
+
+    maps: np.ndarray[Any, np.dtype[np.float16]]
+    pooled: np.ndarray[Any, np.dtype[np.float16]]
+
+    def take(
+        self, index: Tensor, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs of some images, each under a view drawn at random.
+
+        Args:
+            index: (B,) images.
+            generator: on the CPU.
+            device: where the outputs go.
+
+        Returns:
+            Maps (B, c, h, w) and pooled (B, Q), float32.
+        """
+        view = torch.randint(self.maps.shape[1], (len(index),), generator=generator).numpy()
+        chosen = index.cpu().numpy()
+        maps = torch.from_numpy(self.maps[chosen, view]).to(device).float()
+        pooled = torch.from_numpy(self.pooled[chosen, view]).to(device).float()
+        return maps.contiguous(memory_format=torch.channels_last), pooled
+
+
+class _Trunk(nn.Module):
+    """The shared stages alone."""
+
+    def __init__(self, model: MultiExpertClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) -> maps (B, c, h, w), pooled (B, Q)."""
+        return self.model.trunk_features(images)
+
+
+def build_trunk_cache(
+    model: MultiExpertClassifier,
+    data: InspectionSet,
+    view: SplitView,
+    paths: tuple[Path, Path],
+    *,
+    num_views: int,
+    batch_size: int,
+    precision: str,
+    on_progress: Report | None = None,
+) -> TrunkCache:
+    """Compute the cache, or take up the whole one that an interrupted run left.
+
+    Args:
+        model: its trunk must not change any more.
+        data: holds the decoded images.
+        view: which images; their positions index the cache.
+        paths: the two files, maps and pooled.
+        num_views: 1 to 8 of the square's symmetries.
+        batch_size: images a forward.
+        precision: of the eager forward.
+        on_progress: called with (label, images done, images in all).
+
+    Raises:
+        DataError: the disk is full.
+    """
+    device = next(model.parameters()).device
+    if all(path.exists() for path in paths):
+        return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths))
+    was_training = model.training
+    module = _Trunk(model).eval()
+    first = data.images(view.rows[:2]).to(device)
+    forward = FrozenForward(module, first, num_images=len(view) * num_views, precision=precision)
+    shapes = [tuple(output.shape[1:]) for output in forward(first)]
+    with writing(paths[0]) as maps_path, writing(paths[1]) as pooled_path:
+        # Writing to a memory map of a full disk would kill the process.
+        needed = 2 * len(view) * num_views * sum(math.prod(shape) for shape in shapes)
+        if shutil.disk_usage(maps_path.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        files = [
+            np.lib.format.open_memmap(
+                path, mode="w+", dtype=np.float16, shape=(len(view), num_views, *shape)
+            )
+            for path, shape in zip((maps_path, pooled_path), shapes, strict=True)
+        ]
+        for start in range(0, len(view), batch_size):
+            images = data.images(view.rows[start : start + batch_size]).to(device)
+            for v in range(num_views):
+                for file, output in zip(files, forward(dihedral_view(images, v)), strict=True):
+                    file[start : start + len(images), v] = output.cpu().numpy()
+            if on_progress is not None:
+                on_progress("fine-tune: embedding", min(start + batch_size, len(view)), len(view))
+        for file in files:
+            file.flush()
+    model.train(was_training)
+    return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths))

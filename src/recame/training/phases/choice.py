@@ -1,0 +1,171 @@
+"""Which phase of a run is kept: judged on `val`, whose rare classes have a few images each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recame.contracts import BoolArray, ExpertOutput, IntArray, Predictions
+from recame.inference.predict import predict_groups, predict_split
+from recame.metrics.evaluation import evaluate_predictions
+from recame.models import MultiExpertClassifier, save_checkpoint
+from recame.training.ongoing_run import OngoingRun
+
+#: Another candidate must be better than `joined`, and than the one named here by so many standard
+#: errors (docs/decisions/0008): the probe alone is kept where fine-tuning failed.
+MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
+
+
+def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
+    """Judge the phases on `val`, alone and joined; keep one and write its figures."""
+    settings, space = run.config.evaluation, run.data.label_space
+    last = list(candidates)[-1]
+    chosen = "joined" if run.config.judges_joined else last
+    if "val" not in run.data.splits:
+        if run.config.run.keep != "joined" and last == "retrained":
+            chosen = last  # a phase that was asked for is not thrown away unseen
+        run.console.print(f"No val split to choose by: {chosen} is kept.")
+        save_checkpoint(run.folder.path, _network(candidates, chosen), space)
+        run.folder.update_json("phases.json", {"kept": chosen})
+        return
+    words: dict[str, Any] = {
+        "num_views": int(settings.views),
+        "batch_size": settings.batch_size,
+        "device": run.device,
+        "precision": run.precision,
+    }
+    side_by_side = _SideBySide(candidates.values())
+    groups = _groups(candidates, pairs=run.config.judges_joined)
+    predicted = predict_groups(side_by_side, run.data, "val", groups, **words)
+    if run.config.run.keep.startswith("best"):
+        chosen = choose(predicted)
+    model, kept = _network(candidates, chosen), predicted[chosen]
+    if settings.weighting != "mean":  # learned on the images that are judged, for each network
+        kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
+    accuracies = {name: balanced_accuracy(found) for name, found in predicted.items()}
+    listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
+    run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
+    save_checkpoint(run.folder.path, model, space)
+    evaluation = evaluate_predictions(kept, space, bootstrap=settings.bootstrap)
+    run.folder.update_json("metrics.json", {"val": evaluation.to_dict()})
+    run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
+
+
+class _SideBySide(nn.Module):
+    """The experts of several networks, as if they were one's."""
+
+    def __init__(self, models: Iterable[MultiExpertClassifier]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> ExpertOutput:
+        """Images (B, C, H, W) -> logits and features of all experts, in order."""
+        outputs = [model(images) for model in self.models]
+        logits, features = ([getattr(o, name) for o in outputs] for name in ("logits", "features"))
+        return ExpertOutput(torch.cat(logits, 1), torch.cat(features, 1))
+
+
+def _groups(
+    candidates: dict[str, MultiExpertClassifier], *, pairs: bool
+) -> dict[str, tuple[int, ...]]:
+    """Candidate -> its experts among those of all networks; with `pairs`, one of each phase."""
+    found, first = {}, 0
+    for name, model in candidates.items():
+        found[name] = tuple(range(first, first + model.num_experts))
+        first += model.num_experts
+    if pairs:
+        probe, finetuned = found["probe"], found["finetune"]
+        found["joined"] = (probe[0], finetuned[-1])
+        if len(finetuned) > 1:
+            found["joined_first"] = (probe[0], finetuned[0])
+    return found
+
+
+def _network(candidates: dict[str, MultiExpertClassifier], name: str) -> MultiExpertClassifier:
+    """The network of a candidate's experts."""
+    if name in candidates:
+        return candidates[name]
+    expert = {"joined": -1, "joined_first": 0}[name]
+    return candidates["probe"].joined(candidates["finetune"], expert)
+
+
+def choose(predicted: dict[str, Predictions]) -> str:
+    """The candidate to keep.
+
+    A val of a few images a class mistakes luck for skill, and the best of several candidates is
+    the luckiest. `joined`, an ensemble of the probe and the fine-tuned network, errs least where
+    either is weak, so it is kept unless val speaks against it: unless another candidate is
+    better, with the margin of `MARGINS`. Without it, the most accurate one is kept; a small val
+    knows few different accuracies, and the balanced log loss decides among equals.
+
+    Args:
+        predicted: candidate -> its predictions of val, the same images for all.
+    """
+    scores = {
+        name: (balanced_accuracy(found), -_balanced_loss(found))
+        for name, found in predicted.items()
+    }
+    if "joined" not in scores:
+        return max(scores, key=lambda name: scores[name])
+
+    def beats(name: str, other: str, margin: float) -> bool:
+        error = standard_error(_right(predicted[name]), _right(predicted[other]), target)
+        return scores[name][0] - scores[other][0] > margin * error
+
+    target = predicted["joined"].target
+    better = [
+        name
+        for name in scores
+        if beats(name, "joined", 0.0) and beats(name, *MARGINS.get(name, ("joined", 0.0)))
+    ]
+    return max(better, key=lambda name: scores[name], default="joined")
+
+
+def balanced_accuracy(predictions: Predictions) -> float:
+    """Mean recall of the classes that have images."""
+    return float(class_means(_right(predictions), predictions.target).mean())
+
+
+def _right(predictions: Predictions) -> BoolArray:
+    """(N,) whether each image is called by its class."""
+    right: BoolArray = predictions.probabilities.argmax(1) == predictions.target
+    return right
+
+
+def class_means(values: np.ndarray[Any, Any], target: IntArray) -> np.ndarray[Any, Any]:
+    """Mean of the images' values (N,) in each class that has images."""
+    images = np.bincount(target)
+    sums = np.bincount(target, weights=values)
+    means: np.ndarray[Any, Any] = sums[images > 0] / images[images > 0]
+    return means
+
+
+def standard_error(first: BoolArray, second: BoolArray, target: IntArray) -> float:
+    """Of the difference of two balanced accuracies on the same images.
+
+    Each class counts as if one more image, on which the two differ or not, had been seen: two
+    images that are decided alike do not show that all would be.
+
+    Args:
+        first: (N,) whether each image is called by its class.
+        second: (N,) the other's.
+        target: (N,) class indices.
+    """
+    difference = first.astype(np.float64) - second
+    images = np.bincount(target)
+    images = images[images > 0]
+    mean = class_means(difference, target)
+    variance = class_means(difference**2, target) - mean**2
+    variance = (variance * images + 0.5) / (images + 1)
+    return float(np.sqrt((variance / images).sum()) / len(images))
+
+
+def _balanced_loss(predictions: Predictions) -> float:
+    """Mean over the classes of the mean negative log probability of the true class."""
+    target = predictions.target
+    right = np.take_along_axis(predictions.probabilities, target[:, None], 1)[:, 0]
+    return float(class_means(-np.log(np.maximum(right, 1e-7)), target).mean())

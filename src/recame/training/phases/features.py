@@ -1,0 +1,150 @@
+"""Cached features of a frozen network, and heads trained on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recame.config import ProbeConfig, RetrainConfig
+from recame.data.dataset import SplitView
+from recame.data.samplers import SamplerKind, class_prior
+from recame.data.transforms import dihedral_view
+from recame.losses import TrainingLoss
+from recame.models import ExpertHead, FrozenForward, MultiExpertClassifier
+from recame.progress import Report
+from recame.training.ongoing_run import OngoingRun
+
+
+@dataclass(frozen=True)
+class ProbeFeatures:
+    """Pooled features of images under several views.
+
+    Attributes:
+        pooled: (N, V, P) float32, or (N, V, E, P) where the experts' tails differ.
+        target: (N,) int64.
+    """
+
+    pooled: Tensor
+    target: Tensor
+
+    def expand(self, pooled: Tensor, num_experts: int) -> Tensor:
+        """Give each expert its features: (B, P) or (B, E, P) -> (B, E, P)."""
+        if pooled.ndim == 3:
+            return pooled
+        return pooled[:, None].expand(-1, num_experts, -1)
+
+
+class _Pooled(nn.Module):
+    """The network up to the classifier's input, for one expert or all."""
+
+    def __init__(self, model: MultiExpertClassifier, *, single: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.single = single
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> (B, P) or (B, E, P)."""
+        return self.model.pooled_single(images) if self.single else self.model.pooled(images)
+
+
+def embed(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    view: SplitView,
+    num_views: int,
+    report: Report | None = None,
+) -> ProbeFeatures:
+    """Pooled features of a split's images under `num_views` flips and turns, each computed once.
+
+    Args:
+        run: its data, device and batch size.
+        model: on the run's device; its heads are not used.
+        view: which images.
+        num_views: 1 to 8 of the square's symmetries.
+        report: told of the progress.
+    """
+    module = _Pooled(model, single=model.tails_identical()).to(run.device)
+    was_training, batch_size = model.training, run.config.evaluation.batch_size
+    forward: FrozenForward | None = None
+    parts: list[Tensor] = []
+    for start in range(0, len(view), batch_size):
+        images = run.data.images(view.rows[start : start + batch_size]).to(run.device)
+        if forward is None:
+            # Of all views, wanted or not: a run resumed with fewer must take the same path.
+            total = len(view) * run.config.probe.views
+            forward = FrozenForward(module, images, num_images=total, precision=run.precision)
+        views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
+        parts.append(torch.stack(views, 1))
+        if report is not None:
+            report(f"embedding {view.name}", start + len(images), len(view))
+    model.train(was_training)
+    return ProbeFeatures(torch.cat(parts), torch.from_numpy(view.targets.copy()))
+
+
+def fit_heads(
+    head: ExpertHead,
+    features: ProbeFeatures,
+    objective: TrainingLoss,
+    settings: ProbeConfig | RetrainConfig,
+    *,
+    num_experts: int,
+    seed: int,
+    sampler: SamplerKind = "square_root",
+    on_progress: Report | None = None,
+) -> None:
+    """Train the heads in place on cached features; every draw is seeded.
+
+    A random view of each image is drawn; the objective must hold the prior of the sampler.
+
+    Args:
+        head: the experts' heads; its standardisation is set from the features.
+        features: of the training images.
+        objective: the loss.
+        settings: the phase's section of the settings.
+        num_experts: E.
+        seed: of every random number.
+        sampler: how often each class is drawn, see `class_prior`.
+        on_progress: called with (label, steps done, steps in all).
+    """
+    pooled = features.pooled
+    flat = pooled.reshape(-1, pooled.shape[-1])
+    head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    counts = torch.bincount(features.target)
+    share = torch.from_numpy(class_prior(counts.numpy(), sampler)).float()
+    weight = (share / counts.clamp_min(1))[features.target]
+    parameters = list(head.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, settings.lr, weight_decay=settings.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / int(settings.steps)))
+    )
+    device = parameters[0].device
+    num_steps = int(settings.steps)
+    head.train()
+    if head.standardise is not None:
+        head.standardise.eval()  # the features stand still: the statistics of all are known
+    batch = min(settings.batch_size, 4 * len(features.target))
+    for step in range(num_steps):
+        chosen = torch.multinomial(weight, batch, replacement=True, generator=generator)
+        view = torch.randint(pooled.shape[1], (batch,), generator=generator)
+        inputs = features.expand(pooled[chosen, view].to(device), num_experts)
+        result = objective(head(inputs), features.target[chosen].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        result.total.backward()
+        optimizer.step()
+        schedule.step()
+        if on_progress is not None and (step + 1) % 20 == 0:
+            on_progress("heads", step + 1, num_steps)
+    head.eval()
+
+
+def probe_prior(counts: np.ndarray) -> Tensor:
+    """The class prior that `fit_heads` shows."""
+    return torch.from_numpy(class_prior(counts, "square_root")).float()

@@ -1,0 +1,348 @@
+"""Phase 2, fine-tuning: the experts' tails, or everything, under Lightning's trainer."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import timm.layers
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+from recame.config import SYMMETRIES, Config
+from recame.data.dataset import BatchDataset, make_loader
+from recame.data.samplers import EpochBatches, class_prior
+from recame.data.transforms import Augment, Mix
+from recame.errors import ConfigError, MissingDependencyError
+from recame.models import MultiExpertClassifier
+from recame.progress import progress_bars
+from recame.training.loop.allocation import freed_memory_kept
+from recame.training.loop.callbacks import History, LastCheckpoint
+from recame.training.loop.cost import StepCost
+from recame.training.loop.data import FinetuneData
+from recame.training.loop.module import FinetuneModule, MovingAverage
+from recame.training.loop.pace import KeepTime
+from recame.training.loop.processes import call_followers
+from recame.training.loop.trunk import TrunkCache, build_trunk_cache
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.retrain import num_retrained
+from recame.training.planner import Plan, num_processes, plan_epochs
+from recame.training.student.classroom import Distillation
+
+# Few: on a small machine each takes seconds of the budget, and the epochs correct the plan.
+_WARM_UP_STEPS = 1
+_TIMED_STEPS = 3
+
+_LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+
+
+def run_finetune(
+    run: OngoingRun, model: MultiExpertClassifier, distillation: Distillation | None = None
+) -> tuple[OngoingRun, MultiExpertClassifier]:
+    """Plan the epochs and fine-tune in place, from the newest checkpoint if there is one.
+
+    Args:
+        run: its `finetune.epochs` may be `auto`.
+        model: after the probe, or new.
+        distillation: what teaches it beside the labels, if it is a student.
+
+    Returns:
+        The run with its epochs decided, and the model.
+    """
+    trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
+    with freed_memory_kept():
+        plan = _plan_epochs(run, model, trunk, distillation)
+        run = replace(run, config=plan.config)
+        epochs, model = _fit(run, model, trunk, distillation, plan)
+    if epochs != plan.config.finetune.epochs:
+        reason = f"finetune.epochs = {epochs}: as many as fitted, by the clock after each"
+        run = replace(run, config=plan.config.updated({"finetune.epochs": epochs}))
+        _record(run, (reason,))
+    return run, model
+
+
+def check_finetune(run: OngoingRun) -> None:
+    """Refuse now what would fail after the probe.
+
+    Raises:
+        ConfigError: batches, devices or strategy do not fit each other, the data or the machine.
+    """
+    settings = run.config.run
+    known = ("auto", "ddp", "ddp_find_unused_parameters_true")
+    if settings.strategy not in known:
+        raise ConfigError(
+            f"run.strategy={settings.strategy!r} is unknown: choose one of {', '.join(known)}."
+        )
+    seen = torch.cuda.device_count()
+    if run.device.type == "cuda" and settings.devices != "auto" and settings.devices > seen:
+        raise ConfigError(
+            f"run.devices={settings.devices}, but torch sees {seen} GPUs here: "
+            "give at most that many, or run.accelerator=cpu."
+        )
+    EpochBatches(**_batches(run), world_size=num_processes(settings, run.device))
+    _check_batches(run.config)
+    if settings.tensorboard:
+        _tensorboard(run)
+
+
+def _check_batches(config: Config) -> None:
+    """Refuse batches that the network or the frozen trunk cannot take."""
+    settings = config.finetune
+    if settings.batch_size == 1 and config.model.standardise:
+        raise ConfigError(
+            "finetune.batch_size=1: standardised heads need two images to have a spread; give 2 "
+            "or more, or model.standardise=false."
+        )
+    if settings.scope == "all":
+        return
+    pixels = (
+        *("shift", "scale", "rotate_deg", "brightness", "contrast", "blur"),
+        *("rand_augment", "mixup", "cutmix"),
+    )
+    default = Config().augment
+    asked = [
+        f"augment.{name}"
+        for name in pixels
+        if getattr(config.augment, name) not in (0, getattr(default, name))
+    ]
+    asked += ["run.compile"] * config.run.compile
+    if asked:
+        raise ConfigError(
+            f"{', '.join(asked)} with finetune.scope=tails: the frozen trunk's outputs are "
+            "computed once, under flips and turns only; leave it out, or set finetune.scope=all."
+        )
+
+
+def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
+    """What a fine-tuning step of this run costs on its device.
+
+    Args:
+        run: planned; its folder holds the frozen trunk's outputs if only the tails train.
+        model: takes real steps: throw it away afterwards.
+    """
+    settings = run.config.finetune
+    trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
+    model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
+    module = _module(run, model, trunk).to(run.device)
+    with freed_memory_kept():
+        return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
+
+
+def _batches(run: OngoingRun) -> dict[str, Any]:
+    """What the sampler is made with."""
+    settings = run.config.finetune
+    return {
+        "targets": run.data.view("train").targets,
+        "kind": settings.sampler,
+        "batch_size": settings.batch_size,
+        "epoch_size": None if settings.epoch_size == "auto" else settings.epoch_size,
+        "samples_per_class": settings.samples_per_class,
+        "seed": run.config.run.seed,
+    }
+
+
+def _module(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    distillation: Distillation | None = None,
+) -> FinetuneModule:
+    """The phase's module with everything it needs."""
+    config, data = run.config, run.data
+    settings, seed = config.finetune, config.run.seed
+    train_view = data.view("train")
+    counts = train_view.counts(data.label_space.num_classes)
+    val = None
+    if "val" in data.splits:
+        view = data.view("val")
+        val = make_loader(view, data.cache, config.evaluation.batch_size)
+    augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry"})
+    num_views = SYMMETRIES[config.augment.symmetry]
+    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
+    prior = class_prior(counts, settings.sampler)
+    objective = run.objective(torch.from_numpy(prior).float())
+    images = BatchDataset(
+        data.cache.images, train_view.rows, train_view.targets, np.arange(len(train_view))
+    )
+    material = FinetuneData(
+        images, partial(EpochBatches, **_batches(run)), val, data.spec.scale, trunk
+    )
+    return FinetuneModule(
+        model,
+        objective if distillation is None else distillation.objective(run, model, objective, prior),
+        material if distillation is None else distillation.extend(material, images, _batches(run)),
+        settings,
+        augment=Augment(
+            horizontal_flip=num_views >= 2,
+            vertical_flip=num_views >= 4,
+            quarter_turns=num_views == 8,
+            **augment,
+        ),
+        mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
+        deferred_reweighting=config.objective.deferred_reweighting,
+        compiled=config.run.compile,
+        graphed=_can_be_graphed(run),
+        seed=seed,
+    )
+
+
+def _can_be_graphed(run: OngoingRun) -> bool:
+    """Whether a step's gradients are its own, as they come: not added up, shared or rescaled."""
+    config = run.config
+    return (
+        config.run.cuda_graph
+        and run.make_loss is None  # which may read values back
+        and config.finetune.accumulate == 1
+        and run.precision != "16"
+        and num_processes(config.run, run.device) == 1
+    )
+
+
+def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
+    """Stop the shared stages from learning and keep their output for each image and view."""
+    for parameter in model.parameter_groups()["trunk"]:
+        parameter.requires_grad_(False)
+    with progress_bars(run.console) as report:
+        return build_trunk_cache(
+            model,
+            run.data,
+            run.data.view("train"),
+            run.folder.trunk_paths,
+            num_views=min(run.config.finetune.trunk_views, SYMMETRIES[run.config.augment.symmetry]),
+            batch_size=run.config.evaluation.batch_size,
+            precision=run.precision,
+            on_progress=report,
+        )
+
+
+def _plan_epochs(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    distillation: Distillation | None,
+) -> Plan:
+    """Fix the number of epochs: from the settings, or from the time left and a measured step."""
+    settings = run.config.finetune
+    if settings.epochs != "auto" and settings.epoch_size != "auto":
+        return Plan(run.config, ())
+    num_train = len(run.data.view("train").targets)
+    cost = StepCost(1.0, 0.0)
+    if settings.epochs == "auto":
+        module = _module(run, copy.deepcopy(model), trunk, distillation).to(run.device)
+        cost = module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
+    plan = plan_epochs(
+        run.config,
+        cost,
+        num_train=num_train,
+        elapsed_s=time.monotonic() - run.started,
+        device=run.device,
+        patience=1 if distillation is None else run.config.distill.patience,
+        retrained=num_retrained(run) if run.config.retrain.enabled else 0,
+    )
+    _record(replace(run, config=plan.config), plan.reasons)
+    return plan
+
+
+def _record(run: OngoingRun, reasons: tuple[str, ...]) -> None:
+    """Say what was decided, and keep it with the run."""
+    run.folder.explain(reasons)
+    for reason in reasons:
+        run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
+    run.folder.save_config(run.config)
+
+
+def _fit(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    distillation: Distillation | None,
+    plan: Plan,
+) -> tuple[int, MultiExpertClassifier]:
+    """Fine-tune with Lightning, from the newest checkpoint if there is one; also how many epochs.
+
+    A run taken up again keeps the epochs that its checkpoint knows: they, and not the clock, make
+    its end the one that it would have had.
+    """
+    config, settings = run.config, run.config.finetune
+    model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
+    model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
+    module = _module(run, model, trunk, distillation)
+    callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
+    if settings.ema_decay > 0:
+        callbacks.insert(0, MovingAverage(settings.ema_decay))
+    if plan.epochs_s is not None:
+        callbacks.insert(0, KeepTime(plan.epochs_s, plan.most_epochs, module.pace))
+    watched = run.console.is_terminal and not run.console.quiet
+    if watched:
+        callbacks.append(RichProgressBar(leave=False))
+    trainer = pl.Trainer(
+        accelerator="gpu" if run.device.type == "cuda" else "cpu",
+        devices=config.run.devices,
+        num_nodes=config.run.num_nodes,
+        strategy=config.run.strategy,
+        precision=_LIGHTNING_PRECISION[run.precision],
+        max_epochs=int(settings.epochs),
+        gradient_clip_val=settings.clip_norm or None,
+        accumulate_grad_batches=settings.accumulate,
+        callbacks=callbacks,
+        logger=_tensorboard(run) if config.run.tensorboard else False,
+        enable_progress_bar=watched,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        benchmark=run.device.type == "cuda",
+        default_root_dir=run.folder.path,
+    )
+    if trainer.world_size > 1 and run.device.type == "cuda":
+        # timm's own conversion: Lightning's would lose the activations inside timm's norms.
+        timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined,no-untyped-call]
+    if trainer.world_size > 1 and trainer.is_global_zero:
+        call_followers(run.folder)
+    checkpoint = run.folder.last_checkpoint
+    with _interruptible():
+        trainer.fit(
+            module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
+        )
+    model.set_batch_norm_frozen(False)
+    assert trainer.max_epochs is not None
+    return trainer.max_epochs, model.to(run.device).eval()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as everywhere else: Lightning ends the program and ignores it from then on."""
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if in_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _tensorboard(run: OngoingRun) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(save_dir=run.folder.path, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "tensorboard", "tensorboard", "for run.tensorboard=true"
+        ) from error

@@ -1,0 +1,117 @@
+"""Phase 1, the probe: the experts' heads train on the frozen network's cached features."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from recame.config import SYMMETRIES
+from recame.data.sampling import capped_view
+from recame.losses import TrainingLoss
+from recame.models import (
+    MultiExpertClassifier,
+    initialise_classifier,
+    load_checkpoint,
+    save_checkpoint,
+)
+from recame.progress import Report, progress_bars
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
+from recame.training.phases.symmetry import choose_symmetry
+from recame.training.planner import with_symmetry
+
+#: Validation images of a class that decide the symmetry.
+_VAL_PER_CLASS = 200
+
+
+def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
+    """Train the heads on cached features, or take them from the interrupted run.
+
+    Returns:
+        The run with its symmetry decided, and the network with trained heads; its trunk and tails
+        are as they were loaded.
+    """
+    if (run.folder.probe_dir / "model.json").exists():
+        return run, run.placed(load_checkpoint(run.folder.probe_dir).model)
+    began = time.monotonic()
+    model, settings, seed = run.new_model(), run.config.probe, run.config.run.seed
+    view = capped_view(run.data.view("train"), int(settings.max_per_class), seed)
+    objective = run.objective(
+        probe_prior(view.counts(run.data.label_space.num_classes)),
+        fixed_features=run.config.model.hidden == 0,
+    )
+    symmetry = run.config.augment.symmetry
+    num_views = settings.views if symmetry == "auto" else SYMMETRIES[symmetry]
+    with progress_bars(run.console) as report:
+        features = embed(run, model, view, min(num_views, settings.views), report)
+        if symmetry == "auto":
+            run = _decide_symmetry(run, model, features, objective, report)
+            num_views = SYMMETRIES[run.config.augment.symmetry]
+            features = replace(features, pooled=features.pooled[:, :num_views])
+        _initialise(run, model, features)
+        fit_heads(
+            model.head,
+            features,
+            objective,
+            settings,
+            num_experts=model.num_experts,
+            seed=seed,
+            on_progress=report,
+        )
+    save_checkpoint(run.folder.probe_dir, model, run.data.label_space)
+    run.console.print(
+        f"Probe: heads on frozen features of {len(view):,} images, "
+        f"{features.pooled.shape[1]} views each, {time.monotonic() - began:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return run, model
+
+
+def initial_model(run: OngoingRun) -> MultiExpertClassifier:
+    """The network of a run without a probe, its classifier where `model.initialisation` says."""
+    model = run.new_model()
+    if run.config.model.initialisation != "random":
+        cap = int(run.config.probe.max_per_class)
+        view = capped_view(run.data.view("train"), cap, run.config.run.seed)
+        with progress_bars(run.console) as report:
+            _initialise(run, model, embed(run, model, view, 1, report))
+    return model
+
+
+def _initialise(run: OngoingRun, model: MultiExpertClassifier, features: ProbeFeatures) -> None:
+    names = run.data.label_space.names
+    how = run.config.model.initialisation
+    initialise_classifier(model.head, how, features.pooled, features.target, names)
+
+
+def _decide_symmetry(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    features: ProbeFeatures,
+    objective: TrainingLoss,
+    report: Report,
+) -> OngoingRun:
+    if "val" not in run.data.splits:
+        name, why = "square", "no val split to ask; inspection images seldom have an up"
+    else:
+        seed = run.config.run.seed
+        view = capped_view(run.data.view("val"), _VAL_PER_CLASS, seed)
+        val = embed(run, model, view, features.pooled.shape[1], report)
+        name, scores = choose_symmetry(
+            model.head,
+            features,
+            val,
+            objective,
+            run.config.probe,
+            num_experts=model.num_experts,
+            seed=seed,
+        )
+        listed = ", ".join(f"{key} {score:.3f}" for key, score in scores.items())
+        why = f"balanced accuracy of short probes on val: {listed}"
+    reason = f"augment.symmetry = {name}: {why}"
+    run.folder.explain([reason])
+    run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
+    run = replace(run, config=with_symmetry(run.config, name))
+    run.folder.save_config(run.config)
+    return run

@@ -1,0 +1,1 @@
+"""A student of a finished run's experts."""

@@ -1,0 +1,326 @@
+"""A student out of a finished run's experts: a run folder like any other, and mostly cheaper."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from recame.config import SYMMETRIES, Config
+from recame.contracts import FloatArray
+from recame.data.dataset import load_inspection_set
+from recame.errors import CheckpointError, ConfigError
+from recame.inference.device import choose_device, choose_precision
+from recame.inference.finished_run import open_finished, recorded_data
+from recame.inference.predict import predict_split
+from recame.losses import LossFactory, TrainingLoss
+from recame.models import (
+    Architecture,
+    LoadedModel,
+    MultiExpertClassifier,
+    build_backbone,
+)
+from recame.progress import progress_bars
+from recame.runs.folder import RunFolder
+from recame.training.begin import quiet_libraries, record_run
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.choice import keep_best
+from recame.training.phases.finetune import run_finetune
+from recame.training.student.classroom import Distillation
+from recame.training.student.recipe import student_config, student_reasons, student_spec
+from recame.training.student.start import start_from_expert
+from recame.training.student.teacher import Resized, Teacher
+from recame.training.student.unlabelled import UnlabelledImages, load_unlabelled
+
+#: Passes over the training images by which it is reckoned whether the teacher becomes a graph.
+_RECKONED_PASSES = 10
+
+
+@dataclass(frozen=True)
+class _TeachersRun:
+    """The finished run that teaches."""
+
+    folder: RunFolder
+    config: Config
+    loaded: LoadedModel
+
+    def facts(self) -> dict[str, Any]:
+        """What the student's `run.json` records of it."""
+        info = self.folder.info()
+        return {
+            "name": self.folder.path.resolve().name,
+            "path": str(self.folder.path.resolve()),
+            "weights_sha256": self.folder.weights_sha256(),
+            "data_fingerprint": info.get("data_fingerprint"),
+        }
+
+
+def distill(
+    teacher: Path | str | None = None,
+    *,
+    out: Path | str,
+    backbone: str | None = None,
+    unlabelled: Sequence[Path | str] = (),
+    changes: dict[str, Any] | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    make_loss: LossFactory | None = None,
+) -> RunFolder:
+    """Train a student of a finished run's ensemble and leave a run folder.
+
+    The student, one network unless `distill.experts` says otherwise, learns on the teacher's own
+    training images (and others without labels) the ensemble's class-balanced distribution beside
+    the labels. `evaluate`, `report` and whatever else takes a run folder take the student's.
+
+    Args:
+        teacher: the finished run's folder; with `resume` it may be left out.
+        out: the run folder to make, or with `resume` to continue.
+        backbone: any timm name; None: the teacher's, cut after `distill.stages` stages.
+        unlabelled: folders of further images; labels are not needed and not read.
+        changes: `section.key` settings; the others are the teacher's.
+        resume: take up an interrupted run with its own settings.
+        console: where progress goes; silent if None.
+        make_loss: makes a loss on labels of one's own, instead of the `objective` settings'; give
+            it again to resume.
+
+    Returns:
+        The finished run's folder.
+
+    Raises:
+        RecameError: the teacher, its images, the settings or the folder cannot be used.
+    """
+    started = time.monotonic()
+    console = console or Console(quiet=True)
+    quiet_libraries()
+    config = None
+    if resume:
+        folder = RunFolder.open(Path(out))
+        config = folder.load_config()
+        if config.distill.teacher is None:
+            raise ConfigError(
+                f"{folder.path} is no student: continue it with recame train --resume --out "
+                f"{folder.path}."
+            )
+        if folder.finished:
+            console.print(f"{folder.path} is finished: nothing to resume.")
+            return folder
+        teacher = teacher or config.distill.teacher
+    elif teacher is None:
+        raise ConfigError("No teacher given: name the folder of a finished run.")
+    else:
+        folder = RunFolder.free(Path(out))
+    teachers = _TeachersRun(*open_finished(teacher))
+    _check_same_judgement(teachers)
+    if resume:
+        _check_same_teacher(folder, teachers)
+    run, reasons = _prepare(
+        teachers, folder, config, backbone, unlabelled, changes, console, started
+    )
+    run = replace(run, make_loss=make_loss)
+    asked = {
+        "backbone": backbone,
+        "unlabelled": [str(path) for path in unlabelled],
+        "changes": {name: _plain(value) for name, value in (changes or {}).items()},
+    }
+    model, distillation = _classroom(run, teachers, reasons, asked, resume=resume)
+    candidates = {"start": copy.deepcopy(model).eval()}
+    run, candidates["distilled"] = run_finetune(run, model, distillation)
+    keep_best(run, candidates)
+    folder.finish()
+    return folder
+
+
+def _plain(value: object) -> object:
+    """A setting as JSON holds it."""
+    return value if isinstance(value, bool | int | float | list) or value is None else str(value)
+
+
+def _prepare(
+    teachers: _TeachersRun,
+    folder: RunFolder,
+    config: Config | None,
+    backbone: str | None,
+    unlabelled: Sequence[Path | str],
+    changes: dict[str, Any] | None,
+    console: Console,
+    started: float,
+) -> tuple[OngoingRun, list[str]]:
+    """Settle the settings and load the teacher's images at the student's size."""
+    loaded, reasons = teachers.loaded, list[str]()
+    if config is None:
+        # What is left open is decided as for any student.
+        changes = {name: value for name, value in (changes or {}).items() if value != "auto"}
+        name = backbone or str(changes.get("model.backbone", loaded.architecture.backbone))
+        whole = build_backbone(name, pretrained=False, in_channels=loaded.spec.channels)
+        changes["distill.teacher"] = teachers.folder.path.resolve()
+        if unlabelled:
+            changes["distill.unlabelled"] = tuple(Path(path).resolve() for path in unlabelled)
+        config = student_config(
+            teachers.config,
+            loaded.architecture,
+            loaded.spec,
+            num_stages=len(whole.stages),
+            backbone=backbone,
+            changes=changes,
+        )
+        reasons = student_reasons(config, loaded, len(whole.stages))
+    device = choose_device(config.run.accelerator)
+    config = config.updated({"run.precision": choose_precision(config.run.precision, device)})
+    with progress_bars(console) as report:
+        data = load_inspection_set(
+            recorded_data(teachers.folder, teachers.config),
+            config.data,
+            seed=config.run.seed,
+            spec=student_spec(config, loaded),
+            label_space=loaded.label_space,
+            on_progress=lambda done, total: report("decoding images", done, total),
+        )
+    return OngoingRun(folder, config, data, device, console, started), reasons
+
+
+def _classroom(
+    run: OngoingRun,
+    teachers: _TeachersRun,
+    reasons: list[str],
+    asked: dict[str, Any],
+    *,
+    resume: bool,
+) -> tuple[MultiExpertClassifier, Distillation]:
+    """The student at its start, and what teaches it; the run folder is begun in between."""
+    settings, folder = run.config.distill, run.folder
+    teacher_model = run.placed(teachers.loaded.model)
+    teacher = Teacher(
+        teacher_model,
+        num_views=min(settings.teacher_views, SYMMETRIES[run.config.augment.symmetry]),
+        features=settings.feature_weight > 0,
+        gates=settings.gate_weight > 0,
+        # Reckoned, not planned, so that a resumed run takes the same path.
+        num_images=_RECKONED_PASSES * len(run.data.view("train")),
+        precision=run.precision,
+    )
+    model, why, score = _start(run, teacher_model)
+    Distillation(teacher).objective(run, model, *_plain_loss(run))  # refuses what cannot be matched
+    unlabelled: UnlabelledImages | None = None
+    if settings.unlabelled:
+        with progress_bars(run.console) as report:
+            unlabelled = load_unlabelled(run, settings, Resized(teacher_model), report)
+    record_run(run, Path(teachers.folder.info()["data"]), [*reasons, why], resume=resume)
+    if "teacher" not in folder.info():
+        facts = {**teachers.facts(), "val_balanced_accuracy": score, "asked": asked}
+        folder.mark("training", teacher=facts)
+    if score is not None:
+        run.console.print(f"Teacher on val, one view: balanced accuracy {score:.3f}")
+    if unlabelled is not None:
+        _record_unlabelled(run, unlabelled)
+    return model, Distillation(teacher, unlabelled)
+
+
+def _plain_loss(run: OngoingRun) -> tuple[TrainingLoss, FloatArray]:
+    """A loss on labels and a prior that show whether a student's loss can be made at all."""
+    counts = np.maximum(np.asarray(run.data.label_space.counts, dtype=np.float64), 1.0)
+    return run.objective(torch.from_numpy(counts).float()), counts
+
+
+def _start(
+    run: OngoingRun, teacher: MultiExpertClassifier
+) -> tuple[MultiExpertClassifier, str, float | None]:
+    """The student before training: from an expert where it fits, else from pretrained weights.
+
+    Returns:
+        The student, where it starts from, and the teacher's balanced accuracy on `val`.
+    """
+    expert, score = _best_expert(run, teacher)
+    settings = run.config.model
+    if run.config.distill.experts != "one":
+        why = "start = as without a teacher: distill.experts asks for experts of its own"
+        return run.new_model(), why, score
+    student = run.placed(_untrained(run))
+    # Adapters are taken as part of the weights that they change.
+    whole = teacher if teacher.architecture.tuning == "full" else teacher.merged()
+    if start_from_expert(student, whole, expert):
+        which = f"the teacher's expert {expert + 1}" if teacher.num_experts > 1 else "the teacher"
+        return student, f"start = {which}: it has the same backbone", score
+    kinds = {False: "random weights", True: "the timm hub's weights", "package": "packaged weights"}
+    begin = kinds.get(settings.pretrained, f"the weights of {settings.pretrained}")
+    return run.new_model(), f"start = {begin}: the teacher's do not fit {settings.backbone}", score
+
+
+def _untrained(run: OngoingRun) -> MultiExpertClassifier:
+    settings = run.config.model
+    torch.manual_seed(run.config.run.seed)
+    names = Architecture.__dataclass_fields__
+    plan = Architecture(**{name: getattr(settings, name) for name in names})
+    return MultiExpertClassifier(plan, run.data.label_space.num_classes, run.data.spec)
+
+
+def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, float | None]:
+    """The expert that is best on `val` alone, and the ensemble's balanced accuracy there.
+
+    Without `val` the last: the first of a joined network knows the pretrained trunk alone.
+    """
+    if "val" not in run.data.splits:
+        return teacher.num_experts - 1, None
+    predictions = predict_split(
+        Resized(teacher),
+        run.data,
+        "val",
+        num_views=1,
+        batch_size=run.config.evaluation.batch_size,
+        device=run.device,
+        precision=run.precision,
+    )
+    target = predictions.target
+    everyone = np.concatenate(
+        [predictions.expert_probabilities, predictions.probabilities[:, None]], axis=1
+    )
+    hits = everyone.argmax(2) == target[:, None]
+    recalls = np.stack([hits[target == label].mean(0) for label in np.unique(target)])
+    *experts, ensemble = recalls.mean(0).tolist()
+    return int(np.argmax(experts)), float(ensemble)
+
+
+def _record_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
+    """Write which images without labels were used and which could not be; say it."""
+    names = run.data.label_space.names
+    run.folder.save_unlabelled(
+        list(found.paths), [names[i] for i in found.predicted], found.confidence.round(4).tolist()
+    )
+    broken = [*run.data.cache.broken, *found.broken]
+    run.folder.save_broken([(image.path, image.reason) for image in broken])
+    shown = np.bincount(found.predicted, minlength=len(names))
+    listed = ", ".join(f"{names[i]} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
+    say = run.console.print
+    say(f"{len(found):,} unlabelled images, by the teacher: {listed}", highlight=False)
+    if found.num_known:
+        say(f"  {found.num_known:,} more are left out: the run's own data hold them")
+    for image in found.broken[:20]:
+        say(f"  {image.path}: {image.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_same_judgement(teachers: _TeachersRun) -> None:
+    if teachers.config.evaluation.weighting != "mean":
+        raise ConfigError(
+            f"{teachers.folder.path} weighs its experts anew for the images that are judged "
+            f"together (evaluation.weighting={teachers.config.evaluation.weighting}), and a "
+            "teacher judges batch by batch: it would teach other decisions than those it was "
+            "evaluated with. Set evaluation.weighting: mean in its config.yaml to let it teach "
+            "the mean of its experts."
+        )
+
+
+def _check_same_teacher(folder: RunFolder, teachers: _TeachersRun) -> None:
+    recorded = folder.info().get("teacher", {}).get("weights_sha256")
+    found = teachers.folder.weights_sha256()
+    if recorded is not None and recorded != found:
+        raise CheckpointError(
+            f"The teacher {teachers.folder.path} is not the one that {folder.path} began with "
+            f"(weights {found[:12]}, then {recorded[:12]}), so the run cannot be continued as it "
+            "was. Restore that teacher, or start a new run with another --out."
+        )

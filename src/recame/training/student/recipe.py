@@ -1,0 +1,205 @@
+"""What a student is made of: its settings, its preprocessing, and the weights it starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from recame.config import Config, DistillConfig
+from recame.contracts import PreprocessSpec
+from recame.errors import ConfigError
+from recame.models import (
+    PACKAGED_BACKBONE,
+    Architecture,
+    LoadedModel,
+    pretrained_mean_std,
+)
+from recame.training.planner import LONE_TAU, LR
+
+#: What follows from a setting of the section `distill`.
+_STUDENTS_OWN = {
+    "model.stages": "distill.stages",
+    "model.attention": "distill.attention",
+    "data.size": "distill.size",
+}
+
+#: Mixed images blur labels, which is why training on labels alone leaves them out; a teacher says
+#: what they show (docs/decisions/0005).
+_MIXUP = 0.4
+
+#: What is not the teacher's of how the student trains, unless it is said otherwise.
+_PLAIN_TRAINING: dict[str, Any] = {
+    "objective.base_weight": 1.0,
+    "objective.hard_weight": 0.0,
+    "objective.distillation_weight": 0.0,
+    "objective.hard_distillation_weight": 0.0,
+    "objective.diversity_weight": 0.0,
+    "objective.contrastive_weight": 0.0,
+    "objective.intra_weight": 0.0,
+    "probe.enabled": False,
+    "finetune.enabled": True,
+    "finetune.scope": "all",
+    # There is no probe whose heads rely on the norms' statistics.
+    "finetune.freeze_batch_norm": False,
+    "finetune.epochs": "auto",
+    "finetune.epoch_size": "auto",
+    "retrain.enabled": False,
+    "evaluation.views": 1,
+    "run.devices": 1,
+    "run.num_nodes": 1,
+    "run.strategy": "auto",
+    "run.precision": "auto",
+    "run.time_budget_s": None,
+}
+
+
+def student_config(
+    teacher: Config,
+    architecture: Architecture,
+    spec: PreprocessSpec,
+    *,
+    num_stages: int,
+    backbone: str | None,
+    changes: dict[str, Any],
+) -> Config:
+    """The student's settings: the teacher's, with one expert, and none of the experts' terms.
+
+    With `distill.experts` it has `model.num_experts` experts, by default the teacher's number; the
+    experts' terms are still 0 unless `changes` give them.
+
+    Args:
+        teacher: its settings.
+        architecture: of its model.
+        spec: its preprocessing.
+        num_stages: of the student's whole backbone.
+        backbone: the student's; None: the teacher's.
+        changes: `section.key` settings that overrule the rest; the section `distill` is at its
+            defaults but for these.
+
+    Raises:
+        ConfigError: a setting is wrong, or would give the student several experts unasked.
+    """
+    for theirs, ours in _STUDENTS_OWN.items():
+        if theirs in changes:
+            raise ConfigError(
+                f"{theirs} is not set for a student, as other settings depend on it: set {ours}."
+            )
+    # What a teacher was itself taught with says nothing about its own student.
+    teacher = teacher.model_copy(update={"distill": DistillConfig()})
+    name = backbone or str(changes.get("model.backbone", architecture.backbone))
+    distill = teacher.updated(
+        {k: v for k, v in changes.items() if k.startswith("distill.")}
+    ).distill
+    values = {
+        **_network(teacher, architecture, distill, name, num_stages),
+        "data.size": distill.size or spec.height,
+        "data.channels": spec.channels,
+        "data.bit_depth": spec.bit_depth,
+        "augment.mixup": max(teacher.augment.mixup, _MIXUP),
+        **_PLAIN_TRAINING,
+        **({} if teacher.finetune.freeze_batch_norm is False else {"finetune.lr": LR}),
+        **({"run.keep": "best_on_val"} if teacher.run.keep == "joined" else {}),
+        **changes,
+        "model.backbone": name,
+    }
+    if isinstance(teacher.objective.tau, tuple) or teacher.objective.tau == LONE_TAU:
+        values.setdefault("objective.tau", 1.0)  # what is planned for experts is not for a student
+    shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
+    if isinstance(shared, int) and -depth <= shared < 0:
+        values["model.shared_stages"] = depth + shared
+    config = teacher.updated(values)
+    _check_trainable(config)
+    return config
+
+
+def _network(
+    teacher: Config,
+    architecture: Architecture,
+    distill: DistillConfig,
+    backbone: str,
+    num_stages: int,
+) -> dict[str, Any]:
+    """What the student's network is unless it is said otherwise."""
+    own, several = backbone == architecture.backbone, distill.experts != "one"
+    most = architecture.stages or num_stages if own else num_stages
+    stages = distill.stages
+    if stages is None:
+        stages = most - math.ceil(most / 4) if own else 0
+    depth = stages or most
+    first_pooled = most - architecture.pooled_stages
+    pooled = depth - first_pooled if own else max(1, depth - 1)
+    packaged = backbone.split(".", maxsplit=1)[0] == PACKAGED_BACKBONE
+    return {
+        "model.pretrained": teacher.model.pretrained if own else "package" if packaged else False,
+        "model.num_experts": architecture.num_experts if several else 1,
+        "model.shared_stages": min(architecture.shared_stages, depth - 1) if several and own else 0,
+        "model.stages": 0 if depth == num_stages else depth,
+        "model.pooled_stages": max(1, pooled),
+        "model.attention": "none" if distill.attention == "none" else architecture.attention,
+        "model.pooling": architecture.pooling if own else "average",
+        # A lightly tuned teacher's student is a network of its own.
+        "model.tuning": "full",
+        "model.tuning_rank": None,
+        "model.initialisation": "random",
+    }
+
+
+def _check_trainable(config: Config) -> None:
+    """Refuse what the student's training does not do."""
+    several = config.model.num_experts != 1 and config.distill.experts == "one"
+    phases = config.probe.enabled or config.retrain.enabled or config.finetune.scope != "all"
+    if several or phases:
+        raise ConfigError(
+            "A student is one network, trained as a whole: leave model.num_experts, probe.enabled, "
+            "retrain.enabled and finetune.scope alone. For a student of several experts, set "
+            "distill.experts to ensemble or each; to train experts without a teacher, use recame "
+            "train."
+        )
+    if config.run.devices != 1 or config.run.num_nodes != 1:
+        raise ConfigError(
+            "A student trains on one device: leave run.devices and run.num_nodes at 1."
+        )
+
+
+def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> list[str]:
+    """Why the student is what it is.
+
+    Args:
+        config: of the student.
+        loaded: the teacher.
+        num_stages: of the student's whole backbone.
+    """
+    model, plan = config.model, loaded.architecture
+    depth = model.stages or num_stages
+    reasons = [
+        f"model.stages = {model.stages}: {depth} of {num_stages} stages of {model.backbone}"
+        + ("; the last ones cost much and are missed least" if depth < num_stages else ""),
+        f"model.num_experts = {model.num_experts}: "
+        + ("one network learns" if model.num_experts == 1 else "they learn")
+        + " what the ensemble decides",
+    ]
+    if config.evaluation.views == 1:
+        reasons.append("evaluation.views = 1: a student is meant to be fast")
+    if model.attention == "none" != plan.attention:
+        reasons.append(
+            f"model.attention = none: the teacher's {plan.attention} attention costs more time "
+            "than it is worth to a student (distill.attention=keep)"
+        )
+    if config.data.size != loaded.spec.height:
+        reasons.append(
+            f"data.size = {config.data.size}: the teacher sees each batch resized to "
+            f"{loaded.spec.height}"
+        )
+    return reasons
+
+
+def student_spec(config: Config, loaded: LoadedModel) -> PreprocessSpec:
+    """The teacher's specification at the student's size, normalised as the student's weights."""
+    size, spec = int(config.data.size), loaded.spec
+    mean, std = spec.mean, spec.std
+    if config.model.backbone != loaded.architecture.backbone:
+        mean, std = pretrained_mean_std(
+            str(config.model.backbone), config.model.pretrained, spec.channels
+        )
+    return replace(spec, height=size, width=size, mean=mean, std=std)

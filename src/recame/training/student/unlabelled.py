@@ -1,0 +1,221 @@
+"""Images without labels, for a student: decoded, judged by the teacher, mixed into batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+
+from recame.config import DistillConfig
+from recame.contracts import Array, Batch, FloatArray, IntArray
+from recame.data.cache import BrokenImage, ImageCache, build_cache
+from recame.data.dataset import BatchDataset
+from recame.data.listing import list_images
+from recame.data.samplers import EpochBatches, SamplerKind
+from recame.errors import DataError
+from recame.inference.predict import predict_cached
+from recame.progress import Report
+from recame.training.ongoing_run import OngoingRun
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Readable images without labels, none of which the run holds already.
+
+    Attributes:
+        cache: their pixels.
+        rows: (N,) of the cache.
+        paths: N files.
+        predicted: (N,) the class that the teacher gives each.
+        confidence: (N,) its probability.
+        share: of each batch.
+        kind: the sampler, by predicted class.
+        broken: files that could not be decoded.
+        num_known: images left out because the run's own data hold them.
+    """
+
+    cache: ImageCache
+    rows: IntArray
+    paths: tuple[str, ...]
+    predicted: IntArray
+    confidence: FloatArray
+    share: float
+    kind: SamplerKind
+    broken: tuple[BrokenImage, ...]
+    num_known: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def dataset(self) -> BatchDataset:
+        """Their batches, with target -1."""
+        unknown = np.full(len(self), -1, dtype=np.int64)
+        return BatchDataset(self.cache.images, self.rows, unknown, np.arange(len(self)))
+
+
+def load_unlabelled(
+    run: OngoingRun, settings: DistillConfig, teacher: nn.Module, report: Report
+) -> UnlabelledImages:
+    """Find, sample, decode and judge the images of `settings.unlabelled`.
+
+    An image whose pixels are those of one of the run's own is left out, whatever its name: from a
+    test image the student would otherwise learn the teacher's answer.
+
+    Args:
+        run: of the student; its specification decides the decoding.
+        settings: folders, sampler, share.
+        teacher: takes images of the student's size.
+        report: told of the progress.
+
+    Raises:
+        DataError: a folder does not exist, or no image in them can be used.
+    """
+    paths = list_images(settings.unlabelled)
+    if len(paths) > settings.unlabelled_most:
+        rng = np.random.default_rng(run.config.run.seed)
+        chosen = rng.choice(len(paths), settings.unlabelled_most, replace=False)
+        paths = [paths[i] for i in np.sort(chosen)]
+    cache = build_cache(
+        paths,
+        run.data.spec,
+        cache_dir=run.config.data.cache_dir,
+        max_pixels=run.config.data.max_pixels,
+        on_progress=lambda done, total: report("decoding unlabelled images", done, total),
+    )
+    known = {_digest(image) for image in run.data.cache.images}
+    new = np.array(
+        [row >= 0 and _digest(cache.images[row]) not in known for row in cache.row_of], dtype=bool
+    )
+    rows = cache.row_of[new]
+    num_known = int((~new).sum()) - int((cache.row_of < 0).sum())
+    if not len(rows):
+        first = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:3])
+        raise DataError(
+            f"None of {len(paths)} unlabelled images can be used: {num_known} are among the run's "
+            f"own images, {len(cache.broken)} cannot be read{f' ({first})' if first else ''}. Name "
+            "folders of other images, or leave --unlabelled out."
+        )
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        report("teacher on unlabelled images", done, len(rows))
+
+    _, probabilities, _ = predict_cached(
+        teacher,
+        cache.images,
+        rows,
+        scale=run.data.spec.scale,
+        num_views=1,
+        batch_size=run.config.evaluation.batch_size,
+        device=run.device,
+        precision=run.precision,
+        on_progress=advance,
+    )
+    return UnlabelledImages(
+        cache,
+        rows,
+        tuple(str(path) for path, keep in zip(paths, new, strict=True) if keep),
+        probabilities.argmax(1),
+        probabilities.max(1),
+        settings.unlabelled_share,
+        settings.unlabelled_sampler,
+        cache.broken,
+        num_known,
+    )
+
+
+def _digest(pixels: Array) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+
+
+class JoinedDataset(Dataset[Batch]):
+    """Batches out of two sets of images of one size; the second's positions follow the first's.
+
+    Args:
+        first: the labelled images.
+        second: the others.
+    """
+
+    def __init__(self, first: BatchDataset, second: BatchDataset) -> None:
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        """Images of both."""
+        return len(self._first) + len(self._second)
+
+    def __getitem__(self, batch: Sequence[int]) -> Batch:
+        """Gather a batch: the first set's images, then the second's."""
+        positions = np.asarray(batch, dtype=np.int64)
+        inside = positions < len(self._first)
+        parts = (
+            self._first[positions[inside].tolist()],
+            self._second[(positions[~inside] - len(self._first)).tolist()],
+        )
+        return Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+class PairedBatches(Sampler[list[int]]):
+    """Batches of which a fixed share are images without labels.
+
+    Both parts are drawn by `EpochBatches`: the labelled by their class, the others by the class
+    that the teacher predicts. Production images are of the normal class for the most part; drawn as
+    they come, they would teach little about anything else.
+
+    Args:
+        batches: arguments of the labelled images' `EpochBatches`, for whole batches.
+        unlabelled: the other images; their positions follow the labelled ones'.
+        rank: number of this device.
+        world_size: number of devices.
+    """
+
+    def __init__(
+        self,
+        batches: dict[str, Any],
+        unlabelled: UnlabelledImages,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        size, targets = batches["batch_size"], batches["targets"]
+        second = min(size - 1, max(1, round(size * unlabelled.share)))
+        num_images = batches["epoch_size"] or len(targets)
+        places: dict[str, Any] = {"rank": rank, "world_size": world_size}
+        first = {
+            **batches,
+            "batch_size": size - second,
+            "epoch_size": max(1, round(num_images * (size - second) / size)),
+        }
+        self._labelled = EpochBatches(**first, **places)
+        self._unlabelled = EpochBatches(
+            unlabelled.predicted,
+            kind=unlabelled.kind,
+            batch_size=second,
+            epoch_size=len(EpochBatches(**first)) * second,
+            seed=batches["seed"] + 1,
+            **places,
+        )
+        self._offset = len(targets)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self._labelled.set_epoch(epoch)
+        self._unlabelled.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Number of batches an epoch and device."""
+        return len(self._labelled)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The epoch's batches: labelled positions, then the others."""
+        for labelled, others in zip(self._labelled, self._unlabelled, strict=True):
+            yield [*labelled, *(self._offset + position for position in others)]

@@ -1,0 +1,139 @@
+"""A whole training run: data, plan, probe, fine-tune, and the better phase is kept."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from rich.console import Console
+
+from recame.config import Config
+from recame.contracts import PreprocessSpec
+from recame.errors import ConfigError
+from recame.losses import LossFactory
+from recame.models import (
+    PACKAGED_BACKBONE,
+    Architecture,
+    MultiExpertClassifier,
+    pretrained_mean_std,
+)
+from recame.runs.folder import RunFolder
+from recame.training.begin import _prepare, quiet_libraries, record_run
+from recame.training.loop.processes import is_follower, leaders_run
+from recame.training.phases.choice import keep_best
+from recame.training.phases.finetune import run_finetune
+from recame.training.phases.probe import initial_model, run_probe
+from recame.training.phases.retrain import run_retrain
+
+
+def train(
+    source: Path | str,
+    config: Config | None = None,
+    *,
+    out: Path | str,
+    resume: bool = False,
+    console: Console | None = None,
+    make_loss: LossFactory | None = None,
+) -> RunFolder:
+    """Train on a folder or table of images and leave a run folder.
+
+    Args:
+        source: a folder per class, a folder with train/val/test, or a CSV/Parquet table.
+        config: the settings; what is left at `auto` is decided from the data and the device.
+        out: the run folder to make, or with `resume` to continue.
+        resume: take up an interrupted run with its own settings; the result is the one that an
+            uninterrupted run would have had.
+        console: where progress goes; silent if None.
+        make_loss: makes a loss of one's own, which the settings do not describe: give it again to
+            resume. One device only.
+
+    Returns:
+        The finished run's folder.
+
+    Raises:
+        RecameError: the data, the settings or the folder cannot be used as they are.
+        SystemExit: in the other processes of a run on several devices, once training ended.
+    """
+    started = time.monotonic()
+    console = console or Console(quiet=True)
+    quiet_libraries()
+    if resume:
+        config = RunFolder.open(Path(out)).load_config()
+    config = config or Config()
+    if config.distill.teacher is not None:
+        raise ConfigError(
+            f"These settings are a student's, taught by {config.distill.teacher}: use recame "
+            f"distill {'--resume --out ' + str(out) if resume else config.distill.teacher}, or set "
+            "distill.teacher=null to train the same network on labels alone."
+        )
+    if is_follower(config.run):
+        if not config.finetune.enabled:
+            raise SystemExit(0)  # the leader needs no help with the rest
+        _follow(Path(source), Path(out), started)
+    if resume:
+        folder = RunFolder.open(Path(out))
+        if folder.finished:
+            console.print(f"{folder.path} is finished: nothing to resume.")
+            return folder
+    else:
+        folder = RunFolder.free(Path(out))
+        _check_network(config)
+    run, reasons = _prepare(Path(source), config, folder, console, started)
+    run = replace(run, make_loss=make_loss)
+    record_run(run, Path(source), reasons, resume=resume)
+    candidates: dict[str, MultiExpertClassifier] = {}
+    if run.config.probe.enabled:
+        run, model = run_probe(run)
+        candidates["probe"] = model
+    else:
+        model = initial_model(run)
+    if run.config.finetune.enabled:
+        run, candidates["finetune"] = run_finetune(
+            run, copy.deepcopy(model) if candidates else model
+        )
+    if run.config.retrain.enabled:
+        last = candidates[list(candidates)[-1]]
+        candidates["retrained"] = run_retrain(run, last)
+    keep_best(run, candidates)
+    folder.finish()
+    return folder
+
+
+def _follow(source: Path, out: Path, started: float) -> NoReturn:
+    """Help another process with its fine-tuning; it alone writes and goes on."""
+    folder = leaders_run(out)
+    run, _ = _prepare(source, folder.load_config(), folder, Console(quiet=True), started)
+    folder.check_same_data(run.data.fingerprint)
+    run, model = run_probe(run) if run.config.probe.enabled else (run, initial_model(run))
+    run_finetune(run, model)
+    raise SystemExit(0)
+
+
+def _check_network(config: Config) -> None:
+    """Refuse, before any image is decoded, a network that cannot be built."""
+    settings = config.model
+    fallbacks = {"backbone": PACKAGED_BACKBONE, "shared_stages": 0, "pooled_stages": 1}
+    values = {name: getattr(settings, name) for name in Architecture.__dataclass_fields__}
+    values |= {name: value for name, value in fallbacks.items() if values[name] == "auto"}
+    values["shared_stages"] = max(0, values["shared_stages"])  # from the end: the planner's work
+    values["num_experts"] = 1
+    channels = 3 if config.data.channels == "auto" else config.data.channels
+    mean, std = pretrained_mean_std(values["backbone"], settings.pretrained, channels)
+    side = 64 if config.data.size == "auto" else config.data.size
+    spec = PreprocessSpec(side, side, channels, 8, 255.0, mean, std)
+    model = MultiExpertClassifier(Architecture(**values), 2, spec, settings.pretrained).eval()
+    if side >= 64:
+        return
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, channels, side, side))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"data.size={side} is too small for {values['backbone']}, which leaves nothing of such "
+            f"an image ({reason}): give a larger size, fewer model.stages or another backbone."
+        ) from error

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from recame.data.sampling import balanced_sample
+from recame.decisions.calibration import calibrated
+from recame.errors import ConfigError, ExportError, MissingDependencyError
+from recame.export import export as export_module
+from recame.export.export import export
+from recame.inference.graph import DeploymentGraph
+from recame.inference.parity import MAX_DIFFERENCE, check_parity
+from recame.models import load_checkpoint
+from recame.runtime.bundle import Bundle, is_bundle, open_bundle
+from recame.runtime.sessions import open_session
+
+ALL = ("attribution", "features", "expert_probabilities")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trace_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tracing takes seconds: graphs that are alike are traced once."""
+    real, folder = export_module._trace, tmp_path_factory.mktemp("traced")
+
+    def trace(graph: DeploymentGraph, source: object, path: Path) -> None:
+        known = folder / f"{graph.views}-{graph.temperature}-{'-'.join(graph.outputs)}.onnx"
+        if not known.exists():
+            real(graph, source, known)
+        path.write_bytes(known.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "_trace", trace)
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
+    """A bundle with every output, and what was said while it was made."""
+    console = Console(record=True, width=200, file=io.StringIO())
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    bundle = export(finished, out, outputs=ALL, views=2, normal="ok", console=console)
+    return bundle, console.export_text()
+
+
+def test_bundle_answers_as_torch(written: tuple[Bundle, str], finished: Path) -> None:
+    bundle, text = written
+    assert open_bundle(bundle.path) == bundle
+    names = ("probabilities", "expert_probabilities", "features", "attribution")
+    assert bundle.outputs == names
+    assert (bundle.views, bundle.label_space.normal) == (2, "ok")
+    loaded = load_checkpoint(finished)
+    session = open_session(bundle, device="cpu", threads=1, calls=1)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1)).astype(np.uint8)
+    found = session.run(images)
+    graph = DeploymentGraph(
+        loaded.model, views=2, temperature=bundle.temperature, outputs=names[1:]
+    ).eval()
+    expected = graph(torch.from_numpy(images))
+    for name, reference in zip(names, expected, strict=True):
+        np.testing.assert_allclose(found[name], reference.detach().numpy(), rtol=1e-3, atol=1e-4)
+    assert list(found["attribution"].shape[1:]) == bundle.document["graph"]["attribution_grid"]
+    parity = bundle.document["parity"]
+    assert parity["max_difference"] <= MAX_DIFFERENCE["fp32"]
+    assert (parity["agreement"], parity["source"]) == (1.0, "val")
+    assert "same class 100.00%" in text
+    assert f"Temperature {bundle.temperature:.3f}" in text
+    assert "too few defects to promise at most 1.00%" in text
+    normal = bundle.thresholds["normal"]
+    assert (normal["num_defects"] > 0, normal["escape"] <= 0.01) == (True, True)
+    assert bundle.release_above == normal["release_above"]
+    assert bundle.document["run"]["backbone"] == "test_resnet"
+
+
+@pytest.mark.parametrize("format_", ["onnx", "openvino"])
+def test_int8(format_: str, finished: Path, defects: Path, tmp_path: Path) -> None:
+    for name in ("openvino", "nncf") if format_ == "openvino" else ():
+        pytest.importorskip(name)
+    bundle = export(
+        finished, tmp_path / "b", format=format_, precision="int8", verify=defects, views=1
+    )
+    parity = bundle.document["parity"]
+    assert parity["images"] == 102
+    assert parity["differing"] <= 1
+    assert parity["tail_classes"] == ["hole"]
+    assert parity["tail_images"] == 6
+    assert parity["max_difference"] > 1e-5  # it is quantised
+
+
+@pytest.mark.parametrize("format_", ["onnx", "openvino"])
+def test_fp16(format_: str, finished: Path, written: tuple[Bundle, str], tmp_path: Path) -> None:
+    if format_ == "openvino":
+        pytest.importorskip("openvino")
+    bundle = export(finished, tmp_path / "b", format=format_, precision="fp16", views=1)
+    assert bundle.document["parity"]["max_difference"] <= MAX_DIFFERENCE["fp16"]
+    weights = sum(facts["bytes"] for facts in bundle.document["files"].values())
+    full = sum(facts["bytes"] for facts in written[0].document["files"].values())
+    assert weights < 0.8 * full
+
+
+def test_failing_check_writes_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = export_module._forward
+    monkeypatch.setattr(
+        export_module, "_forward", lambda bundle: lambda images: real(bundle)(255 - images)
+    )
+    with pytest.raises(ExportError, match=r"real images a probability is .*No bundle was written"):
+        export(finished, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_words(finished: Path, tmp_path: Path) -> None:
+    for words, reason in (
+        ({"format": "tflite"}, "--format 'tflite'"),
+        ({"precision": "int4"}, "choose fp32, fp16, int8"),
+        ({"outputs": ("gates",)}, "--with 'gates'"),
+        ({"views": 9}, "1 to 8 views"),
+        ({"max_escape": 1.5}, "--max-escape 1.5"),
+        ({"normal": "fine"}, "normal class 'fine' is not among"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            export(finished, tmp_path / "b", **words)
+    assert not is_bundle(tmp_path / "b")
+
+
+def test_missing_package(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "nncf" else find(name, *a)
+    )
+    with pytest.raises(MissingDependencyError, match=r"'nncf'.*pip install 'recame\[export\]'"):
+        export(finished, tmp_path / "b", format="openvino", precision="int8")
+
+
+def test_balanced_sample_covers_the_tail() -> None:
+    target = np.repeat([0, 1, 2, 3], [1000, 40, 5, 1])
+    chosen = balanced_sample(target, 60, seed=0)
+    assert np.bincount(target[chosen]).tolist() == [27, 27, 5, 1]
+    assert len(set(chosen.tolist())) == 60
+    assert np.array_equal(chosen, balanced_sample(target, 60, seed=0))
+    assert not np.array_equal(chosen, balanced_sample(target, 60, seed=1))
+    assert sorted(balanced_sample(target, 5000, seed=0)) == list(range(1046))
+
+
+def test_calibrated() -> None:
+    probabilities = np.array([[0.8, 0.2, 0.0], [0.5, 0.25, 0.25]])
+    np.testing.assert_allclose(calibrated(probabilities, 1.0), probabilities, atol=1e-12)
+    np.testing.assert_allclose(calibrated(probabilities, 0.5)[1], [2 / 3, 1 / 6, 1 / 6])
+
+
+def compare(found: np.ndarray, expected: np.ndarray, precision: str):
+    """Parity of made-up answers to images that are their own number."""
+    from recame.contracts import PreprocessSpec
+
+    spec = PreprocessSpec(1, 1, 1, 16, 65535.0, (0.5,), (0.5,))
+    images = np.arange(len(found), dtype=np.uint16).reshape(-1, 1, 1, 1)
+    flat = np.full(found.shape[1], 1 / found.shape[1])
+
+    def answers(table: np.ndarray):
+        def forward(batch: np.ndarray) -> np.ndarray:
+            number = batch.reshape(-1).astype(int)
+            inside = number < len(table)
+            rows = table[np.where(inside, number, 0)]
+            return np.where(inside[:, None], rows, flat)
+
+        return forward
+
+    return check_parity(
+        answers(found),
+        answers(expected),
+        images,
+        np.arange(len(found)),
+        np.zeros(len(found), np.int64),
+        precision=precision,
+        tail=(("rare", 0),),
+        spec=spec,
+        source="made up",
+        seed=0,
+    )
+
+
+def test_parity_forgives_ties_alone() -> None:
+    expected = np.tile([0.6, 0.4], (50, 1))
+    expected[0] = [0.50002, 0.49998]
+    found = expected.copy()
+    found[0] = [0.49999, 0.50001]
+    parity = compare(found, expected, "fp32")
+    assert (parity.differing, parity.ties, parity.failures) == (1, 1, ())
+    found[1] = [0.4, 0.6]
+    parity = compare(found, expected, "fp32")
+    assert len(parity.failures) == 2
+    assert "1 of 50 images get another class" in parity.failures[1]
+    assert parity.tail_agreement == pytest.approx(0.96)
+
+
+def test_int8_may_lose_one_image_or_one_in_a_hundred() -> None:
+    expected = np.tile([0.9, 0.1], (300, 1))
+    for wrong, number, allowed in ((1, 30, True), (2, 30, False), (3, 300, True), (4, 300, False)):
+        found = expected[:number].copy()
+        found[:wrong] = [0.1, 0.9]
+        assert (compare(found, expected[:number], "int8").failures == ()) == allowed
+
+
+def test_nan_fails() -> None:
+    expected = np.tile([0.9, 0.1], (30, 1))
+    found = expected.copy()
+    found[3] = np.nan
+    assert "not finite" in compare(found, expected, "fp32").failures[0]

@@ -1,0 +1,232 @@
+"""Whole inspections: a generated set with planted faults, and sets that others would refuse."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import adjusted_rand_score
+
+from recame.config import DataConfig
+from recame.datasets.generated import SyntheticSpec, write
+from recame.errors import DataError
+from recame.inspection import (
+    Inspection,
+    inspect_set,
+    make_findings,
+    print_inspection,
+    save_inspection,
+)
+from recame.pages.drawing import figure_label
+
+CACHE = "cache"
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inspection, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("planted")
+    spec = SyntheticSpec(
+        num_images=700,
+        num_classes=5,
+        num_products=4,
+        clusters_per_class=3,
+        imbalance=100,
+        label_noise=0.03,
+        exact_duplicates=0.02,
+        leaks=0.1,
+        seed=1,
+    )
+    manifest = write(spec, folder / "set")
+    truth = pd.read_csv(folder / "set" / "truth.csv", keep_default_na=False)
+    inspection = inspect_set(manifest, data=DataConfig(cache_dir=folder / CACHE))
+    return inspection, truth
+
+
+def test_planted_clusters_are_recovered(planted: tuple[Inspection, pd.DataFrame]) -> None:
+    inspection, truth = planted
+    structure = inspection.structure
+    assert structure is not None
+    labels = inspection.table["label"].to_numpy()[structure.rows]
+    right = labels == truth["true_label"].to_numpy()[structure.rows]
+    cluster = truth["cluster"].to_numpy()[structure.rows]
+    scores = [
+        adjusted_rand_score(cluster[own], structure.cluster[own])
+        for own in (right & (labels == name) for name in inspection.audit.classes["class"])
+    ]
+    assert np.mean(scores) > 0.8
+    head = structure.classes.iloc[0]
+    assert 2.5 < head["effective"] < 4.5
+    assert head["kind"] == "many in few"
+    assert structure.agreement.iloc[0]["column"] == "product"
+    assert structure.agreement.iloc[0]["ami"] > 0.8
+
+
+def test_planted_faults_are_found(planted: tuple[Inspection, pd.DataFrame]) -> None:
+    inspection, truth = planted
+    hygiene = inspection.hygiene
+    exact = truth["duplicate_kind"] == "exact"
+    assert hygiene.duplicates["group"].nunique() >= exact.sum() * 0.9
+    assert set(np.flatnonzero(exact)) <= set(hygiene.duplicates["table_row"])
+    source = truth["duplicate_of"].where(truth["duplicate_of"] != "", truth["image"]).to_numpy()
+    near = hygiene.near
+    same = source[near["first"].to_numpy(int)] == source[near["second"].to_numpy(int)]
+    assert same.mean() > 0.8
+    assert same.sum() >= 5
+    wrong = (inspection.table["label"] != truth["true_label"]).to_numpy()
+    first = hygiene.suspects["table_row"].to_numpy(int)[:10]
+    assert wrong[first].mean() >= 0.5
+    keys = [finding.key for finding in make_findings(inspection)]
+    assert {"leaks", "duplicates", "labels", "small", "group-board"} <= set(keys)
+
+
+def test_files_are_written_whole(planted: tuple[Inspection, pd.DataFrame], tmp_path: Path) -> None:
+    inspection, _ = planted
+    (tmp_path / "broken.csv").write_text("of an earlier inspection")
+    page = save_inspection(inspection, tmp_path)
+    html = page.read_text(encoding="utf-8")
+    assert html.count("data:image/") > 40
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert page.stat().st_size < 4_000_000
+    document = json.loads((tmp_path / "inspection.json").read_text(encoding="utf-8"))
+    assert document["schema"] == 1
+    assert document["images"] == 700
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"suspects.csv", "duplicates.csv", "leaks.csv", "clusters.csv"} <= names
+    assert "broken.csv" not in names
+    assert not any(name.endswith(".part") for name in names)
+    suspects = pd.read_csv(tmp_path / "suspects.csv")
+    assert len(suspects) == len(inspection.hygiene.suspects)
+
+
+def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame]) -> None:
+    stream = io.StringIO()
+    print_inspection(planted[0], Console(file=stream, width=100))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any("may be wrong" in line for line in lines)
+
+
+def images(folder: Path, labels: list[str], size: int = 32) -> pd.DataFrame:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    paths = []
+    for number, _ in enumerate(labels):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (size, size), np.uint8)).save(path)
+        paths.append(str(path))
+    return pd.DataFrame({"image": paths, "path": paths, "label": labels})
+
+
+def inspected(table: pd.DataFrame, tmp_path: Path) -> tuple[Inspection, set[str], str]:
+    inspection = inspect_set(
+        table,
+        data=DataConfig(cache_dir=tmp_path / CACHE),
+        out=tmp_path / "out",
+        console=Console(file=io.StringIO(), width=80),
+    )
+    page = tmp_path / "out" / "inspection.html"
+    keys = {finding.key for finding in make_findings(inspection)}
+    return inspection, keys, page.read_text(encoding="utf-8")
+
+
+def test_one_image(tmp_path: Path) -> None:
+    inspection, keys, html = inspected(images(tmp_path, ["ok"]), tmp_path)
+    assert {"one-class", "no-splits", "no-products"} <= keys
+    assert inspection.structure is not None
+    assert inspection.structure.classes["clusters"].tolist() == [1]
+    assert "1 image" in html
+
+
+def test_labels_that_only_the_test_split_has(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a"] * 6 + ["b"] * 3)
+    table["split"] = ["train"] * 6 + ["test"] * 3
+    inspection, keys, _ = inspected(table, tmp_path)
+    assert {"unseen", "absent-test", "no-val"} <= keys
+    assert inspection.structure is not None
+    assert inspection.structure.classes["images"].tolist() == [6, 0]
+
+
+def test_a_leaked_image_counts_for_the_training_split(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a"] * 6 + ["b"] * 6)
+    table["split"] = ["test"] * 3 + ["train"] * 9
+    for number in range(3):  # rows of the test split come first
+        Path(table["path"][number]).write_bytes(Path(table["path"][number + 3]).read_bytes())
+    inspection, keys, _ = inspected(table, tmp_path)
+    assert "leaks" in keys
+    assert inspection.structure is not None
+    assert inspection.structure.classes["images"].tolist() == [3, 6]
+
+
+def test_numbers_that_each_lot_counts_anew_are_no_leak(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a", "b"] * 60, size=8)
+    table["lot"] = [f"L{i // 5}" for i in range(120)]
+    table["split"] = ["train"] * 60 + ["test"] * 60
+    table["wafer"] = [i % 24 for i in range(120)]
+    found = {f.key: f for f in make_findings(inspected(table, tmp_path)[0])}
+    assert found["group-wafer"].level == "note"
+    assert "counted anew in each lot" in found["group-wafer"].text
+    table["lot"] = "L"
+    found = {f.key: f for f in make_findings(inspected(table, tmp_path / "again")[0])}
+    assert found["group-wafer"].level == "bad"
+
+
+def test_names_that_matplotlib_would_read_otherwise(tmp_path: Path) -> None:
+    table = images(tmp_path, ["C$#$"] * 4 + ["_misc"] * 4 + ["\u7f3a\u9677"] * 4)
+    table["product"] = ["$_$", "\u7f3a\u9677"] * 6
+    _, _, html = inspected(table, tmp_path)
+    assert "C$#$" in html
+    assert (figure_label("_$x", 9), figure_label("long name", 5)) == (r" _\$x", "long…")
+
+
+def test_many_unreadable_files_and_conflicting_copies(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a", "b", "a", "b", "a"])
+    Path(table["path"][0]).write_bytes(b"no image")
+    Path(table["path"][3]).write_bytes(Path(table["path"][2]).read_bytes())
+    inspection, keys, html = inspected(table, tmp_path)
+    assert len(inspection.hygiene.broken) == 1
+    assert {"broken", "conflicts"} <= keys
+    assert inspection.hygiene.duplicates["image"].tolist() == table["image"].tolist()[2:4]
+    assert "not an image" in html
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a", "b"])
+    for path in table["path"]:
+        Path(path).write_bytes(b"")
+    with pytest.raises(DataError, match="can be read"):
+        inspect_set(table, data=DataConfig(cache_dir=tmp_path / CACHE))
+
+
+def test_thousands_of_classes_and_rows_without_images(tmp_path: Path) -> None:
+    num = 20_000
+    names = [f"{i}.png" for i in range(num)]
+    table = pd.DataFrame(
+        {
+            "image": names,
+            "path": names,
+            "label": [f"class {i % 3000}" for i in range(num)],
+            "split": "train",
+            "lot": [f"L{i % 500}" for i in range(num)],
+        }
+    )
+    inspection = inspect_set(table, decode=False)
+    page = save_inspection(inspection, tmp_path).read_text(encoding="utf-8")
+    assert inspection.structure is None
+    assert "3,000 classes" in page
+    assert "Clusters within classes" not in page
+    assert len(page) < 1_000_000
+
+
+def test_thousands_of_classes_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recame.inspection.examine.MOST_EMBEDDED", 60)
+    table = images(tmp_path, [f"c{i // 2}" for i in range(100)])
+    inspection, keys, _ = inspected(table, tmp_path)
+    assert inspection.structure is not None
+    assert len(inspection.structure.rows) <= 60
+    assert "sampled" in keys

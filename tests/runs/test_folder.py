@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recame.config import Config
+from recame.errors import CheckpointError, ConfigError, DataError
+from recame.files import write_json, writing
+from recame.machine import environment
+from recame.runs.folder import RUN_SCHEMA, RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder.free(tmp_path / "runs" / "first")
+    folder.begin(tmp_path / "data", "f00d", Config())
+    return folder
+
+
+class TestWriting:
+    def test_puts_the_file_in_place(self, tmp_path: Path) -> None:
+        with writing(tmp_path / "a.txt") as partial:
+            partial.write_text("new", encoding="utf-8")
+            assert not (tmp_path / "a.txt").exists()
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+        assert (tmp_path / "a.txt").read_text() == "new"
+
+    @pytest.mark.parametrize("problem", [ValueError("bug"), KeyboardInterrupt()])
+    def test_a_failure_leaves_the_old_file(self, problem: BaseException, tmp_path: Path) -> None:
+        path = tmp_path / "a.txt"
+        path.write_text("old", encoding="utf-8")
+
+        def fail() -> None:
+            with writing(path) as partial:
+                partial.write_text("half", encoding="utf-8")
+                raise problem
+
+        with pytest.raises(type(problem)):
+            fail()
+        assert path.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+    def test_what_the_user_can_mend_is_said(self, number: int, tmp_path: Path) -> None:
+        def fail() -> None:
+            with writing(tmp_path / "a.txt"):
+                raise OSError(number, os.strerror(number))
+
+        with pytest.raises(DataError, match=r"a\.txt cannot be written .*--resume"):
+            fail()
+
+    def test_other_system_errors_are_bugs(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError), writing(tmp_path / "a.txt"):
+            (tmp_path / "nothing").read_text(encoding="utf-8")
+
+    def test_no_json_with_nan(self, tmp_path: Path) -> None:
+        write_json(tmp_path / "a.json", {"x": 1.5})
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "a.json", {"x": float("nan")})
+        assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5}
+
+
+class TestLifecycle:
+    def test_states(self, run: RunFolder) -> None:
+        assert (run.state, run.finished) == ("training", False)
+        assert run.load_config() == Config()
+        run.mark("fine-tuning")
+        assert RunFolder.open(run.path).state == "fine-tuning"
+        run.finish()
+        assert run.finished
+        assert run.info()["finished"] >= run.info()["started"]
+        assert run.info()["schema"] == RUN_SCHEMA
+
+    def test_finishing_drops_what_only_resuming_needs(self, run: RunFolder) -> None:
+        run.probe_dir.mkdir()
+        (run.probe_dir / "model.json").touch()
+        for path in (*run.trunk_paths, run.last_checkpoint):
+            path.touch()
+        run.finish()
+        left = {path.name for path in run.path.iterdir()}
+        assert left == {"run.json", "config.yaml", "last.ckpt"}
+
+    def test_a_folder_without_marker_is_free(self, tmp_path: Path) -> None:
+        # As left by a process that was killed before the settings were whole.
+        (tmp_path / "config.yaml").touch()
+        assert RunFolder.free(tmp_path).path == tmp_path
+
+    def test_a_run_is_not_overwritten(self, run: RunFolder) -> None:
+        with pytest.raises(ConfigError, match="already holds a run"):
+            RunFolder.free(run.path)
+
+    def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match="is a file"):
+            RunFolder.free(tmp_path / "file")
+        with pytest.raises(ConfigError, match="cannot be made"):
+            RunFolder.free(tmp_path / "file" / "run").begin(tmp_path, "f00d", Config())
+
+    def test_same_data(self, run: RunFolder) -> None:
+        run.check_same_data("f00d")
+        with pytest.raises(DataError, match="fingerprint f00d, now beef"):
+            run.check_same_data("beef")
+
+
+class TestOpening:
+    def test_newer_schema(self, run: RunFolder) -> None:
+        write_json(run.path / "run.json", {**run.info(), "schema": RUN_SCHEMA + 1})
+        with pytest.raises(CheckpointError, match=f"schema {RUN_SCHEMA + 1}.*pip install -U"):
+            RunFolder.open(run.path)
+
+    @pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": "one"}'])
+    def test_damaged_marker(self, text: str, run: RunFolder) -> None:
+        (run.path / "run.json").write_text(text, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"damaged|schema 'one'"):
+            RunFolder.open(run.path)
+
+    def test_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="holds no run"):
+            RunFolder.open(tmp_path)
+
+
+class TestFiles:
+    def test_json_is_merged_by_key(self, run: RunFolder) -> None:
+        run.update_json("metrics.json", {"val": {"a": 1}})
+        run.update_json("metrics.json", {"test": {"a": 2}})
+        run.update_json("metrics.json", {"val": {"b": 3}})
+        saved = json.loads((run.path / "metrics.json").read_text())
+        assert saved == {"val": {"b": 3}, "test": {"a": 2}}
+
+    def test_manifest_leaves_out_what_is_ours(self, run: RunFolder) -> None:
+        row = {"image": "a.png", "path": "/a.png", "label": "ok", "split": "train"}
+        run.save_manifest(pd.DataFrame([{**row, "target": 0, "row": 0, "lot": "7"}]))
+        assert list(pd.read_csv(run.path / "manifest.csv")) == [*row, "lot"]
+
+    def test_broken_images(self, run: RunFolder) -> None:
+        run.save_broken([("a,b.png", "no\nimage")])
+        table = pd.read_csv(run.path / "broken_images.csv")
+        assert table.to_dict("records") == [{"image": "a,b.png", "reason": "no\nimage"}]
+
+    def test_environment(self) -> None:
+        facts = environment()
+        assert facts["packages"]["recame"].count(".") == 2
+        assert facts["cpu_threads"] == 1

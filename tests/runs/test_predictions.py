@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from recame.contracts import Predictions
+from recame.errors import ConfigError, DataError
+from recame.label_space import LabelSpace
+from recame.metrics.evaluation import evaluate_predictions
+from recame.runs import predictions
+from recame.runs.predictions import load_predictions, predictions_table, save_predictions
+
+SPACE = LabelSpace(("ok", "NA", "a_p_b"), (9, 5, 2))
+
+
+@pytest.fixture
+def some():
+    rng = np.random.default_rng(0)
+    experts = rng.dirichlet(np.ones(3), (4, 2)).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "product": ["007", "P,1", None, "x"],
+            "image": ["a.png", "ü b.png", "c.png", "d.png"],
+            "path": "/abs",
+            "row": 1,
+            "target": 0,
+            "split": "test",
+            "label": ["ok", "NA", None, "a_p_b"],
+            "confidence": "mine",
+        },
+        index=[5, 6, 9, 11],
+    )
+    return Predictions(table, experts.mean(1), experts, np.array([0, 1, -1, 2]))
+
+
+def test_columns_and_their_order(some):
+    table = predictions_table(some, SPACE)
+    assert list(table) == [
+        *("image", "prediction", "confidence", "p_ok", "p_NA", "p_a_p_b", "label", "split"),
+        *("product", "manifest_confidence"),
+        *("expert0_p_ok", "expert0_p_NA", "expert0_p_a_p_b"),
+        *("expert1_p_ok", "expert1_p_NA", "expert1_p_a_p_b"),
+    ]
+    chosen = some.probabilities.argmax(1)
+    assert table["prediction"].tolist() == [SPACE.names[i] for i in chosen]
+    np.testing.assert_array_equal(table["confidence"], some.probabilities.max(1))
+    np.testing.assert_array_equal(table["expert1_p_NA"], some.expert_probabilities[:, 1, 1])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_round_trip_keeps_every_value(some, suffix, tmp_path):
+    path = tmp_path / "new" / f"out{suffix}"
+    save_predictions(predictions_table(some, SPACE), path)
+    got = load_predictions(path, SPACE)
+    np.testing.assert_array_equal(got.probabilities, some.probabilities)
+    np.testing.assert_array_equal(got.expert_probabilities, some.expert_probabilities)
+    assert got.target.tolist() == [0, 1, -1, 2]
+    assert got.table["image"].tolist() == ["a.png", "ü b.png", "c.png", "d.png"]
+    assert got.table["product"].tolist()[:2] == ["007", "P,1"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    before = evaluate_predictions(some, SPACE, bootstrap=50).to_dict()
+    assert evaluate_predictions(got, SPACE, bootstrap=50).to_dict() == before
+
+
+def test_images_without_labels(tmp_path, some):
+    bare = Predictions(
+        pd.DataFrame({"image": ["a", "b"]}),
+        some.probabilities[:2],
+        some.expert_probabilities[:2],
+        np.array([-1, -1]),
+    )
+    save_predictions(predictions_table(bare, SPACE), tmp_path / "out.csv")
+    assert load_predictions(tmp_path / "out.csv", SPACE).target.tolist() == [-1, -1]
+
+
+def test_no_image_at_all(tmp_path):
+    empty = Predictions(
+        pd.DataFrame({"image": []}, dtype=object),
+        np.zeros((0, 3), np.float32),
+        np.zeros((0, 0, 3), np.float32),
+        np.zeros(0, np.int64),
+    )
+    save_predictions(predictions_table(empty, SPACE), tmp_path / "out.csv")
+    assert len(load_predictions(tmp_path / "out.csv", SPACE)) == 0
+
+
+def test_parquet_has_a_schema_version_and_newer_ones_are_refused(some, tmp_path, monkeypatch):
+    path = tmp_path / "out.parquet"
+    save_predictions(predictions_table(some, SPACE), path)
+    assert parquet.read_schema(path).metadata[b"recame.schema"] == b"1"
+    monkeypatch.setattr(predictions, "PREDICTIONS_SCHEMA", 7)
+    save_predictions(predictions_table(some, SPACE), path)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"schema 7; this version reads up to 1.*pip install -U"):
+        load_predictions(path, SPACE)
+
+
+def test_errors_name_the_way_out(some, tmp_path, monkeypatch):
+    table = predictions_table(some, SPACE)
+    with pytest.raises(ConfigError, match=r"'out\.xlsx'.*\.csv or \.parquet"):
+        save_predictions(table, tmp_path / "out.xlsx")
+    with pytest.raises(DataError, match="No predictions at"):
+        load_predictions(tmp_path / "none.csv", SPACE)
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="cannot be read as predictions"):
+        load_predictions(tmp_path / "bad.parquet", SPACE)
+    save_predictions(table, tmp_path / "out.csv")
+    other = LabelSpace(("ok", "crack"), (3, 2))
+    with pytest.raises(DataError, match="no column 'p_crack'"):
+        load_predictions(tmp_path / "out.csv", other)
+    save_predictions(table.assign(label="scratch"), tmp_path / "out.csv")
+    with pytest.raises(DataError, match="Label 'scratch' is not a class"):
+        load_predictions(tmp_path / "out.csv", SPACE)
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(DataError, match=r"the disk is full\. Free some space"):
+        save_predictions(table, tmp_path / "new.csv")
+    assert not (tmp_path / "new.csv").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(some, tmp_path, monkeypatch):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def half(self, target, **_kwargs):
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    with pytest.raises(DataError, match="the disk is full"):
+        save_predictions(predictions_table(some, SPACE), path)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_a_manifests_own_column_may_look_like_a_probability(some, tmp_path):
+    table = predictions_table(some, SPACE).assign(p_lot="A1", p_id=16777217)
+    save_predictions(table, tmp_path / "out.csv")
+    again = load_predictions(tmp_path / "out.csv", SPACE)
+    assert set(again.table["p_lot"]) == {"A1"}
+    assert set(again.table["p_id"]) == {"16777217"}

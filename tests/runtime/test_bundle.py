@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recame.contracts import PreprocessSpec
+from recame.errors import CheckpointError, ExportError
+from recame.label_space import LabelSpace
+from recame.runtime.bundle import (
+    BUNDLE_SCHEMA,
+    _checksum,
+    assembling,
+    is_bundle,
+    open_bundle,
+    write_document,
+)
+
+FACTS: dict[str, Any] = {
+    "recame": "0.1.0",
+    "created": "2026-01-01T00:00:00+00:00",
+    "format": "openvino",
+    "precision": "int8",
+    "label_space": LabelSpace(("ok", "Öffnung"), (90, 3), normal="ok").to_dict(),
+    "preprocess": PreprocessSpec(32, 32, 1, 8, 255.0, (0.5,), (0.25,)).to_dict(),
+    "graph": {
+        "input": "images",
+        "outputs": ["probabilities", "features"],
+        "views": 2,
+        "temperature": 1.25,
+        "num_experts": 2,
+        "num_classes": 2,
+        "attribution_grid": None,
+    },
+    "thresholds": {"normal": {"release_above": 0.75}},
+    "data_fingerprint": "ab",
+    "run": {},
+    "versions": {},
+    "parity": {},
+    "max_pixels": 1000,
+}
+
+
+def write(folder: Path, **changes: object) -> Path:
+    folder.mkdir()
+    (folder / "model.xml").write_bytes(b"<net/>" * 50)
+    (folder / "model.bin").write_bytes(bytes(range(256)))
+    write_document(folder, {**FACTS, **changes})
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "bundle")
+
+
+def edit(folder: Path, *, seal: bool, **changes: object) -> None:
+    """Change fields of the document; with `seal` also its checksum, as a forger would."""
+    path = folder / "bundle.json"
+    document = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    if seal:
+        document["checksum"] = _checksum(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_opens_what_was_written(folder: Path) -> None:
+    bundle = open_bundle(str(folder))
+    assert bundle.label_space.names == ("ok", "Öffnung")
+    assert (bundle.format, bundle.precision, bundle.views) == ("openvino", "int8", 2)
+    assert (bundle.temperature, bundle.num_experts, bundle.max_pixels) == (1.25, 2, 1000)
+    assert bundle.outputs == ("probabilities", "features")
+    assert bundle.spec.mean == (0.5,)
+    assert bundle.release_above == 0.75
+    assert bundle.model_path == folder / "model.xml"
+    assert bundle.document["files"]["model.bin"]["bytes"] == 256
+    assert is_bundle(folder)
+    assert not is_bundle(folder.parent)
+
+
+def test_without_threshold_nothing_is_released_or_held(tmp_path: Path) -> None:
+    assert open_bundle(write(tmp_path / "b", thresholds={})).release_above is None
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml"])
+def test_flipped_byte(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"content of {name} has changed: SHA-256"):
+        open_bundle(folder)
+
+
+def test_short_file(folder: Path) -> None:
+    (folder / "model.bin").write_bytes(bytes(range(255)))
+    with pytest.raises(CheckpointError, match=r"model\.bin has 255 bytes instead of 256"):
+        open_bundle(folder)
+
+
+def test_missing_file(folder: Path) -> None:
+    (folder / "model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.bin is missing.*export the run again"):
+        open_bundle(folder)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no bundle"):
+        open_bundle(tmp_path)
+
+
+def test_newer_schema(folder: Path) -> None:
+    edit(folder, seal=True, schema=BUNDLE_SCHEMA + 1)
+    with pytest.raises(CheckpointError, match=r"has schema 2; .* pip install -U recame"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_space": LabelSpace(("ok", "crack"), (90, 3), normal="ok").to_dict()},
+        {"thresholds": {"normal": {"release_above": 0.1}}},
+        {"checksum": "0" * 64},
+    ],
+    ids=["labels", "thresholds", "checksum"],
+)
+def test_edited_document(folder: Path, change: dict[str, object]) -> None:
+    edit(folder, seal=False, **change)
+    with pytest.raises(CheckpointError, match="does not match its own checksum"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00", "[1]"])
+def test_no_json(folder: Path, text: str) -> None:
+    (folder / "bundle.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"cannot be read as JSON|holds a list"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"label_space": LabelSpace(("ok", "a", "b"), (9, 3, 1)).to_dict(), "thresholds": {}},
+            "names 3 classes, but the graph tells 2 apart",
+        ),
+        ({"format": "tflite"}, "format 'tflite' is none of onnx, openvino"),
+        ({"precision": "int4"}, "precision 'int4'"),
+        ({"thresholds": {"normal": {"release_above": 7}}}, "threshold 7.0"),
+        ({"graph": {**FACTS["graph"], "temperature": 0}}, "temperature 0.0 is not above 0"),
+        ({"graph": {**FACTS["graph"], "outputs": ["features"]}}, "first output"),
+        ({"graph": {}}, "field 'outputs' is missing"),
+        ({"graph": None}, "NoneType"),
+        ({"files": {}}, r"field 'model.xml' is missing"),
+        ({"thresholds": 3}, "int"),
+    ],
+)
+def test_fields_that_do_not_fit(folder: Path, change: dict[str, object], reason: str) -> None:
+    edit(folder, seal=True, **change)
+    with pytest.raises(CheckpointError, match=reason):
+        open_bundle(folder)
+
+
+def test_takes_its_place_only_when_complete(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "bundle"
+
+    def fail() -> None:
+        with assembling(out) as partial:
+            (partial / "model.xml").write_bytes(b"x")
+            raise ExportError("the check failed")
+
+    with pytest.raises(ExportError, match="the check failed"):
+        fail()
+    assert list(out.parent.iterdir()) == []
+    with assembling(out) as partial:
+        shutil.rmtree(partial)
+        write(partial)
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+    assert open_bundle(out).precision == "int8"
+
+
+def test_replaces_a_bundle_only_when_told(folder: Path) -> None:
+    def again(replace: bool) -> None:
+        with assembling(folder, replace=replace) as partial:
+            shutil.rmtree(partial)
+            write(partial, precision="fp16")
+
+    with pytest.raises(ExportError, match=r"already holds a bundle.*--force"):
+        again(False)
+    assert open_bundle(folder).precision == "int8"
+    again(True)
+    assert open_bundle(folder).precision == "fp16"
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_never_replaces_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ExportError, match="is no bundle"), assembling(tmp_path, replace=True):
+        pass
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,257 @@
+"""Any number of files into one table: each exactly once, also after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recame
+from recame.contracts import PreprocessSpec
+from recame.errors import ConfigError, DataError, MissingDependencyError
+from recame.runs.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY, load_predictions
+from recame.runtime import predict_files
+from recame.runtime.partial_table import PartialTable, _rows_with_ends
+
+Pictures = tuple[Path, np.ndarray]
+
+HEADER = ["image", "prediction", "confidence", "decision", "p_ok", "p_crack", "p_NA"]
+
+#: A slow model that is killed half-way.
+SLOW = """
+import sys, time
+import recame
+from recame.runtime import predict_files
+model = recame.load(sys.argv[1], threads=1, batch_size=16)
+run = model._session.run
+def slow(images):
+    time.sleep(0.05)
+    return run(images)
+model._session.run = slow
+predict_files(model, [sys.argv[2]], sys.argv[3])
+"""
+
+
+@pytest.fixture
+def folder(pictures: Pictures, tmp_path: Path) -> Path:
+    """The 300 pictures and five files that are none."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in pictures[0].iterdir():
+        (images / path.name).symlink_to(path)
+    for number in (0, 17, 130, 255, 299):
+        (images / f"{number:03d}-broken.png").write_bytes(b"")
+    return images
+
+
+def test_table_holds_every_image_once(
+    bundle: Path,
+    folder: Path,
+    pictures: Pictures,
+    expected: Callable[..., np.ndarray],
+    grey: PreprocessSpec,
+    tmp_path: Path,
+) -> None:
+    out, heard = tmp_path / "made" / "table.csv", []
+    summary = recame.predict(
+        bundle, folder, out=out, on_progress=lambda done, total: heard.append((done, total))
+    )
+    table = pd.read_csv(out, keep_default_na=False)
+    assert list(table) == HEADER
+    assert [Path(name).name for name in table["image"]] == [f"{i:03d}.png" for i in range(300)]
+    space = recame.load(bundle).label_space
+    read = load_predictions(out, space)  # every digit of float32 is there
+    np.testing.assert_allclose(read.probabilities, expected(pictures[1], grey), atol=1e-5)
+    names = np.array(space.names)[read.probabilities.argmax(1)]
+    assert table["prediction"].tolist() == names.tolist() == table["decision"].tolist()
+    assert (summary.num_images, summary.num_unreadable, summary.num_resumed) == (300, 5, 0)
+    assert summary.counts == table["prediction"].value_counts().to_dict()
+    broken = pd.read_csv(summary.unreadable_path)
+    assert broken["reason"].tolist() == ["empty file (0 bytes)"] * 5
+    assert list(broken["image"]) == [name for name, _ in summary.unreadable]
+    assert heard[0] == (0, 305)
+    assert heard[-1] == (305, 305)
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "table.csv",
+        "table_unreadable.csv",
+    ]
+
+
+def test_killed_and_restarted(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.csv"
+    predict_files(recame.load(bundle, threads=1, batch_size=16), [folder], whole)
+
+    out = tmp_path / "out.csv"
+    words = [sys.executable, "-c", SLOW, str(bundle), str(folder), str(out)]
+    child = subprocess.Popen(words)
+    rows = tmp_path / "out.csv.partial" / "rows.csv"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not rows.exists() or rows.stat().st_size < 500):
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not out.exists()
+
+    # Another batch size now: that of the start decides, so that the last digit is the same.
+    summary = predict_files(recame.load(bundle, threads=1, batch_size=7), [folder], out)
+    assert 0 < summary.num_resumed < 305
+    assert summary.num_resumed % 16 == 0
+    assert (summary.num_images, summary.num_unreadable) == (300, 5)
+    assert out.read_bytes() == whole.read_bytes()
+    unreadable = tmp_path / "out_unreadable.csv"
+    assert unreadable.read_bytes() == (tmp_path / "whole_unreadable.csv").read_bytes()
+    assert not rows.parent.exists()
+
+
+class TestTakingUp:
+    @pytest.fixture
+    def stopped(self, bundle: Path, folder: Path, tmp_path: Path) -> Path:
+        """`out.csv` with 256 + 16 files done of 305 and batches of 16; the whole in `whole.csv`."""
+        model = recame.load(bundle, batch_size=16, threads=1)
+        predict_files(model, [folder], tmp_path / "whole.csv")
+
+        def stop(done: int, _total: int) -> None:
+            if done >= 256:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(model, [folder], tmp_path / "out.csv", on_progress=stop)
+        return tmp_path / "out.csv"
+
+    @pytest.mark.parametrize("cut", [1, 30, 2000, 100_000])
+    def test_half_written_rows_are_cut(
+        self, cut: int, stopped: Path, bundle: Path, folder: Path
+    ) -> None:
+        rows = stopped.with_name("out.csv.partial") / "rows.csv"
+        size = rows.stat().st_size
+        os.truncate(rows, max(0, size - cut))
+        summary = predict_files(recame.load(bundle, threads=1), [folder], stopped)
+        assert summary.num_resumed in ({240, 224} if cut <= 2000 else {0})
+        assert stopped.read_bytes() == stopped.with_name("whole.csv").read_bytes()
+
+    def test_garbage_of_a_power_cut_is_cut(self, stopped: Path, bundle: Path, folder: Path) -> None:
+        inside = stopped.with_name("out.csv.partial")
+        for name in ("rows.csv", "unreadable.csv"):
+            with (inside / name).open("ab") as stream:
+                stream.write(b"\0\0\0,x\n\0")
+        assert predict_files(recame.load(bundle), [folder], stopped).num_resumed == 256
+        assert stopped.read_bytes() == stopped.with_name("whole.csv").read_bytes()
+        unreadable = stopped.with_name("out_unreadable.csv").read_bytes()
+        assert unreadable == stopped.with_name("whole_unreadable.csv").read_bytes()
+
+    def test_another_model_is_refused(
+        self,
+        stopped: Path,
+        folder: Path,
+        write_bundle: Callable[..., Path],
+        grey: PreprocessSpec,
+        tmp_path: Path,
+    ) -> None:
+        other = recame.load(write_bundle(tmp_path / "other", grey, seed=1))
+        with pytest.raises(DataError, match=r"with another model.*--fresh"):
+            predict_files(other, [folder], stopped)
+        summary = predict_files(other, [folder], stopped, resume=False)
+        assert (summary.num_resumed, summary.num_images) == (0, 300)
+
+    def test_other_files_are_refused(self, stopped: Path, bundle: Path, folder: Path) -> None:
+        (folder / "100.png").unlink()
+        model = recame.load(bundle)
+        with pytest.raises(DataError, match=r"other files \(305 then, 304 now\).*--fresh"):
+            predict_files(model, [folder], stopped)
+
+    def test_a_newer_version_is_refused(self, stopped: Path, bundle: Path, folder: Path) -> None:
+        path = stopped.with_name("out.csv.partial") / "identity.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
+        with pytest.raises(DataError, match="another version of recame"):
+            predict_files(recame.load(bundle), [folder], stopped)
+
+    def test_without_its_identity_nothing_is_kept(
+        self, stopped: Path, bundle: Path, folder: Path
+    ) -> None:
+        (stopped.with_name("out.csv.partial") / "identity.json").write_text("{")
+        summary = predict_files(recame.load(bundle), [folder], stopped)
+        assert (summary.num_resumed, summary.num_images) == (0, 300)
+
+
+def test_parquet_is_the_same_table(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    model = recame.load(bundle, batch_size=16, threads=1)
+    predict_files(model, [folder], tmp_path / "a.csv")
+    predict_files(model, [folder], tmp_path / "a.parquet")
+    space = model.label_space
+    one = load_predictions(tmp_path / "a.csv", space)
+    other = load_predictions(tmp_path / "a.parquet", space)
+    np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    columns = parquet.read_table(tmp_path / "a.parquet")
+    assert (
+        columns["prediction"].to_pylist()
+        == pd.read_csv(tmp_path / "a.csv", keep_default_na=False)["prediction"].tolist()
+    )
+    assert columns.schema.metadata[SCHEMA_KEY] == str(PREDICTIONS_SCHEMA).encode()
+
+
+def test_names_with_commas_quotes_and_line_ends(
+    bundle: Path, pictures: Pictures, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = sorted(['a,"b".png', "line\nend.png", "ä ö.png", os.fsdecode(b"\xff.png")])
+    for name in names:
+        (folder / name).write_bytes((pictures[0] / "000.png").read_bytes())
+    recame.predict(bundle, folder, out=tmp_path / "odd.csv")
+    text = (tmp_path / "odd.csv").read_bytes().decode("utf-8", "surrogateescape")
+    rows = list(csv.reader(text.splitlines(keepends=True)))
+    assert [Path(row[0]).name for row in rows[1:]] == names
+    ends = [end for _, end in _rows_with_ends(tmp_path / "odd.csv")]
+    assert len(ends) == 5
+    assert ends[-1] == (tmp_path / "odd.csv").stat().st_size
+
+
+def test_what_cannot_be_written_is_told_first(
+    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"must end in .csv or .parquet"):
+        recame.predict(bundle, folder, out=tmp_path / "out.xlsx")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match="pyarrow"):
+        recame.predict(bundle, folder, out=tmp_path / "out.parquet")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written to .*Check the folder"):
+        recame.predict(bundle, folder, out=tmp_path / "file" / "out.csv")
+
+
+def test_nothing_readable_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    with pytest.raises(DataError, match=r"None of 1 images can be read \(.*not an image"):
+        recame.predict(bundle, tmp_path, out=tmp_path / "out.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+
+
+def test_two_starts_at_once_do_not_mix(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    model = recame.load(bundle)
+    names = sorted(str(path) for path in folder.iterdir())
+    out = tmp_path / "out.csv"
+    first = PartialTable.open(out, model, names, resume=True)
+    with pytest.raises(DataError, match="Another prediction is writing"):
+        PartialTable.open(out, model, names, resume=True)
+    with pytest.raises(RuntimeError), first:
+        raise RuntimeError
+    PartialTable.open(out, model, names, resume=True).remove()
+
+
+def test_parquet_refuses_names_that_are_no_text(bundle: Path, tmp_path: Path) -> None:
+    model = recame.load(bundle)
+    with pytest.raises(DataError, match=r"d\\udce9f\.png is no UTF-8"):
+        PartialTable.open(tmp_path / "out.parquet", model, ["d\udce9f.png"], resume=True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,264 @@
+"""Images of every kind in, decisions out, in order."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import recame
+from recame.contracts import PreprocessSpec
+from recame.data.decode import decode_image
+from recame.errors import CheckpointError, ConfigError, DataError
+from recame.runtime import predictor as runtime
+
+Pictures = tuple[Path, np.ndarray]
+Expected = Callable[..., np.ndarray]
+
+
+def test_paths_bytes_and_arrays_say_the_same(
+    bundle: Path, pictures: Pictures, expected: Expected, grey: PreprocessSpec
+) -> None:
+    folder, pixels = pictures
+    model = recame.load(bundle)
+    path = folder / "007.png"
+    given = [path, str(path), path.read_bytes(), pixels[7], pixels[7, ..., 0]]
+    found = model.predict(given)
+    for item in found:
+        np.testing.assert_allclose(item.probabilities, expected(pixels[7:8], grey)[0], atol=1e-5)
+        assert item.label == model.label_space.names[int(item.probabilities.argmax())]
+        assert item.decision == item.label
+        assert item.confidence == pytest.approx(float(item.probabilities.max()))
+        assert item.error is None
+    assert [item.image for item in found] == [str(path), str(path), "#2", "#3", "#4"]
+    (alone,) = model.predict(path)
+    np.testing.assert_array_equal(alone.probabilities.argmax(), found[0].probabilities.argmax())
+    assert len(model.predict(pixels[:3])) == 3  # a stack of images
+
+
+def test_folders_are_expanded_and_order_is_kept(bundle: Path, pictures: Pictures) -> None:
+    folder, _ = pictures
+    model = recame.load(bundle, threads=2)
+    everything = model.predict(folder)
+    assert [Path(item.image).name for item in everything] == [f"{i:03d}.png" for i in range(300)]
+    some = model.predict([folder / "250.png", folder / "003.png"])
+    assert [item.label for item in some] == [everything[250].label, everything[3].label]
+
+
+def test_broken_images_are_answers(bundle: Path, pictures: Pictures, tmp_path: Path) -> None:
+    good = pictures[0] / "000.png"
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:40])
+    model = recame.load(bundle)
+    first, cut, none, last = model.predict([good, tmp_path / "cut.png", tmp_path / "no.png", good])
+    assert (cut.label, cut.decision, none.decision) == (None, "unreadable", "unreadable")
+    assert math.isnan(cut.confidence)
+    assert np.isnan(cut.probabilities).all()
+    assert "truncated" in str(cut.error)
+    assert none.error == "no such file"
+    np.testing.assert_array_equal(first.probabilities, last.probabilities)
+    (only,) = model.predict(b"no image")
+    assert "not an image" in str(only.error)
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("stored", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colour", [False, True])
+def test_arrays_are_adapted_as_files_are(
+    bit_depth: int,
+    channels: int,
+    stored: type,
+    colour: bool,
+    write_bundle: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    spec = PreprocessSpec(
+        6, 5, channels, bit_depth, 2.0**bit_depth - 1, (0.5,) * channels, (0.5,) * channels
+    )
+    model = recame.load(write_bundle(tmp_path / "b", spec))
+    shape = (9, 11, 3) if colour else (9, 11)
+    image = np.random.default_rng(0).integers(0, np.iinfo(stored).max, shape).astype(stored)
+    data = cv2.imencode(".png", image[..., ::-1] if colour else image)[1].tobytes()
+    as_array, as_file = model.predict([image, data])
+    np.testing.assert_array_equal(as_array.probabilities, as_file.probabilities)
+    decoded = decode_image(data, spec, max_pixels=1000)
+    np.testing.assert_allclose(
+        model.probabilities(decoded[None])[0], as_file.probabilities, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((6, 5), np.float32), "float32 values.*give uint8"),
+        (np.zeros((6, 5, 4), np.uint8), r"shape \(6, 5, 4\).*drop an alpha channel"),
+        (np.zeros((0, 5), np.uint8), "is no image"),
+        (np.zeros(5, np.uint8), r"give \(H, W\)"),
+    ],
+)
+def test_arrays_that_are_no_images(image: np.ndarray, told: str, bundle: Path) -> None:
+    model = recame.load(bundle)
+    with pytest.raises(DataError, match=told):
+        model.predict(image)
+    with pytest.raises(DataError, match=told):
+        list(model.stream([image]))
+
+
+def test_decoded_batches_must_fit(bundle: Path) -> None:
+    model = recame.load(bundle)
+    with pytest.raises(DataError, match=r"uint8 pixels of shape \(B, 6, 5, 1\) here, got uint16"):
+        model.probabilities(np.zeros((2, 6, 5, 1), np.uint16))
+    with pytest.raises(DataError, match="which adapts them"):
+        model.run(np.zeros((2, 7, 5, 1), np.uint8))
+    assert model.probabilities(np.zeros((2, 6, 5, 1), np.uint8)).shape == (2, 3)
+
+
+def test_normal_below_the_threshold_goes_to_review(
+    write_bundle: Callable[..., Path], grey: PreprocessSpec, pictures: Pictures, tmp_path: Path
+) -> None:
+    thresholds = {"normal": {"release_above": 0.6, "max_escape": 0.01}}
+    model = recame.load(write_bundle(tmp_path / "b", grey, thresholds=thresholds))
+    assert model.release_above == 0.6
+    found = model.predict(pictures[0])
+    normal = [item for item in found if item.label == "ok"]
+    held = {item.image for item in normal if item.decision == "review"}
+    assert held == {item.image for item in normal if item.confidence < 0.6}
+    assert 0 < len(held) < len(normal)
+    assert all(item.decision == item.label for item in found if item.label != "ok")
+
+
+class TestStream:
+    @pytest.mark.parametrize("options", [{}, {"threads": 2, "batch_size": 7}, {"threads": 1}])
+    def test_equals_predict_one_by_one(
+        self,
+        options: dict[str, int],
+        bundle: Path,
+        pictures: Pictures,
+        expected: Expected,
+        grey: PreprocessSpec,
+    ) -> None:
+        folder, pixels = pictures
+        model = recame.load(bundle, **options)  # type: ignore[arg-type]
+        paths = sorted(folder.iterdir())
+        found = list(model.stream(iter(paths)))
+        assert [item.image for item in found] == [str(path) for path in paths]
+        np.testing.assert_allclose(
+            np.stack([item.probabilities for item in found]), expected(pixels, grey), atol=1e-5
+        )
+        told = model.describe()
+        assert told["batch_size"] == options.get("batch_size", told["batch_size"])
+        assert told["chosen"].startswith("measured (")
+        assert told["backend"] == "onnxruntime"
+
+    def test_memory_is_bounded_and_nobody_waits_for_the_end(
+        self, bundle: Path, pictures: Pictures
+    ) -> None:
+        model = recame.load(bundle, threads=2, batch_size=4)
+        taken = 0
+
+        def endless() -> Iterator[np.ndarray]:
+            nonlocal taken
+            while True:
+                taken += 1
+                yield pictures[1][taken % 300]
+
+        stream = model.stream(endless())
+        for count in range(1, 201):
+            assert next(stream).label is not None
+            assert taken <= max(count, 64) + 4 * 6  # the measuring look-ahead, then six batches
+        threads = threading.active_count()
+        stream.close()  # type: ignore[attr-defined]
+        assert threading.active_count() < threads
+
+    def test_a_short_stream_measures_nothing(self, bundle: Path, pictures: Pictures) -> None:
+        model = recame.load(bundle)
+        assert len(list(model.stream(pictures[1][:20]))) == 20
+        assert model.describe()["chosen"] == "not measured: no long stream yet"
+
+    def test_decoding_runs_while_the_model_does(
+        self, bundle: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = recame.load(bundle, threads=1, batch_size=10)
+        list(model.stream(pictures[1]))  # measured
+        plain, run = runtime.match_pixels, model._session.run
+
+        def slow_decode(*args: object) -> np.ndarray:
+            time.sleep(0.001)
+            return plain(*args)  # type: ignore[arg-type]
+
+        def slow_run(images: np.ndarray) -> dict[str, np.ndarray]:
+            time.sleep(0.001 * len(images))
+            return run(images)
+
+        monkeypatch.setattr(runtime, "match_pixels", slow_decode)
+        monkeypatch.setattr(model._session, "run", slow_run)
+        began = time.perf_counter()
+        assert len(list(model.stream(pictures[1]))) == 300
+        # One after the other takes at least 0.6 s.
+        assert time.perf_counter() - began < 0.58
+
+
+class TestMeasuring:
+    def measured(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch, rates: dict[tuple[int, int], float]
+    ) -> dict[str, object]:
+        monkeypatch.setattr(
+            runtime, "_rate", lambda _session, pixels, calls: rates[calls, len(pixels)]
+        )
+        model = recame.load(bundle, threads=2)
+        model.batch_size_for(1000)
+        return model.describe()
+
+    def test_the_fastest_is_taken(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rates = {(1, 1): 2e4, (2, 1): 3e4, (1, 4): 6e4, (2, 4): 5e4, (1, 16): 5e4, (2, 16): 8e4}
+        told = self.measured(bundle, monkeypatch, rates)
+        assert (told["parallel_batches"], told["batch_size"], told["decode_threads"]) == (2, 16, 3)
+        rates[1, 4] = 9e4
+        told = self.measured(bundle, monkeypatch, rates)
+        assert (told["parallel_batches"], told["batch_size"], told["decode_threads"]) == (1, 4, 2)
+        assert "1 x batch 4: 90000/s" in str(told["chosen"])
+
+    def test_what_takes_too_long_is_not_tried(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Four images a second: even the smallest batch would exceed the time for measuring.
+        told = self.measured(bundle, monkeypatch, {(1, 1): 4.0, (2, 1): 5.0})
+        assert (told["parallel_batches"], told["batch_size"]) == (2, 1)
+
+
+class TestLoad:
+    @pytest.mark.parametrize("name", ["threads", "batch_size"])
+    @pytest.mark.parametrize("value", [0, -1, "many", 2.5])
+    def test_numbers(self, name: str, value: object, bundle: Path) -> None:
+        with pytest.raises(ConfigError, match=f"{name}={value!r} is not a number above 0"):
+            recame.load(bundle, **{name: value})  # type: ignore[arg-type]
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="holds no run and no bundle"):
+            recame.load(tmp_path)
+
+    def test_run_folder(self, finished: Path, defects: Path) -> None:
+        model = recame.load(finished, device="cpu")
+        found = model.predict([defects / "hole", defects / "ok" / "000.png"])
+        assert [Path(item.image).parent.name for item in found] == ["hole"] * 6 + ["ok"]
+        assert found[0].expert_probabilities is not None
+        assert found[0].expert_probabilities.shape == (2, 4)
+        assert (model.describe()["backend"], model.release_above) == ("torch", None)
+        image = np.asarray(Image.open(defects / "ok" / "000.png"))
+        np.testing.assert_allclose(
+            model.predict(image)[0].probabilities, found[-1].probabilities, atol=1e-6
+        )
+
+    def test_fingerprints_differ(
+        self, bundle: Path, write_bundle: Callable[..., Path], grey: PreprocessSpec, tmp_path: Path
+    ) -> None:
+        other = write_bundle(tmp_path / "b", grey, seed=1)
+        assert recame.load(bundle).fingerprint == recame.load(bundle).fingerprint
+        assert recame.load(bundle).fingerprint != recame.load(other).fingerprint

@@ -1,0 +1,130 @@
+"""A machine that has no torch: bundles load and predict there, and the rest says what it needs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import recame
+from recame.errors import TRAINING_PACKAGES
+from recame.export.export import export
+
+ROOT = Path(__file__).parents[2]
+
+#: What the packages of the extras are called where they are imported.
+IMPORTED_AS = {"scikit-learn": "sklearn", "PyYAML": "yaml"}
+
+#: Makes every package that only training needs vanish, then runs what follows.
+BLOCKER = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run_without(blocked: set[str], code: str, *words: object) -> subprocess.CompletedProcess[str]:
+    text = BLOCKER.format(blocked=blocked) + code
+    command = [sys.executable, "-c", text, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(finished, tmp_path_factory.mktemp("exported") / "bundle").path
+
+
+def test_a_bundle_says_what_torch_says(
+    exported: Path, finished: Path, defects: Path, tmp_path: Path
+) -> None:
+    code = """
+import recame
+import numpy as np
+model = recame.load(sys.argv[1])
+found = model.predict(sys.argv[2])
+recame.predict(sys.argv[1], sys.argv[2], out=sys.argv[3] + "/out.csv")
+np.save(sys.argv[3] + "/p.npy", np.stack([item.probabilities for item in found]))
+print(" ".join(item.label for item in found))
+"""
+    # typer's own need of pydantic does not count: no command line here.
+    done = run_without(set(TRAINING_PACKAGES), code, exported, defects / "hole", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with_torch = recame.load(exported).predict(defects / "hole")
+    got = np.load(tmp_path / "p.npy")
+    expected = np.stack([item.probabilities for item in with_torch])
+    np.testing.assert_array_equal(got, expected)
+    assert done.stdout.split() == [item.label for item in with_torch]
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 7
+    # The run itself, before the temperature: the same decisions.
+    run = recame.load(finished).predict(defects / "hole")
+    assert [item.label for item in run] == [item.label for item in with_torch]
+
+
+def test_the_command_line_predicts(exported: Path, defects: Path, tmp_path: Path) -> None:
+    # Some versions of typer bring pydantic themselves.
+    blocked = set(TRAINING_PACKAGES) - {"pydantic"}
+    code = "from recame.cli import main\nsys.argv[0] = 'recame'\nmain()"
+    out = tmp_path / "out.csv"
+    done = run_without(blocked, code, "predict", exported, defects / "hole", "-o", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "6 images: " in done.stdout
+    assert run_without(blocked, code, "--help").returncode == 0
+
+
+@pytest.mark.parametrize("words", [["train", "{data}"], ["evaluate", "{run}"], ["export", "{run}"]])
+def test_other_verbs_name_the_extra(words: list[str], finished: Path, defects: Path) -> None:
+    code = "from recame.cli import main\nsys.argv[0] = 'recame'\nmain()"
+    words = [word.format(data=defects, run=finished) for word in words]
+    done = run_without(set(TRAINING_PACKAGES) - {"pydantic"}, code, *words)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(r"^error: .*pip install 'recame\[(train|export)\]'", done.stderr)
+
+
+def test_python_names_the_extra(finished: Path) -> None:
+    told = "MissingDependencyError: Package 'torch' is not installed"
+    done = run_without({"torch"}, "import recame\nrecame.load(sys.argv[1])", finished)
+    assert told in done.stderr
+    assert "pip install 'recame[train]'" in done.stderr
+    done = run_without({"torch"}, "import recame\nrecame.train")
+    assert told in done.stderr
+
+
+def test_dependency_lists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def names(lines: list[str]) -> set[str]:
+        return {re.split(r"[<>=\[]", line)[0] for line in lines}
+
+    core = names(project["dependencies"])
+    extras = project["optional-dependencies"]
+    assert core == {"numpy", "pillow", "opencv-python-headless", "typer", "rich"}
+    assert names(extras["runtime"]) == {"onnxruntime"}
+    assert names(extras["runtime-openvino"]) == {"openvino"}
+    imported = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names(extras["train"])}
+    assert imported - {"onnxruntime"} == TRAINING_PACKAGES
+    assert any(line.startswith("recame[train") for line in extras["dev"])
+
+
+@pytest.mark.slow
+def test_in_an_environment_that_has_none(exported: Path, defects: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", f"{ROOT}[runtime]"]
+    subprocess.run(install, check=True, timeout=600)
+    out = tmp_path / "out.csv"
+    words = [python.with_name("recame"), "predict", exported, defects, "-o", out]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    assert "102 images: " in done.stdout
+    find = "import importlib.util as u; print([n for n in ('torch', 'pandas') if u.find_spec(n)])"
+    found = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
