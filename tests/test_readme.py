@@ -1,4 +1,7 @@
-"""README's own words run: its Python block, its commands, the settings and files it names."""
+"""README's own words run: its Python block, its commands, the settings and files it names.
+
+The tables of `docs/results.md` are those that the committed results give.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from recame.config import Config, parse_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 #: What README gives minutes for takes seconds here.
 SHORT = {"600": "6", "10m": "6s", "20ms": "5s"}
@@ -84,7 +88,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
     from recame.bench.tables.results import collect
     from recame.bench.tables.table import headline
 
-    tables = re.findall(r"<!-- bench:(\w+) -->\n(.*?)\n<!-- /bench:\1 -->", README, re.DOTALL)
+    tables = re.findall(r"<!-- bench:(\w+) -->\n(.*?)\n<!-- /bench:\1 -->", RESULTS, re.DOTALL)
     assert [name for name, _ in tables] == ["cpu", "cpu_time"]
     for name, text in tables:
         plan = load_plan(ROOT / "benchmarks" / "plans" / f"{name}.yaml")
@@ -96,14 +100,15 @@ def test_tables_are_those_of_the_committed_results() -> None:
 
 
 def test_named_settings_exist() -> None:
-    named = re.findall(r"`([a-z]+\.[a-z_]+=[^`]+)`", README)
+    named = re.findall(r"`([a-z]+\.[a-z_]+=[^`]+)`", README + RESULTS)
     named = [name for name in named if "critical" not in name]  # needs the class to exist
     assert len(named) >= 6
     changed = Config().updated(parse_settings(named))
     assert changed != Config()
 
 
-def test_named_places_exist() -> None:
-    places = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [place for place in places if "://" not in place and not (ROOT / place).exists()]
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
+def test_named_places_exist(page: Path) -> None:
+    places = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    missing = [p for p in places if "://" not in p and not (page.parent / p.split("#")[0]).exists()]
     assert missing == []
