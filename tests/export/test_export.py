@@ -10,7 +10,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from recame.data.sampling import balanced_sample
 from recame.decisions.calibration import calibrated
 from recame.errors import ConfigError, ExportError, MissingDependencyError
 from recame.export import export as export_module
@@ -137,16 +136,6 @@ def test_missing_package(finished: Path, tmp_path: Path, monkeypatch: pytest.Mon
     )
     with pytest.raises(MissingDependencyError, match=r"'nncf'.*pip install 'recame\[export\]'"):
         export(finished, tmp_path / "b", format="openvino", precision="int8")
-
-
-def test_balanced_sample_covers_the_tail() -> None:
-    target = np.repeat([0, 1, 2, 3], [1000, 40, 5, 1])
-    chosen = balanced_sample(target, 60, seed=0)
-    assert np.bincount(target[chosen]).tolist() == [27, 27, 5, 1]
-    assert len(set(chosen.tolist())) == 60
-    assert np.array_equal(chosen, balanced_sample(target, 60, seed=0))
-    assert not np.array_equal(chosen, balanced_sample(target, 60, seed=1))
-    assert sorted(balanced_sample(target, 5000, seed=0)) == list(range(1046))
 
 
 def test_calibrated() -> None:

@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from recame.config import ProbeConfig
-from recame.data.dataset import SplitView
-from recame.data.sampling import capped_view
 from recame.data.transforms import dihedral_view
 from recame.losses import Objective
 from recame.models import ExpertHead, load_checkpoint
@@ -17,31 +15,6 @@ from recame.training.phases.features import ProbeFeatures, embed, fit_heads, pro
 from recame.training.phases.probe import run_probe
 
 Ongoing = Callable[..., OngoingRun]
-
-
-def view_of(targets: list[int]) -> SplitView:
-    positions = np.arange(len(targets))
-    return SplitView("train", positions + 100, np.array(targets), positions + 1000)
-
-
-class TestCappedView:
-    TARGETS = [0] * 50 + [1] * 5 + [2] * 20 + [0] * 3
-
-    def test_at_most_so_many_of_each_class(self) -> None:
-        capped = capped_view(view_of(self.TARGETS), 7, seed=0)
-        assert np.bincount(capped.targets).tolist() == [7, 5, 7]
-        assert (np.diff(capped.indices) > 0).all()
-        assert (capped.rows - capped.indices == 900).all()
-        assert (np.array(self.TARGETS)[capped.indices - 100] == capped.targets).all()
-
-    def test_seeded(self) -> None:
-        draws = [capped_view(view_of(self.TARGETS), 7, seed).indices for seed in (0, 0, 1)]
-        assert (draws[0] == draws[1]).all()
-        assert (draws[0] != draws[2]).any()
-
-    def test_room_for_all(self) -> None:
-        capped = capped_view(view_of(self.TARGETS), 1000, seed=0)
-        assert len(capped) == len(self.TARGETS)
 
 
 class TestEmbed:

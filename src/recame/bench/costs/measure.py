@@ -32,11 +32,11 @@ from recame.bench.plan.method import Method
 from recame.bench.plan.plan import Bench
 from recame.config import Config
 from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.sampling import balanced_sample
 from recame.files import write_json
 from recame.inference.device import choose_device
 from recame.machine import describe_machine
 from recame.progress import Report
-from recame.reports.sampled_images import sample_by_class
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import plan_model, with_symmetry
@@ -177,7 +177,7 @@ def _material(subject: Subject, known: dict[str, _Material]) -> _Material:
     if key not in known:
         data = load_inspection_set(subject.source, config.data, seed=seed)
         view = data.view("train")
-        chosen = sample_by_class(view.targets, most, seed=0)
+        chosen = np.sort(balanced_sample(view.targets, most, seed=0))
         rows = np.arange(len(chosen))
         table = data.table.iloc[view.indices[chosen]].reset_index(drop=True).assign(row=rows)
         images = np.ascontiguousarray(data.cache.images[view.rows[chosen]])
