@@ -24,7 +24,7 @@ from rich.console import Console
 from targets import table
 
 from models import NAMES, bundle_path, exported
-from recame.files import write_json, writing
+from recame.files import write_json, write_text
 from recame.machine import describe_machine, environment, load_average
 
 HERE = Path(__file__).parent
@@ -181,8 +181,7 @@ def main() -> None:
         write_json(path, _without_places(results, options))
         write_json(out / "environment.json", {**environment(), "machine": describe_machine()})
     text = table(results, options.deployed)
-    with writing(out / "table.md") as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(out / "table.md", text)
     console.print(text, markup=False, soft_wrap=True)
 
 

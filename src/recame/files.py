@@ -1,16 +1,142 @@
-"""A folder of a set that is written whole or not at all."""
+"""Files and folders: written whole or not at all, held by one process, read, summed up."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import secrets
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-from recame.errors import DataError
+from recame.errors import CheckpointError, DataError, RecameError
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(stream: IO[bytes]) -> None:
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(stream: IO[bytes]) -> None:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+#: What a user can mend; any other error of the system is a bug and keeps its traceback.
+_MENDABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+}
+_CONTINUE = "Free space or choose another folder with --out, then continue with --resume."
+
+
+@contextmanager
+def explained(path: Path, advice: str, error: type[RecameError] = DataError) -> Iterator[None]:
+    """Say of a full disk, missing rights or a file in the way what is lost and what to do.
+
+    Args:
+        path: what is written in the block.
+        advice: what to do, a sentence.
+        error: what is raised.
+    """
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno is not None and reason.errno not in _MENDABLE:
+            raise
+        raise error(
+            f"{path} cannot be written ({reason.strerror or reason}), so this result would be "
+            f"lost. {advice}"
+        ) from reason
+
+
+@contextmanager
+def write_whole(
+    path: Path, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
+) -> Iterator[Path]:
+    """Give a path beside `path` to write to; it takes its name once it is whole and on the disk.
+
+    After an error, or if the machine stops at any moment, an older file is still there.
+
+    Args:
+        path: its folder is made when missing.
+        advice: what to do if it cannot be written.
+        error: what is raised then.
+
+    Raises:
+        RecameError: the disk is full, or the place cannot be written.
+    """
+    partial = _beside(path)
+    try:
+        with explained(path, advice, error):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
+    finally:
+        with suppress(OSError):  # the first error tells it
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(
+    path: Path, content: bytes, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
+) -> None:
+    """Write a file, whole or not at all; arguments as of `write_whole`."""
+    with write_whole(path, advice=advice, error=error) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(
+    path: Path, text: str, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
+) -> None:
+    """Write UTF-8, whole or not at all; arguments as of `write_whole`."""
+    # What is no character, as in some files' names, becomes an escape that JSON reads back.
+    content = text.encode(errors="backslashreplace")
+    write_bytes(path, content, advice=advice, error=error)
+
+
+def write_json(
+    path: Path, values: object, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
+) -> None:
+    """Write JSON, whole or not at all; arguments as of `write_whole`."""
+    write_text(path, json_text(values), advice=advice, error=error)
+
+
+def json_text(values: object) -> str:
+    """Values as the JSON of a file that people read too."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def write_together(
+    folder: Path, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
+) -> Iterator[Path]:
+    """Give an empty folder; its files take their places in `folder` once all are on the disk.
+
+    Files of other names stay. Arguments and errors as of `write_whole`.
+    """
+    partial = folder / _beside(folder).name
+    try:
+        with explained(folder, advice, error):
+            partial.mkdir(parents=True)
+            yield partial
+            written = sorted(partial.iterdir())
+            for path in written:
+                _sync(path)
+            for path in written:
+                path.replace(folder / path.name)
+            _sync(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_taken(out: Path) -> bool:
@@ -19,57 +145,116 @@ def is_taken(out: Path) -> bool:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(
+    out: Path,
+    *,
+    replace: bool = False,
+    advice: str = "Check the path, rights and free space.",
+    error: type[RecameError] = DataError,
+) -> Iterator[Path]:
     """Give a folder to fill, which becomes `out` at the end and vanishes after an error.
 
     Args:
         out: a path that is not taken.
+        replace: what lies there makes room, once the new folder is whole.
+        advice: what to do if it cannot be written.
+        error: what is raised then.
 
     Yields:
         An empty folder beside `out`.
-
-    Raises:
-        DataError: `out` cannot be written.
     """
-    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
+    partial, old = _beside(out.absolute()), _beside(out.absolute())
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    except OSError as error:
-        raise DataError(
-            f"The set cannot be written to {out} ({error}): check the path, rights and free space."
-        ) from error
+        with explained(out, advice, error):
+            partial.mkdir(parents=True)
+            yield partial
+            if out.exists() and replace:
+                out.rename(old)
+            elif out.exists():
+                out.rmdir()
+            try:
+                partial.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+            _sync(out.absolute().parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; put it in place only if the block succeeds.
+def hold(path: Path) -> IO[bytes] | None:
+    """Hold a lock file until the stream is closed; the system lets go when the process ends.
+
+    Args:
+        path: of the file, made where it is missing.
+
+    Returns:
+        The open file; None if another holds it. Where the file system knows no locks, the file is
+        given all the same.
+    """
+    stream = path.open("ab")
+    try:
+        _lock(stream)
+    except (BlockingIOError, PermissionError):
+        stream.close()
+        return None
+    except OSError:
+        return stream
+    return stream
+
+
+def read_json(
+    path: Path,
+    *,
+    newest: int | None = None,
+    advice: str = "It was edited or damaged: take it again from where it was written.",
+    error: type[RecameError] = CheckpointError,
+) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        newest: the newest `schema` that this version reads; None: it has none.
+        advice: what to do with a damaged file.
+        error: what is raised.
 
     Raises:
-        DataError: the disk is full or the folder cannot be written; the old file survives.
+        RecameError: the file cannot be opened, holds no JSON object, or is of a newer schema.
     """
-    partial = path.with_name(f".{path.name}.tmp")
     try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise DataError(
-            f"{path} cannot be written ({error.strerror}), so this result would be lost. "
-            "Free space or choose another folder with --out, then continue with --resume."
-        ) from error
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds a {type(values).__name__}, no object")
+    except (OSError, ValueError, TypeError) as reason:
+        raise error(f"{path} cannot be read as JSON ({reason}). {advice}") from reason
+    schema = values.get("schema")
+    if newest is not None and (not isinstance(schema, int) or schema > newest):
+        raise error(
+            f"{path} has schema {schema!r}; this version reads up to {newest}. "
+            "Update recame: pip install -U recame"
+        )
+    return values
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the same folder, so that taking the final name is one step."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+
+
+def _sync(path: Path) -> None:
+    """Let a file's content, or a folder's entries, reach the disk."""
+    if sys.platform == "win32" and path.is_dir():  # which opens no folder
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
     finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: object) -> None:
-    """Write JSON, whole or not at all."""
-    with writing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.close(number)

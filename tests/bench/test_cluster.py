@@ -83,7 +83,7 @@ def test_node_of_its_own_sends_the_result_home(bench: TinyBench, tmp_path: Path)
 def test_result_is_written_last(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     monkeypatch.setattr(
-        "recame.bench.queue.cluster.write_whole", lambda path, _: written.append(path)
+        "recame.bench.queue.cluster.write_bytes", lambda path, _: written.append(path)
     )
     write_delivery(bench, JOB, {"result.json": b"", "a.json": b"", "z/evaluation.csv": b""})
     folder = bench.run_dir(JOB)

@@ -173,4 +173,4 @@ def test_a_bench_writes_its_costs_whole(
     assert list(written["rows"]) == ["defects/one", "defects/two"]
     assert written["rows"]["defects/two"]["macs"] == 2 * written["rows"]["defects/one"]["macs"]
     assert told[-1] == ("costs", 8, 8)
-    assert not list(bench.path.glob(".*.tmp"))
+    assert not list(bench.path.glob(".*.part"))

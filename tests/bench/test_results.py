@@ -340,7 +340,7 @@ def test_tables_are_written_whole(bench: Path) -> None:
     pairs = pd.read_csv(bench / "paired.csv")
     assert set(pairs["reference"]) == {"plain"}
     assert {"balanced_accuracy", "escape_rate"} <= set(pairs["metric"])
-    assert not list(bench.glob(".*.tmp"))
+    assert not list(bench.glob(".*.part"))
 
 
 def test_headline_is_short_and_sorted(bench: Path) -> None:

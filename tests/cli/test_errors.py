@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -351,27 +352,28 @@ class TestPredictions:
         assert not (tmp_path / "out.csv").exists()
 
 
-def fill_disk(*paths: Path) -> None:
-    """Let writing to these files fail as on a full disk."""
-    for path in paths:
-        path.symlink_to("/dev/full")
+def fill_disk(path: Path) -> None:
+    """Let writing to this file fail as on a full disk."""
+    path.symlink_to("/dev/full")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 class TestFullDisk:
-    @pytest.mark.parametrize(
-        "partial",
-        [".config.yaml.tmp.tmp", ".run.json.tmp", ".history.csv.tmp", ".metrics.json.tmp"],
-    )
+    @pytest.fixture(autouse=True)
+    def _known_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Of the files beside those that are being written.
+        monkeypatch.setattr(secrets, "token_hex", lambda _: "new")
+
+    @pytest.mark.parametrize("name", ["config.yaml", "run.json", "history.csv", "metrics.json"])
     def test_training(
         self,
-        partial: str,
+        name: str,
         refused: Callable[..., str],
         tiny_words: list[str],
         defects: Path,
         tmp_path: Path,
     ) -> None:
-        fill_disk(tmp_path / partial)
+        fill_disk(tmp_path / f".{name}.new.part")
         line = refused("train", defects, "--out", tmp_path, *tiny_words)
         assert "No space left on device" in line
         assert "Free space" in line
@@ -387,7 +389,7 @@ class TestFullDisk:
     def test_evaluating(self, refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:
         run = Path(shutil.copytree(finished, tmp_path / "run"))
         before = (run / "metrics.json").read_text()
-        fill_disk(run / ".metrics.json.tmp")
+        fill_disk(run / ".metrics.json.new.part")
         line = refused("evaluate", run)
         assert "No space left on device" in line
         assert (run / "metrics.json").read_text() == before

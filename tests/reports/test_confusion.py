@@ -93,7 +93,7 @@ def test_save_evaluation(evaluation, tmp_path):
     with Image.open(tmp_path / "test" / "confusion.png") as picture:
         assert min(picture.size) > 400
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written to"):
+    with pytest.raises(DataError, match="cannot be written"):
         save_evaluation(evaluation, tmp_path / "file" / "x", SPACE)
 
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +8,7 @@ import pytest
 
 from recame.config import Config
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.files import write_json, writing
+from recame.files import write_json
 from recame.machine import environment
 from recame.runs.folder import RUN_SCHEMA, RunFolder
 
@@ -20,49 +18,6 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder.free(tmp_path / "runs" / "first")
     folder.begin(tmp_path / "data", "f00d", Config())
     return folder
-
-
-class TestWriting:
-    def test_puts_the_file_in_place(self, tmp_path: Path) -> None:
-        with writing(tmp_path / "a.txt") as partial:
-            partial.write_text("new", encoding="utf-8")
-            assert not (tmp_path / "a.txt").exists()
-        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-        assert (tmp_path / "a.txt").read_text() == "new"
-
-    @pytest.mark.parametrize("problem", [ValueError("bug"), KeyboardInterrupt()])
-    def test_a_failure_leaves_the_old_file(self, problem: BaseException, tmp_path: Path) -> None:
-        path = tmp_path / "a.txt"
-        path.write_text("old", encoding="utf-8")
-
-        def fail() -> None:
-            with writing(path) as partial:
-                partial.write_text("half", encoding="utf-8")
-                raise problem
-
-        with pytest.raises(type(problem)):
-            fail()
-        assert path.read_text() == "old"
-        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
-    def test_what_the_user_can_mend_is_said(self, number: int, tmp_path: Path) -> None:
-        def fail() -> None:
-            with writing(tmp_path / "a.txt"):
-                raise OSError(number, os.strerror(number))
-
-        with pytest.raises(DataError, match=r"a\.txt cannot be written .*--resume"):
-            fail()
-
-    def test_other_system_errors_are_bugs(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError), writing(tmp_path / "a.txt"):
-            (tmp_path / "nothing").read_text(encoding="utf-8")
-
-    def test_no_json_with_nan(self, tmp_path: Path) -> None:
-        write_json(tmp_path / "a.json", {"x": 1.5})
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            write_json(tmp_path / "a.json", {"x": float("nan")})
-        assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5}
 
 
 class TestLifecycle:

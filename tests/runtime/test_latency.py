@@ -367,7 +367,7 @@ class TestReport:
     def test_json_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         report = report_of(one_image_ms=[4.0], batches={1: 3.0})
-        with pytest.raises(DataError, match="choose another place for --json"):
+        with pytest.raises(DataError, match="Choose another place for --json"):
             save_latency(report, tmp_path / "file" / "latency.json")
 
     def test_printed_within_a_hundred_columns(self) -> None:

@@ -18,7 +18,7 @@ from recame.bench.queue.trained import is_trained
 from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import collect, read_elsewhere
 from recame.errors import ConfigError, DataError
-from recame.files import writing
+from recame.files import write_text
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,7 @@ def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
             f"{out} holds the results of another plan, {load_plan(kept).title!r}: choose another "
             "--out, so that the two are not mixed."
         )
-    with writing(kept) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(kept, text)
 
 
 def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
@@ -222,8 +221,7 @@ def _take_over_costs(bench: Bench, request: Request) -> None:
             "only runs of one costs.json."
         )
     if not own:
-        with writing(bench.costs_path) as partial:
-            partial.write_bytes(files[0].read_bytes())
+        write_text(bench.costs_path, files[0].read_text(encoding="utf-8"))
 
 
 def _makes(entry: DataEntry) -> dict[str, object]:

@@ -10,6 +10,7 @@ import yaml
 
 from recame.config.settings import Config, parse_config
 from recame.errors import ConfigError
+from recame.files import write_text
 
 
 def load_config(path: Path) -> Config:
@@ -65,6 +66,4 @@ def _yaml_value(text: str) -> object:
 def save_config(config: Config, path: Path) -> None:
     """Write the settings as YAML, whole or not at all."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    partial = path.with_suffix(path.suffix + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 import warnings
@@ -16,20 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from recame.contracts import Array, IntArray, PreprocessSpec
 from recame.data.decode import NOT_OPENED, decode_image, read_source
 from recame.errors import DataError
+from recame.files import write_text, write_whole
 
 CACHE_SCHEMA = 1
 
 _KEEP_UNUSED_S = 30 * 86_400
 _KEEP_PARTIAL_S = 86_400
 _DIGEST_BYTES = 16
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _WINDOW = 64  # decoded images held in memory while one before them is still being decoded
 
 
@@ -98,11 +97,7 @@ def build_cache(
     key = _key(unique, spec, max_pixels)
     index = _read_index(folder, key)
     if index is None or _opens_now(index, unique):
-        needed = len(unique) * spec.height * spec.width * spec.channels * spec.dtype.itemsize
-        try:
-            index = _build(folder, key, unique, spec, max_pixels, on_progress, workers)
-        except OSError as error:
-            raise _write_error(error, folder, needed) from error
+        index = _build(folder, key, unique, spec, max_pixels, on_progress, workers)
     elif on_progress is not None:
         on_progress(len(unique), len(unique))
     reasons = {int(position): reason for position, reason in index["broken"]}
@@ -182,14 +177,22 @@ def _build(
     on_progress: Callable[[int, int], None] | None,
     workers: int | None,
 ) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_old(folder)
     size = len(unique) * spec.height * spec.width * spec.channels * spec.dtype.itemsize
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    advice = (
+        f"The decoded images need {size:,} bytes there. Free some space, or set data.cache_dir or "
+        "the variable RECAME_CACHE to a folder that you may write to, on another disk, or a "
+        "smaller data.size."
+    )
     digests: list[str] = []
     broken: list[tuple[int, str]] = []
-    with _replacing(_pixels_path(folder, key)) as stream:
+    with (
+        write_whole(_pixels_path(folder, key), advice=advice) as partial,
+        partial.open("wb") as stream,
+    ):
+        _remove_old(folder)
+        # A full disk is told now rather than after hours.
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         decoded = _decode_all(unique, spec, max_pixels, workers)
         for position, (digest, image) in enumerate(decoded):
             if isinstance(image, str):
@@ -210,23 +213,9 @@ def _build(
         "digests": digests,
         "fingerprint": hashlib.blake2b(contents.encode(), digest_size=_DIGEST_BYTES).hexdigest(),
     }
-    with _replacing(_index_path(folder, key)) as stream:
-        stream.write(json.dumps({"checksum": _checksum(body), "body": body}).encode())
+    document = json.dumps({"checksum": _checksum(body), "body": body})
+    write_text(_index_path(folder, key), document, advice=advice)
     return body
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name only when it is whole and on the disk."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)  # noqa: PTH105
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _decode_all(
@@ -271,19 +260,6 @@ def _remove_old(folder: Path) -> None:
             if now - path.stat().st_mtime > _KEEP_UNUSED_S:
                 path.unlink()
                 _pixels_path(folder, path.stem).unlink(missing_ok=True)
-
-
-def _write_error(error: OSError, folder: Path, needed: int) -> DataError:
-    out = "Set data.cache_dir or the variable RECAME_CACHE to a folder"
-    if error.errno in _FULL:
-        return DataError(
-            f"The disk of {folder} is full: the decoded images need {needed:,} bytes there. "
-            f"Free some space, or: {out} on another disk, or a smaller data.size."
-        )
-    return DataError(
-        f"Decoded images cannot be written to {folder} ({error.strerror or error}). {out} that "
-        "you may write to."
-    )
 
 
 class PickedRows:

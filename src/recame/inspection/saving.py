@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recame.errors import DataError
+from recame.files import write_together
 from recame.inspection.examine import INSPECTION_SCHEMA, Inspection
 from recame.inspection.findings import evaluation_sizes, make_findings
 from recame.inspection.inspection_page import inspection_page
@@ -110,9 +108,8 @@ def save_inspection(inspection: Inspection, out: Path) -> Path:
     Raises:
         DataError: the folder cannot be written.
     """
-    partial = out / f".inspection-{secrets.token_hex(4)}.part"
-    try:
-        partial.mkdir(parents=True)
+    advice = "Free some space, or choose another folder with --out."
+    with write_together(out, advice=advice) as partial:
         page = inspection_page(inspection)
         (partial / "inspection.html").write_text(page, encoding="utf-8")
         text = json.dumps(inspection_dict(inspection), indent=1, ensure_ascii=False, default=str)
@@ -122,15 +119,6 @@ def save_inspection(inspection: Inspection, out: Path) -> Path:
         for name in _TABLES:
             if not (partial / f"{name}.csv").exists():
                 (out / f"{name}.csv").unlink(missing_ok=True)
-        for path in sorted(partial.iterdir()):
-            path.replace(out / path.name)
-    except OSError as error:
-        raise DataError(
-            f"The inspection cannot be written to {out} ({error.strerror or error}). Free some "
-            "space, or choose another folder with --out."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out / "inspection.html"
 
 

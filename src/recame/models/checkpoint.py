@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, DataError
+from recame.files import json_text, read_json, sha256, write_together
 from recame.label_space import LabelSpace
 from recame.models.experts import Architecture, MultiExpertClassifier
 
@@ -57,32 +57,21 @@ def save_checkpoint(folder: Path, model: MultiExpertClassifier, label_space: Lab
             there stays as it was.
     """
     assert model.num_classes == label_space.num_classes
-    weights, description = folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
-    partials = [path.with_suffix(path.suffix + ".tmp") for path in (weights, description)]
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, partials[0])
+    with write_together(folder, error=CheckpointError) as partial:
+        try:
+            save_file(state, partial / WEIGHTS_FILE)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from error
         document = {
             "schema": CHECKPOINT_SCHEMA,
             "recame": version("recame"),
-            "weights_sha256": _sha256(partials[0]),
+            "weights_sha256": sha256(partial / WEIGHTS_FILE),
             "architecture": model.architecture.to_dict(),
             "preprocess": model.spec.to_dict(),
             "label_space": label_space.to_dict(),
         }
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        partials[1].write_text(text, encoding="utf-8")
-        partials[0].replace(weights)
-        partials[1].replace(description)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The model cannot be saved in {folder} ({error}): free some space there or choose "
-            "another --out folder."
-        ) from error
-    finally:
-        for partial in partials:
-            _remove(partial)
+        (partial / DESCRIPTION_FILE).write_text(json_text(document), encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
@@ -108,7 +97,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
             "Take it again from the run that wrote it."
         ) from error
     try:
-        found = _sha256(weights)
+        found = sha256(weights)
         if found != checksum:
             raise CheckpointError(
                 f"{weights} is not the file that {DESCRIPTION_FILE} describes (SHA-256 "
@@ -159,33 +148,4 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {' and no '.join(missing)}: give the run folder that "
             f"`recame train --out` wrote, with {WEIGHTS_FILE} and {DESCRIPTION_FILE} in it."
         )
-    path = folder / DESCRIPTION_FILE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}): it was edited or damaged. Take it again "
-            "from the run that wrote it."
-        ) from error
-    if not isinstance(document, dict):
-        document = {}
-    schema = document.get("schema")
-    if not isinstance(schema, int) or schema > CHECKPOINT_SCHEMA:
-        raise CheckpointError(
-            f"{path} has schema {schema!r}; this version reads up to {CHECKPOINT_SCHEMA}. "
-            "Update recame: pip install -U recame"
-        )
-    return document
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        # The folder itself may be what cannot be written; the first error tells it.
-        return
+    return read_json(folder / DESCRIPTION_FILE, newest=CHECKPOINT_SCHEMA)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from recame.config import Config, load_config, save_config
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.files import write_json, writing
+from recame.files import write_json, write_whole
 
 RUN_SCHEMA = 1
 
@@ -163,8 +163,7 @@ class RunFolder:
 
     def save_config(self, config: Config) -> None:
         """Write `config.yaml`."""
-        with writing(self.path / "config.yaml") as partial:
-            save_config(config, partial)
+        save_config(config, self.path / "config.yaml")
 
     def load_config(self) -> Config:
         """Read `config.yaml`."""
@@ -173,12 +172,12 @@ class RunFolder:
     def save_manifest(self, table: pd.DataFrame) -> None:
         """Write `manifest.csv`: every image with its split, as this run used it."""
         keep = [c for c in table.columns if c not in {"target", "row"}]
-        with writing(self.path / "manifest.csv") as partial:
+        with write_whole(self.path / "manifest.csv") as partial:
             table[keep].to_csv(partial, index=False)
 
     def save_broken(self, broken: Sequence[tuple[str, str]]) -> None:
         """Write `broken_images.csv`: every image that was left out, with the reason."""
-        with writing(self.path / "broken_images.csv") as partial:
+        with write_whole(self.path / "broken_images.csv") as partial:
             pd.DataFrame(broken, columns=["image", "reason"]).to_csv(partial, index=False)
 
     def save_unlabelled(
@@ -186,7 +185,7 @@ class RunFolder:
     ) -> None:
         """Write `unlabelled.csv`: images without labels, and what the teacher says of each."""
         table = pd.DataFrame({"image": images, "teacher": predicted, "confidence": confidence})
-        with writing(self.path / "unlabelled.csv") as partial:
+        with write_whole(self.path / "unlabelled.csv") as partial:
             table.to_csv(partial, index=False)
 
     def weights_sha256(self) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +11,7 @@ import pandas as pd
 
 from recame.contracts import Predictions
 from recame.errors import ConfigError, DataError
+from recame.files import write_whole
 from recame.label_space import LabelSpace
 
 PREDICTIONS_SCHEMA = 1
@@ -89,24 +87,11 @@ def save_predictions(table: pd.DataFrame, path: Path) -> None:
         DataError: the disk is full, or the place cannot be written.
     """
     check_suffix(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path, advice="Free space, or choose another place.") as partial:
         if path.suffix.lower() == ".csv":
             table.to_csv(partial, index=False)
         else:
             _write_parquet(table, partial)
-        partial.replace(path)
-    except OSError as error:
-        full = error.errno == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error.strerror or error)
-        raise DataError(
-            f"Predictions cannot be written to {path}: {reason}. "
-            f"{'Free some space' if full else 'Check the folder'}, or choose another place."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, DataError, ExportError
+from recame.files import is_taken, new_folder, read_json, sha256, write_json
 from recame.label_space import LabelSpace
 
 BUNDLE_SCHEMA = 1
@@ -112,28 +112,17 @@ def assembling(out: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         ExportError: something else lies there, or the folder cannot be written.
     """
-    _check_free(out, replace)
-    partial, old = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        shutil.rmtree(old, ignore_errors=True)
-        if is_bundle(out):
-            out.rename(old)
-        elif out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except OSError as error:
-        if old.exists() and not out.exists():
-            old.rename(out)
+    if is_taken(out) and not is_bundle(out):
         raise ExportError(
-            f"The bundle {out} cannot be written ({error.strerror or error}): free space there or "
-            "choose another --out."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            f"{out} exists and is no bundle, so it is not overwritten: choose another --out."
+        )
+    if is_taken(out) and not replace:
+        raise ExportError(
+            f"{out} already holds a bundle: replace it with --force, or choose another --out."
+        )
+    advice = "Free space there or choose another --out."
+    with new_folder(out, replace=replace, advice=advice, error=ExportError) as partial:
+        yield partial
 
 
 def write_document(folder: Path, facts: dict[str, Any]) -> None:
@@ -147,28 +136,12 @@ def write_document(folder: Path, facts: dict[str, Any]) -> None:
         "schema": BUNDLE_SCHEMA,
         **facts,
         "files": {
-            name: {"sha256": _sha256(folder / name), "bytes": (folder / name).stat().st_size}
+            name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
             for name in MODEL_FILES[facts["format"]]
         },
     }
     document["checksum"] = _checksum(document)
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    partial = folder / f".{DOCUMENT_FILE}.tmp"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / DOCUMENT_FILE)
-
-
-def _check_free(out: Path, replace: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not is_bundle(out):
-        raise ExportError(
-            f"{out} exists and is no bundle, so it is not overwritten: choose another --out."
-        )
-    if not replace:
-        raise ExportError(
-            f"{out} already holds a bundle: replace it with --force, or choose another --out."
-        )
+    write_json(folder / DOCUMENT_FILE, document, error=ExportError)
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -179,21 +152,9 @@ def _read_document(folder: Path) -> dict[str, Any]:
             f"{folder} holds no bundle (no {DOCUMENT_FILE}): give the folder that "
             "`recame export RUN --out FOLDER` wrote."
         )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}): it was edited or damaged. Copy the bundle "
-            "again, or export the run again."
-        ) from error
-    if not isinstance(document, dict):
-        raise _unusable(folder, f"{DOCUMENT_FILE} holds a {type(document).__name__}, no object")
-    schema = document.get("schema")
-    if not isinstance(schema, int) or schema > BUNDLE_SCHEMA:
-        raise CheckpointError(
-            f"{path} has schema {schema!r}; this version reads up to {BUNDLE_SCHEMA}. "
-            "Update recame: pip install -U recame"
-        )
+    document = read_json(
+        path, newest=BUNDLE_SCHEMA, advice="Copy the bundle again, or export the run again."
+    )
     if document.get("checksum") != _checksum(document):
         raise _unusable(
             folder,
@@ -240,21 +201,21 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
     return bundle
 
 
-def _check_file(path: Path, size: int, sha256: str) -> None:
+def _check_file(path: Path, size: int, expected: str) -> None:
     if not path.is_file():
         raise _unusable(path.parent, f"{path.name} is missing")
     found = path.stat().st_size
     if found != size:
         raise _unusable(path.parent, f"{path.name} has {found:,} bytes instead of {size:,}")
     try:
-        digest = _sha256(path)
+        digest = sha256(path)
     except OSError as error:
         raise _unusable(path.parent, f"{path.name} cannot be read: {error}") from error
-    if digest != sha256:
+    if digest != expected:
         raise _unusable(
             path.parent,
             f"the content of {path.name} has changed: SHA-256 {digest[:12]} instead of "
-            f"{sha256[:12]}",
+            f"{expected[:12]}",
         )
 
 
@@ -270,8 +231,3 @@ def _checksum(document: dict[str, Any]) -> str:
     fields = {name: value for name, value in document.items() if name != "checksum"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

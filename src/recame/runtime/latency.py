@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ import numpy as np
 from recame.contracts import PreprocessSpec
 from recame.data.listing import list_images
 from recame.errors import ConfigError, DataError
+from recame.files import write_json
 from recame.machine import describe_machine, load_average
 from recame.runtime.fresh_process import ColdStart, Streaming, time_fresh
 from recame.runtime.timing import LEAST_FOR_P99, Timing, time_calls, warm_up
@@ -246,20 +245,7 @@ def save_latency(report: LatencyReport, path: Path, takt_s: float | None = None)
             "fits": report.fits(takt_s),
             "answer": report.answer(takt_s),
         }
-    partial_path = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        partial_path.write_text(text, encoding="utf-8")
-        partial_path.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"The figures cannot be written to {path} ({error.strerror or error}): choose another "
-            "place for --json."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial_path.unlink(missing_ok=True)
+    write_json(path, document, advice="Choose another place for --json.")
 
 
 def example_png(spec: PreprocessSpec, seed: int = 0) -> bytes:

@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from recame.errors import DataError
-from recame.runtime.exclusive import hold
+from recame.files import hold
 from recame.runtime.predictor import Prediction, Predictor
 
 PARTIAL_SCHEMA = 1

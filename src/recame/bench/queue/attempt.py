@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from recame.errors import RecameError
+from recame.files import write_text
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -113,19 +114,7 @@ def note_failure(bench: Bench, job: Job, reason: str, details: str = "") -> None
     """Write `failure.txt`: when, where, why, and what the run folder keeps."""
     when = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [reason, "", f"{job.key}, {when}, on {platform.node()}.", details]
-    path = failure_path(bench, job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "\n".join(lines).rstrip().encode() + b"\n")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(failure_path(bench, job), "\n".join(lines).rstrip() + "\n")
 
 
 def _lock(bench: Bench, job: Job, kind: Literal["run", "sent"]) -> FileLock:

@@ -32,12 +32,12 @@ from recame.bench.queue.attempt import (
     locks_dir,
     note_failure,
     run_job,
-    write_whole,
 )
 from recame.bench.queue.display import QueueDisplay
 from recame.bench.queue.ledger import Event, Ledger, QueueSummary
 from recame.bench.queue.local import THREAD_VARIABLES, stopping_on_sigterm
 from recame.errors import ConfigError, DataError, MissingDependencyError
+from recame.files import write_bytes
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -197,7 +197,7 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
     bench = replace(bench, path=_scratch(sending))
     bench.path.mkdir(parents=True, exist_ok=True)
     if sending.costs is not None:
-        write_whole(bench.costs_path, sending.costs)
+        write_bytes(bench.costs_path, sending.costs)
     outcome = attempt(bench, job, checked)
     if outcome.state == "held":
         return Delivery(outcome, node, {})
@@ -214,9 +214,7 @@ def write_delivery(bench: Bench, job: Job, files: dict[str, bytes]) -> None:
     folder = bench.run_dir(job)
     result = str(bench.result_path(job).relative_to(folder))
     for name in sorted(files, key=lambda name: name == result):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, files[name])
+        write_bytes(folder / name, files[name])
 
 
 def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> Outcome:

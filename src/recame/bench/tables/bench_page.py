@@ -21,7 +21,7 @@ from recame.bench.tables.board import (
     pooled_rows,
 )
 from recame.bench.tables.comparison import Comparison
-from recame.files import writing
+from recame.files import write_text
 from recame.pages.render import figure_picture, render_page
 
 
@@ -121,6 +121,5 @@ def write_page(out: Path, comparison: Comparison) -> Path:
     """
     path = out / "page.html"
     text = bench_html(comparison)
-    with writing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path

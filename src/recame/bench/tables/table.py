@@ -11,7 +11,7 @@ from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, 
 from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import METRICS, paired, summarise
 from recame.errors import DataError
-from recame.files import writing
+from recame.files import write_text
 
 
 def write_tables(out: Path, comparison: Comparison) -> list[Path]:
@@ -45,8 +45,7 @@ def write_tables(out: Path, comparison: Comparison) -> list[Path]:
         "table.md": table_markdown(comparison),
     }
     for name, text in texts.items():
-        with writing(out / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     return [out / name for name in texts]
 
 
@@ -150,8 +149,7 @@ def update_markdown(path: Path, name: str, text: str) -> None:
         DataError: the file has no such pair of markers, or more than one.
     """
     before, first, last, after = around_markers(path, name)
-    with writing(path) as partial:
-        partial.write_bytes(f"{before}{first}\n{text.strip()}\n{last}{after}".encode())
+    write_text(path, f"{before}{first}\n{text.strip()}\n{last}{after}")
 
 
 def around_markers(path: Path, name: str) -> tuple[str, str, str, str]:

@@ -11,7 +11,7 @@ import pandas as pd
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 
-from recame.files import writing
+from recame.files import write_whole
 from recame.runs.folder import RunFolder
 
 
@@ -60,7 +60,7 @@ class History(Callback):
                 "seconds": round(seconds, 2),
             }
         )
-        with writing(self._run.history_path) as partial:
+        with write_whole(self._run.history_path) as partial:
             pd.DataFrame(self._rows).to_csv(partial, index=False)
         parts = "  ".join(
             f"{name.removeprefix('loss/')} {value:.3f}"
@@ -89,7 +89,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; every process of a distributed run takes part, the first one writes."""
         path = self._run.last_checkpoint
-        with writing(path) if trainer.is_global_zero else nullcontext(path) as target:
+        with write_whole(path) if trainer.is_global_zero else nullcontext(path) as target:
             trainer.save_checkpoint(target, weights_only=False)
 
 

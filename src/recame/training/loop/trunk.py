@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recame.data.dataset import InspectionSet, SplitView
 from recame.data.transforms import dihedral_view
-from recame.files import writing
+from recame.files import write_whole
 from recame.models import FrozenForward, MultiExpertClassifier
 from recame.progress import Report
 
@@ -99,7 +99,7 @@ def build_trunk_cache(
     first = data.images(view.rows[:2]).to(device)
     forward = FrozenForward(module, first, num_images=len(view) * num_views, precision=precision)
     shapes = [tuple(output.shape[1:]) for output in forward(first)]
-    with writing(paths[0]) as maps_path, writing(paths[1]) as pooled_path:
+    with write_whole(paths[0]) as maps_path, write_whole(paths[1]) as pooled_path:
         # Writing to a memory map of a full disk would kill the process.
         needed = 2 * len(view) * num_views * sum(math.prod(shape) for shape in shapes)
         if shutil.disk_usage(maps_path.parent).free < needed:

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from recame.errors import CheckpointError, DataError, ExportError
+from recame.files import (
+    hold,
+    new_folder,
+    read_json,
+    sha256,
+    write_json,
+    write_together,
+    write_whole,
+)
+
+
+class TestWriting:
+    def test_puts_the_file_in_place(self, tmp_path: Path) -> None:
+        with write_whole(tmp_path / "a.txt") as partial:
+            partial.write_text("new", encoding="utf-8")
+            assert not (tmp_path / "a.txt").exists()
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+        assert (tmp_path / "a.txt").read_text() == "new"
+
+    @pytest.mark.parametrize("problem", [ValueError("bug"), KeyboardInterrupt()])
+    def test_a_failure_leaves_the_old_file(self, problem: BaseException, tmp_path: Path) -> None:
+        path = tmp_path / "a.txt"
+        path.write_text("old", encoding="utf-8")
+
+        def fail() -> None:
+            with write_whole(path) as partial:
+                partial.write_text("half", encoding="utf-8")
+                raise problem
+
+        with pytest.raises(type(problem)):
+            fail()
+        assert path.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+    def test_what_the_user_can_mend_is_said(self, number: int, tmp_path: Path) -> None:
+        def fail() -> None:
+            with write_whole(tmp_path / "a.txt"):
+                raise OSError(number, os.strerror(number))
+
+        with pytest.raises(DataError, match=r"a\.txt cannot be written .*--resume"):
+            fail()
+
+    def test_other_system_errors_are_bugs(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError), write_whole(tmp_path / "a.txt"):
+            (tmp_path / "nothing").read_text(encoding="utf-8")
+
+    def test_no_json_with_nan(self, tmp_path: Path) -> None:
+        write_json(tmp_path / "a.json", {"x": 1.5})
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "a.json", {"x": float("nan")})
+        assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5}
+
+
+class TestTogether:
+    def test_other_files_stay(self, tmp_path: Path) -> None:
+        out = tmp_path / "new" / "out"
+        for content in ("first", "second"):
+            with write_together(out) as partial:
+                (partial / "a.txt").write_text(content, encoding="utf-8")
+            (out / "mine.txt").touch()
+        assert sorted(p.name for p in out.iterdir()) == ["a.txt", "mine.txt"]
+        assert (out / "a.txt").read_text() == "second"
+
+    def test_all_or_none(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("old", encoding="utf-8")
+
+        def fail() -> None:
+            with write_together(tmp_path, error=ExportError) as partial:
+                (partial / "a.txt").write_text("new", encoding="utf-8")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with pytest.raises(ExportError, match="No space left on device"):
+            fail()
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+        assert (tmp_path / "a.txt").read_text() == "old"
+
+
+class TestNewFolder:
+    def test_replaces_only_a_whole_one(self, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        with new_folder(out) as partial:
+            (partial / "first").touch()
+
+        def fail() -> None:
+            with new_folder(out, replace=True) as partial:
+                (partial / "second").touch()
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fail()
+        assert [p.name for p in out.iterdir()] == ["first"]
+        with new_folder(out, replace=True) as partial:
+            (partial / "second").touch()
+        assert [p.name for p in out.iterdir()] == ["second"]
+        assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_one_process_holds_a_file(tmp_path: Path) -> None:
+    held = hold(tmp_path / "lock")
+    assert held is not None
+    assert hold(tmp_path / "lock") is None
+    held.close()
+    again = hold(tmp_path / "lock")
+    assert again is not None
+    again.close()
+
+
+def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
+    values = {"name": "b\udcfcrste", "class": "Bürste"}
+    write_json(tmp_path / "a.json", values)
+    assert read_json(tmp_path / "a.json") == values
+    assert "Bürste" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("{", "cannot be read as JSON"), ("[1]", "holds a list"), ('{"schema": 3}', "schema 3.*to 2")],
+)
+def test_json_that_cannot_be_used(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=told):
+        read_json(tmp_path / "a.json", newest=2)
+    with pytest.raises(DataError, match=r"no\.json cannot be read"):
+        read_json(tmp_path / "no.json", error=DataError)
+
+
+def test_checksum(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"recame")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"recame").hexdigest()
