@@ -10,7 +10,13 @@ import pytest
 from recame.contracts import PreprocessSpec
 from recame.data.cache import PickedRows
 from recame.inference.embedding import embed_images
-from recame.inference.projection import principal_components, project_map, standardise
+from recame.inference.projection import (
+    nearest_by_cosine,
+    nearest_rows,
+    principal_components,
+    project_map,
+    standardise,
+)
 from recame.models import load_checkpoint
 
 
@@ -79,3 +85,26 @@ def test_map_keeps_two_clouds_apart() -> None:
     apart = np.linalg.norm(first.mean(0) - second.mean(0))
     assert apart > 2 * max(first.std(0).max(), second.std(0).max())
     assert project_map(x[:1, :1], 0).shape == (1, 2)
+
+
+def test_neighbours_are_exact_and_sorted() -> None:
+    x = np.random.default_rng(0).normal(size=(1500, 6)).astype(np.float32)
+    near = nearest_rows(x, 4)[0]
+    for row in (0, 1023, 1024, 1499):
+        distance = ((x - x[row]) ** 2).sum(1)
+        distance[row] = np.inf
+        assert near[row].tolist() == np.argsort(distance)[:4].tolist()
+
+
+def test_nearest_by_cosine_agrees_with_the_cosine_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(size=(3, 2, 5)), rng.normal(size=(40, 2, 5))
+    rows, similarity = nearest_by_cosine(few, many, 4)
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    for i in range(3):
+        mean = [np.mean([cosine(few[i, e], other[e]) for e in range(2)]) for other in many]
+        assert rows[i].tolist() == np.argsort(mean)[::-1][:4].tolist()
+        assert similarity[i] == pytest.approx(np.sort(mean)[::-1][:4])

@@ -56,7 +56,7 @@ def expected_probabilities(model, images, views):
 def test_views_are_averaged_for_the_rows_asked(stored, views):
     model = TinyExperts()
     rows = np.array([6, 0, 3, 3, 1])
-    done = []
+    done: list[tuple[int, int]] = []
     experts, ensemble, features = predict_cached(
         model,
         stored,
@@ -65,14 +65,14 @@ def test_views_are_averaged_for_the_rows_asked(stored, views):
         num_views=views,
         batch_size=2,
         device="cpu",
-        on_progress=done.append,
+        on_progress=lambda *images: done.append(images),
     )
     want_experts, want_ensemble = expected_probabilities(model, stored[rows], views)
     np.testing.assert_allclose(experts, want_experts, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ensemble, want_ensemble, rtol=1e-4, atol=1e-6)
     assert experts.dtype == ensemble.dtype == np.float32
     assert features is None
-    assert done == [2, 2, 1]
+    assert done == [(2, 5), (4, 5), (5, 5)]
     assert len(model.batches) == 3 * views
     assert all(model.formats)
 

@@ -20,7 +20,6 @@ from recame.reports.gallery import (
     Neighbour,
     choose_mistakes,
     describe_mistakes,
-    nearest_rows,
 )
 from recame.reports.run_report import Baseline, RunFacts, Setting, build_report
 from recame.reports.sampled_images import sample_by_class
@@ -105,20 +104,6 @@ def test_neighbours_that_agree_with_the_call_doubt_the_label():
     assert "yet it is called otherwise" in replace(mistake, true="open", called="spur").hint
     mixed = (*near[:4], replace(near[4], label="ok"))
     assert replace(mistake, neighbours=mixed).hint == ""
-
-
-def test_nearest_rows_agree_with_the_cosine_by_hand():
-    rng = np.random.default_rng(0)
-    few, many = rng.normal(size=(3, 2, 5)), rng.normal(size=(40, 2, 5))
-    rows, similarity = nearest_rows(few, many, 4)
-
-    def cosine(a, b):
-        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-
-    for i in range(3):
-        mean = [np.mean([cosine(few[i, e], other[e]) for e in range(2)]) for other in many]
-        assert rows[i].tolist() == np.argsort(mean)[::-1][:4].tolist()
-        assert similarity[i] == pytest.approx(np.sort(mean)[::-1][:4])
 
 
 def test_a_sample_keeps_rare_classes_whole():

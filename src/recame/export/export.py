@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -198,13 +199,6 @@ def _temperature(source: _Source, progress: Report, console: Console) -> float:
     if "val" not in source.data.splits:
         console.print("Temperature 1: the run has no val split to calibrate it on.")
         return 1.0
-    view, done = source.data.view("val"), 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        progress("calibrating", done, len(view))
-
     found = predict_split(
         source.loaded.model,
         source.data,
@@ -212,12 +206,12 @@ def _temperature(source: _Source, progress: Report, console: Console) -> float:
         num_views=source.views,
         batch_size=source.config.evaluation.batch_size,
         device="cpu",
-        on_progress=advance,
+        on_progress=partial(progress, "calibrating"),
     )
     scores = np.log(np.maximum(found.probabilities.astype(np.float64), 1e-30))
     fitted = fit_temperature(scores, found.target)
     bounded = float(np.clip(fitted, *_TEMPERATURES))
-    text = f"Temperature {bounded:.3f}, from {len(view):,} images of val"
+    text = f"Temperature {bounded:.3f}, from {len(found):,} images of val"
     if bounded != fitted:
         text += f" (they ask for {fitted:.3g}, too few errors or too many to believe)"
     console.print(f"{text}.", highlight=False, soft_wrap=True)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recame.contracts import Array
+from recame.inference.forward import evaluating
 from recame.models import MultiExpertClassifier
 from recame.models.gates import expert_stages
 
 #: Least sides of the two maps that are blended: the coarse one sees what, the fine one where.
 _SIDES = (4, 8)
-
-_BATCH = 64
 
 
 def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[int, ...]:
@@ -31,7 +29,7 @@ def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[in
         Where only a class token is classified, the last stage's patches say nothing: left out.
     """
     blind = int(model.architecture.pooling == "token" and model.num_stages > 1)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         maps = (images[:1] - model.mean) / model.std
         sides = []
         for stage in expert_stages(model, 0)[: model.num_stages - blind]:
@@ -77,7 +75,7 @@ def attribution_maps(
     # captum follows gradients from the images on.
     seen = images.detach().clone().requires_grad_(True)
     total = torch.zeros(count, num_maps, *size, device=images.device)
-    with _evaluating(model):
+    with evaluating(model):
         for stage in stages:
             parts = []
             for target in classes.T:
@@ -99,15 +97,3 @@ def _logit_above_mean(model: nn.Module, expert: int) -> Callable[[Tensor], Tenso
         return logits - logits.mean(1, keepdim=True)
 
     return forward
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """`eval()` for a while; each module's own mode is given back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ def images_to_judge(
         spec=loaded.spec,
         label_space=loaded.label_space,
         split_if_absent=split,
-        on_progress=lambda done, total: progress("decoding images", done, total),
+        on_progress=partial(progress, "decoding images"),
     )
 
 
@@ -72,14 +73,6 @@ def predict_run(
     features: bool,
 ) -> Predictions:
     """Predict a split as the run's settings say; large splits keep no features."""
-    view = data.view(split)
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        report("predicting", done, len(view))
-
     return predict_split(
         loaded.model,
         data,
@@ -87,8 +80,8 @@ def predict_run(
         num_views=int(config.evaluation.views),
         batch_size=config.evaluation.batch_size,
         device=choose_device(config.run.accelerator),
-        on_progress=advance,
+        on_progress=partial(report, "predicting"),
         # Those of a very large split would fill the memory; the report then samples.
-        with_features=features and len(view) <= _MOST_FEATURES,
+        with_features=features and len(data.view(split)) <= _MOST_FEATURES,
         weighting=config.evaluation.weighting,
     )

@@ -18,12 +18,11 @@ from recame.models import FrozenForward
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inference mode and `eval()`, with each module's mode given back afterwards."""
+    """`eval()` for a while; each module's own mode is given back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training

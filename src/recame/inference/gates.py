@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import Array
-from recame.inference.attribution import _BATCH, _evaluating
+from recame.inference.forward import evaluating
 from recame.models import MultiExpertClassifier, RegionalChannelAttention
 from recame.models.gates import attention_layers
 
 #: A gate whose standard deviation over the images is above this answers to what it sees.
 ANSWERS = 0.05
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def gate_layers(
 
     handles = [layer.register_forward_pre_hook(reader(i)) for i, (_, _, layer) in enumerate(layers)]
     try:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for start in range(0, len(images), _BATCH):
                 model(images[start : start + _BATCH].to(device))
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -14,8 +15,26 @@ from recame.inference.device import Precision
 from recame.inference.forward import BatchForward, evaluating
 from recame.inference.weighting import Weighting, stability_weights
 
-#: Called with the number of images just done.
-Progress = Callable[[int], None]
+#: Called with (images done, images) after each batch.
+Progress = Callable[[int, int], None]
+
+
+class _Required(TypedDict):
+    num_views: int
+    batch_size: int
+    device: torch.device | str
+
+
+class Forwarding(_Required, total=False):
+    """How images pass a model, the same for every function here.
+
+    - `num_views`: 1 to 8 test-time views, averaged;
+    - `batch_size`: images a forward pass;
+    - `device`: where the model lies;
+    - `precision`: `32` unless given; `bf16` or `16` run under autocast.
+    """
+
+    precision: Precision
 
 
 def predict_cached(
@@ -24,12 +43,9 @@ def predict_cached(
     rows: Array,
     *,
     scale: float,
-    num_views: int,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "32",
     on_progress: Progress | None = None,
     with_features: bool = False,
+    **how: Unpack[Forwarding],
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     """Predict rows of an image cache.
 
@@ -38,28 +54,17 @@ def predict_cached(
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of `images`.
         scale: what divides stored pixels to fall in [0, 1].
-        num_views: 1 to 8.
-        batch_size: images a forward pass.
-        device: where the model lies.
-        precision: `bf16` or `16` run under autocast.
         on_progress: called after each batch.
         with_features: also return the features of the untouched image.
+        how: see `Forwarding`.
 
     Returns:
         Probabilities of each expert (N, E, C) and of the ensemble (N, C), and features (N, E, D)
         or None. With N = 0, E and D are 0.
     """
-    forward = BatchForward(
-        model,
-        scale=scale,
-        num_views=num_views,
-        num_images=len(rows),
-        device=device,
-        precision=precision,
-    )
-    with evaluating(model):
-        batches = _batches(images, rows, batch_size)
-        return _predict(forward, batches, on_progress, with_features=with_features)
+    forward = _forward(model, scale, len(rows), how)
+    with evaluating(model), torch.inference_mode():
+        return _predict(forward, images, rows, how, on_progress, with_features=with_features)
 
 
 def predict_groups(
@@ -67,11 +72,7 @@ def predict_groups(
     inspection_set: InspectionSet,
     split: str,
     groups: Mapping[str, Sequence[int]],
-    *,
-    num_views: int,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "32",
+    **how: Unpack[Forwarding],
 ) -> dict[str, Predictions]:
     """Predict a split by several ensembles of a model's experts in one pass, by the ensemble rule.
 
@@ -80,26 +81,16 @@ def predict_groups(
         inspection_set: the images, decoded as the model expects them.
         split: name of the split.
         groups: name -> the experts of an ensemble.
-        num_views: 1 to 8 test-time views, averaged.
-        batch_size: images a forward pass.
-        device: where the model lies.
-        precision: `bf16` or `16` run under autocast.
+        how: see `Forwarding`.
 
     Returns:
         Name -> predictions, as `predict_split` makes them of a model of these experts alone.
     """
     view = inspection_set.view(split)
-    forward = BatchForward(
-        model,
-        scale=inspection_set.spec.scale,
-        num_views=num_views,
-        num_images=len(view.rows),
-        device=device,
-        precision=precision,
-    )
+    forward = _forward(model, inspection_set.spec.scale, len(view.rows), how)
     found: dict[str, _Collected] = {name: _Collected() for name in groups}
-    with evaluating(model):
-        for batch in _batches(inspection_set.cache.images, view.rows, batch_size):
+    with evaluating(model), torch.inference_mode():
+        for batch in _batches(inspection_set.cache.images, view.rows, how):
             experts, ensembles = forward.grouped(batch, list(groups.values()))
             for (name, group), ensemble in zip(groups.items(), ensembles, strict=True):
                 found[name].add(experts[:, list(group)], ensemble, None)
@@ -107,6 +98,53 @@ def predict_groups(
         name: _with_labels(inspection_set, view, *collected.arrays())
         for name, collected in found.items()
     }
+
+
+def predict_split(
+    model: nn.Module,
+    inspection_set: InspectionSet,
+    split: str,
+    *,
+    on_progress: Progress | None = None,
+    with_features: bool = False,
+    weighting: Weighting = "mean",
+    **how: Unpack[Forwarding],
+) -> Predictions:
+    """Predict one split of a set, with its labels and manifest columns beside it.
+
+    Args:
+        model: as for `predict_cached`.
+        inspection_set: the images, decoded as the model expects them.
+        split: name of the split.
+        on_progress: called after each batch.
+        with_features: also keep the features.
+        weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
+            whole split, from the images and their mirror images; no label is used.
+        how: see `Forwarding`.
+    """
+    view, images = inspection_set.view(split), inspection_set.cache.images
+    stable = weighting == "stability"
+    passing = len(view.rows) * (2 if stable else 1)
+    forward = _forward(model, inspection_set.spec.scale, passing, how)
+    with evaluating(model), torch.inference_mode():
+        if stable:
+            pairs = [forward.mirrored_logits(b) for b in _batches(images, view.rows, how)]
+            if pairs:
+                first, second = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+                forward.expert_weights = stability_weights(first, second)
+        found = _predict(forward, images, view.rows, how, on_progress, with_features=with_features)
+    return _with_labels(inspection_set, view, *found, forward.expert_weights)
+
+
+def _forward(model: nn.Module, scale: float, num_images: int, how: Forwarding) -> BatchForward:
+    return BatchForward(
+        model,
+        scale=scale,
+        num_images=num_images,
+        num_views=how["num_views"],
+        device=how["device"],
+        precision=how.get("precision", "32"),
+    )
 
 
 def _with_labels(
@@ -127,33 +165,28 @@ def _with_labels(
     )
 
 
-def _batches(images: Array, rows: Array, size: int) -> Iterator[Array]:
+def _batches(images: Array, rows: Array, how: Forwarding) -> Iterator[Array]:
+    size = how["batch_size"]
     for start in range(0, len(rows), size):
         yield np.ascontiguousarray(images[rows[start : start + size]])
 
 
 def _predict(
     forward: BatchForward,
-    batches: Iterator[Array],
+    images: Array,
+    rows: Array,
+    how: Forwarding,
     on_progress: Progress | None,
     *,
     with_features: bool,
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
-    done = _Collected()
-    for batch in batches:
-        done.add(*forward(batch, with_features=with_features))
+    collected, done = _Collected(), 0
+    for batch in _batches(images, rows, how):
+        collected.add(*forward(batch, with_features=with_features))
+        done += len(batch)
         if on_progress is not None:
-            on_progress(len(batch))
-    return done.arrays()
-
-
-def _learn_weights(forward: BatchForward, batches: Iterator[Array]) -> Tensor | None:
-    """Experts' weights by the stability of their answers on these images; None without images."""
-    logits = [forward.mirrored_logits(batch) for batch in batches]
-    if not logits:
-        return None
-    first, second = (torch.cat(parts) for parts in zip(*logits, strict=True))
-    return stability_weights(first, second)
+            on_progress(done, len(rows))
+    return collected.arrays()
 
 
 class _Collected:
@@ -175,55 +208,3 @@ class _Collected:
             return np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32), None
         features = np.concatenate(self._features) if self._features else None
         return np.concatenate(self._experts), np.concatenate(self._ensemble), features
-
-
-def predict_split(
-    model: nn.Module,
-    inspection_set: InspectionSet,
-    split: str,
-    *,
-    num_views: int,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "32",
-    on_progress: Progress | None = None,
-    with_features: bool = False,
-    weighting: Weighting = "mean",
-) -> Predictions:
-    """Predict one split of a set, with its labels and manifest columns beside it.
-
-    Args:
-        model: as for `predict_cached`.
-        inspection_set: the images, decoded as the model expects them.
-        split: name of the split.
-        num_views: 1 to 8 test-time views, averaged.
-        batch_size: images a forward pass.
-        device: where the model lies.
-        precision: `bf16` or `16` run under autocast.
-        on_progress: called with the number of images of each batch.
-        with_features: also keep the features.
-        weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
-            whole split, from the images and their mirror images; no label is used.
-    """
-    view, images = inspection_set.view(split), inspection_set.cache.images
-    stable = weighting == "stability"
-    forward = BatchForward(
-        model,
-        scale=inspection_set.spec.scale,
-        num_views=num_views,
-        num_images=len(view.rows) * (2 if stable else 1),
-        device=device,
-        precision=precision,
-    )
-    with evaluating(model):
-        if stable:
-            forward.expert_weights = _learn_weights(
-                forward, _batches(images, view.rows, batch_size)
-            )
-        experts, ensemble, features = _predict(
-            forward,
-            _batches(images, view.rows, batch_size),
-            on_progress,
-            with_features=with_features,
-        )
-    return _with_labels(inspection_set, view, experts, ensemble, features, forward.expert_weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recame.contracts import FloatArray
+from recame.contracts import Array, FloatArray, IntArray
 
 
 def standardise(features: FloatArray) -> FloatArray:
@@ -31,6 +31,51 @@ def principal_components(features: FloatArray, most: int) -> FloatArray:
     vectors = vectors[:, ::-1][:, :count]
     top = vectors[np.abs(vectors).argmax(0), np.arange(count)]
     return np.asarray(z @ (vectors * np.where(top < 0, -1, 1)).astype(np.float32), np.float32)
+
+
+def nearest_rows(vectors: Array, k: int, among: Array | None = None) -> tuple[IntArray, FloatArray]:
+    """The nearest rows by Euclidean distance, exactly.
+
+    Args:
+        vectors: (N, P).
+        k: rows wanted; fewer where there are fewer.
+        among: (M, P) whose rows are sought; None: each vector's nearest others.
+
+    Returns:
+        Rows and distances, (N, k) each, nearest first.
+    """
+    k = min(k, len(vectors) - 1 if among is None else len(among))
+    if k < 1:
+        return np.empty((len(vectors), 0), np.int64), np.empty((len(vectors), 0))
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute")
+    search.fit(vectors if among is None else among)
+    distance, rows = search.kneighbors(None if among is None else vectors)
+    return np.asarray(rows, np.int64), distance
+
+
+def nearest_by_cosine(features: Array, among: Array, k: int) -> tuple[IntArray, FloatArray]:
+    """The nearest rows by the cosine, mean over the experts.
+
+    Args:
+        features: (N, E, D).
+        among: (M, E, D).
+        k: rows wanted; fewer where M is less.
+
+    Returns:
+        Rows of `among` and similarities, (N, k) each, nearest first.
+    """
+    # Of vectors of length 1 (each expert's share: 1 / sqrt(E)) d^2 = 2 - 2 cos.
+    one, other = (
+        (part / np.maximum(np.linalg.norm(part, axis=-1, keepdims=True), 1e-12)).reshape(
+            len(part), -1
+        )
+        / np.sqrt(part.shape[1])
+        for part in (features, among)
+    )
+    rows, distance = nearest_rows(one, k, other)
+    return rows, 1 - distance**2 / 2
 
 
 def project_map(components: FloatArray, seed: int) -> FloatArray:

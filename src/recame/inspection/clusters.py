@@ -130,27 +130,6 @@ def cluster_classes(looks: Looks, target: IntArray, seed: int) -> IntArray:
     return cluster
 
 
-def nearest_rows(vectors: FloatArray, k: int) -> IntArray:
-    """Rows of the k nearest others by Euclidean distance, nearest first; (N, min(k, N - 1)).
-
-    Exact, in blocks of one matrix product each.
-    """
-    k = min(k, len(vectors) - 1)
-    if k < 1:
-        return np.empty((len(vectors), 0), np.int64)
-    z = np.ascontiguousarray(vectors, np.float32)
-    norms = (z**2).sum(1)
-    found = np.empty((len(z), k), np.int64)
-    for start in range(0, len(z), 1024):
-        block = norms[None] - 2 * z[start : start + 1024] @ z.T
-        own = np.arange(len(block))
-        block[own, own + start] = np.inf
-        near = np.argpartition(block, k - 1, 1)[:, :k]
-        order = np.argsort(np.take_along_axis(block, near, 1), 1, kind="stable")
-        found[start : start + 1024] = np.take_along_axis(near, order, 1)
-    return found
-
-
 def effective_number(counts: IntArray) -> float:
     """exp(entropy): the number of equally large clusters that would be as mixed.
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from recame.contracts import Array, FloatArray, IntArray
 from recame.data.cache import PickedRows
-from recame.inspection.clusters import nearest_rows
+from recame.inference.projection import nearest_rows
 
 #: The pixels that are compared: images are brought to this side.
 SIDE = 64
@@ -56,9 +56,7 @@ def near_duplicates(
         return pd.DataFrame(columns=columns)
     grey = _grey(images, scale)
     thumbs = _thumbnails(grey)
-    near = np.concatenate(
-        [nearest_rows(components, _CANDIDATES), nearest_rows(thumbs, _CANDIDATES)], 1
-    )
+    near = np.concatenate([nearest_rows(part, _CANDIDATES)[0] for part in (components, thumbs)], 1)
     first = np.repeat(np.arange(len(near)), near.shape[1])
     pairs = np.sort(np.stack([first, near.ravel()], 1), axis=1)
     pairs = np.unique(pairs, axis=0)

@@ -20,14 +20,13 @@ from recame.data.decode import native_size, propose_spec, working_side
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.errors import DataError
 from recame.inference.embedding import embed_images
-from recame.inference.projection import principal_components, project_map
+from recame.inference.projection import nearest_rows, principal_components, project_map
 from recame.inspection.clusters import (
     class_structure,
     cluster_agreement,
     cluster_classes,
     find_looks,
     mixing,
-    nearest_rows,
 )
 from recame.inspection.duplicates import near_duplicates, scene_groups
 from recame.inspection.issues import (
@@ -310,7 +309,7 @@ def _analyse(
         looks = find_looks(embedding.looks, seed)
         cluster = cluster_classes(looks, own, seed)
         components = principal_components(embedding.details, _COMPONENTS)
-        neighbours = nearest_rows(components, _NEIGHBOURS)
+        neighbours = nearest_rows(components, _NEIGHBOURS)[0]
         part = table.iloc[rows]
         in_train = trained[rows]
         basis = trained if in_train.any() else np.ones(len(table), bool)

@@ -9,13 +9,13 @@ import numpy as np
 from recame.contracts import Array, IntArray, Predictions
 from recame.data.dataset import InspectionSet
 from recame.inference.gates import GateLayer
+from recame.inference.projection import nearest_by_cosine
 from recame.models import LoadedModel
 from recame.reports.gallery import (
     Mistake,
     choose_mistakes,
     describe_mistakes,
     mistake_maps,
-    nearest_rows,
     neighbours_of,
     thumb,
 )
@@ -172,7 +172,7 @@ def _illustrate(
         return drawn, (0, 0)
     chosen = train.iloc[sample_by_class(train["target"].to_numpy(np.int64), TRAIN_IMAGES, seed)]
     among = look.features(chosen["row"].to_numpy(np.int64), "looking at training images")
-    nearest, similarity = nearest_rows(features, among, NEIGHBOURS)
+    nearest, similarity = nearest_by_cosine(features, among, NEIGHBOURS)
     images, labels = chosen["image"].astype(str).tolist(), chosen["label"].astype(str).tolist()
     cache_rows = chosen["row"].to_numpy(np.int64)
     found = [

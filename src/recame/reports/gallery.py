@@ -156,29 +156,6 @@ def _place(keys: IntArray) -> IntArray:
     return found
 
 
-def nearest_rows(features: Array, among: Array, count: int) -> tuple[IntArray, Array]:
-    """The nearest vectors by the cosine, mean over the experts.
-
-    Args:
-        features: (n, E, D).
-        among: (M, E, D).
-        count: how many of each.
-
-    Returns:
-        Rows of `among` (n, k) and similarities (n, k), nearest first; k = min(count, M).
-    """
-    one, other = (_unit(part).reshape(len(part), -1) for part in (features, among))
-    similarity = one @ other.T / features.shape[1]
-    rows = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    return rows, np.take_along_axis(similarity, rows, 1)
-
-
-def _unit(features: Array) -> Array:
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
-    unit: Array = features / np.maximum(length, 1e-12)
-    return unit
-
-
 def describe_mistakes(
     predictions: Predictions, rows: IntArray, label_space: LabelSpace, product_column: str
 ) -> list[Mistake]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -29,14 +30,7 @@ class Look:
 
     def features(self, rows: IntArray, label: str) -> Array:
         """(n, E, D) of the untouched images."""
-        done = 0
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            if self._progress is not None:
-                self._progress(label, done, len(rows))
-
+        report = self._progress
         found = predict_cached(
             self.loaded.model,
             self.data.cache.images,
@@ -45,7 +39,7 @@ class Look:
             num_views=1,
             batch_size=self._batch_size,
             device=self.device,
-            on_progress=advance,
+            on_progress=None if report is None else partial(report, label),
             with_features=True,
         )[2]
         assert found is not None

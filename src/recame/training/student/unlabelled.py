@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,13 +103,6 @@ def load_unlabelled(
             f"own images, {len(cache.broken)} cannot be read{f' ({first})' if first else ''}. Name "
             "folders of other images, or leave --unlabelled out."
         )
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        report("teacher on unlabelled images", done, len(rows))
-
     _, probabilities, _ = predict_cached(
         teacher,
         cache.images,
@@ -118,7 +112,7 @@ def load_unlabelled(
         batch_size=run.config.evaluation.batch_size,
         device=run.device,
         precision=run.precision,
-        on_progress=advance,
+        on_progress=partial(report, "teacher on unlabelled images"),
     )
     return UnlabelledImages(
         cache,
