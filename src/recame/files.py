@@ -12,9 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from recame.errors import CheckpointError, DataError, RecameError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 if sys.platform == "win32":
     import msvcrt
@@ -114,6 +119,18 @@ def write_json(
 def json_text(values: object) -> str:
     """Values as the JSON of a file that people read too."""
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows, ready for JSON: plain Python values, None for what is missing."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [
+        {
+            str(key): value.item() if isinstance(value, np.generic) else value
+            for key, value in row.items()
+        }
+        for row in plain.to_dict("records")
+    ]
 
 
 @contextmanager

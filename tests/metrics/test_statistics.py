@@ -5,13 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score
 
 from recame.metrics.breakdown import macro_statistics
 from recame.metrics.statistics import (
+    balanced_accuracy,
     bootstrap_intervals,
     class_counts,
+    class_means,
     confusion_matrix,
     resample_counts,
+    standard_error,
     wilson_interval,
 )
 
@@ -108,3 +112,36 @@ def test_interval_covers_the_true_balanced_accuracy_where_classes_are_tiny():
         )["balanced_accuracy"]
         covered += low <= recall <= high
     assert covered / 150 > 0.9
+
+
+class TestStandardError:
+    def test_is_the_textbook_one_for_many_images(self) -> None:
+        rng = np.random.default_rng(0)
+        target = np.repeat([0, 1], 4000)
+        first, second = rng.random(8000) < 0.8, rng.random(8000) < 0.7
+        difference = first.astype(float) - second
+        variances = [difference[target == c].var() / 4000 for c in (0, 1)]
+        expected = np.sqrt(sum(variances)) / 2
+        assert standard_error(first, second, target) == pytest.approx(expected, rel=1e-3)
+
+    def test_alike_on_few_images_is_no_certainty(self) -> None:
+        alike = np.ones(2, bool)
+        # variance 0.5 of one image more: (0 * 2 + 0.5) / 3, of 2 images
+        assert standard_error(alike, alike, np.zeros(2, int)) == pytest.approx(np.sqrt(0.5 / 6))
+
+    def test_absent_classes_do_not_count(self) -> None:
+        one, other = np.array([True, True]), np.array([True, False])
+        value = standard_error(one, other, np.array([0, 0]))
+        assert standard_error(one, other, np.array([3, 3])) == value
+
+
+def test_class_means() -> None:
+    means = class_means(np.array([1.0, 0.0, 4.0]), np.array([2, 2, 5]))
+    np.testing.assert_array_equal(means, [0.5, 4.0])
+
+
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    target, called = rng.choice([0, 2, 5], 60), rng.choice([0, 2, 5], 60)
+    expected = balanced_accuracy_score(target, called)
+    assert balanced_accuracy(called == target, target) == pytest.approx(expected)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from recame.files import write_together
+from recame.files import records, write_together
 from recame.inspection.examine import INSPECTION_SCHEMA, Inspection
 from recame.inspection.findings import evaluation_sizes, make_findings
 from recame.inspection.inspection_page import inspection_page
@@ -31,7 +31,7 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
         "images": audit.num_images,
         "imbalance_ratio": audit.imbalance_ratio,
         "splits": audit.splits,
-        "classes": _records(audit.classes),
+        "classes": records(audit.classes),
         "products": None
         if products is None
         else {
@@ -43,18 +43,18 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
             "all_names": audit.products.shape[1] if audit.products is not None else 0,
             "all_classes": audit.products.shape[0] if audit.products is not None else 0,
         },
-        "columns": _records(audit.columns),
+        "columns": records(audit.columns),
         "groups": [
             {
                 "column": group.column,
                 "values": group.num_groups,
                 "straddling": len(group.straddling),
                 "images": group.num_images,
-                "first": _records(group.straddling.head(20)),
+                "first": records(group.straddling.head(20)),
             }
             for group in audit.groups
         ],
-        "evaluation": _records(evaluation_sizes(audit)),
+        "evaluation": records(evaluation_sizes(audit)),
         "findings": [vars(finding) for finding in make_findings(inspection)],
         "hygiene": {
             "duplicate_sets": int(hygiene.duplicates["group"].nunique()),
@@ -85,8 +85,8 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
             "dense_looks": structure.num_looks,
             "dense_share": structure.dense_share,
             "counted_on": structure.basis,
-            "classes": _records(structure.classes),
-            "agreement": _records(structure.agreement),
+            "classes": records(structure.classes),
+            "agreement": records(structure.agreement),
         }
     return document
 
@@ -157,9 +157,3 @@ def _tables(inspection: Inspection) -> dict[str, pd.DataFrame]:
         ]
         tables["clusters"] = part[kept].assign(cluster=structure.cluster + 1)
     return {name: table for name, table in tables.items() if len(table)}
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries of plain Python values, None for what is missing."""
-    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records", force_ascii=False))
-    return records

@@ -9,27 +9,18 @@ import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.label_space import LabelSpace
-from recame.metrics.statistics import TOO_WIDE, ClassCounts, Estimate, wilson_interval
+from recame.metrics.registry import METRICS
+from recame.metrics.statistics import (
+    TOO_WIDE,
+    ClassCounts,
+    ClassRates,
+    Estimate,
+    class_rates,
+    wilson_interval,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def class_rates(counts: ClassCounts) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Recall, precision and F1 of each class, 0 where the denominator is 0.
-
-    Args:
-        counts: of shape (..., C).
-
-    Returns:
-        Three arrays (..., C).
-    """
-    hits, support, predicted = counts
-
-    def ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
-        return top / np.where(bottom > 0, bottom, 1.0)
-
-    return ratio(hits, support), ratio(hits, predicted), ratio(2 * hits, support + predicted)
 
 
 def macro_statistics(counts: ClassCounts, groups: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
@@ -41,20 +32,14 @@ def macro_statistics(counts: ClassCounts, groups: Mapping[str, BoolArray]) -> di
             is left out when it has none.
 
     Returns:
-        `balanced_accuracy`, `macro_f1`, `macro_precision`, `g_mean` and the groups' names, each
-        of shape (...).
+        The metrics that are means over classes and the groups, by name, each of shape (...).
     """
     present = counts.support > 0
-    recall, precision, f1 = (rate[..., present] for rate in class_rates(counts))
-    with np.errstate(divide="ignore"):
-        g_mean = np.exp(np.log(recall).mean(-1))
+    rates = ClassRates(*(rate[..., present] for rate in class_rates(counts)))
     members = {name: mask[present] for name, mask in groups.items()}
     return {
-        "balanced_accuracy": recall.mean(-1),
-        "macro_f1": f1.mean(-1),
-        "macro_precision": precision.mean(-1),
-        "g_mean": g_mean,
-        **{name: recall[..., mask].mean(-1) for name, mask in members.items() if mask.any()},
+        **{metric.name: metric.mean(rates) for metric in METRICS if metric.mean},
+        **{name: rates.recall[..., mask].mean(-1) for name, mask in members.items() if mask.any()},
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
+from recame.files import records
 from recame.label_space import LabelSpace
 from recame.metrics.paired import Difference, mcnemar_p_value, paired_differences
 
@@ -43,7 +44,6 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        recalls = self.recalls.astype(object).where(self.recalls.notna(), None)
         return {
             "baseline": self.baseline,
             "images": self.images,
@@ -52,7 +52,7 @@ class Comparison:
             "only_model_right": self.only_model_right,
             "only_baseline_right": self.only_baseline_right,
             "mcnemar_p_value": self.p_value,
-            "recalls": recalls.to_dict("records"),
+            "recalls": records(self.recalls),
             "confidence": self.confidence,
         }
 

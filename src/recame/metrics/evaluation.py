@@ -9,6 +9,7 @@ import numpy as np
 
 from recame.contracts import BoolArray, IntArray, Predictions
 from recame.errors import DataError
+from recame.files import records
 from recame.label_space import GROUPS, LabelSpace
 from recame.metrics.breakdown import (
     experts_table,
@@ -18,6 +19,7 @@ from recame.metrics.breakdown import (
     product_tables,
 )
 from recame.metrics.calibration import expected_calibration_error
+from recame.metrics.registry import METRICS
 from recame.metrics.statistics import (
     Estimate,
     bootstrap_intervals,
@@ -29,6 +31,8 @@ from recame.metrics.statistics import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from recame.config import Config
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -38,14 +42,11 @@ class Evaluation:
     images of the split, so it depends on the split's class mix; recall does not.
 
     Attributes:
-        headline: name -> estimate. Always: `balanced_accuracy` (mean recall over the classes),
-            `accuracy`, `macro_f1`, `macro_precision`, `g_mean`, `worst_class_recall`,
-            `tail_recall`, `ece` (without an interval), and `<group>_recall` for each group that
-            the published cut-offs fill. With a normal class: `escape_rate` (defects called
-            normal), `overkill_rate` (normal called a defect), and with critical classes
-            `critical_escape_rate`. Means of recalls, F1, precision and the G-mean have resampled
-            intervals; shares of images have Wilson intervals, `worst_class_recall` that of its
-            class.
+        headline: name -> estimate, in the order of `registry.METRICS`. A `<group>_recall` is there
+            for each group that the published cut-offs fill, `escape_rate` and `overkill_rate`
+            with a normal class, `critical_escape_rate` with critical classes, the others always.
+            Means over classes have resampled intervals; shares of images have Wilson intervals,
+            `worst_class_recall` that of its class; `ece` has none.
         worst_class: the class of `worst_class_recall`.
         tail_classes: the classes of `tail_recall`: the `few` group of the published cut-offs
             where it holds some of the classes but not all, else that of the quantile groups.
@@ -100,24 +101,13 @@ class Evaluation:
             "num_images": self.num_images,
             "num_unlabelled": self.num_unlabelled,
             "confidence": self.confidence,
-            "per_class": _records(self.per_class),
-            "groups": _records(self.groups),
-            "experts": _records(self.experts),
-            "per_product": _records(self.per_product),
-            "class_by_product": _records(self.class_by_product),
+            "per_class": records(self.per_class),
+            "groups": records(self.groups),
+            "experts": records(self.experts),
+            "per_product": records(self.per_product),
+            "class_by_product": records(self.class_by_product),
             "confusion": {"classes": list(self.names), "counts": self.confusion.tolist()},
         }
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = table.astype(object).where(table.notna(), None)
-    return [
-        {
-            str(key): value.item() if isinstance(value, np.generic) else value
-            for key, value in row.items()
-        }
-        for row in plain.to_dict("records")
-    ]
 
 
 def evaluate_predictions(
@@ -171,16 +161,19 @@ def evaluate_predictions(
         confidence=confidence,
     )
     macro = {name: _estimate(float(value), intervals.get(name)) for name, value in values.items()}
+    shares = {m.name: m.share(target, prediction, label_space) for m in METRICS if m.share}
     per_class = per_class_table(counts, label_space, confidence)
     worst = int(per_class["recall"].fillna(np.inf).to_numpy().argmin())
-    headline = {
-        "balanced_accuracy": macro["balanced_accuracy"],
-        "accuracy": _share(counts.hits.sum(), counts.support.sum(), confidence),
-        **{name: macro[name] for name in ("macro_f1", "macro_precision", "g_mean")},
-        "worst_class_recall": _share(counts.hits[worst], counts.support[worst], confidence),
-        "tail_recall": macro.get("tail_recall", Estimate(None)),
+    computed = {
+        "tail_recall": Estimate(None),
+        **macro,
         **{f"{g}_recall": macro[f"cutoffs {g}"] for g in GROUPS if f"cutoffs {g}" in macro},
-        **_inspection_rates(confusion, label_space, confidence),
+        "worst_class_recall": _share(counts.hits[worst], counts.support[worst], confidence),
+        **{
+            name: _share((share[0] & share[1]).sum(), share[0].sum(), confidence)
+            for name, share in shares.items()
+            if share is not None
+        },
         "ece": Estimate(expected_calibration_error(predictions.probabilities[known], target)),
     }
     table = predictions.table.loc[known]
@@ -190,7 +183,7 @@ def evaluate_predictions(
         products, target, prediction, label_space.names, confidence
     )
     return Evaluation(
-        headline=headline,
+        headline={m.name: computed[m.name] for m in METRICS if m.name in computed},
         worst_class=label_space.names[worst],
         tail_classes=tuple(n for n, inside in zip(label_space.names, tail, strict=True) if inside),
         tail_rule=tail_rule,
@@ -207,6 +200,19 @@ def evaluate_predictions(
         normal=label_space.normal,
         critical=label_space.critical,
         expert_weights=None if weights is None else tuple(round(float(w), 4) for w in weights),
+    )
+
+
+def evaluate_as_configured(
+    predictions: Predictions, label_space: LabelSpace, config: Config
+) -> Evaluation:
+    """Judge predictions as a run's settings say."""
+    return evaluate_predictions(
+        predictions,
+        label_space,
+        product_column=config.data.product_column,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.run.seed,
     )
 
 
@@ -235,23 +241,3 @@ def _tail(space: LabelSpace) -> tuple[str, BoolArray]:
 def _group_members(space: LabelSpace) -> dict[str, BoolArray]:
     rules = {"cutoffs": np.array(space.groups()), "quantile": np.array(space.quantile_groups())}
     return {f"{rule} {group}": of == group for rule, of in rules.items() for group in GROUPS}
-
-
-def _inspection_rates(
-    confusion: IntArray, space: LabelSpace, confidence: float
-) -> dict[str, Estimate]:
-    normal = space.normal_index
-    if normal is None:
-        return {}
-    support, escaped = confusion.sum(1), confusion[:, normal]
-    defect = np.arange(space.num_classes) != normal
-    rates = {
-        "escape_rate": _share(escaped[defect].sum(), support[defect].sum(), confidence),
-        "overkill_rate": _share(support[normal] - escaped[normal], support[normal], confidence),
-    }
-    if space.critical:
-        critical = defect & np.isin(space.names, space.critical)
-        rates["critical_escape_rate"] = _share(
-            escaped[critical].sum(), support[critical].sum(), confidence
-        )
-    return rates

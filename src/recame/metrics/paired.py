@@ -11,9 +11,9 @@ import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.label_space import LabelSpace
-
-#: Numbers of which less is better.
-LOWER_IS_BETTER = ("escape_rate", "critical_escape_rate", "overkill_rate", "ece")
+from recame.metrics.breakdown import macro_statistics
+from recame.metrics.registry import METRICS
+from recame.metrics.statistics import ClassCounts, sum_by_key
 
 _CELLS_AT_ONCE = 1 << 21
 
@@ -103,9 +103,7 @@ def paired_differences(
         confidence: two-sided, in (0, 1).
 
     Returns:
-        `balanced_accuracy`, `tail_recall`, `worst_class_recall`, `macro_f1`, and with a normal
-        class `escape_rate`, `critical_escape_rate` and `overkill_rate` where the split has such
-        images. Empty with N = 0.
+        The headline metrics that the images have, by name. Empty with N = 0.
     """
     if not len(target):
         return {}
@@ -130,20 +128,14 @@ def paired_differences(
         name: _difference(float(one[0]), float(two[0]), drawn[name], confidence)
         for name, (one, two) in point.items()
     }
-    normal = label_space.normal_index
-    if normal is not None:
-        critical = np.isin(target, [label_space.index(name) for name in label_space.critical])
-        defect = target != normal
-        asked = {
-            "escape_rate": (defect, True),
-            "critical_escape_rate": (defect & critical, True),
-            "overkill_rate": (~defect, False),
-        }
-        for name, (images, as_normal) in asked.items():
-            if images.any():
-                one = (called[images] == normal) == as_normal
-                two = (other[images] == normal) == as_normal
-                found[name] = _rate_difference(one, two, resamples, generator, confidence)
+    for metric in METRICS:
+        if metric.level != "headline" or metric.share is None:
+            continue
+        both = [metric.share(target, calls, label_space) for calls in (called, other)]
+        hits = [hit[counted] for counted, hit in filter(None, both)]
+        if hits and len(hits[0]):
+            drawn_rates = resamples, generator, confidence
+            found[metric.name] = _rate_difference(hits[0], hits[1], *drawn_rates)
     return found
 
 
@@ -197,7 +189,7 @@ def _draw(
         rows = min(at_once, resamples - start)
         shares = generator.standard_gamma(counts, size=(rows, len(counts)))
         prior = generator.standard_gamma(0.5, size=(rows, 2, len(layout.support))) * present
-        mass = _sum_by(shares, layout.classes, len(layout.support)) + prior.sum(1)
+        mass = sum_by_key(shares, layout.classes, len(layout.support)) + prior.sum(1)
         scale = np.divide(layout.support, mass, out=np.zeros_like(mass), where=mass > 0)
         pairs = statistic(shares * scale[:, layout.classes], prior * scale[:, None])
         parts.append({name: one - two for name, (one, two) in pairs.items()})
@@ -214,23 +206,10 @@ def _statistics(
 ) -> dict[str, FloatArray]:
     """Numbers of one model from (R, M) images a cell and (R, C) prior images, right and wrong."""
     classes, support = layout.classes, layout.support
-    count, present = len(support), support > 0
-    hits = _sum_by(np.where(called == classes, mass, 0.0), classes, count) + right
+    count = len(support)
+    hits = sum_by_key(np.where(called == classes, mass, 0.0), classes, count) + right
     spread = wrong / max(count - 1, 1)  # the prior's wrong calls, evenly over the other classes
-    predicted = _sum_by(mass, called, count + 1)[:, :count] + right
+    predicted = sum_by_key(mass, called, count + 1)[:, :count] + right
     predicted += spread.sum(1, keepdims=True) - spread
-    recall = hits[:, present] / support[present]
-    f1 = 2 * hits[:, present] / (support[present] + predicted[:, present])
-    found = {"balanced_accuracy": recall.mean(1)}
-    if tail[present].any():
-        found["tail_recall"] = recall[:, tail[present]].mean(1)
-    return found | {"worst_class_recall": recall.min(1), "macro_f1": f1.mean(1)}
-
-
-def _sum_by(mass: FloatArray, keys: IntArray, size: int) -> FloatArray:
-    """Sum the (R, M) cells of equal keys (M,) into (R, size)."""
-    order = np.argsort(keys, kind="stable")
-    found, starts = np.unique(keys[order], return_index=True)
-    sums = np.zeros((len(mass), size))
-    sums[:, found] = np.add.reduceat(mass[:, order], starts, axis=1)
-    return sums
+    values = macro_statistics(ClassCounts(hits, support, predicted), {"tail_recall": tail})
+    return {m.name: values[m.name] for m in METRICS if m.level == "headline" and m.name in values}

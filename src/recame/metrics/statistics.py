@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recame.contracts import FloatArray, IntArray
+from recame.contracts import BoolArray, FloatArray, IntArray
 
 #: Cells drawn at once; bounds the memory of `bootstrap_intervals` to some 100 MB.
 _CELLS_AT_ONCE = 1 << 22
@@ -56,6 +56,20 @@ class ClassCounts(NamedTuple):
     hits: FloatArray
     support: FloatArray
     predicted: FloatArray
+
+
+class ClassRates(NamedTuple):
+    """What became of each class's images.
+
+    Attributes:
+        recall: (..., C) share of the class's images that were called by it.
+        precision: (..., C) share of the images called by the class that are of it.
+        f1: (..., C) harmonic mean of the two.
+    """
+
+    recall: FloatArray
+    precision: FloatArray
+    f1: FloatArray
 
 
 #: From counts of shape (..., C) to named values of shape (...).
@@ -117,6 +131,59 @@ def class_counts(confusion: IntArray) -> ClassCounts:
     return ClassCounts(np.diagonal(full, axis1=-2, axis2=-1).copy(), support, full.sum(-2))
 
 
+def class_rates(counts: ClassCounts) -> ClassRates:
+    """Recall, precision and F1 of each class, 0 where the denominator is 0."""
+    hits, support, predicted = counts
+
+    def ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
+        return top / np.where(bottom > 0, bottom, 1.0)
+
+    f1 = ratio(2 * hits, support + predicted)
+    return ClassRates(ratio(hits, support), ratio(hits, predicted), f1)
+
+
+def class_means(values: ArrayLike, target: IntArray) -> FloatArray:
+    """Mean of the images' values (N,) in each class that has images."""
+    images = np.bincount(target)
+    sums = np.bincount(target, weights=np.asarray(values))
+    means: FloatArray = sums[images > 0] / images[images > 0]
+    return means
+
+
+def balanced_accuracy(right: BoolArray, target: IntArray) -> float:
+    """Mean recall of the classes that have images.
+
+    Args:
+        right: (N,) whether each image is called by its class.
+        target: (N,) class indices.
+
+    Examples:
+        >>> balanced_accuracy(np.array([True, False, True]), np.array([0, 0, 3]))
+        0.75
+    """
+    return float(class_means(right, target).mean())
+
+
+def standard_error(first: BoolArray, second: BoolArray, target: IntArray) -> float:
+    """Of the difference of two balanced accuracies on the same images.
+
+    Each class counts as if one more image, on which the two differ or not, had been seen: two
+    images that are decided alike do not show that all would be.
+
+    Args:
+        first: (N,) whether each image is called by its class.
+        second: (N,) the other's.
+        target: (N,) class indices.
+    """
+    difference = first.astype(np.float64) - second
+    images = np.bincount(target)
+    images = images[images > 0]
+    mean = class_means(difference, target)
+    variance = class_means(difference**2, target) - mean**2
+    variance = (variance * images + 0.5) / (images + 1)
+    return float(np.sqrt((variance / images).sum()) / len(images))
+
+
 def resample_counts(
     confusion: IntArray, resamples: int, generator: np.random.Generator
 ) -> ClassCounts:
@@ -144,7 +211,7 @@ def resample_counts(
     present = np.flatnonzero(support)
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
-    columns, rows = np.nonzero(wrong.T)  # by column, so that columns are runs
+    columns, rows = np.nonzero(wrong.T)
     shapes = np.concatenate([np.diagonal(confusion)[present] + 0.5, wrong[rows, columns]])
     cells = generator.standard_gamma(shapes, size=(resamples, len(shapes)))
     right = np.zeros((resamples, num_classes))
@@ -153,24 +220,21 @@ def resample_counts(
     spread[:, present] = generator.standard_gamma(0.5, size=(resamples, len(present)))
     cells = cells[:, len(present) :]
 
-    mass = (
-        right
-        + spread
-        + _sum_runs(cells[:, np.argsort(rows, kind="stable")], np.sort(rows), num_classes)
-    )
+    mass = right + spread + sum_by_key(cells, rows, num_classes)
     share = np.divide(support, mass, out=np.zeros_like(mass), where=mass > 0)
     hits, spread = right * share, spread * share / (num_classes - 1)
-    predicted = hits + _sum_runs(cells * share[:, rows], columns, num_classes)
+    predicted = hits + sum_by_key(cells * share[:, rows], columns, num_classes)
     predicted += spread.sum(1, keepdims=True) - spread
     return ClassCounts(hits, support, predicted)
 
 
-def _sum_runs(cells: FloatArray, keys: IntArray, num_classes: int) -> FloatArray:
-    """Sum the (R, M) cells of equal, ascending keys (M,) into (R, C)."""
-    sums = np.zeros((len(cells), num_classes))
+def sum_by_key(cells: FloatArray, keys: IntArray, size: int) -> FloatArray:
+    """Sum the (R, M) cells of equal keys (M,), below `size`, into (R, size)."""
+    sums = np.zeros((len(cells), size))
     if len(keys):
-        found, starts = np.unique(keys, return_index=True)
-        sums[:, found] = np.add.reduceat(cells, starts, axis=1)
+        order = np.argsort(keys, kind="stable")
+        found, starts = np.unique(keys[order], return_index=True)
+        sums[:, found] = np.add.reduceat(cells[:, order], starts, axis=1)
     return sums
 
 

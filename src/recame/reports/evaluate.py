@@ -13,7 +13,7 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.files import write_json
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
-from recame.metrics.evaluation import Evaluation, evaluate_predictions
+from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
 from recame.progress import progress_bars
 from recame.reports.files import save_evaluation
@@ -70,7 +70,7 @@ def evaluate(
         described = recorded_data(folder, config) if source is None else Path(source)
         data = images_to_judge(described, config, loaded, split, progress)
         predictions = predict_run(loaded, data, split, config, progress, features=report)
-    evaluation = judge(predictions, loaded, config)
+    evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.path / "evaluation" / split
     target.mkdir(parents=True, exist_ok=True)
     save_predictions(
@@ -119,14 +119,3 @@ def _draw(
         console.print(f"Draw it again with: recame report {folder.path} --split {judged.split}")
         return
     console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
-
-
-def judge(predictions: Predictions, loaded: LoadedModel, config: Config) -> Evaluation:
-    """Evaluate predictions as the run's settings say."""
-    return evaluate_predictions(
-        predictions,
-        loaded.label_space,
-        product_column=config.data.product_column,
-        bootstrap=config.evaluation.bootstrap,
-        seed=config.run.seed,
-    )

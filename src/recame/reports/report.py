@@ -14,10 +14,11 @@ from recame.data.dataset import InspectionSet
 from recame.errors import DataError
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.label_space import LabelSpace
+from recame.metrics.evaluation import evaluate_as_configured
 from recame.models import LoadedModel
 from recame.progress import Report, progress_bars
 from recame.reports.draw import draw_report
-from recame.reports.evaluate import evaluate, judge
+from recame.reports.evaluate import evaluate
 from recame.reports.facts import _read_json
 from recame.reports.files import ReportFiles
 from recame.reports.run_report import Baseline
@@ -52,7 +53,7 @@ def report(
     baseline = None if against is None else _baseline(Path(against), split, console)
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = open_finished(run)
-    evaluation = judge(predictions, loaded, config)
+    evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     with progress_bars(console) as progress:
         source = _read_json(folder.path / "evaluation" / split / JUDGED).get("source")
         if source is None:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recame.metrics.paired import LOWER_IS_BETTER, Difference
+from recame.metrics.paired import Difference
+from recame.metrics.registry import LOWER_IS_BETTER
 from recame.pages.render import (
     BLUE,
     GROUP_COLOURS,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import Predictions
+from recame.files import records
 from recame.label_space import LabelSpace
 from recame.metrics.calibration import reliability_bins
 from recame.metrics.comparison import Comparison, compare_predictions
@@ -151,10 +152,7 @@ class RunReport:
             },
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "experts": None if self.disagreement is None else self.disagreement.to_dict(),
-            "reliability": [
-                {str(k): None if pd.isna(v) else v for k, v in row.items()}
-                for row in self.bins.astype(object).to_dict("records")
-            ],
+            "reliability": records(self.bins),
             "num_mistakes": evidence.num_mistakes,
             "worst_mistakes": [mistake.to_dict() for mistake in evidence.mistakes],
             "gates": [layer.to_dict() for layer in evidence.gates],

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from recame.contracts import Predictions
-from recame.training.phases.choice import choose, class_means, standard_error
+from recame.training.phases.choice import choose
 
 #: A class of 20 images, one of 4, and one of 2.
 TARGET = np.repeat([0, 1, 2], [20, 4, 2])
@@ -70,29 +69,3 @@ class TestAlone:
     def test_log_loss_decides_among_equals(self) -> None:
         found = {"probe": answers([0], sure=0.6), "finetune": answers([1], sure=0.8)}
         assert choose(found) == "finetune"
-
-
-class TestStandardError:
-    def test_is_the_textbook_one_for_many_images(self) -> None:
-        rng = np.random.default_rng(0)
-        target = np.repeat([0, 1], 4000)
-        first, second = rng.random(8000) < 0.8, rng.random(8000) < 0.7
-        difference = first.astype(float) - second
-        variances = [difference[target == c].var() / 4000 for c in (0, 1)]
-        expected = np.sqrt(sum(variances)) / 2
-        assert standard_error(first, second, target) == pytest.approx(expected, rel=1e-3)
-
-    def test_alike_on_few_images_is_no_certainty(self) -> None:
-        alike = np.ones(2, bool)
-        # variance 0.5 of one image more: (0 * 2 + 0.5) / 3, of 2 images
-        assert standard_error(alike, alike, np.zeros(2, int)) == pytest.approx(np.sqrt(0.5 / 6))
-
-    def test_absent_classes_do_not_count(self) -> None:
-        one, other = np.array([True, True]), np.array([True, False])
-        value = standard_error(one, other, np.array([0, 0]))
-        assert standard_error(one, other, np.array([3, 3])) == value
-
-
-def test_class_means() -> None:
-    means = class_means(np.array([1.0, 0.0, 4.0]), np.array([2, 2, 5]))
-    np.testing.assert_array_equal(means, [0.5, 4.0])

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recame.contracts import BoolArray, ExpertOutput, IntArray, Predictions
+from recame.contracts import BoolArray, ExpertOutput, Predictions
 from recame.inference.predict import predict_groups, predict_split
 from recame.metrics.evaluation import evaluate_predictions
+from recame.metrics.statistics import balanced_accuracy, class_means, standard_error
 from recame.models import MultiExpertClassifier, save_checkpoint
 from recame.training.ongoing_run import OngoingRun
 
@@ -46,7 +47,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     model, kept = _network(candidates, chosen), predicted[chosen]
     if settings.weighting != "mean":  # learned on the images that are judged, for each network
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
-    accuracies = {name: balanced_accuracy(found) for name, found in predicted.items()}
+    accuracies = {name: _accuracy(found) for name, found in predicted.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
     run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
     save_checkpoint(run.folder.path, model, space)
@@ -105,10 +106,7 @@ def choose(predicted: dict[str, Predictions]) -> str:
     Args:
         predicted: candidate -> its predictions of val, the same images for all.
     """
-    scores = {
-        name: (balanced_accuracy(found), -_balanced_loss(found))
-        for name, found in predicted.items()
-    }
+    scores = {name: (_accuracy(found), -_balanced_loss(found)) for name, found in predicted.items()}
     if "joined" not in scores:
         return max(scores, key=lambda name: scores[name])
 
@@ -125,43 +123,14 @@ def choose(predicted: dict[str, Predictions]) -> str:
     return max(better, key=lambda name: scores[name], default="joined")
 
 
-def balanced_accuracy(predictions: Predictions) -> float:
-    """Mean recall of the classes that have images."""
-    return float(class_means(_right(predictions), predictions.target).mean())
+def _accuracy(predictions: Predictions) -> float:
+    return balanced_accuracy(_right(predictions), predictions.target)
 
 
 def _right(predictions: Predictions) -> BoolArray:
     """(N,) whether each image is called by its class."""
     right: BoolArray = predictions.probabilities.argmax(1) == predictions.target
     return right
-
-
-def class_means(values: np.ndarray[Any, Any], target: IntArray) -> np.ndarray[Any, Any]:
-    """Mean of the images' values (N,) in each class that has images."""
-    images = np.bincount(target)
-    sums = np.bincount(target, weights=values)
-    means: np.ndarray[Any, Any] = sums[images > 0] / images[images > 0]
-    return means
-
-
-def standard_error(first: BoolArray, second: BoolArray, target: IntArray) -> float:
-    """Of the difference of two balanced accuracies on the same images.
-
-    Each class counts as if one more image, on which the two differ or not, had been seen: two
-    images that are decided alike do not show that all would be.
-
-    Args:
-        first: (N,) whether each image is called by its class.
-        second: (N,) the other's.
-        target: (N,) class indices.
-    """
-    difference = first.astype(np.float64) - second
-    images = np.bincount(target)
-    images = images[images > 0]
-    mean = class_means(difference, target)
-    variance = class_means(difference**2, target) - mean**2
-    variance = (variance * images + 0.5) / (images + 1)
-    return float(np.sqrt((variance / images).sum()) / len(images))
 
 
 def _balanced_loss(predictions: Predictions) -> float:

@@ -10,6 +10,7 @@ import torch
 from recame.config import SYMMETRIES, ProbeConfig
 from recame.contracts import ensemble_logits
 from recame.losses import TrainingLoss
+from recame.metrics.statistics import balanced_accuracy
 from recame.models import ExpertHead
 from recame.training.phases.features import ProbeFeatures, fit_heads
 
@@ -54,24 +55,19 @@ def choose_symmetry(
         trial = copy.deepcopy(head)
         seen = replace(train, pooled=train.pooled[:, :views])
         fit_heads(trial, seen, objective, short, num_experts=num_experts, seed=seed)
-        scores[name] = _balanced_accuracy(trial, val, num_experts, views)
+        scores[name] = _accuracy(trial, val, num_experts, views)
     best = max(scores.values())
     largest_first = sorted(scores, key=lambda name: -SYMMETRIES[name])
     return next(name for name in largest_first if scores[name] >= best - _MARGIN), scores
 
 
 @torch.inference_mode()
-def _balanced_accuracy(
-    head: ExpertHead, features: ProbeFeatures, num_experts: int, views: int
-) -> float:
+def _accuracy(head: ExpertHead, features: ProbeFeatures, num_experts: int, views: int) -> float:
     device = next(head.parameters()).device
     head.eval()
     total = torch.zeros(())
     for view in range(views):
         inputs = features.expand(features.pooled[:, view].to(device), num_experts)
         total = total + ensemble_logits(head(inputs).logits).softmax(1).cpu()
-    target, num_classes = features.target, total.shape[1]
-    hits = (total.argmax(1) == target).float()
-    images = torch.bincount(target, minlength=num_classes)
-    right = torch.bincount(target, weights=hits, minlength=num_classes)
-    return float((right[images > 0] / images[images > 0]).mean())
+    right = total.argmax(1) == features.target
+    return balanced_accuracy(right.numpy(), features.target.numpy())

@@ -1,0 +1,183 @@
+"""Every metric once: its name and meaning, which way is better, where it is shown, its formula.
+
+An entry of `METRICS` is all that a new metric needs: `evaluate_predictions` computes it with an
+interval, and files, terminal, Markdown, page, comparison and bench find it here. Every metric lies
+in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from recame.contracts import BoolArray, FloatArray, IntArray
+from recame.label_space import GROUPS, LabelSpace
+from recame.metrics.statistics import ClassRates
+
+#: From the rates of the classes with images, (..., P) each, to values of shape (...).
+Mean = Callable[[ClassRates], FloatArray]
+
+#: From (N,) classes, (N,) calls and the label space to two masks (N,): which images are counted,
+#: and which calls among them are; None where the label space has no such classes.
+Masks = tuple[BoolArray, BoolArray]
+Share = Callable[[IntArray, IntArray, LabelSpace], Masks | None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about a model on labelled images.
+
+    Attributes:
+        name: in files and code.
+        title: in running text.
+        meaning: in a few words.
+        level: where it is shown. `headline`: everywhere; `summary`: not among the tiles of the
+            page, nor compared with a baseline; `detail`: on the terminal and in files alone.
+        column: its head in the tables of a bench; empty: not shown there.
+        lower_is_better: whether less is better.
+        absent: why a split has no value.
+        mean: a mean over classes; its interval is resampled.
+        share: a share of images; it has a Wilson interval. What has neither formula is computed
+            in `evaluate_predictions`.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    level: Literal["headline", "summary", "detail"] = "detail"
+    column: str = ""
+    lower_is_better: bool = False
+    absent: str = "no such image in this split"
+    mean: Mean | None = None
+    share: Share | None = None
+
+    def goodness(self, value: float) -> float:
+        """The value, or what it lacks to 1 where less is better."""
+        return 1 - value if self.lower_is_better else value
+
+
+def _g_mean(rates: ClassRates) -> FloatArray:
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.exp(np.log(rates.recall).mean(-1)))
+
+
+def _accuracy(target: IntArray, called: IntArray, space: LabelSpace) -> Masks | None:
+    return np.ones(len(target), np.bool_), called == target
+
+
+def _escape_rate(target: IntArray, called: IntArray, space: LabelSpace) -> Masks | None:
+    normal = space.normal_index
+    return None if normal is None else (target != normal, called == normal)
+
+
+def _critical_escape_rate(target: IntArray, called: IntArray, space: LabelSpace) -> Masks | None:
+    if space.normal_index is None or not space.critical:
+        return None
+    critical = [space.index(name) for name in space.critical if name != space.normal]
+    return np.isin(target, critical), called == space.normal_index
+
+
+def _overkill_rate(target: IntArray, called: IntArray, space: LabelSpace) -> Masks | None:
+    normal = space.normal_index
+    return None if normal is None else (target == normal, called != normal)
+
+
+#: In the order in which they are shown.
+METRICS = (
+    Metric(
+        "balanced_accuracy",
+        "balanced accuracy",
+        "mean recall over the classes",
+        level="headline",
+        column="balanced accuracy",
+        mean=lambda rates: rates.recall.mean(-1),
+    ),
+    Metric(
+        "tail_recall",
+        "tail recall",
+        "mean recall of the rare classes",
+        level="headline",
+        column="tail",
+        absent="no tail, or no image of it in this split",
+    ),
+    *(
+        Metric(
+            f"{group}_recall",
+            f"{group} recall",
+            f"mean recall of the classes that the published cut-offs call {group}",
+            column=group,
+        )
+        for group in GROUPS
+    ),
+    Metric(
+        "worst_class_recall",
+        "worst class",
+        "lowest recall of a class",
+        level="headline",
+        column="worst class",
+        mean=lambda rates: rates.recall.min(-1),
+    ),
+    Metric(
+        "escape_rate",
+        "escape rate",
+        "defects called normal",
+        level="headline",
+        column="escapes",
+        lower_is_better=True,
+        absent="no such defect in this split",
+        share=_escape_rate,
+    ),
+    Metric(
+        "critical_escape_rate",
+        "critical escape rate",
+        "critical defects called normal",
+        level="headline",
+        column="critical escapes",
+        lower_is_better=True,
+        absent="no such defect in this split",
+        share=_critical_escape_rate,
+    ),
+    Metric(
+        "overkill_rate",
+        "overkill rate",
+        "normal called a defect",
+        level="headline",
+        column="overkill",
+        lower_is_better=True,
+        absent="no normal image in this split",
+        share=_overkill_rate,
+    ),
+    Metric(
+        "macro_f1",
+        "macro F1",
+        "mean F1 over the classes",
+        level="headline",
+        column="macro-F1",
+        mean=lambda rates: rates.f1.mean(-1),
+    ),
+    Metric(
+        "macro_precision",
+        "macro precision",
+        "mean precision over the classes",
+        mean=lambda rates: rates.precision.mean(-1),
+    ),
+    Metric("g_mean", "G-mean", "geometric mean of the recalls", mean=_g_mean),
+    Metric(
+        "accuracy", "accuracy", "share of images called right", level="summary", share=_accuracy
+    ),
+    Metric(
+        "ece",
+        "ECE",
+        "distance of confidence and accuracy",
+        level="summary",
+        lower_is_better=True,
+    ),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+#: Names of the metrics of which less is better.
+LOWER_IS_BETTER = frozenset(metric.name for metric in METRICS if metric.lower_is_better)
