@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def score_and_kill(
     """
     out = _fresh(work / f"{files}.csv")
     command = [str(python), "-c", _MAIN, "predict", str(bundle), str(folder), "--out", str(out)]
-    rows = work / f"{out.name}.partial" / "rows.csv"
+    rows = work / f"{out.name}.partial" / "rows.sqlite"
     began = time.perf_counter()
     console.print(f"scoring {files:,} files, to be killed at half of them", highlight=False)
     killed = _watch(command, rows, kill_at=files // 2)
@@ -57,7 +59,7 @@ def score(python: Path, bundle: Path, folder: Path, files: int, work: Path) -> d
     out = _fresh(work / f"{files}-whole.csv")
     command = [str(python), "-c", _MAIN, "predict", str(bundle), str(folder), "--out", str(out)]
     began = time.perf_counter()
-    found = _watch(command, work / f"{out.name}.partial" / "rows.csv", kill_at=None)
+    found = _watch(command, work / f"{out.name}.partial" / "rows.sqlite", kill_at=None)
     seconds = time.perf_counter() - began
     return {**found, "seconds": seconds, "images_per_s": files / seconds}
 
@@ -101,19 +103,10 @@ def _peak_mib(process: int) -> float:
     )
 
 
-_counted: dict[Path, tuple[int, int]] = {}
-
-
 def _count_rows(path: Path) -> int:
-    """Lines of a growing file; only what is new is read."""
-    if not path.exists():
+    """Rows of a database that another process holds, those of its log apart."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM rows").fetchone()[0])
+    except sqlite3.Error:
         return 0
-    at, lines = _counted.get(path, (0, 0))
-    size = path.stat().st_size
-    if size < at:
-        at, lines = 0, 0
-    with path.open("rb") as stream:
-        stream.seek(at)
-        new = stream.read()
-    _counted[path] = (at + len(new), lines + new.count(b"\n"))
-    return _counted[path][1]

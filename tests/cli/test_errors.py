@@ -382,7 +382,7 @@ class TestFullDisk:
         self, refused: Callable[..., str], finished: Path, defects: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "out.csv.partial").mkdir()
-        fill_disk(tmp_path / "out.csv.partial" / "rows.csv")
+        fill_disk(tmp_path / "out.csv.partial" / "table.csv")
         line = refused("predict", finished, defects / "hole", "-o", tmp_path / "out.csv")
         assert "the disk is full" in line
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError, DataError, MissingDependencyError
 from recame.runs.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY, load_predictions
 from recame.runtime import predict_files
-from recame.runtime.partial_table import PartialTable, _rows_with_ends
+from recame.runtime.partial_table import PartialTable
 
 Pictures = tuple[Path, np.ndarray]
 
@@ -94,9 +95,10 @@ def test_killed_and_restarted(bundle: Path, folder: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.csv"
     words = [sys.executable, "-c", SLOW, str(bundle), str(folder), str(out)]
     child = subprocess.Popen(words)
-    rows = tmp_path / "out.csv.partial" / "rows.csv"
+    # What is committed goes to the database's log first.
+    rows = tmp_path / "out.csv.partial" / "rows.sqlite-wal"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not rows.exists() or rows.stat().st_size < 500):
+    while time.monotonic() < deadline and (not rows.exists() or rows.stat().st_size < 50_000):
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
@@ -128,26 +130,27 @@ class TestTakingUp:
             predict_files(model, [folder], tmp_path / "out.csv", on_progress=stop)
         return tmp_path / "out.csv"
 
-    @pytest.mark.parametrize("cut", [1, 30, 2000, 100_000])
-    def test_half_written_rows_are_cut(
-        self, cut: int, stopped: Path, bundle: Path, folder: Path
+    @pytest.mark.parametrize("damage", [b"no database" * 1000, b""])
+    def test_a_damaged_database_is_begun_anew(
+        self, damage: bytes, stopped: Path, bundle: Path, folder: Path
     ) -> None:
-        rows = stopped.with_name("out.csv.partial") / "rows.csv"
-        size = rows.stat().st_size
-        os.truncate(rows, max(0, size - cut))
-        summary = predict_files(recame.load(bundle, threads=1), [folder], stopped)
-        assert summary.num_resumed in ({240, 224} if cut <= 2000 else {0})
+        (stopped.with_name("out.csv.partial") / "rows.sqlite").write_bytes(damage)
+        summary = predict_files(recame.load(bundle, batch_size=16, threads=1), [folder], stopped)
+        assert (summary.num_resumed, summary.num_images) == (0, 300)
         assert stopped.read_bytes() == stopped.with_name("whole.csv").read_bytes()
 
-    def test_garbage_of_a_power_cut_is_cut(self, stopped: Path, bundle: Path, folder: Path) -> None:
-        inside = stopped.with_name("out.csv.partial")
-        for name in ("rows.csv", "unreadable.csv"):
-            with (inside / name).open("ab") as stream:
-                stream.write(b"\0\0\0,x\n\0")
-        assert predict_files(recame.load(bundle), [folder], stopped).num_resumed == 256
-        assert stopped.read_bytes() == stopped.with_name("whole.csv").read_bytes()
-        unreadable = stopped.with_name("out_unreadable.csv").read_bytes()
-        assert unreadable == stopped.with_name("whole_unreadable.csv").read_bytes()
+    def test_half_a_database_is_begun_anew(self, stopped: Path, bundle: Path, folder: Path) -> None:
+        rows = stopped.with_name("out.csv.partial") / "rows.sqlite"
+        os.truncate(rows, rows.stat().st_size // 2)
+        summary = predict_files(recame.load(bundle, batch_size=16, threads=1), [folder], stopped)
+        assert (summary.num_resumed, summary.num_images) == (0, 300)
+
+    def test_the_finished_rows_are_kept(self, stopped: Path, bundle: Path, folder: Path) -> None:
+        summary = predict_files(recame.load(bundle, batch_size=7), [folder], stopped)
+        assert (summary.num_resumed, summary.num_images, summary.num_unreadable) == (256, 300, 5)
+        for name in ("{}.csv", "{}_unreadable.csv"):
+            whole = stopped.with_name(name.format("whole"))
+            assert stopped.with_name(name.format("out")).read_bytes() == whole.read_bytes()
 
     def test_another_model_is_refused(
         self,
@@ -163,24 +166,55 @@ class TestTakingUp:
         summary = predict_files(other, [folder], stopped, resume=False)
         assert (summary.num_resumed, summary.num_images) == (0, 300)
 
-    def test_other_files_are_refused(self, stopped: Path, bundle: Path, folder: Path) -> None:
-        (folder / "100.png").unlink()
-        model = recame.load(bundle)
-        with pytest.raises(DataError, match=r"other files \(305 then, 304 now\).*--fresh"):
-            predict_files(model, [folder], stopped)
-
-    def test_a_newer_version_is_refused(self, stopped: Path, bundle: Path, folder: Path) -> None:
-        path = stopped.with_name("out.csv.partial") / "identity.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
-        with pytest.raises(DataError, match="another version of recame"):
-            predict_files(recame.load(bundle), [folder], stopped)
-
-    def test_without_its_identity_nothing_is_kept(
-        self, stopped: Path, bundle: Path, folder: Path
+    def test_changed_new_and_missing_files(
+        self, stopped: Path, bundle: Path, folder: Path, pictures: Pictures
     ) -> None:
-        (stopped.with_name("out.csv.partial") / "identity.json").write_text("{")
-        summary = predict_files(recame.load(bundle), [folder], stopped)
+        (folder / "100.png").unlink()
+        (folder / "000-new.png").symlink_to(pictures[0] / "100.png")
+        (folder / "007.png").unlink()
+        (folder / "007.png").symlink_to(pictures[0] / "299.png")
+        (folder / "017-broken.png").write_bytes((pictures[0] / "017.png").read_bytes())
+        model = recame.load(bundle, batch_size=16, threads=1)
+        summary = predict_files(model, [folder], stopped)
+        assert summary.num_resumed == 256 - 3
+        assert (summary.num_images, summary.num_unreadable) == (301, 4)
+        again = predict_files(model, [folder], stopped.with_name("again.csv"))
+        assert summary.counts == again.counts
+        one, other = (pd.read_csv(p, keep_default_na=False) for p in (stopped, again.out))
+        assert one["image"].tolist() == other["image"].tolist()
+        np.testing.assert_allclose(one[HEADER[4:]], other[HEADER[4:]], atol=1e-6)
+
+    @pytest.mark.parametrize("left", ["a newer version", "the version before"])
+    def test_rows_of_another_version_are_refused(
+        self, left: str, stopped: Path, bundle: Path, folder: Path
+    ) -> None:
+        inside = stopped.with_name("out.csv.partial")
+        if left == "a newer version":
+            with sqlite3.connect(inside / "rows.sqlite") as db:
+                db.execute("UPDATE start SET schema = 3")
+            db.close()
+        else:
+            (inside / "rows.sqlite").rename(inside / "rows.csv")
+            (inside / "identity.json").write_text('{"schema": 1}')
+        model = recame.load(bundle)
+        with pytest.raises(DataError, match=r"another version of recame.*--fresh"):
+            predict_files(model, [folder], stopped)
+        summary = predict_files(model, [folder], stopped, resume=False)
         assert (summary.num_resumed, summary.num_images) == (0, 300)
+        assert not inside.exists()
+
+
+def test_a_full_disk_is_told(
+    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(*args: Any, connect: Any = sqlite3.connect, **options: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = connect(*args, **options)
+        db.execute("PRAGMA max_page_count = 4")
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    with pytest.raises(DataError, match=r"the disk is full\. Free some space"):
+        predict_files(recame.load(bundle), [folder], tmp_path / "out.csv")
 
 
 def test_parquet_is_the_same_table(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -213,9 +247,6 @@ def test_names_with_commas_quotes_and_line_ends(
     text = (tmp_path / "odd.csv").read_bytes().decode("utf-8", "surrogateescape")
     rows = list(csv.reader(text.splitlines(keepends=True)))
     assert [Path(row[0]).name for row in rows[1:]] == names
-    ends = [end for _, end in _rows_with_ends(tmp_path / "odd.csv")]
-    assert len(ends) == 5
-    assert ends[-1] == (tmp_path / "odd.csv").stat().st_size
 
 
 def test_what_cannot_be_written_is_told_first(
@@ -242,16 +273,16 @@ def test_two_starts_at_once_do_not_mix(bundle: Path, folder: Path, tmp_path: Pat
     model = recame.load(bundle)
     names = sorted(str(path) for path in folder.iterdir())
     out = tmp_path / "out.csv"
-    first = PartialTable.open(out, model, names, resume=True)
-    with pytest.raises(DataError, match="Another prediction is writing"):
-        PartialTable.open(out, model, names, resume=True)
-    with pytest.raises(RuntimeError), first:
-        raise RuntimeError
-    PartialTable.open(out, model, names, resume=True).remove()
+    with PartialTable(out, model, names, resume=True):
+        for resume in (True, False):
+            with pytest.raises(DataError, match="Another prediction is writing"):
+                PartialTable(out, model, names, resume=resume)
+    with PartialTable(out, model, names, resume=True) as partial:
+        assert list(partial.todo) == list(range(305))
 
 
 def test_parquet_refuses_names_that_are_no_text(bundle: Path, tmp_path: Path) -> None:
     model = recame.load(bundle)
     with pytest.raises(DataError, match=r"d\\udce9f\.png is no UTF-8"):
-        PartialTable.open(tmp_path / "out.parquet", model, ["d\udce9f.png"], resume=True)
+        PartialTable(tmp_path / "out.parquet", model, ["d\udce9f.png"], resume=True)
     assert not list(tmp_path.iterdir())

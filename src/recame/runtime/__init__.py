@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recame.runtime.bundle import Bundle, is_bundle, open_bundle
-    from recame.runtime.predict_files import PredictionSummary, predict, predict_files
+    from recame.runtime.partial_table import PredictionSummary
+    from recame.runtime.predict_files import predict, predict_files
     from recame.runtime.predictor import Prediction, Predictor, load
 
 _HOME = {
     "Bundle": "bundle",
     "Prediction": "predictor",
-    "PredictionSummary": "predict_files",
+    "PredictionSummary": "partial_table",
     "Predictor": "predictor",
     "is_bundle": "bundle",
     "load": "predictor",

@@ -1,329 +1,336 @@
-"""Finished rows of a long prediction on disk: appended, taken up after a kill, put in place.
+"""Finished rows of a long prediction: kept as they come, taken up after a kill, put in place.
 
-They lie in `<out>.partial/` beside the table: readable images in one file, unreadable ones in
-another, and whose they are (model, files, batch size) in a third.
+They lie in a database, `<out>.partial/rows.sqlite` beside the table, each with its file's name and
+the checksum of what was decoded.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Self
+from types import SimpleNamespace
+from typing import Self
 
 import numpy as np
 
 from recame.errors import DataError
-from recame.files import hold
+from recame.files import sha256
+from recame.machine import usable_cores
 from recame.runtime.predictor import Prediction, Predictor
 
-PARTIAL_SCHEMA = 1
+PARTIAL_SCHEMA = 2
 
-_ROWS, _UNREADABLE, _IDENTITY = "rows.csv", "unreadable.csv", "identity.json"
-_LOCK = "lock"
-#: Rows between two flushes, at least.
+#: What the versions whose rows are no database (schema 1) left in the folder.
+_EARLIER = "identity.json"
+_PREPARE = (
+    # One process holds the file until it ends, and needs no memory shared with others.
+    "PRAGMA locking_mode = EXCLUSIVE",
+    # Whole after a power cut, without waiting for the disk at each chunk.
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
+    # The label of an unreadable file is NULL. Names need not be valid text.
+    """CREATE TABLE IF NOT EXISTS rows
+    (position INTEGER PRIMARY KEY, name, sha256, label, decision, line)""",
+)
+#: Rows that are kept together, at least.
 _CHUNK = 256
-#: Unreadable files that are remembered by name.
+#: Unreadable files that a summary names.
 _NAMED = 20
 
 
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What `predict_files` did.
+
+    Attributes:
+        out: the table.
+        num_images: images predicted, those of an interrupted start included.
+        num_resumed: files that an interrupted start had done.
+        counts: images of each predicted class, most frequent first.
+        num_review: images that the threshold of the normal class holds back for review.
+        num_unreadable: files without a prediction.
+        unreadable: the first twenty of them, each with its reason.
+        unreadable_path: the table of all of them (`image, reason`), None where there is none.
+        seconds: of this start.
+    """
+
+    out: Path
+    num_images: int
+    num_resumed: int
+    counts: dict[str, int]
+    num_review: int
+    num_unreadable: int
+    unreadable: tuple[tuple[str, str], ...]
+    unreadable_path: Path | None
+    seconds: float
+
+
 class PartialTable:
-    """The folder of finished rows: what an interrupted start left, and what this one adds."""
+    """What an interrupted start left, and what this one adds; a context that holds the lock.
 
-    def __init__(self, out: Path, predictor: Predictor, batch_size: int, held: IO[bytes]) -> None:
-        self.out, self.folder = out, _partial_folder(out)
-        self.batch_size = batch_size
-        self.chunk = batch_size * -(-_CHUNK // batch_size)
-        self.num_resumed = self.num_images = self.num_review = self.num_unreadable = 0
-        self.counts: Counter[str] = Counter()
-        self.unreadable: list[tuple[str, str]] = []
-        self._normal = predictor.label_space.normal
-        self._names = predictor.label_space.names
-        self._header: list[str] | None = None
-        self._rows: IO[bytes] | None = None
-        self._broken: IO[bytes] | None = None
-        self._held: IO[bytes] | None = held
+    Args:
+        out: the table.
+        predictor: whose rows they are.
+        names: the files, in the table's order.
+        resume: take up what lies there.
 
-    @classmethod
-    def open(
-        cls, out: Path, predictor: Predictor, names: Sequence[str], *, resume: bool
-    ) -> PartialTable:
-        """Take up what an interrupted start left, or begin.
+    Attributes:
+        todo: positions in `names` without a row, or whose file has changed since.
+        batch_size: of the start that began, since other batches would round the last digit
+            otherwise.
+        chunk: rows that `add` shall be given at once: whole batches.
 
-        Raises:
-            DataError: the folder is another's: of another start that still runs, or of another
-                model or other files; or a file's name cannot stand in the table.
-        """
+    Raises:
+        DataError: the rows are of another start that still runs, of another model, or of another
+            version; or a file's name cannot stand in the table.
+    """
+
+    def __init__(
+        self, out: Path, predictor: Predictor, names: Sequence[str], *, resume: bool
+    ) -> None:
         _check_names(out, names)
-        folder = _partial_folder(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        held = hold(folder / _LOCK)
-        if held is None:
-            raise DataError(
-                f"Another prediction is writing {out} at this moment, and rows of two would stand "
-                "in one table: wait until it ends, or write elsewhere."
-            )
+        self.out, self.folder = out, out.with_name(f"{out.name}.partial")
+        self._names, self._space = names, predictor.label_space
+        if (self.folder / _EARLIER).exists():
+            if resume:
+                raise self._another_version(1)
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._db = self._connect()
         try:
-            return cls._begin(out, folder, predictor, names, held, resume=resume)
+            known = self._start(predictor.fingerprint) if resume else None
+            self.batch_size = known or self._begin(predictor)
+            self.todo = self._take_up() if known else range(len(names))
         except BaseException:
-            held.close()
+            self._db.close()
             raise
-
-    @classmethod
-    def _begin(
-        cls,
-        out: Path,
-        folder: Path,
-        predictor: Predictor,
-        names: Sequence[str],
-        held: IO[bytes],
-        *,
-        resume: bool,
-    ) -> PartialTable:
-        identity = {
-            "schema": PARTIAL_SCHEMA,
-            "model": predictor.fingerprint,
-            "num_files": len(names),
-            "files": _digest(names),
-        }
-        known = _read_identity(folder / _IDENTITY) if resume else None
-        if known is not None:
-            _check_same(folder, out, known, identity)
-            # Other batches would round the last digit otherwise.
-            partial = cls(out, predictor, int(known["batch_size"]), held)
-            partial._take_up(names)
-            return partial
-        partial = cls(out, predictor, predictor.batch_size_for(len(names)), held)
-        for name in (_ROWS, _UNREADABLE):
-            (folder / name).open("wb").close()
-        text = json.dumps({**identity, "batch_size": partial.batch_size})
-        unfinished = folder / f"{_IDENTITY}.tmp"
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(folder / _IDENTITY)
-        return partial
+        self.chunk = self.batch_size * -(-_CHUNK // self.batch_size)
+        self._places = iter(self.todo)
 
     def __enter__(self) -> Self:
-        self._rows = (self.folder / _ROWS).open("ab")
-        self._broken = (self.folder / _UNREADABLE).open("ab")
         return self
 
-    def __exit__(self, error: object, *_: object) -> None:
-        assert self._rows is not None
-        assert self._broken is not None
-        try:
-            self._rows.close()
-        finally:
-            self._broken.close()
-            if error is not None:
-                self.let_go()
-
-    def let_go(self) -> None:
-        """Allow other starts; what is finished stays."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
-
-    def remove(self) -> None:
-        """Take the folder away."""
-        self.let_go()  # Windows removes no open file
-        shutil.rmtree(self.folder)
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
 
     def add(self, found: Sequence[Prediction]) -> None:
-        """Write one chunk."""
-        assert self._rows is not None
-        assert self._broken is not None
-        readable = [item for item in found if item.error is None]
-        rows = self._table_rows(readable)
-        if rows and self._header is None:
-            self._header = _header(self._names, readable[0])
-            rows.insert(0, self._header)
-        broken = [[item.image, str(item.error)] for item in found if item.error is not None]
-        for label, decision in ((str(item.label), item.decision) for item in readable):
-            self._count(label, decision)
-        self._count_unreadable(broken)
-        self._rows.write(_csv(rows))
-        self._rows.flush()
-        self._broken.write(_csv(broken))
-        self._broken.flush()
-
-    def finish(self) -> Path | None:
-        """Put both tables in place; the table of unreadable files first, the folder away last."""
-        try:
-            return self._finish()
-        finally:
-            self.let_go()
-
-    def _finish(self) -> Path | None:
-        unreadable_path = self.out.with_name(f"{self.out.stem}_unreadable.csv")
-        rows = self.folder / _ROWS
-        if self.out.suffix.lower() == ".parquet":
-            rows = _to_parquet(rows, self._header or [])
-        _sync(rows)
-        if self.num_unreadable:
-            listed = self.folder / f"{_UNREADABLE}.tmp"
-            with listed.open("wb") as stream, (self.folder / _UNREADABLE).open("rb") as source:
-                stream.write(_csv([["image", "reason"]]))
-                shutil.copyfileobj(source, stream)
-            listed.replace(unreadable_path)
-        else:
-            unreadable_path.unlink(missing_ok=True)
-        rows.replace(self.out)
-        self.remove()
-        return unreadable_path if self.num_unreadable else None
-
-    def _table_rows(self, readable: Sequence[Prediction]) -> list[list[str]]:
-        if not readable:
-            return []
-        # Shortest text that reads back as the same float32.
-        values = np.stack([item.probabilities for item in readable])
-        if readable[0].expert_probabilities is not None:
-            experts = [item.expert_probabilities for item in readable]
-            values = np.concatenate([values, np.stack(experts).reshape(len(values), -1)], axis=1)  # type: ignore[arg-type]
-        texts = values.astype(np.float32).astype(str).tolist()
-        return [
-            [
-                item.image,
-                str(item.label),
-                row[self._names.index(str(item.label))],
-                item.decision,
-                *row,
-            ]
-            for item, row in zip(readable, texts, strict=True)
+        """Keep the rows of the next files to do, all or none of them."""
+        rows = [
+            (next(self._places), _bytes(item.image), item.sha256, item.label, item.decision, line)
+            for item, line in zip(found, _csv(self._fields(found)), strict=True)
         ]
+        with self._db:
+            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def _count(self, label: str, decision: str) -> None:
-        self.num_images += 1
-        self.counts[label] += 1
-        self.num_review += label == self._normal and decision != label
+    def finish(self, began: float) -> PredictionSummary:
+        """Put both tables in place, the one of unreadable files first, and take the folder away.
 
-    def _count_unreadable(self, broken: Sequence[Sequence[str]]) -> None:
-        self.num_unreadable += len(broken)
-        room = _NAMED - len(self.unreadable)
-        self.unreadable += [(name, reason) for name, reason in broken[:room]]
+        Args:
+            began: `time.perf_counter()` at this start.
 
-    def _take_up(self, names: Sequence[str]) -> None:
-        """Keep the whole batches that both files hold for the first names, and cut the rest."""
-        paths = (self.folder / _ROWS, self.folder / _UNREADABLE)
-        # First pass: how many of the first names have their row. Second: count and cut there.
-        whole = sum(1 for _ in self._matched(paths, names))
-        keep = whole if whole == len(names) else whole - whole % self.batch_size
-        ends = [0, 0]
-        for which, end, row in islice(self._matched(paths, names), keep):
-            ends[which] = end
-            if which == 0:
-                self._count(row[1], row[3])
+        Raises:
+            DataError: no file is readable.
+        """
+        counts = self._db.execute(
+            "SELECT label, count(*) FROM rows WHERE label IS NOT NULL "
+            "GROUP BY label ORDER BY count(*) DESC, min(position)"
+        ).fetchall()
+        [(num_review,)] = self._db.execute(
+            "SELECT count(*) FROM rows WHERE label = ? AND decision != label", [self._space.normal]
+        )
+        [(num_unreadable,)] = self._db.execute("SELECT count(*) FROM rows WHERE label IS NULL")
+        unreadable = csv.reader(map(_text, islice(self._stored(readable=False), _NAMED)))
+        summary = PredictionSummary(
+            out=self.out,
+            num_images=len(self._names) - num_unreadable,
+            num_resumed=len(self._names) - len(self.todo),
+            counts=dict(counts),
+            num_review=num_review,
+            num_unreadable=num_unreadable,
+            unreadable=tuple((name, reason) for name, reason in unreadable),
+            unreadable_path=self._place() if counts else None,
+            seconds=time.perf_counter() - began,
+        )
+        self._db.close()  # Windows removes no open file
+        shutil.rmtree(self.folder)
+        if not counts:
+            told = "; ".join(f"{name}: {reason}" for name, reason in summary.unreadable[:3])
+            raise DataError(
+                f"None of {num_unreadable} images can be read ({told}): check the files."
+            )
+        return summary
+
+    def _place(self) -> Path | None:
+        """Write both tables beside the rows and move them in place."""
+        table, listed = self.folder / "table.csv", self.folder / "unreadable.csv"
+        unreadable_path = self.out.with_name(f"{self.out.stem}_unreadable.csv")
+        header = _header(self._space.names, next(self._stored(readable=True)))
+        _write(table, header, self._stored(readable=True))
+        if self.out.suffix.lower() == ".parquet":
+            table = _to_parquet(table, header)
+        _sync(table)
+        if next(self._stored(readable=False), None) is None:
+            unreadable_path.unlink(missing_ok=True)
+        else:
+            _write(listed, ["image", "reason"], self._stored(readable=False))
+            listed.replace(unreadable_path)
+        table.replace(self.out)
+        return unreadable_path if unreadable_path.exists() else None
+
+    def _stored(self, *, readable: bool) -> Iterator[bytes]:
+        """Lines of one of the two tables, in order."""
+        query = "SELECT line FROM rows WHERE (label IS NOT NULL) = ? ORDER BY position"
+        return (line for (line,) in self._db.execute(query, [readable]))
+
+    def _connect(self) -> sqlite3.Connection:
+        """The database, held for this process; begun anew where it is damaged."""
+        db = sqlite3.connect(self.folder / "rows.sqlite", timeout=0)
+        try:
+            for words in _PREPARE:
+                db.execute(words)
+            if db.execute("PRAGMA quick_check").fetchone() == ("ok",):
+                return db
+        except sqlite3.OperationalError as error:
+            db.close()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            raise DataError(
+                f"Another prediction is writing {self.out} at this moment, and rows of two would "
+                "stand in one table: wait until it ends, or write elsewhere."
+            ) from None
+        except sqlite3.DatabaseError:
+            pass
+        db.close()
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        return self._connect()
+
+    def _start(self, model: str) -> int | None:
+        """Batch size of the start that left rows here; None where none did."""
+        known = self._db.execute("SELECT schema, model, batch_size FROM start").fetchone()
+        if known is None:
+            return None
+        if known[0] != PARTIAL_SCHEMA:
+            raise self._another_version(known[0])
+        if known[1] != model:
+            raise DataError(
+                f"{self.folder} was left by an interrupted prediction with another model, and a "
+                f"table must not mix two. {self._advice}"
+            )
+        return int(known[2])
+
+    def _begin(self, predictor: Predictor) -> int:
+        """Forget what lies here; returns the batch size of what comes."""
+        size = predictor.batch_size_for(len(self._names))
+        with self._db:
+            self._db.execute("DELETE FROM rows")
+            self._db.execute("DELETE FROM start")
+            facts = (PARTIAL_SCHEMA, predictor.fingerprint, size)
+            self._db.execute("INSERT INTO start VALUES (?, ?, ?)", facts)
+        return size
+
+    def _take_up(self) -> list[int]:
+        """Keep the rows of files that hold what was decoded, at their places now; the others."""
+        todo = []
+        db, query = self._db, "SELECT sha256 FROM rows WHERE name = ?"
+        db.execute("CREATE INDEX IF NOT EXISTS by_name ON rows (name)")
+        with db, ThreadPoolExecutor(usable_cores()) as pool:
+            for start in range(0, len(self._names), _CHUNK):
+                names = self._names[start : start + _CHUNK]
+                then = [db.execute(query, [_bytes(name)]).fetchone() for name in names]
+                now = pool.map(_content, names)
+                same = [row == (content,) for row, content in zip(then, now, strict=True)]
+                todo += [place for place, kept in enumerate(same, start) if not kept]
+                # Below 0, where no row stands.
+                db.executemany(
+                    "UPDATE rows SET position = ? WHERE name = ?",
+                    (
+                        (-1 - place, _bytes(name))
+                        for place, (name, kept) in enumerate(zip(names, same, strict=True), start)
+                        if kept
+                    ),
+                )
+            db.execute("DELETE FROM rows WHERE position >= 0")
+            db.execute("UPDATE rows SET position = -1 - position")
+            db.execute("DROP INDEX by_name")
+        return todo
+
+    def _fields(self, found: Sequence[Prediction]) -> Iterator[list[str]]:
+        """A row of either table for each file."""
+        readable = [item for item in found if item.error is None]
+        values = [
+            item.probabilities
+            if item.expert_probabilities is None
+            else np.concatenate([item.probabilities, item.expert_probabilities.ravel()])
+            for item in readable
+        ]
+        # Shortest text that reads back as the same float32.
+        texts = iter(np.asarray(values, np.float32).astype(str).tolist())
+        for item in found:
+            if item.label is None:
+                yield [item.image, str(item.error)]
             else:
-                self._count_unreadable([row])
-        self.num_resumed = keep
-        if not ends[0]:
-            self._header = None
-        for path, end in zip(paths, ends, strict=True):
-            if path.exists():
-                os.truncate(path, end)
-            else:
-                path.open("wb").close()
+                row = next(texts)
+                confidence = row[self._space.names.index(item.label)]
+                yield [item.image, item.label, confidence, item.decision, *row]
 
-    def _matched(
-        self, paths: tuple[Path, Path], names: Sequence[str]
-    ) -> Iterator[tuple[int, int, list[str]]]:
-        """For each of the first names: the file (0 or 1) that has its row, where it ends, it."""
-        streams = [_rows_with_ends(path) for path in paths]
-        header = next(streams[0], None)
-        self._header = header[0] if header is not None else None
-        widths = (len(self._header or []), 2)
-        waiting = [next(stream, None) for stream in streams]
-        for name in names:
-            for which in (0, 1):
-                item = waiting[which]
-                if item is not None and len(item[0]) == widths[which] and item[0][0] == name:
-                    yield which, item[1], item[0]
-                    waiting[which] = next(streams[which], None)
-                    break
-            else:
-                return
+    @property
+    def _advice(self) -> str:
+        return f"Start afresh with --fresh (resume=False), or write elsewhere than {self.out}."
+
+    def _another_version(self, schema: object) -> DataError:
+        return DataError(
+            f"{self.folder} was left by another version of recame (schema {schema!r}, this one "
+            f"writes {PARTIAL_SCHEMA}), so it cannot be continued. {self._advice}"
+        )
 
 
-def _partial_folder(out: Path) -> Path:
-    return out.with_name(f"{out.name}.partial")
-
-
-def _header(names: Sequence[str], first: Prediction) -> list[str]:
-    experts = 0 if first.expert_probabilities is None else len(first.expert_probabilities)
-    return [
-        *("image", "prediction", "confidence", "decision"),
-        *(f"p_{name}" for name in names),
-        *(f"expert{k}_p_{name}" for k in range(experts) for name in names),
-    ]
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    # A file's name need not be valid text.
-    return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _rows_with_ends(path: Path) -> Iterator[tuple[list[str], int]]:
-    """The whole rows of a CSV file with the position behind each; quoted line ends are minded."""
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
-        end, pending = 0, b""
-        for line in stream:
-            end += len(line)
-            pending += line
-            if not pending.endswith(b"\n"):
-                return
-            if pending.count(b'"') % 2:
-                continue
-            text = pending.decode("utf-8", "surrogateescape")
-            pending = b""
-            yield next(csv.reader(io.StringIO(text, newline="")), []), end
-
-
-def _digest(names: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
-
-
-def _read_identity(path: Path) -> dict[str, Any] | None:
-    """Whose rows the folder holds; None where it holds none that could be used."""
+def _content(name: str) -> str | None:
+    """Checksum of what the file holds now; None where it cannot be read."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return sha256(Path(name))
+    except OSError:
         return None
-    if not isinstance(known, dict) or int(known.get("batch_size", 0)) < 1:
-        return None
-    return known
 
 
-def _check_same(folder: Path, out: Path, known: dict[str, Any], identity: dict[str, Any]) -> None:
-    advice = f"Start afresh with --fresh (resume=False), or write elsewhere than {out}."
-    if known.get("schema") != PARTIAL_SCHEMA:
-        raise DataError(
-            f"{folder} was left by another version of recame (schema {known.get('schema')!r}, "
-            f"this one writes {PARTIAL_SCHEMA}), so it cannot be continued. {advice}"
-        )
-    if known.get("model") != identity["model"]:
-        raise DataError(
-            f"{folder} was left by an interrupted prediction with another model, and a table must "
-            f"not mix two. {advice}"
-        )
-    if known.get("files") != identity["files"]:
-        raise DataError(
-            f"{folder} was left by an interrupted prediction of other files "
-            f"({known.get('num_files')} then, {identity['num_files']} now), so it cannot be "
-            f"continued. Name the same images, or: {advice}"
-        )
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> list[bytes]:
+    """A line a row."""
+    lines: list[str] = []
+    # A writer writes each row at once.
+    csv.writer(SimpleNamespace(write=lines.append), lineterminator="\n").writerows(rows)
+    return [_bytes(line) for line in lines]
+
+
+def _header(names: Sequence[str], line: bytes) -> list[str]:
+    """Of the table; one of its lines tells how many experts there are."""
+    told = ["image", "prediction", "confidence", "decision"]
+    [row] = csv.reader([_text(line)])
+    experts = (len(row) - len(told)) // len(names) - 1
+    told += [f"p_{name}" for name in names]
+    return [*told, *(f"expert{k}_p_{name}" for k in range(experts) for name in names)]
+
+
+def _write(path: Path, header: Sequence[str], lines: Iterable[bytes]) -> None:
+    with path.open("wb") as stream:
+        stream.writelines(_csv([header]))
+        stream.writelines(lines)
 
 
 def _check_names(out: Path, names: Sequence[str]) -> None:
@@ -341,7 +348,7 @@ def _check_names(out: Path, names: Sequence[str]) -> None:
             ) from None
 
 
-def _to_parquet(rows: Path, header: Sequence[str]) -> Path:
+def _to_parquet(table: Path, header: Sequence[str]) -> Path:
     """Convert the finished CSV block by block, in constant memory."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -352,9 +359,9 @@ def _to_parquet(rows: Path, header: Sequence[str]) -> Path:
     # As evaluation's tables say it, so that one reader serves both.
     fields = [pa.field(name, kind) for name, kind in types.items()]
     schema = pa.schema(fields, metadata={b"recame.schema": b"1"})
-    target = rows.with_suffix(".parquet")
+    target = table.with_suffix(".parquet")
     reader = arrow_csv.open_csv(
-        rows,
+        table,
         # A class may be called "NA".
         convert_options=arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True),

@@ -1,56 +1,29 @@
 """Any number of image files -> one table, in constant memory, resumable after a kill.
 
-Finished rows go to `<out>.partial/` beside the table, a chunk at a time. A restart keeps every
-whole chunk there, cuts what is half-written, goes on behind it, and puts the table in place when
-the last image is done.
+Finished rows go to `<out>.partial/` beside the table, a chunk at a time. A restart keeps those
+whose files hold what was decoded, predicts the others, and puts the table in place when the last
+image is done.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError, MissingDependencyError
-from recame.runtime.partial_table import PartialTable
+from recame.runtime.partial_table import PartialTable, PredictionSummary
 from recame.runtime.predictor import Predictor, load
 
 #: Called with (images done, images in all).
 OnProgress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PredictionSummary:
-    """What `predict_files` did.
-
-    Attributes:
-        out: the table.
-        num_images: images predicted, those of an interrupted start included.
-        num_resumed: files that an interrupted start had done.
-        counts: images of each predicted class, most frequent first.
-        num_review: images that the threshold of the normal class holds back for review.
-        num_unreadable: files without a prediction.
-        unreadable: the first twenty of them, each with its reason.
-        unreadable_path: the table of all of them (`image, reason`), None where there is none.
-        seconds: of this start.
-    """
-
-    out: Path
-    num_images: int
-    num_resumed: int
-    counts: dict[str, int]
-    num_review: int
-    num_unreadable: int
-    unreadable: tuple[tuple[str, str], ...]
-    unreadable_path: Path | None
-    seconds: float
 
 
 def predict(
@@ -105,49 +78,36 @@ def predict_files(
         predictor: from `load`.
         sources: files, folders and globs; each file once, sorted.
         out: the `.csv` or `.parquet` file to write; missing folders are made.
-        resume: go on where an interrupted start with the same model and files left off; False
-            starts afresh.
+        resume: go on where an interrupted start with the same model left off; files that have
+            changed or come since are predicted, rows of files that are not asked for any more are
+            dropped. False starts afresh.
         on_progress: called with images done and images in all.
 
     Raises:
         ConfigError: another suffix.
         DataError: a source does not exist, no file is readable, the place cannot be written, or
-            what an interrupted start left is of another model or other files.
+            what an interrupted start left is of another model or another version.
         MissingDependencyError: a `.parquet` file is asked for without pyarrow.
     """
     out, began = Path(out), time.perf_counter()
     check_table(out)
     names = list_image_names(sources)
-    with _writable(out):
-        partial = PartialTable.open(out, predictor, names, resume=resume)
-        with partial:
-            done = partial.num_resumed
+    with _writable(out), PartialTable(out, predictor, names, resume=resume) as partial:
+        done = len(names) - len(partial.todo)
+        if on_progress is not None:
+            on_progress(done, len(names))
+        stream = predictor.stream(
+            (names[place] for place in partial.todo),
+            num_images=len(names),
+            batch_size=partial.batch_size,
+            checksums=True,
+        )
+        while found := list(islice(stream, partial.chunk)):
+            partial.add(found)
+            done += len(found)
             if on_progress is not None:
                 on_progress(done, len(names))
-            stream = predictor.stream(
-                islice(names, done, None), num_images=len(names), batch_size=partial.batch_size
-            )
-            while found := list(islice(stream, partial.chunk)):
-                partial.add(found)
-                done += len(found)
-                if on_progress is not None:
-                    on_progress(done, len(names))
-        if not partial.num_images:
-            partial.remove()
-            told = "; ".join(f"{name}: {reason}" for name, reason in partial.unreadable[:3])
-            raise DataError(f"None of {len(names)} images can be read ({told}): check the files.")
-        unreadable_path = partial.finish()
-    return PredictionSummary(
-        out=out,
-        num_images=partial.num_images,
-        num_resumed=partial.num_resumed,
-        counts=dict(partial.counts.most_common()),
-        num_review=partial.num_review,
-        num_unreadable=partial.num_unreadable,
-        unreadable=tuple(partial.unreadable),
-        unreadable_path=unreadable_path,
-        seconds=time.perf_counter() - began,
-    )
+        return partial.finish(began)
 
 
 def check_table(path: Path) -> None:
@@ -177,9 +137,12 @@ def _writable(out: Path) -> Iterator[None]:
     """A full disk or a read-only place is the user's to mend; what is done stays."""
     try:
         yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else str(error.strerror or error)
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else:
+            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
         raise DataError(
             f"Predictions cannot be written to {out}: {reason}. "
             f"{'Free some space' if full else 'Check the folder'} and start again, which goes on "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -10,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from recame.contracts import Array, FloatArray
-from recame.data.decode import decode_image, match_pixels
+from recame.data.decode import decode_image, match_pixels, read_source
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError
 from recame.inference.torch_session import TorchSession
@@ -53,6 +54,7 @@ class Prediction:
         probabilities: (C,) float32, in the label space's order.
         error: why the image cannot be read.
         expert_probabilities: (E, C) float32, where the model gives them.
+        sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
     """
 
     image: str
@@ -62,6 +64,7 @@ class Prediction:
     probabilities: FloatArray
     error: str | None = None
     expert_probabilities: FloatArray | None = field(default=None, repr=False)
+    sha256: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class Predictor:
         *,
         num_images: int | None = None,
         batch_size: int | None = None,
+        checksums: bool = False,
     ) -> Iterator[Prediction]:
         """Predict any number of images in constant memory, in order, decoding ahead.
 
@@ -154,6 +158,7 @@ class Predictor:
             images: paths, bytes and arrays, as for `predict`, but no folders.
             num_images: how many there will be, if that is known.
             batch_size: instead of the chosen one.
+            checksums: whether each file's checksum is told.
 
         Raises:
             DataError: an array is no image.
@@ -164,7 +169,8 @@ class Predictor:
             first = list(islice(iterator, MANY_IMAGES))
             num_images = len(first)
         plan = self._plan_for(num_images)
-        return self._pipeline(chain(first, iterator), plan, batch_size or plan.batch_size)
+        size = batch_size or plan.batch_size
+        return self._pipeline(chain(first, iterator), plan, size, checksums)
 
     def batch_size_for(self, num_images: int) -> int:
         """The batch size that a stream of so many images will have."""
@@ -257,7 +263,7 @@ class Predictor:
         return self._make_plan(sessions[calls], size, calls, f"measured ({told})")
 
     def _pipeline(
-        self, images: Iterator[Image], plan: _Plan, batch_size: int
+        self, images: Iterator[Image], plan: _Plan, batch_size: int, checksums: bool
     ) -> Iterator[Prediction]:
         """Batches through decoding and model, a bounded number under way, answers in order."""
         gate = threading.Semaphore(plan.calls)
@@ -266,9 +272,8 @@ class Predictor:
         with ThreadPoolExecutor(plan.decoders, thread_name_prefix="recame") as pool:
             try:
                 while batch := list(islice(images, batch_size)):
-                    waiting.append(
-                        pool.submit(self._predict_batch, batch, start, plan.session, gate)
-                    )
+                    arguments = (batch, start, plan.session, gate, checksums)
+                    waiting.append(pool.submit(self._predict_batch, *arguments))
                     start += len(batch)
                     if len(waiting) > plan.decoders:
                         yield from waiting.popleft().result()
@@ -284,58 +289,56 @@ class Predictor:
         start: int,
         session: Session,
         gate: threading.Semaphore | None = None,
+        checksums: bool = False,
     ) -> list[Prediction]:
-        names = [
-            f"#{i}" if isinstance(image, (bytes, np.ndarray)) else str(image)
-            for i, image in enumerate(images, start)
-        ]
-        decoded = [self._decoded(image) for image in images]
-        pixels = [image for image in decoded if not isinstance(image, str)]
-        outputs: dict[str, Array] = {}
+        read = [self._read(image, checksums) for image in images]
+        pixels = [image for image, _ in read if not isinstance(image, str)]
+        decided: Iterator[tuple[Any, ...]] = iter(())
         if pixels:
             with gate or threading.Semaphore():
                 outputs = session.run(np.stack(pixels))
-        rows = iter(range(len(pixels)))
-        return [
-            self._unreadable(name, image)
-            if isinstance(image, str)
-            else self._decided(name, outputs, next(rows))
-            for name, image in zip(names, decoded, strict=True)
-        ]
-
-    def _decoded(self, image: Image) -> Array | str:
-        """(H, W, C) pixels as the model wants them, or why the file cannot be read."""
-        if isinstance(image, np.ndarray):
-            return match_pixels(_checked(image), self.spec)
-        source = image if isinstance(image, bytes) else Path(image)
-        try:
-            return decode_image(source, self.spec, max_pixels=self._max_pixels)
-        except DataError as error:
-            return str(error)
-
-    def _decided(self, name: str, outputs: dict[str, Array], row: int) -> Prediction:
-        probabilities = outputs["probabilities"][row]
-        best = int(probabilities.argmax())
-        label = self.label_space.names[best]
-        normal = self.label_space.normal_index
-        held = (
-            best == normal
-            and self.release_above is not None
-            and probabilities[best] < self.release_above
-        )
-        experts = outputs.get("expert_probabilities")
-        return Prediction(
-            image=name,
-            label=label,
-            confidence=float(probabilities[best]),
-            decision=REVIEW if held else label,
-            probabilities=probabilities,
-            expert_probabilities=None if experts is None else experts[row],
-        )
-
-    def _unreadable(self, name: str, reason: str) -> Prediction:
+            decided = self._decide(**outputs)
         nothing = np.full(self.label_space.num_classes, np.nan, np.float32)
-        return Prediction(name, None, float("nan"), UNREADABLE, nothing, reason)
+        found = []
+        for number, (image, (decoded, sha256)) in enumerate(zip(images, read, strict=True), start):
+            name = f"#{number}" if isinstance(image, (bytes, np.ndarray)) else str(image)
+            if isinstance(decoded, str):
+                answer = None, math.nan, UNREADABLE, nothing, decoded, None
+            else:
+                answer = next(decided)
+            found.append(Prediction(name, *answer, sha256))
+        return found
+
+    def _read(self, image: Image, checksum: bool) -> tuple[Array | str, str | None]:
+        """(H, W, C) pixels as the model wants them, or why there are none; the file's checksum."""
+        if isinstance(image, np.ndarray):
+            return match_pixels(_checked(image), self.spec), None
+        sha256 = None
+        try:
+            data = image if isinstance(image, bytes) else read_source(Path(image))
+            if checksum:
+                sha256 = hashlib.sha256(data).hexdigest()
+            return decode_image(data, self.spec, max_pixels=self._max_pixels), sha256
+        except DataError as error:
+            return str(error), sha256
+
+    def _decide(
+        self,
+        probabilities: FloatArray,
+        expert_probabilities: FloatArray | None = None,
+        **_: Array,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Fields of a `Prediction` from `label` on, for each image that was run."""
+        best, confidence = probabilities.argmax(1), probabilities.max(1)
+        held = np.zeros(len(best), bool)
+        if self.release_above is not None:
+            held = (best == self.label_space.normal_index) & (confidence < self.release_above)
+        experts = repeat(None) if expert_probabilities is None else expert_probabilities
+        for index, sure, review, row, each in zip(
+            best.tolist(), confidence.tolist(), held.tolist(), probabilities, experts, strict=False
+        ):
+            label = self.label_space.names[index]
+            yield label, sure, REVIEW if review else label, row, None, each
 
 
 def load(
