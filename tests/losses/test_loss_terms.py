@@ -15,8 +15,9 @@ from recame.losses import (
     category_distillation,
     class_balanced_weights,
     contrastive,
+    cross_entropy,
     focal,
-    gather_hard,
+    gathered_cross_entropy,
     hard_categories,
     intra_class,
     keep_hard,
@@ -171,7 +172,8 @@ def test_kept_logits_and_gathered_logits() -> None:
     logits = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
     categories = torch.tensor([[[0, 3]]])
     assert keep_hard(logits, categories).tolist() == [[[1.0, 0.0, 0.0, 4.0]]]
-    assert gather_hard(logits, categories).tolist() == [[[1.0, 4.0]]]
+    kept = cross_entropy(torch.tensor([[[1.0, 4.0]]]), torch.tensor([0]))
+    assert torch.equal(gathered_cross_entropy(logits, categories), kept)
 
 
 @pytest.mark.parametrize(

@@ -301,12 +301,12 @@ def test_buffers_follow_the_module_and_stay_out_of_checkpoints() -> None:
         ({"num_hard": 8}, "num_hard=8"),
         ({"base": "hinge"}, "'hinge'"),
         ({"hard_mode": "mask"}, "reference, gather"),
-        ({"hard_weight": -1.0}, "hard_weight=-1.0"),
+        ({"hard_weight": -1.0}, "weight of hard is -1.0"),
         ({"normalise_features": True}, "margin=20.0"),
         ({"prior": torch.ones(3)}, "7 classes"),
         ({"prior": torch.zeros(7)}, "not all 0"),
         ({"class_balanced_beta": 1.5}, "1.5"),
-        ({**ONLY_BASE, "base_weight": 0.0}, "nothing to train"),
+        ({**ONLY_BASE, "base_weight": 0.0}, "nothing to learn"),
     ],
 )
 def test_wrong_arguments_name_the_way_out(arguments: dict[str, Any], fragment: str) -> None:

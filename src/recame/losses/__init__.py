@@ -6,7 +6,6 @@
 from recame.losses.distillation import category_distillation, mutual_distillation
 from recame.losses.diversity import expert_divergence
 from recame.losses.hard_category import (
-    gather_hard,
     gathered_cross_entropy,
     hard_categories,
     keep_hard,
@@ -55,7 +54,6 @@ __all__ = [
     "expert_divergence",
     "focal",
     "gate_distance",
-    "gather_hard",
     "gathered_cross_entropy",
     "hard_categories",
     "intra_class",

@@ -29,10 +29,10 @@ def mutual_distillation(logits: Tensor, *, detach_target: bool = False) -> Tenso
     """
     num_experts = logits.shape[1]
     probabilities, logs = _distribution(logits)
-    teacher, teacher_logs = probabilities, logs
+    mean = logs.mean(1, keepdim=True)
     if detach_target:
-        teacher, teacher_logs = probabilities.detach(), logs.detach()
-    divergence = (teacher * (teacher_logs - logs.mean(1, keepdim=True))).sum((1, 2))
+        probabilities, logs = probabilities.detach(), logs.detach()
+    divergence = (probabilities * (logs - mean)).sum((1, 2))
     return divergence * (num_experts / max(num_experts - 1, 1))
 
 

@@ -42,7 +42,7 @@ def keep_hard(logits: Tensor, categories: Tensor) -> Tensor:
     """Set the other categories' logits to 0.
 
     They stay in the softmax with weight `exp(0)`. This is what the published code does; it is not
-    the same as leaving them out, for which see `gather_hard`.
+    the same as leaving them out, for which see `gathered_cross_entropy`.
 
     Args:
         logits: (B, E, C) balanced logits.
@@ -53,19 +53,6 @@ def keep_hard(logits: Tensor, categories: Tensor) -> Tensor:
     """
     kept = torch.zeros_like(logits, dtype=torch.bool).scatter(2, categories, value=True)
     return logits.where(kept, 0.0)
-
-
-def gather_hard(logits: Tensor, categories: Tensor) -> Tensor:
-    """Leave the other categories out.
-
-    Args:
-        logits: (B, E, C) balanced logits.
-        categories: (B, E, h) class indices to keep.
-
-    Returns:
-        (B, E, h), in the order of `categories`: the target's logit first.
-    """
-    return logits.gather(2, categories)
 
 
 def masked_cross_entropy(logits: Tensor, target: Tensor, categories: Tensor) -> Tensor:
@@ -93,4 +80,4 @@ def gathered_cross_entropy(logits: Tensor, categories: Tensor) -> Tensor:
         (B, E), in nats; with h = C the cross-entropy over all categories.
     """
     first = torch.zeros_like(categories[:, 0, 0])
-    return cross_entropy(gather_hard(logits, categories), first)
+    return cross_entropy(logits.gather(2, categories), first)

@@ -85,9 +85,8 @@ def contrastive(distances: Tensor, target: Tensor, margin: float) -> Tensor:
     Returns:
         (E,) the distance of same-class pairs plus `max(0, margin - distance)` of the others.
     """
-    same = target[:, None] == target
-    terms = torch.where(same, distances, (margin - distances).clamp_min(0.0))
-    return terms.sum((1, 2)) / (2 * max(len(target), 1) ** 2)
+    apart = (margin - distances).clamp_min(0.0)
+    return _over_pairs(distances.where(target[:, None] == target, apart))
 
 
 def intra_class(distances: Tensor, target: Tensor) -> Tensor:
@@ -100,5 +99,9 @@ def intra_class(distances: Tensor, target: Tensor) -> Tensor:
     Returns:
         (E,).
     """
-    same = target[:, None] == target
-    return distances.where(same, 0.0).sum((1, 2)) / (2 * max(len(target), 1) ** 2)
+    return _over_pairs(distances.where(target[:, None] == target, 0.0))
+
+
+def _over_pairs(terms: Tensor) -> Tensor:
+    """Sum of symmetric (E, B, B) over pairs i < j, over B * B: (E,)."""
+    return terms.sum((1, 2)) / (2 * max(len(terms[0]), 1) ** 2)

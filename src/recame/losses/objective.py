@@ -7,7 +7,7 @@ numbers are those of the published implementation; each ablation of the paper is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class Objective(TrainingLoss):
     ) -> None:
         images = _checked_counts(counts)
         super().__init__(len(images))
-        self.weights = _checked_weights(
+        self.weights = checked_weights(
             base=base_weight,
             hard=hard_weight,
             distillation=distillation_weight,
@@ -168,9 +168,9 @@ class Objective(TrainingLoss):
             contrastive=contrastive_weight,
             intra=intra_weight,
         )
-        _check_choice("base", base, Base)
-        _check_choice("hard_mode", hard_mode, HardMode)
-        _check_choice("hard_selection", hard_selection, HardSelection)
+        check_choice("base", base, Base)
+        check_choice("hard_mode", hard_mode, HardMode)
+        check_choice("hard_selection", hard_selection, HardSelection)
         if normalise_features and contrastive_weight > 0 and not 0 < margin <= 2:
             raise ConfigError(
                 f"margin={margin} with normalise_features=True: unit vectors are never further "
@@ -221,9 +221,7 @@ class Objective(TrainingLoss):
             logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
             terms = self._classification_terms(logits, target)
             terms |= self._metric_terms(output.features, target)
-            weighted = {name: w * terms[name] for name, w in self.weights.items() if name in terms}
-            total = torch.stack(list(weighted.values())).sum()
-        return LossResult(total, {name: term.detach() for name, term in weighted.items()})
+            return weighted_total(self.weights, terms)
 
     def _classification_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         weights, terms = self.weights, dict[str, Tensor]()
@@ -283,6 +281,37 @@ class Objective(TrainingLoss):
         return terms
 
 
+def weighted_total(weights: dict[str, float], terms: dict[str, Tensor]) -> LossResult:
+    """The sum of the terms that were computed, each times its weight, and these parts."""
+    weighted = {name: weight * terms[name] for name, weight in weights.items() if name in terms}
+    total = torch.stack(list(weighted.values())).sum()
+    return LossResult(total, {name: term.detach() for name, term in weighted.items()})
+
+
+def checked_weights(**weights: float) -> dict[str, float]:
+    """The weights of the terms, if each is 0 (leaves its term out) or more and not all are 0."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ConfigError(
+                f"The weight of {name} is {weight}, but must be 0 (leaves the term out) or more: a "
+                "negative one would reward mistakes."
+            )
+    if not any(weights.values()):
+        raise ConfigError(
+            "Every weight of the loss is 0, so that there is nothing to learn: give at least one "
+            f"of {', '.join(weights)} a weight above 0."
+        )
+    return weights
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Refuse a value that is none of a `Literal`'s."""
+    if value not in get_args(choices):
+        raise ConfigError(
+            f"{name}={value!r} is unknown: choose one of {', '.join(get_args(choices))}."
+        )
+
+
 def _checked_counts(counts: Sequence[int] | Tensor) -> Tensor:
     images = torch.as_tensor(counts, dtype=torch.float64).detach().cpu()
     if (
@@ -296,28 +325,6 @@ def _checked_counts(counts: Sequence[int] | Tensor) -> Tensor:
             "space."
         )
     return images
-
-
-def _checked_weights(**weights: float) -> dict[str, float]:
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise ConfigError(
-                f"{name}_weight={weight} must be 0 (leaves the term out) or more: a negative one "
-                "would reward mistakes."
-            )
-    if not any(weights.values()):
-        raise ConfigError(
-            "Every weight of the objective is 0, so there is nothing to train: give at least "
-            "base_weight a value above 0."
-        )
-    return weights
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(
-            f"{name}={value!r} is unknown: choose one of {', '.join(get_args(choices))}."
-        )
 
 
 def _checked_prior(prior: Tensor | None, num_classes: int) -> Tensor | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,12 @@ from torch.nn import functional
 from recame.contracts import ExpertOutput, LossResult, ensemble_logits
 from recame.errors import ConfigError
 from recame.losses.logit_adjustment import log_class_counts
-from recame.losses.objective import TrainingLoss
+from recame.losses.objective import (
+    TrainingLoss,
+    check_choice,
+    checked_weights,
+    weighted_total,
+)
 from recame.losses.reweighting import batch_mean
 
 Balance = Literal["prior", "weights", "none"]
@@ -89,11 +94,8 @@ def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         (B,) in [0, 4].
     """
-    return (
-        (functional.normalize(student, dim=-1) - functional.normalize(teacher, dim=-1))
-        .square()
-        .sum(-1)
-    )
+    apart = functional.normalize(student, dim=-1) - functional.normalize(teacher, dim=-1)
+    return apart.square().sum(-1)
 
 
 def gate_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -178,24 +180,11 @@ class StudentObjective(nn.Module):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ConfigError(f"temperature={temperature}: logits are divided by it; give above 0.")
-        for name, value, known in (("balance", balance, Balance), ("experts", experts, Compared)):
-            if value not in get_args(known):
-                raise ConfigError(
-                    f"{name}={value!r} is unknown: choose one of {', '.join(get_args(known))}."
-                )
-        self.weights = {
-            "base": label_weight,
-            "teacher": teacher_weight,
-            "features": feature_weight,
-            "gates": gate_weight,
-        }
-        for name, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise ConfigError(
-                    f"The weight of {name} is {weight}: give 0 (leaves the term out) or more."
-                )
-        if not any(self.weights.values()):
-            raise ConfigError("Every weight of the student's loss is 0: there is nothing to learn.")
+        check_choice("balance", balance, Balance)
+        check_choice("experts", experts, Compared)
+        self.weights = checked_weights(
+            base=label_weight, teacher=teacher_weight, features=feature_weight, gates=gate_weight
+        )
         self.labels = labels
         self.temperature, self.balance, self.experts = temperature, balance, experts
         self.gate_stages = list(gate_stages)
@@ -239,9 +228,7 @@ class StudentObjective(nn.Module):
                 labelled = ExpertOutput(output.logits[known], output.features[known])
                 terms["base"] = self.labels(labelled, target[known]).total
             terms |= self._teachers_terms(output, lesson, gates)
-            weighted = {name: w * terms[name] for name, w in self.weights.items() if name in terms}
-            total = torch.stack(list(weighted.values())).sum()
-        return LossResult(total, {name: term.detach() for name, term in weighted.items()})
+            return weighted_total(self.weights, terms)
 
     def _teachers_terms(
         self, output: ExpertOutput, lesson: Lesson, gates: Tensor | None
