@@ -13,7 +13,7 @@ from recame.datasets.generated.hashing import (
     smooth_field,
     uniform,
 )
-from recame.datasets.generated.products import VARIANTS, make_look
+from recame.datasets.generated.products import VARIANTS, Shots, make_look
 
 SPEC = SyntheticSpec(num_products=24)
 REPEATS = 4
@@ -72,7 +72,9 @@ def test_sites_lie_where_they_say(number: int):
     design = DESIGNS[number % len(DESIGNS)]
     content = make_keys(5, np.arange(60))
     product, variant = np.full(60, number), np.arange(60) % 3
-    plane = make_look(product, variant, content, content, content, colour=False).plane
+    nothing = np.zeros(60, np.int64)
+    shots = Shots(product, variant, nothing, content, content, content, nothing == 1)
+    plane = make_look(shots, colour=False).plane
     sites = design.place(plane)
 
     def at(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,9 @@ from recame.datasets.generated.geometry import (
     Design,
     Plane,
     Sites,
+    centre,
     length,
+    line_sites,
     odd,
     site,
     to_line,
@@ -23,7 +25,7 @@ def _place_vias(p: Plane) -> Sites:
     k = np.floor(p.u / p.pitch)
     shift = odd(k) * (p.pitch * 0.5)
     u = (k + 0.5) * p.pitch
-    v = (np.floor((p.v + shift) / p.pitch) + 0.5) * p.pitch - shift
+    v = centre(p.v + shift, p.pitch) - shift
     radius = 0.5 * p.width
     return Sites(
         line=site(u, v, 1, 0, p.width),
@@ -34,9 +36,8 @@ def _place_vias(p: Plane) -> Sites:
 
 
 def _draw_vias(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
-    k = np.floor(u / p.pitch)
-    shift = odd(k) * (p.pitch * 0.5)
-    far = length(u - (k + 0.5) * p.pitch, to_line(v + shift, p.pitch))
+    shift = odd(np.floor(u / p.pitch)) * (p.pitch * 0.5)
+    far = length(to_line(u, p.pitch), to_line(v + shift, p.pitch))
     return 0.5 * p.width - far, 0.25 * p.width - far
 
 
@@ -47,8 +48,7 @@ VIAS = Design("via array", _place_vias, _draw_vias)
 
 
 def _place_bumps(p: Plane) -> Sites:
-    u = (np.floor(p.u / p.pitch) + 0.5) * p.pitch
-    v = (np.floor(p.v / p.pitch) + 0.5) * p.pitch
+    u, v = centre(p.u, p.pitch), centre(p.v, p.pitch)
     radius = 0.5 * p.width
     return Sites(
         line=site(u, v + 0.5 * p.pitch, 0, 1, 0.26 * p.width),
@@ -70,27 +70,21 @@ BUMPS = Design("bumps", _place_bumps, _draw_bumps)
 # --- memory cells: short active areas in a brick pattern, a contact in the middle of each
 
 
-def _brick(u: F32, v: F32, p: Plane) -> tuple[F32, F32, F32]:
-    """Row, and position of the cell's centre along the row."""
-    k, q = np.floor(u / p.pitch), 2.7 * p.pitch
-    shift = k * (q / 3)
-    return k, (np.floor((v - shift) / q) + 0.5) * q + shift, q
+def _brick(u: F32, v: F32, p: Plane) -> tuple[F32, F32]:
+    """Position of the cell's centre along its row, and the cells' spacing."""
+    q = 2.7 * p.pitch
+    shift = np.floor(u / p.pitch) * (q / 3)
+    return centre(v - shift, q) + shift, q
 
 
 def _place_memory(p: Plane) -> Sites:
-    k, centre, q = _brick(p.u, p.v, p)
-    u = (k + 0.5) * p.pitch
-    return Sites(
-        line=site(u, centre - 0.22 * q, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, centre + q / 6, 1, 0, p.pitch - p.width),
-        body=site(u, centre + 0.22 * q, 0, 1, 0.5 * p.width),
-        via=site(u, centre, 0, 1, 0.42 * p.width),
-    )
+    v, q = _brick(p.u, p.v, p)
+    return line_sites(p, centre(p.u, p.pitch), (v - 0.22 * q, v + q / 6, v + 0.22 * q, v))
 
 
 def _draw_memory(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
-    k, centre, q = _brick(u, v, p)
-    across, along = np.abs(u - (k + 0.5) * p.pitch), np.abs(v - centre)
+    middle, q = _brick(u, v, p)
+    across, along = to_line(u, p.pitch), np.abs(v - middle)
     half = 0.5 * q - 0.22 * p.pitch - 0.5 * p.width
     metal = 0.5 * p.width - length(across, np.maximum(along - half, 0))
     return metal, 0.42 * p.width - length(across, along)
@@ -105,7 +99,7 @@ MEMORY = Design("memory cells", _place_memory, _draw_memory)
 def _place_contacts(p: Plane) -> Sites:
     k, q = np.floor(p.u / p.pitch), 0.46 * p.pitch
     u = (k + 0.5) * p.pitch
-    v = (np.floor(p.v / q) + 0.5) * q
+    v = centre(p.v, q)
     side = np.where(p.u < u, np.float32(-1), np.float32(1))
     return Sites(
         line=site(u, v + 0.5 * q, 0, 1, p.width),

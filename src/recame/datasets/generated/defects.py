@@ -23,40 +23,7 @@ from recame.datasets.generated.hashing import (
     smooth_field,
     uniform,
 )
-from recame.datasets.generated.products import FIELD
-
-
-class DefectClass(NamedTuple):
-    """A class of the set.
-
-    Attributes:
-        name: as in the label column.
-        meaning: in one line.
-        critical: whether an escape kills the device.
-    """
-
-    name: str
-    meaning: str
-    critical: bool = False
-
-
-#: Normal first, then the defects, most frequent first.
-CLASSES = (
-    DefectClass("normal", "nothing wrong: dust below the limit, faint stains, process variation"),
-    DefectClass("particle", "a grain on top of the pattern, with its shadow"),
-    DefectClass("residue", "a thin film of resist or flux left between the features"),
-    DefectClass("extra_pattern", "metal where none was drawn, touching one neighbour or none"),
-    DefectClass("scratch", "a thin straight or bent line, ploughed over all layers"),
-    DefectClass("void", "a hole inside metal that leaves its edges whole"),
-    DefectClass("bridge", "metal that joins two neighbouring features", critical=True),
-    DefectClass("discoloration", "a stain of low contrast over many features"),
-    DefectClass("open", "a feature cut in two", critical=True),
-    DefectClass("over_etch", "features narrower than drawn"),
-    DefectClass("missing_feature", "a via, contact, bump or ball that is not there", critical=True),
-    DefectClass("line_edge_roughness", "wavy edges of the features over the whole view"),
-    DefectClass("under_etch", "features wider than drawn, spaces that nearly close"),
-    DefectClass("crack", "a jagged dark line through the substrate", critical=True),
-)
+from recame.datasets.generated.products import FIELD, Look
 
 
 @dataclass
@@ -65,6 +32,7 @@ class Scene:
 
     Attributes:
         keys: (N,) of the content.
+        look: of the product.
         style: (N, 1, 1) in [0, 1): the look of the defect; a cluster's variant has its own range.
         x: (N, 1, W) units from the centre, to the right.
         y: (N, H, 1) units from the centre, downward.
@@ -76,6 +44,7 @@ class Scene:
     """
 
     keys: U64
+    look: Look
     style: F32
     x: F32
     y: F32
@@ -206,7 +175,7 @@ def _extra_pattern(s: Scene) -> None:
     np.maximum(s.metal, island, out=s.metal)
 
 
-def _line_edge_roughness(s: Scene) -> None:
+def _wavy(s: Scene) -> None:
     wave = s.random("amplitude", 0.8, 1.4) * s.choose(s.field("coarse", 16), s.field("fine", 28))
     s.metal += wave
     s.via += 0.4 * wave
@@ -224,7 +193,7 @@ def _under_etch(s: Scene) -> None:
     s.via += 0.04 * extent * s.style
 
 
-def _missing_feature(s: Scene) -> None:
+def _missing(s: Scene) -> None:
     far = length(*s.along(VIA))
     # One in eight left a remnant.
     left = np.where(s.random("remnant") < 0.125, s.random("left", 0.3, 0.5), -_NOWHERE)
@@ -232,14 +201,15 @@ def _missing_feature(s: Scene) -> None:
     np.minimum(s.via, np.maximum(far - (extent + 2.0), left * extent - far), out=s.via)
 
 
-def _residue(s: Scene, metal: F32, substrate: F32) -> Mark:
+def _residue(s: Scene) -> Mark:
+    substrate = s.look.substrate
     a, b = s.along(GAP)
     a, b = a + s.random("a", -2, 2), b + s.random("b", -3, 3)
     radius = s.random("radius", 3.8, 6.0) * (0.8 + 0.5 * s.style)
     blob = radius + 2.2 * s.field("edge", 11) - length(a, b * s.random("flat", 0.5, 0.9))
     free = 1 - 0.8 * s.cover(s.metal, 1.5)
     mix = s.choose(s.random("mix", 0.65, 1.0), s.random("mix", -0.8, -0.5))
-    contrast = np.maximum(np.abs(metal - substrate), np.float32(0.42))
+    contrast = np.maximum(np.abs(s.look.metal - substrate), np.float32(0.42))
     tone = np.clip(substrate + mix * contrast, np.float32(0.04), np.float32(0.96))
     return Mark(s.cover(blob, 2.2) * free * s.random("opacity", 0.6, 0.95), tone)
 
@@ -295,39 +265,46 @@ def _discoloration(s: Scene) -> Mark:
     return Mark(0.25 * depth * stain, warm, 1 + s.choose(depth, -depth) * stain)
 
 
-_GEOMETRY: dict[str, Callable[[Scene], None]] = {
-    "bridge": _bridge,
-    "open": _open,
-    "void": _void,
-    "extra_pattern": _extra_pattern,
-    "line_edge_roughness": _line_edge_roughness,
-    "over_etch": _over_etch,
-    "under_etch": _under_etch,
-    "missing_feature": _missing_feature,
-}
-_MARKS: dict[str, Callable[[Scene], Mark]] = {
-    "particle": _particle,
-    "scratch": _scratch,
-    "crack": _crack,
-    "discoloration": _discoloration,
-}
+class DefectClass(NamedTuple):
+    """A class of the set.
 
-
-def spoil(scene: Scene, name: str, metal: F32, substrate: F32) -> Mark | None:
-    """Put the defect of a class on the images.
-
-    Args:
-        scene: geometry, changed in place.
-        name: a class of `CLASSES`.
-        metal: (channels, N, 1, 1) reflectance.
-        substrate: the same.
-
-    Returns:
-        What lies on the surface, if anything does.
+    Attributes:
+        name: as in the label column.
+        meaning: in one line.
+        spoil: changes a scene's geometry in place, or gives what lies on the surface.
+        critical: whether an escape kills the device.
     """
-    if name in _GEOMETRY:
-        _GEOMETRY[name](scene)
-        return None
-    if name == "residue":
-        return _residue(scene, metal, substrate)
-    return _MARKS[name](scene) if name in _MARKS else None
+
+    name: str
+    meaning: str
+    spoil: Callable[[Scene], Mark | None]
+    critical: bool = False
+
+
+#: Normal first, then the defects, most frequent first.
+CLASSES = (
+    DefectClass(
+        "normal",
+        "nothing wrong: dust below the limit, faint stains, process variation",
+        lambda _: None,
+    ),
+    DefectClass("particle", "a grain on top of the pattern, with its shadow", _particle),
+    DefectClass("residue", "a thin film of resist or flux left between the features", _residue),
+    DefectClass(
+        "extra_pattern",
+        "metal where none was drawn, touching one neighbour or none",
+        _extra_pattern,
+    ),
+    DefectClass("scratch", "a thin straight or bent line, ploughed over all layers", _scratch),
+    DefectClass("void", "a hole inside metal that leaves its edges whole", _void),
+    DefectClass("bridge", "metal that joins two neighbouring features", _bridge, critical=True),
+    DefectClass("discoloration", "a stain of low contrast over many features", _discoloration),
+    DefectClass("open", "a feature cut in two", _open, critical=True),
+    DefectClass("over_etch", "features narrower than drawn", _over_etch),
+    DefectClass(
+        "missing_feature", "a via, contact, bump or ball that is not there", _missing, critical=True
+    ),
+    DefectClass("line_edge_roughness", "wavy edges of the features over the whole view", _wavy),
+    DefectClass("under_etch", "features wider than drawn, spaces that nearly close", _under_etch),
+    DefectClass("crack", "a jagged dark line through the substrate", _crack, critical=True),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,11 +17,12 @@ import pandas as pd
 from recame.contracts import Pixels
 from recame.datasets.generated.defects import CLASSES
 from recame.datasets.generated.hashing import I64, make_keys
-from recame.datasets.generated.imaging import Shots, take
+from recame.datasets.generated.imaging import take
 from recame.datasets.generated.plan import SyntheticSpec, plan
-from recame.datasets.generated.products import DESIGNS, VARIANTS
+from recame.datasets.generated.products import DESIGNS, VARIANTS, Shots, pick
 from recame.errors import DataError
 from recame.files import is_taken, new_folder
+from recame.machine import usable_cores
 
 OnProgress = Callable[[int, int], None]
 
@@ -74,12 +74,12 @@ def render(
     pixels = np.empty((len(table), spec.size, spec.size, 3 if spec.colour else 1), dtype)
 
     def draw(rows: I64) -> int:
-        part = Shots(*(getattr(shots, name)[rows] for name in Shots.__dataclass_fields__))
+        part = pick(shots, rows)
         pixels[rows] = take(part, size=spec.size, bit_depth=spec.bit_depth, colour=spec.colour)
         return len(rows)
 
     done = 0
-    with ThreadPoolExecutor(_num_workers()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for drawn in as_completed([pool.submit(draw, rows) for rows in chunks]):
             done += drawn.result()
             if on_progress is not None:
@@ -133,7 +133,7 @@ def _fill(spec: SyntheticSpec, folder: Path, on_progress: OnProgress | None) -> 
     for product in table["product"].unique():
         (folder / "images" / product).mkdir(parents=True)
     step = max(1, _BLOCK_PIXELS // spec.size**2)
-    with ThreadPoolExecutor(_num_workers()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(table), step):
             block = table.iloc[start : start + step]
             paths = [folder / image for image in block["image"]]
@@ -162,14 +162,14 @@ def _shots(table: pd.DataFrame, spec: SyntheticSpec) -> Shots:
     source[copy] = _numbers(table["duplicate_of"][copy])
     product = _numbers(table["product"]) - 1
     content = make_keys(spec.seed, source)
-    lots = make_keys(make_keys(make_keys(spec.seed, 4_000_037), product), _numbers(table["lot"]))
+    lots = make_keys(make_keys(spec.seed, 4_000_037), product)
     return Shots(
         product=product,
         variant=table["cluster"].str[-1].map(VARIANTS.index).to_numpy().astype(np.int64),
         label=table["true_label"].map(index).to_numpy().astype(np.int64),
         content=content,
         capture=make_keys(content, np.where(near, number, source)),
-        lot=lots,
+        lot=make_keys(lots, _numbers(table["lot"])),
         moved=near,
     )
 
@@ -178,8 +178,3 @@ def _numbers(names: pd.Series[Any]) -> I64:
     """The last number in each name."""
     codes, unique = pd.factorize(names)
     return np.asarray([int(re.findall(r"\d+", name)[-1]) for name in unique], np.int64)[codes]
-
-
-def _num_workers() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -83,9 +83,15 @@ class Design(NamedTuple):
     draw: Callable[[F32, F32, Plane, Sites], tuple[F32, F32]]
 
 
+def centre(x: F32, pitch: F32) -> F32:
+    """The nearest of the lines at (k + 1/2) pitch."""
+    line: F32 = (np.floor(x / pitch) + 0.5) * pitch
+    return line
+
+
 def to_line(x: F32, pitch: F32) -> F32:
-    """Distance to the nearest of the lines at (k + 1/2) pitch."""
-    far: F32 = np.abs(x - (np.floor(x / pitch) + 0.5) * pitch)
+    """Distance to the nearest of these lines."""
+    far: F32 = np.abs(x - centre(x, pitch))
     return far
 
 
@@ -111,3 +117,24 @@ def site(u: F32, v: F32, du: float, dv: float, extent: F32) -> Site:
     """A site with the same direction in each image."""
     like = np.zeros_like(extent)
     return Site(u + like, v + like, like + np.float32(du), like + np.float32(dv), extent)
+
+
+def line_sites(
+    p: Plane, u: F32, v: tuple[F32, F32, F32, F32], *, depth: float = 0.5, radius: float = 0.42
+) -> Sites:
+    """Sites on a line of metal that runs along v, and in the space to its right.
+
+    Args:
+        p: dimensions.
+        u: the line's centre.
+        v: where along it the sites line, gap, body and via are.
+        depth: of the body's site below the edge, in widths of the line.
+        radius: of the via, in widths of the line.
+    """
+    line, gap, body, via = v
+    return Sites(
+        line=site(u, line, 0, 1, p.width),
+        gap=site(u + 0.5 * p.pitch, gap, 1, 0, p.pitch - p.width),
+        body=site(u, body, 0, 1, depth * p.width),
+        via=site(u, via, 0, 1, radius * p.width),
+    )

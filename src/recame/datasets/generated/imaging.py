@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from recame.contracts import BoolArray, Pixels
-from recame.datasets.generated.defects import CLASSES, Mark, Scene, ramp, spoil
-from recame.datasets.generated.hashing import F32, I64, U64, pixel_noise, smooth_field, uniform
-from recame.datasets.generated.products import DESIGNS, FIELD, VARIANTS, Look, make_look, pick
-
-
-@dataclass(frozen=True)
-class Shots:
-    """What N images of one design show.
-
-    Attributes:
-        product: (N,) product numbers.
-        variant: (N,) numbers of `VARIANTS`.
-        label: (N,) class numbers, ascending.
-        content: (N,) keys of what is in the image.
-        capture: (N,) keys of how it was taken.
-        lot: (N,) keys of the lots.
-        moved: (N,) whether the camera stands up to a pixel beside the original's place.
-    """
-
-    product: I64
-    variant: I64
-    label: I64
-    content: U64
-    capture: U64
-    lot: U64
-    moved: BoolArray
+from recame.contracts import Pixels
+from recame.datasets.generated.defects import CLASSES, Mark, Scene, ramp
+from recame.datasets.generated.hashing import F32, pixel_noise, smooth_field, uniform
+from recame.datasets.generated.products import DESIGNS, FIELD, VARIANTS, Shots, make_look, pick
 
 
 def take(shots: Shots, *, size: int, bit_depth: int, colour: bool) -> Pixels:
@@ -48,45 +24,29 @@ def take(shots: Shots, *, size: int, bit_depth: int, colour: bool) -> Pixels:
     Returns:
         (N, size, size, 1 or 3), uint8 or uint16.
     """
-    look = make_look(
-        shots.product, shots.variant, shots.content, shots.capture, shots.lot, colour=colour
-    )
+    look = make_look(shots, colour=colour)
     design = DESIGNS[int(shots.product[0]) % len(DESIGNS)]
-    plane = look.plane
-    sites = design.place(plane)
+    sites = design.place(look.plane)
     x, y = _camera(shots, size)
     # The crop is centred, but for a few units, where a defect of any class would be.
     near_x = x - uniform(shots.content, "near x", -5, 5)
     near_y = y - uniform(shots.content, "near y", -5, 5)
     u = _middle([s.u for s in sites]) + near_x * look.cos - near_y * look.sin
     v = _middle([s.v for s in sites]) + near_x * look.sin + near_y * look.cos
-    metal, via = design.draw(u, v, plane, sites)
+    metal, via = design.draw(u, v, look.plane, sites)
     metal = metal + (look.bias + look.roughness * smooth_field(shots.content, "waves", 22, size))
     via = via + look.bias
     style = uniform(shots.content, "style") + shots.variant[:, None, None].astype(np.float32)
     style = style * np.float32(1 / len(VARIANTS))
+    scene = Scene(shots.content, look, style, x, y, u, v, sites, metal, via)
     marks: list[tuple[slice, Mark]] = []
     ends = np.flatnonzero(np.diff(shots.label, prepend=-1, append=len(CLASSES)))
     for start, stop in pairwise(ends.tolist()):
         rows = slice(start, stop)
-        scene = Scene(
-            shots.content[rows],
-            style[rows],
-            x[rows],
-            y[rows],
-            u[rows],
-            v[rows],
-            pick(sites, rows),
-            metal[rows],
-            via[rows],
-        )
-        name = CLASSES[int(shots.label[start])].name
-        mark = spoil(scene, name, look.metal[:, rows], look.substrate[:, rows])
+        mark = CLASSES[int(shots.label[start])].spoil(pick(scene, rows))
         if mark is not None:
             marks.append((rows, mark))
-    blur = np.maximum(look.blur, np.float32(FIELD / size))
-    covered = ramp(metal, blur), ramp(via, blur)
-    return _expose(shots, look, covered, marks, (x, y), bit_depth)
+    return _expose(shots, scene, marks, bit_depth)
 
 
 def _middle(values: list[F32]) -> F32:
@@ -104,18 +64,12 @@ def _camera(shots: Shots, size: int) -> tuple[F32, F32]:
     return x, y
 
 
-def _expose(
-    shots: Shots,
-    look: Look,
-    covered: tuple[F32, F32],
-    marks: list[tuple[slice, Mark]],
-    grid: tuple[F32, F32],
-    bit_depth: int,
-) -> Pixels:
+def _expose(shots: Shots, scene: Scene, marks: list[tuple[slice, Mark]], bit_depth: int) -> Pixels:
     """Reflectance -> light -> sensor -> numbers."""
-    metal, via = covered
-    x, y = grid
-    size = metal.shape[-1]
+    look, x, y = scene.look, scene.x, scene.y
+    size = scene.metal.shape[-1]
+    blur = np.maximum(look.blur, np.float32(FIELD / size))
+    metal, via = ramp(scene.metal, blur), ramp(scene.via, blur)
     rim = metal * (1 - metal)
     rim += via * (1 - via)
     rim *= look.rim * -4

@@ -9,7 +9,9 @@ from recame.datasets.generated.geometry import (
     Plane,
     Site,
     Sites,
+    centre,
     length,
+    line_sites,
     odd,
     site,
     to_line,
@@ -26,18 +28,12 @@ def _place_lines(p: Plane) -> Sites:
     k, q = np.floor(p.u / p.pitch), 2.4 * p.pitch
     shift = odd(k) * (q * 0.5)
     u, v = (k + 0.5) * p.pitch, np.floor((p.v + shift) / q) * q - shift
-    return Sites(
-        line=site(u, v + 0.1 * q, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, v + 0.05 * q, 1, 0, p.pitch - p.width),
-        body=site(u, v, 0, 1, 0.5 * p.width),
-        via=site(u, v + 0.5 * q, 0, 1, 0.42 * p.width),
-    )
+    return line_sites(p, u, (v + 0.1 * q, v + 0.05 * q, v, v + 0.5 * q))
 
 
 def _draw_lines(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
-    k, q = np.floor(u / p.pitch), 2.4 * p.pitch
-    across = np.abs(u - (k + 0.5) * p.pitch)
-    along = to_line(v + odd(k) * (q * 0.5), q)
+    across, q = to_line(u, p.pitch), 2.4 * p.pitch
+    along = to_line(v + odd(np.floor(u / p.pitch)) * (q * 0.5), q)
     return 0.5 * p.width - across, 0.42 * p.width - length(across, along)
 
 
@@ -58,19 +54,15 @@ def _track(p: Plane, s: Sites, k: F32, j: F32) -> F32:
 
 def _place_logic(p: Plane) -> Sites:
     q = 2.2 * p.pitch
-    u, j = (np.floor(p.u / p.pitch) + 0.5) * p.pitch, np.floor(p.v / q)
-    return Sites(
-        line=site(u, (j + 0.25) * q, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, (j + 0.27) * q, 1, 0, p.pitch - p.width),
-        body=site(u, (j + 0.78) * q, 0, 1, 0.5 * p.width),
-        via=site(u, (j + 0.5) * q, 0, 1, 0.4 * p.width),
-    )
+    u, j = centre(p.u, p.pitch), np.floor(p.v / q)
+    v = ((j + 0.25) * q, (j + 0.27) * q, (j + 0.78) * q, (j + 0.5) * q)
+    return line_sites(p, u, v, radius=0.4)
 
 
 def _draw_logic(u: F32, v: F32, p: Plane, s: Sites) -> tuple[F32, F32]:
     q = 2.2 * p.pitch
     k, j, border = np.floor(u / p.pitch), np.floor(v / q), np.floor(v / q + 0.5)
-    across, along = np.abs(u - (k + 0.5) * p.pitch), np.abs(v - (j + 0.5) * q)
+    across, along = to_line(u, p.pitch), to_line(v, q)
     here = _track(p, s, k, j)
     joined = here & _track(p, s, k, border + border - 1 - j)
     joined &= cell_hash(p.plane, k + 7919, border) < 0.7
@@ -96,25 +88,21 @@ def _finger(u: F32, v: F32, p: Plane) -> tuple[F32, F32]:
     """Column, and position of the finger's centre along it."""
     k, q = np.floor(u / p.pitch), 3.4 * p.pitch
     shift = odd(k) * (0.12 * q)
-    return k, (np.floor((v - shift) / q) + 0.5) * q + shift
+    return k, centre(v - shift, q) + shift
 
 
 def _place_fingers(p: Plane) -> Sites:
-    k, centre = _finger(p.u, p.v, p)
-    u, half = (k + 0.5) * p.pitch, 1.35 * p.pitch - 0.5 * p.width
+    k, v = _finger(p.u, p.v, p)
+    half = 1.35 * p.pitch - 0.5 * p.width
     toward = 0.408 * p.pitch * (0.5 - odd(k))
-    return Sites(
-        line=site(u, centre - 0.25 * half, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, centre + toward, 1, 0, p.pitch - p.width),
-        body=site(u, centre - 0.55 * half, 0, 1, 0.4 * p.width),
-        via=site(u, centre + 0.62 * half, 0, 1, 0.42 * p.width),
-    )
+    places = (v - 0.25 * half, v + toward, v - 0.55 * half, v + 0.62 * half)
+    return line_sites(p, (k + 0.5) * p.pitch, places, depth=0.4)
 
 
 def _draw_fingers(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
-    k, centre = _finger(u, v, p)
+    _, middle = _finger(u, v, p)
     half = 1.35 * p.pitch - 0.5 * p.width
-    across, along = np.abs(u - (k + 0.5) * p.pitch), v - centre
+    across, along = to_line(u, p.pitch), v - middle
     metal = 0.5 * p.width - length(across, np.maximum(np.abs(along) - half, 0))
     ball = 0.4 * p.width - length(across, along - 0.62 * half)
     wire = np.minimum(0.09 * p.width - across, along - 0.62 * half)
@@ -129,22 +117,15 @@ FINGERS = Design("bond fingers", _place_fingers, _draw_fingers)
 
 def _place_comb(p: Plane) -> Sites:
     q = 4.2 * p.pitch
-    k, j = np.floor(p.u / p.pitch), np.floor(p.v / q)
-    u, middle = (k + 0.5) * p.pitch, (j + 0.5) * q
-    bus = np.floor(p.v / q + 0.5) * q
-    return Sites(
-        line=site(u, middle + 0.08 * q, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, middle, 1, 0, p.pitch - p.width),
-        body=site(u, middle - 0.1 * q, 0, 1, 0.5 * p.width),
-        via=site(u, bus, 0, 1, 0.42 * p.width),
-    )
+    middle, bus = centre(p.v, q), np.floor(p.v / q + 0.5) * q
+    v = (middle + 0.08 * q, middle, middle - 0.1 * q, bus)
+    return line_sites(p, centre(p.u, p.pitch), v)
 
 
 def _draw_comb(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
     q, gap = 4.2 * p.pitch, p.pitch - p.width
-    k = np.floor(u / p.pitch)
-    across, along = np.abs(u - (k + 0.5) * p.pitch), v - np.floor(v / q) * q
-    from_bus = np.where(odd(k) > 0, along, q - along)
+    across, along = to_line(u, p.pitch), v - np.floor(v / q) * q
+    from_bus = np.where(odd(np.floor(u / p.pitch)) > 0, along, q - along)
     finger = np.minimum(0.5 * p.width - across, from_bus - (0.6 * p.width + gap))
     to_bus = np.minimum(along, q - along)
     metal = np.maximum(finger, 0.6 * p.width - to_bus)
@@ -159,14 +140,9 @@ COMB = Design("comb", _place_comb, _draw_comb)
 
 def _place_serpentine(p: Plane) -> Sites:
     q = 4.6 * p.pitch
-    k, j = np.floor(p.u / p.pitch), np.floor(p.v / q)
-    u = (k + 0.5) * p.pitch
-    return Sites(
-        line=site(u, (j + 0.34) * q, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, (j + 0.38) * q, 1, 0, p.pitch - p.width),
-        body=site(u, (j + 0.66) * q, 0, 1, 0.5 * p.width),
-        via=site(u, (j + 0.5) * q, 0, 1, 0.42 * p.width),
-    )
+    j = np.floor(p.v / q)
+    v = ((j + 0.34) * q, (j + 0.38) * q, (j + 0.66) * q, (j + 0.5) * q)
+    return line_sites(p, centre(p.u, p.pitch), v)
 
 
 def _draw_serpentine(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
@@ -186,8 +162,7 @@ SERPENTINE = Design("serpentine", _place_serpentine, _draw_serpentine)
 
 
 def _place_mesh(p: Plane) -> Sites:
-    k, j = np.floor(p.u / p.pitch), np.floor(p.v / p.pitch)
-    u, v = (k + 0.5) * p.pitch, (j + 0.5) * p.pitch
+    u, v = centre(p.u, p.pitch), centre(p.v, p.pitch)
     return Sites(
         line=site(u, v + 0.5 * p.pitch, 0, 1, p.width),
         gap=site(u + 0.5 * p.pitch, v + 0.5 * p.pitch, 1, 0, p.pitch - p.width),
@@ -211,7 +186,7 @@ MESH = Design("mesh", _place_mesh, _draw_mesh)
 def _ring(u: F32, v: F32, p: Plane) -> tuple[F32, F32, F32]:
     """Radius, radius of the ring it is in, spacing of the vias."""
     radius = length(u, v)
-    return radius, (np.floor(radius / p.pitch) + 0.5) * p.pitch, 1.7 * p.pitch
+    return radius, centre(radius, p.pitch), 1.7 * p.pitch
 
 
 def _on_ring(ring: F32, v: F32) -> F32:
@@ -234,8 +209,8 @@ def _place_rings(p: Plane) -> Sites:
 
 def _draw_rings(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
     radius, ring, q = _ring(u, v, p)
-    centre = (np.floor(v / q) + 0.5) * q
-    via = 0.42 * p.width - length(u - _on_ring(ring, centre), v - centre)
+    middle = centre(v, q)
+    via = 0.42 * p.width - length(u - _on_ring(ring, middle), v - middle)
     return 0.5 * p.width - np.abs(radius - ring), via
 
 

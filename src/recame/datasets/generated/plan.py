@@ -22,8 +22,6 @@ ELSEWHERE = 5
 _IMAGES_A_BOARD, _BOARDS_A_LOT = 12, 4
 _MAX_PRODUCTS = 960
 
-IntOrNone = int | None
-
 
 @dataclass(frozen=True)
 class SyntheticSpec:
@@ -59,14 +57,14 @@ class SyntheticSpec:
     num_products: int = 12
     size: int = 64
     imbalance: float = 1000.0
-    clusters_per_class: IntOrNone = None
-    tail_products: IntOrNone = None
+    clusters_per_class: int | None = None
+    tail_products: int | None = None
     label_noise: float = 0.0
     exact_duplicates: float = 0.0
     near_duplicates: float = 0.0
     leaks: float = 0.0
-    val_per_class: IntOrNone = None
-    test_per_class: IntOrNone = None
+    val_per_class: int | None = None
+    test_per_class: int | None = None
     bit_depth: int = 8
     colour: bool = False
     seed: int = 0

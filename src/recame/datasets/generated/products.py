@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recame.contracts import BoolArray
 from recame.datasets.generated import array_designs, line_designs
 from recame.datasets.generated.geometry import Plane
 from recame.datasets.generated.hashing import F32, I64, U64, low_word, make_keys, uniform
@@ -36,6 +37,29 @@ DESIGNS = (
     line_designs.SERPENTINE,
     array_designs.STATIC,
 )
+
+
+@dataclass(frozen=True)
+class Shots:
+    """What N images of one design show.
+
+    Attributes:
+        product: (N,) product numbers, from 0.
+        variant: (N,) numbers of `VARIANTS`.
+        label: (N,) class numbers, ascending.
+        content: (N,) keys of what is in the image.
+        capture: (N,) keys of how it was taken; they differ between near-duplicates.
+        lot: (N,) keys of the lots.
+        moved: (N,) whether the camera stands up to a pixel beside the original's place.
+    """
+
+    product: I64
+    variant: I64
+    label: I64
+    content: U64
+    capture: U64
+    lot: U64
+    moved: BoolArray
 
 
 class _Style(NamedTuple):
@@ -115,28 +139,18 @@ class Look:
     noise: F32
 
 
-def pick(value: Any, rows: slice) -> Any:
-    """The same looks, sites or arrays for some of the images only."""
+def pick(value: Any, rows: slice | I64) -> Any:
+    """The same shots, looks, sites or arrays for some of the images only."""
     if isinstance(value, np.ndarray):
-        return value[..., rows, :, :]
+        return value[rows] if value.ndim == 1 else value[..., rows, :, :]
     if isinstance(value, tuple):
         return type(value)(*(pick(item, rows) for item in value))
     return replace(value, **{f.name: pick(getattr(value, f.name), rows) for f in fields(value)})
 
 
-def make_look(
-    product: I64, variant: I64, content: U64, capture: U64, lot: U64, *, colour: bool
-) -> Look:
-    """The looks of N images.
-
-    Args:
-        product: (N,) product numbers, from 0.
-        variant: (N,) numbers of `VARIANTS`.
-        content: (N,) keys of what is in the image.
-        capture: (N,) keys of how it was taken; they differ between near-duplicates.
-        lot: (N,) keys of the production lots.
-        colour: three channels instead of one.
-    """
+def make_look(shots: Shots, *, colour: bool) -> Look:
+    """The looks of N images, in three channels or in one."""
+    product, variant, content = shots.product, shots.variant, shots.content
     own = make_keys(20_190_917, product)
     region = make_keys(own, variant)
     later = (product >= len(DESIGNS)).astype(np.float32)[:, None, None]
@@ -174,10 +188,10 @@ def make_look(
         tone(via, "via", _VIA_TINTS),
         rim=uniform(own, "rim", 0.02, 0.16),
         blur=uniform(own, "blur", 0.9, 1.4) * uniform(content, "focus", 0.9, 1.35),
-        bias=uniform(lot, "bias", -0.12, 0.12) + uniform(content, "bias", -0.1, 0.1),
+        bias=uniform(shots.lot, "bias", -0.12, 0.12) + uniform(content, "bias", -0.1, 0.1),
         roughness=uniform(own, "roughness", 0.1, 0.3),
         mottle=uniform(own, "mottle", 0.03, 0.12),
-        gain=uniform(lot, "gain", 0.94, 1.06) * uniform(capture, "gain", 0.97, 1.03),
+        gain=uniform(shots.lot, "gain", 0.94, 1.06) * uniform(shots.capture, "gain", 0.97, 1.03),
         light_x=uniform(own, "light x", -0.16, 0.16) + uniform(content, "light x", -0.05, 0.05),
         light_y=uniform(own, "light y", -0.16, 0.16) + uniform(content, "light y", -0.05, 0.05),
         noise=uniform(own, "noise", 0.010, 0.026),
