@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from recame.contracts import Array
 from recame.inference.forward import evaluating
 from recame.models import MultiExpertClassifier
-from recame.models.gates import expert_stages
 
 #: Least sides of the two maps that are blended: the coarse one sees what, the fine one where.
 _SIDES = (4, 8)
@@ -32,7 +31,7 @@ def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[in
     with evaluating(model), torch.no_grad():
         maps = (images[:1] - model.mean) / model.std
         sides = []
-        for stage in expert_stages(model, 0)[: model.num_stages - blind]:
+        for stage in model.stages()[: model.num_stages - blind]:
             maps = stage(maps)
             sides.append(min(maps.shape[2:]))
     largest = max(sides)
@@ -80,7 +79,7 @@ def attribution_maps(
             parts = []
             for target in classes.T:
                 for expert in range(model.num_experts):
-                    layer = expert_stages(model, expert)[stage]
+                    layer = model.stages(expert)[stage]
                     method = LayerGradientXActivation(_logit_above_mean(model, expert), layer)
                     found = method.attribute(seen, target=target).detach()
                     parts.append(found.sum(1, keepdim=True))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recame.contracts import Array
 from recame.inference.forward import evaluating
-from recame.models import MultiExpertClassifier, RegionalChannelAttention
-from recame.models.gates import attention_layers
+from recame.models import MultiExpertClassifier
+from recame.models.gates import attention_layers, reading_gates
 
 #: A gate whose standard deviation over the images is above this answers to what it sees.
 ANSWERS = 0.05
@@ -93,25 +92,12 @@ def gate_layers(
     if not layers or not len(images):
         return []
     device = next(model.parameters()).device
-    read: list[list[Tensor]] = [[] for _ in layers]
-
-    def reader(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def read_gates(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, RegionalChannelAttention)
-            read[index].append(module.gates(inputs[0]).float().cpu())
-
-        return read_gates
-
-    handles = [layer.register_forward_pre_hook(reader(i)) for i, (_, _, layer) in enumerate(layers)]
-    try:
-        with evaluating(model), torch.no_grad():
-            for start in range(0, len(images), _BATCH):
-                model(images[start : start + _BATCH].to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    attention = [layer for _, _, layer in layers]
+    with reading_gates(attention) as read, evaluating(model), torch.no_grad():
+        for start in range(0, len(images), _BATCH):
+            model(images[start : start + _BATCH].to(device))
     return [
-        _summarise(stage, expert, torch.cat(gates).numpy(), target, num_classes)
+        _summarise(stage + 1, expert, torch.cat(gates).float().cpu().numpy(), target, num_classes)
         for (stage, expert, _), gates in zip(layers, read, strict=True)
     ]
 

@@ -51,7 +51,28 @@ def _unit(x: Tensor) -> Tensor:
     return x * torch.where(norm > 1e-6, 1 / norm.clamp_min(1e-6), 0.0)
 
 
-class CosineClassifier(nn.Module):
+class LinearClassifier(nn.Module):
+    """Linear layer of E experts, drawn as `nn.Linear` draws: a classifier, or a hidden layer.
+
+    Args:
+        num_experts: E.
+        in_features: D.
+        num_classes: C.
+    """
+
+    def __init__(self, num_experts: int, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)
+        weight = torch.empty(num_experts, num_classes, in_features).uniform_(-bound, bound)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, E, D) features to (B, E, C) logits."""
+        return expert_linear(x, self.weight) + self.bias
+
+
+class CosineClassifier(LinearClassifier):
     """Cosine classifier of E experts (Gidaris and Komodakis, CVPR 2018), with a bias.
 
     The length of a class vector grows with the class's frequency; the cosine ignores it.
@@ -66,33 +87,12 @@ class CosineClassifier(nn.Module):
     def __init__(
         self, num_experts: int, in_features: int, num_classes: int, *, scale: float = 16.0
     ) -> None:
-        super().__init__()
+        super().__init__(num_experts, in_features, num_classes)
         self.scale = scale
-        self.weight = nn.Parameter(_uniform(num_experts, num_classes, in_features))
-        self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, E, D) features to (B, E, C) logits."""
         return cosine_logits(x, self.weight, self.bias, self.scale)
-
-
-class LinearClassifier(nn.Module):
-    """Linear layer of E experts: a classifier, or a hidden layer.
-
-    Args:
-        num_experts: E.
-        in_features: D.
-        num_classes: C.
-    """
-
-    def __init__(self, num_experts: int, in_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(_uniform(num_experts, num_classes, in_features))
-        self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, E, D) features to (B, E, C) logits."""
-        return expert_linear(x, self.weight) + self.bias
 
 
 class ExpertHead(nn.Module):
@@ -139,7 +139,7 @@ class ExpertHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.hidden = LinearClassifier(num_experts, in_features, hidden) if hidden else None
         width = hidden or in_features
-        self.classifier: CosineClassifier | LinearClassifier
+        self.classifier: LinearClassifier
         if classifier == "cosine":
             self.classifier = CosineClassifier(num_experts, width, num_classes, scale=cosine_scale)
         elif classifier == "linear":
@@ -270,9 +270,3 @@ class ExpertHead(nn.Module):
         if self.hidden is not None:
             features = self.dropout(functional.gelu(self.hidden(features)))
         return ExpertOutput(self.classifier(features), features)
-
-
-def _uniform(num_experts: int, num_outputs: int, num_inputs: int) -> Tensor:
-    """Weights (E, C, D) as `nn.Linear` draws them."""
-    bound = 1 / math.sqrt(num_inputs)
-    return torch.empty(num_experts, num_outputs, num_inputs).uniform_(-bound, bound)

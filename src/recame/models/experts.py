@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,11 @@ class Architecture:
         return {**asdict(self), "regions": list(self.regions)}
 
     @classmethod
+    def of(cls, settings: object) -> Architecture:
+        """What an object with all of these attributes asks for, such as the settings of a run."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
         """Read what `to_dict` wrote.
 
@@ -118,15 +123,12 @@ class MultiExpertClassifier(nn.Module):
         self.stage_channels = list(backbone.stage_channels)
         self._check_stages()
         self._pooled_channels = backbone.pooled
-        self.trunk = nn.ModuleList(list(backbone.stages)[:shared])
-        own = list(backbone.stages)[shared:]
-        self.tails = nn.ModuleList([nn.ModuleList(own)])
+        self.trunk = backbone.stages[:shared]
+        own = backbone.stages[shared:]
+        self.tails = nn.ModuleList([own])
         for _ in range(num_experts - 1):
-            if pretrained is False and own:
-                own = list(self._build(False).stages)[shared:]
-            else:
-                own = copy.deepcopy(own)
-            self.tails.append(nn.ModuleList(own))
+            drawn = pretrained is False and len(own) > 0
+            self.tails.append(self._build(False).stages[shared:] if drawn else copy.deepcopy(own))
         self.head = ExpertHead(
             num_experts,
             sum(self.stage_channels[-architecture.pooled_stages :]),
@@ -180,6 +182,10 @@ class MultiExpertClassifier(nn.Module):
     def num_experts(self) -> int:
         """E."""
         return self.architecture.num_experts
+
+    def stages(self, expert: int = 0) -> list[nn.Module]:
+        """One expert's stages from the images on: the shared ones, then its own."""
+        return [*self.trunk, *self.tails[expert].children()]
 
     def forward(self, images: Tensor) -> ExpertOutput:
         """Classify.
@@ -251,10 +257,7 @@ class MultiExpertClassifier(nn.Module):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the shared `trunk`, the experts' `tails` and the `head`."""
-        return {
-            name: list(part.parameters())
-            for name, part in (("trunk", self.trunk), ("tails", self.tails), ("head", self.head))
-        }
+        return {name: list(part.parameters()) for name, part in self.named_children()}
 
     def set_batch_norm_frozen(self, frozen: bool) -> None:
         """Keep the backbone's batch norms' statistics as they are while training, or free them."""
@@ -305,8 +308,7 @@ class MultiExpertClassifier(nn.Module):
         Returns:
             A model of its own, on this one's device, in evaluation mode.
         """
-        chosen = ((self, 0), (other, expert))
-        own, others = (_stages(model, number) for model, number in chosen)
+        own, others = self.stages(0), other.stages(expert)
         equal = [_same_weights(a, b) for a, b in zip(own, others, strict=True)]
         shared_stages = (*equal, False).index(False)
         plan = replace(self.architecture, num_experts=2, shared_stages=shared_stages)
@@ -315,7 +317,7 @@ class MultiExpertClassifier(nn.Module):
         model.trunk.load_state_dict(nn.ModuleList(own[:shared_stages]).state_dict())
         for tail, stages in zip(model.tails, (own, others), strict=True):
             tail.load_state_dict(nn.ModuleList(stages[shared_stages:]).state_dict())
-        model.head.take_experts([(part.head, number) for part, number in chosen])
+        model.head.take_experts([(self.head, 0), (other.head, expert)])
         return model.to(next(self.parameters()).device).eval()
 
     def _run(self, stages: nn.ModuleList, maps: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:
@@ -340,13 +342,6 @@ class MultiExpertClassifier(nn.Module):
         return torch.stack(
             [self._expert_pooled(e, maps, shared) for e in range(self.num_experts)], 1
         )
-
-
-def _stages(model: MultiExpertClassifier, expert: int) -> list[nn.Module]:
-    """One expert's stages, shared and own."""
-    own = model.tails[expert]
-    assert isinstance(own, nn.ModuleList)
-    return [*model.trunk, *own]
 
 
 def _same_weights(first: nn.Module, second: nn.Module) -> bool:

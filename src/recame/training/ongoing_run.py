@@ -48,9 +48,8 @@ class OngoingRun:
         """The network before any training, seeded, on the device."""
         settings = self.config.model
         torch.manual_seed(self.config.run.seed)
-        names = Architecture.__dataclass_fields__
         model = MultiExpertClassifier(
-            Architecture(**{name: getattr(settings, name) for name in names}),
+            Architecture.of(settings),
             self.data.label_space.num_classes,
             self.data.spec,
             settings.pretrained,

@@ -16,7 +16,7 @@ from recame.data.samplers import class_prior
 from recame.errors import ConfigError
 from recame.losses import StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
-from recame.models.gates import _grid, gated_stages
+from recame.models.gates import attention_layers, gate_grid
 from recame.training.ongoing_run import OngoingRun
 from recame.training.student.teacher import Teacher
 from recame.training.student.unlabelled import JoinedDataset, PairedBatches, UnlabelledImages
@@ -113,7 +113,9 @@ def matching_stages(
     Raises:
         ConfigError: one of them has no gates, or their grids differ.
     """
-    own, others = list(gated_stages(student)), list(gated_stages(teacher))
+    own, others = (
+        sorted({stage for stage, _, _ in attention_layers(m)}) for m in (student, teacher)
+    )
     if not own or not others:
         who = "the student has" if others else "the teacher has"
         raise ConfigError(
@@ -121,10 +123,11 @@ def matching_stages(
             "set distill.attention=keep with a teacher that has attention, or "
             "distill.gate_weight=0."
         )
-    if _grid(student) != _grid(teacher):
+    ours, theirs = gate_grid(student), gate_grid(teacher)
+    if ours != theirs:
         raise ConfigError(
-            f"distill.gate_weight is above 0, but the gates' grids differ ({_grid(student)} and "
-            f"{_grid(teacher)}): leave model.regions and model.attention as the teacher's."
+            f"distill.gate_weight is above 0, but the gates' grids differ ({ours} and {theirs}): "
+            "leave model.regions and model.attention as the teacher's."
         )
     if student.architecture.backbone == teacher.architecture.backbone:
         return [others.index(stage) for stage in own]

@@ -255,8 +255,7 @@ def _start(
 def _untrained(run: OngoingRun) -> MultiExpertClassifier:
     settings = run.config.model
     torch.manual_seed(run.config.run.seed)
-    names = Architecture.__dataclass_fields__
-    plan = Architecture(**{name: getattr(settings, name) for name in names})
+    plan = Architecture.of(settings)
     return MultiExpertClassifier(plan, run.data.label_space.num_classes, run.data.spec)
 
 

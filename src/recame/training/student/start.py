@@ -52,9 +52,7 @@ def start_from_expert(
 
 def _stages(model: MultiExpertClassifier, expert: int, *, keep: bool) -> list[nn.Module]:
     """An expert's stages, without the attention that follows a stage unless it is to be kept."""
-    tail = model.tails[expert]
-    assert isinstance(tail, nn.ModuleList)
-    stages = [*model.trunk, *tail]
+    stages = model.stages(expert)
     if keep:
         return stages
     # The modules are numbered anew, as in a network that was built without attention.
