@@ -18,7 +18,9 @@ def attention_layers(
     model: MultiExpertClassifier,
 ) -> list[tuple[int, int | None, RegionalChannelAttention]]:
     """(stage, expert, the stage's last attention layer), shared stages first, of no expert."""
-    places = [(number, None, stage) for number, stage in enumerate(model.trunk)]
+    places: list[tuple[int, int | None, nn.Module]] = [
+        (number, None, stage) for number, stage in enumerate(model.trunk)
+    ]
     for expert, tail in enumerate(model.tails):
         places += [(n, expert, stage) for n, stage in enumerate(tail.children(), len(model.trunk))]
     return [

@@ -100,7 +100,7 @@ def _place_fingers(p: Plane) -> Sites:
 
 
 def _draw_fingers(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
-    _, middle = _finger(u, v, p)
+    middle = _finger(u, v, p)[1]
     half = 1.35 * p.pitch - 0.5 * p.width
     across, along = to_line(u, p.pitch), v - middle
     metal = 0.5 * p.width - length(across, np.maximum(np.abs(along) - half, 0))
