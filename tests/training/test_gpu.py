@@ -19,7 +19,7 @@ from recame.models import load_checkpoint
 from recame.runs.folder import RunFolder
 from recame.training.loop.cuda_graph import GraphedStep
 from recame.training.ongoing_run import OngoingRun
-from recame.training.phases.finetune import _module
+from recame.training.phases.finetune import _step
 from recame.training.student.distill import distill
 
 pytestmark = [
@@ -59,24 +59,25 @@ def learn(
 
     The third batch is shorter, as an epoch's last one is; re-weighting begins before the fifth.
     """
-    module = _module(run, run.new_model(), None).cuda()
-    assert module._graphed
-    module._graphed = graph
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, fused=True)
+    trained, data = _step(run, run.new_model())
+    assert trained.graphed
+    trained.graphed = graph
+    parameters = [*trained.model.parameters(), *trained.objective.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, fused=True)
     losses = []
     for step, size in enumerate(sizes):
         torch.manual_seed(step)
-        module.objective.set_deferred(step >= 4)
-        batch = Batch(*(part.cuda() for part in module._data.train[list(range(step, step + size))]))
+        trained.objective.set_deferred(step >= 4)
+        batch = Batch(*(part.cuda() for part in data.train[list(range(step, step + size))]))
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-            total = module._step(batch, torch.Generator().manual_seed(step)).total
+            total = trained(batch, torch.Generator().manual_seed(step)).total
         losses.append(float(total.detach()))
         optimizer.zero_grad(set_to_none=True)
-        module.backward(total)
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        trained.backward(total)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    assert (module._graph is not None) == graph
-    return losses, module.model.state_dict()
+    assert (trained.graph is not None) == graph
+    return losses, trained.model.state_dict()
 
 
 class TestGraph:
@@ -139,7 +140,7 @@ class TestGraph:
     )
     def test_not_used(self, changes: dict[str, object], on_gpu: Callable[..., OngoingRun]) -> None:
         run = on_gpu(**changes)
-        assert not _module(run, run.new_model(), None)._graphed
+        assert not _step(run, run.new_model())[0].graphed
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -154,16 +155,16 @@ def test_a_step_never_waits_for_the_gpu(graph: bool, on_gpu: Callable[..., Ongoi
         objective__contrastive_weight=0.05,
         objective__intra_weight=0.01,
     )
-    module = _module(run, run.new_model(), None).cuda()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
-    batch = module._data.train[list(range(16))]
+    trained, data = _step(run, run.new_model())
+    optimizer = torch.optim.AdamW(trained.model.parameters(), lr=1e-3, fused=True)
+    batch = data.train[list(range(16))]
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
         try:
             there = Batch(*(part.pin_memory().to("cuda", non_blocking=True) for part in batch))
-            total = module._step(there, torch.Generator().manual_seed(step)).total
+            total = trained(there, torch.Generator().manual_seed(step)).total
             optimizer.zero_grad(set_to_none=True)
-            module.backward(total)
+            trained.backward(total)
             optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")

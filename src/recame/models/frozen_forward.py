@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
+
+#: One tensor or several, batch first.
+Outputs = Tensor | tuple[Tensor, ...]
 
 #: Pixels to embed from which exporting a graph (about ten seconds) pays for itself on a CPU.
 GRAPH_PIXELS = 40_000_000
@@ -32,12 +35,19 @@ class FrozenForward:
         example: a batch of at least one image of the size to come.
         num_images: how many images will pass.
         precision: `32`, `bf16` or `16`: the eager path's autocast.
+        function: runs in the place of the module's own forward, and uses its weights alone.
     """
 
     def __init__(
-        self, module: nn.Module, example: Tensor, *, num_images: int, precision: str = "32"
+        self,
+        module: nn.Module,
+        example: Tensor,
+        *,
+        num_images: int,
+        precision: str = "32",
+        function: Callable[[Tensor], Outputs] | None = None,
     ) -> None:
-        self._module = module.eval()
+        self._module = (module if function is None else _Calling(module, function)).eval()
         self._dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
         self._session: Any = None
         work = num_images * example.shape[-1] * example.shape[-2]
@@ -68,6 +78,18 @@ class FrozenForward:
         outputs = result if isinstance(result, tuple) else (result,)
         # A clone outside inference mode, so that heads can train on it.
         return tuple(output.float().clone() for output in outputs)
+
+
+class _Calling(nn.Module):
+    """What a function makes of a module: a graph is exported from a forward alone."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Tensor], Outputs]) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Images (B, C, H, W) -> what the function returns."""
+        return self.function(images)
 
 
 def graph_runtime_available() -> bool:

@@ -44,15 +44,19 @@ class OngoingRun:
         assert precision != "auto"
         return precision
 
-    def new_model(self) -> MultiExpertClassifier:
-        """The network before any training, seeded, on the device."""
+    def new_model(self, *, pretrained: bool = True) -> MultiExpertClassifier:
+        """The network before any training, seeded, on the device.
+
+        Args:
+            pretrained: with the weights that the settings name, if they name any.
+        """
         settings = self.config.model
         torch.manual_seed(self.config.run.seed)
         model = MultiExpertClassifier(
             Architecture.of(settings),
             self.data.label_space.num_classes,
             self.data.spec,
-            settings.pretrained,
+            settings.pretrained if pretrained else False,
         )
         return self.placed(model)
 

@@ -117,15 +117,17 @@ def _check_network(config: Config) -> None:
     """Refuse, before any image is decoded, a network that cannot be built."""
     settings = config.model
     fallbacks = {"backbone": PACKAGED_BACKBONE, "shared_stages": 0, "pooled_stages": 1}
-    values = {name: getattr(settings, name) for name in Architecture.__dataclass_fields__}
-    values |= {name: value for name, value in fallbacks.items() if values[name] == "auto"}
-    values["shared_stages"] = max(0, values["shared_stages"])  # from the end: the planner's work
-    values["num_experts"] = 1
+    undecided = {
+        name: value for name, value in fallbacks.items() if getattr(settings, name) == "auto"
+    }
+    plan = Architecture.of(settings.model_copy(update=undecided))
+    # Stages counted from the end are the planner's work.
+    plan = replace(plan, num_experts=1, shared_stages=max(0, plan.shared_stages))
     channels = 3 if config.data.channels == "auto" else config.data.channels
-    mean, std = pretrained_mean_std(values["backbone"], settings.pretrained, channels)
+    mean, std = pretrained_mean_std(plan.backbone, settings.pretrained, channels)
     side = 64 if config.data.size == "auto" else config.data.size
     spec = PreprocessSpec(side, side, channels, 8, 255.0, mean, std)
-    model = MultiExpertClassifier(Architecture(**values), 2, spec, settings.pretrained).eval()
+    model = MultiExpertClassifier(plan, 2, spec, settings.pretrained).eval()
     if side >= 64:
         return
     try:
@@ -134,6 +136,6 @@ def _check_network(config: Config) -> None:
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"data.size={side} is too small for {values['backbone']}, which leaves nothing of such "
+            f"data.size={side} is too small for {plan.backbone}, which leaves nothing of such "
             f"an image ({reason}): give a larger size, fewer model.stages or another backbone."
         ) from error

@@ -15,15 +15,21 @@ from torch import Tensor, nn
 
 from recame.contracts import Batch, LossResult
 from recame.models import Architecture, MultiExpertClassifier
-from recame.training.loop.module import FinetuneModule, MovingAverage, _weighted
+from recame.training.loop.module import FinetuneModule, MovingAverage
+from recame.training.loop.step import TrainingStep, weighted
 from recame.training.ongoing_run import OngoingRun
-from recame.training.phases.finetune import _module, run_finetune
+from recame.training.phases.finetune import _step, run_finetune
 
 Ongoing = Callable[..., OngoingRun]
 
 
 def module_of(run: OngoingRun) -> FinetuneModule:
-    return _module(run, run.new_model(), None)
+    return FinetuneModule(
+        *_step(run, run.new_model()),
+        run.config.finetune,
+        deferred_reweighting=run.config.objective.deferred_reweighting,
+        seed=run.config.run.seed,
+    )
 
 
 def first_batch(module: FinetuneModule, number: int = 8) -> Batch:
@@ -134,7 +140,7 @@ class TestMovingAverage:
         copied = copy.deepcopy(module)
         assert copied._data is module._data
         assert copied.model is not module.model
-        ours, theirs = (m._forward.__self__ for m in (copied, module))
+        ours, theirs = (m.step.forward.__self__ for m in (copied, module))
         assert ours is copied.model
         assert theirs is module.model
 
@@ -154,7 +160,7 @@ class TestStep:
         module = module_of(run).eval()
         batch = first_batch(module)
         losses = [
-            float(module._step(batch, torch.Generator().manual_seed(seed)).total.detach())
+            float(module.step(batch, torch.Generator().manual_seed(seed)).total.detach())
             for seed in (0, 0, 1)
         ]
         assert losses[0] == losses[1] != losses[2]
@@ -165,7 +171,7 @@ class TestStep:
             return LossResult(total, {"base": total.detach()})
 
         first, second = result(2.0), result(10.0)
-        mixed = _weighted([(first, 0.75), (second, 0.25)])
+        mixed = weighted([(first, 0.75), (second, 0.25)])
         assert mixed.total.item() == 4.0
         assert mixed.parts["base"].item() == 4.0
         mixed.total.backward()
@@ -183,11 +189,11 @@ class TestStep:
         def mix(images: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor, float]:
             return images, permutation, 0.25
 
-        monkeypatch.setattr(module, "_mix", mix)
-        monkeypatch.setattr(module, "_augment", None)
+        monkeypatch.setattr(module.step, "mix", mix)
+        monkeypatch.setattr(module.step, "augment", None)
         with torch.no_grad():
-            ours = module._step(batch, torch.Generator()).total
-            output = module._run(batch.images.float() / 255)
+            ours = module.step(batch, torch.Generator()).total
+            output = module.step.forward(batch.images.float() / 255)
             own = module.objective(output, batch.target).total
             other = module.objective(output, batch.target[permutation]).total
         torch.testing.assert_close(ours, 0.25 * own + 0.75 * other)
@@ -280,12 +286,12 @@ class TestModes:
         model.head.eval()  # as the probe leaves it
         modes = []
 
-        def spy(module: FinetuneModule, *_: object) -> LossResult:
-            modes.append({part.training for part in module.model.modules()})
-            return original(module, *_)
+        def spy(step: TrainingStep, *_: object) -> LossResult:
+            modes.append({part.training for part in step.model.modules()})
+            return original(step, *_)
 
-        original = FinetuneModule._step
-        monkeypatch.setattr(FinetuneModule, "_step", spy)
+        original = TrainingStep.__call__
+        monkeypatch.setattr(TrainingStep, "__call__", spy)
         run_finetune(run, model)
         assert all(mode == {True} for mode in modes)
         assert len(modes) == 5

@@ -137,7 +137,7 @@ class TestRun:
         settings = {"finetune.epochs": "auto", "run.time_budget_s": 1000.0, "run.keep": "last"}
         run = replace(run, config=run.config.updated(settings))
         monkeypatch.setattr(
-            "recame.training.loop.module.FinetuneModule.measure_cost",
+            "recame.training.phases.finetune.measure_cost",
             # 4 epochs of the 70 images in batches of 16 take what is planned of the budget
             lambda *_: StepCost(950.0 / (4 * 70 / 16), 0.0),
         )

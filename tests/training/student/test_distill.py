@@ -29,10 +29,10 @@ from recame.runs.folder import RunFolder
 from recame.training.loop.cost import StepCost
 from recame.training.loop.module import FinetuneModule
 from recame.training.planner import plan_epochs
-from recame.training.student.classroom import matching_stages
 from recame.training.student.distill import distill
 from recame.training.student.recipe import student_config
 from recame.training.student.start import start_from_expert
+from recame.training.student.step import matching_stages
 from recame.training.student.teacher import Teacher
 from recame.training.student.unlabelled import JoinedDataset, PairedBatches, UnlabelledImages
 from recame.training.train import train

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,16 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from recame.config import FinetuneConfig
-from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
-from recame.data.dataset import to_unit
-from recame.data.transforms import Augment, Mix
-from recame.losses import Lesson, StudentObjective, TrainingLoss
-from recame.models import MultiExpertClassifier
-from recame.models.gates import forward_with_gates
-from recame.training.loop.cost import StepCost
-from recame.training.loop.cuda_graph import GraphedStep
+from recame.contracts import Batch
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.pace import Pace
+from recame.training.loop.step import TrainingStep
 
 
 class FinetuneModule(pl.LightningModule):
@@ -35,47 +27,29 @@ class FinetuneModule(pl.LightningModule):
     run repeats exactly the steps that an interruption took away.
 
     Args:
-        model: the experts.
-        objective: the loss; a student's if `data` has a teacher.
-        data: what to train on.
+        step: what a step does; its model and loss are what trains.
+        data: what to train and validate on.
         settings: the phase's section of the settings.
-        augment: random changes of a batch, or None.
-        mix: mixup and cutmix, or None.
         deferred_reweighting: share of training after which classes are re-weighted (DRW).
-        compiled: run the forward through `torch.compile`.
-        graphed: replay a step's forward, loss and backward as a CUDA graph where it is possible:
-            nothing to a CPU, to a frozen trunk, to a student.
         seed: of every random number.
     """
 
     def __init__(
         self,
-        model: MultiExpertClassifier,
-        objective: TrainingLoss | StudentObjective,
+        step: TrainingStep,
         data: FinetuneData,
         settings: FinetuneConfig,
         *,
-        augment: Augment | None,
-        mix: Mix | None,
         deferred_reweighting: float,
-        compiled: bool,
-        graphed: bool,
         seed: int,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.objective = objective
+        self.step = step
+        self.model, self.objective = step.model, step.objective
         self._data = data
         self._settings = settings
-        self._augment = augment
-        self._mix = mix
         self._deferred_reweighting = deferred_reweighting
         self._seed = seed
-        self._forward: Callable[[Tensor], ExpertOutput] = model.__call__
-        if compiled:
-            self._forward = torch.compile(model)
-        self._graphed = graphed and not compiled and data.trunk is None and data.teacher is None
-        self._graph: GraphedStep | None = None
         self._confusion = torch.zeros(0)
         self.pace = Pace()
 
@@ -100,9 +74,9 @@ class FinetuneModule(pl.LightningModule):
         self.objective.set_deferred(done >= self._deferred_reweighting)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Augment, mix, forward, loss."""
+        """Take the step; record its loss and the loss's parts."""
         generator = torch.Generator().manual_seed(self._step_seed(batch_idx))
-        result = self._step(batch, generator)
+        result = self.step(batch, generator)
         self.log_dict(
             {f"loss/{name}": value for name, value in result.parts.items()},
             on_step=False,
@@ -130,9 +104,8 @@ class FinetuneModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the ensemble's decisions."""
-        output = self._run(to_unit(batch.images, self._data.scale))
-        predicted = ensemble_logits(output.logits).argmax(1)
         num_classes = len(self._confusion)
+        predicted = self.step.decide(batch)
         cells = torch.bincount(batch.target * num_classes + predicted, minlength=num_classes**2)
         self._confusion += cells.view(num_classes, num_classes)
 
@@ -192,104 +165,17 @@ class FinetuneModule(pl.LightningModule):
         """Go on with the plan as it stood."""
         self.pace.load_state_dict(checkpoint["pace"])
         self.trainer.fit_loop.max_epochs = int(checkpoint["pace"]["epochs"])
-
-    def _step(self, batch: Batch, generator: torch.Generator) -> LossResult:
-        target = batch.target
-        if self._data.trunk is not None:
-            maps, pooled = self._data.trunk.take(batch.index, generator, target.device)
-            return self._loss(self.model.from_trunk(maps, pooled))(target)
-        images = to_unit(batch.images, self._data.scale)
-        if self._augment is not None:
-            images = self._augment(images, generator)
-        labels = [(target, 1.0)]
-        if self._mix is not None:
-            images, permutation, lam = self._mix(images, generator)
-            labels = [(target, lam), (target[permutation], 1 - lam)]
-        if self._graphed and images.is_cuda:
-            if self._graph is None:
-                self._graph = GraphedStep(nn.ModuleList([self.model, self.objective]), self._judge)
-            found = self._graph(images, labels, self.objective.deferred)
-            if found is not None:
-                return found
-        return self._judge(images, labels)
+        for name in {"state_dict", "current_model_state"} & checkpoint.keys():
+            # Version 0.1 kept a compiled network's weights twice.
+            checkpoint[name] = {
+                key: value
+                for key, value in checkpoint[name].items()
+                if not key.startswith("_forward.")
+            }
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate, or take what a replayed graph has differentiated already."""
-        if self._graph is None or not self._graph.set_gradients():
-            super().backward(loss, *args, **kwargs)
-
-    def _judge(self, images: Tensor, labels: Sequence[tuple[Tensor, Tensor | float]]) -> LossResult:
-        """The loss of a batch, of a mixed one by both its labels."""
-        loss = self._judged(images)
-        if len(labels) == 1:
-            return loss(labels[0][0])
-        return _weighted([(loss(target), weight) for target, weight in labels])
-
-    def _judged(self, images: Tensor) -> Callable[[Tensor], LossResult]:
-        """The loss of a batch as a function of its labels, of which a mixed batch has two."""
-        teacher = self._data.teacher
-        if teacher is None:
-            return self._loss(self._run(images))
-        # On the same, augmented and mixed, images: Beyer et al., A good teacher is patient and
-        # consistent, CVPR 2022.
-        lesson = teacher(images)
-        assert isinstance(self.objective, StudentObjective)
-        if self.objective.needs_gates:
-            return self._loss(*forward_with_gates(self.model, images), lesson)
-        return self._loss(self._run(images), None, lesson)
-
-    def _loss(
-        self, output: ExpertOutput, gates: Tensor | None = None, lesson: Lesson | None = None
-    ) -> Callable[[Tensor], LossResult]:
-        def loss(target: Tensor) -> LossResult:
-            extra = () if lesson is None else (lesson, gates)
-            result: LossResult = self.objective(output, target, *extra)
-            return result
-
-        return loss
-
-    def measure_cost(self, warm_up: int, timed: int, precision: str) -> StepCost:
-        """Seconds of a training step and of a validation pass on this device.
-
-        Takes real steps, so call it on a module whose weights are thrown away.
-
-        Args:
-            warm_up: steps before the clock starts.
-            timed: steps on the clock.
-            precision: `32`, `bf16` or `16`.
-        """
-        settings, device = self._settings, next(self.model.parameters()).device
-        batches = iter(self._data.sampler())
-        groups = self.model.parameter_groups()
-        learned = [p for group in groups.values() for p in group if p.requires_grad]
-        optimizer = torch.optim.AdamW(learned, lr=0.0)
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
-        self.model.train()
-        seconds: list[float] = []
-        shortened = 1.0
-        for _ in range(warm_up + timed):
-            chosen = next(batches, None)
-            if chosen is None:
-                batches = iter(self._data.sampler())
-                chosen = next(batches)
-            shortened = settings.batch_size / len(chosen)
-            began = time.perf_counter()
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                batch = Batch(*(part.to(device) for part in self._data.train[chosen]))
-                total = self._step(batch, torch.Generator().manual_seed(0)).total
-            self.backward(total)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append((time.perf_counter() - began) * shortened)
-        step_s = sorted(seconds[warm_up:])[timed // 2]
-        num_val = 0 if self._data.val is None else len(self._data.val.dataset)  # type: ignore[arg-type]
-        # A forward without gradients costs about a third of a training step.
-        return StepCost(step_s, num_val / settings.batch_size * step_s / 3)
-
-    def _run(self, images: Tensor) -> ExpertOutput:
-        return self._forward(images)
+        """As the step says: a replayed graph has differentiated already."""
+        self.step.backward(loss, *args, **kwargs)
 
     def _step_seed(self, batch_idx: int) -> int:
         # Distinct for each process: they see different images.
@@ -343,10 +229,3 @@ def _decay_groups(
         {"params": [p for p in learned if not decays(p)], "lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _weighted(results: Sequence[tuple[LossResult, Tensor | float]]) -> LossResult:
-    """Loss of mixed images: of each of their labels its share (Zhang et al., mixup, ICLR 2018)."""
-    (first, weight), (second, other) = results
-    parts = {name: weight * first.parts[name] + other * second.parts[name] for name in first.parts}
-    return LossResult(weight * first.total + other * second.total, parts)

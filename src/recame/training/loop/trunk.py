@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recame.data.dataset import InspectionSet, SplitView
 from recame.data.transforms import dihedral_view
@@ -52,17 +52,9 @@ class TrunkCache:
         pooled = torch.from_numpy(self.pooled[chosen, view]).to(device).float()
         return maps.contiguous(memory_format=torch.channels_last), pooled
 
-
-class _Trunk(nn.Module):
-    """The shared stages alone."""
-
-    def __init__(self, model: MultiExpertClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) -> maps (B, c, h, w), pooled (B, Q)."""
-        return self.model.trunk_features(images)
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrunkCache:
+        """Itself: a copy of what uses it, as the moving average makes, would fill the memory."""
+        return self
 
 
 def build_trunk_cache(
@@ -95,9 +87,14 @@ def build_trunk_cache(
     if all(path.exists() for path in paths):
         return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths))
     was_training = model.training
-    module = _Trunk(model).eval()
     first = data.images(view.rows[:2]).to(device)
-    forward = FrozenForward(module, first, num_images=len(view) * num_views, precision=precision)
+    forward = FrozenForward(
+        model,
+        first,
+        function=model.trunk_features,
+        num_images=len(view) * num_views,
+        precision=precision,
+    )
     shapes = [tuple(output.shape[1:]) for output in forward(first)]
     with write_whole(paths[0]) as maps_path, write_whole(paths[1]) as pooled_path:
         # Writing to a memory map of a full disk would kill the process.

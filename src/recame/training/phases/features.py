@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recame.config import ProbeConfig, RetrainConfig
 from recame.data.dataset import SplitView
@@ -38,19 +38,6 @@ class ProbeFeatures:
         return pooled[:, None].expand(-1, num_experts, -1)
 
 
-class _Pooled(nn.Module):
-    """The network up to the classifier's input, for one expert or all."""
-
-    def __init__(self, model: MultiExpertClassifier, *, single: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.single = single
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> (B, P) or (B, E, P)."""
-        return self.model.pooled_single(images) if self.single else self.model.pooled(images)
-
-
 def embed(
     run: OngoingRun,
     model: MultiExpertClassifier,
@@ -67,7 +54,7 @@ def embed(
         num_views: 1 to 8 of the square's symmetries.
         report: told of the progress.
     """
-    module = _Pooled(model, single=model.tails_identical()).to(run.device)
+    pooled = model.pooled_single if model.tails_identical() else model.pooled
     was_training, batch_size = model.training, run.config.evaluation.batch_size
     forward: FrozenForward | None = None
     parts: list[Tensor] = []
@@ -76,7 +63,9 @@ def embed(
         if forward is None:
             # Of all views, wanted or not: a run resumed with fewer must take the same path.
             total = len(view) * run.config.probe.views
-            forward = FrozenForward(module, images, num_images=total, precision=run.precision)
+            forward = FrozenForward(
+                model, images, function=pooled, num_images=total, precision=run.precision
+            )
         views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
         parts.append(torch.stack(views, 1))
         if report is not None:

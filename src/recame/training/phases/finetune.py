@@ -6,7 +6,7 @@ import copy
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,20 +27,16 @@ from recame.models import MultiExpertClassifier
 from recame.progress import progress_bars
 from recame.training.loop.allocation import freed_memory_kept
 from recame.training.loop.callbacks import History, LastCheckpoint
-from recame.training.loop.cost import StepCost
+from recame.training.loop.cost import StepCost, measure_cost
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.module import FinetuneModule, MovingAverage
 from recame.training.loop.pace import KeepTime
 from recame.training.loop.processes import call_followers
+from recame.training.loop.step import TrainingStep, TrunkStep
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.retrain import num_retrained
 from recame.training.planner import Plan, num_processes, plan_epochs
-from recame.training.student.classroom import Distillation
-
-# Few: on a small machine each takes seconds of the budget, and the epochs correct the plan.
-_WARM_UP_STEPS = 1
-_TIMED_STEPS = 3
 
 _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -49,24 +45,28 @@ _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = 
 }
 
 
+#: Makes of a plain step and its data a student's.
+Teaching = Callable[[OngoingRun, TrainingStep, FinetuneData], tuple[TrainingStep, FinetuneData]]
+
+
 def run_finetune(
-    run: OngoingRun, model: MultiExpertClassifier, distillation: Distillation | None = None
+    run: OngoingRun, model: MultiExpertClassifier, teaching: Teaching | None = None
 ) -> tuple[OngoingRun, MultiExpertClassifier]:
     """Plan the epochs and fine-tune in place, from the newest checkpoint if there is one.
 
     Args:
         run: its `finetune.epochs` may be `auto`.
         model: after the probe, or new.
-        distillation: what teaches it beside the labels, if it is a student.
+        teaching: what teaches it beside the labels, if it is a student.
 
     Returns:
         The run with its epochs decided, and the model.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
     with freed_memory_kept():
-        plan = _plan_epochs(run, model, trunk, distillation)
+        plan = _plan_epochs(run, model, trunk, teaching)
         run = replace(run, config=plan.config)
-        epochs, model = _fit(run, model, trunk, distillation, plan)
+        epochs, model = _fit(run, model, trunk, teaching, plan)
     if epochs != plan.config.finetune.epochs:
         reason = f"finetune.epochs = {epochs}: as many as fitted, by the clock after each"
         run = replace(run, config=plan.config.updated({"finetune.epochs": epochs}))
@@ -92,7 +92,7 @@ def check_finetune(run: OngoingRun) -> None:
             f"run.devices={settings.devices}, but torch sees {seen} GPUs here: "
             "give at most that many, or run.accelerator=cpu."
         )
-    EpochBatches(**_batches(run), world_size=num_processes(settings, run.device))
+    EpochBatches(**_sampling(run), world_size=num_processes(settings, run.device))
     _check_batches(run.config)
     if settings.tensorboard:
         _tensorboard(run)
@@ -136,12 +136,11 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
     settings = run.config.finetune
     trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
     model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
-    module = _module(run, model, trunk).to(run.device)
     with freed_memory_kept():
-        return module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
+        return measure_cost(*_step(run, model, trunk), settings.batch_size, run.precision)
 
 
-def _batches(run: OngoingRun) -> dict[str, Any]:
+def _sampling(run: OngoingRun) -> dict[str, Any]:
     """What the sampler is made with."""
     settings = run.config.finetune
     return {
@@ -154,37 +153,30 @@ def _batches(run: OngoingRun) -> dict[str, Any]:
     }
 
 
-def _module(
+def _step(
     run: OngoingRun,
     model: MultiExpertClassifier,
-    trunk: TrunkCache | None,
-    distillation: Distillation | None = None,
-) -> FinetuneModule:
-    """The phase's module with everything it needs."""
-    config, data = run.config, run.data
-    settings, seed = config.finetune, config.run.seed
-    train_view = data.view("train")
-    counts = train_view.counts(data.label_space.num_classes)
+    trunk: TrunkCache | None = None,
+    teaching: Teaching | None = None,
+) -> tuple[TrainingStep, FinetuneData]:
+    """The run's kind of training step, and what it trains and validates on."""
+    config, data, view = run.config, run.data, run.data.view("train")
     val = None
     if "val" in data.splits:
-        view = data.view("val")
-        val = make_loader(view, data.cache, config.evaluation.batch_size)
+        val = make_loader(data.view("val"), data.cache, config.evaluation.batch_size)
+    images = BatchDataset(data.cache.images, view.rows, view.targets, np.arange(len(view)))
+    material = FinetuneData(images, partial(EpochBatches, **_sampling(run)), val)
+    prior = class_prior(view.counts(data.label_space.num_classes), config.finetune.sampler)
+    objective = run.objective(torch.from_numpy(prior).float())
+    if trunk is not None:
+        return TrunkStep(model, objective, scale=data.spec.scale, trunk=trunk), material
     augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry"})
     num_views = SYMMETRIES[config.augment.symmetry]
     mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
-    prior = class_prior(counts, settings.sampler)
-    objective = run.objective(torch.from_numpy(prior).float())
-    images = BatchDataset(
-        data.cache.images, train_view.rows, train_view.targets, np.arange(len(train_view))
-    )
-    material = FinetuneData(
-        images, partial(EpochBatches, **_batches(run)), val, data.spec.scale, trunk
-    )
-    return FinetuneModule(
+    step = TrainingStep(
         model,
-        objective if distillation is None else distillation.objective(run, model, objective, prior),
-        material if distillation is None else distillation.extend(material, images, _batches(run)),
-        settings,
+        objective,
+        scale=data.spec.scale,
         augment=Augment(
             horizontal_flip=num_views >= 2,
             vertical_flip=num_views >= 4,
@@ -192,11 +184,10 @@ def _module(
             **augment,
         ),
         mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
-        deferred_reweighting=config.objective.deferred_reweighting,
         compiled=config.run.compile,
         graphed=_can_be_graphed(run),
-        seed=seed,
     )
+    return (step, material) if teaching is None else teaching(run, step, material)
 
 
 def _can_be_graphed(run: OngoingRun) -> bool:
@@ -204,6 +195,7 @@ def _can_be_graphed(run: OngoingRun) -> bool:
     config = run.config
     return (
         config.run.cuda_graph
+        and not config.run.compile
         and run.make_loss is None  # which may read values back
         and config.finetune.accumulate == 1
         and run.precision != "16"
@@ -232,7 +224,7 @@ def _plan_epochs(
     run: OngoingRun,
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
-    distillation: Distillation | None,
+    teaching: Teaching | None,
 ) -> Plan:
     """Fix the number of epochs: from the settings, or from the time left and a measured step."""
     settings = run.config.finetune
@@ -241,15 +233,15 @@ def _plan_epochs(
     num_train = len(run.data.view("train").targets)
     cost = StepCost(1.0, 0.0)
     if settings.epochs == "auto":
-        module = _module(run, copy.deepcopy(model), trunk, distillation).to(run.device)
-        cost = module.measure_cost(_WARM_UP_STEPS, _TIMED_STEPS, run.precision)
+        trial = _step(run, copy.deepcopy(model), trunk, teaching)
+        cost = measure_cost(*trial, settings.batch_size, run.precision)
     plan = plan_epochs(
         run.config,
         cost,
         num_train=num_train,
         elapsed_s=time.monotonic() - run.started,
         device=run.device,
-        patience=1 if distillation is None else run.config.distill.patience,
+        patience=1 if teaching is None else run.config.distill.patience,
         retrained=num_retrained(run) if run.config.retrain.enabled else 0,
     )
     _record(replace(run, config=plan.config), plan.reasons)
@@ -268,7 +260,7 @@ def _fit(
     run: OngoingRun,
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
-    distillation: Distillation | None,
+    teaching: Teaching | None,
     plan: Plan,
 ) -> tuple[int, MultiExpertClassifier]:
     """Fine-tune with Lightning, from the newest checkpoint if there is one; also how many epochs.
@@ -279,7 +271,12 @@ def _fit(
     config, settings = run.config, run.config.finetune
     model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
     model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
-    module = _module(run, model, trunk, distillation)
+    module = FinetuneModule(
+        *_step(run, model, trunk, teaching),
+        settings,
+        deferred_reweighting=config.objective.deferred_reweighting,
+        seed=config.run.seed,
+    )
     callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))

@@ -10,32 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
-from recame.contracts import FloatArray
 from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError
 from recame.inference.device import choose_device, choose_precision
 from recame.inference.finished_run import open_finished, recorded_data
 from recame.inference.predict import predict_split
-from recame.losses import LossFactory, TrainingLoss
-from recame.models import (
-    Architecture,
-    LoadedModel,
-    MultiExpertClassifier,
-    build_backbone,
-)
+from recame.losses import LossFactory
+from recame.models import LoadedModel, MultiExpertClassifier, build_backbone
 from recame.progress import progress_bars
 from recame.runs.folder import RunFolder
 from recame.training.begin import quiet_libraries, record_run
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
-from recame.training.student.classroom import Distillation
 from recame.training.student.recipe import student_config, student_reasons, student_spec
 from recame.training.student.start import start_from_expert
+from recame.training.student.step import Distillation, matching_stages
 from recame.training.student.teacher import Resized, Teacher
 from recame.training.student.unlabelled import UnlabelledImages, load_unlabelled
 
@@ -206,7 +199,8 @@ def _classroom(
         precision=run.precision,
     )
     model, why, score = _start(run, teacher_model)
-    Distillation(teacher).objective(run, model, *_plain_loss(run))  # refuses what cannot be matched
+    if settings.gate_weight > 0:
+        matching_stages(model, teacher_model)  # refuses what cannot be matched
     unlabelled: UnlabelledImages | None = None
     if settings.unlabelled:
         with progress_bars(run.console) as report:
@@ -222,12 +216,6 @@ def _classroom(
     return model, Distillation(teacher, unlabelled)
 
 
-def _plain_loss(run: OngoingRun) -> tuple[TrainingLoss, FloatArray]:
-    """A loss on labels and a prior that show whether a student's loss can be made at all."""
-    counts = np.maximum(np.asarray(run.data.label_space.counts, dtype=np.float64), 1.0)
-    return run.objective(torch.from_numpy(counts).float()), counts
-
-
 def _start(
     run: OngoingRun, teacher: MultiExpertClassifier
 ) -> tuple[MultiExpertClassifier, str, float | None]:
@@ -241,7 +229,7 @@ def _start(
     if run.config.distill.experts != "one":
         why = "start = as without a teacher: distill.experts asks for experts of its own"
         return run.new_model(), why, score
-    student = run.placed(_untrained(run))
+    student = run.new_model(pretrained=False)
     # Adapters are taken as part of the weights that they change.
     whole = teacher if teacher.architecture.tuning == "full" else teacher.merged()
     if start_from_expert(student, whole, expert):
@@ -250,13 +238,6 @@ def _start(
     kinds = {False: "random weights", True: "the timm hub's weights", "package": "packaged weights"}
     begin = kinds.get(settings.pretrained, f"the weights of {settings.pretrained}")
     return run.new_model(), f"start = {begin}: the teacher's do not fit {settings.backbone}", score
-
-
-def _untrained(run: OngoingRun) -> MultiExpertClassifier:
-    settings = run.config.model
-    torch.manual_seed(run.config.run.seed)
-    plan = Architecture.of(settings)
-    return MultiExpertClassifier(plan, run.data.label_space.num_classes, run.data.spec)
 
 
 def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, float | None]:

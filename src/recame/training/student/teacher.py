@@ -1,6 +1,9 @@
-"""The teacher beside the training loop: its lessons on each batch, and the loss made of them."""
+"""The teacher beside the training loop: its lessons on each batch."""
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,10 +11,7 @@ from torch.nn import functional
 from recame.contracts import ExpertOutput, ensemble_logits
 from recame.data.transforms import dihedral_view
 from recame.losses import Lesson
-from recame.models import (
-    FrozenForward,
-    MultiExpertClassifier,
-)
+from recame.models import FrozenForward, MultiExpertClassifier
 from recame.models.gates import forward_with_gates
 
 
@@ -63,7 +63,7 @@ class Teacher:
         precision: str = "32",
     ) -> None:
         self.model = model.eval().requires_grad_(requires_grad=False)
-        self._module = _LessonForward(model, num_views, gates=gates)
+        self._lesson = partial(_lesson, self.model, num_views, gates)
         self._features, self._gates = features, gates
         self._num_images, self._precision = num_images * num_views, precision
         self._forward: FrozenForward | None = None
@@ -77,38 +77,38 @@ class Teacher:
         images = at_size(images, self.model)
         if self._forward is None:
             self._forward = FrozenForward(
-                self._module, images, num_images=self._num_images, precision=self._precision
+                self.model,
+                images,
+                function=self._lesson,
+                num_images=self._num_images,
+                precision=self._precision,
             )
         logits, features, *gates = self._forward(images)
         return Lesson(
             logits, features if self._features else None, gates[0] if self._gates else None
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        """Itself: a copy of the student's step, as the moving average makes, shares it."""
+        return self
 
-class _LessonForward(nn.Module):
-    """A model's lesson as a tuple, which a graph can return."""
 
-    def __init__(self, model: MultiExpertClassifier, num_views: int, *, gates: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.num_views = num_views
-        self.gates = gates
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, C, H, W) -> logits (B, C), features (B, D), and gates (B, S, R)."""
-        rest: tuple[Tensor, ...]
-        if self.gates:
-            output, gates = forward_with_gates(self.model, images)
-            rest = (output.features.mean(1), gates)
-        else:
-            output = self.model(images)
-            rest = (output.features.mean(1),)
-        logits = ensemble_logits(output.logits)
-        if self.num_views > 1:
-            # As evaluation averages views: their probabilities. The log is logits again.
-            mean = logits.softmax(-1)
-            for view in range(1, self.num_views):
-                seen = self.model(dihedral_view(images, view))
-                mean = mean + ensemble_logits(seen.logits).softmax(-1)
-            logits = (mean / self.num_views).clamp_min(1e-12).log()
-        return (logits, *rest)
+def _lesson(
+    model: MultiExpertClassifier, num_views: int, gates: bool, images: Tensor
+) -> tuple[Tensor, ...]:
+    """Images (B, C, H, W) -> logits (B, C), features (B, D), and gates (B, S, R) if asked for."""
+    rest: tuple[Tensor, ...]
+    if gates:
+        output, seen = forward_with_gates(model, images)
+        rest = (output.features.mean(1), seen)
+    else:
+        output = model(images)
+        rest = (output.features.mean(1),)
+    logits = ensemble_logits(output.logits)
+    if num_views > 1:
+        # As evaluation averages views: their probabilities. The log is logits again.
+        mean = logits.softmax(-1)
+        for view in range(1, num_views):
+            mean = mean + ensemble_logits(model(dihedral_view(images, view)).logits).softmax(-1)
+        logits = (mean / num_views).clamp_min(1e-12).log()
+    return (logits, *rest)

@@ -1,33 +1,63 @@
-"""What the fine-tuning phase needs to train a student."""
+"""A student's training step: the teacher judges the same images, beside the labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from recame.contracts import FloatArray
+from recame.contracts import LossResult
 from recame.data.dataset import BatchDataset
 from recame.data.samplers import class_prior
 from recame.errors import ConfigError
 from recame.losses import StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
-from recame.models.gates import attention_layers, gate_grid
+from recame.models.gates import attention_layers, forward_with_gates, gate_grid
+from recame.training.loop.data import FinetuneData
+from recame.training.loop.step import TrainingStep, weighted
 from recame.training.ongoing_run import OngoingRun
 from recame.training.student.teacher import Teacher
 from recame.training.student.unlabelled import JoinedDataset, PairedBatches, UnlabelledImages
 
-if TYPE_CHECKING:
-    from recame.training.loop.data import FinetuneData
+
+class StudentStep(TrainingStep):
+    """Augment, mix, the teacher's lesson, forward, loss.
+
+    Args:
+        plain: the same network's step without a teacher.
+        objective: the student's loss.
+        teacher: judges each batch, augmented and mixed as the student sees it (Beyer et al., A good
+            teacher is patient and consistent, CVPR 2022).
+    """
+
+    objective: StudentObjective
+
+    def __init__(self, plain: TrainingStep, objective: StudentObjective, teacher: Teacher) -> None:
+        super().__init__(
+            plain.model, objective, scale=plain.scale, augment=plain.augment, mix=plain.mix
+        )
+        self.forward = plain.forward
+        self.teacher = teacher
+
+    def loss(self, images: Tensor, labels: Sequence[tuple[Tensor, Tensor | float]]) -> LossResult:
+        """The teacher's lesson, forward and objective."""
+        lesson = self.teacher(images)
+        if self.objective.needs_gates:
+            output, gates = forward_with_gates(self.model, images)
+        else:
+            output, gates = self.forward(images), None
+        return weighted(
+            [(self.objective(output, target, lesson, gates), weight) for target, weight in labels]
+        )
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What the fine-tuning phase needs to train a student.
+    """What makes of a training step a student's.
 
     Attributes:
         teacher: judges each batch.
@@ -37,33 +67,33 @@ class Distillation:
     teacher: Teacher
     unlabelled: UnlabelledImages | None = None
 
-    def objective(
-        self,
-        run: OngoingRun,
-        model: MultiExpertClassifier,
-        labels: TrainingLoss,
-        prior: FloatArray,
-    ) -> StudentObjective:
-        """The student's loss, on the run's device; its projection is seeded.
-
-        Args:
-            run: of the student.
-            model: the student.
-            labels: the loss on labels.
-            prior: (C,) what the labelled images' sampler shows.
+    def __call__(
+        self, run: OngoingRun, step: TrainingStep, data: FinetuneData
+    ) -> tuple[TrainingStep, FinetuneData]:
+        """The student's step and data out of the plain ones; its projection is seeded.
 
         Raises:
             ConfigError: gates are to be matched and a network has none, or another grid.
         """
-        settings, counts = run.config.distill, run.data.label_space.counts
+        settings, space = run.config.distill, run.data.label_space
+        own, others = step.model, self.teacher.model
+        counts = run.data.view("train").counts(space.num_classes)
+        prior = class_prior(counts, run.config.finetune.sampler)
         if self.unlabelled is not None:
             share = settings.unlabelled_share
             shown = np.bincount(self.unlabelled.predicted, minlength=len(prior))
             prior = (1 - share) * prior + share * class_prior(shown, settings.unlabelled_sampler)
+            assert isinstance(data.train, BatchDataset)
+            data = replace(
+                data,
+                train=JoinedDataset(data.train, self.unlabelled.dataset()),
+                sampler=partial(PairedBatches, data.sampler.keywords, self.unlabelled),
+            )
+        assert isinstance(step.objective, TrainingLoss)
         torch.manual_seed(run.config.run.seed)
-        return StudentObjective(
-            labels,
-            counts,
+        objective = StudentObjective(
+            step.objective,
+            space.counts,
             torch.from_numpy(prior),
             temperature=settings.temperature,
             balance=settings.balance,
@@ -72,30 +102,10 @@ class Distillation:
             label_weight=settings.label_weight,
             feature_weight=settings.feature_weight,
             gate_weight=settings.gate_weight,
-            widths=(feature_width(model), feature_width(self.teacher.model)),
-            gate_stages=matching_stages(model, self.teacher.model)
-            if settings.gate_weight > 0
-            else (),
-        ).to(run.device)
-
-    def extend(
-        self, data: FinetuneData, images: BatchDataset, batches: dict[str, Any]
-    ) -> FinetuneData:
-        """Add the teacher, and the images without labels to each batch.
-
-        Args:
-            data: of the phase without distillation.
-            images: the labelled ones.
-            batches: arguments of the labelled images' sampler.
-        """
-        if self.unlabelled is None:
-            return replace(data, teacher=self.teacher)
-        return replace(
-            data,
-            teacher=self.teacher,
-            train=JoinedDataset(images, self.unlabelled.dataset()),
-            sampler=partial(PairedBatches, batches, self.unlabelled),
+            widths=(feature_width(own), feature_width(others)),
+            gate_stages=matching_stages(own, others) if settings.gate_weight > 0 else (),
         )
+        return StudentStep(step, objective.to(run.device), self.teacher), data
 
 
 def feature_width(model: MultiExpertClassifier) -> int:
