@@ -50,7 +50,7 @@ def test_graph_is_the_eager_forward(
 def test_path_depends_on_the_work_alone(
     module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen_forward, "_export_session", lambda *_: object())
+    monkeypatch.setattr(frozen_forward, "_session_or_none", lambda *_: object())
     pixels = frozen_forward.GRAPH_PIXELS
     enough = -(-pixels // 32**2)
     assert FrozenForward(module, images, num_images=enough).uses_graph

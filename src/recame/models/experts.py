@@ -246,8 +246,7 @@ class MultiExpertClassifier(nn.Module):
         Returns:
             (B, P).
         """
-        maps, pooled = self.trunk_features(images)
-        return self._expert_pooled(expert, maps, pooled)
+        return self._expert_pooled(expert, *self.trunk_features(images))
 
     @torch.no_grad()
     def tails_identical(self) -> bool:

@@ -99,30 +99,23 @@ def graph_runtime_available() -> bool:
 
 def _session_or_none(module: nn.Module, example: Tensor) -> Any:
     try:
-        return _export_session(module, example)
-    except Exception as error:  # noqa: BLE001  # the exporter fails in many ways; eager always runs
-        reason = str(error).partition("\n")[0]
-        logger.warning("This network cannot become a graph (%s): it runs eagerly, slower.", reason)
-        return None
+        import onnxruntime as ort
 
-
-def _export_session(module: nn.Module, example: Tensor) -> Any:
-    import onnxruntime as ort
-
-    # Two images: the exporter would take a batch of one for a constant.
-    example = example.contiguous().repeat(2, 1, 1, 1)
-    with tempfile.TemporaryDirectory(prefix="recame-") as folder:
-        path = Path(folder) / "frozen.onnx"
-        export_onnx(module, example, path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         # A waiting thread must not spin on a core that another program could use: it slows the
         # graph itself down, and alone it gains nothing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return ort.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        with tempfile.TemporaryDirectory(prefix="recame-") as folder:
+            path = Path(folder) / "frozen.onnx"
+            # Two images: the exporter would take a batch of one for a constant.
+            export_onnx(module, example.contiguous().repeat(2, 1, 1, 1), path)
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  # the exporter fails in many ways; eager always runs
+        reason = str(error).partition("\n")[0]
+        logger.warning("This network cannot become a graph (%s): it runs eagerly, slower.", reason)
+        return None
 
 
 def export_onnx(

@@ -65,8 +65,7 @@ def initialise_classifier(
     flat = pooled.reshape(-1, pooled.shape[-1])
     head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
     if how == "class_means":
-        means = class_means(pooled.mean(1), target, len(names))
-        head.set_class_means(means if means.ndim == 3 else means[:, None])
+        head.set_class_means(class_means(pooled.mean(1), target, len(names)))
     elif how != "random":
         assert isinstance(how, Path)
         head.set_class_directions(read_text_features(how, names))

@@ -123,27 +123,23 @@ def write(spec: SyntheticSpec, out: Path, on_progress: OnProgress | None = None)
             f"{out} exists and is not an empty folder, and a generated set never replaces files: "
             "choose a new folder."
         )
-    with new_folder(out) as partial:
-        _fill(spec, partial, on_progress)
-    return out / "manifest.csv"
-
-
-def _fill(spec: SyntheticSpec, folder: Path, on_progress: OnProgress | None) -> None:
     table = plan(spec)
-    for product in table["product"].unique():
-        (folder / "images" / product).mkdir(parents=True)
-    step = max(1, _BLOCK_PIXELS // spec.size**2)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for start in range(0, len(table), step):
-            block = table.iloc[start : start + step]
-            paths = [folder / image for image in block["image"]]
-            list(pool.map(_write_png, paths, render(block, spec)))
-            if on_progress is not None:
-                on_progress(start + len(block), len(table))
-    table[list(MANIFEST_COLUMNS)].to_csv(folder / "manifest.csv", index=False)
-    table[list(TRUTH_COLUMNS)].to_csv(folder / "truth.csv", index=False)
-    text = json.dumps({"schema": 1, **asdict(spec)}, indent=2)
-    (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
+    with new_folder(out) as folder:
+        for product in table["product"].unique():
+            (folder / "images" / product).mkdir(parents=True)
+        step = max(1, _BLOCK_PIXELS // spec.size**2)
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for start in range(0, len(table), step):
+                block = table.iloc[start : start + step]
+                paths = [folder / image for image in block["image"]]
+                list(pool.map(_write_png, paths, render(block, spec)))
+                if on_progress is not None:
+                    on_progress(start + len(block), len(table))
+        table[list(MANIFEST_COLUMNS)].to_csv(folder / "manifest.csv", index=False)
+        table[list(TRUTH_COLUMNS)].to_csv(folder / "truth.csv", index=False)
+        text = json.dumps({"schema": 1, **asdict(spec)}, indent=2)
+        (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
+    return out / "manifest.csv"
 
 
 def _write_png(path: Path, pixels: Pixels) -> None:
