@@ -35,8 +35,8 @@ PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
 #: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
-#: an expert who is alone (0011).
-TAUS, LONE_TAU = (1.0, 2.0), 1.5
+#: an expert who is alone (0011), and of a student, whose labels count little.
+TAUS, LONE_TAU, STUDENT_TAU = (1.0, 2.0), 1.5, 1.0
 #: Two experts take a quarter to a half longer for an image than one: planned only where they
 #: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
 #: the pixels a second that they train on with one core: the probe needs the number before a step.
@@ -49,7 +49,7 @@ JUDGING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedConfig:
     """Settings without `auto`, and a sentence for each decision.
 
     Attributes:
@@ -78,7 +78,7 @@ def choose_size(native: tuple[int, int]) -> tuple[int, str]:
     )
 
 
-def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Plan:
+def plan_model(config: Config, data: InspectionSet, device: torch.device) -> ResolvedConfig:
     """Choose backbone, experts and sharing.
 
     Args:
@@ -157,7 +157,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Pla
     precision = choose_precision(config.run.precision, device)
     decide("run.precision", precision, f"the fastest that is safe on {device.type}")
     changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
-    return Plan(config.updated(changes), tuple(dict.fromkeys(reasons)))
+    return ResolvedConfig(config.updated(changes), tuple(dict.fromkeys(reasons)))
 
 
 def num_processes(settings: RunConfig, device: torch.device) -> int:
@@ -229,7 +229,7 @@ def plan_epochs(
     device: torch.device,
     patience: int = 1,
     retrained: int = 0,
-) -> Plan:
+) -> ResolvedConfig:
     """Choose how many epochs of how many images, from the time left and the measured step.
 
     Args:
@@ -245,7 +245,7 @@ def plan_epochs(
     size = settings.epoch_size
     if settings.epochs != "auto":
         chosen = num_train if size == "auto" else size
-        return Plan(config.updated({"finetune.epoch_size": chosen}), ())
+        return ResolvedConfig(config.updated({"finetune.epoch_size": chosen}), ())
     budget = budget_s(config, device)
     least = settings.batch_size * num_processes(config.run, device)  # a step of all devices
     images_per_s = least / cost.step_s
@@ -284,8 +284,8 @@ def plan_epochs(
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
     planned = config.updated(changes)
     if budget is None:
-        return Plan(planned, (reason,))
-    return Plan(planned, (reason,), left_s, max(epochs, int(enough // size)))
+        return ResolvedConfig(planned, (reason,))
+    return ResolvedConfig(planned, (reason,), left_s, max(epochs, int(enough // size)))
 
 
 def with_symmetry(config: Config, name: str) -> Config:

@@ -36,7 +36,7 @@ from recame.training.loop.step import TrainingStep, TrunkStep
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.retrain import num_retrained
-from recame.training.planner import Plan, num_processes, plan_epochs
+from recame.training.planner import ResolvedConfig, num_processes, plan_epochs
 
 _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -225,11 +225,11 @@ def _plan_epochs(
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
     teaching: Teaching | None,
-) -> Plan:
+) -> ResolvedConfig:
     """Fix the number of epochs: from the settings, or from the time left and a measured step."""
     settings = run.config.finetune
     if settings.epochs != "auto" and settings.epoch_size != "auto":
-        return Plan(run.config, ())
+        return ResolvedConfig(run.config, ())
     num_train = len(run.data.view("train").targets)
     cost = StepCost(1.0, 0.0)
     if settings.epochs == "auto":
@@ -261,7 +261,7 @@ def _fit(
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
     teaching: Teaching | None,
-    plan: Plan,
+    plan: ResolvedConfig,
 ) -> tuple[int, MultiExpertClassifier]:
     """Fine-tune with Lightning, from the newest checkpoint if there is one; also how many epochs.
 

@@ -15,7 +15,7 @@ from recame.models import (
     LoadedModel,
     pretrained_mean_std,
 )
-from recame.training.planner import LONE_TAU, LR
+from recame.training.planner import LONE_TAU, LR, STUDENT_TAU
 
 #: What follows from a setting of the section `distill`.
 _STUDENTS_OWN = {
@@ -104,7 +104,8 @@ def student_config(
         "model.backbone": name,
     }
     if isinstance(teacher.objective.tau, tuple) or teacher.objective.tau == LONE_TAU:
-        values.setdefault("objective.tau", 1.0)  # what is planned for experts is not for a student
+        # What is planned for experts is not for a student.
+        values.setdefault("objective.tau", STUDENT_TAU)
     shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
     if isinstance(shared, int) and -depth <= shared < 0:
         values["model.shared_stages"] = depth + shared
