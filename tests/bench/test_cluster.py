@@ -20,21 +20,18 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_jobs import TinyBench, TinyJob, run_tiny, traced
+from tiny_jobs import TinyBench, TinyJob, run_breaking, run_tiny, traced
 
 import recame
 from recame.bench.queue.cluster import Sending, run_on_cluster, run_on_node, write_delivery
-from recame.bench.queue.local import THREAD_VARIABLES
-from recame.errors import ConfigError, MissingDependencyError
+from recame.errors import ConfigError, DataError, MissingDependencyError
 
 JOB = TinyJob("set", "quick", 0)
 
 
 @pytest.fixture(autouse=True)
 def _nodes_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nodes are this process: its variables survive, and their scratch folders vanish."""
-    for name in THREAD_VARIABLES:
-        monkeypatch.setenv(name, "1")
+    """Nodes are this process, and their scratch folders vanish."""
     (tmp_path / "node").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "node"))
 
@@ -80,22 +77,22 @@ def test_node_of_its_own_sends_the_result_home(bench: TinyBench, tmp_path: Path)
     assert (bench.run_dir(JOB) / "history.csv").read_text() == "epoch,loss\n1,0.5\n"
 
 
-def test_result_is_written_last(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
-    monkeypatch.setattr(
-        "recame.bench.queue.cluster.write_bytes", lambda path, _: written.append(path)
-    )
-    write_delivery(bench, JOB, {"result.json": b"", "a.json": b"", "z/evaluation.csv": b""})
+def test_result_is_written_last(bench: TinyBench) -> None:
     folder = bench.run_dir(JOB)
-    assert written == [folder / "a.json", folder / "z" / "evaluation.csv", folder / "result.json"]
+    folder.mkdir(parents=True)
+    (folder / "z").touch()  # no folder can be made here
+    files = {"result.json": b"", "a.json": b"", "z/evaluation.csv": b""}
+    with pytest.raises(DataError, match="exists"):
+        write_delivery(bench, JOB, files)
+    assert (folder / "a.json").exists()
+    assert not bench.result_path(JOB).exists()
+    (folder / "z").unlink()
+    write_delivery(bench, JOB, files)
+    assert bench.result_path(JOB).exists()
 
 
 def test_run_that_failed_on_a_node_goes_on_there(bench: TinyBench, tmp_path: Path) -> None:
-    def breaking(bench: TinyBench, job: TinyJob, console: Console) -> None:
-        (bench.run_dir(job) / "steps.json").write_text("1")
-        raise OSError("disk gone")
-
-    delivery = run_on_node(bench, JOB, sending(), breaking)
+    delivery = run_on_node(bench, JOB, sending(), run_breaking)
     assert (delivery.outcome.state, delivery.outcome.reason) == ("failed", "OSError: disk gone")
     assert "disk gone" in delivery.files["failure.txt"].decode()
     assert run_on_node(bench, JOB, sending(), run_tiny).outcome.state == "done"
@@ -248,13 +245,19 @@ def test_requests_that_no_cluster_can_meet(
         run_on_cluster(bench, [JOB], "auto")
 
 
+def raylet_of(node: Any) -> str:
+    """The process of a node that starts its workers; on one machine it names the node."""
+    return str(node.all_processes["raylet"][0].process.pid)
+
+
 @pytest.mark.slow
 def test_two_nodes_of_which_one_is_killed(
     bench: TinyBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs pip install 'recame[cluster]'")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setattr("tempfile.tempdir", None)
     from ray.cluster_utils import Cluster
 
@@ -273,7 +276,7 @@ def test_two_nodes_of_which_one_is_killed(
         ((*_, pid, where),) = traced(bench.path, "start", victim)
         # A machine that goes takes its processes along.
         os.kill(int(pid), signal.SIGKILL)
-        (node,) = (node for node in nodes if node.node_id == where)
+        (node,) = (node for node in nodes if raylet_of(node) == where)
         cluster.remove_node(node, allow_graceful=False)
 
     killer = threading.Thread(target=kill_its_node, daemon=True)
@@ -292,4 +295,4 @@ def test_two_nodes_of_which_one_is_killed(
     first, *_, last = traced(bench.path, "start", victim)
     assert first[4] != last[4]
     assert 3 <= int(last[2]) < 20
-    assert {words[4] for words in traced(bench.path, "start")} == {n.node_id for n in nodes}
+    assert {words[4] for words in traced(bench.path, "start")} == {raylet_of(n) for n in nodes}

@@ -65,9 +65,7 @@ def run_tiny(bench: TinyBench, job: TinyJob, console: Console) -> None:
     run = bench.run_dir(job)
     checkpoint = run / "steps.json"
     begun = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
-    where = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        where = sys.modules["ray"].get_runtime_context().get_node_id()
+    where = os.environ.get("RAY_RAYLET_PID") or os.environ.get("CUDA_VISIBLE_DEVICES")
     trace(bench, "start", job.key, begun, os.getpid(), where)
     console.print(f"training with {os.environ['OMP_NUM_THREADS']} threads")
     print("a print")  # noqa: T201
@@ -92,6 +90,11 @@ def run_tiny(bench: TinyBench, job: TinyJob, console: Console) -> None:
     result = {"train_s": 60.0, "evaluate_s": 1.0, "torch": "torch" in sys.modules}
     (run / "result.json").write_text(json.dumps(result))
     trace(bench, "end", job.key, os.getpid())
+
+
+def run_breaking(bench: TinyBench, job: TinyJob, console: Console) -> None:
+    (bench.run_dir(job) / "steps.json").write_text("1")
+    raise OSError("disk gone")
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from recame.bench.plan.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
 from recame.bench.plan.sources import find_sources
-from recame.bench.queue.job import job_config
-from recame.bench.queue.trained import is_trained
+from recame.bench.queue.job import is_trained, job_config
 from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import collect, read_elsewhere
 from recame.errors import ConfigError, DataError

@@ -9,8 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from recame.bench.costs.parts import (
 )
 from recame.bench.plan.method import Method
 from recame.bench.plan.plan import Bench
+from recame.bench.queue.process import fresh_processes
 from recame.config import Config
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.sampling import balanced_sample
@@ -246,23 +245,11 @@ def _measure_size(subject: Subject, material: _Material) -> dict[str, Any]:
 
 def _peak_in_child(subject: Subject, data: InspectionSet) -> float | None:
     """Memory of training steps in a fresh process, MiB; None if it was killed, as for memory."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=_fresh_processes()) as pool:
+    with ProcessPoolExecutor(max_workers=1, mp_context=fresh_processes([__name__])) as pool:
         try:
             return pool.submit(_cpu_peak, subject, data, torch.get_num_threads()).result()
         except BrokenProcessPool:
             return None
-
-
-def _fresh_processes() -> BaseContext:
-    """How to start processes that have done nothing yet.
-
-    Where the system can fork, from a server that has loaded the libraries: seconds less each.
-    """
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _cpu_peak(subject: Subject, data: InspectionSet, threads: int) -> float | None:

@@ -6,12 +6,10 @@ import getpass
 import hashlib
 import logging
 import math
-import os
 import platform
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,30 +17,29 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from filelock import FileLock
 from rich.console import Console
 
-from recame.bench.queue.attempt import (
-    Outcome,
-    Runner,
-    attempt,
-    claim_for_cluster,
-    locks_dir,
-    note_failure,
-    run_job,
-)
+from recame.bench.queue.claim import claim, locks_dir
 from recame.bench.queue.display import QueueDisplay
 from recame.bench.queue.ledger import Event, Ledger, QueueSummary
-from recame.bench.queue.local import THREAD_VARIABLES, stopping_on_sigterm
-from recame.errors import ConfigError, DataError, MissingDependencyError
+from recame.bench.queue.local import stopping_on_sigterm
+from recame.bench.queue.process import (
+    THREAD_VARIABLES,
+    Outcome,
+    Runner,
+    note_failure,
+    outcome_of,
+    start_process,
+)
+from recame.errors import ConfigError, DataError, MissingDependencyError, RecameError
 from recame.files import write_bytes
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
-#: How often Ray starts a job again whose node or process died.
+#: How often Ray starts a job again whose node died.
 _RETRIES = 3
 _POLL_S = 1.0
 _KNOCK_S = 10.0
@@ -77,7 +74,7 @@ class Delivery:
     """What comes home.
 
     Attributes:
-        outcome: of the attempt.
+        outcome: of the job.
         node: where it ran.
         files: path in the run's folder -> content; empty where the folder is shared.
     """
@@ -100,11 +97,11 @@ def run_on_cluster(
 ) -> QueueSummary:
     """Run the jobs that have no result yet on the nodes of a Ray cluster.
 
-    A job whose node or process dies is started again, up to three times, on whichever node has
-    room. Where the bench's folder is shared by the nodes, it goes on from its last checkpoint,
-    and everything lies where a local queue would have written it. A node that does not see the
-    folder works in a temporary one of its own, and sends home all but the weights. Results are
-    written as they arrive. recame and the data must be on every node, under the same paths.
+    A job whose node dies is started again, up to three times, on whichever node has room; one whose
+    process dies, once. Where the bench's folder is shared by the nodes, it goes on from its last
+    checkpoint, and everything lies where a local queue would have written it. A node that does not
+    see the folder works in a temporary one of its own, and sends home all but the weights. Results
+    are written as they arrive. recame and the data must be on every node, under the same paths.
 
     Args:
         bench: a loaded plan at work in a folder.
@@ -138,71 +135,68 @@ def run_on_cluster(
             name="recame bench",
         )
         sending = _sending(bench, cpus_per_job)
-        flights: dict[Any, tuple[Job, FileLock]] = {}
+        flights: dict[Any, tuple[Job, IO[bytes]]] = {}
         try:
             while len(ledger) or flights:
                 display.lanes = _capacity(ray, cpus_per_job, gpus_per_job)
                 while len(flights) < display.lanes and (job := ledger.take()) is not None:
-                    if (claim := claim_for_cluster(bench, job)) is None:
+                    if (sent := claim(bench, job, "sent")) is None:
                         ledger.settle(job, Outcome("held"))
                         break
-                    flights[task.remote(bench, job, sending, runner)] = job, claim
+                    flights[task.remote(bench, job, sending, runner)] = job, sent
                 display.elsewhere = 0 if flights else len(ledger)
                 _receive(ray, bench, ledger, flights)
         except (KeyboardInterrupt, SystemExit):
             display.say_stopped([job for job, _ in flights.values()])
             raise
         finally:
-            for reference, (_, claim) in flights.items():
+            for reference, (_, sent) in flights.items():
                 ray.cancel(reference, force=True)
-                claim.release()
+                sent.close()
     return ledger.summary()
 
 
 def _receive(
-    ray: Any, bench: Bench, ledger: Ledger, flights: dict[Any, tuple[Job, FileLock]]
+    ray: Any, bench: Bench, ledger: Ledger, flights: dict[Any, tuple[Job, IO[bytes]]]
 ) -> None:
     """Take in what has landed, waiting a moment for it."""
     if not flights:  # what is left is in work in other processes
         time.sleep(_POLL_S if len(ledger) else 0.0)
         return
     for landed in ray.wait(list(flights), timeout=_POLL_S)[0]:
-        job, claim = flights[landed]
+        job, sent = flights[landed]
         outcome = _outcome(ray, landed, bench, job)
         del flights[landed]
-        claim.release()
+        sent.close()
         ledger.settle(job, outcome)
 
 
 def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None) -> Delivery:
-    """Attempt a job on this node, in the bench's folder if it is shared, else in a scratch one.
+    """Run a job on this node, in the bench's folder if it is shared, else in a scratch one.
 
     Args:
         bench: with the folder of the process that sends.
-        job: to attempt.
+        job: to run.
         sending: what came with it.
         runner: what runs it; None: `recame.bench.queue.job.run_job`.
     """
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(sending.threads)))
-    if "torch" in sys.modules:  # loaded for an earlier job, it reads no variables any more
-        sys.modules["torch"].set_num_threads(sending.threads)
-
-    def checked(bench: Bench, job: Job, console: Console) -> None:
-        _check_node(bench, job, sending)
-        (runner or run_job)(bench, job, console)
-
     node = platform.node()
-    if (locks_dir(bench) / sending.mark).exists():
-        return Delivery(attempt(bench, job, checked), node, {})
-    bench = replace(bench, path=_scratch(sending))
-    bench.path.mkdir(parents=True, exist_ok=True)
-    if sending.costs is not None:
-        write_bytes(bench.costs_path, sending.costs)
-    outcome = attempt(bench, job, checked)
-    if outcome.state == "held":
+    shared = (locks_dir(bench) / sending.mark).exists()
+    if not shared:
+        bench = replace(bench, path=_scratch(sending))
+        if sending.costs is not None:
+            write_bytes(bench.costs_path, sending.costs)
+    try:
+        _check_node(bench, job, sending)
+        environment = dict.fromkeys(THREAD_VARIABLES, str(sending.threads))
+        outcome = outcome_of(bench, job, start_process(bench, job, environment, runner))
+    except RecameError as error:
+        note_failure(bench, job, str(error))
+        outcome = Outcome("failed", str(error))
+    if shared or outcome.state == "held":
         return Delivery(outcome, node, {})
     if outcome.state == "found":  # run here before, but never brought home
-        outcome = replace(outcome, state="done")
+        outcome = Outcome("done")
     files = _files_to_send(bench.run_dir(job))
     if outcome.state == "done":
         shutil.rmtree(bench.run_dir(job))
@@ -226,10 +220,10 @@ def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> Outcome:
         told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
         reason = f"the cluster gave it up ({type(error).__name__}: {told})"
         note_failure(bench, job, reason, str(error))
-        return Outcome("failed", 0.0, reason, str(error))
+        return Outcome("failed", reason)
     write_delivery(bench, job, delivery.files)
     outcome = delivery.outcome
-    if outcome.state == "failed":
+    if outcome.state in ("failed", "died"):
         return replace(outcome, reason=f"on {delivery.node}: {outcome.reason}")
     return outcome
 

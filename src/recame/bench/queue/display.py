@@ -88,17 +88,17 @@ class QueueDisplay:
         if event.kind == "started":
             self._running[key] = time.monotonic()
             return
-        self._running.pop(key, None)
+        since = self._running.pop(key, None)
         if event.kind == "retried":
             self._say(f"again  {key}: {event.reason}")
         elif event.kind == "failed":
             self._failures[key] = event.reason
             self._settle(event, f"failed {key}: {event.reason}")
         elif event.kind == "done":
-            group = (event.job.data, event.job.method)
-            if event.seconds:
-                self._seconds.setdefault(group, []).append(event.seconds)
-            self._settle(event, f"done   {key} in {_spoken(event.seconds)}")
+            assert since is not None
+            seconds = time.monotonic() - since
+            self._seconds.setdefault((event.job.data, event.job.method), []).append(seconds)
+            self._settle(event, f"done   {key} in {_spoken(seconds)}")
         elif not event.reason:
             self._settle(event, f"done   {key} by another process")
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from recame.bench.queue.attempt import Outcome, failure_path, is_claimed, note_failure
+from recame.bench.queue.claim import is_claimed
+from recame.bench.queue.process import Outcome, note_failure, read_failure
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -25,13 +26,11 @@ class Event:
             `skipped`: another process ran it meanwhile, or has it in work.
         job: which one.
         reason: of a failure or a retry.
-        seconds: how long it ran.
     """
 
     kind: Literal["started", "done", "failed", "retried", "skipped"]
     job: Job
     reason: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Ledger:
         self._skipped = [job.key for job in self.finished_before]
         self._waiting = deque(job for job in unique if not bench.result_path(job).exists())
         # By content, not by clock: another node's may differ.
-        self._failed_before = {job.key: self._failure(job) for job in self._waiting}
+        self._failed_before = {job.key: read_failure(bench, job) for job in self._waiting}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -88,36 +87,31 @@ class Ledger:
         """
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
-            failure = self._failure(job)
+            failure = read_failure(self._bench, job)
             if self._bench.result_path(job).exists():
                 self._skipped.append(job.key)
                 self._tell(Event("skipped", job))
             elif is_claimed(self._bench, job):
                 self._waiting.append(job)
             elif failure and failure != self._failed_before[job.key] and not self._deaths[job.key]:
-                self._fail(job, f"in another process: {failure.splitlines()[0]}", 0.0)
+                self._fail(job, f"in another process: {failure.splitlines()[0]}")
             else:
                 self._tell(Event("started", job))
                 return job
         return None
 
-    def settle(self, job: Job, outcome: Outcome | str) -> None:
-        """Note how an attempt ended.
-
-        Args:
-            job: that was taken.
-            outcome: what the attempt returned, or how its process died.
-        """
-        if isinstance(outcome, str):
-            self._bury(job, outcome)
-        elif outcome.state == "done":
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """Note how a job that was taken ended."""
+        if outcome.state == "done":
             self._done.append(job.key)
-            self._tell(Event("done", job, seconds=outcome.seconds))
+            self._tell(Event("done", job))
         elif outcome.state == "found":  # another process was faster
             self._skipped.append(job.key)
             self._tell(Event("skipped", job))
         elif outcome.state == "failed":
-            self._fail(job, outcome.reason, outcome.seconds)
+            self._fail(job, outcome.reason)
+        elif outcome.state == "died":
+            self._bury(job, outcome.reason)
         else:
             self._waiting.append(job)
             self._tell(Event("skipped", job, "in work in another process"))
@@ -134,17 +128,11 @@ class Ledger:
             return
         reason = f"{death} ({_DEATHS} times)"
         note_failure(self._bench, job, reason, "log.txt beside this file holds its last words.")
-        self._fail(job, reason, 0.0)
+        self._fail(job, reason)
 
-    def _fail(self, job: Job, reason: str, seconds: float) -> None:
+    def _fail(self, job: Job, reason: str) -> None:
         self._failed[job.key] = reason
-        self._tell(Event("failed", job, reason, seconds))
-
-    def _failure(self, job: Job) -> str:
-        try:
-            return failure_path(self._bench, job).read_text(encoding="utf-8")
-        except OSError:
-            return ""
+        self._tell(Event("failed", job, reason))
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:

@@ -1,0 +1,225 @@
+"""A job in a process of its own, whose output is its log and whose exit code is its outcome."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+
+from recame.bench.queue.claim import claim
+from recame.errors import RecameError
+from recame.files import write_text
+
+if TYPE_CHECKING:
+    from recame.bench.plan.plan import Bench, Job
+
+#: Trains and judges one job and writes its result; importable, so that other processes find it.
+Runner = Callable[["Bench", "Job", Console], None]
+
+#: What the libraries below torch read once, when they are loaded.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+State = Literal["done", "found", "failed", "held", "died"]
+
+#: Exit codes by which a process tells its job's outcome; Python itself ends with smaller ones.
+_EXIT_CODES: dict[State, int] = {"done": 10, "found": 11, "failed": 12, "held": 13}
+
+_LOG_WIDTH = 120
+_STOP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        state: `done`; `found`: its result was there already; `failed`; `held`: another process has
+            it in work; `died`: its process ended without an answer.
+        reason: of a failure or a death, one line.
+    """
+
+    state: State
+    reason: str = ""
+
+
+def start_process(
+    bench: Bench, job: Job, environment: Mapping[str, str], runner: Runner | None = None
+) -> BaseProcess:
+    """Run a job in a process that ends with it, or with this process, even by SIGKILL.
+
+    What the job prints, and what the libraries below it print, goes to `log.txt` in the run's
+    folder.
+
+    Args:
+        bench: a loaded plan at work in a folder.
+        job: one of its jobs.
+        environment: variables of the process, `THREAD_VARIABLES` among them.
+        runner: what runs it; default `recame.bench.queue.job.run_job`.
+    """
+    context = fresh_processes(["recame.bench.queue.job"] if runner is None else [])
+    process = context.Process(
+        target=_run_logged, args=(bench, job, environment, runner), name="recame-bench"
+    )
+    process.start()
+    return process
+
+
+def fresh_processes(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
+    """How to start processes that have done nothing yet.
+
+    Where the system can fork, from a server that has loaded some modules: seconds less each
+    (docs/decisions/0014-a-process-a-job.md).
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    return context
+
+
+def outcome_of(bench: Bench, job: Job, process: BaseProcess) -> Outcome:
+    """Wait for a job's process, and tell what became of the job."""
+    process.join()
+    code = process.exitcode or 0
+    process.close()
+    states = [state for state, number in _EXIT_CODES.items() if number == code]
+    if not states:
+        return Outcome("died", _tell_death(code))
+    reason = read_failure(bench, job).partition("\n")[0] if states == ["failed"] else ""
+    return Outcome(states[0], reason)
+
+
+def stop(processes: Iterable[BaseProcess]) -> None:
+    """End processes; files are written whole or not at all, so any moment will do."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_STOP_S)
+        process.kill()
+        process.join()
+        process.close()
+
+
+def run_claimed(bench: Bench, job: Job, runner: Runner | None = None) -> Outcome:
+    """Run a job in this process unless it is done or another process has it in work.
+
+    An exception goes to `failure.txt` in the run's folder, which a success removes.
+
+    Args:
+        bench: a loaded plan at work in a folder.
+        job: one of its jobs.
+        runner: what runs it; default `recame.bench.queue.job.run_job`.
+    """
+    if (lock := claim(bench, job)) is None:
+        return Outcome("held")
+    try:
+        if bench.result_path(job).exists():
+            return Outcome("found")
+        if runner is None:  # which loads torch
+            from recame.bench.queue.job import run_job
+
+            runner = run_job
+        print(f"--- {_now()}, process {os.getpid()} on {platform.node()}")  # noqa: T201
+        runner(bench, job, Console(width=_LOG_WIDTH))
+        if not bench.result_path(job).exists():
+            raise RuntimeError(f"the run ended without writing {bench.result_path(job)}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the queue must be told
+        reason = _explain(error)
+        traceback.print_exc()
+        note_failure(bench, job, reason, traceback.format_exc())
+        return Outcome("failed", reason)
+    else:
+        failure_path(bench, job).unlink(missing_ok=True)
+        return Outcome("done")
+    finally:
+        lock.close()
+
+
+def failure_path(bench: Bench, job: Job) -> Path:
+    """Where a job's last failure is explained; the file exists only until it succeeds."""
+    return bench.run_dir(job) / "failure.txt"
+
+
+def read_failure(bench: Bench, job: Job) -> str:
+    """What is said of a job's last failure, the reason on the first line; empty without one."""
+    try:
+        return failure_path(bench, job).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def note_failure(bench: Bench, job: Job, reason: str, details: str = "") -> None:
+    """Write `failure.txt`: when, where, why, and what the run folder keeps."""
+    lines = [reason, "", f"{job.key}, {_now()}, on {platform.node()}.", details]
+    write_text(failure_path(bench, job), "\n".join(lines).rstrip() + "\n")
+
+
+def _run_logged(
+    bench: Bench, job: Job, environment: Mapping[str, str], runner: Runner | None
+) -> None:
+    """Run a job: what its process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    run_dir = bench.run_dir(job)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log = (run_dir / "log.txt").open("a", buffering=1, encoding="utf-8")
+    for number in (1, 2):  # what C libraries write, too
+        os.dup2(log.fileno(), number)
+    sys.stdout = sys.stderr = log
+    faulthandler.enable()
+    os.environ.update(environment)
+    _limit_threads(int(environment[THREAD_VARIABLES[0]]))
+    sys.exit(_EXIT_CODES[run_claimed(bench, job, runner).state])
+
+
+def _limit_threads(threads: int) -> None:
+    """Hold libraries to a number of threads that were loaded before their variables were set."""
+    if "torch" in sys.modules:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads)
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _leave_with_parent() -> None:
+    """End this process when its parent is gone, even by SIGKILL: nobody would take the result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    reason = text if isinstance(error, RecameError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        reason += " Fewer --workers leave each run more memory."
+    return reason
+
+
+def _tell_death(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"its process left without an answer (exit code {exit_code})"
+    name = signal.Signals(-exit_code).name
+    hint = ", most often for want of memory: fewer --workers need less" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{hint}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
