@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget
 from recame.cli.research import bench, synth
 
 app = typer.Typer(
@@ -50,17 +51,10 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="Settings (YAML); what it leaves out keeps its default.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, section.key=value; may be repeated."),
-    ] = None,
-    time_budget: Annotated[
-        str | None, typer.Option(help="Time for the whole run: 90s, 15m, 1h30m.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
-    ] = False,
+    set_: Settings = None,
+    time_budget: TimeBudget = None,
+    seed: Seed = None,
+    resume: Resume = False,
 ) -> None:
     """Train on DATA and write a run folder."""
     from recame.cli.requests import train_request
@@ -90,17 +84,10 @@ def distill(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder to write. [RUN-student]")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, section.key=value; may be repeated."),
-    ] = None,
-    time_budget: Annotated[
-        str | None, typer.Option(help="Time for the whole run: 90s, 15m, 1h30m.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
-    ] = False,
+    set_: Settings = None,
+    time_budget: TimeBudget = None,
+    seed: Seed = None,
+    resume: Resume = False,
 ) -> None:
     """Teach one small network what RUN's experts decide together; leaves a run folder."""
     from recame.cli.requests import distill_request
@@ -127,7 +114,7 @@ def distill(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Run,
     data: Annotated[
         Path | None, typer.Argument(help="Labelled images. [those the run was trained from]")
     ] = None,
@@ -146,7 +133,7 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Run,
     against: Annotated[
         Path | None, typer.Option(help="Another run, to compare with image by image.")
     ] = None,
@@ -204,14 +191,14 @@ def inspect(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")],
+    model: Model,
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Table to write, .csv or .parquet.")
     ] = Path("predictions.csv"),
     batch_size: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="[every core]")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an interrupted prediction has done.")
     ] = False,
@@ -237,7 +224,7 @@ def predict(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Run,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Bundle to write. [RUN/bundle-<format>-<precision>]"),
@@ -291,11 +278,11 @@ def export(
 
 @app.command()
 def latency(
-    model: Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")],
+    model: Model,
     batches: Annotated[str, typer.Option(help="Batch sizes of inference.")] = "1,2,4,8,16,32,64",
     seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 2.0,
     threads: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    device: Device = "auto",
     images: Annotated[
         Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
     ] = None,

@@ -37,22 +37,13 @@ def train_request(
         DataError: no data is given, or it does not exist.
     """
     if resume:
-        if out is None:
-            raise ConfigError("--resume needs the run to continue: add --out RUN.")
-        if config or settings or time_budget or seed is not None:
-            raise ConfigError(
-                "--resume continues with the run's own settings: leave --config, --set, "
-                "--time-budget and --seed out."
-            )
+        given = config or settings or time_budget or seed is not None
+        out = _resumed(out, "RUN", "--config, --set", given)
         return TrainRequest(data or _recorded_source(out), Config(), out)
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
     _check_exists(data)
-    changes: dict[str, Any] = parse_settings(settings)
-    if time_budget is not None:
-        changes["run.time_budget_s"] = parse_duration(time_budget)
-    if seed is not None:
-        changes["run.seed"] = seed
+    changes = _changes(settings, time_budget, seed)
     chosen = (load_config(config) if config else Config()).updated(changes)
     name = data.resolve().name if data.is_dir() else data.stem
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -84,28 +75,19 @@ def distill_request(
         DataError: the run or a folder of images does not exist.
     """
     if resume:
-        if out is None:
-            raise ConfigError("--resume needs the run to continue: add --out STUDENT.")
-        if backbone or unlabelled or settings or time_budget or seed is not None:
-            raise ConfigError(
-                "--resume continues with the run's own settings: leave --backbone, --unlabelled, "
-                "--set, --time-budget and --seed out."
-            )
+        given = backbone or unlabelled or settings or time_budget or seed is not None
+        out = _resumed(out, "STUDENT", "--backbone, --unlabelled, --set", given)
         return DistillRequest({}, out)
     if run is None:
         raise ConfigError("No teacher given: recame distill RUN, the folder of a finished run.")
     for path in unlabelled:
         _check_exists(path)
-    changes: dict[str, Any] = parse_settings(settings)
+    changes = _changes(settings, time_budget, seed)
     if backbone is not None and changes.get("model.backbone", backbone) != backbone:
         raise ConfigError(
             f"--backbone {backbone} contradicts --set model.backbone={changes['model.backbone']}: "
             "give one of them."
         )
-    if time_budget is not None:
-        changes["run.time_budget_s"] = parse_duration(time_budget)
-    if seed is not None:
-        changes["run.seed"] = seed
     # Wrong words are told before anything is loaded; network and loss depend on the teacher's.
     own = {k: v for k, v in changes.items() if not k.startswith(("model.", "objective."))}
     Config().updated(own)
@@ -164,6 +146,28 @@ def export_outputs(words: str) -> tuple[str, ...]:
         if name not in EXPORT_OUTPUTS:
             raise ConfigError(f"--with {name!r} is unknown: choose {', '.join(EXPORT_OUTPUTS)}.")
     return tuple(EXPORT_OUTPUTS[name] for name in names)
+
+
+def _resumed(out: Path | None, name: str, options: str, given: object) -> Path:
+    """The run to go on with, which takes no settings."""
+    if out is None:
+        raise ConfigError(f"--resume needs the run to continue: add --out {name}.")
+    if given:
+        raise ConfigError(
+            f"--resume continues with the run's own settings: leave {options}, --time-budget and "
+            "--seed out."
+        )
+    return out
+
+
+def _changes(settings: list[str], time_budget: str | None, seed: int | None) -> dict[str, Any]:
+    """The settings that `--set` and the options of a run change."""
+    changes: dict[str, Any] = parse_settings(settings)
+    if time_budget is not None:
+        changes["run.time_budget_s"] = parse_duration(time_budget)
+    if seed is not None:
+        changes["run.seed"] = seed
+    return changes
 
 
 def _check_exists(data: Path) -> None:
