@@ -124,22 +124,23 @@ def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -
     costs_of = [None if methods[n].teacher else m for n, m in zip(names, measured, strict=True)]
     pairs = zip(table.to_dict("records"), costs_of, strict=True)
     table = table.assign(train_s=[_undisturbed_s(row, cost) for row, cost in pairs])
+    planned = len(plan.seeds)
     columns: dict[str, list[Cell]] = {
         "method": [Cell(methods[name].title) for name in names],
-        "seeds": [_seeds_cell(int(n), len(plan.seeds)) for n in table["n"]],
+        "seeds": [
+            Cell(f"{n}" if n == planned else f"{n} of {planned}", value=float(n))
+            for n in table["n"]
+        ],
         **{_HEADS[name]: _score_cells(table, name) for name in shown},
-        f"against {methods[comparison.reference].title}": _difference_cells(table),
+        f"against {methods[comparison.reference].title}": [
+            _difference_cell(row) for row in table.to_dict("records")
+        ],
     }
     num_scores = len(columns)
     if comparison.is_first_split(data, split):  # a run costs the same on each of its splits
         columns |= _cost_columns(table, measured, plan)
     rows = tuple(zip(*columns.values(), strict=True))
     return Board(data, split, heading, tuple(columns), tuple(names), rows, num_scores, table)
-
-
-def _seeds_cell(found: int, planned: int) -> Cell:
-    text = str(found) if found == planned else f"{found} of {planned}"
-    return Cell(text, value=float(found))
 
 
 def _score_cells(table: pd.DataFrame, name: str) -> list[Cell]:
@@ -160,11 +161,7 @@ def _score_cells(table: pd.DataFrame, name: str) -> list[Cell]:
     return cells
 
 
-def _difference_cells(table: pd.DataFrame) -> list[Cell]:
-    return [difference_cell(row) for row in table.to_dict("records")]
-
-
-def difference_cell(row: Mapping[Any, Any]) -> Cell:
+def _difference_cell(row: Mapping[Any, Any]) -> Cell:
     """A difference in percentage points with its interval and the seeds won.
 
     Args:
@@ -174,12 +171,7 @@ def difference_cell(row: Mapping[Any, Any]) -> Cell:
     value = row["difference"]
     if math.isnan(value):
         return Cell("")
-    low, high = (
-        row.get("difference_low", row.get("low")),
-        row.get("difference_high", row.get("high")),
-    )
-    assert low is not None
-    assert high is not None
+    low, high = row["difference_low"], row["difference_high"]
     if math.isnan(low):
         return Cell(f"{100 * value:+.1f}", "one seed: no interval", float(value), level=True)
     small = f"{100 * low:+.1f} to {100 * high:+.1f}, wins {row['wins']:g} of {row['pairs']:g}"
@@ -198,14 +190,17 @@ def _cost_columns(
         ("peak memory, MiB", "peak_memory_mib", 1.0, 0),
     )
     found = {
-        head: [number_cell(None if row is None else row.get(key), scale, digits) for row in costs]
+        head: [_number_cell((row or {}).get(key), scale, digits) for row in costs]
         for head, key, scale, digits in measured
     }
-    if plan.equal == "time" or _varies(table["epochs"]):
-        found["epochs"] = [number_cell(value, 1.0, 0) for value in table["epochs"]]
-    if plan.equal == "time" or _varies(table["images_seen"]):
-        found["images seen, k"] = [number_cell(value, 1e-3, 0) for value in table["images_seen"]]
-    found["training, min"] = [number_cell(value, 1 / 60, 1) for value in table["train_s"]]
+    of_runs = (
+        ("epochs", "epochs", 1.0, 0),
+        ("images seen, k", "images_seen", 1e-3, 0),
+        ("training, min", "train_s", 1 / 60, 1),
+    )
+    for head, key, scale, digits in of_runs:
+        if key == "train_s" or plan.equal == "time" or (table[key] != table[key].iloc[0]).any():
+            found[head] = [_number_cell(value, scale, digits) for value in table[key]]
     return {head: cells for head, cells in found.items() if any(c.text != "-" for c in cells)}
 
 
@@ -217,11 +212,7 @@ def _undisturbed_s(run: Mapping[Any, Any], costs: Mapping[str, Any] | None) -> f
     return float(costs["fixed_s"] + run["images_seen"] / rate)
 
 
-def _varies(values: pd.Series[Any]) -> bool:
-    return bool((values != values.iloc[0]).any())
-
-
-def number_cell(value: float | None, scale: float, digits: int) -> Cell:
+def _number_cell(value: float | None, scale: float, digits: int) -> Cell:
     """A number in other units, or a dash."""
     if value is None or math.isnan(value):
         return Cell("-")
@@ -248,7 +239,7 @@ def pooled_rows(comparison: Comparison) -> list[tuple[str, str, Cell]]:
     rows = rows[rows["data"] == ALL_DATA].sort_values("difference", ascending=False)
     rows = rows.rename(columns=COLUMNS_OF_PAIRS)
     return [
-        (comparison.methods[row["method"]].title, f"{row['pairs']:.0f}", difference_cell(row))
+        (comparison.methods[row["method"]].title, f"{row['pairs']:.0f}", _difference_cell(row))
         for row in rows.to_dict("records")
     ]
 

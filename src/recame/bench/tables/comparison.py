@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,12 +45,12 @@ class Comparison:
             & frame["seed"].isin(plan.seeds)
         ]
 
-    def of_groups(self, groups: Collection[str]) -> Comparison:
-        """The same with the methods of some groups alone, and the reference; all if none is."""
+    def without_ablations(self) -> Comparison:
+        """The same without ablations but the reference; all where nothing else would be left."""
         kept = {
             name: method
             for name, method in self.methods.items()
-            if method.group in groups or name == self.plan.reference
+            if method.group != "ablation" or name == self.plan.reference
         }
         return replace(self, methods=kept or self.methods)
 

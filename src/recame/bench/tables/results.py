@@ -176,12 +176,11 @@ def _split(name: str, split: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def summarise(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """Mean and spread over seeds.
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over seeds, with the 95 % t interval of the mean.
 
     Args:
         frame: of `collect`.
-        confidence: of the t interval of the mean, in (0, 1).
 
     Returns:
         A row a data set, method, split and number: `data, method, split, metric, n, mean, sd, low,
@@ -194,7 +193,7 @@ def summarise(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     ).dropna(subset="value")
     grouped = long.groupby([*_KEYS, "metric"], sort=False)["value"]
     table = grouped.agg(n="count", mean="mean", sd="std").reset_index()
-    half = _t_quantile(table["n"] - 1, confidence) * table["sd"] / np.sqrt(table["n"])
+    half = _t_quantile(table["n"] - 1) * table["sd"] / np.sqrt(table["n"])
     return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
 
@@ -204,7 +203,6 @@ def paired(
     metric: str = "balanced_accuracy",
     *,
     split: str = "test",
-    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Difference of each method to one of them, seed by seed.
 
@@ -222,7 +220,6 @@ def paired(
         reference: the method that the others are compared with.
         metric: one of `METRICS`.
         split: of which the numbers are.
-        confidence: of the t intervals, in (0, 1).
 
     Returns:
         A row a data set and method other than the reference: `data, method, metric, n` (common
@@ -251,14 +248,14 @@ def paired(
         wins=("wins", "sum"),
     ).reset_index()
     error = rows["sd"] / np.sqrt(rows["n"])
-    rows = _with_interval(rows, error, rows["n"] - 1, confidence)
+    rows = _with_interval(rows, error, rows["n"] - 1)
     num_data = table[reference].dropna().index.get_level_values("data").nunique()
-    rows = pd.concat([rows, _pooled(rows, num_data, confidence)], ignore_index=True)
+    rows = pd.concat([rows, _pooled(rows, num_data)], ignore_index=True)
     rows["told_apart"] = (rows["low"] > 0) | (rows["high"] < 0)
     return rows.assign(metric=metric)[[*columns, "told_apart"]]
 
 
-def _pooled(rows: pd.DataFrame, num_data: int, confidence: float) -> pd.DataFrame:
+def _pooled(rows: pd.DataFrame, num_data: int) -> pd.DataFrame:
     """One row a method over all data sets."""
     variance = rows["sd"] ** 2 / rows["n"]
     parts = rows.assign(variance=variance, fourth=variance**2 / (rows["n"] - 1))
@@ -275,24 +272,22 @@ def _pooled(rows: pd.DataFrame, num_data: int, confidence: float) -> pd.DataFram
     error = np.sqrt(sums["variance"]) / num_data
     freedom = (sums["variance"] ** 2 / sums["fourth"]).fillna(1)  # no variance: no width either
     sums = sums.assign(data=ALL_DATA, sd=np.nan)
-    return _with_interval(sums, error, freedom, confidence)[rows.columns]
+    return _with_interval(sums, error, freedom)[rows.columns]
 
 
 def _with_interval(
-    rows: pd.DataFrame, error: pd.Series[Any], freedom: pd.Series[Any], confidence: float
+    rows: pd.DataFrame, error: pd.Series[Any], freedom: pd.Series[Any]
 ) -> pd.DataFrame:
-    half = _t_quantile(freedom, confidence) * error
+    half = _t_quantile(freedom) * error
     return rows.assign(low=rows["difference"] - half, high=rows["difference"] + half)
 
 
-def _t_quantile(freedom: pd.Series[Any], confidence: float) -> pd.Series[Any]:
-    """Two-sided quantile of Student's t; NaN without a degree of freedom."""
+def _t_quantile(freedom: pd.Series[Any]) -> pd.Series[Any]:
+    """Two-sided 95 % quantile of Student's t; NaN without a degree of freedom."""
     from scipy.special import stdtrit
 
     degrees = freedom.astype(np.float64)
-    return pd.Series(
-        stdtrit(degrees.where(degrees > 0, np.nan), 0.5 + confidence / 2), index=freedom.index
-    )
+    return pd.Series(stdtrit(degrees.where(degrees > 0, np.nan), 0.975), index=freedom.index)
 
 
 def standings(
@@ -301,7 +296,6 @@ def standings(
     *,
     reference: str,
     split: str = "test",
-    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """One data set's methods, best mean balanced accuracy first.
 
@@ -310,7 +304,6 @@ def standings(
         data: the data set.
         reference: the method that differences are taken to.
         split: of which the numbers are.
-        confidence: of the intervals.
 
     Returns:
         Indexed by method: `n`; for each number of `summarise` its mean under its own name and
@@ -323,7 +316,7 @@ def standings(
     own = frame[(frame["data"] == data) & (frame["split"] == split)]
     if own.empty:
         return pd.DataFrame()
-    long = summarise(own, confidence)
+    long = summarise(own)
     # One seed has no spread: keep its empty columns.
     wide = long.pivot_table(
         index="method", columns="metric", values=["mean", "sd", "low", "high"], dropna=False
@@ -331,23 +324,23 @@ def standings(
     suffix = {"mean": "", "sd": "_sd", "low": "_low", "high": "_high"}
     wide.columns = pd.Index([f"{pair[1]}{suffix[pair[0]]}" for pair in wide.columns.to_list()])
     wide.insert(0, "n", own.groupby("method")["seed"].nunique())
-    against = paired(own, reference, split=split, confidence=confidence).set_index("method")
+    against = paired(own, reference, split=split).set_index("method")
     against = against.rename(columns=COLUMNS_OF_PAIRS)
     names = [*COLUMNS_OF_PAIRS.values(), "difference", "wins", "told_apart"]
     wide = wide.join(against[names])
     for metric in ("balanced_accuracy", "tail_recall"):
-        wide[f"level_{metric}"] = _level_with_best(own, wide, metric, split, confidence)
+        wide[f"level_{metric}"] = _level_with_best(own, wide, metric, split)
     return wide.sort_values("balanced_accuracy", ascending=False, kind="stable")
 
 
 def _level_with_best(
-    own: pd.DataFrame, wide: pd.DataFrame, metric: str, split: str, confidence: float
+    own: pd.DataFrame, wide: pd.DataFrame, metric: str, split: str
 ) -> pd.Series[Any]:
     # One seed has no interval at all: there is nothing to mark.
     if metric not in wide or wide[metric].isna().all() or own["seed"].nunique() < 2:
         return pd.Series(data=False, index=wide.index)
     best = str(wide[metric].idxmax())
-    rows = paired(own, best, metric, split=split, confidence=confidence).set_index("method")
+    rows = paired(own, best, metric, split=split).set_index("method")
     apart = rows["told_apart"].astype(bool).reindex(wide.index, fill_value=False)
     return ~apart
 

@@ -91,30 +91,23 @@ def _value(cell: Cell) -> str:
     return f"{LEVEL} {text}" if cell.level else text
 
 
-def headline(
-    comparison: Comparison,
-    *,
-    groups: Sequence[str] = ("single network", "several experts", "recame"),
-) -> str:
+def headline(comparison: Comparison) -> str:
     """A short Markdown table for a README: a row a method, two scores a data set, three costs.
 
-    Args:
-        comparison: what was found.
-        groups: of the methods that are shown.
-
     Returns:
-        The table, best mean over the data sets first, without a line break at its end.
+        The table without ablations, best mean over the data sets first, without a line break at
+        its end.
     """
-    comparison = comparison.of_groups(groups)
+    comparison = comparison.without_ablations()
     own = [
         board for board in boards(comparison) if comparison.is_first_split(board.data, board.split)
     ]
     heads, columns = ["method"], []
     for board in own:
-        for name, head in (("balanced accuracy", "balanced accuracy"), ("tail", "tail")):
-            if name in board.heads:
+        for head in ("balanced accuracy", "tail"):
+            if head in board.heads:
                 heads.append(f"{board.title}: {head}")
-                columns.append(_column(board, name))
+                columns.append(_column(board, head))
     for head in ("parameters, M", "training, images/s", "training, min"):
         with_head = [board for board in own if head in board.heads]
         if with_head:
