@@ -245,11 +245,6 @@ def test_requests_that_no_cluster_can_meet(
         run_on_cluster(bench, [JOB], "auto")
 
 
-def raylet_of(node: Any) -> str:
-    """The process of a node that starts its workers; on one machine it names the node."""
-    return str(node.all_processes["raylet"][0].process.pid)
-
-
 @pytest.mark.slow
 def test_two_nodes_of_which_one_is_killed(
     bench: TinyBench, monkeypatch: pytest.MonkeyPatch
@@ -265,6 +260,8 @@ def test_two_nodes_of_which_one_is_killed(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
     cluster.wait_for_nodes()
+    # The process that starts a node's workers names it, also when it is gone.
+    by_raylet = {str(node.all_processes["raylet"][0].process.pid): node for node in nodes}
     jobs = [TinyJob("set", name, s) for s in range(2) for name in ("quick", "slow", "killed")]
     jobs.append(TinyJob("set", "broken", 0))
     victim = "set/slow/seed1"
@@ -276,8 +273,7 @@ def test_two_nodes_of_which_one_is_killed(
         ((*_, pid, where),) = traced(bench.path, "start", victim)
         # A machine that goes takes its processes along.
         os.kill(int(pid), signal.SIGKILL)
-        (node,) = (node for node in nodes if raylet_of(node) == where)
-        cluster.remove_node(node, allow_graceful=False)
+        cluster.remove_node(by_raylet[where], allow_graceful=False)
 
     killer = threading.Thread(target=kill_its_node, daemon=True)
     killer.start()
@@ -295,4 +291,4 @@ def test_two_nodes_of_which_one_is_killed(
     first, *_, last = traced(bench.path, "start", victim)
     assert first[4] != last[4]
     assert 3 <= int(last[2]) < 20
-    assert {words[4] for words in traced(bench.path, "start")} == {raylet_of(n) for n in nodes}
+    assert {words[4] for words in traced(bench.path, "start")} == set(by_raylet)

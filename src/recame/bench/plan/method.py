@@ -5,7 +5,6 @@ A method is one file: YAML where settings say it all, Python where it brings a l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from recame.errors import ConfigError
 Group = Literal["single network", "several experts", "recame", "ablation"]
 GROUPS = get_args(Group)
 
+_METHODS = resources.files("recame.bench.plan") / "methods"
 
 #: The plain network that every method starts from and says its differences to: cross-entropy on the
 #: last stage of one network, images as they come.
@@ -101,19 +101,6 @@ class Method:
             return None
         return _run(self.code, self.name).get("make_loss")
 
-    def varied(
-        self, name: str, title: str, changes: dict[str, Any], group: str = "ablation"
-    ) -> Method:
-        """The same method with other settings, as an ablation is."""
-        return replace(
-            self,
-            name=name,
-            title=title,
-            group=group,
-            settings={**(self.settings or {}), **changes},
-            deviations=(),
-        )
-
 
 class _MethodFile(Section):
     title: str
@@ -126,8 +113,8 @@ class _MethodFile(Section):
 
 def method_names() -> list[str]:
     """Names of the methods that come with recame."""
-    folder = resources.files("recame.bench.plan") / "methods"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if _is_yaml(item))
+    names = [item.name for item in _METHODS.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_method(name: str, folder: Path) -> Method:
@@ -146,10 +133,7 @@ def load_method(name: str, folder: Path) -> Method:
                 f"Unknown method {name!r}: choose one of {', '.join(method_names())}, or give the "
                 "path of a .yaml or .py file (docs/bench.md)."
             )
-        text = (resources.files("recame.bench.plan") / "methods" / f"{name}.yaml").read_text(
-            "utf-8"
-        )
-        return _from_yaml(name, text)
+        return _from_yaml(name, (_METHODS / f"{name}.yaml").read_text("utf-8"))
     path = folder / name
     try:
         text = path.read_text(encoding="utf-8")
@@ -255,21 +239,3 @@ def _run(text: str, name: str) -> dict[str, Any]:
     except Exception as error:
         raise ConfigError(f"Method {name}: its file cannot be run ({error!r}).") from error
     return space
-
-
-def _is_yaml(item: Any) -> bool:
-    return bool(item.name.endswith(".yaml"))
-
-
-def by_name(methods: Iterable[Method]) -> dict[str, Method]:
-    """Methods by their names.
-
-    Raises:
-        ConfigError: two have the same name, so that one's runs would be taken for the other's.
-    """
-    found: dict[str, Method] = {}
-    for method in methods:
-        if method.name in found:
-            raise ConfigError(f"Two methods are called {method.name!r}: rename one.")
-        found[method.name] = method
-    return found

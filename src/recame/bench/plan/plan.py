@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from recame.bench.plan.method import PLAIN, Group, Method, by_name, check_taught, load_method
+from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_method
 from recame.config import Config, Section
 from recame.errors import ConfigError
 
@@ -201,22 +201,23 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
     Raises:
         ConfigError: a method is unknown, wrong, or named twice.
     """
-    found = []
+    methods: dict[str, Method] = {}
     for entry in plan.methods:
         method = load_method(entry.method, folder)
-        if entry.settings:
+        words = {name: getattr(entry, name) for name in ("name", "title", "group")}
+        changes: dict[str, Any] = {name: word for name, word in words.items() if word}
+        if entry.settings:  # not the same under other words, but a variation
             if entry.name is None:
                 raise ConfigError(
                     f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
                 )
-            title = entry.title or entry.name.replace("_", " ")
-            group = entry.group or "ablation"
-            method = method.varied(entry.name, title, entry.settings, group)
-        else:  # the same under other words
-            words = {name: getattr(entry, name) for name in ("name", "title", "group")}
-            method = replace(method, **{name: word for name, word in words.items() if word})
-        found.append(method)
-    methods = by_name(found)
+            changes = {"title": entry.name.replace("_", " "), "group": "ablation", **changes}
+            settings = {**(method.settings or {}), **entry.settings}
+            changes |= {"settings": settings, "deviations": ()}
+        method = replace(method, **changes)
+        if method.name in methods:  # one's runs would be taken for the other's
+            raise ConfigError(f"Two methods are called {method.name!r}: rename one.")
+        methods[method.name] = method
     for role in ("reference", "pace"):
         name = getattr(plan, role)
         if name is not None and name not in methods:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ from rich.console import Console
 from recame.bench.plan.plan import DataEntry, Plan
 from recame.errors import ConfigError, DataError
 from recame.progress import progress_bars
+
+#: Called with (raw copy or None, folder to write, progress); returns the manifest.
+Build = Callable[[Path | None, Path, Callable[[int, int], None]], Path]
 
 
 def find_sources(
@@ -71,12 +73,12 @@ def _source(
         return path / "manifest.csv" if (path / "manifest.csv").exists() else path
     if entry.builder is None:
         return None
-    build = _builder(name, entry, folder)
-    if build.needs_raw and path is None:
+    build, needs_raw = _builder(name, entry, folder)
+    if needs_raw and path is None:
         return None
     with progress_bars(console) as report:
         try:
-            return build.run(path, out, lambda done, total: report(f"building {name}", done, total))
+            return build(path, out, lambda done, total: report(f"building {name}", done, total))
         except TypeError as error:
             raise ConfigError(
                 f"Data set {name}: its builder does not take {entry.options} ({error})."
@@ -88,29 +90,23 @@ def _is_ready(path: Path) -> bool:
     return path.suffix in {".csv", ".parquet"} or (path / "manifest.csv").exists()
 
 
-@dataclass(frozen=True)
-class _Builder:
-    """What makes a set: `run(raw or None, out, on_progress)` returns its manifest."""
-
-    run: Callable[[Path | None, Path, Callable[[int, int], None]], Path]
-    needs_raw: bool
-
-
-def _builder(name: str, entry: DataEntry, folder: Path) -> _Builder:
+def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
+    """What makes a set, and whether it needs a raw copy."""
     from recame.datasets.registry import public_set
 
     assert entry.builder is not None
     options = entry.options
     if not entry.builder.endswith(".py"):
         known = public_set(entry.builder)
-        return _Builder(
+        return (
             lambda raw, out, tell: known.prepare(raw, out, on_progress=tell, **options),
             bool(known.raw),
         )
     prepare = _own_builder(name, folder / entry.builder)
     needs_raw = "raw" in inspect.signature(prepare).parameters
-    return _Builder(
-        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **options)), needs_raw
+    return (
+        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **options)),
+        needs_raw,
     )
 
 

@@ -15,28 +15,17 @@ from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import (
     ALL_DATA,
     COLUMNS_OF_PAIRS,
-    LOWER_IS_BETTER,
+    METRICS,
     mixed_data,
     paired,
     standings,
 )
+from recame.metrics.registry import BY_NAME
 
 #: Stands before what paired seeds do not tell apart.
 LEVEL = "≈"
 
-_HEADS = {
-    "balanced_accuracy": "balanced accuracy",
-    "tail_recall": "tail",
-    "head_recall": "head",
-    "many_recall": "many",
-    "medium_recall": "medium",
-    "few_recall": "few",
-    "worst_class_recall": "worst class",
-    "macro_f1": "macro-F1",
-    "escape_rate": "escapes",
-    "critical_escape_rate": "critical escapes",
-    "overkill_rate": "overkill",
-}
+_HEADS = {name: BY_NAME[name].column for name in METRICS if BY_NAME[name].column}
 _READING = (
     "Scores are in %, means over seeds ± standard deviation, with the 95 % t interval of the mean. "
     "Rare classes weigh as much as frequent ones. Bold is the best of its column."
@@ -145,7 +134,7 @@ def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -
 
 def _score_cells(table: pd.DataFrame, name: str) -> list[Cell]:
     values = table[name]
-    best = values.min() if name in LOWER_IS_BETTER else values.max()
+    best = values.min() if BY_NAME[name].lower_is_better else values.max()
     spread = name in _WITH_SPREAD
     cells = []
     for row in table.to_dict("records"):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from recame.errors import DataError
 from recame.label_space import GROUPS
+from recame.metrics.registry import LOWER_IS_BETTER
 
 RESULT_SCHEMA = 1
 
@@ -29,9 +30,6 @@ METRICS = (
     "overkill_rate",
     "ece",
 )
-
-#: Of the numbers above, those of which less is better.
-LOWER_IS_BETTER = frozenset({"escape_rate", "critical_escape_rate", "overkill_rate", "ece"})
 
 #: What a run cost.
 RUN_COSTS = ("epochs", "images_seen", "train_s", "evaluate_s")
