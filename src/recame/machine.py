@@ -6,6 +6,8 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,6 @@ _RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 def describe_machine() -> dict[str, Any]:
     """Processor, usable cores, memory, system, and the versions of what runs networks here."""
-    versions = {}
-    for name in ("recame", "numpy", *_RUNTIME_PACKAGES):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "instructions": _instructions(),
@@ -32,8 +28,17 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": installed_versions(("recame", "numpy", *_RUNTIME_PACKAGES)),
     }
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those of the packages that are installed."""
+    versions = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def usable_cores() -> int:
@@ -115,26 +120,11 @@ def environment() -> dict[str, Any]:
     """What ran this: packages, Python, machine, device."""
     import torch
 
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": _cpuinfo("model name") or platform.processor(),
         "cpu_threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": packages,
+        "packages": dict.fromkeys(_PACKAGES, "not installed") | installed_versions(_PACKAGES),
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

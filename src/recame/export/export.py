@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from recame.config import Config, load_config
-from recame.contracts import Array
-from recame.data.dataset import InspectionSet, load_inspection_set
-from recame.data.manifest import read_recorded_manifest
+from recame.config import Config
+from recame.data.dataset import InspectionSet
 from recame.data.sampling import balanced_sample
 from recame.decisions.calibration import calibrated, fit_temperature
 from recame.decisions.thresholds import fit_normal_threshold
 from recame.errors import ConfigError, DataError, ExportError
+from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
 from recame.inference.parity import Forward, Parity, check_parity, in_batches, torch_forward
 from recame.inference.predict import predict_split
@@ -36,10 +34,12 @@ from recame.inference.quantise import (
     to_openvino,
 )
 from recame.label_space import LabelSpace
-from recame.models import LoadedModel, load_checkpoint
+from recame.machine import installed_versions
+from recame.models import LoadedModel
 from recame.models.frozen_forward import export_onnx
 from recame.progress import Report, progress_bars
-from recame.runs.state import check_finished, check_weighting
+from recame.runs.folder import RunFolder
+from recame.runs.state import check_weighting
 from recame.runtime.bundle import (
     MODEL_FILES,
     PRECISIONS,
@@ -63,7 +63,7 @@ _PACKAGES = ("recame", "torch", "timm", "onnx", "onnxruntime", "openvino", "nncf
 class _Source:
     """An opened run."""
 
-    path: Path
+    folder: RunFolder
     config: Config
     loaded: LoadedModel
     data: InspectionSet
@@ -134,7 +134,7 @@ def export(
         forward = _forward(open_bundle(folder))
         facts["thresholds"] = _thresholds(source, forward, max_escape, progress, console)
         progress("checking parity", 0, 1)
-        parity = _parity(source, forward, temperature, precision, verify)
+        parity = _parity(source, forward, temperature, precision, verify, progress)
         if parity.failures:
             raise ExportError(_refusal(parity, precision))
         facts["parity"] = parity.to_dict()
@@ -169,21 +169,12 @@ def _check_words(
 
 
 def _open(run: Path, views: int | None, normal: str | None, progress: Report) -> _Source:
-    check_finished(run)
-    config = load_config(run / "config.yaml")
+    folder, config, loaded = open_finished(run, device="cpu")
     check_weighting(run, config.evaluation.weighting)
-    loaded = load_checkpoint(run)
     label_space = loaded.label_space
     if normal is not None:
         label_space = replace(label_space, normal=normal)
-    data = load_inspection_set(
-        read_recorded_manifest(run / "manifest.csv", config.data.product_column),
-        config.data,
-        seed=config.run.seed,
-        spec=loaded.spec,
-        label_space=loaded.label_space,
-        on_progress=lambda done, total: progress("decoding images", done, total),
-    )
+    data = images_to_judge(recorded_data(folder, config), config, loaded, "val", progress)
     asked = config.evaluation.views
     number = views or (1 if asked == "auto" else asked)
     if number > 4 and loaded.spec.height != loaded.spec.width:
@@ -191,7 +182,7 @@ def _open(run: Path, views: int | None, normal: str | None, progress: Report) ->
             f"--views {number}: images of {loaded.spec.height} x {loaded.spec.width} pixels cannot "
             "be turned by 90 degrees. Ask for at most 4."
         )
-    return _Source(run, config, loaded, data, label_space, number)
+    return _Source(folder, config, loaded, data, label_space, number)
 
 
 def _temperature(source: _Source, progress: Report, console: Console) -> float:
@@ -243,7 +234,9 @@ def _convert(
     """Write the model's files in the wanted format and precision."""
     out = folder / MODEL_FILES[format][0]
     if precision == "int8":
-        images = _calibration_images(source)
+        view, size = source.data.view("train"), calibration_size(source.label_space.num_classes)
+        chosen = balanced_sample(view.targets, size, source.config.run.seed)
+        images = np.asarray(source.data.cache.images[view.rows[chosen]])
         (quantise_onnx if format == "onnx" else quantise_openvino)(fp32, out, images)
     elif format == "openvino":
         to_openvino(fp32, out, half=precision == "fp16")
@@ -251,14 +244,6 @@ def _convert(
         to_half(fp32, out)
     else:
         out.write_bytes(fp32.read_bytes())
-
-
-def _calibration_images(source: _Source) -> Array:
-    """A balanced sample of the training images: (N, H, W, C)."""
-    view = source.data.view("train")
-    size = calibration_size(source.label_space.num_classes)
-    chosen = balanced_sample(view.targets, size, source.config.run.seed)
-    return np.asarray(source.data.cache.images[view.rows[chosen]])
 
 
 def _facts(
@@ -269,7 +254,6 @@ def _facts(
     temperature: float,
 ) -> dict[str, Any]:
     """All of the document that is known before the graph has run."""
-    info = json.loads((source.path / "run.json").read_text(encoding="utf-8"))
     architecture = source.loaded.architecture
     grid = list(graph.attribution_grid()) if "attribution" in graph.outputs else None
     return {
@@ -289,27 +273,17 @@ def _facts(
             "attribution_grid": grid,
         },
         "thresholds": {},
-        "data_fingerprint": str(info.get("data_fingerprint", "")),
+        "data_fingerprint": str(source.folder.info().get("data_fingerprint", "")),
         "run": {
-            "name": source.path.resolve().name,
+            "name": source.folder.path.resolve().name,
             "seed": source.config.run.seed,
             "backbone": architecture.backbone,
             "architecture": architecture.to_dict(),
         },
-        "versions": _versions(),
+        "versions": installed_versions(_PACKAGES),
         "parity": {},
         "max_pixels": source.config.data.max_pixels,
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _forward(bundle: Bundle) -> Forward:
@@ -346,6 +320,7 @@ def _parity(
     temperature: float,
     precision: str,
     verify: Path | str | None,
+    progress: Report,
 ) -> Parity:
     """Compare the written graph with torch on real and made images."""
     seed, label_space = source.config.run.seed, source.label_space
@@ -356,14 +331,7 @@ def _parity(
         chosen = balanced_sample(view.targets, _PARITY_IMAGES, seed)
         rows, target, name = view.rows[chosen], view.targets[chosen], split
     else:
-        data = load_inspection_set(
-            Path(verify),
-            source.config.data,
-            seed=seed,
-            spec=source.loaded.spec,
-            label_space=source.loaded.label_space,
-            split_if_absent="verify",
-        )
+        data = images_to_judge(Path(verify), source.config, source.loaded, "verify", progress)
         rows, target = data.table["row"].to_numpy(), data.table["target"].to_numpy()
         name = str(verify)
     if not len(rows):

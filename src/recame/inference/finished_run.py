@@ -41,8 +41,10 @@ def images_to_judge(
     )
 
 
-def open_finished(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
-    """A finished run's folder, settings and model.
+def open_finished(
+    run: Path | str, device: str | None = None
+) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run's folder, settings and model, on the device that the settings ask for if None.
 
     Raises:
         CheckpointError: there is no run, or it is not finished.
@@ -54,8 +56,8 @@ def open_finished(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
             f"with: recame train DATA --out {folder.path} --resume"
         )
     config = folder.load_config()
-    device = choose_device(config.run.accelerator)
-    return folder, config, load_checkpoint(folder.path, device)
+    place = device or choose_device(config.run.accelerator)
+    return folder, config, load_checkpoint(folder.path, place)
 
 
 def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
