@@ -66,7 +66,7 @@ def main() -> None:
 
     console.rule("1. recame synth: a generated inspection set")
     with progress_bars(console) as bar:
-        manifest = write(SET, options.out / "data", on_progress=lambda n, of: bar("drawing", n, of))
+        manifest = write(SET, options.out / "data", on_progress=bar)
     console.print(
         f"{manifest}: {SET.num_images:,} images, {SET.num_classes} classes on "
         f"{SET.num_products} product lines, {SET.imbalance:.0f} to 1",

@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on, from the standard library alone."""
+"""The machine that something was made or measured on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,24 +17,30 @@ _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", 
 #: Package of each backend that a predictor names.
 _RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
+#: What decides how a run trains.
+_TRAINING_PACKAGES = (
+    *("recame", "torch", "torchvision", "timm", "lightning"),
+    *("numpy", "pandas", "scikit-learn"),
+)
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor, usable cores, memory, system, and the versions of what runs networks here."""
     return {
-        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "processor": _processor(),
         "instructions": _instructions(),
         "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": installed_versions(("recame", "numpy", *_RUNTIME_PACKAGES)),
+        "versions": package_versions("recame", "numpy", *_RUNTIME_PACKAGES),
     }
 
 
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those of the packages that are installed."""
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of those packages that are installed."""
     versions = {}
-    for name in packages:
+    for name in names:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
@@ -77,6 +82,10 @@ def load_average() -> float | None:
         return None
 
 
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
 def _instructions() -> list[str]:
     found = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
     return [name for name in _FEATURES if name in found]
@@ -104,18 +113,6 @@ def _text(path: str) -> str:
         return ""
 
 
-_PACKAGES = (
-    "recame",
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-)
-
-
 def environment() -> dict[str, Any]:
     """What ran this: packages, Python, machine, device."""
     import torch
@@ -126,5 +123,6 @@ def environment() -> dict[str, Any]:
         "processor": _cpuinfo("model name") or platform.processor(),
         "cpu_threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": dict.fromkeys(_PACKAGES, "not installed") | installed_versions(_PACKAGES),
+        "packages": dict.fromkeys(_TRAINING_PACKAGES, "not installed")
+        | package_versions(*_TRAINING_PACKAGES),
     }

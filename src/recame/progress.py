@@ -1,21 +1,35 @@
-"""Progress of the long steps on a terminal, and silence elsewhere."""
+"""How far a long step is: one protocol, and bars on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
-#: Called with (what is being done, done, total).
-Report = Callable[[str, int, int], None]
+#: Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(label: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def relabelled(progress: Progress, label: str) -> Progress:
+    """Pass a step's progress on under another label."""
+    return lambda _, done, total: progress(label, done, total)
 
 
 @contextmanager
-def progress_bars(console: Console) -> Iterator[Report]:
-    """Give a function (label, done, total) that moves one bar for each label."""
-    bars = Progress(
+def progress_bars(console: Console) -> Iterator[Progress]:
+    """Give a `Progress` that moves one bar for each label."""
+    # Not above: the runtime extra has no rich.
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
         TextColumn("  {task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -26,10 +40,10 @@ def progress_bars(console: Console) -> Iterator[Report]:
     )
     tasks: dict[str, int] = {}
 
-    def report(label: str, done: int, total: int) -> None:
+    def progress(label: str, done: int, total: int) -> None:
         if label not in tasks:
             tasks[label] = bars.add_task(label, total=total)
         bars.update(bars.task_ids[list(tasks).index(label)], completed=done, total=total)
 
     with bars:
-        yield report
+        yield progress

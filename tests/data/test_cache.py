@@ -56,7 +56,7 @@ def stored(tmp_path, suffix):
 def test_rows_broken_files_and_duplicates(build, files):
     seen = []
     asked = [files[4], files[0], files[3], files[4], files[1].parent / "none.png"]
-    cache, _ = build(asked, on_progress=lambda done, total: seen.append((done, total)))
+    cache, _ = build(asked, on_progress=lambda _, done, total: seen.append((done, total)))
     assert cache.images.shape == (2, 6, 6, 1)
     assert not cache.images.flags.writeable
     assert (cache.row_of >= 0).tolist() == [True, True, False, True, False]
@@ -122,7 +122,7 @@ def test_damaged_caches_are_made_again(build, tmp_path, damage):
 
 
 def test_an_interrupted_build_leaves_nothing_that_is_used(build, tmp_path):
-    def interrupt(done, total):
+    def interrupt(_, done, total):
         if done == 3:
             raise KeyboardInterrupt
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recame.data.samplers import EpochBatches, class_prior
-from recame.datasets.public.longtail import long_tailed_counts, subsample_long_tailed
+from recame.datasets.public.longtail import long_tailed_counts
 from recame.errors import ConfigError
 
 KINDS = ["instance", "class_balanced", "square_root", "m_per_class"]
@@ -158,14 +158,3 @@ def test_long_tailed_counts_are_those_of_the_published_sets():
     assert long_tailed_counts(3, 7, 1).tolist() == [7, 7, 7]
     with pytest.raises(ConfigError, match="imbalance of 1"):
         long_tailed_counts(3, 7, 0.5)
-
-
-def test_subsample_long_tailed():
-    targets = np.tile(np.arange(4), 50)
-    rows = subsample_long_tailed(targets, 10, seed=0)
-    assert np.bincount(targets[rows]).tolist() == long_tailed_counts(4, 50, 10).tolist()
-    assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(rows, subsample_long_tailed(targets, 10, seed=0))
-    assert not np.array_equal(rows, subsample_long_tailed(targets, 10, seed=1))
-    uneven = np.repeat([0, 1, 2], [10, 100, 5])
-    assert np.bincount(uneven[subsample_long_tailed(uneven, 10, seed=0)]).tolist() == [10, 100, 5]

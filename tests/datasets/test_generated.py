@@ -258,7 +258,7 @@ def test_nothing_is_replaced_and_nothing_half_written(tmp_path: Path):
     with pytest.raises(DataError, match="not an empty folder"):
         write(spec, tmp_path / "old")
 
-    def stop(done: int, total: int) -> None:
+    def stop(_: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -157,7 +157,7 @@ def test_the_published_format_becomes_a_manifest(tmp_path):
     seen = []
     out = tmp_path / "out"
     manifest = PUBLIC_SETS["wm_811k"].prepare(
-        tmp_path, out, on_progress=lambda done, all_: seen.append((done, all_))
+        tmp_path, out, on_progress=lambda _, done, all_: seen.append((done, all_))
     )
     table = read_manifest(manifest)
     assert len(table) == 38

@@ -35,7 +35,7 @@ def test_embedding_is_repeatable_and_independent_of_the_batch(channels: int, dep
     pixels = np.random.default_rng(0).integers(0, int(scale), (5, 32, 32, channels))
     images = pixels.astype(spec.dtype)
     done: list[int] = []
-    whole = embed_images(images, spec, on_progress=lambda n, _: done.append(n))
+    whole = embed_images(images, spec, on_progress=lambda _, n, __: done.append(n))
     alone = embed_images(images[3:4], spec)
     assert whole.looks.shape == (5, 2 * (24 + 40 + 80 + 112))
     assert whole.details.shape == (5, 3 * (24 + 40 + 80 + 112))

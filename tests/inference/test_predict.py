@@ -65,7 +65,7 @@ def test_views_are_averaged_for_the_rows_asked(stored, views):
         num_views=views,
         batch_size=2,
         device="cpu",
-        on_progress=lambda *images: done.append(images),
+        on_progress=lambda _, n, of: done.append((n, of)),
     )
     want_experts, want_ensemble = expected_probabilities(model, stored[rows], views)
     np.testing.assert_allclose(experts, want_experts, rtol=1e-4, atol=1e-6)

@@ -135,7 +135,12 @@ def test_planted_label_errors_lead_the_list() -> None:
     target[wrong] = (own[wrong] + 1) % 3
     done: list[int] = []
     found = label_suspects(
-        features, target, np.arange(len(own)), 3, seed=0, on_progress=lambda n, _: done.append(n)
+        features,
+        target,
+        np.arange(len(own)),
+        3,
+        seed=0,
+        on_progress=lambda _, n, __: done.append(n),
     )
     assert set(np.flatnonzero(found["suspect"])) == set(wrong.tolist())
     assert found["other"].to_numpy()[wrong].tolist() == own[wrong].tolist()

@@ -124,6 +124,6 @@ def synth(
     )
     console = Console()
     with progress_bars(console) as report:
-        manifest = write(spec, out, on_progress=lambda done, all_: report("drawing", done, all_))
+        manifest = write(spec, out, on_progress=report)
     console.print(f"Manifest: {manifest}", highlight=False, soft_wrap=True)
     console.print(f"Planted truth: {out / 'truth.csv'}", highlight=False, soft_wrap=True)

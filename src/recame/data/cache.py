@@ -11,7 +11,7 @@ import shutil
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from recame.contracts import Array, IntArray, PreprocessSpec
 from recame.data.decode import NOT_OPENED, decode_image, read_source
 from recame.errors import DataError
 from recame.files import write_text, write_whole
+from recame.progress import Progress, silent
 
 CACHE_SCHEMA = 1
 
@@ -64,7 +65,7 @@ def build_cache(
     *,
     cache_dir: Path | None = None,
     max_pixels: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress = silent,
     workers: int | None = None,
 ) -> ImageCache:
     """Open the cache of these files, decoding them if there is none that fits.
@@ -85,7 +86,7 @@ def build_cache(
         spec: how they are decoded.
         cache_dir: default: `$RECAME_CACHE`, or `~/.cache/recame`.
         max_pixels: an image with more is refused.
-        on_progress: called with (done, total) after each image.
+        on_progress: told of each image.
         workers: decoding threads; default: one a core, at most 8.
 
     Raises:
@@ -98,8 +99,8 @@ def build_cache(
     index = _read_index(folder, key)
     if index is None or _opens_now(index, unique):
         index = _build(folder, key, unique, spec, max_pixels, on_progress, workers)
-    elif on_progress is not None:
-        on_progress(len(unique), len(unique))
+    else:
+        on_progress("decoding images", len(unique), len(unique))
     reasons = {int(position): reason for position, reason in index["broken"]}
     readable = np.ones(len(unique), bool)
     readable[list(reasons)] = False
@@ -174,7 +175,7 @@ def _build(
     unique: list[str],
     spec: PreprocessSpec,
     max_pixels: int,
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Progress,
     workers: int | None,
 ) -> dict[str, Any]:
     size = len(unique) * spec.height * spec.width * spec.channels * spec.dtype.itemsize
@@ -200,8 +201,7 @@ def _build(
             else:
                 digests.append(digest)
                 stream.write(image.data)
-            if on_progress is not None:
-                on_progress(position + 1, len(unique))
+            on_progress("decoding images", position + 1, len(unique))
         written = stream.tell()
     contents = "\n".join([spec.decode_fingerprint(), *sorted(digests)])
     body = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 from recame.contracts import Array, IntArray
 from recame.data.decode import stored_form
 from recame.errors import DataError
+from recame.progress import Progress, silent
 
 #: Pixel values that are reckoned with at once.
 _BLOCK_VALUES = 1 << 24
@@ -51,15 +52,13 @@ def _read_header(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def pixel_statistics(
-    images: Array, scale: float, on_progress: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
+def pixel_statistics(images: Array, scale: float, on_progress: Progress = silent) -> pd.DataFrame:
     """Brightness and contrast of each image, and a hash of its pixels.
 
     Args:
         images: (N, H, W, C) stored pixels, maybe memory-mapped.
         scale: the stored value that means 1.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Returns:
         N rows: `brightness` (mean), `contrast` (standard deviation over the image), both of [0, 1]
@@ -73,8 +72,7 @@ def pixel_statistics(
         means.append(flat.mean(1))
         deviations.append(flat.std(1))
         digests += [hashlib.blake2b(image.data, digest_size=16).hexdigest() for image in block]
-        if on_progress is not None:
-            on_progress(start + len(block), len(images))
+        on_progress("reading pixels", start + len(block), len(images))
     return pd.DataFrame(
         {
             "brightness": np.concatenate(means) if means else np.empty(0, np.float32),

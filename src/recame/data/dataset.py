@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.splits import complete_splits
 from recame.errors import DataError
 from recame.label_space import LabelSpace
+from recame.progress import Progress, silent
 
 _FIRST_SPLITS = ("train", "val", "test")
 
@@ -115,7 +116,7 @@ def load_inspection_set(
     spec: PreprocessSpec | None = None,
     label_space: LabelSpace | None = None,
     split_if_absent: str | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress = silent,
 ) -> InspectionSet:
     """Read a source, split it, decode it, and leave out what cannot be read.
 
@@ -129,7 +130,7 @@ def load_inspection_set(
         label_space: of a trained model; None: made from the training split.
         split_if_absent: with no split in the source, all images get this one; None: splits are
             made.
-        on_progress: called with (done, total) while decoding.
+        on_progress: told of the decoding.
 
     Raises:
         ConfigError: the settings contradict each other or the data.

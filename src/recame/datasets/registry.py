@@ -5,7 +5,7 @@ Nothing is downloaded. A set's module is imported when the set is prepared, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from recame.errors import ConfigError, DataError
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 #: Many above 100 training images, medium 20 to 100, few below 20, as `LabelSpace.groups` reads it.
 #: The literature of the natural-image sets has no fourth group, so nothing is above the first.
@@ -50,7 +49,7 @@ class PublicSet:
         raw: Path | None,
         out: Path,
         *,
-        on_progress: OnProgress | None = None,
+        on_progress: Progress = silent,
         **options: Any,
     ) -> Path:
         """Prepare the set in a folder; at once if the folder holds just that already.
@@ -58,7 +57,7 @@ class PublicSet:
         Args:
             raw: the local copy; None for a set that is generated.
             out: a new or empty folder, or one that holds this set already.
-            on_progress: called with (done, total) while images are written.
+            on_progress: told of the progress while images are written.
             options: of the set's own function, in place of the published values.
 
         Returns:

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,11 @@ from recame.inference.quantise import (
     to_openvino,
 )
 from recame.label_space import LabelSpace
-from recame.machine import installed_versions
+from recame.machine import package_versions
 from recame.models import LoadedModel
 from recame.models.frozen_forward import export_onnx
-from recame.progress import Report, progress_bars
-from recame.runs.folder import RunFolder
-from recame.runs.state import check_weighting
+from recame.progress import Progress, progress_bars, relabelled
+from recame.runs.folder import RunFolder, check_weighting
 from recame.runtime.bundle import (
     MODEL_FILES,
     PRECISIONS,
@@ -168,7 +166,7 @@ def _check_words(
         )
 
 
-def _open(run: Path, views: int | None, normal: str | None, progress: Report) -> _Source:
+def _open(run: Path, views: int | None, normal: str | None, progress: Progress) -> _Source:
     folder, config, loaded = open_finished(run, device="cpu")
     check_weighting(run, config.evaluation.weighting)
     label_space = loaded.label_space
@@ -185,7 +183,7 @@ def _open(run: Path, views: int | None, normal: str | None, progress: Report) ->
     return _Source(folder, config, loaded, data, label_space, number)
 
 
-def _temperature(source: _Source, progress: Report, console: Console) -> float:
+def _temperature(source: _Source, progress: Progress, console: Console) -> float:
     """Fitted on `val`, within `_TEMPERATURES`; 1 without such a split."""
     if "val" not in source.data.splits:
         console.print("Temperature 1: the run has no val split to calibrate it on.")
@@ -197,7 +195,7 @@ def _temperature(source: _Source, progress: Report, console: Console) -> float:
         num_views=source.views,
         batch_size=source.config.evaluation.batch_size,
         device="cpu",
-        on_progress=partial(progress, "calibrating"),
+        on_progress=relabelled(progress, "calibrating"),
     )
     scores = np.log(np.maximum(found.probabilities.astype(np.float64), 1e-30))
     fitted = fit_temperature(scores, found.target)
@@ -280,7 +278,7 @@ def _facts(
             "backbone": architecture.backbone,
             "architecture": architecture.to_dict(),
         },
-        "versions": installed_versions(_PACKAGES),
+        "versions": package_versions(*_PACKAGES),
         "parity": {},
         "max_pixels": source.config.data.max_pixels,
     }
@@ -293,7 +291,7 @@ def _forward(bundle: Bundle) -> Forward:
 
 
 def _thresholds(
-    source: _Source, forward: Forward, max_escape: float, progress: Report, console: Console
+    source: _Source, forward: Forward, max_escape: float, progress: Progress, console: Console
 ) -> dict[str, Any]:
     """The normal class's threshold on `val`, by the written graph's own probabilities."""
     index, name = source.label_space.normal_index, source.label_space.normal
@@ -320,7 +318,7 @@ def _parity(
     temperature: float,
     precision: str,
     verify: Path | str | None,
-    progress: Report,
+    progress: Progress,
 ) -> Parity:
     """Compare the written graph with torch on real and made images."""
     seed, label_space = source.config.run.seed, source.label_space

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from recame.models import (
     build_backbone,
     pretrained_mean_std,
 )
+from recame.progress import Progress, silent
 
 #: The packaged network is cut after this many stages; the outputs of all but the first are pooled.
 #: Early stages see texture and edges, which is what product lines and defects differ in.
@@ -96,7 +96,7 @@ def embed_images(
     spec: PreprocessSpec,
     *,
     model: LoadedModel | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress = silent,
 ) -> Embedding:
     """Embed images by the packaged EfficientNet-Lite0, or by a trained model.
 
@@ -105,7 +105,7 @@ def embed_images(
         spec: how they were decoded; of the model where one is given.
         model: whose pooled features are taken instead; it has seen the labels of its training
             images, so that label errors it has learnt by heart stay hidden.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
     """
     trunk: nn.Module
     if model is None:
@@ -113,11 +113,13 @@ def embed_images(
     else:
         trunk, source = _RunTrunk(model.model), f"trained {model.architecture.backbone}"
     if model is None:
-        return _embedded(trunk.eval(), source, images, spec, num_pixels=SIDE**2, report=on_progress)
+        return _embedded(
+            trunk.eval(), source, images, spec, num_pixels=SIDE**2, progress=on_progress
+        )
     device, mode = next(model.model.parameters()).device, model.model.training
     try:
         trunk = trunk.to("cpu").eval()
-        return _embedded(trunk, source, images, spec, num_pixels=None, report=on_progress)
+        return _embedded(trunk, source, images, spec, num_pixels=None, progress=on_progress)
     finally:  # it is the caller's
         model.model.to(device).train(mode)
 
@@ -129,7 +131,7 @@ def _embedded(
     spec: PreprocessSpec,
     *,
     num_pixels: int | None,
-    report: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> Embedding:
     """The trunk's features; `num_pixels` of what it resizes images to, None: it does not."""
     looks: list[Tensor] = []
@@ -148,7 +150,6 @@ def _embedded(
         first, second = forward(batch)
         looks.append(first)
         peaks.append(second)
-        if report is not None:
-            report(start + len(block), len(images))
+        progress("embedding", start + len(block), len(images))
     look, peak = torch.cat(looks).numpy(), torch.cat(peaks).numpy()
     return Embedding(look, np.concatenate([look, peak], 1), source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +10,10 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.manifest import read_recorded_manifest
-from recame.errors import CheckpointError
 from recame.inference.device import choose_device
 from recame.inference.predict import predict_split
 from recame.models import LoadedModel, load_checkpoint
-from recame.progress import Report
+from recame.progress import Progress
 from recame.runs.folder import RunFolder
 
 #: Images up to which a prediction keeps its features for the report.
@@ -27,7 +25,7 @@ def images_to_judge(
     config: Config,
     loaded: LoadedModel,
     split: str,
-    progress: Report,
+    progress: Progress,
 ) -> InspectionSet:
     """Images as the run's network sees them; a source without splits is all of `split`."""
     return load_inspection_set(
@@ -37,7 +35,7 @@ def images_to_judge(
         spec=loaded.spec,
         label_space=loaded.label_space,
         split_if_absent=split,
-        on_progress=partial(progress, "decoding images"),
+        on_progress=progress,
     )
 
 
@@ -49,12 +47,7 @@ def open_finished(
     Raises:
         CheckpointError: there is no run, or it is not finished.
     """
-    folder = RunFolder.open(Path(run))
-    if not folder.finished:
-        raise CheckpointError(
-            f"{folder.path} is not finished: it was interrupted, or still trains. Continue it "
-            f"with: recame train DATA --out {folder.path} --resume"
-        )
+    folder = RunFolder.open(Path(run), finished=True)
     config = folder.load_config()
     place = device or choose_device(config.run.accelerator)
     return folder, config, load_checkpoint(folder.path, place)
@@ -62,7 +55,7 @@ def open_finished(
 
 def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
     """The manifest that the run recorded, so that no image changes its split."""
-    return read_recorded_manifest(folder.path / "manifest.csv", config.data.product_column)
+    return read_recorded_manifest(folder.manifest_path, config.data.product_column)
 
 
 def predict_run(
@@ -70,7 +63,7 @@ def predict_run(
     data: InspectionSet,
     split: str,
     config: Config,
-    report: Report,
+    progress: Progress,
     *,
     features: bool,
 ) -> Predictions:
@@ -82,7 +75,7 @@ def predict_run(
         num_views=int(config.evaluation.views),
         batch_size=config.evaluation.batch_size,
         device=choose_device(config.run.accelerator),
-        on_progress=partial(report, "predicting"),
+        on_progress=progress,
         # Those of a very large split would fill the memory; the report then samples.
         with_features=features and len(data.view(split)) <= _MOST_FEATURES,
         weighting=config.evaluation.weighting,

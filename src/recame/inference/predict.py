@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -14,9 +14,7 @@ from recame.data.dataset import InspectionSet, SplitView
 from recame.inference.device import Precision
 from recame.inference.forward import BatchForward, evaluating
 from recame.inference.weighting import Weighting, stability_weights
-
-#: Called with (images done, images) after each batch.
-Progress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 
 class _Required(TypedDict):
@@ -43,7 +41,7 @@ def predict_cached(
     rows: Array,
     *,
     scale: float,
-    on_progress: Progress | None = None,
+    on_progress: Progress = silent,
     with_features: bool = False,
     **how: Unpack[Forwarding],
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
@@ -54,7 +52,7 @@ def predict_cached(
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of `images`.
         scale: what divides stored pixels to fall in [0, 1].
-        on_progress: called after each batch.
+        on_progress: told of each batch.
         with_features: also return the features of the untouched image.
         how: see `Forwarding`.
 
@@ -105,7 +103,7 @@ def predict_split(
     inspection_set: InspectionSet,
     split: str,
     *,
-    on_progress: Progress | None = None,
+    on_progress: Progress = silent,
     with_features: bool = False,
     weighting: Weighting = "mean",
     **how: Unpack[Forwarding],
@@ -116,7 +114,7 @@ def predict_split(
         model: as for `predict_cached`.
         inspection_set: the images, decoded as the model expects them.
         split: name of the split.
-        on_progress: called after each batch.
+        on_progress: told of each batch.
         with_features: also keep the features.
         weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
             whole split, from the images and their mirror images; no label is used.
@@ -176,7 +174,7 @@ def _predict(
     images: Array,
     rows: Array,
     how: Forwarding,
-    on_progress: Progress | None,
+    on_progress: Progress,
     *,
     with_features: bool,
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
@@ -184,8 +182,7 @@ def _predict(
     for batch in _batches(images, rows, how):
         collected.add(*forward(batch, with_features=with_features))
         done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(rows))
+        on_progress("predicting", done, len(rows))
     return collected.arrays()
 
 

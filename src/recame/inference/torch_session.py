@@ -9,7 +9,7 @@ from typing import Any
 from recame.contracts import Array
 from recame.errors import ConfigError, MissingDependencyError
 from recame.label_space import LabelSpace
-from recame.runs.state import check_finished, check_weighting
+from recame.runs.folder import RunFolder, check_weighting
 
 TORCH_DEVICES = ("auto", "cpu", "cuda")
 
@@ -32,18 +32,17 @@ class TorchSession:
     outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
 
     def __init__(self, run: Path, *, device: str, threads: int | None) -> None:
-        check_finished(run)
+        folder = RunFolder.open(run, finished=True)
         try:
             import torch
 
-            from recame.config import load_config
             from recame.inference.forward import BatchForward
             from recame.models import load_checkpoint
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 str(error.name), "train", f"to run {run}, which is a run folder and no bundle"
             ) from error
-        config = load_config(run / "config.yaml")
+        config = folder.load_config()
         check_weighting(run, config.evaluation.weighting)
         self.device = _torch_device(device, config.run.accelerator)
         if threads is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from recame.inspection.issues import (
 )
 from recame.inspection.label_errors import label_suspects
 from recame.models import LoadedModel
-from recame.progress import Report
+from recame.progress import Progress, relabelled, silent
 
 INSPECTION_SCHEMA = 1
 
@@ -130,7 +129,7 @@ def examine_set(
     model: LoadedModel | None = None,
     decode: bool = True,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress = silent,
 ) -> Inspection:
     """Inspect a set: counts, images, clusters, duplicates, leaks, likely label errors.
 
@@ -186,7 +185,7 @@ def examine_set(
 class _Clock:
     """Times the steps and passes their progress on."""
 
-    def __init__(self, report: Report | None) -> None:
+    def __init__(self, report: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self._report = report
         self._label = ""
@@ -196,20 +195,13 @@ class _Clock:
         self._label = label
         return self
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> Progress:
         self._start = time.perf_counter()
-        label = self._label
-
-        def progress(done: int, total: int) -> None:
-            if self._report is not None:
-                self._report(label, done, total)
-
-        return progress
+        return relabelled(self._report, self._label)
 
     def __exit__(self, *_: object) -> None:
         self.seconds[self._label] = round(time.perf_counter() - self._start, 3)
-        if self._report is not None:
-            self._report(self._label, 1, 1)
+        self._report(self._label, 1, 1)
 
 
 def _decode(

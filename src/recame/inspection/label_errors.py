@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recame.contracts import FloatArray, IntArray
 from recame.inference.projection import principal_components, standardise
+from recame.progress import Progress, silent
 
 _FOLDS = 5
 _STEPS = 40
@@ -32,7 +33,7 @@ def label_suspects(
     num_classes: int,
     *,
     seed: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress = silent,
 ) -> pd.DataFrame:
     """Rank images by how strongly the others contradict their label.
 
@@ -48,7 +49,7 @@ def label_suspects(
         groups: (N,) images of one scene share a number, and a fold.
         num_classes: C.
         seed: of the folds.
-        on_progress: called with (folds done, folds).
+        on_progress: told of each fold.
 
     Returns:
         N rows in the images' order: `margin` (probability of the best other class minus that of
@@ -85,8 +86,7 @@ def label_suspects(
                 fitted = _fit(inputs[~held_out], classes[~held_out], num_classes)
                 with torch.no_grad():
                     probability[held_out] = torch.softmax(fitted(inputs[held_out]), 1).numpy()
-            if on_progress is not None:
-                on_progress(number + 1, _FOLDS)
+            on_progress("label errors", number + 1, _FOLDS)
     return _ranked(probability, target, judged)
 
 

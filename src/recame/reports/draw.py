@@ -11,7 +11,7 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
-from recame.progress import Report
+from recame.progress import Progress, silent
 from recame.reports.evidence import gather_evidence
 from recame.reports.facts import run_facts
 from recame.reports.files import ReportFiles, write_report
@@ -30,7 +30,7 @@ def draw_report(
     *,
     source: Path | str | None = None,
     baseline: Baseline | None = None,
-    progress: Report | None = None,
+    progress: Progress = silent,
 ) -> ReportFiles:
     """Draw the report of numbers that are at hand.
 
@@ -73,7 +73,7 @@ def draw_report(
 def _holds_training(folder: RunFolder, data: InspectionSet) -> bool:
     """Whether the data's training split is the one that the model learned from."""
     try:
-        known = pd.read_csv(folder.path / "manifest.csv", usecols=["path", "split"])
+        known = pd.read_csv(folder.manifest_path, usecols=["path", "split"])
     except (OSError, ValueError):
         return False
     learned = known.loc[known["split"] == "train", "path"]

@@ -18,8 +18,11 @@ from recame.models import LoadedModel
 from recame.progress import progress_bars
 from recame.reports.files import save_evaluation
 from recame.reports.terminal import print_evaluation
-from recame.runs.folder import JUDGED, RunFolder
+from recame.runs.folder import RunFolder
 from recame.runs.predictions import predictions_table, save_predictions
+
+#: Beside a split's predictions: which images they are of.
+JUDGED = "judged.json"
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,7 @@ def evaluate(
         data = images_to_judge(described, config, loaded, split, progress)
         predictions = predict_run(loaded, data, split, config, progress, features=report)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
-    target = folder.path / "evaluation" / split
-    target.mkdir(parents=True, exist_ok=True)
+    target = folder.evaluation_dir(split)
     save_predictions(
         predictions_table(predictions, loaded.label_space), target / "predictions.parquet"
     )

@@ -11,6 +11,7 @@ from recame.data.dataset import InspectionSet
 from recame.inference.gates import GateLayer
 from recame.inference.projection import nearest_by_cosine
 from recame.models import LoadedModel
+from recame.progress import Progress, silent
 from recame.reports.gallery import (
     Mistake,
     choose_mistakes,
@@ -20,7 +21,7 @@ from recame.reports.gallery import (
     thumb,
 )
 from recame.reports.gates import GateExample, read_gates
-from recame.reports.sampled_images import Look, Progress, cache_rows, sample_by_class
+from recame.reports.sampled_images import Look, cache_rows, sample_by_class
 
 #: Images of the embedding map; training images that neighbours are sought among; neighbours of
 #: a mistake.
@@ -81,7 +82,7 @@ def gather_evidence(
     batch_size: int = 128,
     seed: int = 0,
     of_the_run: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: Progress = silent,
 ) -> Evidence:
     """Look at the split's images again: the worst mistakes, a map, the gates.
 

@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 
 from recame.config import Config
+from recame.errors import CheckpointError
+from recame.files import read_json
 from recame.models import LoadedModel
 from recame.reports.run_report import Baseline, RunFacts, Setting
 from recame.runs.folder import RunFolder
@@ -137,10 +139,9 @@ def _duration(info: dict[str, Any]) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except CheckpointError:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _history(path: Path) -> pd.DataFrame:

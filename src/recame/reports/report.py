@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -13,16 +12,15 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.errors import DataError
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
-from recame.label_space import LabelSpace
 from recame.metrics.evaluation import evaluate_as_configured
 from recame.models import LoadedModel
-from recame.progress import Report, progress_bars
+from recame.progress import Progress, progress_bars
 from recame.reports.draw import draw_report
-from recame.reports.evaluate import evaluate
+from recame.reports.evaluate import JUDGED, evaluate
 from recame.reports.facts import _read_json
 from recame.reports.files import ReportFiles
 from recame.reports.run_report import Baseline
-from recame.runs.folder import JUDGED, RunFolder
+from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 
 
@@ -55,7 +53,7 @@ def report(
     folder, config, loaded = open_finished(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     with progress_bars(console) as progress:
-        source = _read_json(folder.path / "evaluation" / split / JUDGED).get("source")
+        source = _read_json(folder.evaluation_dir(split) / JUDGED).get("source")
         if source is None:
             table = recorded_data(folder, config)
             data = _images(table, split, config, loaded, progress)
@@ -78,31 +76,20 @@ def report(
 def _predictions(run: Path, split: str, console: Console) -> Predictions:
     """What `evaluate` left of a split, or what it finds now."""
     folder = RunFolder.open(run)
-    path = folder.path / "evaluation" / split / "predictions.parquet"
+    path = folder.evaluation_dir(split) / "predictions.parquet"
     if not path.exists():
         return evaluate(run, split=split, console=console, report=False).predictions
-    return load_predictions(path, _label_space(folder))
+    return load_predictions(path, folder.label_space())
 
 
 def _baseline(run: Path, split: str, console: Console) -> Baseline:
     predictions = _predictions(run, split, console)
     folder = RunFolder.open(run)
-    return Baseline(folder.path.resolve().name, predictions, _label_space(folder), str(run))
-
-
-def _label_space(folder: RunFolder) -> LabelSpace:
-    path = folder.path / "label_space.json"
-    try:
-        return LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}), so the predictions' classes are unknown: copy the "
-            "run's folder again."
-        ) from error
+    return Baseline(folder.path.resolve().name, predictions, folder.label_space(), str(run))
 
 
 def _images(
-    table: pd.DataFrame, split: str, config: Config, loaded: LoadedModel, progress: Report
+    table: pd.DataFrame, split: str, config: Config, loaded: LoadedModel, progress: Progress
 ) -> InspectionSet | None:
     """The run's images; without those that have moved: the split's alone, or none."""
     found = table["split"] == split
@@ -118,7 +105,7 @@ def _images(
 
 
 def _images_elsewhere(
-    source: Path, split: str, config: Config, loaded: LoadedModel, progress: Report
+    source: Path, split: str, config: Config, loaded: LoadedModel, progress: Progress
 ) -> InspectionSet | None:
     try:
         return images_to_judge(source, config, loaded, split, progress)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 
 from recame.contracts import Array, IntArray, Predictions
 from recame.data.dataset import InspectionSet
 from recame.inference.predict import predict_cached
 from recame.models import LoadedModel
-
-#: Called with a label, what is done, and what there is to do.
-Progress = Callable[[str, int, int], None]
+from recame.progress import Progress, relabelled
 
 
 class Look:
     """The model over rows of the cache."""
 
     def __init__(
-        self, loaded: LoadedModel, data: InspectionSet, batch_size: int, progress: Progress | None
+        self, loaded: LoadedModel, data: InspectionSet, batch_size: int, progress: Progress
     ) -> None:
         self.loaded = loaded
         self.data = data
@@ -30,7 +25,6 @@ class Look:
 
     def features(self, rows: IntArray, label: str) -> Array:
         """(n, E, D) of the untouched images."""
-        report = self._progress
         found = predict_cached(
             self.loaded.model,
             self.data.cache.images,
@@ -39,7 +33,7 @@ class Look:
             num_views=1,
             batch_size=self._batch_size,
             device=self.device,
-            on_progress=None if report is None else partial(report, label),
+            on_progress=relabelled(self._progress, label),
             with_features=True,
         )[2]
         assert found is not None

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from recame.config import Config, load_config, save_config
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.files import write_json, write_whole
+from recame.files import read_json, write_json, write_whole
+from recame.label_space import LabelSpace
+
+if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
+    import pandas as pd
+
+    from recame.config import Config
 
 RUN_SCHEMA = 1
 
@@ -108,36 +111,46 @@ class RunFolder:
 
     def info(self) -> dict[str, Any]:
         """What `run.json` holds."""
-        values: dict[str, Any] = json.loads(self._marker.read_text(encoding="utf-8"))
-        return values
+        return read_json(
+            self._marker, newest=RUN_SCHEMA, advice="It is damaged: train the run again."
+        )
 
     @property
     def _marker(self) -> Path:
         return self.path / "run.json"
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path, *, finished: bool = False) -> RunFolder:
         """Open an existing run.
 
+        Args:
+            path: the folder.
+            finished: refuse a run that still trains, or was interrupted.
+
         Raises:
-            CheckpointError: no run lies there, or it is of a newer schema.
+            CheckpointError: no run lies there, it is damaged, of a newer schema, or not finished.
         """
-        marker = path / "run.json"
-        if not marker.is_file():
+        folder = cls(path)
+        if not folder._marker.is_file():
             raise CheckpointError(
-                f"{path} holds no run (no run.json). Give the folder that "
-                "`recame train ... --out FOLDER` wrote."
+                f"{path} holds no run and no bundle (no run.json, no bundle.json). Give the folder "
+                "that `recame train ... --out FOLDER` or `recame export ... --out FOLDER` wrote."
             )
-        try:
-            schema = json.loads(marker.read_text(encoding="utf-8")).get("schema")
-        except (ValueError, AttributeError) as error:
-            raise CheckpointError(f"{marker} is damaged ({error}): train the run again.") from error
-        if not isinstance(schema, int) or schema > RUN_SCHEMA:
+        if folder.info().get("state") != "finished" and finished:
             raise CheckpointError(
-                f"{path} is a run of schema {schema!r}; this version reads up to {RUN_SCHEMA}. "
-                "Update recame: pip install -U recame"
+                f"{path} is not finished: it was interrupted, or still trains. Continue it with: "
+                f"recame train DATA --out {path} --resume"
             )
-        return cls(path)
+        return folder
+
+    @property
+    def manifest_path(self) -> Path:
+        """Every image with its split, as this run used it."""
+        return self.path / "manifest.csv"
+
+    def evaluation_dir(self, split: str) -> Path:
+        """Where a split's predictions, figures and report lie."""
+        return self.path / "evaluation" / split
 
     @property
     def state(self) -> str:
@@ -163,35 +176,43 @@ class RunFolder:
 
     def save_config(self, config: Config) -> None:
         """Write `config.yaml`."""
+        from recame.config import save_config
+
         save_config(config, self.path / "config.yaml")
 
     def load_config(self) -> Config:
         """Read `config.yaml`."""
+        from recame.config import load_config
+
         return load_config(self.path / "config.yaml")
 
     def save_manifest(self, table: pd.DataFrame) -> None:
-        """Write `manifest.csv`: every image with its split, as this run used it."""
-        keep = [c for c in table.columns if c not in {"target", "row"}]
-        with write_whole(self.path / "manifest.csv") as partial:
-            table[keep].to_csv(partial, index=False)
+        """Write `manifest.csv`, without the columns that hold for this process alone."""
+        self.save_table(self.manifest_path, table.drop(columns=["target", "row"], errors="ignore"))
 
     def save_broken(self, broken: Sequence[tuple[str, str]]) -> None:
         """Write `broken_images.csv`: every image that was left out, with the reason."""
-        with write_whole(self.path / "broken_images.csv") as partial:
-            pd.DataFrame(broken, columns=["image", "reason"]).to_csv(partial, index=False)
+        import pandas as pd
 
-    def save_unlabelled(
-        self, images: Sequence[str], predicted: Sequence[str], confidence: Sequence[float]
-    ) -> None:
-        """Write `unlabelled.csv`: images without labels, and what the teacher says of each."""
-        table = pd.DataFrame({"image": images, "teacher": predicted, "confidence": confidence})
-        with write_whole(self.path / "unlabelled.csv") as partial:
+        table = pd.DataFrame(broken, columns=["image", "reason"])
+        self.save_table(self.path / "broken_images.csv", table)
+
+    def save_table(self, path: Path, table: pd.DataFrame) -> None:
+        """Write a CSV file of the run."""
+        with write_whole(path) as partial:
             table.to_csv(partial, index=False)
 
     def weights_sha256(self) -> str:
         """Checksum of the run's weights, as the model's description holds it."""
-        document = json.loads((self.path / "model.json").read_text(encoding="utf-8"))
-        return str(document["weights_sha256"])
+        return str(read_json(self.path / "model.json")["weights_sha256"])
+
+    def save_label_space(self, label_space: LabelSpace) -> None:
+        """Write `label_space.json`."""
+        write_json(self.path / "label_space.json", label_space.to_dict())
+
+    def label_space(self) -> LabelSpace:
+        """Read `label_space.json`."""
+        return LabelSpace.from_dict(read_json(self.path / "label_space.json"))
 
     def explain(self, reasons: Sequence[str]) -> None:
         """Add to `reasons.json`: what was decided for this run, and why."""
@@ -208,9 +229,20 @@ class RunFolder:
     def update_json(self, name: str, values: dict[str, Any]) -> None:
         """Merge top-level keys into a JSON file of the run."""
         path = self.path / name
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        old = read_json(path) if path.exists() else {}
         write_json(path, {**old, **values})
 
 
-#: Beside a split's predictions: which images they are of.
-JUDGED = "judged.json"
+def check_weighting(run: Path, weighting: str) -> None:
+    """Refuse a run whose experts are weighed anew for each set of images.
+
+    Raises:
+        ConfigError: `evaluation.weighting` is not `mean`.
+    """
+    if weighting != "mean":
+        raise ConfigError(
+            f"{run} was evaluated with evaluation.weighting={weighting}, which learns the experts' "
+            "weights from all images that are judged together; images that come one by one would "
+            "be decided differently. Set evaluation.weighting: mean in its config.yaml and "
+            "evaluate it again: those figures then hold here."
+        )

@@ -42,7 +42,7 @@ def _prepare(
             source,
             config.data,
             seed=config.run.seed,
-            on_progress=lambda done, total: report("decoding images", done, total),
+            on_progress=report,
         )
     plan = plan_model(config, data, device)
     config = plan.config
@@ -63,7 +63,7 @@ def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: boo
         folder.begin(source, data.fingerprint, run.config)
     folder.save_manifest(data.table)
     folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
-    write_json(folder.path / "label_space.json", data.label_space.to_dict())
+    folder.save_label_space(data.label_space)
     write_json(folder.path / "environment.json", environment())
     _describe(data, console)
     if not resume and reasons:

@@ -35,7 +35,7 @@ from recame.data.sampling import balanced_sample
 from recame.files import write_json
 from recame.inference.device import choose_device
 from recame.machine import describe_machine
-from recame.progress import Report
+from recame.progress import Progress, silent
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import plan_model, with_symmetry
@@ -111,7 +111,7 @@ class Costs:
 
 
 def measure_side_by_side(
-    subjects: Sequence[Subject], *, rounds: int = _ROUNDS, on_progress: Report | None = None
+    subjects: Sequence[Subject], *, rounds: int = _ROUNDS, on_progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure all methods in turn, several times round, so that a drifting machine hurts all alike.
 
@@ -120,7 +120,7 @@ def measure_side_by_side(
     Args:
         subjects: what to measure; keys are unique.
         rounds: times that each speed is taken; every second round runs backwards.
-        on_progress: called with (label, done, total).
+        on_progress: told of the progress.
 
     Returns:
         `machine` and `rows`: key -> fields of `Costs`; a row's speeds are medians of the rounds.
@@ -132,8 +132,7 @@ def measure_side_by_side(
     def tell(label: str) -> None:
         nonlocal done
         done += 1
-        if on_progress is not None:
-            on_progress(label, done, total)
+        on_progress(label, done, total)
 
     sizes: dict[str, dict[str, Any]] = {}
     for subject in subjects:
@@ -260,7 +259,7 @@ def _cpu_peak(subject: Subject, data: InspectionSet, threads: int) -> float | No
 
 def measure_all(
     bench: Bench,
-    on_progress: Report | None = None,
+    on_progress: Progress = silent,
     *,
     threads: int | None = None,
     kept: Mapping[str, Any] | None = None,
@@ -269,7 +268,7 @@ def measure_all(
 
     Args:
         bench: a loaded plan.
-        on_progress: called with (label, done, total).
+        on_progress: told of the progress.
         threads: of a run on the CPU; None: as torch has them.
         kept: rows that stand as they are and are not measured.
 

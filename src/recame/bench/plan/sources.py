@@ -11,10 +11,10 @@ from rich.console import Console
 
 from recame.bench.plan.plan import DataEntry, Plan
 from recame.errors import ConfigError, DataError
-from recame.progress import progress_bars
+from recame.progress import Progress, progress_bars, relabelled
 
 #: Called with (raw copy or None, folder to write, progress); returns the manifest.
-Build = Callable[[Path | None, Path, Callable[[int, int], None]], Path]
+Build = Callable[[Path | None, Path, Progress], Path]
 
 
 def find_sources(
@@ -78,7 +78,7 @@ def _source(
         return None
     with progress_bars(console) as report:
         try:
-            return build(path, out, lambda done, total: report(f"building {name}", done, total))
+            return build(path, out, relabelled(report, f"building {name}"))
         except TypeError as error:
             raise ConfigError(
                 f"Data set {name}: its builder does not take {entry.options} ({error})."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +22,7 @@ from recame.datasets.generated.products import DESIGNS, VARIANTS, Shots, pick
 from recame.errors import DataError
 from recame.files import is_taken, new_folder
 from recame.machine import usable_cores
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 MANIFEST_COLUMNS = ("image", "label", "product", "board", "lot", "split")
 TRUTH_COLUMNS = ("image", "true_label", "cluster", "duplicate_of", "duplicate_kind")
@@ -34,9 +32,7 @@ _CHUNK_PIXELS = 2**18
 _BLOCK_PIXELS = 2**24
 
 
-def render(
-    table: pd.DataFrame, spec: SyntheticSpec, on_progress: OnProgress | None = None
-) -> Pixels:
+def render(table: pd.DataFrame, spec: SyntheticSpec, on_progress: Progress = silent) -> Pixels:
     """Draw the images of a plan, or of any of its rows.
 
     An image depends on the seed and on its own row only: its number and its original's are in the
@@ -45,7 +41,7 @@ def render(
     Args:
         table: rows of `plan(spec)`; another `true_label` draws another defect on the same scene.
         spec: of the plan.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Returns:
         (N, size, size), or (N, size, size, 3) red, green, blue; uint8 or uint16.
@@ -82,14 +78,11 @@ def render(
     with ThreadPoolExecutor(usable_cores()) as pool:
         for drawn in as_completed([pool.submit(draw, rows) for rows in chunks]):
             done += drawn.result()
-            if on_progress is not None:
-                on_progress(done, len(table))
+            on_progress("drawing", done, len(table))
     return pixels if spec.colour else pixels[..., 0]
 
 
-def generate(
-    spec: SyntheticSpec, on_progress: OnProgress | None = None
-) -> tuple[Pixels, pd.DataFrame]:
+def generate(spec: SyntheticSpec, on_progress: Progress = silent) -> tuple[Pixels, pd.DataFrame]:
     """Plan and draw a set in memory.
 
     Returns:
@@ -99,7 +92,7 @@ def generate(
     return render(table, spec, on_progress), table
 
 
-def write(spec: SyntheticSpec, out: Path, on_progress: OnProgress | None = None) -> Path:
+def write(spec: SyntheticSpec, out: Path, on_progress: Progress = silent) -> Path:
     """Write a set as PNG files and a manifest, whole or not at all.
 
     The folder holds `images/<product>/<number>.png`, `manifest.csv` (what any user's set has),
@@ -109,7 +102,7 @@ def write(spec: SyntheticSpec, out: Path, on_progress: OnProgress | None = None)
     Args:
         spec: what to generate.
         out: the folder; it must be new or empty.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Returns:
         The manifest's path.
@@ -133,8 +126,7 @@ def write(spec: SyntheticSpec, out: Path, on_progress: OnProgress | None = None)
                 block = table.iloc[start : start + step]
                 paths = [folder / image for image in block["image"]]
                 list(pool.map(_write_png, paths, render(block, spec)))
-                if on_progress is not None:
-                    on_progress(start + len(block), len(table))
+                on_progress("drawing", start + len(block), len(table))
         table[list(MANIFEST_COLUMNS)].to_csv(folder / "manifest.csv", index=False)
         table[list(TRUTH_COLUMNS)].to_csv(folder / "truth.csv", index=False)
         text = json.dumps({"schema": 1, **asdict(spec)}, indent=2)

@@ -6,7 +6,6 @@ import hashlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,7 @@ from recame.datasets.public.prepared_folder import (
     write_images,
 )
 from recame.errors import ConfigError, DataError
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 _SIDE = 32
 
@@ -118,7 +116,7 @@ def prepare(
     seed: int = 0,
     val_per_class: int = 0,
     verify: bool = True,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Make a long-tailed CIFAR from the python files that torchvision downloads.
 
@@ -132,7 +130,7 @@ def prepare(
         seed: of the choice; 0 as published.
         val_per_class: images of each class for `val`; 0 as published.
         verify: compare the files' MD5 with the published ones.
-        on_progress: called with (done, total) while images are written.
+        on_progress: told of the progress while images are written.
 
     Returns:
         The manifest: `image, label, split, source_row` (of the batches in order).
@@ -242,7 +240,7 @@ def prepare_jpeg(
     *,
     seed: int = 0,
     val_per_class: int = 0,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Use a copy that is long-tailed already: `train/<class>/*.jpg`, `test/<class>/*.jpg`.
 
@@ -255,7 +253,7 @@ def prepare_jpeg(
         out: a new or empty folder, or one that holds this set already.
         seed: of the choice of `val`.
         val_per_class: training images of each class that become `val`; 0 leaves train as it is.
-        on_progress: called with (done, total) while images are extracted.
+        on_progress: told of the progress while images are extracted.
 
     Returns:
         The manifest: `image, label, split`.
@@ -309,15 +307,15 @@ def _zip_members(path: Path) -> list[str]:
         raise DataError(f"{path} is no readable zip file ({error}): download it again.") from error
 
 
-def _extract(path: Path, members: list[str], folder: Path, on_progress: OnProgress | None) -> None:
+def _extract(path: Path, members: list[str], folder: Path, on_progress: Progress) -> None:
     for parent in sorted({name.rpartition("/")[0] for name in members}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(path) as archive:
             for done, name in enumerate(members, start=1):
                 (folder / name).write_bytes(archive.read(name))
-                if on_progress is not None and (done % 500 == 0 or done == len(members)):
-                    on_progress(done, len(members))
+                if done % 500 == 0 or done == len(members):
+                    on_progress("extracting images", done, len(members))
     except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}): download it again.") from error
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from PIL import Image
 from recame.contracts import BoolArray, Pixels
 from recame.datasets.public.prepared_folder import prepare_folder, save_manifest, write_images
 from recame.errors import DataError
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 SIDE = 64
 #: SHA-256 of all crops' pixels in the manifest's order.
@@ -57,7 +55,7 @@ def crops() -> pd.DataFrame:
     )
 
 
-def prepare(raw: Path, out: Path, *, on_progress: OnProgress | None = None) -> Path:
+def prepare(raw: Path, out: Path, *, on_progress: Progress = silent) -> Path:
     """Cut the 10,707 crops from a clone and write them with the manifest.
 
     Each crop's pixels are compared with the published ones: a set that differs in one bit is
@@ -66,7 +64,7 @@ def prepare(raw: Path, out: Path, *, on_progress: OnProgress | None = None) -> P
     Args:
         raw: a clone of `tangsanli5201/DeepPCB`, or its folder `PCBData`.
         out: a new or empty folder, or one that holds this set already.
-        on_progress: called with (done, total) while crops are written.
+        on_progress: told of the progress while crops are written.
 
     Returns:
         The manifest: `image, label, product, board, split`.

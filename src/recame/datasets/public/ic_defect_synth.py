@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from recame.datasets.generated import SyntheticSpec, write
 from recame.datasets.public.prepared_folder import prepare_folder
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 NUM_TRAIN = 2000
 VAL_PER_CLASS = 20
@@ -39,7 +37,7 @@ def prepare(
     imbalance: float = 100,
     seed: int = 0,
     num_classes: int = 10,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Generate the set; the same arguments give the same pixels on every machine.
 
@@ -48,7 +46,7 @@ def prepare(
         imbalance: images of the largest class over the smallest, in train.
         seed: another one gives other images of the same products.
         num_classes: 2 to 14.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Returns:
         The manifest: `image, label, product, board, lot, split`.
@@ -59,8 +57,8 @@ def prepare(
     """
     spec = benchmark_spec(imbalance, seed, num_classes)
     recipe = {"set": f"ICDefectSynth ({imbalance:g})", "spec": asdict(spec)}
-    return prepare_folder(out, recipe, lambda partial: _generate(spec, partial, on_progress))
 
+    def build(partial: Path) -> None:
+        write(spec, partial, on_progress)
 
-def _generate(spec: SyntheticSpec, folder: Path, on_progress: OnProgress | None) -> None:
-    write(spec, folder, on_progress)
+    return prepare_folder(out, recipe, build)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from recame.datasets.public.prepared_folder import (
     save_manifest,
 )
 from recame.errors import DataError
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 _JSON = {"train": "train2018.json", "test": "val2018.json"}
 _LISTS = {"train": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"}
@@ -29,7 +27,7 @@ def prepare(
     out: Path,
     *,
     annotations: Path | str | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Make a manifest of iNaturalist 2018: 437,513 training images of 8,142 species.
 
@@ -42,7 +40,7 @@ def prepare(
         out: a new or empty folder, or one that holds this set already.
         annotations: the folder of `train2018.json` and `val2018.json`, or of
             `iNaturalist18_train.txt` and `iNaturalist18_val.txt`; by default `raw`.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Returns:
         The manifest: `image, label, split, supercategory`, and `species` where the JSON files
@@ -71,8 +69,7 @@ def prepare(
         tables = [read(path).assign(split=split) for split, path in files.items()]
         table = pd.concat(tables, ignore_index=True)
         check_present(raw, table["image"], "iNaturalist 2018")
-        if on_progress is not None:
-            on_progress(len(table), len(table))
+        on_progress("finding images", len(table), len(table))
         table["image"] = f"{raw.resolve().as_posix()}/" + table["image"]
         table["label"] = table["index"].map("{:04d}".format)
         front = ["image", "label", "split", "supercategory"]

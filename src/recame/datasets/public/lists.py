@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +13,7 @@ from recame.datasets.public.prepared_folder import (
     save_manifest,
 )
 from recame.errors import DataError
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 SPLITS = ("train", "val", "test")
 
@@ -53,7 +51,7 @@ def prepare(
     *,
     name: str = "ImageNet_LT",
     lists: Path | str | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Make a manifest of a set whose lists are `<name>_train.txt`, `<name>_val.txt`, `_test.txt`.
 
@@ -65,7 +63,7 @@ def prepare(
         out: a new or empty folder, or one that holds this set already.
         name: what the lists' names start with: `ImageNet_LT` or `Places_LT`.
         lists: the folder of the lists; by default `raw`, or a folder `<name>` in it.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Returns:
         The manifest: `image, label, split, index` (of the class in the lists).
@@ -86,7 +84,7 @@ def prepare_in_place(
     title: str,
     files: dict[str, Path],
     *,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Make a manifest from one list a split; `train` among them names the classes.
 
@@ -95,7 +93,7 @@ def prepare_in_place(
         out: a new or empty folder, or one that holds this set already.
         title: the set's name.
         files: split name -> list.
-        on_progress: called with (done, total) as the lists' images are found.
+        on_progress: told of the progress as the lists' images are found.
 
     Returns:
         The manifest: `image, label, split, index`.
@@ -120,8 +118,7 @@ def prepare_in_place(
                 f"{files['train']}, so nothing tells what it is: the lists do not belong together."
             )
         check_present(raw, table["image"], f"{title}'s lists")
-        if on_progress is not None:
-            on_progress(len(table), len(table))
+        on_progress("finding images", len(table), len(table))
         table["label"] = table["index"].map(names)
         table["image"] = f"{raw.resolve().as_posix()}/" + table["image"]
         save_manifest(partial, table[["image", "label", "split", "index"]])

@@ -37,28 +37,3 @@ def long_tailed_counts(num_classes: int, max_count: int, imbalance: float) -> In
     share = np.arange(num_classes) / (num_classes - 1)
     # The small term keeps 5000 / 100 from becoming 49.
     return np.floor(max_count * float(imbalance) ** -share + 1e-9).astype(np.int64)
-
-
-def subsample_long_tailed(targets: IntArray, imbalance: float, seed: int) -> IntArray:
-    """Choose rows so that the classes follow `long_tailed_counts`.
-
-    Classes keep their order by available images (ties by index, so that class 0 of a balanced
-    set is the head); a class that has too few images for the profile keeps all of them.
-
-    Args:
-        targets: (N,) class indices, none negative.
-        imbalance: largest count over smallest.
-        seed: of the choice.
-
-    Returns:
-        Row numbers, ascending.
-    """
-    available = np.bincount(targets)
-    order = np.argsort(-available, kind="stable")
-    quota = np.zeros_like(available)
-    quota[order] = long_tailed_counts(len(available), int(available.max()), imbalance)
-    shuffled = np.random.default_rng(seed).permutation(len(targets))
-    by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
-    start = np.cumsum(available) - available
-    rank = np.arange(len(targets)) - np.repeat(start, available)
-    return np.sort(by_class[rank < np.repeat(quota, available)])

@@ -17,8 +17,7 @@ import pandas as pd
 from recame.contracts import Pixels
 from recame.errors import DataError
 from recame.files import is_taken, new_folder
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 MANIFEST = "manifest.csv"
 RECIPE = "prepared.json"
@@ -107,7 +106,7 @@ def write_images(
     folder: Path,
     names: Sequence[str],
     pixels: Callable[[int], Pixels],
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> None:
     """Write PNG files on several threads; folders are made as needed.
 
@@ -115,7 +114,7 @@ def write_images(
         folder: what the names are relative to.
         names: N, with forward slashes.
         pixels: number of an image -> (H, W) grey or (H, W, 3) red, green, blue; uint8.
-        on_progress: called with (done, total).
+        on_progress: told of the progress.
 
     Raises:
         OSError: a file cannot be written.
@@ -137,8 +136,7 @@ def write_images(
         tasks = [pool.submit(write, start) for start in range(0, len(names), _IMAGES_A_TASK)]
         for task in as_completed(tasks):
             done += task.result()
-            if on_progress is not None:
-                on_progress(done, len(names))
+            on_progress("writing images", done, len(names))
 
 
 def check_present(folder: Path, names: pd.Series[str], described_by: str) -> None:

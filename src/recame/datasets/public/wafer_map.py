@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from recame.datasets.public.prepared_folder import (
     write_images,
 )
 from recame.errors import ConfigError, DataError
-
-OnProgress = Callable[[int, int], None]
+from recame.progress import Progress, silent
 
 CLASSES = (
     "none",
@@ -47,7 +45,7 @@ def prepare(
     *,
     val_fraction: float = 0.0,
     seed: int = 0,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> Path:
     """Make the labelled part of WM-811K: 172,950 of 811,457 maps, 54,355 of them for training.
 
@@ -61,7 +59,7 @@ def prepare(
         val_fraction: share of the training maps that becomes `val`, whole lots together; 0 leaves
             the published split as it is, which has none.
         seed: of the choice of lots.
-        on_progress: called with (done, total) while images are written.
+        on_progress: told of the progress while images are written.
 
     Returns:
         The manifest: `image, label, split, product, lot, wafer, source_row`. Wafers with equally

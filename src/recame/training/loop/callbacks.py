@@ -60,8 +60,7 @@ class History(Callback):
                 "seconds": round(seconds, 2),
             }
         )
-        with write_whole(self._run.history_path) as partial:
-            pd.DataFrame(self._rows).to_csv(partial, index=False)
+        self._run.save_table(self._run.history_path, pd.DataFrame(self._rows))
         parts = "  ".join(
             f"{name.removeprefix('loss/')} {value:.3f}"
             for name, value in losses.items()

@@ -18,7 +18,7 @@ from recame.data.dataset import InspectionSet, SplitView
 from recame.data.transforms import dihedral_view
 from recame.files import write_whole
 from recame.models import FrozenForward, MultiExpertClassifier
-from recame.progress import Report
+from recame.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def build_trunk_cache(
     num_views: int,
     batch_size: int,
     precision: str,
-    on_progress: Report | None = None,
+    on_progress: Progress = silent,
 ) -> TrunkCache:
     """Compute the cache, or take up the whole one that an interrupted run left.
 
@@ -78,7 +78,7 @@ def build_trunk_cache(
         num_views: 1 to 8 of the square's symmetries.
         batch_size: images a forward.
         precision: of the eager forward.
-        on_progress: called with (label, images done, images in all).
+        on_progress: told of the images.
 
     Raises:
         DataError: the disk is full.
@@ -112,8 +112,7 @@ def build_trunk_cache(
             for v in range(num_views):
                 for file, output in zip(files, forward(dihedral_view(images, v)), strict=True):
                     file[start : start + len(images), v] = output.cpu().numpy()
-            if on_progress is not None:
-                on_progress("fine-tune: embedding", min(start + batch_size, len(view)), len(view))
+            on_progress("fine-tune: embedding", min(start + batch_size, len(view)), len(view))
         for file in files:
             file.flush()
     model.train(was_training)

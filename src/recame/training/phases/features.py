@@ -15,7 +15,7 @@ from recame.data.samplers import SamplerKind, class_prior
 from recame.data.transforms import dihedral_view
 from recame.losses import TrainingLoss
 from recame.models import ExpertHead, FrozenForward, MultiExpertClassifier
-from recame.progress import Report
+from recame.progress import Progress, silent
 from recame.training.ongoing_run import OngoingRun
 
 
@@ -43,7 +43,7 @@ def embed(
     model: MultiExpertClassifier,
     view: SplitView,
     num_views: int,
-    report: Report | None = None,
+    report: Progress = silent,
 ) -> ProbeFeatures:
     """Pooled features of a split's images under `num_views` flips and turns, each computed once.
 
@@ -68,8 +68,7 @@ def embed(
             )
         views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
         parts.append(torch.stack(views, 1))
-        if report is not None:
-            report(f"embedding {view.name}", start + len(images), len(view))
+        report(f"embedding {view.name}", start + len(images), len(view))
     model.train(was_training)
     return ProbeFeatures(torch.cat(parts), torch.from_numpy(view.targets.copy()))
 
@@ -83,7 +82,7 @@ def fit_heads(
     num_experts: int,
     seed: int,
     sampler: SamplerKind = "square_root",
-    on_progress: Report | None = None,
+    on_progress: Progress = silent,
 ) -> None:
     """Train the heads in place on cached features; every draw is seeded.
 
@@ -97,7 +96,7 @@ def fit_heads(
         num_experts: E.
         seed: of every random number.
         sampler: how often each class is drawn, see `class_prior`.
-        on_progress: called with (label, steps done, steps in all).
+        on_progress: told of the steps.
     """
     pooled = features.pooled
     flat = pooled.reshape(-1, pooled.shape[-1])
@@ -129,7 +128,7 @@ def fit_heads(
         result.total.backward()
         optimizer.step()
         schedule.step()
-        if on_progress is not None and (step + 1) % 20 == 0:
+        if (step + 1) % 20 == 0:
             on_progress("heads", step + 1, num_steps)
     head.eval()
 

@@ -14,7 +14,7 @@ from recame.models import (
     load_checkpoint,
     save_checkpoint,
 )
-from recame.progress import Report, progress_bars
+from recame.progress import Progress, progress_bars
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
 from recame.training.phases.symmetry import choose_symmetry
@@ -90,7 +90,7 @@ def _decide_symmetry(
     model: MultiExpertClassifier,
     features: ProbeFeatures,
     objective: TrainingLoss,
-    report: Report,
+    report: Progress,
 ) -> OngoingRun:
     if "val" not in run.data.splits:
         name, why = "square", "no val split to ask; inspection images seldom have an up"

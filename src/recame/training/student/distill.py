@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
@@ -173,7 +174,7 @@ def _prepare(
             seed=config.run.seed,
             spec=student_spec(config, loaded),
             label_space=loaded.label_space,
-            on_progress=lambda done, total: report("decoding images", done, total),
+            on_progress=report,
         )
     return OngoingRun(folder, config, data, device, console, started), reasons
 
@@ -269,9 +270,14 @@ def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, 
 def _record_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
     """Write which images without labels were used and which could not be; say it."""
     names = run.data.label_space.names
-    run.folder.save_unlabelled(
-        list(found.paths), [names[i] for i in found.predicted], found.confidence.round(4).tolist()
+    table = pd.DataFrame(
+        {
+            "image": found.paths,
+            "teacher": [names[i] for i in found.predicted],
+            "confidence": found.confidence.round(4).tolist(),
+        }
     )
+    run.folder.save_table(run.folder.path / "unlabelled.csv", table)
     broken = [*run.data.cache.broken, *found.broken]
     run.folder.save_broken([(image.path, image.reason) for image in broken])
     shown = np.bincount(found.predicted, minlength=len(names))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from recame.data.listing import list_images
 from recame.data.samplers import EpochBatches, SamplerKind
 from recame.errors import DataError
 from recame.inference.predict import predict_cached
-from recame.progress import Report
+from recame.progress import Progress, relabelled
 from recame.training.ongoing_run import OngoingRun
 
 
@@ -62,7 +61,7 @@ class UnlabelledImages:
 
 
 def load_unlabelled(
-    run: OngoingRun, settings: DistillConfig, teacher: nn.Module, report: Report
+    run: OngoingRun, settings: DistillConfig, teacher: nn.Module, report: Progress
 ) -> UnlabelledImages:
     """Find, sample, decode and judge the images of `settings.unlabelled`.
 
@@ -88,7 +87,7 @@ def load_unlabelled(
         run.data.spec,
         cache_dir=run.config.data.cache_dir,
         max_pixels=run.config.data.max_pixels,
-        on_progress=lambda done, total: report("decoding unlabelled images", done, total),
+        on_progress=relabelled(report, "decoding unlabelled images"),
     )
     known = {_digest(image) for image in run.data.cache.images}
     new = np.array(
@@ -112,7 +111,7 @@ def load_unlabelled(
         batch_size=run.config.evaluation.batch_size,
         device=run.device,
         precision=run.precision,
-        on_progress=partial(report, "teacher on unlabelled images"),
+        on_progress=relabelled(report, "teacher on unlabelled images"),
     )
     return UnlabelledImages(
         cache,
