@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recame.data.samplers import EpochBatches, class_prior
-from recame.datasets.public.longtail import long_tailed_counts
+from recame.datasets.public.cifar import long_tailed_counts
 from recame.errors import ConfigError
 
 KINDS = ["instance", "class_balanced", "square_root", "m_per_class"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recame.errors import DataError
+from recame.data.splits import check_group_column, in_order
 
 #: Words in a column's name that say "these images were taken together".
 GROUP_WORDS = frozenset(
@@ -74,7 +74,6 @@ _MEASURED_WORDS = frozenset(
 FEWEST_GROUPS = 20
 #: Columns that are never a group or a grouping to compare clusters with.
 _OWN = frozenset({"image", "path", "label", "split", "target", "row"})
-_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 
 
 @dataclass(frozen=True)
@@ -155,11 +154,7 @@ def audit_manifest(
     Raises:
         DataError: `group_by` is no column of the table.
     """
-    if group_by is not None and group_by not in table:
-        raise DataError(
-            f"There is no column {group_by!r} to group by; the columns are "
-            f"{', '.join(map(str, table.columns))}. Set data.group_by to one of them, or to null."
-        )
+    check_group_column(table, group_by)
     order = table["label"].value_counts().rename_axis("label").reset_index(name="images")
     order = order.sort_values(["images", "label"], ascending=[False, True], kind="stable")
     names = pd.Index(order["label"])
@@ -167,8 +162,7 @@ def audit_manifest(
     splits: dict[str, int] = {}
     if "split" in table:
         found = table["split"].value_counts()
-        ordered = sorted(found.index, key=lambda name: (_SPLIT_ORDER.get(name, 3), name))
-        splits = {name: int(found[name]) for name in ordered}
+        splits = {name: int(found[name]) for name in in_order(found.index)}
         counted = cross_counts(table["label"], table["split"], names, pd.Index(list(splits)))
         classes = pd.concat([classes, counted.reset_index(drop=True)], axis=1)
     products = None

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import Array, IntArray
-from recame.data.decode import stored_form
+from recame.data.decode import evenly_spaced, stored_form
 from recame.errors import DataError
+from recame.files import sha256
 from recame.progress import Progress, silent
 
 #: Pixel values that are reckoned with at once.
@@ -33,12 +34,11 @@ def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
     Returns:
         One row a file: `path`, `height`, `width`, `channels`, `bits`, `format`, `bytes`.
     """
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int))
     rows = []
-    for position in chosen:
-        header = _read_header(Path(paths[position]))
+    for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
+        header = _read_header(Path(path))
         if header is not None:
-            rows.append({"path": paths[position], **header})
+            rows.append({"path": path, **header})
     columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -100,12 +100,10 @@ def equal_groups(digests: Sequence[str]) -> IntArray:
 
 def content_digests(paths: Sequence[str]) -> list[str]:
     """Hash of each file's bytes; the path itself where it cannot be read."""
-    return [_content_digest(Path(path)) for path in paths]
-
-
-def _content_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return str(path)
+    digests = []
+    for path in paths:
+        try:
+            digests.append(sha256(Path(path)))
+        except OSError:
+            digests.append(path)
+    return digests

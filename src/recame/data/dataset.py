@@ -18,12 +18,10 @@ from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache, build_cache
 from recame.data.decode import native_size, propose_spec
 from recame.data.manifest import ManifestColumns, read_manifest
-from recame.data.splits import complete_splits
+from recame.data.splits import complete_splits, in_order
 from recame.errors import DataError
 from recame.label_space import LabelSpace
 from recame.progress import Progress, silent
-
-_FIRST_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ class InspectionSet:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: train, val and test first, then the others by name."""
-        found = set(self.table["split"])
-        first = [name for name in _FIRST_SPLITS if name in found]
-        return (*first, *sorted(found.difference(first)))
+        return in_order(self.table["split"])
 
     def view(self, split: str) -> SplitView:
         """The rows of one split, in the table's order.

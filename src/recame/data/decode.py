@@ -115,7 +115,7 @@ def propose_spec(
     coloured = deep = False
     peak = decoded = 0
     reason = "no files"
-    for path in _evenly_spaced(paths, sample):
+    for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
             data = _read_bytes(path)
             image = _open(io.BytesIO(data))
@@ -175,7 +175,7 @@ def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:
     """
     sizes = []
     reason = "no files"
-    for path in _evenly_spaced(paths, sample):
+    for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
             with path.open("rb") as stream:
                 sizes.append(_upright_size(_open(stream)))
@@ -202,9 +202,9 @@ def _read_bytes(source: Path | bytes) -> bytes:
     return source if isinstance(source, bytes) else read_source(source)
 
 
-def _evenly_spaced(paths: Sequence[Path], sample: int) -> list[Path]:
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int))
-    return [paths[i] for i in chosen]
+def evenly_spaced(total: int, sample: int) -> list[int]:
+    """At most `sample` of so many positions, from the first to the last."""
+    return sorted(set(np.linspace(0, total - 1, min(sample, total)).astype(int).tolist()))
 
 
 def _median_size(sizes: list[tuple[int, int]], reason: str) -> tuple[int, int]:

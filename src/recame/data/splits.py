@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,26 @@ def make_splits(
     return pd.Series(_NAMES[split], index=labels.index, name="split", dtype=object)
 
 
+def check_group_column(table: pd.DataFrame, group_by: str | None) -> None:
+    """Refuse a column that is asked for and not there.
+
+    Raises:
+        DataError: `group_by` is no column of the table.
+    """
+    if group_by is not None and group_by not in table:
+        raise DataError(
+            f"There is no column {group_by!r} to group by; the columns are "
+            f"{', '.join(map(str, table.columns))}. Set data.group_by to one of them, or to null."
+        )
+
+
+def in_order(splits: Iterable[str]) -> tuple[str, ...]:
+    """Names of splits, each once: train, val and test first, then the others by name."""
+    found = set(splits)
+    first = [name for name in _NAMES if name in found]
+    return (*first, *sorted(found.difference(first)))
+
+
 def complete_splits(
     table: pd.DataFrame,
     *,
@@ -101,11 +122,7 @@ def complete_splits(
         ConfigError: the fractions leave nothing to train on.
         DataError: no row is in `train`, `group_by` is no column, or its groups cannot be divided.
     """
-    if group_by is not None and group_by not in table:
-        raise DataError(
-            f"There is no column {group_by!r} to group by; the columns are "
-            f"{', '.join(map(str, table.columns))}. Set data.group_by to one of them, or to null."
-        )
+    check_group_column(table, group_by)
     table = table.reset_index(drop=True)
     # By name, so that the same images get the same splits whatever the order of the rows.
     by_name = table.sort_values("image", kind="stable")

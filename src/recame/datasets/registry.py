@@ -85,26 +85,34 @@ _LDAM = "long-tailed by Cao et al., NeurIPS 2019 (LDAM-DRW)"
 _OLTR = "long-tailed by Liu et al., CVPR 2019 (OLTR)"
 _NO_LICENCE = "none stated; research use"
 
+
+def _cifar(num_classes: int, folder: str) -> PublicSet:
+    return PublicSet(
+        title=f"CIFAR-{num_classes}-LT",
+        module="cifar",
+        raw=f"{folder} (or the folder that holds it)",
+        source=f"{_CIFAR}; {_LDAM}",
+        licence=_NO_LICENCE,
+        cutoffs=PUBLISHED_GROUPS,
+        options={"num_classes": num_classes, "imbalance": 100},
+    )
+
+
+def _generated(imbalance: int) -> PublicSet:
+    return PublicSet(
+        title=f"ICDefectSynth ({imbalance})",
+        module="ic_defect_synth",
+        raw="",
+        source="generated here",
+        licence="Apache-2.0",
+        options={"imbalance": imbalance},
+    )
+
+
 PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
     {
-        "cifar10_lt": PublicSet(
-            title="CIFAR-10-LT",
-            module="cifar",
-            raw="cifar-10-batches-py (or the folder that holds it)",
-            source=f"{_CIFAR}; {_LDAM}",
-            licence=_NO_LICENCE,
-            cutoffs=PUBLISHED_GROUPS,
-            options={"num_classes": 10, "imbalance": 100},
-        ),
-        "cifar100_lt": PublicSet(
-            title="CIFAR-100-LT",
-            module="cifar",
-            raw="cifar-100-python (or the folder that holds it)",
-            source=f"{_CIFAR}; {_LDAM}",
-            licence=_NO_LICENCE,
-            cutoffs=PUBLISHED_GROUPS,
-            options={"num_classes": 100, "imbalance": 100},
-        ),
+        "cifar10_lt": _cifar(10, "cifar-10-batches-py"),
+        "cifar100_lt": _cifar(100, "cifar-100-python"),
         "cifar10_lt_jpeg": PublicSet(
             title="CIFAR-10-LT (100), JPEG copy",
             module="cifar",
@@ -155,22 +163,8 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
             source="Tang et al., arXiv 1902.06197, 2019; long-tailed here",
             licence="MIT; its README asks for research use",
         ),
-        "ic_defect_synth_100": PublicSet(
-            title="ICDefectSynth (100)",
-            module="ic_defect_synth",
-            raw="",
-            source="generated here",
-            licence="Apache-2.0",
-            options={"imbalance": 100},
-        ),
-        "ic_defect_synth_500": PublicSet(
-            title="ICDefectSynth (500)",
-            module="ic_defect_synth",
-            raw="",
-            source="generated here",
-            licence="Apache-2.0",
-            options={"imbalance": 500},
-        ),
+        "ic_defect_synth_100": _generated(100),
+        "ic_defect_synth_500": _generated(500),
     }
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from recame.datasets.generated.imaging import take
 from recame.datasets.generated.plan import SyntheticSpec, plan
 from recame.datasets.generated.products import DESIGNS, VARIANTS, Shots, pick
 from recame.errors import DataError
-from recame.files import is_taken, new_folder
+from recame.files import is_taken, new_folder, write_json
 from recame.machine import usable_cores
 from recame.progress import Progress, silent
 
@@ -125,19 +124,24 @@ def write(spec: SyntheticSpec, out: Path, on_progress: Progress = silent) -> Pat
             for start in range(0, len(table), step):
                 block = table.iloc[start : start + step]
                 paths = [folder / image for image in block["image"]]
-                list(pool.map(_write_png, paths, render(block, spec)))
+                list(pool.map(write_png, paths, render(block, spec)))
                 on_progress("drawing", start + len(block), len(table))
         table[list(MANIFEST_COLUMNS)].to_csv(folder / "manifest.csv", index=False)
         table[list(TRUTH_COLUMNS)].to_csv(folder / "truth.csv", index=False)
-        text = json.dumps({"schema": 1, **asdict(spec)}, indent=2)
-        (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "spec.json", {"schema": 1, **asdict(spec)})
     return out / "manifest.csv"
 
 
-def _write_png(path: Path, pixels: Pixels) -> None:
-    # OpenCV keeps colours as blue, green, red.
-    _, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])
-    path.write_bytes(encoded.tobytes())
+def write_png(path: Path, pixels: Pixels) -> None:
+    """Write (H, W) grey or (H, W, 3) red, green, blue.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # OpenCV keeps colours as blue, green, red. Its imwrite takes no path beyond the locale and
+    # tells no reason.
+    ordered = np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., ::-1])
+    path.write_bytes(cv2.imencode(".png", ordered)[1].tobytes())
 
 
 def _shots(table: pd.DataFrame, spec: SyntheticSpec) -> Shots:

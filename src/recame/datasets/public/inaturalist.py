@@ -10,8 +10,8 @@ import pandas as pd
 
 from recame.datasets.public.lists import read_list
 from recame.datasets.public.prepared_folder import (
-    check_present,
     fingerprint,
+    found_below,
     prepare_folder,
     save_manifest,
 )
@@ -68,9 +68,7 @@ def prepare(
         read = _read_json if is_json else _read_numbers
         tables = [read(path).assign(split=split) for split, path in files.items()]
         table = pd.concat(tables, ignore_index=True)
-        check_present(raw, table["image"], "iNaturalist 2018")
-        on_progress("finding images", len(table), len(table))
-        table["image"] = f"{raw.resolve().as_posix()}/" + table["image"]
+        table["image"] = found_below(raw, table["image"], "iNaturalist 2018", on_progress)
         table["label"] = table["index"].map("{:04d}".format)
         front = ["image", "label", "split", "supercategory"]
         save_manifest(partial, table[[*front, *(["species"] if "species" in table else [])]])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from recame.datasets.public.prepared_folder import (
-    check_present,
     fingerprint,
+    found_below,
     prepare_folder,
     save_manifest,
 )
@@ -75,32 +75,7 @@ def prepare(
     if not (folder / f"{name}_train.txt").is_file() and (folder / name).is_dir():
         folder /= name
     files = {split: folder / f"{name}_{split}.txt" for split in SPLITS}
-    return prepare_in_place(raw, out, name.replace("_", "-"), files, on_progress=on_progress)
-
-
-def prepare_in_place(
-    raw: Path,
-    out: Path,
-    title: str,
-    files: dict[str, Path],
-    *,
-    on_progress: Progress = silent,
-) -> Path:
-    """Make a manifest from one list a split; `train` among them names the classes.
-
-    Args:
-        raw: the folder that the lists' paths start from.
-        out: a new or empty folder, or one that holds this set already.
-        title: the set's name.
-        files: split name -> list.
-        on_progress: told of the progress as the lists' images are found.
-
-    Returns:
-        The manifest: `image, label, split, index`.
-
-    Raises:
-        DataError: a list or an image is missing, or `out` holds something else.
-    """
+    title = name.replace("_", "-")
     recipe = {
         "set": title,
         "images_in": str(raw.resolve()),
@@ -109,7 +84,7 @@ def prepare_in_place(
 
     def build(partial: Path) -> None:
         tables = [read_list(path).assign(split=split) for split, path in files.items()]
-        names = class_names(tables[list(files).index("train")])
+        names = class_names(tables[SPLITS.index("train")])
         table = pd.concat(tables, ignore_index=True)
         unknown = table[~table["index"].isin(names.index)]
         if len(unknown):
@@ -117,10 +92,8 @@ def prepare_in_place(
                 f"Class {unknown['index'].iloc[0]} of {unknown['image'].iloc[0]} has no image in "
                 f"{files['train']}, so nothing tells what it is: the lists do not belong together."
             )
-        check_present(raw, table["image"], f"{title}'s lists")
-        on_progress("finding images", len(table), len(table))
         table["label"] = table["index"].map(names)
-        table["image"] = f"{raw.resolve().as_posix()}/" + table["image"]
+        table["image"] = found_below(raw, table["image"], f"{title}'s lists", on_progress)
         save_manifest(partial, table[["image", "label", "split", "index"]])
 
     return prepare_folder(out, recipe, build)

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas as pd
 
 from recame.contracts import Pixels
-from recame.errors import DataError
-from recame.files import is_taken, new_folder
+from recame.datasets.generated.generate import write_png
+from recame.errors import CheckpointError, DataError
+from recame.files import is_taken, new_folder, read_json, write_json
 from recame.progress import Progress, silent
 
 MANIFEST = "manifest.csv"
@@ -52,20 +51,20 @@ def prepare_folder(out: Path, recipe: dict[str, Any], build: Callable[[Path], No
         return manifest
     with new_folder(out) as partial:
         build(partial)
-        (partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        write_json(partial / RECIPE, recipe)
     return manifest
 
 
 def _check_same(out: Path, recipe: dict[str, Any]) -> None:
     try:
-        found = json.loads((out / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or not (out / MANIFEST).is_file():
+        found = read_json(out / RECIPE)
+        if not (out / MANIFEST).is_file():
+            raise CheckpointError(f"no {MANIFEST}")
+    except CheckpointError as error:
         raise DataError(
             f"{out} holds something that is no prepared set, and nothing in it is replaced: "
             "choose a new folder."
-        )
+        ) from error
     differing = [key for key in {**recipe, **found} if recipe.get(key) != found.get(key)]
     if differing:
         was = ", ".join(f"{key} {found.get(key)} and not {recipe.get(key)}" for key in differing)
@@ -125,10 +124,7 @@ def write_images(
     def write(start: int) -> int:
         end = min(start + _IMAGES_A_TASK, len(names))
         for number in range(start, end):
-            image = pixels(number)
-            # Not imwrite: it takes no path beyond the locale and tells no reason.
-            ordered = np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image)
-            (folder / names[number]).write_bytes(cv2.imencode(".png", ordered)[1].tobytes())
+            write_png(folder / names[number], pixels(number))
         return end - start
 
     done = 0
@@ -139,13 +135,19 @@ def write_images(
             on_progress("writing images", done, len(names))
 
 
-def check_present(folder: Path, names: pd.Series[str], described_by: str) -> None:
+def found_below(
+    folder: Path, names: pd.Series[str], described_by: str, on_progress: Progress
+) -> pd.Series[str]:
     """Check that images lie where a list says, one directory listing a folder.
 
     Args:
         folder: what the names are relative to.
         names: paths with forward slashes.
         described_by: the list, for the message.
+        on_progress: told when all are found.
+
+    Returns:
+        Their absolute paths, with forward slashes.
 
     Raises:
         DataError: some are missing; the message counts them and names the first.
@@ -165,3 +167,5 @@ def check_present(folder: Path, names: pd.Series[str], described_by: str) -> Non
             f"({missing[0]}, ...), and a set without them is not the published one. Complete the "
             "copy, or give the folder that the list's paths start from."
         )
+    on_progress("finding images", len(names), len(names))
+    return f"{folder.resolve().as_posix()}/" + names
