@@ -77,7 +77,7 @@ def test_a_manifest_alone_cannot_be_drawn():
 
 def test_progress_ends_at_the_whole():
     seen = []
-    generate(SyntheticSpec(num_images=300, size=32), lambda done, total: seen.append((done, total)))
+    generate(SyntheticSpec(num_images=300, size=32), lambda _, n, of: seen.append((n, of)))
     assert seen[-1] == (300, 300)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

@@ -111,7 +111,7 @@ def test_images_are_written_grey_and_in_colour(tmp_path):
     pixels = [rng.integers(0, 256, (5, 7, 3)[: 2 + n % 2], np.uint8) for n in range(300)]
     names = [f"é/{n % 3}/{n}.png" for n in range(300)]
     seen = []
-    write_images(tmp_path, names, pixels.__getitem__, lambda *counts: seen.append(counts))
+    write_images(tmp_path, names, pixels.__getitem__, lambda _, *counts: seen.append(tuple(counts)))
     assert seen[-1] == (300, 300)
     for name, expected in zip(names, pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name)), expected)
