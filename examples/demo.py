@@ -17,8 +17,7 @@ import recame
 from recame.datasets.generated import CLASSES, SyntheticSpec, write
 from recame.durations import parse_duration
 from recame.progress import progress_bars
-from recame.reports.evaluate import EvaluatedRun
-from recame.reports.report import report
+from recame.reports.evaluate import EvaluatedRun, report
 
 #: Small enough for minutes: 10 of the 14 classes, 8 product lines, 100 to 1.
 SET = SyntheticSpec(

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
-    from recame.reports.evaluate import evaluate
-    from recame.reports.report import report
+    from recame.reports.evaluate import evaluate, report
     from recame.runtime import load, predict
     from recame.training.student.distill import distill
     from recame.training.train import train
@@ -38,7 +37,7 @@ _HOMES = {
     "inspect_set": "inspection",
     "load": "runtime",
     "predict": "runtime",
-    "report": "reports.report",
+    "report": "reports.evaluate",
     "train": "training.train",
 }
 

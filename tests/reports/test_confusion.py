@@ -11,8 +11,7 @@ from recame.contracts import Predictions
 from recame.errors import DataError
 from recame.label_space import LabelSpace
 from recame.metrics.evaluation import evaluate_predictions
-from recame.reports.confusion import confusion_figure
-from recame.reports.files import save_evaluation
+from recame.reports.confusion import confusion_figure, save_evaluation
 
 SPACE = LabelSpace(("rare", "ok", "common"), (5, 900, 300), normal="ok")
 

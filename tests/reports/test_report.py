@@ -15,10 +15,9 @@ import recame
 from recame.errors import CheckpointError, DataError
 from recame.inference.finished_run import open_finished
 from recame.models import load_checkpoint
-from recame.reports.evaluate import EvaluatedRun
+from recame.reports.draw import run_facts
+from recame.reports.evaluate import EvaluatedRun, report
 from recame.reports.evidence import gather_evidence
-from recame.reports.facts import run_facts
-from recame.reports.report import report
 from recame.runs.folder import RunFolder
 from recame.training.train import train
 

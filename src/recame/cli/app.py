@@ -140,7 +140,7 @@ def report(
     split: Annotated[str, typer.Option(help="Which split to report on.")] = "test",
 ) -> None:
     """Write RUN's report: one HTML page, its summary as Markdown, its numbers as JSON."""
-    from recame.reports.report import report as write_report
+    from recame.reports.evaluate import report as write_report
 
     console = Console()
     files = write_report(run, split=split, against=against, console=console)

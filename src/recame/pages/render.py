@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,35 @@ def interval_text(low: float | None, high: float | None, digits: int = 2) -> str
     if low is None or high is None or math.isnan(low):
         return ""
     return f"{low:.{digits}f}-{high:.{digits}f}"
+
+
+def listed_text(names: Sequence[str], most: int) -> str:
+    """Names with commas, those beyond `most` as a number.
+
+    Examples:
+        >>> listed_text(["open", "short", "spur"], 2)
+        'open, short and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
+    """A table as Markdown.
+
+    Args:
+        heads: of the columns.
+        rows: as many cells each; no text in them breaks the table.
+        left: leading columns that are set left, the others are set right.
+    """
+    rule = ["---" if i < left else "---:" for i in range(len(heads))]
+    lines = (heads, rule, *rows)
+    return "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines)
+
+
+def markdown_cell(value: object) -> str:
+    """A text that breaks no Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _data_uri(data: bytes, mime: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from recame.contracts import Array
+from recame.files import write_together
 from recame.label_space import LabelSpace
-from recame.pages.drawing import figure_label
+from recame.pages.drawing import figure_label, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from recame.metrics.evaluation import Evaluation
 
 
+#: What to do where a file cannot be written.
+WRITABLE = "Free some space, or choose a folder that you may write to."
 #: Above this many classes the cells hold colour only.
 MOST_NUMBERED = 30
 #: Classes beyond which no confusion matrix is drawn: nobody could read it.
@@ -90,6 +94,26 @@ def confusion_figure(
         ha="left",
     )
     return figure
+
+
+def save_evaluation(evaluation: Evaluation, folder: Path, label_space: LabelSpace) -> None:
+    """Write `confusion.csv`, `confusion.png` (of at most `MOST_DRAWN` classes) and `per_class.csv`.
+
+    Args:
+        evaluation: what to write.
+        folder: made when missing.
+        label_space: gives the order of the picture.
+
+    Raises:
+        DataError: the folder cannot be written, or the disk is full.
+    """
+    names = pd.Index(evaluation.names, name="is \\ called")
+    confusion = pd.DataFrame(evaluation.confusion, index=names, columns=list(evaluation.names))
+    with write_together(folder, advice=WRITABLE) as partial:
+        confusion.to_csv(partial / "confusion.csv")
+        evaluation.per_class.to_csv(partial / "per_class.csv", index=False)
+        if len(evaluation.names) <= MOST_DRAWN:
+            save_figure(confusion_figure(evaluation, label_space), partial / "confusion.png")
 
 
 def _draw_cells(axes: Axes, share: Array) -> None:

@@ -1,22 +1,44 @@
-"""The report of numbers that are at hand."""
+"""A report of numbers that are at hand: how the run was made, what it shows, written to disk."""
 
 from __future__ import annotations
 
+import json
+import shlex
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
+from recame.errors import CheckpointError
+from recame.files import json_text, read_json, write_together
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
 from recame.progress import Progress, silent
+from recame.reports.confusion import WRITABLE
 from recame.reports.evidence import gather_evidence
-from recame.reports.facts import run_facts
-from recame.reports.files import ReportFiles, write_report
-from recame.reports.run_report import Baseline, build_report
+from recame.reports.markdown import report_markdown
+from recame.reports.report_page import report_html
+from recame.reports.run_report import Baseline, RunFacts, RunReport, Setting, build_report
 from recame.runs.folder import RunFolder
+
+
+class ReportFiles(NamedTuple):
+    """Where a report lies.
+
+    Attributes:
+        html: the page.
+        markdown: its summary.
+        json: all numbers, with a schema version.
+    """
+
+    html: Path
+    markdown: Path
+    json: Path
 
 
 def draw_report(
@@ -67,7 +89,27 @@ def draw_report(
         baseline=baseline,
         seed=config.run.seed,
     )
-    return write_report(made, folder.path / "evaluation" / split)
+    return write_report(made, folder.evaluation_dir(split))
+
+
+def write_report(report: RunReport, folder: Path) -> ReportFiles:
+    """Write `report.html`, `report.md` and `report.json`.
+
+    Everything is drawn before anything is written, and takes its name when all is on disk.
+
+    Args:
+        report: what to tell.
+        folder: made when missing.
+
+    Raises:
+        DataError: the folder cannot be written, or the disk is full; an old report survives.
+    """
+    files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("html", "md", "json")))
+    texts = (report_html(report), report_markdown(report), json_text(report.to_dict()))
+    with write_together(folder, advice=WRITABLE) as partial:
+        for path, text in zip(files, texts, strict=True):
+            (partial / path.name).write_text(text, encoding="utf-8")
+    return files
 
 
 def _holds_training(folder: RunFolder, data: InspectionSet) -> bool:
@@ -79,3 +121,137 @@ def _holds_training(folder: RunFolder, data: InspectionSet) -> bool:
     learned = known.loc[known["split"] == "train", "path"]
     table = data.table
     return bool(table.loc[table["split"] == "train", "path"].astype(str).isin(learned).all())
+
+
+def run_facts(
+    folder: RunFolder,
+    config: Config,
+    loaded: LoadedModel,
+    split: str,
+    *,
+    source: Path | str | None = None,
+    baseline: Baseline | None = None,
+) -> RunFacts:
+    """How a run was made, from the files it left; a file that an older run lacks is passed over.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        loaded: its model.
+        split: that is reported.
+        source: where the judged images were described; None if unknown.
+        baseline: named in the command.
+    """
+    info, environment = folder.info(), json_or_nothing(folder.path / "environment.json")
+    phases = json_or_nothing(folder.path / "phases.json")
+    packages = environment.get("packages", {})
+    cuda = environment.get("cuda") or []
+    hardware = ", ".join(cuda) or str(environment.get("processor", ""))
+    if not cuda and environment.get("cpu_threads"):
+        hardware += f", {environment['cpu_threads']} threads"
+    facts = {
+        "seed": str(config.run.seed),
+        "data fingerprint": str(info.get("data_fingerprint", "")),
+        "started": str(info.get("started", "")),
+        "training time": _duration(info),
+        "hardware": hardware,
+        "system": str(environment.get("platform", "")),
+        "Python": str(environment.get("python", "")),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        "model": _model_text(loaded),
+        "taught by": str(info.get("teacher", {}).get("path", "")),
+        "run folder": str(folder.path.resolve()),
+    }
+    run, data = shlex.quote(str(folder.path)), shlex.quote(str(info.get("data", "DATA")))
+    against = ""
+    if baseline is not None:
+        against = f" --against {shlex.quote(baseline.path or baseline.name)}"
+    # Images that the run was not trained from are named, the others are in its manifest.
+    elsewhere = source is not None and str(source) != info.get("data")
+    judged = f" {shlex.quote(str(source))}" if elsewhere else ""
+    on_split = "" if split == "test" else f" --split {shlex.quote(split)}"
+    return RunFacts(
+        name=folder.path.resolve().name,
+        split=split,
+        data=str(info.get("data", "")),
+        source=str(source or ""),
+        settings=config.model_dump(mode="json", exclude={"schema_version"}),
+        changed=_changed(config),
+        facts=tuple((name, text) for name, text in facts.items() if text.strip(", ")),
+        reasons=tuple(folder.reasons()),
+        commands=(
+            _training_command(info, data, run),
+            f"recame evaluate {run}-again{judged}{on_split}",
+            f"recame report {run}-again{on_split}{against}",
+        ),
+        history=_history(folder.history_path),
+        phases=phases,
+        product_column=config.data.product_column,
+    )
+
+
+def _training_command(info: dict[str, Any], data: str, run: str) -> str:
+    """What makes the run again; a student is made of its teacher."""
+    teacher = info.get("teacher")
+    if teacher is None:
+        return f"recame train {data} --config {run}/config.yaml --out {run}-again"
+    asked = teacher.get("asked", {})
+    words = [shlex.quote(teacher["path"])]
+    words += [f"--backbone {shlex.quote(asked['backbone'])}"] if asked.get("backbone") else []
+    words += [f"--unlabelled {shlex.quote(path)}" for path in asked.get("unlabelled", ())]
+    words += [
+        f"--set {shlex.quote(f'{name}={_word(value)}')}"
+        for name, value in asked.get("changes", {}).items()
+    ]
+    return f"recame distill {' '.join(words)} --out {run}-again"
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _changed(config: Config) -> tuple[Setting, ...]:
+    default = Config().model_dump(mode="json", exclude={"schema_version"})
+    own = config.model_dump(mode="json", exclude={"schema_version"})
+    return tuple(
+        Setting(f"{section}.{name}", value, default[section][name])
+        for section, values in own.items()
+        for name, value in values.items()
+        if value != default[section][name]
+    )
+
+
+def _model_text(loaded: LoadedModel) -> str:
+    plan = loaded.architecture
+    experts = "1 expert" if plan.num_experts == 1 else f"{plan.num_experts} experts"
+    weights = sum(parameter.numel() for parameter in loaded.model.parameters())
+    size = f"{loaded.spec.height} x {loaded.spec.width} pixels"
+    return f"{plan.backbone}, {experts}, attention {plan.attention}, {weights:,} weights, {size}"
+
+
+def _duration(info: dict[str, Any]) -> str:
+    try:
+        begun, ended = (datetime.fromisoformat(info[name]) for name in ("started", "finished"))
+    except (KeyError, ValueError):
+        return ""
+    seconds = round((ended - begun).total_seconds())
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
+    text = " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"
+    return f"{text}, interruptions included" if info.get("resumed") else text
+
+
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """A file of a run, empty where an older run lacks it."""
+    with suppress(CheckpointError):
+        return read_json(path)
+    return {}
+
+
+def _history(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):
+        return pd.DataFrame()
+    return table if "epoch" in table else pd.DataFrame()

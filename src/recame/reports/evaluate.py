@@ -1,25 +1,33 @@
-"""What a finished run is judged by: its predictions of labelled images."""
+"""Judge a finished run by its predictions of labelled images, and draw the report of it."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
+from recame.errors import DataError
 from recame.files import write_json
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
-from recame.progress import progress_bars
-from recame.reports.files import save_evaluation
+from recame.progress import Progress, progress_bars
+from recame.reports.confusion import save_evaluation
+from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
-from recame.runs.predictions import predictions_table, save_predictions
+from recame.runs.predictions import load_predictions, predictions_table, save_predictions
+
+if TYPE_CHECKING:
+    from recame.reports.draw import ReportFiles
 
 #: Beside a split's predictions: which images they are of.
 JUDGED = "judged.json"
@@ -121,3 +129,88 @@ def _draw(
         console.print(f"Draw it again with: recame report {folder.path} --split {judged.split}")
         return
     console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
+
+
+def report(
+    run: Path | str,
+    split: str = "test",
+    against: Path | str | None = None,
+    console: Console | None = None,
+) -> ReportFiles:
+    """Draw the report of a finished run on one split, into `evaluation/<split>/`.
+
+    Predictions that `evaluate` left are taken as they are; without any, the split is evaluated
+    first. So is the baseline.
+
+    Args:
+        run: the run's folder.
+        split: which split.
+        against: the folder of another run to compare with on the same images.
+        console: where progress goes; silent if None.
+
+    Returns:
+        Where the page, its Markdown summary and its JSON lie.
+
+    Raises:
+        RecameError: a run or its data cannot be used.
+    """
+    from recame.reports.draw import draw_report, json_or_nothing
+
+    console = console or Console(quiet=True)
+    baseline = None if against is None else _baseline(Path(against), split, console)
+    predictions = _predictions(Path(run), split, console)
+    folder, config, loaded = open_finished(run)
+    evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
+    source = json_or_nothing(folder.evaluation_dir(split) / JUDGED).get("source")
+    with progress_bars(console) as progress:
+        data = _images(source, folder, config, loaded, split, progress)
+        return draw_report(
+            folder,
+            config,
+            loaded,
+            data,
+            predictions,
+            evaluation,
+            split,
+            source=source or (None if data is None else folder.info().get("data")),
+            baseline=baseline,
+            progress=progress,
+        )
+
+
+def _predictions(run: Path, split: str, console: Console) -> Predictions:
+    """What `evaluate` left of a split, or what it finds now."""
+    folder = RunFolder.open(run)
+    path = folder.evaluation_dir(split) / "predictions.parquet"
+    if not path.exists():
+        return evaluate(run, split=split, console=console, report=False).predictions
+    return load_predictions(path, folder.label_space())
+
+
+def _baseline(run: Path, split: str, console: Console) -> Baseline:
+    predictions = _predictions(run, split, console)
+    folder = RunFolder.open(run)
+    return Baseline(folder.path.resolve().name, predictions, folder.label_space(), str(run))
+
+
+def _images(
+    source: str | None,
+    folder: RunFolder,
+    config: Config,
+    loaded: LoadedModel,
+    split: str,
+    progress: Progress,
+) -> InspectionSet | None:
+    """The images that were judged; of a run's own, where some have moved, the split's, or none."""
+    described: list[Path | pd.DataFrame]
+    if source is not None:  # `evaluate` was given other images than the run's
+        described = [Path(source)]
+    else:
+        table = recorded_data(folder, config)
+        own = table["split"] == split
+        parts = (table, table[own | (table["split"] == "train")], table[own])
+        described = [part.reset_index(drop=True) for part in parts if len(part)]
+    for part in described:
+        with suppress(DataError):
+            return images_to_judge(part, config, loaded, split, progress)
+    return None

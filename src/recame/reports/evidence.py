@@ -8,6 +8,7 @@ import numpy as np
 
 from recame.contracts import Array, IntArray, Predictions
 from recame.data.dataset import InspectionSet
+from recame.data.sampling import balanced_sample
 from recame.inference.gates import GateLayer
 from recame.inference.projection import nearest_by_cosine
 from recame.models import LoadedModel
@@ -21,7 +22,7 @@ from recame.reports.gallery import (
     thumb,
 )
 from recame.reports.gates import GateExample, read_gates
-from recame.reports.sampled_images import Look, cache_rows, sample_by_class
+from recame.reports.sampled_images import Look, cache_rows
 
 #: Images of the embedding map; training images that neighbours are sought among; neighbours of
 #: a mistake.
@@ -114,7 +115,7 @@ def gather_evidence(
         )
         return Evidence(tuple(mistakes), wrong, remarks=(remark,))
     look = Look(loaded, data, batch_size, on_progress)
-    sample = sample_by_class(np.where(rows >= 0, predictions.target, -2), MAP_IMAGES, seed)
+    sample = np.sort(balanced_sample(np.where(rows >= 0, predictions.target, -2), MAP_IMAGES, seed))
     sample = sample[rows[sample] >= 0]
     shown = np.array([i for i, row in enumerate(chosen) if rows[row] >= 0], np.int64)
     needed = np.union1d(sample, chosen[shown]).astype(np.int64)
@@ -171,7 +172,9 @@ def _illustrate(
     train = table[learned & ~table["row"].isin(rows).to_numpy()]
     if train.empty or not of_the_run:
         return drawn, (0, 0)
-    chosen = train.iloc[sample_by_class(train["target"].to_numpy(np.int64), TRAIN_IMAGES, seed)]
+    chosen = train.iloc[
+        np.sort(balanced_sample(train["target"].to_numpy(np.int64), TRAIN_IMAGES, seed))
+    ]
     among = look.features(chosen["row"].to_numpy(np.int64), "looking at training images")
     nearest, similarity = nearest_by_cosine(features, among, NEIGHBOURS)
     images, labels = chosen["image"].astype(str).tolist(), chosen["label"].astype(str).tolist()

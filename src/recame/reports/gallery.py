@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from recame.contracts import Array, IntArray, Predictions
@@ -131,29 +132,18 @@ def choose_mistakes(
         return rows
     confidence = predictions.probabilities[rows, called[rows]]
     escapes = called[rows] == (-1 if label_space.normal_index is None else label_space.normal_index)
-    critical = np.isin(predictions.target[rows], _indices(label_space))
+    critical = np.isin(
+        predictions.target[rows], [label_space.index(name) for name in label_space.critical]
+    )
     order = np.lexsort((-confidence, ~(critical & escapes), ~escapes))
     rows, escapes = rows[order], escapes[order]
     pair = predictions.target[rows] * label_space.num_classes + called[rows]
     # Whoever comes late in a pair, or late among the escapes, waits until the others have a place.
-    waits = (_place(pair) >= MOST_A_PAIR) | (escapes & (np.cumsum(escapes) > most * 2 // 3))
+    waits = (pd.Series(pair).groupby(pair).cumcount().to_numpy() >= MOST_A_PAIR) | (
+        escapes & (np.cumsum(escapes) > most * 2 // 3)
+    )
     chosen = np.sort(np.argsort(waits, kind="stable")[:most])
     return np.asarray(rows[chosen], dtype=np.int64)
-
-
-def _indices(space: LabelSpace) -> list[int]:
-    return [space.index(name) for name in space.critical]
-
-
-def _place(keys: IntArray) -> IntArray:
-    """How many equal keys come before each: 0 for the first."""
-    order = np.argsort(keys, kind="stable")
-    run = keys[order]
-    first = np.flatnonzero(np.r_[True, run[1:] != run[:-1]])
-    place = np.arange(len(keys)) - np.repeat(first, np.diff(np.r_[first, len(keys)]))
-    found = np.empty(len(keys), np.int64)
-    found[order] = place
-    return found
 
 
 def describe_mistakes(

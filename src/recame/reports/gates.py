@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from recame.contracts import Array, IntArray, Predictions
+from recame.data.sampling import balanced_sample
 from recame.inference.gates import GateLayer, gate_layers
 from recame.pages.render import Picture
 from recame.reports.gallery import thumb
-from recame.reports.sampled_images import Look, sample_by_class
+from recame.reports.sampled_images import Look
 
 #: Images whose gates are read; pictures of what opens, and of what closes, a gate.
 GATE_IMAGES, GATE_PICTURES = 256, 6
@@ -73,7 +74,7 @@ def read_gates(
     spec = look.data.spec
     affordable = _GATE_VALUES // (spec.height * spec.width * spec.channels)
     number = int(np.clip(affordable, 2 * GATE_PICTURES, GATE_IMAGES))
-    read = sample[sample_by_class(predictions.target[sample], number, seed)]
+    read = sample[np.sort(balanced_sample(predictions.target[sample], number, seed))]
     layers = gate_layers(
         look.loaded.model,
         torch.from_numpy(look.pixels(rows[read])).permute(0, 3, 1, 2),

@@ -11,6 +11,8 @@ from recame.label_space import LabelSpace
 from recame.metrics.comparison import Comparison
 from recame.metrics.disagreement import Disagreement
 from recame.metrics.evaluation import Evaluation
+from recame.metrics.registry import METRICS
+from recame.pages.render import listed_text
 
 #: Balanced accuracy from which a result is called good, and below which weak.
 GOOD, WEAK = 0.9, 0.7
@@ -19,18 +21,9 @@ MISCALIBRATED = 0.05
 
 _MOST_DOUBTS = 6
 
-_HEADLINE = {
-    "balanced_accuracy": "balanced accuracy",
-    "tail_recall": "tail recall",
-    "macro_f1": "macro F1",
-    "escape_rate": "escape rate",
-    "critical_escape_rate": "critical escape rate",
-    "overkill_rate": "overkill rate",
-}
 
-
-class Finding(NamedTuple):
-    """A sentence.
+class Sentence(NamedTuple):
+    """One thing that the numbers say.
 
     Attributes:
         level: `good`, `note`, `warn` or `bad`.
@@ -41,13 +34,13 @@ class Finding(NamedTuple):
     text: str
 
 
-def judge(
+def interpret(
     evaluation: Evaluation,
     label_space: LabelSpace,
     bins: pd.DataFrame,
     comparison: Comparison | None = None,
     disagreement: Disagreement | None = None,
-) -> tuple[str, list[Finding]]:
+) -> tuple[str, list[Sentence]]:
     """Say what the numbers mean.
 
     Args:
@@ -69,7 +62,8 @@ def judge(
         *([] if disagreement is None else [_ensemble(disagreement)]),
         *_calibration(evaluation, bins),
         *_products(evaluation),
-        *_doubts(evaluation, label_space),
+        *(Sentence("warn", text) for text in doubts(evaluation)),
+        *_notes(evaluation, label_space),
     ]
     return " ".join(lead), findings
 
@@ -112,39 +106,38 @@ def _weakest(evaluation: Evaluation) -> str:
     return text
 
 
-def _against(comparison: Comparison) -> Finding:
+def _against(comparison: Comparison) -> Sentence:
     name = comparison.baseline
     if not comparison.images:
         text = f"{name} was judged on other images, so no difference can be drawn."
-        return Finding("note", text)
+        return Sentence("note", text)
     found = comparison.differences["balanced_accuracy"]
     points = f"{100 * abs(found.difference):.1f} points"
     interval = f"({100 * found.low:+.1f} to {100 * found.high:+.1f})"
     if not found.real:
         text = f"Against {name} this split shows no real difference: {points} {interval}."
-        return Finding("note", text)
+        return Sentence("note", text)
     better = found.difference > 0
     text = (
         f"Against {name} balanced accuracy is {points} {'higher' if better else 'lower'} "
         f"{interval} on the same {comparison.images:,} images: a real difference."
     )
-    return Finding("good" if better else "bad", text)
+    return Sentence("good" if better else "bad", text)
 
 
-def _class_losses(comparison: Comparison) -> list[Finding]:
+def _class_losses(comparison: Comparison) -> list[Sentence]:
     table = comparison.recalls.dropna()
     lost = table[table["only_baseline_right"] - table["only_model_right"] > 0]
     lost = lost.assign(change=lost["recall"] - lost["other"]).sort_values("change")
     listed = [f"{row['class']} {100 * row['change']:+.1f}" for row in lost.to_dict("records")]
     if not listed:
         return []
-    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     level = "warn" if float(lost["change"].min()) < -0.05 else "note"
-    text = f"Recall below {comparison.baseline}'s (points): {', '.join(listed[:5])}{more}."
-    return [Finding(level, text)]
+    text = f"Recall below {comparison.baseline}'s (points): {listed_text(listed, 5)}."
+    return [Sentence(level, text)]
 
 
-def _inspection(evaluation: Evaluation) -> list[Finding]:
+def _inspection(evaluation: Evaluation) -> list[Sentence]:
     found = []
     escape, overkill = (evaluation.headline.get(name) for name in ("escape_rate", "overkill_rate"))
     critical = evaluation.headline.get("critical_escape_rate")
@@ -157,38 +150,37 @@ def _inspection(evaluation: Evaluation) -> list[Finding]:
             text += f"; of the critical ones {critical.value:.1%}"
             level = "bad" if critical.value > 0.01 and level != "bad" else level
         level = "warn" if escape.too_wide and level == "good" else level
-        found.append(Finding(level, text + "."))
+        found.append(Sentence(level, text + "."))
     if overkill is not None and overkill.value is not None:
         level = "good" if overkill.value < 0.05 else "warn" if overkill.value < 0.2 else "bad"
         share = f"{overkill.value:.1%} of {evaluation.normal}"
         share = share if overkill.value else f"No image of {evaluation.normal}"
         level = "warn" if overkill.too_wide and level == "good" else level
         text = f"{share} is called a defect (overkill, "
-        found.append(Finding(level, text + f"{_range(overkill.low, overkill.high)})."))
+        found.append(Sentence(level, text + f"{_range(overkill.low, overkill.high)})."))
     return found
 
 
-def _head_and_tail(evaluation: Evaluation) -> list[Finding]:
+def _head_and_tail(evaluation: Evaluation) -> list[Sentence]:
     tail = evaluation.headline.get("tail_recall")
     rest = ~evaluation.per_class["class"].isin(evaluation.tail_classes)
     others = evaluation.per_class.loc[rest, "recall"].mean()
     if tail is None or tail.value is None or np.isnan(others):
         return []
     gap = float(others) - tail.value
-    listed = ", ".join(evaluation.tail_classes[:5])
-    listed += ", ..." if len(evaluation.tail_classes) > 5 else ""
+    listed = listed_text(evaluation.tail_classes, 5)
     level = "good" if gap < 0.05 else "warn" if gap < 0.2 else "bad"
     side = f"{100 * abs(gap):.1f} points {'below' if gap >= 0 else 'above'} the other classes"
     text = f"The rare classes ({listed}) reach a mean recall of {tail.value:.2f}, {side}."
-    return [Finding(level, text)]
+    return [Sentence(level, text)]
 
 
-def _ensemble(found: Disagreement) -> Finding:
+def _ensemble(found: Disagreement) -> Sentence:
     share = found.disagreed / found.images
     gain = found.gain
     if not found.disagreed:
         text = f"The experts agree on all {found.images:,} images: the ensemble adds nothing."
-        return Finding("note", text)
+        return Sentence("note", text)
     text = f"The experts differ on {found.disagreed:,} of {found.images:,} images ({share:.1%}). "
     interval = f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f} points)"
     best = f"the best single expert (number {found.best_expert})"
@@ -196,27 +188,29 @@ def _ensemble(found: Disagreement) -> Finding:
         better = "above" if gain.difference > 0 else "below"
         points = f"{100 * abs(gain.difference):.1f} points"
         text += f"The ensemble lies {points} {better} {best} {interval}."
-        return Finding("good" if gain.difference > 0 else "warn", text)
-    return Finding("note", text + f"The ensemble is no better and no worse than {best} {interval}.")
+        return Sentence("good" if gain.difference > 0 else "warn", text)
+    return Sentence(
+        "note", text + f"The ensemble is no better and no worse than {best} {interval}."
+    )
 
 
-def _calibration(evaluation: Evaluation, bins: pd.DataFrame) -> list[Finding]:
+def _calibration(evaluation: Evaluation, bins: pd.DataFrame) -> list[Sentence]:
     ece = evaluation.headline["ece"].value or 0.0
     filled = bins[bins["images"] > 0]
     gap = float((filled["gap"] * filled["images"]).sum() / max(int(filled["images"].sum()), 1))
     if ece <= MISCALIBRATED:
         text = f"Confidences can be taken as probabilities: they are off by {ece:.3f} on average."
-        return [Finding("good", text)]
+        return [Sentence("good", text)]
     if abs(gap) < ece / 2:
         how = f"off by {ece:.2f} on average, too high for some images and too low for others"
     else:
         how = f"{abs(gap):.2f} too {'low' if gap < 0 else 'high'} on average (ECE {ece:.3f})"
     text = f"Confidences are {how}: set thresholds on measured rates, not on the bare confidence."
     only_low = gap < 0 and abs(gap) >= ece / 2
-    return [Finding("note" if only_low else "warn", text)]
+    return [Sentence("note" if only_low else "warn", text)]
 
 
-def _products(evaluation: Evaluation) -> list[Finding]:
+def _products(evaluation: Evaluation) -> list[Sentence]:
     table = evaluation.per_product
     if len(table) < 2:
         return []
@@ -226,49 +220,47 @@ def _products(evaluation: Evaluation) -> list[Finding]:
     if low.empty:
         return []
     listed = [f"{row['product']} {row['accuracy']:.2f}" for row in low.to_dict("records")]
-    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     verb = "Products" if len(listed) > 1 else "A product"
-    text = (
-        f"{verb} clearly below the mean accuracy of {overall:.2f}: {', '.join(listed[:5])}{more}."
-    )
-    return [Finding("warn", text)]
+    text = f"{verb} clearly below the mean accuracy of {overall:.2f}: {listed_text(listed, 5)}."
+    return [Sentence("warn", text)]
 
 
-def _doubts(evaluation: Evaluation, label_space: LabelSpace) -> list[Finding]:
-    found = []
+def doubts(evaluation: Evaluation) -> list[str]:
+    """Say in sentences what the split is too small to decide."""
+    told = []
     wide = [
-        words
-        for name, words in _HEADLINE.items()
-        if name in evaluation.headline and evaluation.headline[name].too_wide
+        metric.title
+        for metric in METRICS
+        # The worst class speaks for itself.
+        if metric.level == "headline" and metric.name != "worst_class_recall"
+        if metric.name in evaluation.headline and evaluation.headline[metric.name].too_wide
     ]
     if wide:
-        text = f"Too uncertain on this split to compare models by: {', '.join(wide)}."
-        found.append(Finding("warn", text))
+        told.append(f"Too uncertain on this split to compare models by: {', '.join(wide)}.")
     table = evaluation.per_class
     unsure = table[(table["note"] != "") & (table["images"] > 0)].sort_values("images")
     if len(unsure):
-        listed = [
-            f"{row['class']} ({_counted(row['images'], 'image')})"
-            for row in unsure.head(_MOST_DOUBTS).to_dict("records")
+        few = [
+            f"{name} ({_counted(images, 'image')})"
+            for name, images in zip(unsure["class"], unsure["images"], strict=True)
         ]
-        text = f"Too few images to tell the recall of {_listed(listed, len(unsure))}."
-        found.append(Finding("warn", text))
+        told.append(f"Too few images to tell the recall of {listed_text(few, _MOST_DOUBTS)}.")
     absent = table.loc[table["images"] == 0, "class"].tolist()
     if absent:
-        text = f"No image of {_listed(absent[:_MOST_DOUBTS], len(absent))} in this split: "
-        found.append(Finding("warn", text + "not in any mean."))
+        names = listed_text(absent, _MOST_DOUBTS)
+        told.append(f"No image of {names} in this split: not in any mean.")
+    return told
+
+
+def _notes(evaluation: Evaluation, label_space: LabelSpace) -> list[Sentence]:
+    found = []
     if evaluation.num_unlabelled:
         images = _counted(evaluation.num_unlabelled, "image")
-        found.append(Finding("note", f"{images} without a label left out of every number."))
+        found.append(Sentence("note", f"{images} without a label left out of every number."))
     if label_space.normal is None:
         text = "No class is named as normal, so there is no escape and no overkill rate "
-        found.append(Finding("note", text + "(setting data.normal_class)."))
+        found.append(Sentence("note", text + "(setting data.normal_class)."))
     return found
-
-
-def _listed(names: list[str], total: int) -> str:
-    more = f" and {total - len(names)} more" if total > len(names) else ""
-    return ", ".join(names) + more
 
 
 def _counted(count: int, what: str) -> str:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from recame.pages.render import count_text, interval_text, share_text
-from recame.reports.report_page import change_text
+from recame.metrics.registry import METRICS
+from recame.pages.render import (
+    count_text,
+    interval_text,
+    markdown_cell,
+    markdown_table,
+    share_text,
+)
+from recame.reports.report_page import EXPERT_COLUMNS, change_text, expert_rows, pair_rows
 from recame.reports.run_report import RunReport
 
-_NAMES = {
-    "balanced_accuracy": "balanced accuracy",
-    "tail_recall": "tail recall",
-    "worst_class_recall": "worst class",
-    "escape_rate": "escape rate",
-    "critical_escape_rate": "critical escape rate",
-    "overkill_rate": "overkill rate",
-    "macro_f1": "macro F1",
-    "accuracy": "accuracy",
-    "ece": "ECE",
-}
 _SIGNS = {"good": "+", "note": "-", "warn": "!", "bad": "!!"}
 _MOST_CLASSES, _MOST_ROWS = 100, 10
 
@@ -32,7 +26,7 @@ def report_markdown(report: RunReport) -> str:
     facts, evaluation = report.facts, report.evaluation
     confidence = f"{evaluation.confidence:.0%}"
     parts = [
-        f"# {_cell(facts.name)} on {_cell(facts.split)}",
+        f"# {markdown_cell(facts.name)} on {markdown_cell(facts.split)}",
         report.lead,
         "\n".join(f"- `{_SIGNS[f.level]}` {f.text}" for f in report.findings),
         "## Numbers",
@@ -40,25 +34,17 @@ def report_markdown(report: RunReport) -> str:
         "## Classes, by training images",
         _classes(report, confidence),
     ]
-    pairs = report.confusions.head(_MOST_ROWS)
-    if len(pairs):
-        rows = [
-            [p["true"], p["called"], count_text(p["images"]), f"{p['share']:.1%}"]
-            for p in pairs.to_dict("records")
-        ]
+    pairs = pair_rows(report, _MOST_ROWS)
+    if pairs:
         parts += ["## Most frequent confusions"]
-        parts += [_table(["true", "called", "images", "of the class"], rows, left=2)]
+        parts += [markdown_table(["true", "called", "images", "of the class"], pairs, left=2)]
     if report.disagreement is not None:
-        names = ["balanced_accuracy", "tail_recall", "macro_f1", "accuracy"]
-        rows = [
-            [row["model"], *(share_text(row[name]) for name in names)]
-            for row in evaluation.experts.to_dict("records")
-        ]
-        parts += ["## Experts", _table(["", *(n.replace("_", " ") for n in names)], rows)]
+        heads = ["", *(name.replace("_", " ") for name in EXPERT_COLUMNS)]
+        parts += ["## Experts", markdown_table(heads, expert_rows(report))]
     if len(evaluation.per_product) > 1:
         parts += ["## Products", _products(report)]
     parts += ["## How it was made"]
-    parts += [_table(["what", "value"], [list(pair) for pair in facts.facts], left=2)]
+    parts += [markdown_table(["what", "value"], [list(pair) for pair in facts.facts], left=2)]
     if facts.commands:
         parts += ["```\n" + "\n".join(facts.commands) + "\n```"]
     parts += [f"> {remark}" for remark in report.evidence.remarks]
@@ -67,18 +53,19 @@ def report_markdown(report: RunReport) -> str:
 
 def _headline(report: RunReport, confidence: str) -> str:
     rows, compared = [], report.comparison is not None and report.comparison.images > 0
-    for name, title in _NAMES.items():
+    for metric in METRICS:
+        name, title = metric.name, metric.title
         estimate = report.evaluation.headline.get(name)
-        if estimate is None:
+        if estimate is None or metric.level == "detail":
             continue
         if name == "worst_class_recall":
             title = f"{title} ({report.evaluation.worst_class})"
         row = [title, share_text(estimate.value), interval_text(estimate.low, estimate.high, 3)]
         if compared:
             assert report.comparison is not None
-            row.append(change_text(report.comparison.differences.get(name), name, report))
+            row.append(change_text(report.comparison.differences.get(name), metric, report))
         rows.append(row)
-    return _table(
+    return markdown_table(
         ["number", "value", confidence, *(["against the baseline"] if compared else [])], rows
     )
 
@@ -104,7 +91,7 @@ def _classes(report: RunReport, confidence: str) -> str:
         for row in table.to_dict("records")
     ]
     heads = ["class", "group", "train", "images", "recall", confidence, "precision", "F1"]
-    return told + _table(heads, rows, left=2)
+    return told + markdown_table(heads, rows, left=2)
 
 
 def _products(report: RunReport) -> str:
@@ -124,15 +111,4 @@ def _products(report: RunReport) -> str:
         for row in table.head(_MOST_ROWS).to_dict("records")
     ]
     heads = ["product", "images", "balanced", "accuracy", "interval", "worst class"]
-    return told + _table(heads, rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    rule = ["---" if i < left else "---:" for i in range(len(heads))]
-    lines = [heads, rule, *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    """A text that breaks no table."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return told + markdown_table(heads, rows)

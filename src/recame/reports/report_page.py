@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from recame.metrics.paired import Difference
-from recame.metrics.registry import LOWER_IS_BETTER
+from recame.metrics.registry import METRICS, Metric
 from recame.pages.render import (
     BLUE,
     GROUP_COLOURS,
@@ -39,15 +39,8 @@ from recame.reports.run_report import RunReport
 #: Above these the page shows a part and says so.
 MOST_CLASS_ROWS, MOST_CONFUSION, MOST_PRODUCTS, MOST_PAIRS, MOST_GATED = 60, 60, 25, 12, 20
 
-_TILES = (
-    ("balanced_accuracy", "Balanced accuracy", "mean recall over the classes"),
-    ("tail_recall", "Tail recall", "mean recall of the rare classes"),
-    ("worst_class_recall", "Worst class", ""),
-    ("escape_rate", "Escape rate", "defects called normal"),
-    ("critical_escape_rate", "Critical escapes", "critical defects called normal"),
-    ("overkill_rate", "Overkill rate", "normal called a defect"),
-    ("macro_f1", "Macro F1", "mean F1 over the classes"),
-)
+#: Metrics of the table of experts.
+EXPERT_COLUMNS = ("balanced_accuracy", "tail_recall", "macro_f1", "accuracy")
 
 
 def report_html(report: RunReport) -> str:
@@ -104,34 +97,33 @@ def _tiles(report: RunReport) -> list[dict[str, str]]:
     evaluation = report.evaluation
     differences = {} if report.comparison is None else report.comparison.differences
     found = []
-    for name, title, meaning in _TILES:
-        estimate = evaluation.headline.get(name)
-        if estimate is None:
+    for metric in METRICS:
+        estimate = evaluation.headline.get(metric.name)
+        if estimate is None or metric.level != "headline":
             continue
-        if name == "worst_class_recall":
-            meaning = f"recall of {evaluation.worst_class}"
+        worst = metric.name == "worst_class_recall"
         tone = ""
         if estimate.value is not None and not estimate.too_wide:
-            good = 1 - estimate.value if name in LOWER_IS_BETTER else estimate.value
+            good = metric.goodness(estimate.value)
             tone = "good" if good >= 0.9 else "warn" if good >= 0.7 else "bad"
         found.append(
             {
-                "name": title,
+                "name": metric.title[0].upper() + metric.title[1:],
                 "value": share_text(estimate.value),
                 "interval": interval_text(estimate.low, estimate.high, 3),
-                "meaning": meaning,
-                "change": change_text(differences.get(name), name, report),
+                "meaning": f"recall of {evaluation.worst_class}" if worst else metric.meaning,
+                "change": change_text(differences.get(metric.name), metric, report),
                 "tone": tone,
             }
         )
     return found
 
 
-def change_text(difference: Difference | None, name: str, report: RunReport) -> str:
+def change_text(difference: Difference | None, metric: Metric, report: RunReport) -> str:
     """A difference to the baseline as `+0.270 (0.256 to 0.283), better than base`."""
     if difference is None or report.comparison is None:
         return ""
-    gained = difference.difference < 0 if name in LOWER_IS_BETTER else difference.difference > 0
+    gained = metric.goodness(difference.value) > metric.goodness(difference.other)
     verdict = "no real difference to"
     if difference.real:
         verdict = "better than" if gained else "worse than"
@@ -191,12 +183,28 @@ def _confusion(report: RunReport) -> dict[str, Any]:
             f"{space.num_classes:,} classes are too many for a matrix on a page; "
             "all its filled cells are in report.json."
         )
-    pairs = report.confusions
-    rows = [
+    return {
+        "pictures": pictures,
+        "remark": remark,
+        "pairs": pair_rows(report, MOST_PAIRS),
+        "num_pairs": len(report.confusions),
+    }
+
+
+def pair_rows(report: RunReport, most: int) -> list[list[str]]:
+    """The most frequent confusions: true class, called class, images, share of the class."""
+    return [
         [row["true"], row["called"], count_text(row["images"]), f"{row['share']:.1%}"]
-        for row in pairs.head(MOST_PAIRS).to_dict("records")
+        for row in report.confusions.head(most).to_dict("records")
     ]
-    return {"pictures": pictures, "remark": remark, "pairs": rows, "num_pairs": len(pairs)}
+
+
+def expert_rows(report: RunReport) -> list[list[str]]:
+    """The ensemble's name and each expert's, with their `EXPERT_COLUMNS`."""
+    return [
+        [row["model"], *(share_text(row[name]) for name in EXPERT_COLUMNS)]
+        for row in report.evaluation.experts.to_dict("records")
+    ]
 
 
 def _products(report: RunReport) -> dict[str, Any] | None:
@@ -255,13 +263,7 @@ def _experts(report: RunReport) -> dict[str, Any] | None:
     found = report.disagreement
     if found is None:
         return None
-    table = report.evaluation.experts
-    names = ("balanced_accuracy", "tail_recall", "macro_f1", "accuracy")
-    rows = [
-        [row["model"], *(share_text(row[name]) for name in names)]
-        for row in table.to_dict("records")
-    ]
-    columns = [("", "left"), *((name.replace("_", " "), "right") for name in names)]
+    columns = [("", "left"), *((name.replace("_", " "), "right") for name in EXPERT_COLUMNS)]
     differ = f"{count_text(found.disagreed)} of {count_text(found.images)}"
     counts = [
         ["images on which the experts differ", differ],
@@ -273,7 +275,7 @@ def _experts(report: RunReport) -> dict[str, Any] | None:
         [f"right in expert {found.best_expert}, wrong in the ensemble", count_text(found.lost)],
         ["at least one expert right", f"{found.any_right:.1%} of the images"],
     ]
-    return {"columns": columns, "rows": rows, "counts": counts}
+    return {"columns": columns, "rows": expert_rows(report), "counts": counts}
 
 
 def _with_interval(share: tuple[float, float, float] | None) -> str:
@@ -383,14 +385,7 @@ def _curves(report: RunReport) -> list[Picture]:
 def _made(report: RunReport) -> dict[str, Any]:
     facts = report.facts
     text = yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)
-    changed = [
-        [
-            s.name,
-            _plain(s.value),
-            _plain(s.default),
-        ]
-        for s in facts.changed
-    ]
+    changed = [[s.name, _plain(s.value), _plain(s.default)] for s in facts.changed]
     return {"settings": text, "changed": changed}
 
 

@@ -16,7 +16,7 @@ from recame.metrics.comparison import Comparison, compare_predictions
 from recame.metrics.disagreement import Disagreement, expert_disagreement
 from recame.metrics.evaluation import Evaluation
 from recame.reports.evidence import Evidence
-from recame.reports.judgement import Finding, judge
+from recame.reports.judgement import Sentence, interpret
 
 REPORT_SCHEMA = 1
 
@@ -111,7 +111,7 @@ class RunReport:
     comparison: Comparison | None
     disagreement: Disagreement | None
     lead: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Sentence, ...]
 
     @property
     def confusions(self) -> pd.DataFrame:
@@ -210,7 +210,7 @@ def build_report(
         seed=seed,
     )
     bins = reliability_bins(predictions.probabilities, predictions.target)
-    lead, findings = judge(evaluation, label_space, bins, comparison, disagreement)
+    lead, findings = interpret(evaluation, label_space, bins, comparison, disagreement)
     return RunReport(
         facts=facts,
         evaluation=evaluation,

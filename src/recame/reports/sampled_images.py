@@ -1,4 +1,4 @@
-"""A run's model and the images of its data, looked at again: features, pixels, samples."""
+"""A run's model and the images of its data, looked at again: features and pixels."""
 
 from __future__ import annotations
 
@@ -66,31 +66,3 @@ def cache_rows(data: InspectionSet, split: str, predictions: Predictions) -> Int
     part = part[~images.duplicated().to_numpy()]
     found = part.set_index(part["image"].astype(str))["row"].reindex(asked)
     return found.fillna(-1).to_numpy(np.int64)
-
-
-def sample_by_class(target: IntArray, most: int, seed: int) -> IntArray:
-    """At most `most` rows, at random, rare classes first: all of theirs, and equal shares beyond.
-
-    Args:
-        target: (N,) class indices; -1 counts as a class of its own.
-        most: how many at most.
-        seed: of the choice.
-
-    Returns:
-        Ascending rows.
-
-    Examples:
-        >>> import numpy as np
-        >>> rows = sample_by_class(np.array([0] * 90 + [1] * 3), 10, seed=0)
-        >>> int((rows >= 90).sum()), len(rows)
-        (3, 10)
-    """
-    if len(target) <= most:
-        return np.arange(len(target), dtype=np.int64)
-    shuffled = np.random.default_rng(seed).permutation(len(target))
-    by_class = shuffled[np.argsort(target[shuffled], kind="stable")]
-    _, sizes = np.unique(target, return_counts=True)
-    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    place = np.arange(len(target)) - starts  # within its class
-    chosen = by_class[np.argsort(place, kind="stable")[:most]]
-    return np.sort(chosen).astype(np.int64)

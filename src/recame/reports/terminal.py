@@ -12,25 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from recame.metrics.registry import BY_NAME
+from recame.pages.render import interval_text, listed_text, share_text
+from recame.reports.judgement import doubts
+
 if TYPE_CHECKING:
     from recame.metrics.evaluation import Evaluation
-    from recame.metrics.statistics import Estimate
 
-_MEANING = {
-    "balanced_accuracy": "mean recall over the classes",
-    "accuracy": "share of images called right",
-    "macro_f1": "mean F1 over the classes",
-    "macro_precision": "mean precision over the classes",
-    "g_mean": "geometric mean of the recalls",
-    "escape_rate": "defects called normal",
-    "critical_escape_rate": "critical defects called normal",
-    "overkill_rate": "normal called a defect",
-    "ece": "distance of confidence and accuracy",
-}
-_LOWER_IS_BETTER = ("escape_rate", "critical_escape_rate", "overkill_rate", "ece")
 _MOST_CLASSES = 60
 _MOST_ROWS = 20
-_MOST_NOTES = 8
 _BAR = 14
 _LONGEST_NAME = 22
 
@@ -58,32 +48,8 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
         console.print(told, width=width, highlight=False)
     if len(evaluation.per_product) > 1:
         console.print(_product_table(evaluation.per_product), width=width)
-    for sentence in judgement(evaluation):
+    for sentence in doubts(evaluation):
         console.print(f"[yellow]![/yellow] {escape(sentence)}", width=width, highlight=False)
-
-
-def judgement(evaluation: Evaluation) -> list[str]:
-    """Say in sentences what the split is too small to decide."""
-    told = [
-        f"{name} {_interval_text(estimate)}: too wide to compare models by."
-        for name, estimate in evaluation.headline.items()
-        # The worst class speaks for itself below, and the tail is often the few.
-        if estimate.too_wide and name not in {"worst_class_recall", "few_recall"}
-    ]
-    table = evaluation.per_class
-    noted = table[(table["note"] != "") & (table["images"] > 0)].sort_values("images")
-    told += [
-        f"{name}: {note}."
-        for name, note in zip(noted["class"][:_MOST_NOTES], noted["note"], strict=False)
-    ]
-    if len(noted) > _MOST_NOTES:
-        told.append(f"{len(noted) - _MOST_NOTES} more classes have too few images to tell.")
-    absent = table.loc[table["images"] == 0, "class"].tolist()
-    if absent:
-        more = f" and {len(absent) - _MOST_NOTES} more" if len(absent) > _MOST_NOTES else ""
-        listed = ", ".join(absent[:_MOST_NOTES])
-        told.append(f"No image of {listed}{more} in this split: not in any mean.")
-    return told
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
@@ -110,35 +76,27 @@ def _headline_table(evaluation: Evaluation) -> Table:
     table = _table("", "number", "value", f"{evaluation.confidence:.0%} interval")
     table.add_column("meaning", style="dim", overflow="fold")
     meaning = {
-        **_MEANING,
         "worst_class_recall": evaluation.worst_class,
-        "tail_recall": _listed(evaluation.tail_classes),
+        "tail_recall": listed_text(evaluation.tail_classes, 4),
     }
     groups = evaluation.groups
     for row in groups[groups["rule"] == "cutoffs"].itertuples():
         classes = "1 class" if row.classes == 1 else f"{row.classes} classes"
         meaning[f"{row.group}_recall"] = f"{classes} by the published cut-offs"
     for name, estimate in evaluation.headline.items():
+        metric = BY_NAME[name]
         if estimate.value is None:
-            table.add_row(name, "-", "", Text(_why_absent(name)))
+            table.add_row(name, "-", "", Text(metric.absent))
             continue
-        value = estimate.value
-        colour = _colour(1 - value if name in _LOWER_IS_BETTER else value)
+        colour = _colour(metric.goodness(estimate.value))
         first = name == "balanced_accuracy"
         table.add_row(
             Text(name, style="bold" if first else ""),
-            Text(f"{value:.3f}", style=f"bold {colour}" if first else colour),
-            _range(estimate.low, estimate.high, 3),
-            Text(meaning.get(name, "")),
+            Text(f"{estimate.value:.3f}", style=f"bold {colour}" if first else colour),
+            interval_text(estimate.low, estimate.high, 3),
+            Text(meaning.get(name, metric.meaning)),
         )
     return table
-
-
-def _why_absent(name: str) -> str:
-    return {
-        "tail_recall": "no tail, or no image of it in this split",
-        "overkill_rate": "no normal image in this split",
-    }.get(name, "no such defect in this split")
 
 
 def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
@@ -165,14 +123,15 @@ def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
     for row in rows.to_dict("records"):
         few = bool(row["note"]) and row["images"] > 0
         recall = (row["recall"], row["recall_low"], row["recall_high"])
+        interval = interval_text(*recall[1:])
         table.add_row(
             Text(_short(str(row["class"])) + roles.get(row["class"], "")),
             f"{row['train_images']:,}",
             f"{row['images']:,}",
-            Text(_number(row["recall"], 2), style=_colour(row["recall"])),
-            Text(_range(row["recall_low"], row["recall_high"], 2), style="yellow" if few else ""),
-            _number(row["precision"], 2),
-            _number(row["f1"], 2),
+            Text(share_text(row["recall"], 2), style=_colour(row["recall"])),
+            Text(interval, style="yellow" if few else ""),
+            share_text(row["precision"], 2),
+            share_text(row["f1"], 2),
             *((Text(str(row["group"])), _bar(*recall, plain=plain)) if wide else ()),
         )
     return table
@@ -203,7 +162,7 @@ def _experts_table(experts: pd.DataFrame) -> Table:
     best = experts[names].max()
     for row in experts.to_dict("records"):
         cells = [
-            Text(_number(row[name], 3), style="bold" if row[name] == best[name] else "")
+            Text(share_text(row[name], 3), style="bold" if row[name] == best[name] else "")
             for name in names
         ]
         table.add_row(str(row["model"]), *cells)
@@ -225,35 +184,16 @@ def _product_table(products: pd.DataFrame) -> Table:
         table.add_row(
             Text(_short(str(row["product"]))),
             f"{row['images']:,}",
-            Text(_number(row["balanced_accuracy"], 2), style=_colour(row["balanced_accuracy"])),
-            _number(row["accuracy"], 2),
-            _range(row["accuracy_low"], row["accuracy_high"], 2),
+            Text(share_text(row["balanced_accuracy"], 2), style=_colour(row["balanced_accuracy"])),
+            share_text(row["accuracy"], 2),
+            interval_text(row["accuracy_low"], row["accuracy_high"], 2),
             Text(worst if row["worst_class_recall"] < 1 else ""),
         )
     return table
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _range(low: float | None, high: float | None, digits: int) -> str:
-    if low is None or high is None or math.isnan(low):
-        return ""
-    return f"{low:.{digits}f}-{high:.{digits}f}"
-
-
-def _interval_text(estimate: Estimate) -> str:
-    return f"{_number(estimate.value, 2)} ({_range(estimate.low, estimate.high, 2)})"
-
-
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 2] + ".."
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
 
 
 def _colour(value: float) -> str:

@@ -24,7 +24,7 @@ from recame.errors import CheckpointError, ConfigError, DataError
 from recame.losses import TrainingLoss
 from recame.models import Architecture, MultiExpertClassifier, load_checkpoint
 from recame.models.gates import forward_with_gates
-from recame.reports.facts import run_facts
+from recame.reports.draw import run_facts
 from recame.runs.folder import RunFolder
 from recame.training.loop.cost import StepCost
 from recame.training.loop.module import FinetuneModule
