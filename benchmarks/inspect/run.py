@@ -21,7 +21,10 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from recame.config import DataConfig
 from recame.datasets.generated import SyntheticSpec, write
-from recame.inspection import Inspection, examine_set, inspect_set, save_inspection
+from recame.inspection import Inspection, inspect_set, save_inspection
+from recame.inspection.checks.duplicates import Duplicates
+from recame.inspection.checks.label_errors import LabelErrors
+from recame.inspection.checks.structure import Structure
 from recame.machine import environment
 
 HERE = Path(__file__).parent
@@ -47,12 +50,12 @@ def planted(images: int, seed: int, folder: Path) -> tuple[Inspection, pd.DataFr
 
 def cluster_scores(inspection: Inspection, truth: pd.DataFrame) -> pd.DataFrame:
     """Per class: clusters planted and found in train (effective numbers), and their agreement."""
-    structure = inspection.structure
-    assert structure is not None
-    label = inspection.table["label"].to_numpy()[structure.rows]
-    right = label == truth["true_label"].to_numpy()[structure.rows]
-    cluster = truth["cluster"].to_numpy()[structure.rows]
-    train = (inspection.table["split"] == "train").to_numpy()[structure.rows]
+    structure, embedded = inspection[Structure], inspection.embedded
+    assert embedded is not None
+    label = inspection.table["label"].to_numpy()[embedded.rows]
+    right = label == truth["true_label"].to_numpy()[embedded.rows]
+    cluster = truth["cluster"].to_numpy()[embedded.rows]
+    train = (inspection.table["split"] == "train").to_numpy()[embedded.rows]
     rows = []
     for name, kind, effective in structure.classes[["class", "kind", "effective"]].itertuples(
         index=False
@@ -75,10 +78,10 @@ def cluster_scores(inspection: Inspection, truth: pd.DataFrame) -> pd.DataFrame:
 
 def hygiene_scores(inspection: Inspection, truth: pd.DataFrame) -> dict[str, float]:
     """Precision and recall of duplicates, near-duplicates, leaks and suspect labels."""
-    hygiene, table = inspection.hygiene, inspection.table
+    duplicates, table = inspection[Duplicates], inspection.table
     source = truth["duplicate_of"].where(truth["duplicate_of"] != "", truth["image"]).to_numpy()
     kind = truth["duplicate_kind"].to_numpy()
-    near = hygiene.near
+    near = duplicates.near
     first, second = near["first"].to_numpy(int), near["second"].to_numpy(int)
     same = source[first] == source[second]
     crossing = (near["split"] != near["other_split"]).to_numpy()
@@ -86,11 +89,11 @@ def hygiene_scores(inspection: Inspection, truth: pd.DataFrame) -> dict[str, flo
     planted_near = np.flatnonzero(kind == "near")
     leaks = planted_near[table["split"].to_numpy()[planted_near] != "train"]
     wrong = (table["label"] != truth["true_label"]).to_numpy()
-    suspects = hygiene.suspects["table_row"].to_numpy(int)
+    suspects = inspection[LabelErrors].suspects["table_row"].to_numpy(int)
     hits = wrong[suspects]
     exact = set(np.flatnonzero(kind == "exact"))
     scores = {
-        "exact_recall": len(exact & set(hygiene.duplicates["table_row"])) / len(exact),
+        "exact_recall": len(exact & set(duplicates.equal["table_row"])) / len(exact),
         "near_precision": float(same.mean()),
         "near_recall": float(np.mean([row in seen for row in planted_near])),
         "leak_precision": float(same[crossing].mean()),
@@ -121,7 +124,7 @@ def time_rows(rows: int, folder: Path) -> dict[str, float]:
     path = folder / "many.csv"
     table.to_csv(path, index=False)
     start = time.perf_counter()
-    inspection = examine_set(path, decode=False)
+    inspection = inspect_set(path, decode=False)
     save_inspection(inspection, folder / "many")
     return {"rows": rows, "seconds": time.perf_counter() - start}
 

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import adjusted_rand_score
 
 from recame.inference.projection import nearest_rows
+from recame.inspection.checks.label_errors import label_suspects
 from recame.inspection.clusters import (
     class_structure,
     cluster_agreement,
@@ -16,8 +17,7 @@ from recame.inspection.clusters import (
     effective_number,
     find_looks,
 )
-from recame.inspection.duplicates import MAX_RESIDUAL, near_duplicates, scene_groups
-from recame.inspection.label_errors import label_suspects
+from recame.inspection.scenes import MAX_RESIDUAL, near_duplicates, scene_groups
 
 
 def blobs(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -19,10 +19,13 @@ from recame.errors import DataError
 from recame.inspection import (
     Inspection,
     inspect_set,
-    make_findings,
     print_inspection,
     save_inspection,
 )
+from recame.inspection.checks.duplicates import Duplicates
+from recame.inspection.checks.files import Files
+from recame.inspection.checks.label_errors import LabelErrors
+from recame.inspection.checks.structure import Structure
 from recame.pages.drawing import figure_label
 
 CACHE = "cache"
@@ -50,11 +53,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inspection, pd.Da
 
 def test_planted_clusters_are_recovered(planted: tuple[Inspection, pd.DataFrame]) -> None:
     inspection, truth = planted
-    structure = inspection.structure
-    assert structure is not None
-    labels = inspection.table["label"].to_numpy()[structure.rows]
-    right = labels == truth["true_label"].to_numpy()[structure.rows]
-    cluster = truth["cluster"].to_numpy()[structure.rows]
+    structure, embedded = inspection[Structure], inspection.embedded
+    assert embedded is not None
+    labels = inspection.table["label"].to_numpy()[embedded.rows]
+    right = labels == truth["true_label"].to_numpy()[embedded.rows]
+    cluster = truth["cluster"].to_numpy()[embedded.rows]
     scores = [
         adjusted_rand_score(cluster[own], structure.cluster[own])
         for own in (right & (labels == name) for name in inspection.audit.classes["class"])
@@ -69,19 +72,19 @@ def test_planted_clusters_are_recovered(planted: tuple[Inspection, pd.DataFrame]
 
 def test_planted_faults_are_found(planted: tuple[Inspection, pd.DataFrame]) -> None:
     inspection, truth = planted
-    hygiene = inspection.hygiene
+    duplicates = inspection[Duplicates]
     exact = truth["duplicate_kind"] == "exact"
-    assert hygiene.duplicates["group"].nunique() >= exact.sum() * 0.9
-    assert set(np.flatnonzero(exact)) <= set(hygiene.duplicates["table_row"])
+    assert duplicates.equal["group"].nunique() >= exact.sum() * 0.9
+    assert set(np.flatnonzero(exact)) <= set(duplicates.equal["table_row"])
     source = truth["duplicate_of"].where(truth["duplicate_of"] != "", truth["image"]).to_numpy()
-    near = hygiene.near
+    near = duplicates.near
     same = source[near["first"].to_numpy(int)] == source[near["second"].to_numpy(int)]
     assert same.mean() > 0.8
     assert same.sum() >= 5
     wrong = (inspection.table["label"] != truth["true_label"]).to_numpy()
-    first = hygiene.suspects["table_row"].to_numpy(int)[:10]
+    first = inspection[LabelErrors].suspects["table_row"].to_numpy(int)[:10]
     assert wrong[first].mean() >= 0.5
-    keys = [finding.key for finding in make_findings(inspection)]
+    keys = [finding.key for finding in inspection.findings()]
     assert {"leaks", "duplicates", "labels", "small", "group-board"} <= set(keys)
 
 
@@ -101,7 +104,7 @@ def test_files_are_written_whole(planted: tuple[Inspection, pd.DataFrame], tmp_p
     assert "broken.csv" not in names
     assert not any(name.endswith(".part") for name in names)
     suspects = pd.read_csv(tmp_path / "suspects.csv")
-    assert len(suspects) == len(inspection.hygiene.suspects)
+    assert len(suspects) == len(inspection[LabelErrors].suspects)
 
 
 def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame]) -> None:
@@ -131,15 +134,15 @@ def inspected(table: pd.DataFrame, tmp_path: Path) -> tuple[Inspection, set[str]
         console=Console(file=io.StringIO(), width=80),
     )
     page = tmp_path / "out" / "inspection.html"
-    keys = {finding.key for finding in make_findings(inspection)}
+    keys = {finding.key for finding in inspection.findings()}
     return inspection, keys, page.read_text(encoding="utf-8")
 
 
 def test_one_image(tmp_path: Path) -> None:
     inspection, keys, html = inspected(images(tmp_path, ["ok"]), tmp_path)
     assert {"one-class", "no-splits", "no-products"} <= keys
-    assert inspection.structure is not None
-    assert inspection.structure.classes["clusters"].tolist() == [1]
+    assert inspection.embedded is not None
+    assert inspection[Structure].classes["clusters"].tolist() == [1]
     assert "1 image" in html
 
 
@@ -148,8 +151,8 @@ def test_labels_that_only_the_test_split_has(tmp_path: Path) -> None:
     table["split"] = ["train"] * 6 + ["test"] * 3
     inspection, keys, _ = inspected(table, tmp_path)
     assert {"unseen", "absent-test", "no-val"} <= keys
-    assert inspection.structure is not None
-    assert inspection.structure.classes["images"].tolist() == [6, 0]
+    assert inspection.embedded is not None
+    assert inspection[Structure].classes["images"].tolist() == [6, 0]
 
 
 def test_a_leaked_image_counts_for_the_training_split(tmp_path: Path) -> None:
@@ -159,8 +162,8 @@ def test_a_leaked_image_counts_for_the_training_split(tmp_path: Path) -> None:
         Path(table["path"][number]).write_bytes(Path(table["path"][number + 3]).read_bytes())
     inspection, keys, _ = inspected(table, tmp_path)
     assert "leaks" in keys
-    assert inspection.structure is not None
-    assert inspection.structure.classes["images"].tolist() == [3, 6]
+    assert inspection.embedded is not None
+    assert inspection[Structure].classes["images"].tolist() == [3, 6]
 
 
 def test_numbers_that_each_lot_counts_anew_are_no_leak(tmp_path: Path) -> None:
@@ -168,11 +171,11 @@ def test_numbers_that_each_lot_counts_anew_are_no_leak(tmp_path: Path) -> None:
     table["lot"] = [f"L{i // 5}" for i in range(120)]
     table["split"] = ["train"] * 60 + ["test"] * 60
     table["wafer"] = [i % 24 for i in range(120)]
-    found = {f.key: f for f in make_findings(inspected(table, tmp_path)[0])}
+    found = {f.key: f for f in inspected(table, tmp_path)[0].findings()}
     assert found["group-wafer"].level == "note"
     assert "counted anew in each lot" in found["group-wafer"].text
     table["lot"] = "L"
-    found = {f.key: f for f in make_findings(inspected(table, tmp_path / "again")[0])}
+    found = {f.key: f for f in inspected(table, tmp_path / "again")[0].findings()}
     assert found["group-wafer"].level == "bad"
 
 
@@ -189,9 +192,9 @@ def test_many_unreadable_files_and_conflicting_copies(tmp_path: Path) -> None:
     Path(table["path"][0]).write_bytes(b"no image")
     Path(table["path"][3]).write_bytes(Path(table["path"][2]).read_bytes())
     inspection, keys, html = inspected(table, tmp_path)
-    assert len(inspection.hygiene.broken) == 1
+    assert len(inspection[Files].broken) == 1
     assert {"broken", "conflicts"} <= keys
-    assert inspection.hygiene.duplicates["image"].tolist() == table["image"].tolist()[2:4]
+    assert inspection[Duplicates].equal["image"].tolist() == table["image"].tolist()[2:4]
     assert "not an image" in html
 
 
@@ -217,7 +220,7 @@ def test_thousands_of_classes_and_rows_without_images(tmp_path: Path) -> None:
     )
     inspection = inspect_set(table, decode=False)
     page = save_inspection(inspection, tmp_path).read_text(encoding="utf-8")
-    assert inspection.structure is None
+    assert inspection.embedded is None
     assert "3,000 classes" in page
     assert "Clusters within classes" not in page
     assert len(page) < 1_000_000
@@ -227,6 +230,6 @@ def test_thousands_of_classes_with_images(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("recame.inspection.examine.MOST_EMBEDDED", 60)
     table = images(tmp_path, [f"c{i // 2}" for i in range(100)])
     inspection, keys, _ = inspected(table, tmp_path)
-    assert inspection.structure is not None
-    assert len(inspection.structure.rows) <= 60
+    assert inspection.embedded is not None
+    assert len(inspection.embedded.rows) <= 60
     assert "sampled" in keys

@@ -1,21 +1,16 @@
-"""What a set of images is like, before any training."""
+"""What a set of images is like, before any training; `checks/` has a file for each question."""
 
-from recame.inspection.command import inspect_set
-from recame.inspection.examine import Inspection, Structure, examine_set
-from recame.inspection.findings import Finding, make_findings
-from recame.inspection.issues import Hygiene
+from recame.inspection.check import Check, Inspection, SetFinding
+from recame.inspection.examine import inspect_set
 from recame.inspection.printing import print_inspection
 from recame.inspection.saving import inspection_dict, save_inspection
 
 __all__ = [
-    "Finding",
-    "Hygiene",
+    "Check",
     "Inspection",
-    "Structure",
-    "examine_set",
+    "SetFinding",
     "inspect_set",
     "inspection_dict",
-    "make_findings",
     "print_inspection",
     "save_inspection",
 ]

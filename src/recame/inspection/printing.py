@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from recame.inspection.examine import Inspection
-from recame.inspection.findings import images_text, make_findings
+from recame.inspection.check import Inspection, images_text, two_digits
+from recame.inspection.checks.structure import Structure
 
 _MOST_CLASSES = 30
 _BAR = 16
@@ -38,10 +37,19 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     console.print(f"\n[bold]{escape(inspection.source)}[/bold]", width=width, highlight=False)
     console.print(f"[dim]{escape(' · '.join(facts))}[/dim]\n", width=width, highlight=False)
     console.print(_class_table(inspection, console, width), width=width)
-    if inspection.structure is not None:
-        _print_structure(inspection, console, width)
+    embedded = inspection.embedded
+    if embedded is not None:
+        structure = inspection[Structure]
+        told = (
+            f"Clusters (effective number) counted on {embedded.basis}; "
+            f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense looks."
+        )
+        agreement = ", ".join(f"{name} {ami}" for name, ami in structure.told_agreement()[:4])
+        if agreement:
+            told += f" Agreement of clusters (AMI) with {agreement}."
+        console.print(f"[dim]{escape(told)}[/dim]\n", width=width, highlight=False)
     console.print("[bold]Findings[/bold]", width=width)
-    for finding in make_findings(inspection):
+    for finding in inspection.findings():
         line = Text.assemble(
             (_SIGN[finding.level] + " ", _STYLE[finding.level]), (finding.title, "bold")
         )
@@ -58,15 +66,15 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 
 
 def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
-    audit, structure = inspection.audit, inspection.structure
+    audit, decoded = inspection.audit, inspection.embedded is not None
     plain = not (console.encoding or "utf-8").lower().startswith("utf")
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
-    splits = [name for name in audit.splits if name == "train" or structure is None][:3]
+    splits = [name for name in audit.splits if name == "train" or not decoded][:3]
     splits = splits if width >= 90 else []
     for name in ["images", *splits]:
         table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
-    if structure is not None:
+    if decoded:
         for name in ("clusters", "each", "diversity", "similarity"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("kind", no_wrap=True, style="dim")
@@ -76,13 +84,13 @@ def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
     for position, row in enumerate(audit.classes.head(_MOST_CLASSES).to_dict("records")):
         cells: list[str | Text] = [Text(str(row["class"])), f"{row['images']:,}"]
         cells += [f"{row[name]:,}" for name in splits]
-        if structure is None:
+        if not decoded:
             cells.append(_log_bar(row["images"], most, plain))
         else:
-            own = structure.classes.iloc[position]
+            own = inspection[Structure].classes.iloc[position]
             numbers = [own["effective"], own["images_per_cluster"]]
             cells += [f"{value:,.1f}" if own["images"] else "-" for value in numbers]
-            cells += [_two(own["diversity"]), _two(own["similarity"]), str(own["kind"])]
+            cells += [two_digits(own["diversity"]), two_digits(own["similarity"]), str(own["kind"])]
         table.add_row(*cells)
     if len(audit.classes) > _MOST_CLASSES:
         rest = audit.classes["images"].iloc[_MOST_CLASSES:]
@@ -96,24 +104,3 @@ def _log_bar(count: int, most: int, plain: bool) -> Text:
 
     length = max(1, round(_BAR * math.log1p(count) / math.log1p(most)))
     return Text(("#" if plain else "█") * length, style="blue")
-
-
-def _two(value: float | None) -> str:
-    return "-" if value is None or pd.isna(value) else f"{value:.2f}"
-
-
-def _print_structure(inspection: Inspection, console: Console, width: int) -> None:
-    structure = inspection.structure
-    assert structure is not None
-    told = [
-        f"{name} {ami:.2f}"
-        for name, ami in structure.agreement[["column", "ami"]].itertuples(index=False)
-        if ami is not None and not pd.isna(ami)
-    ]
-    text = (
-        f"Clusters (effective number) counted on {structure.basis}; "
-        f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense looks."
-    )
-    if told:
-        text += f" Agreement of clusters (AMI) with {', '.join(told[:4])}."
-    console.print(f"[dim]{escape(text)}[/dim]\n", width=width, highlight=False)

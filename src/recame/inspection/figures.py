@@ -1,4 +1,4 @@
-"""The figures of an inspection's page; each function gives a figure of its own."""
+"""The figures of the classes' clusters, and what all checks' figures share: a calm plot."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import FloatArray
-from recame.inspection.examine import Structure
+from recame.inspection.check import MOST_ROWS
 from recame.pages.drawing import figure_label
-from recame.pages.render import BLUE, GREY, INK, LINE, ORANGE
+from recame.pages.render import BLUE, GREY, INK, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Rows that a figure shows; the page's tables and the JSON hold the rest.
-MOST_ROWS = 40
 _COLOURS = (
     "#2b6cb0", "#dd7b2f", "#2f855a", "#c0342b", "#7b5ea7", "#8c6d31", "#d16ba5", "#2a9d8f",
     "#b5a300", "#5b8def", "#7f4f24", "#1b4965",
@@ -25,85 +23,32 @@ _COLOURS = (
 _OTHER = "#cbd2d9"
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white figure, its sides in inches, and its only axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_facecolor("white")
     axes = figure.add_subplot()
-    _calm(axes)
+    calm(axes)
     return figure, axes
 
 
-def _calm(axes: Axes) -> None:
+def calm(axes: Axes) -> None:
+    """No frame, no ticks, small labels."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=9, labelcolor=INK)
     axes.set_axisbelow(True)
-
-
-def counts_figure(classes: pd.DataFrame) -> Figure:
-    """Images of each class on a log scale; the training split's part darker.
-
-    Args:
-        classes: `ManifestAudit.classes`.
-    """
-    shown = classes.head(MOST_ROWS)
-    rows = np.arange(len(shown))
-    figure, axes = _canvas(7.4, 0.7 + 0.27 * len(shown))
-    total = shown["images"].to_numpy(np.float64)
-    has_train = "train" in shown
-    axes.barh(rows, total, height=0.72, left=0, color="#bcd3ea" if has_train else BLUE)
-    if has_train:
-        axes.barh(rows, shown["train"].to_numpy(np.float64), height=0.72, color=BLUE)
-    axes.set_xscale("log")
-    axes.set_xlim(0.7, max(float(total.max()), 1.0) * 2.6)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.tick_params(axis="x", which="both", length=0)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(rows, [figure_label(name, 22) for name in shown["class"]])
-    axes.grid(axis="x", color=LINE, linewidth=0.7)
-    axes.tick_params(axis="x", labelcolor=GREY)
-    for row, record in enumerate(shown.to_dict("records")):
-        text = f"{record['images']:,}"
-        if has_train:
-            text = f"{record['train']:,} of {record['images']:,}"
-        axes.text(record["images"] * 1.08, row, text, va="center", fontsize=8, color=GREY)
-    label = "images (dark: in train)" if has_train else "images"
-    axes.set_xlabel(f"{label}, log scale", fontsize=9, color=GREY, loc="left")
-    return figure
-
-
-def spread_figure(pixels: pd.DataFrame) -> Figure:
-    """Histograms of the images' brightness and contrast.
-
-    Args:
-        pixels: what `pixel_statistics` returned.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.4, 2.3), layout="constrained")
-    panels = figure.subplots(1, 2)
-    what = (("brightness", "brightness: mean of the pixels"), ("contrast", "contrast: deviation"))
-    for axes, (column, label) in zip(panels, what, strict=True):
-        _calm(axes)
-        values = pixels[column].to_numpy()
-        top = 1.0 if column == "brightness" else 0.5
-        axes.hist(np.clip(values, 0, top), bins=50, range=(0, top), color=BLUE)
-        axes.set_xlabel(f"{label}, of [0, 1]", fontsize=9, color=GREY, loc="left")
-        axes.set_yticks([])
-        axes.axhline(0, color=LINE, linewidth=0.8)
-        axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.2)
-    return figure
 
 
 def clusters_figure(classes: pd.DataFrame) -> Figure:
     """Each class as a bar of its clusters, largest first: wide pieces are dense clusters.
 
     Args:
-        classes: `Structure.classes`.
+        classes: what `class_structure` returned.
     """
     shown = classes[classes["images"] > 0].head(MOST_ROWS)
-    figure, axes = _canvas(7.4, 0.7 + 0.27 * max(len(shown), 1))
+    figure, axes = canvas(7.4, 0.7 + 0.27 * max(len(shown), 1))
     for row, record in enumerate(shown.to_dict("records")):
         sizes = [*record["sizes"]]
         share = np.asarray(sizes) / record["images"]
@@ -136,7 +81,7 @@ def mixing_figure(names: list[str], shares: FloatArray) -> Figure:
     """
     size = min(len(names), MOST_ROWS)
     cell = float(np.clip(6.4 / size, 0.16, 0.5))
-    figure, axes = _canvas(cell * size + 2.6, cell * size + 1.6)
+    figure, axes = canvas(cell * size + 2.6, cell * size + 1.6)
     shown = np.sqrt(shares[:size, :size])
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     ticks = np.arange(size)
@@ -168,15 +113,15 @@ def mixing_figure(names: list[str], shares: FloatArray) -> Figure:
     return figure
 
 
-def map_figure(structure: Structure, values: pd.Series[Any]) -> Figure:
+def map_figure(points: FloatArray, values: pd.Series[Any]) -> Figure:
     """The embedding map, coloured by a column's most frequent values.
 
     Args:
-        structure: holds the points.
+        points: (M, 2).
         values: one a mapped point.
     """
-    figure, axes = _canvas(8.0, 6.3)
-    x, y = structure.map_points.T
+    figure, axes = canvas(8.0, 6.3)
+    x, y = points.T
     named = values.fillna("(none)").astype(str).reset_index(drop=True)
     top = named.value_counts()
     rare = set(top.index[len(_COLOURS) :])

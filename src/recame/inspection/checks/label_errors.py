@@ -13,8 +13,11 @@ from torch import Tensor
 
 from recame.contracts import FloatArray, IntArray
 from recame.inference.projection import principal_components, standardise
+from recame.inspection.check import Block, Check, Section, SetFinding, images_text
+from recame.inspection.checks.duplicates import Duplicates
 from recame.progress import Progress, silent
 
+_MOST_SHOWN = 24
 _FOLDS = 5
 _STEPS = 40
 _WEIGHT_DECAY = 1e-3
@@ -24,6 +27,94 @@ SUSPECT_MARGIN = 0.8
 _MOST_PRODUCTS = 2_000_000_000
 #: Below this many, threads wait for each other longer than they compute.
 _FEW_PRODUCTS = 500_000_000
+
+
+class LabelErrors(Check):
+    """Labels that the other images contradict.
+
+    Attributes:
+        suspects: likely label errors, most likely first.
+        judged: images whose label was tested.
+    """
+
+    place = 5
+    of_images = True
+    suspects: pd.DataFrame
+    judged: int
+
+    def find(self) -> None:
+        """Test each label by the images of other scenes."""
+        inspection, embedded = self.inspection, self.inspection.embedded
+        self.suspects, self.judged = no_suspects(), 0
+        if embedded is None:
+            return
+        names, scenes = inspection.names, inspection[Duplicates].scenes
+        with inspection.clock("testing labels") as step:
+            found = label_suspects(
+                embedded.details,
+                embedded.target,
+                scenes,
+                len(names),
+                seed=inspection.seed,
+                on_progress=step,
+            )
+        self.suspects = named_suspects(inspection.table, embedded.rows, found, names)
+        self.judged = int(found["judged"].sum())
+
+    def say(self) -> list[SetFinding]:
+        """How many stand out, and as what."""
+        suspects, judged = self.suspects, self.judged
+        if not judged:
+            return []
+        if not len(suspects):
+            text = f"None of {images_text(judged, 'label')} is strongly contradicted by the others."
+            return [SetFinding("labels", "good", "No label stands out as wrong", text)]
+        pairs = (suspects["label"] + " -> " + suspects["suggested"]).value_counts()
+        top = ", ".join(f"{pair} ({count})" for pair, count in pairs.head(3).items())
+        return [
+            SetFinding(
+                "labels",
+                "warn",
+                f"{images_text(len(suspects), 'label')} may be wrong",
+                f"{len(suspects) / judged:.1%} of {judged:,} tested. Most often: {top}. A list to "
+                "look at, not to apply: hard images are among them, and the first are the "
+                "likeliest.",
+                "Review suspects.csv from the top; stop when they turn out right.",
+                len(suspects),
+            )
+        ]
+
+    def tiles(self) -> list[dict[str, str]]:
+        """How many stand out."""
+        count, meaning = len(self.suspects), f"of {self.judged:,} tested"
+        tone = "warn" if count else "good"
+        return [{"name": "Suspect labels", "value": f"{count:,}", "meaning": meaning, "tone": tone}]
+
+    def show(self) -> list[Section]:
+        """The likeliest errors."""
+        pictures = [
+            self.inspection.thumbnail(
+                row["table_row"],
+                f"labelled {row['label']}, rather {row['suggested']} "
+                f"({row['suggested_probability']:.2f})",
+            )
+            for row in self.suspects.head(_MOST_SHOWN).to_dict("records")
+        ]
+        note = f"{len(self.suspects):,} labels, the likeliest errors first. All in suspects.csv."
+        shown = [Block("note", note), Block("thumbs", pictures)]
+        blocks = [
+            Block("heading", "Labels that the others contradict"),
+            *(shown if pictures else [Block("text", "None.")]),
+        ]
+        return [Section("hygiene", "Hygiene", blocks)]
+
+    def facts(self) -> dict[str, Any]:
+        """How many there are."""
+        return {"hygiene": {"suspect_labels": len(self.suspects), "labels_tested": self.judged}}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All of them."""
+        return {"suspects": self.suspects.drop(columns="table_row")}
 
 
 def label_suspects(
@@ -152,5 +243,34 @@ def _ranked(probability: FloatArray, target: IntArray, judged: Any) -> pd.DataFr
             "other_probability": best,
             "suspect": suspect,
             "judged": judged,
+        }
+    )
+
+
+def no_suspects() -> pd.DataFrame:
+    """The table of suspect labels without a row."""
+    columns = ["table_row", "image", "label", "suggested", "margin", "label_probability"]
+    return pd.DataFrame(columns=[*columns, "suggested_probability", "split"])
+
+
+def named_suspects(
+    table: pd.DataFrame, rows: IntArray, found: pd.DataFrame, names: list[str]
+) -> pd.DataFrame:
+    """The suspects of `label_suspects`, most likely first, with the table's names."""
+    ranked = found[found["suspect"]].sort_values("margin", ascending=False, kind="stable")
+    if ranked.empty:
+        return no_suspects()
+    at = rows[ranked.index.to_numpy()]
+    part = table.iloc[at]
+    return pd.DataFrame(
+        {
+            "table_row": at,
+            "image": part["image"].to_numpy(),
+            "label": part["label"].to_numpy(),
+            "suggested": [names[c] for c in ranked["other"]],
+            "margin": ranked["margin"].to_numpy(),
+            "label_probability": ranked["own"].to_numpy(),
+            "suggested_probability": ranked["other_probability"].to_numpy(),
+            "split": part["split"].to_numpy() if "split" in part else "",
         }
     )

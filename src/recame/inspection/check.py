@@ -1,0 +1,271 @@
+"""What a check of a set is: it finds, says what to do, and shows; and what all checks look at."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import BoolArray, FloatArray, IntArray, PreprocessSpec
+from recame.data.audit import ManifestAudit
+from recame.data.cache import ImageCache
+from recame.pages.render import Picture, image_picture
+from recame.progress import Progress, relabelled
+
+Level = Literal["bad", "warn", "note", "good"]
+C = TypeVar("C", bound="Check")
+
+#: Rows that a figure or a table of the page shows; the JSON holds the rest.
+MOST_ROWS = 40
+_RANK = {"bad": 0, "warn": 1, "note": 2, "good": 3}
+_THUMB = 80
+
+
+@dataclass(frozen=True)
+class SetFinding:
+    """One thing that is so in a set.
+
+    Attributes:
+        key: short name.
+        level: `bad` makes figures wrong, `warn` costs quality, `note` is good to know, `good`.
+        title: what, in a few words.
+        text: what exactly.
+        action: what to do; empty where nothing is.
+        count: how many images, classes or groups.
+    """
+
+    key: str
+    level: Level
+    title: str
+    text: str
+    action: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the page.
+
+    Attributes:
+        kind: how `inspection.html.j2` draws it: `text`, `note` and `heading` take a text,
+            `picture` and `thumbs` one and several pictures, `table` its columns and rows, `cards`
+            pairs of pictures with a text, `sheets` pictures of each class, `maps` pictures to
+            choose from, `heat` counts on colours, `folded` a summary and the blocks below it.
+        content: what is drawn.
+    """
+
+    kind: Literal[
+        "text", "note", "heading", "picture", "thumbs", "table", "cards", "sheets", "maps", "heat",
+        "folded",
+    ]  # fmt: skip
+    content: Any
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page; those of the same key become one.
+
+    Attributes:
+        key: its anchor.
+        title: its heading; `short` is its name in the contents.
+        blocks: what it shows.
+        short: empty where the title is short itself.
+    """
+
+    key: str
+    title: str
+    blocks: list[Block]
+    short: str = ""
+
+
+class Clock:
+    """Times the steps and passes their progress on."""
+
+    def __init__(self, report: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._report = report
+        self._label = ""
+        self._start = 0.0
+
+    def __call__(self, label: str) -> Clock:
+        """The step that comes next."""
+        self._label = label
+        return self
+
+    def __enter__(self) -> Progress:
+        self._start = time.perf_counter()
+        return relabelled(self._report, self._label)
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._label] = round(time.perf_counter() - self._start, 3)
+        self._report(self._label, 1, 1)
+
+
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """The N images that were embedded: one of each equal group, the frequent classes sampled.
+
+    Attributes:
+        rows: (N,) rows of the table.
+        num_candidates: images that they were drawn from.
+        source: which network embedded them.
+        looks: (N, P), see `Embedding`.
+        details: (N, Q), see `Embedding`.
+        components: (N, 64) principal components of the details.
+        neighbours: (N, 10) positions (not table rows) of the nearest images.
+        target: (N,) index of the class among the manifest's classes.
+        basis: the split whose images are counted for the clusters, or "all images".
+        counted: (N,) whether of the basis.
+        present: (C,) images of each class in the basis, embedded or not.
+    """
+
+    rows: IntArray
+    num_candidates: int
+    source: str
+    looks: FloatArray
+    details: FloatArray
+    components: FloatArray
+    neighbours: IntArray
+    target: IntArray
+    basis: str
+    counted: BoolArray
+    present: IntArray
+
+
+@dataclass
+class Inspection:
+    """A set, inspected: what the checks look at, and the checks.
+
+    Attributes:
+        source: the data as the user named it.
+        table: the manifest; with decoded images also `row` (of the cache; -1: unreadable).
+        audit: what the manifest says.
+        seed: of every sample.
+        clock: times each step.
+        headers: what the files' headers say (a sample); empty without decoding.
+        pixels: brightness and contrast of each cached image; empty without decoding.
+        spec: how the images were decoded, or None.
+        cache: the decoded images, or None.
+        equal: images whose pixels are equal: `group`, `image`, `label`, `split`, `bytes_equal`
+            and, within the group, `labels` and `splits` (how many).
+        embedded: vectors of the images, or None without decoding.
+        checks: each done once, in the order of `CHECKS`; `inspection[Files]` is one of them.
+    """
+
+    source: str
+    table: pd.DataFrame
+    audit: ManifestAudit
+    seed: int
+    clock: Clock
+    headers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pixels: pd.DataFrame = field(default_factory=pd.DataFrame)
+    spec: PreprocessSpec | None = None
+    cache: ImageCache | None = None
+    equal: pd.DataFrame = field(default_factory=pd.DataFrame)
+    embedded: EmbeddedImages | None = None
+    checks: list[Check] = field(default_factory=list)
+
+    def __getitem__(self, kind: type[C]) -> C:
+        """What a check found."""
+        return next(check for check in self.checks if isinstance(check, kind))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time of each step."""
+        return self.clock.seconds
+
+    @property
+    def names(self) -> list[str]:
+        """The classes, most frequent first."""
+        names: list[str] = self.audit.classes["class"].tolist()
+        return names
+
+    def findings(self) -> list[SetFinding]:
+        """What all checks say, worst first."""
+        found = [finding for check in self.checks for finding in check.say()]
+        return sorted(found, key=lambda finding: _RANK[finding.level])
+
+    def image(self, table_row: int) -> Any:
+        """Decoded pixels of a row of the table: (H, W, C)."""
+        assert self.cache is not None
+        return self.cache.images[int(self.table["row"].iloc[table_row])]
+
+    def thumbnail(self, table_row: int, caption: str = "") -> Picture:
+        """An image of the set, at most 80 pixels wide."""
+        import cv2
+
+        pixels = self.image(table_row)
+        assert self.spec is not None
+        height, width = pixels.shape[:2]
+        if max(height, width) > _THUMB:
+            ratio = _THUMB / max(height, width)
+            size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        name = str(self.table["image"].iloc[table_row])
+        return image_picture(np.asarray(pixels), name, caption, scale=self.spec.scale)
+
+
+class Check:
+    """One question about a set; `checks/` has a file for each, and `CHECKS` a line.
+
+    A check that has nothing to say or to show leaves out the method.
+
+    Attributes:
+        place: of its sections and its tile on the page, ascending.
+        of_images: it shows nothing, and has no tile, where no image was decoded.
+    """
+
+    place: ClassVar[int]
+    of_images: ClassVar[bool] = False
+
+    def __init__(self, inspection: Inspection) -> None:
+        self.inspection = inspection
+        self.find()
+
+    def find(self) -> None:
+        """Look, and keep what is found as attributes; earlier checks can be asked."""
+
+    def say(self) -> list[SetFinding]:
+        """What was found, in sentences, with what to do."""
+        return []
+
+    def tiles(self) -> list[dict[str, str]]:
+        """Headline numbers: `name`, `value`, `meaning` and, coloured, `tone`."""
+        return []
+
+    def show(self) -> list[Section]:
+        """Its part of the page."""
+        return []
+
+    def facts(self) -> dict[str, Any]:
+        """Its part of `inspection.json`; dictionaries under one key become one."""
+        return {}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """CSV files to write, by name; those without a row are left out."""
+        return {}
+
+
+def images_text(count: int, what: str = "image") -> str:
+    """A count with its noun.
+
+    Examples:
+        >>> images_text(1), images_text(1200, "pair"), images_text(2, "class")
+        ('1 image', '1,200 pairs', '2 classes')
+    """
+    many = "" if count == 1 else "es" if what.endswith("ss") else "s"
+    return f"{count:,} {what}{many}"
+
+
+def listed(names: list[str], most: int = 6) -> str:
+    """Names in a row, the rest counted."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def two_digits(value: float | None) -> str:
+    """A share, or a dash where there is none."""
+    return "-" if value is None or pd.isna(value) else f"{value:.2f}"

@@ -1,0 +1,21 @@
+"""The checks of a set, a file each: it finds, says what to do, and shows."""
+
+from recame.inspection.check import Check
+from recame.inspection.checks.classes import Classes
+from recame.inspection.checks.duplicates import Duplicates
+from recame.inspection.checks.files import Files
+from recame.inspection.checks.groups import Groups
+from recame.inspection.checks.label_errors import LabelErrors
+from recame.inspection.checks.products import Products
+from recame.inspection.checks.structure import Structure
+
+#: In this order they look, and speak where their findings are of one level.
+CHECKS: tuple[type[Check], ...] = (
+    Files,
+    Duplicates,
+    LabelErrors,
+    Groups,
+    Classes,
+    Products,
+    Structure,
+)

@@ -1,0 +1,232 @@
+"""How many images each class has, in each split, and what the held-out ones can show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from recame.data.audit import ManifestAudit
+from recame.inspection.check import (
+    MOST_ROWS,
+    Block,
+    Check,
+    Level,
+    Section,
+    SetFinding,
+    images_text,
+    listed,
+)
+from recame.inspection.figures import canvas
+from recame.metrics.statistics import TOO_WIDE, wilson_interval
+from recame.pages.drawing import figure_label
+from recame.pages.render import BLUE, GREY, LINE, figure_picture, interval_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Classes(Check):
+    """Images of each class in each split."""
+
+    place = 1
+
+    def say(self) -> list[SetFinding]:
+        """One class, splits and classes that are missing, classes too small to judge."""
+        audit = self.inspection.audit
+        classes, found = audit.classes, []
+        if len(classes) == 1:
+            text = f"All {images_text(audit.num_images)} are {classes['class'].iloc[0]!r}."
+            hint = "Add images of another class before training."
+            found.append(SetFinding("one-class", "bad", "There is only one class", text, hint, 1))
+        if not audit.splits:
+            text = "The source has no splits; `recame train` would draw them, stratified by class."
+            hint = (
+                "Name a column whose values belong together (data.group_by), so that none "
+                "straddles."
+            )
+            found.append(SetFinding("no-splits", "note", "No splits are given", text, hint))
+        else:
+            found += _missing_in_splits(audit)
+        sizes = evaluation_sizes(audit)
+        small = sizes[sizes["small"] & (sizes["images"] > 0)].sort_values("images")
+        if len(small) and len(classes) > 1:
+            split = next((name for name in ("test", "val") if name in audit.splits), "")
+            row = small.iloc[0]
+            n = int(row["images"])
+            found.append(
+                SetFinding(
+                    "small",
+                    "warn" if split else "note",
+                    f"{images_text(len(small), 'class')} too small to evaluate",
+                    f"{row['class']}: {images_text(n, (split + ' image').strip())}; even {n} of "
+                    f"{n} right only shows a recall of {row['low']:.2f}-1.00, and half right "
+                    f"{row['half_low']:.2f}-{row['half_high']:.2f}.",
+                    "Collect more held-out images of "
+                    f"{listed(small['class'].tolist())}; about 40 give an interval of 0.3.",
+                    len(small),
+                )
+            )
+        return found
+
+    def tiles(self) -> list[dict[str, str]]:
+        """Images, imbalance."""
+        audit = self.inspection.audit
+        splits = ", ".join(f"{name} {count:,}" for name, count in list(audit.splits.items())[:4])
+        meaning = f"most over least frequent of {len(audit.classes):,} classes"
+        if "train" in audit.splits:
+            present = int((audit.classes["train"] > 0).sum())
+            meaning = f"in train, over {present:,} classes with images"
+        ratio = f"{audit.imbalance_ratio:,.0f} : 1"
+        return [
+            {
+                "name": "Images",
+                "value": f"{audit.num_images:,}",
+                "meaning": splits or "no splits given",
+            },
+            {"name": "Imbalance", "value": ratio, "meaning": meaning},
+        ]
+
+    def show(self) -> list[Section]:
+        """A figure of the counts, and their table."""
+        audit = self.inspection.audit
+        note = "Most frequent first, on a logarithmic scale: each step is ten times as many images."
+        if len(audit.classes) > MOST_ROWS:
+            note += f" {len(audit.classes) - MOST_ROWS} rarer classes are in inspection.json."
+        heads = ["images", *audit.splits, "all right", "half right"]
+        columns = [("class", "left"), *((head, "right") for head in heads)]
+        sizes = evaluation_sizes(audit).rename(columns={"images": "held_out"})
+        rows = [
+            (
+                row["class"],
+                *(f"{row[name]:,}" for name in ("images", *audit.splits)),
+                f"{row['low']:.2f}-1.00" if row["held_out"] else "no image",
+                interval_text(row["half_low"], row["half_high"]) if row["held_out"] else "",
+            )
+            for row in audit.classes.merge(sizes, on="class").head(MOST_ROWS).to_dict("records")
+        ]
+        explained = (
+            "Right-hand column: the 95 % interval (Wilson) of a class's recall if every one of its "
+            "held-out images were called right, and if half were."
+        )
+        numbers = [Block("note", explained), Block("table", (columns, rows))]
+        summary = "Numbers, splits, and what the held-out images can show"
+        figure = figure_picture(counts_figure(audit.classes), "Images of each class on a log scale")
+        blocks = [
+            Block("note", note),
+            Block("picture", figure),
+            Block("folded", (summary, numbers)),
+        ]
+        return [Section("classes", "Classes", blocks)]
+
+    def facts(self) -> dict[str, Any]:
+        """The counts, and what they can show."""
+        audit = self.inspection.audit
+        return {
+            "images": audit.num_images,
+            "imbalance_ratio": audit.imbalance_ratio,
+            "splits": audit.splits,
+            "classes": audit.classes,
+            "evaluation": evaluation_sizes(audit),
+        }
+
+
+def evaluation_sizes(audit: ManifestAudit) -> pd.DataFrame:
+    """What the images of each class in the test split (else val, else all) can show at best.
+
+    Returns:
+        `class`, `images` and the Wilson interval of a recall when all (`low`, `high`) or half
+        (`half_low`, `half_high`) are right; `small` where the latter is wider than 0.3.
+    """
+    split = next((name for name in ("test", "val") if name in audit.splits), None)
+    counts = audit.classes[split or "images"].to_numpy()
+    low, high = wilson_interval(counts, counts)
+    half_low, half_high = wilson_interval(counts / 2, counts)
+    return pd.DataFrame(
+        {
+            "class": audit.classes["class"],
+            "images": counts,
+            "low": low,
+            "high": high,
+            "half_low": half_low,
+            "half_high": half_high,
+            "small": half_high - half_low > TOO_WIDE,
+        }
+    )
+
+
+def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
+    classes, found = audit.classes, []
+    if "train" not in audit.splits:
+        text = f"The splits are {listed(list(audit.splits))}."
+        hint = "Name the training rows 'train', or check data.split_column."
+        found.append(SetFinding("no-train", "bad", "No image is in the split 'train'", text, hint))
+        return found
+    unseen = classes.loc[classes["train"] == 0, "class"].tolist()
+    if unseen:
+        found.append(
+            SetFinding(
+                "unseen",
+                "bad",
+                f"Training never sees {listed(unseen)}",
+                "No training image of these classes, only in other splits: no model could name "
+                "them, and `recame train` refuses.",
+                "Add training images, or remove the rows.",
+                len(unseen),
+            )
+        )
+    for split in ("val", "test"):
+        if split not in audit.splits:
+            text = {
+                "val": "Training takes its share of the training rows for it (data.val_fraction).",
+                "test": "Nothing is left to report on.",
+            }[split]
+            level: Level = "note" if split == "val" else "warn"
+            found.append(SetFinding(f"no-{split}", level, f"There is no {split} split", text))
+            continue
+        absent = classes.loc[classes[split] == 0, "class"].tolist()
+        if absent:
+            found.append(
+                SetFinding(
+                    f"absent-{split}",
+                    "warn",
+                    f"{split} has no image of {listed(absent)}",
+                    "Nothing can be said about these classes there.",
+                    f"Move or collect some for {split}.",
+                    len(absent),
+                )
+            )
+    return found
+
+
+def counts_figure(classes: pd.DataFrame) -> Figure:
+    """Images of each class on a log scale; the training split's part darker.
+
+    Args:
+        classes: `ManifestAudit.classes`.
+    """
+    shown = classes.head(MOST_ROWS)
+    rows = np.arange(len(shown))
+    figure, axes = canvas(7.4, 0.7 + 0.27 * len(shown))
+    total = shown["images"].to_numpy(np.float64)
+    has_train = "train" in shown
+    axes.barh(rows, total, height=0.72, left=0, color="#bcd3ea" if has_train else BLUE)
+    if has_train:
+        axes.barh(rows, shown["train"].to_numpy(np.float64), height=0.72, color=BLUE)
+    axes.set_xscale("log")
+    axes.set_xlim(0.7, max(float(total.max()), 1.0) * 2.6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.tick_params(axis="x", which="both", length=0)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(rows, [figure_label(name, 22) for name in shown["class"]])
+    axes.grid(axis="x", color=LINE, linewidth=0.7)
+    axes.tick_params(axis="x", labelcolor=GREY)
+    for row, record in enumerate(shown.to_dict("records")):
+        text = f"{record['images']:,}"
+        if has_train:
+            text = f"{record['train']:,} of {record['images']:,}"
+        axes.text(record["images"] * 1.08, row, text, va="center", fontsize=8, color=GREY)
+    label = "images (dark: in train)" if has_train else "images"
+    axes.set_xlabel(f"{label}, log scale", fontsize=9, color=GREY, loc="left")
+    return figure

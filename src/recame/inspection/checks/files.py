@@ -1,0 +1,195 @@
+"""Files that cannot be read, rows that repeat one, images that show nothing, sizes that differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from recame.data.cache import BrokenImage
+from recame.inspection.check import Block, Check, Section, SetFinding, images_text
+from recame.inspection.figures import calm
+from recame.pages.render import BLUE, GREY, LINE, ORANGE, figure_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Images whose pixels deviate less (of [0, 1]) show nothing.
+FLAT = 0.01
+_BROKEN_SHARE = 0.05
+
+
+class Files(Check):
+    """What the files are like.
+
+    Attributes:
+        broken: files that cannot be read.
+    """
+
+    place = 6
+    of_images = True
+    broken: tuple[BrokenImage, ...]
+
+    def find(self) -> None:
+        """The decoder told."""
+        cache = self.inspection.cache
+        self.broken = () if cache is None else cache.broken
+
+    def say(self) -> list[SetFinding]:
+        """Unreadable, repeated, flat; sizes."""
+        inspection, found = self.inspection, []
+        if self.broken:
+            share = len(self.broken) / inspection.audit.num_images
+            first = self.broken[0]
+            found.append(
+                SetFinding(
+                    "broken",
+                    "bad" if share > _BROKEN_SHARE else "warn",
+                    f"{images_text(len(self.broken), 'file')} cannot be read",
+                    f"{share:.1%} of the rows; the first: {first.path} ({first.reason}).",
+                    "Repair or remove them (broken.csv). Training stops above "
+                    f"{_BROKEN_SHARE:.0%}, unless data.max_broken_fraction says otherwise.",
+                    len(self.broken),
+                )
+            )
+        repeated = inspection.audit.repeated
+        if len(repeated):
+            labels = repeated.groupby("path")["label"].nunique()
+            conflicts = int((labels > 1).sum())
+            found.append(
+                SetFinding(
+                    "repeated",
+                    "bad" if conflicts else "warn",
+                    f"{images_text(len(repeated), 'row')} name a file more than once",
+                    f"{images_text(repeated['path'].nunique(), 'file')}, {conflicts:,} of them "
+                    "with different labels.",
+                    "Keep one row a file.",
+                    len(repeated),
+                )
+            )
+        flat = int((inspection.pixels["contrast"] < FLAT).sum()) if len(inspection.pixels) else 0
+        if flat:
+            found.append(
+                SetFinding(
+                    "flat",
+                    "warn",
+                    f"{images_text(flat)} show next to nothing",
+                    f"Their pixels deviate by less than {FLAT:.0%} of the range.",
+                    "Check the camera's exposure there, or the bit depth (data.bit_depth).",
+                    flat,
+                )
+            )
+        return found + self._sizes()
+
+    def _sizes(self) -> list[SetFinding]:
+        headers = self.inspection.headers
+        if not len(headers):
+            return []
+        sizes = len(headers.groupby(["height", "width"]))
+        depths = sorted(set(headers["bits"]))
+        if sizes <= 1 and len(depths) <= 1:
+            return []
+        return [
+            SetFinding(
+                "sizes",
+                "note",
+                "Images differ in size or bit depth",
+                f"{images_text(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
+                f"among {len(headers):,} headers.",
+                "All are brought to one size (data.size, data.resize): look whether small "
+                "defects survive that.",
+                sizes,
+            )
+        ]
+
+    def show(self) -> list[Section]:
+        """The unreadable files; the kinds of files, brightness and contrast."""
+        spec, headers = self.inspection.spec, self.inspection.headers
+        assert spec is not None
+        sections = []
+        if self.broken:
+            columns = [("file", "left"), ("why", "left")]
+            listed = [(b.path, b.reason) for b in self.broken[:20]]
+            blocks = [
+                Block("heading", "Files that cannot be read"),
+                Block("table", (columns, listed)),
+            ]
+            if len(self.broken) > len(listed):
+                more = f"and {len(self.broken) - len(listed)} more in broken.csv."
+                blocks.append(Block("note", more))
+            sections.append(Section("hygiene", "Hygiene", blocks))
+        by = ["width", "height", "channels", "bits", "format"]
+        kinds = headers.groupby(by).size().sort_values(ascending=False).head(12)
+        rows = [
+            (
+                f"{kind['width']} x {kind['height']}",
+                "grey" if kind["channels"] == 1 else "colour",
+                f"{kind['bits']} bit",
+                str(kind["format"]),
+                f"{kind['files']:,}",
+            )
+            for kind in kinds.rename("files").reset_index().to_dict("records")
+        ]
+        sides = ("left", "left", "left", "left", "right")
+        heads = ("size", "channels", "depth", "format", "files")
+        note = (
+            f"From {len(headers):,} headers. Looked at in {spec.width} x {spec.height} pixels; the "
+            "line marks the median."
+        )
+        spread = figure_picture(
+            spread_figure(self.inspection.pixels), "Histograms of brightness and contrast"
+        )
+        blocks = [
+            Block("note", note),
+            Block("table", (list(zip(heads, sides, strict=True)), rows)),
+            Block("picture", spread),
+        ]
+        return [*sections, Section("images", "Images", blocks)]
+
+    def facts(self) -> dict[str, Any]:
+        """The unreadable files; how the images were decoded, and their pixels."""
+        facts: dict[str, Any] = {
+            "hygiene": {
+                "broken": [vars(item) for item in self.broken[:1000]],
+                "num_broken": len(self.broken),
+            }
+        }
+        if self.inspection.spec is not None:
+            facts["preprocess"] = self.inspection.spec.to_dict()
+            levels = [0.0, 0.05, 0.5, 0.95, 1.0]
+            facts["pixels"] = {
+                name: {
+                    f"q{level:g}": float(self.inspection.pixels[name].quantile(level))
+                    for level in levels
+                }
+                for name in ("brightness", "contrast")
+            }
+        return facts
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The unreadable files."""
+        return {"broken": pd.DataFrame([vars(item) for item in self.broken])}
+
+
+def spread_figure(pixels: pd.DataFrame) -> Figure:
+    """Histograms of the images' brightness and contrast.
+
+    Args:
+        pixels: what `pixel_statistics` returned.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.4, 2.3), layout="constrained")
+    panels = figure.subplots(1, 2)
+    what = (("brightness", "brightness: mean of the pixels"), ("contrast", "contrast: deviation"))
+    for axes, (column, label) in zip(panels, what, strict=True):
+        calm(axes)
+        values = pixels[column].to_numpy()
+        top = 1.0 if column == "brightness" else 0.5
+        axes.hist(np.clip(values, 0, top), bins=50, range=(0, top), color=BLUE)
+        axes.set_xlabel(f"{label}, of [0, 1]", fontsize=9, color=GREY, loc="left")
+        axes.set_yticks([])
+        axes.axhline(0, color=LINE, linewidth=0.8)
+        axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.2)
+    return figure

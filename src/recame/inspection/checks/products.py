@@ -1,0 +1,99 @@
+"""Classes that some products never showed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recame.inspection.check import MOST_ROWS, Block, Check, Section, SetFinding
+
+_MOST_COLUMNS = 24
+#: Class-product pairs beyond which the JSON holds the first ones.
+_MOST_CELLS = 20_000
+
+
+class Products(Check):
+    """Images of each class on each product."""
+
+    place = 2
+
+    def say(self) -> list[SetFinding]:
+        """No column of products, or pairs without an image."""
+        audit = self.inspection.audit
+        if audit.products is None:
+            is_there = audit.product_column in audit.columns["column"].tolist()
+            what = f"Column {audit.product_column!r} is empty"
+            what = what if is_there else f"There is no column {audit.product_column!r}"
+            text = f"{what}, so looks cannot be told by product."
+            hint = "If a column says it, name it: --set data.product_column=NAME."
+            return [SetFinding("no-products", "note", "No product column", text, hint)]
+        empty = audit.num_empty_cells
+        if not empty:
+            return []
+        worst = (audit.products > 0).sum(axis=1).sort_values(kind="stable")
+        return [
+            SetFinding(
+                "cells",
+                "note",
+                f"{empty:,} of {audit.products.size:,} class-product pairs have no image",
+                f"{worst.index[0]} is known from {worst.iloc[0]} of {audit.products.shape[1]} "
+                "products only.",
+                "Expect misses there: products that a class was never seen on are new looks to it.",
+                empty,
+            )
+        ]
+
+    def tiles(self) -> list[dict[str, str]]:
+        """How many products."""
+        audit = self.inspection.audit
+        if audit.products is None:
+            return []
+        empty = audit.num_empty_cells / audit.products.size
+        meaning = f"{empty:.0%} of class-product pairs have no image"
+        meaning = meaning if empty else "every class is known from every product"
+        value = f"{audit.products.shape[1]:,}"
+        return [{"name": "Products", "value": value, "meaning": meaning}]
+
+    def show(self) -> list[Section]:
+        """A table of counts, coloured."""
+        audit, products = self.inspection.audit, self.inspection.audit.products
+        if products is None:
+            return []
+        shown = products.iloc[:MOST_ROWS, :_MOST_COLUMNS]
+        top = np.log1p(max(int(shown.to_numpy().max()), 1))
+        rows = [
+            (name, [(int(n), round(float(np.log1p(n) / top), 2)) for n in counts])
+            for name, counts in zip(shown.index, shown.to_numpy(), strict=True)
+        ]
+        text = (
+            f"{audit.num_empty_cells:,} of {products.size:,} class-product pairs have no image "
+            "(hatched)."
+        )
+        hidden = len(products) - len(shown), products.shape[1] - shown.shape[1]
+        more = f"Not shown: {hidden[0]} classes, {hidden[1]} products."
+        blocks = [
+            Block("text", text),
+            *([Block("note", more)] if any(hidden) else []),
+            Block("heat", ([str(head) for head in shown.columns], rows)),
+        ]
+        return [Section("products", "Classes on products", blocks, "Products")]
+
+    def facts(self) -> dict[str, Any]:
+        """The table of counts; of a very large one the first rows and columns."""
+        audit, products = self.inspection.audit, self.inspection.audit.products
+        if products is None:
+            return {"products": None}
+        # `all_names` and `all_classes` say of how many.
+        shown = products.iloc[:200, :100] if products.size > _MOST_CELLS else products
+        return {
+            "products": {
+                "column": audit.product_column,
+                "names": [str(name) for name in shown.columns],
+                "classes": [str(name) for name in shown.index],
+                "counts": shown.to_numpy().tolist(),
+                "empty_cells": audit.num_empty_cells,
+                "all_names": products.shape[1],
+                "all_classes": products.shape[0],
+            }
+        }

@@ -1,0 +1,333 @@
+"""The looks of each class: clusters, which products they follow, whose neighbours are whose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import FloatArray, IntArray
+from recame.data.audit import category_columns
+from recame.inference.projection import principal_components, project_map
+from recame.inspection.check import (
+    MOST_ROWS,
+    Block,
+    Check,
+    EmbeddedImages,
+    Section,
+    SetFinding,
+    images_text,
+    listed,
+    two_digits,
+)
+from recame.inspection.clusters import (
+    class_structure,
+    cluster_agreement,
+    cluster_classes,
+    find_looks,
+    mixing,
+)
+from recame.inspection.figures import clusters_figure, map_figure, mixing_figure
+from recame.pages.render import figure_picture
+
+#: Points on the map.
+MOST_MAPPED = 2500
+_MOST_SHEETS, _A_SHEET, _MOST_LOOKALIKES = 20, 12, 12
+
+
+class Structure(Check):
+    """What the embedded images show; without decoded images nothing is found.
+
+    Attributes:
+        num_looks: dense looks in the whole set.
+        dense_share: images that lie in one.
+        classes: see `class_structure`.
+        agreement: see `cluster_agreement`.
+        cluster: (N,) cluster within the class.
+        mixing: (C, C) shares of classes among the neighbours.
+        map_rows: (M,) positions shown on the map.
+        map_points: (M, 2).
+    """
+
+    place = 3
+    of_images = True
+    num_looks: int
+    dense_share: float
+    classes: pd.DataFrame
+    agreement: pd.DataFrame
+    cluster: IntArray
+    mixing: FloatArray
+    map_rows: IntArray
+    map_points: FloatArray
+
+    def find(self) -> None:
+        """Cluster each class, and lay the images out."""
+        inspection, embedded = self.inspection, self.inspection.embedded
+        if embedded is None:
+            return
+        names, target, seed = inspection.names, embedded.target, inspection.seed
+        with inspection.clock("clustering"):
+            looks = find_looks(embedded.looks, seed)
+            self.num_looks, self.dense_share = looks.num_looks, looks.dense_share
+            self.cluster = cluster_classes(looks, target, seed)
+            self.classes = class_structure(
+                names,
+                target,
+                self.cluster,
+                principal_components(embedded.looks, 16),
+                embedded.neighbours,
+                embedded.counted,
+                present=embedded.present,
+            )
+            part = inspection.table.iloc[embedded.rows]
+            self.agreement = cluster_agreement(part, target, self.cluster, category_columns(part))
+            self.mixing = mixing(target, embedded.neighbours, len(names))
+        with inspection.clock("drawing the map"):
+            shuffled = np.random.default_rng(seed).permutation(len(target))
+            self.map_rows = np.sort(shuffled[:MOST_MAPPED])
+            self.map_points = project_map(looks.space[self.map_rows], seed)
+
+    def _of_kind(self, kind: str) -> list[str]:
+        names: list[str] = self.classes[self.classes["kind"] == kind]["class"].tolist()
+        return names
+
+    def say(self) -> list[SetFinding]:
+        """Whether a sample was looked at; classes whose images are few in many clusters."""
+        embedded, found = self.inspection.embedded, []
+        if embedded is None:
+            return []
+        if len(embedded.rows) < embedded.num_candidates:
+            found.append(
+                SetFinding(
+                    "sampled",
+                    "note",
+                    f"Clusters, near-duplicates and labels: {len(embedded.rows):,} images looked "
+                    "at",
+                    f"Of {self.inspection.audit.num_images:,}; rare classes whole, frequent ones "
+                    "sampled.",
+                )
+            )
+        scattered, dense = self._of_kind("few in many"), self._of_kind("many in few")
+        if scattered:
+            text = f"{listed(scattered)}: hardly two images of a class look alike."
+            if dense:
+                text += f" Against them, {listed(dense)} have many images in few dense clusters."
+            found.append(
+                SetFinding(
+                    "few-in-many",
+                    "note",
+                    f"{len(scattered)} classes are few in many",
+                    text,
+                    "Collect these on more boards and products first; more images of the dense "
+                    "clusters add little.",
+                    len(scattered),
+                )
+            )
+        return found
+
+    def lead(self) -> str:
+        """A sentence for the top of the page: the classes that are hardest to learn."""
+        scattered = [] if self.inspection.embedded is None else self._of_kind("few in many")
+        if not scattered:
+            return ""
+        return f" Few in many, and so the hardest to learn: {listed(scattered, 5)}."
+
+    def tiles(self) -> list[dict[str, str]]:
+        """How many classes are few in many clusters."""
+        value, dense = f"{len(self._of_kind('few in many'))}", len(self._of_kind("many in few"))
+        meaning = f"classes; {dense} are many in few"
+        return [{"name": "Few in many", "value": value, "meaning": meaning}]
+
+    def told_agreement(self) -> list[tuple[str, str]]:
+        """The columns that the clusters can be compared with, and how much they agree."""
+        told = self.agreement.dropna(subset="ami")
+        return [(str(c), f"{a:.2f}") for c, a in zip(told["column"], told["ami"], strict=True)]
+
+    def show(self) -> list[Section]:
+        """Clusters, a map, an image of each cluster, look-alikes of other classes."""
+        embedded = self.inspection.embedded
+        assert embedded is not None
+        map_note = (
+            f"{len(self.map_rows):,} images laid out so that neighbours stay neighbours (t-SNE). "
+            "Distances between far groups mean nothing."
+        )
+        sheets_note = (
+            "One image of each of a class's largest clusters, with the cluster's size over all "
+            "splits."
+        )
+        alike = self._lookalikes(embedded)
+        none = Block("text", "No image has its nearest neighbour in another class.")
+        return [
+            Section("clusters", "Clusters within classes", self._clusters(embedded), "Clusters"),
+            Section("map", "Map", [Block("note", map_note), Block("maps", self._maps(embedded))]),
+            Section(
+                "sheets",
+                "Contact sheets",
+                [Block("note", sheets_note), Block("sheets", self._sheets(embedded))],
+            ),
+            Section(
+                "lookalikes",
+                "Nearest look-alikes of other classes",
+                [Block("cards", alike) if alike else none],
+                "Look-alikes",
+            ),
+        ]
+
+    def _clusters(self, embedded: EmbeddedImages) -> list[Block]:
+        text = "The images form one continuous cloud without separate looks."
+        if self.num_looks:
+            text = (
+                f"{round(100 * self.dense_share)} % of the images lie in {self.num_looks} dense "
+                "looks"
+            )
+            if self.dense_share < 0.5:
+                text += (
+                    ": most of the set is a continuum, so read the number of clusters as a measure "
+                    "of spread rather than as a count"
+                )
+            text += "."
+        agreement = ", ".join(f"{column} (AMI {ami})" for column, ami in self.told_agreement())
+        if agreement:
+            text += (
+                f" Within classes, the clusters follow {agreement}; 1 is the same division, 0 "
+                "chance."
+            )
+        legend = (
+            "Each piece is a cluster, largest first (grey: the smaller ones together); orange: few "
+            "in many. Effective number = exp(entropy of the shares), counted on "
+            f"{embedded.basis}. Embedded by {embedded.source}."
+        )
+        heads = ("images", "clusters", "effective", "images each", "alone", "diversity")
+        columns = [("class", "left"), *((head, "right") for head in (*heads, "similarity"))]
+        rows = [_class_row(r) for r in self.classes.head(MOST_ROWS).to_dict("records")]
+        columns_note = (
+            "Images each: images per effective cluster; many in few from 10, few in many to 4. "
+            "Alone: share of images alone in their cluster. Diversity: mean squared distance "
+            "within the class over that of the whole set. Similarity: other classes among the 10 "
+            "nearest neighbours, over what chance would give (1: as if the classes did not exist)."
+        )
+        bars = figure_picture(
+            clusters_figure(self.classes), "The clusters of each class, as shares"
+        )
+        blocks = [
+            Block("text", text),
+            Block("picture", bars),
+            Block("note", legend),
+            Block("table", ([*columns, ("kind", "left")], rows)),
+            Block("note", columns_note),
+        ]
+        if len(self.inspection.names) < 2:
+            return blocks
+        note = (
+            "Row: a class; columns: the classes of its images' ten nearest neighbours, in percent. "
+            "Mass off the diagonal is what a classifier has to pull apart."
+        )
+        figure = mixing_figure(self.inspection.names, self.mixing)
+        return [
+            *blocks,
+            Block("heading", "Whose neighbours are whose"),
+            Block("note", note),
+            Block("picture", figure_picture(figure, "Classes of the nearest neighbours")),
+        ]
+
+    def _maps(self, embedded: EmbeddedImages) -> list[tuple[str, Any]]:
+        columns = ["label", self.inspection.audit.product_column, "split"]
+        part = self.inspection.table.iloc[embedded.rows[self.map_rows]]
+        shown = [c for c in columns if c in part and len(part[c].unique()) > 1] or ["label"]
+        maps = []
+        for column in shown:
+            title = "class" if column == "label" else column
+            figure = map_figure(self.map_points, part[column])
+            alt = f"Map of the images coloured by {title}"
+            maps.append((title, figure_picture(figure, alt, vector=False, dpi=130)))
+        return maps
+
+    def _sheets(self, embedded: EmbeddedImages) -> list[dict[str, Any]]:
+        """For each class one image of each of its largest clusters: the most central one."""
+        # How often each image is a neighbour of another of its cluster says how central it is.
+        sheets = []
+        for c, name in enumerate(self.inspection.names[:_MOST_SHEETS]):
+            own = np.flatnonzero(embedded.target == c)
+            if not len(own):
+                continue
+            clusters, sizes = np.unique(self.cluster[own], return_counts=True)
+            pictures = []
+            for cluster, size in list(zip(clusters, sizes, strict=True))[:_A_SHEET]:
+                member = own[self.cluster[own] == cluster]
+                near = embedded.neighbours[member].ravel()
+                votes = np.bincount(near, minlength=len(embedded.rows))[member]
+                row = int(embedded.rows[member[votes.argmax()]])
+                pictures.append(self.inspection.thumbnail(row, images_text(int(size))))
+            remark = images_text(len(clusters), "cluster")
+            if len(clusters) > _A_SHEET:
+                remark += f", the largest {_A_SHEET} shown"
+            sheets.append({"name": name, "remark": remark, "pictures": pictures})
+        return sheets
+
+    def _lookalikes(self, embedded: EmbeddedImages) -> list[dict[str, Any]]:
+        """Rare classes first: an image of each whose nearest neighbour is of another class."""
+        names, target = self.inspection.names, embedded.target
+        if not embedded.neighbours.shape[1] or len(names) < 2:
+            return []
+        nearest = embedded.neighbours[:, 0]
+        differs = np.flatnonzero(target != target[nearest])
+        cards: list[dict[str, Any]] = []
+        for c in range(len(names) - 1, -1, -1):
+            own = differs[target[differs] == c]
+            if not len(own) or len(cards) >= _MOST_LOOKALIKES:
+                continue
+            others = target[nearest[own]]
+            usual = int(np.bincount(others).argmax())
+            first = int(own[others == usual][0])
+            pair = embedded.rows[[first, int(nearest[first])]]
+            pictures = [
+                self.inspection.thumbnail(int(row), names[k])
+                for row, k in zip(pair, (c, usual), strict=True)
+            ]
+            text = (
+                f"{images_text(len(own))} of {int((target == c).sum()):,} {names[c]} are most like "
+                f"one of another class, {int((others == usual).sum()):,} like {names[usual]}."
+            )
+            cards.append({"text": text, "pictures": pictures})
+        return cards
+
+    def facts(self) -> dict[str, Any]:
+        """What was embedded, and the classes' clusters."""
+        embedded = self.inspection.embedded
+        if embedded is None:
+            return {"structure": None}
+        return {
+            "structure": {
+                "embedded_images": len(embedded.rows),
+                "embedded_by": embedded.source,
+                "dense_looks": self.num_looks,
+                "dense_share": self.dense_share,
+                "counted_on": embedded.basis,
+                "classes": self.classes,
+                "agreement": self.agreement,
+            }
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every embedded image with its cluster."""
+        embedded = self.inspection.embedded
+        if embedded is None:
+            return {"clusters": pd.DataFrame()}
+        part = self.inspection.table.iloc[embedded.rows]
+        columns = ("image", "label", "split", self.inspection.audit.product_column)
+        kept = [column for column in columns if column in part]
+        return {"clusters": part[kept].assign(cluster=self.cluster + 1)}
+
+
+def _class_row(row: dict[Any, Any]) -> list[str]:
+    known = row["images"] > 0
+    return [
+        str(row["class"]),
+        f"{row['images']:,}",
+        f"{row['clusters']:,}" if known else "-",
+        f"{row['effective']:.1f}" if known else "-",
+        f"{row['images_per_cluster']:,.1f}" if known else "-",
+        *(two_digits(row[name]) for name in ("singletons", "diversity", "similarity")),
+        str(row["kind"]),
+    ]
