@@ -25,7 +25,7 @@ from recame.bench.queue.claim import is_claimed
 from recame.bench.queue.display import QueueDisplay
 from recame.bench.queue.ledger import Event, Ledger
 from recame.bench.queue.local import run_queue
-from recame.bench.queue.process import run_claimed
+from recame.bench.queue.process import fresh_processes, run_claimed
 from recame.errors import ConfigError
 
 
@@ -298,3 +298,11 @@ def test_killed_run_ends_as_if_nothing_had_happened(
     assert splits[0] == splits[1]
     assert (run / "log.txt").read_text().count(" epoch 6/6 ") == 1
     assert 1 <= (run / "log.txt").read_text().count(" epoch 1/6 ") <= 2
+
+
+def test_a_long_temporary_folder_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fresh_processes([]).get_start_method() == "forkserver"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
+    assert fresh_processes([]).get_start_method() == "spawn"

@@ -236,7 +236,7 @@ def test_one_expert_without_attention_and_products(defects_table, tiny_config, t
         assert f'id="{absent}"' not in page
     assert 'id="products"' in page
     assert "Escape rate" in page
-    assert "Critical escapes" in page
+    assert "Critical escape rate" in page
     assert numbers(run)["experts"] is None
 
 

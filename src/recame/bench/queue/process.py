@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,6 +41,7 @@ State = Literal["done", "found", "failed", "held", "died"]
 _EXIT_CODES: dict[State, int] = {"done": 10, "found": 11, "failed": 12, "held": 13}
 
 _LOG_WIDTH = 120
+_LONGEST_FOLDER = 60
 _STOP_S = 5.0
 
 
@@ -85,7 +87,9 @@ def fresh_processes(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
     Where the system can fork, from a server that has loaded some modules: seconds less each
     (docs/decisions/0014-a-process-a-job.md).
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    # The server listens at a file below the temporary folder, and systems limit such a name.
+    if not can_fork or len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
