@@ -16,7 +16,8 @@ class ModelConfig(Section):
     backbone: Auto | str = Field("auto", description="any timm name")
     pretrained: bool | Literal["package"] | Path = Field(
         "package",
-        description="package (EfficientNet-Lite0, no network), true (timm hub), false, or a file",
+        description="package (EfficientNet-Lite0, no network), true (timm hub), false, a file, or "
+        "the folder of a finished run or a checkpoint of recame",
     )
     num_experts: Auto | Positive = "auto"
     shared_stages: Auto | int = Field(

@@ -11,12 +11,13 @@ from recame.models.classifier import (
 from recame.models.experts import Architecture, MultiExpertClassifier
 from recame.models.frozen_forward import FrozenForward
 from recame.models.initialisation import class_means, initialise_classifier, read_text_features
-from recame.models.pretrained import PACKAGED_BACKBONE, pretrained_mean_std
+from recame.models.pretrained import PACKAGED_BACKBONE, Pretrained, pretrained_mean_std
 from recame.models.regional_attention import (
     RegionalChannelAttention,
     make_attention,
     regional_gates,
 )
+from recame.models.transfer import continued, take_stages
 
 __all__ = [
     "PACKAGED_BACKBONE",
@@ -27,10 +28,12 @@ __all__ = [
     "LinearClassifier",
     "LoadedModel",
     "MultiExpertClassifier",
+    "Pretrained",
     "RegionalChannelAttention",
     "StagedBackbone",
     "build_backbone",
     "class_means",
+    "continued",
     "cosine_logits",
     "initialise_classifier",
     "load_checkpoint",
@@ -39,4 +42,5 @@ __all__ = [
     "read_text_features",
     "regional_gates",
     "save_checkpoint",
+    "take_stages",
 ]

@@ -107,6 +107,12 @@ def lift_rank(num_classes: int, width: int, weights_per_rank: int) -> int:
     return max(MIN_RANK, 1 << max(0, math.floor(math.log2(affordable))))
 
 
+def rank_of(model: nn.Module) -> int | None:
+    """The rank of the adapters or LoRA layers that a network holds, if any."""
+    first = (".mlp.down.weight", ".lora_A.default.weight")
+    return next((len(p) for name, p in model.named_parameters() if name.endswith(first)), None)
+
+
 def merge_lora(model: nn.Module) -> None:
     """Add LoRA's products to the weights they belong to, in place, and drop its layers.
 

@@ -60,6 +60,7 @@ def build_backbone(
     num_stages: int = 0,
     pooling: str = "average",
     image_size: tuple[int, int] | None = None,
+    open_gates: bool = False,
 ) -> StagedBackbone:
     """Build a timm network, cut it into stages and put attention into it.
 
@@ -86,6 +87,7 @@ def build_backbone(
             class `token`, or `both`.
         image_size: height and width, for which a vision transformer's positions are resampled
             once; None: those of its weights.
+        open_gates: attention starts as the identity without pretrained weights too.
 
     Raises:
         ConfigError: unknown name or family, a hub that cannot be reached, `package` for another
@@ -94,7 +96,7 @@ def build_backbone(
     """
     model = create_timm_model(name, pretrained, in_channels)
     replace_depthwise(model)
-    start = pretrained is not False
+    start = open_gates or pretrained is not False
 
     def module(width: int) -> nn.Module | None:
         return make_attention(attention, width, regions, reduction, identity_start=start)

@@ -63,6 +63,14 @@ class Architecture:
         """A JSON-ready dictionary."""
         return {**asdict(self), "regions": list(self.regions)}
 
+    def same_attention(self, other: Architecture) -> bool:
+        """Whether both have attention of one kind at the same places, so that its weights fit."""
+        return (self.attention, self.reduction, self.pooling == "token") == (
+            other.attention,
+            other.reduction,
+            other.pooling == "token",
+        )
+
     @classmethod
     def of(cls, settings: object) -> Architecture:
         """What an object with all of these attributes asks for, such as the settings of a run."""
@@ -96,6 +104,7 @@ class MultiExpertClassifier(nn.Module):
         num_classes: C.
         spec: its channels, mean and std; normalisation happens inside `forward`.
         pretrained: as for `build_backbone`.
+        open_gates: likewise.
 
     Raises:
         ConfigError: the backbone cannot be built, or `shared_stages` or `pooled_stages` do not fit
@@ -111,6 +120,8 @@ class MultiExpertClassifier(nn.Module):
         num_classes: int,
         spec: PreprocessSpec,
         pretrained: Pretrained = False,
+        *,
+        open_gates: bool = False,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -119,7 +130,7 @@ class MultiExpertClassifier(nn.Module):
         shared, num_experts = architecture.shared_stages, architecture.num_experts
         if num_experts < 1:
             raise ConfigError(f"model.num_experts={num_experts}: at least one expert is needed.")
-        backbone = self._build(pretrained)
+        backbone = self._build(pretrained, open_gates)
         self.stage_channels = list(backbone.stage_channels)
         self._check_stages()
         self._pooled_channels = backbone.pooled
@@ -128,7 +139,8 @@ class MultiExpertClassifier(nn.Module):
         self.tails = nn.ModuleList([own])
         for _ in range(num_experts - 1):
             drawn = pretrained is False and len(own) > 0
-            self.tails.append(self._build(False).stages[shared:] if drawn else copy.deepcopy(own))
+            tail = self._build(False, open_gates).stages[shared:] if drawn else copy.deepcopy(own)
+            self.tails.append(tail)
         self.head = ExpertHead(
             num_experts,
             sum(self.stage_channels[-architecture.pooled_stages :]),
@@ -144,7 +156,7 @@ class MultiExpertClassifier(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         self._norms_frozen = False
 
-    def _build(self, pretrained: Pretrained) -> StagedBackbone:
+    def _build(self, pretrained: Pretrained, open_gates: bool) -> StagedBackbone:
         plan = self.architecture
         backbone = build_backbone(
             plan.backbone,
@@ -156,6 +168,7 @@ class MultiExpertClassifier(nn.Module):
             num_stages=plan.stages,
             pooling=plan.pooling,
             image_size=(self.spec.height, self.spec.width),
+            open_gates=open_gates,
         )
         tune(backbone, plan.tuning, plan.tuning_rank, self.num_classes)
         return backbone

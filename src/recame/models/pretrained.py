@@ -169,7 +169,8 @@ def _create_from_file(name: str, config: Any, path: Path, arguments: dict[str, A
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"The weights of {path} do not fit backbone {name!r} ({reason}): give the file of that "
-            "network in timm's names (model.pretrained), or set model.backbone to the file's."
+            "network in timm's names (model.pretrained; for a run of recame its folder), or set "
+            "model.backbone to the file's."
         ) from error
     return model
 
@@ -181,8 +182,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise CheckpointError(
-            f"No weights file at {path}: check the path given to model.pretrained, or set it to "
-            "true (timm hub), package or false."
+            f"No weights file at {path}, nor a run's folder: check the path given to "
+            "model.pretrained, or set it to true (timm hub), package or false."
         )
     try:
         if path.suffix == ".safetensors":

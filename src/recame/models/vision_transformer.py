@@ -45,7 +45,7 @@ class PatchEmbedding(nn.Module):
         tokens = patches.flatten(1, 2)
         parts = [token for token in (self.cls_token, self.reg_token) if token is not None]
         prefix = [part.expand(tokens.shape[0], -1, -1) for part in parts]
-        positions = self._positions(grid)
+        positions = self.positions(grid)
         if positions is None or self.positions_of_prefix:
             tokens = torch.cat([*prefix, tokens], 1)
             tokens = tokens if positions is None else tokens + positions
@@ -54,16 +54,22 @@ class PatchEmbedding(nn.Module):
         tokens = self.norm_pre(tokens)
         return tokens_to_maps(tokens, sum(int(part.shape[1]) for part in parts), grid)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the positions are for."""
+        return self.patch_embed.grid_size  # type: ignore[no-any-return]
+
+    def positions(self, grid: tuple[int, int]) -> Tensor | None:
+        """The positions' tokens, resampled if they are for another grid."""
         from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
         # Not timm's own early exit: it is closed while a graph is exported.
-        if self.pos_embed is None or grid == self.patch_embed.grid_size:
+        if self.pos_embed is None or grid == self.grid:
             return self.pos_embed  # type: ignore[no-any-return]
         resampled: Tensor = resample_abs_pos_embed(
             self.pos_embed,
             new_size=list(grid),
-            old_size=list(self.patch_embed.grid_size),
+            old_size=list(self.grid),
             num_prefix_tokens=self.positions_of_prefix,
         )
         return resampled

@@ -17,12 +17,12 @@ from recame.data.manifest import ManifestColumns, read_manifest
 from recame.files import write_json
 from recame.inference.device import choose_device
 from recame.machine import environment
-from recame.models import pretrained_mean_std
 from recame.progress import progress_bars
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.planner import choose_size, plan_model
+from recame.training.starting_weights import starting_mean_std
 
 
 def _prepare(
@@ -75,7 +75,7 @@ def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: boo
 
 def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
     """Give the specification the normalisation that the backbone's weights were trained with."""
-    mean, std = pretrained_mean_std(
+    mean, std = starting_mean_std(
         config.model.backbone, config.model.pretrained, data.spec.channels
     )
     return replace(data, spec=replace(data.spec, mean=mean, std=std))

@@ -13,6 +13,7 @@ from recame.inference.device import Precision
 from recame.losses import LossFactory, Objective, TrainingLoss
 from recame.models import Architecture, MultiExpertClassifier
 from recame.runs.folder import RunFolder
+from recame.training.starting_weights import starting_network
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class OngoingRun:
         """
         settings = self.config.model
         torch.manual_seed(self.config.run.seed)
-        model = MultiExpertClassifier(
+        model = starting_network(
             Architecture.of(settings),
             self.data.label_space.num_classes,
             self.data.spec,

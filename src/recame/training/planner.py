@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from recame.data.dataset import InspectionSet
 from recame.data.decode import working_side
 from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
+from recame.runs.folder import RunFolder
 from recame.training.loop.cost import StepCost
+from recame.training.starting_weights import own_source
 
 #: Time for a run on a CPU that was given none. On a GPU epochs are planned instead.
 DEFAULT_CPU_BUDGET_S = 600.0
@@ -95,6 +98,16 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
             changes[name] = value
             reasons.append(f"{name} = {value}: {why}")
 
+    source = own_source(config.model.pretrained)
+    if source is not None:
+        # Resolved, so that the run can be resumed from another folder.
+        path = changes["model.pretrained"] = Path(str(config.model.pretrained)).resolve()
+        plan, sha256 = source.architecture, RunFolder(path).weights_sha256()
+        reasons.append(
+            f"model.pretrained = {path}: its {plan.backbone} (SHA-256 {sha256[:12]}), "
+            "with the mean and std that it saw images with"
+        )
+        decide("model.backbone", plan.backbone, f"the network of {path} has it")
     decide(
         "model.backbone",
         PACKAGED_BACKBONE,

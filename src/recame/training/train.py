@@ -15,12 +15,7 @@ from recame.config import Config
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.losses import LossFactory
-from recame.models import (
-    PACKAGED_BACKBONE,
-    Architecture,
-    MultiExpertClassifier,
-    pretrained_mean_std,
-)
+from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
 from recame.runs.folder import RunFolder
 from recame.training.begin import _prepare, quiet_libraries, record_run
 from recame.training.loop.processes import is_follower, leaders_run
@@ -28,6 +23,7 @@ from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
 from recame.training.phases.probe import initial_model, run_probe
 from recame.training.phases.retrain import run_retrain
+from recame.training.starting_weights import own_source, starting_mean_std, starting_network
 
 
 def train(
@@ -116,18 +112,22 @@ def _follow(source: Path, out: Path, started: float) -> NoReturn:
 def _check_network(config: Config) -> None:
     """Refuse, before any image is decoded, a network that cannot be built."""
     settings = config.model
-    fallbacks = {"backbone": PACKAGED_BACKBONE, "shared_stages": 0, "pooled_stages": 1}
+    source = own_source(settings.pretrained)
+    usual = PACKAGED_BACKBONE if source is None else source.architecture.backbone
+    fallbacks = {"backbone": usual, "shared_stages": 0, "pooled_stages": 1}
     undecided = {
         name: value for name, value in fallbacks.items() if getattr(settings, name) == "auto"
     }
     plan = Architecture.of(settings.model_copy(update=undecided))
     # Stages counted from the end are the planner's work.
     plan = replace(plan, num_experts=1, shared_stages=max(0, plan.shared_stages))
-    channels = 3 if config.data.channels == "auto" else config.data.channels
-    mean, std = pretrained_mean_std(plan.backbone, settings.pretrained, channels)
+    channels = config.data.channels
+    if channels == "auto":
+        channels = 3 if source is None else source.spec.channels
+    mean, std = starting_mean_std(plan.backbone, settings.pretrained, channels)
     side = 64 if config.data.size == "auto" else config.data.size
     spec = PreprocessSpec(side, side, channels, 8, 255.0, mean, std)
-    model = MultiExpertClassifier(plan, 2, spec, settings.pretrained).eval()
+    model = starting_network(plan, 2, spec, settings.pretrained).eval()
     if side >= 64:
         return
     try:

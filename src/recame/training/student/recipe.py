@@ -9,13 +9,9 @@ from typing import Any
 from recame.config import Config, DistillConfig
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
-from recame.models import (
-    PACKAGED_BACKBONE,
-    Architecture,
-    LoadedModel,
-    pretrained_mean_std,
-)
+from recame.models import PACKAGED_BACKBONE, Architecture, LoadedModel
 from recame.training.planner import LONE_TAU, LR, STUDENT_TAU
+from recame.training.starting_weights import starting_mean_std
 
 #: What follows from a setting of the section `distill`.
 _STUDENTS_OWN = {
@@ -200,7 +196,7 @@ def student_spec(config: Config, loaded: LoadedModel) -> PreprocessSpec:
     size, spec = int(config.data.size), loaded.spec
     mean, std = spec.mean, spec.std
     if config.model.backbone != loaded.architecture.backbone:
-        mean, std = pretrained_mean_std(
+        mean, std = starting_mean_std(
             str(config.model.backbone), config.model.pretrained, spec.channels
         )
     return replace(spec, height=size, width=size, mean=mean, std=std)
