@@ -17,6 +17,7 @@ from recame.models.regional_attention import (
     make_attention,
     regional_gates,
 )
+from recame.models.relabelling import adapted_to
 from recame.models.transfer import continued, take_stages
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Pretrained",
     "RegionalChannelAttention",
     "StagedBackbone",
+    "adapted_to",
     "build_backbone",
     "class_means",
     "continued",

@@ -1,0 +1,78 @@
+"""A trained network for other classes: what it knows of those that keep their name stays."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from recame.errors import DataError
+from recame.label_space import LabelSpace
+from recame.models.adapters import rank_of
+from recame.models.checkpoint import LoadedModel
+from recame.models.classifier import CosineClassifier, LinearClassifier
+
+
+@torch.no_grad()
+def adapted_to(loaded: LoadedModel, label_space: LabelSpace) -> LoadedModel:
+    """A checkpoint's network with a label space that has more, fewer or reordered classes.
+
+    Every expert keeps the class vector and bias of each class that has the same name in both, so
+    that the logits of these classes stay what they were; classes that are no longer there are left
+    out. Backbone, standardisation and hidden layer belong to no class and stay.
+
+    A new class starts without information, and with the least bias of the others:
+
+    - linear: at the mean of the others' vectors, of which softmax sees nothing beside them. Its
+      logit is never above the mean of theirs, so it is not predicted before training.
+    - cosine: at a direction drawn as a new head's, nearly orthogonal to all features. (The mean's
+      direction is closer to an image between two classes than either of them, and would take the
+      doubtful images; it would also be the same for every new class.) `torch.manual_seed` makes
+      it repeatable.
+
+    Args:
+        loaded: left as it is.
+        label_space: its names decide which class is which; with its counts, it is the result's.
+
+    Raises:
+        DataError: no class has the same name in both.
+
+    Examples:
+        >>> from recame.contracts import PreprocessSpec
+        >>> from recame.models import Architecture, MultiExpertClassifier
+        >>> spec = PreprocessSpec(32, 32, 1, 8, 255.0, (0.5,), (0.5,))
+        >>> plan = Architecture("test_resnet", stages=1)
+        >>> model = MultiExpertClassifier(plan, 2, spec).eval()
+        >>> before = LoadedModel(model, LabelSpace(("ok", "dent"), (9, 2)), spec, plan)
+        >>> after = adapted_to(before, LabelSpace(("dent", "hole", "ok"), (5, 3, 9)))
+        >>> images = torch.rand(1, 1, 32, 32)
+        >>> model(images).logits.shape, after.model(images).logits.shape
+        (torch.Size([1, 2, 2]), torch.Size([1, 2, 3]))
+    """
+    known = loaded.label_space
+    kept = [index for index, name in enumerate(label_space.names) if name in known]
+    if not kept:
+        raise DataError(
+            f"None of the classes {', '.join(label_space.names[:12])} is one of the checkpoint's "
+            f"({', '.join(known.names[:12])}), so nothing of its classifier could be kept: correct "
+            "the names, or train a new one on its backbone (model.pretrained)."
+        )
+    model = copy.deepcopy(loaded.model)
+    classifier, count = model.head.classifier, label_space.num_classes
+    rows = [known.index(label_space.names[index]) for index in kept]
+    weight, bias = classifier.weight[:, rows], classifier.bias[:, rows]
+    if isinstance(classifier, CosineClassifier):
+        num_experts, _, width = weight.shape
+        start = LinearClassifier(num_experts, width, count).weight.to(weight)
+    else:
+        start = weight.mean(1, keepdim=True).repeat(1, count, 1)
+    least = bias.amin(1, keepdim=True).repeat(1, count)
+    start[:, kept], least[:, kept] = weight, bias
+    classifier.weight, classifier.bias = nn.Parameter(start), nn.Parameter(least)
+    model.num_classes = count
+    if model.architecture.tuning_rank is None:
+        # Left open, it would follow from the new number of classes when the network is built again.
+        model.architecture = replace(model.architecture, tuning_rank=rank_of(model))
+    return LoadedModel(model, label_space, loaded.spec, model.architecture)
