@@ -225,10 +225,46 @@ def test_inspect_reads_the_table_alone(
     monkeypatch.chdir(tmp_path)
     code, _, err = recame("inspect", "gone.csv", "--no-images")
     assert (code, err) == (0, "")
-    assert (tmp_path / "inspection" / "gone" / "inspection.html").exists()
+    assert (tmp_path / "inspection" / "gone.csv" / "inspection.html").exists()
     code, _, err = recame("inspect", "gone.csv")
     assert code == 2
     assert "images can be read" in err
+
+
+def test_no_inspection_takes_the_folder_of_another(
+    recame: Recame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "image,label\na.png,ok\nb.png,hole\n"
+    for name in ("images.v1", "images.v2", "images", "elsewhere/images"):
+        (tmp_path / name / "ok").mkdir(parents=True)
+        (tmp_path / name / "ok" / "a.png").touch()
+    (tmp_path / "images.csv").write_text(rows, encoding="utf-8")
+    pd.read_csv(tmp_path / "images.csv").to_parquet(tmp_path / "images.parquet")
+    expected = {
+        "images.v1": "images.v1",
+        "images.v2": "images.v2",
+        "images/": "images",
+        "images.csv": "images.csv",
+        "images.parquet": "images.parquet",
+        "elsewhere/images": "images-2",
+        # Each of them again, by other words: its own inspection is replaced.
+        "./images.v2/": "images.v2",
+        "images.v1/ok/..": "images.v1",
+        str(tmp_path / "images"): "images",
+        "./elsewhere/../elsewhere/images/": "images-2",
+    }
+    for source, folder in expected.items():
+        code, text, err = recame("inspect", source, "--no-images")
+        assert (code, err) == (0, "")
+        assert f"Page: {Path('inspection') / folder / 'inspection.html'}" in text
+    assert {path.name for path in Path("inspection").iterdir()} == set(expected.values())
+    for source in list(expected)[:6]:
+        facts = json.loads(Path("inspection", expected[source], "inspection.json").read_text())
+        assert Path(facts["source"]).resolve() == Path(source).resolve()
+    monkeypatch.chdir(tmp_path / "images.v1")
+    assert recame("inspect", ".", "--no-images")[0] == 0
+    assert Path("inspection", "images.v1", "inspection.html").exists()
 
 
 @pytest.mark.parametrize(

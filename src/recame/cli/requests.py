@@ -124,7 +124,12 @@ def inspect_request(
         from recame.runs.folder import RunFolder
 
         start = RunFolder.open(run).load_config()
-    return InspectRequest(data, start.updated(changes), out or Path("inspection") / data.stem)
+    config = start.updated(changes)
+    if out is None:
+        from recame.inspection.saving import inspection_dir
+
+        out = inspection_dir(data)
+    return InspectRequest(data, config, out)
 
 
 #: What `--with` calls the outputs of a bundle's graph.

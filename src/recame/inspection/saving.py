@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recame.files import records, write_together
+from recame.errors import CheckpointError
+from recame.files import read_json, records, write_together
 from recame.inspection.check import Inspection
 from recame.inspection.inspection_page import inspection_page
 
@@ -30,6 +34,30 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
             document[key] = {**document.get(key, {}), **facts} if key == "hygiene" else facts
     plain: dict[str, Any] = _plain(document)
     return plain
+
+
+def inspection_dir(source: Path, parent: Path = Path("inspection")) -> Path:
+    """Where a source's inspection goes, if nobody says otherwise: a folder that no other shares.
+
+    It is called as the source is, ending included, so that `lot.1` and `lot.2`, or a table and a
+    folder, do not replace each other; where it holds the inspection of another source of that
+    name, a number follows.
+
+    Args:
+        source: a folder or a table.
+        parent: of the folder.
+    """
+    source = source.absolute()
+    name = Path(os.path.normpath(source)).name
+    for number in count(1):
+        out = parent / (name if number == 1 else f"{name}-{number}")
+        inspected = source
+        if (out / "inspection.json").exists():
+            with suppress(CheckpointError):
+                inspected = Path(str(read_json(out / "inspection.json").get("source")))
+        if inspected.resolve() == source.resolve():
+            break
+    return out
 
 
 def save_inspection(inspection: Inspection, out: Path) -> Path:
