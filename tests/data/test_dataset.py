@@ -6,8 +6,11 @@ from PIL import Image
 
 from recame.config import DataConfig
 from recame.contracts import PreprocessSpec
+from recame.data.audit import audit_manifest
 from recame.data.dataset import load_inspection_set, make_loader, to_unit
+from recame.data.manifest import read_manifest
 from recame.data.samplers import EpochBatches
+from recame.data.splits import complete_splits, make_splits
 from recame.errors import DataError
 from recame.label_space import LabelSpace
 
@@ -141,3 +144,30 @@ def test_a_trained_model_s_space_and_spec_are_kept(tmp_path, config):
     assert loaded.cache.images.shape == (5, 4, 4, 3)
     assert loaded.native_size == (16, 16)
     assert loaded.view("test").counts(3).tolist() == [0, 0, 5]
+
+
+@pytest.mark.parametrize("numbered", ["from 0", "otherwise"])
+@pytest.mark.parametrize("with_splits", [False, True])
+def test_a_caller_s_table_stays_as_it_was(tmp_path, config, with_splits, numbered):
+    table = read_manifest(make_set(tmp_path, {"ok": 20, "crack": 10}))
+    (tmp_path / "ok_3.png").write_bytes(b"")  # dropped from the set, not from the table
+    if with_splits:
+        table["split"] = ["train", "test"] * 15
+    if numbered == "otherwise":
+        table.index = table.index[::-1] + 7
+    table["board"] = table["board"].astype("category")
+    before = table.copy(deep=True)
+    space = LabelSpace(("ok", "crack"), (4, 4))
+    asked = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
+    for label_space in (None, space):
+        for split in (None, "train", "night"):
+            if split != "night" or label_space is not None or with_splits:
+                load_inspection_set(
+                    table, config, seed=0, label_space=label_space, split_if_absent=split
+                )
+    grouped = config.model_copy(update={"group_by": "board"})
+    load_inspection_set(table.drop(columns="split", errors="ignore"), grouped, seed=0)
+    complete_splits(table, group_by="board", **asked)
+    make_splits(table["label"], groups=table["board"], **asked)
+    audit_manifest(table, product_column="board", group_by="board")
+    pd.testing.assert_frame_equal(table, before)

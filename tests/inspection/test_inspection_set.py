@@ -138,6 +138,17 @@ def inspected(table: pd.DataFrame, tmp_path: Path) -> tuple[Inspection, set[str]
     return inspection, keys, page.read_text(encoding="utf-8")
 
 
+def test_a_caller_s_table_stays_as_it_was(tmp_path: Path) -> None:
+    table = images(tmp_path, ["a"] * 6 + ["b"] * 6)
+    table["split"] = pd.Categorical(["train", "test"] * 6)
+    table["lot"] = np.arange(12) // 3
+    Path(table["path"][0]).write_bytes(b"no image")
+    table.index = table.index[::-1] + 7
+    before = table.copy(deep=True)
+    inspected(table, tmp_path)
+    pd.testing.assert_frame_equal(table, before)
+
+
 def test_one_image(tmp_path: Path) -> None:
     inspection, keys, html = inspected(images(tmp_path, ["ok"]), tmp_path)
     assert {"one-class", "no-splits", "no-products"} <= keys

@@ -119,7 +119,7 @@ def load_inspection_set(
     Splits are made before unreadable files are dropped, so that a repaired file moves no other.
 
     Args:
-        source: see `read_manifest`; or a table of the form that it returns.
+        source: see `read_manifest`; or a table of the form that it returns, which stays as it is.
         config: the settings of the data.
         seed: of the splits.
         spec: how to decode; None: chosen from the files and the settings.
@@ -139,7 +139,7 @@ def load_inspection_set(
     else:
         table = read_manifest(source, columns, min_classes=1 if trained else 2)
     if "split" not in table and split_if_absent is not None:
-        table["split"] = split_if_absent
+        table = table.assign(split=split_if_absent)
     if not trained or "split" not in table or (table["split"] == "train").any():
         table = complete_splits(
             table,
