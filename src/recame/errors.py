@@ -28,6 +28,10 @@ class ExportError(RecameError):
     """A model cannot be turned into a deployable bundle."""
 
 
+class ReportError(RecameError):
+    """A report could not be drawn; the figures that it would tell are there."""
+
+
 #: What `pip install 'recame[train]'` brings, by the names under which it is imported.
 TRAINING_PACKAGES = frozenset(
     {

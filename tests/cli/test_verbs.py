@@ -286,6 +286,33 @@ def test_inspect_refuses(
     assert not (tmp_path / "look").exists()
 
 
+def test_a_report_that_fails_is_no_success(
+    recame: Recame, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    kept = run / "evaluation" / "test" / "report_error.txt"
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no ink")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recame.reports.draw.draw_report", broken)
+        code, out, _ = recame("evaluate", run)
+        assert code == 1
+        assert f"Written: {kept.parent}" in out
+        found = json.loads((run / "metrics.json").read_text())["test"]["balanced_accuracy"]
+        assert f"{found['value']:.3f}" in out
+        for told in ("no ink", f"lies in {kept}", f"recame report {run} --split test"):
+            assert told in out
+        assert "ValueError: no ink" in kept.read_text("utf-8")
+        code, _, err = recame("report", run)
+        assert code == 2
+        assert f"(ValueError: no ink); the figures in {kept.parent} stand" in err
+        assert "Traceback" not in err
+    assert recame("evaluate", run)[0] == 0
+    assert not kept.exists()
+
+
 def test_report_compares_two_runs(recame: Recame, finished: Path, tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     for copy in (run, other):

@@ -3,22 +3,27 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 from rich.console import Console
 
 import recame
-from recame.errors import CheckpointError, DataError
-from recame.inference.finished_run import open_finished
+from recame.data.cache import BrokenImage
+from recame.errors import CheckpointError, DataError, ReportError
+from recame.inference.finished_run import images_to_judge, open_finished
 from recame.models import load_checkpoint
+from recame.progress import silent
 from recame.reports.draw import run_facts
 from recame.reports.evaluate import EvaluatedRun, report
 from recame.reports.evidence import gather_evidence
 from recame.runs.folder import RunFolder
+from recame.runs.predictions import load_predictions
 from recame.training.train import train
 
 
@@ -130,9 +135,12 @@ def test_training_images_that_have_moved_cost_the_neighbours_alone(copied):
     table.to_csv(copied / "manifest.csv", index=False)
     page = report(copied).html.read_text("utf-8")
     found = numbers(copied)
-    assert found["remarks"] == [
-        "The training images are not in the data at hand: no nearest training images."
-    ]
+    (remark,) = found["remarks"]
+    assert remark.startswith("The training images are not in the data at hand: no nearest")
+    gone = table.loc[moved, "path"].iloc[0]
+    assert f"The reason: {moved.sum()} of " in remark
+    assert f"{gone}: " in remark
+    assert remark in (copied / "evaluation" / "test" / "report.md").read_text("utf-8")
     assert all(mistake["neighbours"] == [] for mistake in found["worst_mistakes"])
     assert 'class="maps"' in page
     assert found["gates"]
@@ -146,8 +154,12 @@ def test_without_any_image_the_numbers_remain(copied):
     page = report(copied).html.read_text("utf-8")
     found = numbers(copied)
     assert found["evaluation"] == before
-    assert "not at hand" in found["remarks"][0]
-    assert found["remarks"][0] in page
+    (remark,) = found["remarks"]
+    assert "The images of this split are not at hand" in remark
+    assert "The reason: None of " in remark
+    assert any(path in remark for path in table["path"])
+    assert str(escape(remark)) in page
+    assert f"> {remark}" in (copied / "evaluation" / "test" / "report.md").read_text("utf-8")
     assert 'id="map"' not in page
     assert 'id="gates"' not in page
 
@@ -191,7 +203,53 @@ def test_a_report_that_cannot_be_drawn_costs_no_figure(finished, tmp_path, monke
     assert judged.evaluation.num_images > 0
     assert "The report could not be drawn (ValueError: no [ink])" in told.getvalue()
     assert "test" in json.loads((run / "metrics.json").read_text("utf-8"))
-    assert not (run / "evaluation" / "test" / "report.html").exists()
+    target = run / "evaluation" / "test"
+    assert (target / "predictions.parquet").exists()
+    assert not (target / "report.html").exists()
+    # What failed is neither lost nor taken for a success.
+    kept = target / "report_error.txt"
+    assert isinstance(judged.report_error, ReportError)
+    assert isinstance(judged.report_error.__cause__, ValueError)
+    assert f"The traceback lies in {kept}" in told.getvalue()
+    assert f"recame report {run} --split test" in told.getvalue()
+    assert 'raise ValueError("no [ink]")' in kept.read_text("utf-8")
+    kept.unlink()
+    with pytest.raises(ReportError, match=rf"no \[ink\].*--split test --against {finished}"):
+        report(run, against=finished)
+    assert "ValueError: no [ink]" in kept.read_text("utf-8")
+    monkeypatch.undo()
+    assert report(run).html.exists()
+    assert not kept.exists()
+
+
+def test_a_full_disk_costs_the_traceback_and_hides_no_reason(copied, monkeypatch):
+    def full(*args, **kwargs):
+        raise DataError("no space")
+
+    monkeypatch.setattr("recame.reports.draw.write_together", full)
+    monkeypatch.setattr("recame.reports.evaluate.write_text", full)
+    with pytest.raises(ReportError, match=r"drawn \(no space\);.* traceback is lost: no space"):
+        report(copied)
+
+
+def test_images_of_other_names_are_said_to_be_so(copied):
+    folder, config, loaded = open_finished(copied)
+    table = pd.read_csv(copied / "manifest.csv")
+    data = images_to_judge(table, config, loaded, "test", silent)
+    predictions = load_predictions(
+        copied / "evaluation" / "test" / "predictions.parquet", folder.label_space()
+    )
+    renamed = replace(data, table=data.table.assign(image="new/" + data.table["image"]))
+    evidence = gather_evidence(loaded, renamed, predictions, "test")
+    assert evidence.remarks[0].endswith("No image of the data has the name of a judged one.")
+    one = data.table.index[data.table["split"] == "test"][0]
+    broken = (BrokenImage("x.png", "no [ink]"),)
+    partly = replace(
+        data, table=data.table.drop(index=one), cache=replace(data.cache, broken=broken)
+    )
+    (remark,) = gather_evidence(loaded, partly, predictions, "test").remarks
+    assert remark.startswith(f"1 of {len(predictions)} images of this split are not at hand")
+    assert remark.endswith("The reason: x.png: no [ink]")
 
 
 def test_evaluate_without_a_report_writes_none(finished, tmp_path):
@@ -217,7 +275,7 @@ def test_another_source_is_reported_from_its_own_images(finished, write_images, 
     shutil.rmtree(folder)
     report(run, split="line")
     assert numbers(run, "line")["evaluation"] == found["evaluation"]
-    assert "not at hand" in numbers(run, "line")["remarks"][0]
+    assert f"No data at {folder}: the path does not exist" in numbers(run, "line")["remarks"][0]
     assert numbers(run, "line")["made"]["source"] == str(folder)
 
 

@@ -129,6 +129,8 @@ def evaluate(
     console = Console()
     result = evaluate_run(run, data, split=split, report=report, console=console)
     console.print(f"Written: {result.folder}", highlight=False, soft_wrap=True)
+    if result.report_error is not None:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -51,6 +51,7 @@ def draw_report(
     split: str,
     *,
     source: Path | str | None = None,
+    missing: str = "",
     baseline: Baseline | None = None,
     progress: Progress = silent,
 ) -> ReportFiles:
@@ -65,6 +66,7 @@ def draw_report(
         evaluation: of the predictions.
         split: its name.
         source: where the images were described; None if unknown.
+        missing: why images are not among the data, in sentences.
         baseline: another run's predictions of the split.
         progress: called while images pass.
     """
@@ -77,6 +79,7 @@ def draw_report(
         batch_size=config.evaluation.batch_size,
         seed=config.run.seed,
         of_the_run=data is not None and _holds_training(folder, data),
+        missing=missing,
         on_progress=progress,
     )
     facts = run_facts(folder, config, loaded, split, source=source, baseline=baseline)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+import shlex
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +17,8 @@ from rich.markup import escape
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
-from recame.errors import DataError
-from recame.files import write_json
+from recame.errors import DataError, RecameError, ReportError
+from recame.files import write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
@@ -29,8 +32,8 @@ from recame.runs.predictions import load_predictions, predictions_table, save_pr
 if TYPE_CHECKING:
     from recame.reports.draw import ReportFiles
 
-#: Beside a split's predictions: which images they are of.
-JUDGED = "judged.json"
+#: Beside a split's predictions: which images they are of, and why their report was not drawn.
+JUDGED, REPORT_ERROR = "judged.json", "report_error.txt"
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class EvaluatedRun:
         evaluation: the figures.
         predictions: each image's probabilities.
         folder: where predictions, confusion matrix and tables were written.
+        report_error: why the report could not be drawn; None where it was, or none was asked for.
     """
 
     split: str
     evaluation: Evaluation
     predictions: Predictions
     folder: Path
+    report_error: ReportError | None = None
 
 
 def evaluate(
@@ -69,7 +74,8 @@ def evaluate(
         source: labelled images; None: the data that the run was trained from, split as then.
             A source without splits is judged whole, under the name given as `split`.
         split: which split to judge.
-        report: also draw the report; if that fails, the figures stay and the reason is printed.
+        report: also draw the report; if that fails, the figures stay, the reason is printed and
+            returned, and its traceback lies in `report_error.txt`.
         console: where progress and figures go; silent if None.
 
     Raises:
@@ -93,42 +99,56 @@ def evaluate(
     save_evaluation(evaluation, target, loaded.label_space)
     print_evaluation(evaluation, console, f"{folder.path.name} on {split}")
     judged = EvaluatedRun(split, evaluation, predictions, target)
-    if report:
-        _draw(folder, config, loaded, data, judged, source, console)
-    return judged
-
-
-def _draw(
-    folder: RunFolder,
-    config: Config,
-    loaded: LoadedModel,
-    data: InspectionSet,
-    judged: EvaluatedRun,
-    source: Path | str | None,
-    console: Console,
-) -> None:
-    """Draw the report of what is already written; a failure costs the report alone."""
+    if not report:
+        return judged
     from recame.reports.draw import draw_report
 
     try:
-        with progress_bars(console) as progress:
+        with _failure_kept(folder, split), progress_bars(console) as progress:
             files = draw_report(
                 folder,
                 config,
                 loaded,
                 data,
-                judged.predictions,
-                judged.evaluation,
-                judged.split,
+                predictions,
+                evaluation,
+                split,
                 source=source or folder.info().get("data"),
                 progress=progress,
             )
-    except Exception as error:  # noqa: BLE001 - the figures are what counts, and they are there
-        reason = f"{type(error).__name__}: {error}"
-        console.print(f"[yellow]The report could not be drawn[/yellow] ({escape(reason)}).")
-        console.print(f"Draw it again with: recame report {folder.path} --split {judged.split}")
-        return
+    except ReportError as error:  # the figures are what counts, and they are there
+        console.print(f"[yellow]{escape(str(error))}[/yellow]", highlight=False, soft_wrap=True)
+        return replace(judged, report_error=error)
     console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
+    return judged
+
+
+@contextmanager
+def _failure_kept(folder: RunFolder, split: str, against: Path | None = None) -> Iterator[None]:
+    """Keep the traceback of a report that fails beside the figures, until one is drawn.
+
+    Raises:
+        ReportError: the block raised something; says why, where the traceback lies, what to do.
+    """
+    path = folder.evaluation_dir(split) / REPORT_ERROR
+    try:
+        yield
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, RecameError):
+            reason = f"{type(error).__name__}: {error}"
+        kept = f"The traceback lies in {path}."
+        try:
+            write_text(path, traceback.format_exc(), advice="Free some space.")
+        except RecameError as unwritten:
+            kept = f"The traceback is lost: {unwritten}"
+        words = ["recame", "report", str(folder.path), "--split", split]
+        words += [] if against is None else ["--against", str(against)]
+        raise ReportError(
+            f"The report could not be drawn ({reason}); the figures in {path.parent} stand without "
+            f"it. {kept} Draw it again with: {shlex.join(words)}"
+        ) from error
+    path.unlink(missing_ok=True)
 
 
 def report(
@@ -152,18 +172,21 @@ def report(
         Where the page, its Markdown summary and its JSON lie.
 
     Raises:
+        ReportError: the numbers are there, but the page cannot be drawn; `report_error.txt` beside
+            them holds the traceback.
         RecameError: a run or its data cannot be used.
     """
     from recame.reports.draw import draw_report, json_or_nothing
 
     console = console or Console(quiet=True)
-    baseline = None if against is None else _baseline(Path(against), split, console)
+    other = None if against is None else Path(against)
+    baseline = None if other is None else _baseline(other, split, console)
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = open_finished(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     source = json_or_nothing(folder.evaluation_dir(split) / JUDGED).get("source")
-    with progress_bars(console) as progress:
-        data = _images(source, folder, config, loaded, split, progress)
+    with _failure_kept(folder, split, other), progress_bars(console) as progress:
+        data, missing = _images(source, folder, config, loaded, split, progress)
         return draw_report(
             folder,
             config,
@@ -173,6 +196,7 @@ def report(
             evaluation,
             split,
             source=source or (None if data is None else folder.info().get("data")),
+            missing=missing,
             baseline=baseline,
             progress=progress,
         )
@@ -200,8 +224,11 @@ def _images(
     loaded: LoadedModel,
     split: str,
     progress: Progress,
-) -> InspectionSet | None:
-    """The images that were judged; of a run's own, where some have moved, the split's, or none."""
+) -> tuple[InspectionSet | None, str]:
+    """The images that were judged, and why not all of them are there.
+
+    Of a run's own, where some have moved, the split's alone, or none.
+    """
     described: list[Path | pd.DataFrame]
     if source is not None:  # `evaluate` was given other images than the run's
         described = [Path(source)]
@@ -210,7 +237,10 @@ def _images(
         own = table["split"] == split
         parts = (table, table[own | (table["split"] == "train")], table[own])
         described = [part.reset_index(drop=True) for part in parts if len(part)]
+    reason = ""
     for part in described:
-        with suppress(DataError):
-            return images_to_judge(part, config, loaded, split, progress)
-    return None
+        try:
+            return images_to_judge(part, config, loaded, split, progress), reason
+        except DataError as error:
+            reason = str(error)
+    return None, reason

@@ -83,6 +83,7 @@ def gather_evidence(
     batch_size: int = 128,
     seed: int = 0,
     of_the_run: bool = True,
+    missing: str = "",
     on_progress: Progress = silent,
 ) -> Evidence:
     """Look at the split's images again: the worst mistakes, a map, the gates.
@@ -100,6 +101,7 @@ def gather_evidence(
         seed: of the samples.
         of_the_run: whether the data are those that the model was trained on; else their training
             split says nothing of what it learned from.
+        missing: why images are not among the data, in sentences.
         on_progress: called while images pass.
     """
     space = loaded.label_space
@@ -109,9 +111,10 @@ def gather_evidence(
     mistakes = describe_mistakes(predictions, chosen, space, product_column)
     rows = None if data is None else cache_rows(data, split, predictions)
     if data is None or rows is None or (rows < 0).all():
-        remark = (
+        remark = _with_reason(
             "The images of this split are not at hand: no pictures, no attribution maps, no "
-            "embedding map, no gates."
+            "embedding map, no gates.",
+            missing if data is None else "No image of the data has the name of a judged one.",
         )
         return Evidence(tuple(mistakes), wrong, remarks=(remark,))
     look = Look(loaded, data, batch_size, on_progress)
@@ -124,6 +127,14 @@ def gather_evidence(
     else:
         features = look.features(rows[needed], "looking at the split")
     remarks = []
+    if (rows < 0).any():
+        remarks.append(
+            _with_reason(
+                f"{(rows < 0).sum()} of {len(rows)} images of this split are not at hand: no "
+                "pictures of them.",
+                "; ".join(f"{file.path}: {file.reason}" for file in data.cache.broken[:3]),
+            )
+        )
     searched = (0, 0)
     if len(shown):
         own = features[np.searchsorted(needed, chosen[shown])]
@@ -134,7 +145,10 @@ def gather_evidence(
             mistakes[position] = mistake
         if not searched[1]:
             remarks.append(
-                "The training images are not in the data at hand: no nearest training images."
+                _with_reason(
+                    "The training images are not in the data at hand: no nearest training images.",
+                    missing,
+                )
             )
     gates, examples, num_read = read_gates(look, predictions, rows, sample, seed)
     if len(sample) < _LEAST_MAP:
@@ -149,6 +163,10 @@ def gather_evidence(
         train_searched=searched,
         remarks=tuple(remarks),
     )
+
+
+def _with_reason(remark: str, reason: str) -> str:
+    return f"{remark} The reason: {' '.join(reason.split())}" if reason else remark
 
 
 def _illustrate(
