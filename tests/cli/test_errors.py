@@ -86,6 +86,27 @@ class TestTrainingData:
         shutil.rmtree(folder / "b")
         assert "only one class ('a')" in train_refused(folder)
 
+    def test_images_without_labels(
+        self,
+        refused: Callable[..., str],
+        train_refused: Callable[..., str],
+        finished: Path,
+        tmp_path: Path,
+    ) -> None:
+        folder = two_classes(tmp_path / "data") / "a"
+        rows = [f"{folder / name.name},a" for name in folder.iterdir()]
+        no_column = table(tmp_path, ["image,klass", *rows])
+        for line in (train_refused(folder), refused("evaluate", finished, folder)):
+            assert "no class folders" in line
+            assert "nothing can be learned from them or judged by them. Put each class in" in line
+        for line in (train_refused(no_column), refused("evaluate", finished, no_column)):
+            assert "has no column 'label'" in line
+            assert "--set data.label_column=NAME" in line
+        gaps = table(tmp_path, ["image,label", *rows, f"{rows[0].split(',')[0]},"])
+        for line in (train_refused(gaps), refused("evaluate", finished, gaps)):
+            assert "1 rows have no 'label'" in line
+            assert "Fill them in or remove the rows" in line
+
     def test_label_that_training_never_sees(
         self, train_refused: Callable[..., str], defects: Path, tmp_path: Path
     ) -> None:

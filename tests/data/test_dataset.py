@@ -171,3 +171,64 @@ def test_a_caller_s_table_stays_as_it_was(tmp_path, config, with_splits, numbere
     make_splits(table["label"], groups=table["board"], **asked)
     audit_manifest(table, product_column="board", group_by="board")
     pd.testing.assert_frame_equal(table, before)
+
+
+@pytest.mark.parametrize("labels", ["optional", "ignored"])
+def test_a_set_without_labels_is_a_set(tmp_path, config, labels):
+    source = make_set(tmp_path, {"ok": 20, "crack": 10})
+    table = pd.read_csv(source).drop(columns="label")
+    table.to_csv(source, index=False)
+    (tmp_path / "ok_3.png").write_bytes(b"")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    make_set(flat, {"ok": 20, "crack": 10})
+    for described in (source, flat, read_manifest(source, labels=labels)):
+        loaded = load_inspection_set(described, config, seed=0, labels=labels)
+        assert "label" not in loaded.table
+        assert loaded.splits == ("train", "val", "test")
+        assert loaded.classes is None
+        assert set(loaded.table["target"]) == {-1}
+        view = loaded.view("train")
+        assert view.counts(2).tolist() == [0, 0]
+        sampler = EpochBatches(view.targets, kind="instance", batch_size=6, seed=0)
+        batches = list(make_loader(view, loaded.cache, sampler))
+        assert {target for batch in batches for target in batch.target.tolist()} == {-1}
+        drawn = sorted(i for batch in batches for i in batch.index.tolist())
+        assert drawn == view.indices.tolist()
+        assert len(loaded.fingerprint) == 32
+        with pytest.raises(DataError, match=r"None of these \d+ images has a label.*a folder for"):
+            _ = loaded.label_space
+    with pytest.raises(DataError, match="no column 'label'"):
+        load_inspection_set(source, config, seed=0)
+    with pytest.raises(DataError, match="no class folders"):
+        load_inspection_set(flat, config, seed=0)
+    with pytest.raises(DataError, match=r"30 of 30 images have no label.*Add a column 'label'"):
+        load_inspection_set(read_manifest(source, labels=labels), config, seed=0)
+
+
+def test_labels_of_some_images_are_kept(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 20, "crack": 10, "burr": 2}, ["train"] * 30 + ["val"] * 2)
+    table = read_manifest(source)
+    fingerprint = load_inspection_set(table[:30], config, seed=0).fingerprint
+    assert load_inspection_set(table[:30], config, seed=0, labels="optional").fingerprint == (
+        fingerprint
+    )
+    table.loc[::2, "label"] = None
+    before = table.copy()
+    loaded = load_inspection_set(table, config, seed=0, labels="optional")
+    assert loaded.label_space.names == ("ok", "crack", "burr")
+    assert loaded.label_space.counts == (10, 5, 0)  # train shows no burr, and it is a class
+    assert (loaded.table["target"] == -1).tolist() == [True, False] * 16
+    assert loaded.view("val").targets.tolist() == [-1, 2]
+    with pytest.raises(DataError, match=r"16 of 32 images have no label"):
+        load_inspection_set(table, config, seed=0)
+    space = LabelSpace(("burr", "crack", "ok"), (4, 4, 4))
+    loaded = load_inspection_set(table, config, seed=0, label_space=space, labels="optional")
+    assert loaded.label_space is space
+    assert loaded.view("val").targets.tolist() == [-1, 0]
+    two = LabelSpace(("ok", "crack"), (4, 4))
+    with pytest.raises(DataError, match=r"model was not trained on 'burr' \(1 images\)"):
+        load_inspection_set(table, config, seed=0, label_space=two, labels="optional")
+    ignored = load_inspection_set(table, config, seed=0, label_space=space, labels="ignored")
+    assert set(ignored.table["target"]) == {-1}
+    pd.testing.assert_frame_equal(table, before)

@@ -136,6 +136,59 @@ def test_source_errors(tmp_path):
     assert read_manifest(tmp_path / "one", min_classes=1)["label"].tolist() == ["ok"]
 
 
+def test_images_that_nobody_labelled(tmp_path):
+    touch(tmp_path, "flat/b.png", "flat/a.png", "night/2024/01/a.png", "night/2024/b.png")
+    for labels in ("optional", "ignored"):
+        table = read_manifest(tmp_path / "flat", labels=labels)
+        assert list(table.columns) == ["image", "path"]
+        assert table["image"].tolist() == ["a.png", "b.png"]
+    table = read_manifest(tmp_path / "night", labels="ignored")
+    assert list(table.columns) == ["image", "path"]
+    assert table["image"].tolist() == ["2024/01/a.png", "2024/b.png"]
+
+
+def test_labels_of_some_images(tmp_path):
+    touch(tmp_path, "a.png", "ok/b.png", "hole/deep/c.png")
+    table = read_manifest(tmp_path, labels="optional")
+    assert table["image"].tolist() == ["a.png", "hole/deep/c.png", "ok/b.png"]
+    assert table["label"].isna().tolist() == [True, False, False]
+    assert table["label"].tolist()[1:] == ["hole", "ok"]
+
+
+def test_splits_without_labels(tmp_path):
+    touch(tmp_path, "train/a.png", "train/ok/b.png", "valid/c.png", "loose.png")
+    with pytest.warns(UserWarning, match=r"1 images .* outside the folders of the splits"):
+        table = read_manifest(tmp_path, labels="optional")
+    assert table["split"].tolist() == ["train", "train", "val"]
+    assert table["label"].isna().tolist() == [True, False, True]
+    with pytest.warns(UserWarning, match="loose.png"):
+        assert "label" not in read_manifest(tmp_path, labels="ignored")
+
+
+def test_tables_without_labels(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("image,lot\na.png,01\nb.png,02\n")
+    table = read_manifest(path, labels="optional")
+    assert list(table.columns) == ["image", "path", "lot"]
+    pd.testing.assert_frame_equal(read_manifest(path, labels="ignored"), table)
+    # A column that was named is missed.
+    with pytest.raises(DataError, match=r"no column 'kind'.*data.label_column"):
+        read_manifest(path, ManifestColumns(label="kind"), labels="optional")
+    path.write_text("image,label\na.png,NA\nb.png,\nc.png,  \n")
+    table = read_manifest(path, labels="optional")
+    assert table["label"].isna().tolist() == [False, True, True]
+    assert table["label"][0] == "NA"
+    ignored = read_manifest(path, labels="ignored")
+    assert "label" not in ignored
+    assert ignored["manifest_label"].tolist() == ["NA", "", ""]
+    with pytest.raises(DataError, match=r"2 rows have no 'label' \(row 2, 3"):
+        read_manifest(path)
+    pd.DataFrame({"image": ["a.png", "b.png"], "label": [7, None]}).to_parquet(tmp_path / "m.pq")
+    assert read_manifest(tmp_path / "m.pq", labels="optional")["label"].isna().tolist() == [0, 1]
+    path.write_text("image,label\na.png,\nb.png,\n")
+    assert "label" not in read_manifest(path, labels="optional")
+
+
 def test_list_images(tmp_path):
     touch(tmp_path, "a.png", "in/b.jpg", "in/deep/c.tif")
     (tmp_path / "in" / "d.txt").write_text("x")

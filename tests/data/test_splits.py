@@ -150,3 +150,15 @@ def test_complete_splits_errors():
         complete(manifest("test"))
     with pytest.raises(DataError, match=r"no column 'lot'.*image, label, board"):
         complete(manifest(), group_by="lot")
+
+
+def test_images_without_a_label_are_spread_as_a_class_is():
+    names = [f"{i:03d}.png" for i in range(40)]
+    bare = pd.DataFrame({"image": names})
+    asked = {"val_fraction": 0.2, "test_fraction": 0.1, "group_by": None, "seed": 0}
+    counts = complete_splits(bare, **asked)["split"].value_counts()
+    assert counts.to_dict() == {"train": 28, "val": 8, "test": 4}
+    some = bare.assign(label=["ok"] * 10 + [None] * 30)
+    split = complete_splits(some, **asked)["split"]
+    assert split[10:].value_counts().to_dict() == {"train": 21, "val": 6, "test": 3}
+    assert split[:10].value_counts().to_dict() == {"train": 7, "val": 2, "test": 1}

@@ -6,11 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from recame.config import DataConfig
 from recame.contracts import ExpertOutput, PreprocessSpec
+from recame.data.dataset import load_inspection_set
 from recame.data.transforms import dihedral_view
+from recame.errors import DataError
 from recame.inference.predict import predict_cached, predict_groups, predict_split
+from recame.label_space import LabelSpace
+from recame.metrics.evaluation import evaluate_predictions
+from recame.runs.predictions import load_predictions, predictions_table, save_predictions
 
 SIDE, CLASSES, EXPERTS = 8, 3, 2
 SPEC = PreprocessSpec(SIDE, SIDE, 3, 8, 255.0, (0.5,) * 3, (0.5,) * 3)
@@ -145,6 +152,33 @@ def test_predict_split_puts_labels_beside(stored, labelled):
     np.testing.assert_allclose(
         got.probabilities, expected_probabilities(model, stored[[5, 1, 0]], 2)[1], rtol=1e-4
     )
+
+
+def test_images_that_nobody_labelled_are_predicted(stored, tmp_path):
+    for number, pixels in enumerate(stored):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    space = LabelSpace(("a", "b", "c"), (4, 2, 1))
+    data = load_inspection_set(
+        tmp_path,
+        DataConfig(cache_dir=tmp_path / "cache"),
+        seed=0,
+        spec=SPEC,
+        label_space=space,
+        split_if_absent="night",
+        labels="optional",
+    )
+    model = TinyExperts()
+    got = predict_split(model, data, "night", num_views=1, batch_size=3, device="cpu")
+    assert got.target.tolist() == [-1] * 7
+    np.testing.assert_allclose(
+        got.probabilities, expected_probabilities(model, stored, 1)[1], rtol=1e-4
+    )
+    save_predictions(predictions_table(got, space), tmp_path / "night.parquet")
+    again = load_predictions(tmp_path / "night.parquet", space)
+    assert "label" not in again.table
+    assert again.target.tolist() == [-1] * 7
+    with pytest.raises(DataError, match="label"):
+        evaluate_predictions(again, space)
 
 
 def test_groups_of_experts_are_ensembles_of_their_own(labelled):

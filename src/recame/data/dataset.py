@@ -17,7 +17,7 @@ from recame.config import DataConfig
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache, build_cache
 from recame.data.decode import native_size, propose_spec
-from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.manifest import Labels, ManifestColumns, read_manifest
 from recame.data.splits import complete_splits, in_order
 from recame.errors import DataError
 from recame.label_space import LabelSpace
@@ -54,24 +54,40 @@ class InspectionSet:
     """All readable images of a source.
 
     Attributes:
-        table: one row a readable image: the manifest's columns, `split`, `target` (class index)
-            and `row` (in the cache's images).
-        label_space: the classes with their training counts.
+        table: one row a readable image: the manifest's columns, `split`, `target` (class index, -1
+            where the label is unknown) and `row` (in the cache's images).
+        classes: the label space; None where images need no label and name no two classes.
         spec: how the files were decoded.
         cache: the pixels, and which files are broken.
         native_size: median (height, width) of the files.
     """
 
     table: pd.DataFrame
-    label_space: LabelSpace
+    classes: LabelSpace | None
     spec: PreprocessSpec
     cache: ImageCache
     native_size: tuple[int, int]
 
     @property
+    def label_space(self) -> LabelSpace:
+        """The classes with their training counts.
+
+        Raises:
+            DataError: no labels are known.
+        """
+        if self.classes is None:
+            raise DataError(
+                f"None of these {len(self.table)} images has a label ({self.table['path'][0]}, "
+                "...) or all have the same, so there are no classes to learn or to judge by. Give "
+                "labels: a folder for each class, or a table with image and label."
+            )
+        return self.classes
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the images' contents, decoding, labels and splits; 32 hex digits."""
-        facts = self.table["image"] + "\t" + self.table["label"] + "\t" + self.table["split"]
+        label = self.table.get("label", pd.Series("", self.table.index)).fillna("")
+        facts = self.table["image"] + "\t" + label + "\t" + self.table["split"]
         text = "\n".join([self.cache.fingerprint, *sorted(facts)])
         return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
@@ -112,6 +128,7 @@ def load_inspection_set(
     spec: PreprocessSpec | None = None,
     label_space: LabelSpace | None = None,
     split_if_absent: str | None = None,
+    labels: Labels = "required",
     on_progress: Progress = silent,
 ) -> InspectionSet:
     """Read a source, split it, decode it, and leave out what cannot be read.
@@ -126,6 +143,8 @@ def load_inspection_set(
         label_space: of a trained model; None: made from the training split.
         split_if_absent: with no split in the source, all images get this one; None: splits are
             made.
+        labels: whether images need one, as of `read_manifest`. Where they do not, targets are -1,
+            and without `label_space` classes that no training image shows have a count of 0.
         on_progress: told of the decoding.
 
     Raises:
@@ -135,9 +154,11 @@ def load_inspection_set(
     columns = ManifestColumns.of(config)
     trained = label_space is not None
     if isinstance(source, pd.DataFrame):
-        table = source
+        table = source.drop(columns="label", errors="ignore") if labels == "ignored" else source
+        if labels == "required":
+            _check_labelled(table)
     else:
-        table = read_manifest(source, columns, min_classes=1 if trained else 2)
+        table = read_manifest(source, columns, min_classes=1 if trained else 2, labels=labels)
     if "split" not in table and split_if_absent is not None:
         table = table.assign(split=split_if_absent)
     if not trained or "split" not in table or (table["split"] == "train").any():
@@ -148,10 +169,10 @@ def load_inspection_set(
             group_by=config.group_by,
             seed=seed,
         )
-    if label_space is None:
-        _check_labels(table, set(table.loc[table["split"] == "train", "label"]), trained=False)
-    else:
+    if label_space is not None:
         _check_labels(table, set(label_space.names), trained=True)
+    elif labels == "required":
+        _check_labels(table, set(table.loc[table["split"] == "train", "label"]), trained=False)
     paths = [Path(path) for path in table["path"]]
     if spec is None:
         spec, native = propose_spec(
@@ -171,20 +192,37 @@ def load_inspection_set(
         max_pixels=config.max_pixels,
         on_progress=on_progress,
     )
-    table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, trained)
-    if label_space is None:
+    learns = not trained and labels == "required"
+    table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)
+    label = table.get("label", pd.Series(None, table.index, dtype=object))
+    known = set(label.dropna())
+    if label_space is None and (learns or len(known) > 1):
         label_space = LabelSpace.from_labels(
-            table.loc[table["split"] == "train", "label"],
+            label[table["split"] == "train"].dropna(),
             normal=config.normal_class,
             critical=config.critical_classes,
+            known=known,
         )
-    codes = pd.Categorical(table["label"], categories=list(label_space.names)).codes
+    names = [] if label_space is None else list(label_space.names)
+    codes = pd.Categorical(label, categories=names).codes
     table = table.assign(target=codes.astype(np.int64))
     return InspectionSet(table, label_space, spec, cache, native)
 
 
+def _check_labelled(table: pd.DataFrame) -> None:
+    missing = len(table) if "label" not in table else int(table["label"].isna().sum())
+    if missing:
+        raise DataError(
+            f"{missing} of {len(table)} images have no label, so nothing says what they show, and "
+            "nothing can be learned from them or judged by them. Add a column 'label', or leave "
+            "these images out."
+        )
+
+
 def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> None:
-    unknown = table[~table["label"].isin(known)]
+    if "label" not in table:
+        return
+    unknown = table[~(table["label"].isin(known) | table["label"].isna())]
     if unknown.empty:
         return
     names = ", ".join(
@@ -203,7 +241,7 @@ def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> Non
 
 
 def _drop_broken(
-    table: pd.DataFrame, cache: ImageCache, max_fraction: float, trained: bool
+    table: pd.DataFrame, cache: ImageCache, max_fraction: float, learns: bool
 ) -> pd.DataFrame:
     readable = table["row"] >= 0
     num_broken = int((~readable).sum())
@@ -215,7 +253,7 @@ def _drop_broken(
             "that is put up with. Repair or remove them, or raise data.max_broken_fraction."
         )
     left = table[readable].reset_index(drop=True)
-    if not trained:
+    if learns:
         lost = set(table["label"]) - set(left.loc[left["split"] == "train", "label"])
         if lost:
             raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -21,6 +22,9 @@ _SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+#: Whether each image must have a label, may have one, or is asked for none.
+Labels = Literal["required", "optional", "ignored"]
+
 _OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
 
 
@@ -48,9 +52,17 @@ class ManifestColumns:
 
 
 def read_manifest(
-    source: Path, columns: ManifestColumns = ManifestColumns(), *, min_classes: int = 2
+    source: Path,
+    columns: ManifestColumns = ManifestColumns(),
+    *,
+    min_classes: int = 2,
+    labels: Labels = "required",
 ) -> pd.DataFrame:
     """Read a folder per class, a folder of `train/val/test` with class folders, or a table.
+
+    A set without labels is a set too: with `labels="optional"` what has a label keeps it, be it
+    only some of the images; with "ignored" folders are no classes, however deep, and a table needs
+    no such column.
 
     Labels are text as written ("01" stays "01"). Files with an image's suffix are listed whether
     they can be decoded or not; hidden and other files are not. Split names are brought to `train`,
@@ -60,13 +72,15 @@ def read_manifest(
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
             to the table's folder.
         columns: what the table calls its columns.
-        min_classes: fewer classes are refused.
+        min_classes: fewer classes are refused, where labels are required.
+        labels: whether images need them.
 
     Returns:
         One row an image: `image` (the text in the table, or the path relative to the folder),
-        `path` (absolute), `label`, `split` (absent if the source has none), and every further
-        column of the table unchanged; one that would clash with a name of ours becomes
-        `manifest_<name>`. A folder's rows are sorted by path, a table's keep their order.
+        `path` (absolute), `label` (absent if no image has one, missing where an image has none),
+        `split` (absent if the source has none), and every further column of the table unchanged;
+        one that would clash with a name of ours becomes `manifest_<name>`. A folder's rows are
+        sorted by path, a table's keep their order.
 
     Raises:
         DataError: the source cannot be used; the message says why and what to do.
@@ -74,13 +88,19 @@ def read_manifest(
     source = Path(source)
     if not source.exists():
         raise DataError(f"No data at {source}: the path does not exist. Check its spelling.")
-    table = _read_folder(source) if source.is_dir() else _read_table(source, columns)
-    found = table["label"].unique()
-    if len(found) < min_classes:
-        raise DataError(
-            f"{source} holds only one class ({found[0]!r}), and a classifier needs two. Add a "
-            "folder or rows of another class, or check data.label_column."
-        )
+    if source.is_dir():
+        table = _read_folder(source, labels)
+    else:
+        table = _read_table(source, columns, labels)
+    if labels == "required":
+        found = table["label"].unique()
+        if len(found) < min_classes:
+            raise DataError(
+                f"{source} holds only one class ({found[0]!r}), and a classifier needs two. Add a "
+                "folder or rows of another class, or check data.label_column."
+            )
+    elif "label" in table and table["label"].isna().all():
+        table = table.drop(columns="label")
     return table
 
 
@@ -111,12 +131,11 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _read_folder(folder: Path) -> pd.DataFrame:
+def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
     names = _subfolders(folder)
     roles = {_SPLIT_NAMES.get(name.lower()) for name in names}
     # A folder named train alone is a split as well: as the only class it could not be used.
     has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
-    depth = 1 if has_splits else 0
     files = sorted(walk_images(folder))
     odd = [file for file in files if not _is_utf8(file)]
     if odd:
@@ -132,35 +151,42 @@ def _read_folder(folder: Path) -> pd.DataFrame:
             f"No images in {folder}: looked in it and in all folders below it for files ending in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}. Check the path."
         )
-    parts = [file.split("/") for file in files]
-    loose = [file for file, part in zip(files, parts, strict=True) if len(part) < depth + 2]
-    if len(loose) == len(files):
-        raise DataError(
-            f"{folder} has {len(files)} images but no class folders ({loose[0]}, ...), so nothing "
-            "says what they show. Put each class in a folder of its name, or give a .csv table "
-            "with image and label."
-        )
-    if loose:
-        warnings.warn(
-            f"{len(loose)} images of {folder} lie outside the class folders ({loose[0]}, ...) and "
-            "are left out.",
-            stacklevel=3,
-        )
-    rows = [(f, p) for f, p in zip(files, parts, strict=True) if len(p) >= depth + 2]
+    has_splits = has_splits and any("/" in file for file in files)
+    depth = 1 if has_splits else 0  # of the class folders
+    if labels == "required":
+        files = _below(folder, files, depth + 1, "class folders")
+    elif has_splits:
+        files = _below(folder, files, 1, "folders of the splits")
     base = folder.absolute()
-    table = pd.DataFrame(
-        {
-            "image": [file for file, _ in rows],
-            "path": [str(base / file) for file, _ in rows],
-            "label": [part[depth] for _, part in rows],
-        }
-    )
+    parts = [file.split("/") for file in files]
+    table = pd.DataFrame({"image": files, "path": [str(base / file) for file in files]})
+    if labels != "ignored":
+        table["label"] = [part[depth] if len(part) >= depth + 2 else None for part in parts]
     if has_splits:
-        table["split"] = [_SPLIT_NAMES.get(part[0].lower(), part[0]) for _, part in rows]
+        table["split"] = [_SPLIT_NAMES.get(part[0].lower(), part[0]) for part in parts]
     return table
 
 
-def _read_table(source: Path, columns: ManifestColumns) -> pd.DataFrame:
+def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
+    """The images at least so many folders deep; of others their place does not say enough."""
+    inside = [file for file in files if file.count("/") >= depth]
+    loose = sorted(set(files).difference(inside))
+    if not inside:
+        raise DataError(
+            f"{folder} has {len(files)} images but no {what} ({loose[0]}, ...), so nothing "
+            "says what they show, and nothing can be learned from them or judged by them. Put each "
+            "class in a folder of its name, or give a .csv table with image and label."
+        )
+    if loose:
+        warnings.warn(
+            f"{len(loose)} images of {folder} lie outside the {what} ({loose[0]}, ...) and are "
+            "left out.",
+            stacklevel=4,
+        )
+    return inside
+
+
+def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.DataFrame:
     suffix = source.suffix.lower()
     if suffix == ".csv":
         table = _read_csv(source, columns)
@@ -174,17 +200,22 @@ def _read_table(source: Path, columns: ManifestColumns) -> pd.DataFrame:
             f"{source} is no manifest: give a folder, or a table ending in .csv or .parquet."
         )
     table = _plain_columns(table)
-    _check_columns(table, source, columns)
+    _check_columns(table, source, columns, labels)
     if table.empty:
         raise DataError(f"{source} has a header but no rows: there is nothing to learn from.")
-    renamed = {columns.image: "image", columns.label: "label"}
+    renamed = {columns.image: "image"}
+    if labels != "ignored" and columns.label in table:
+        renamed[columns.label] = "label"
     if columns.split in table:
         renamed[columns.split] = "split"
     clashing = {c: f"manifest_{c}" for c in table if c in _OWN_COLUMNS and c not in renamed}
     table = table.rename(columns={**clashing, **renamed}).reset_index(drop=True)
-    for role, setting in (("image", columns.image), ("label", columns.label)):
-        _check_filled(table[role], source, setting)
-        table[role] = table[role].astype(str)
+    _check_filled(table["image"], source, columns.image)
+    table["image"] = table["image"].astype(str)
+    if "label" in table:
+        if labels == "required":
+            _check_filled(table["label"], source, columns.label)
+        table["label"] = table["label"].astype(str).mask(_is_empty(table["label"]))
     if "split" in table:
         _check_filled(table["split"], source, columns.split)
         names = table["split"].astype(str)
@@ -240,8 +271,13 @@ def _plain_columns(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _check_columns(table: pd.DataFrame, source: Path, columns: ManifestColumns) -> None:
-    wanted = [("data.image_column", columns.image), ("data.label_column", columns.label)]
+def _check_columns(
+    table: pd.DataFrame, source: Path, columns: ManifestColumns, labels: Labels
+) -> None:
+    wanted = [("data.image_column", columns.image)]
+    named = labels == "optional" and columns.label != ManifestColumns.label
+    if labels == "required" or named:
+        wanted.append(("data.label_column", columns.label))
     if columns.split != ManifestColumns.split:
         wanted.append(("data.split_column", columns.split))
     for setting, name in wanted:
@@ -253,8 +289,12 @@ def _check_columns(table: pd.DataFrame, source: Path, columns: ManifestColumns) 
             )
 
 
+def _is_empty(values: pd.Series) -> pd.Series:
+    return values.isna() | (values.astype(str).str.strip() == "")
+
+
 def _check_filled(values: pd.Series, source: Path, name: str) -> None:
-    empty = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy().nonzero()[0]
+    empty = _is_empty(values).to_numpy().nonzero()[0]
     if len(empty):
         first = ", ".join(str(row + 1) for row in empty[:5])
         raise DataError(

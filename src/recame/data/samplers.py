@@ -84,7 +84,7 @@ class EpochBatches(Sampler[list[int]]):
         super().__init__()
         targets = np.asarray(targets)
         assert len(targets)
-        assert targets.min() >= 0
+        assert kind == "instance" or targets.min() >= 0
         assert 0 <= rank < world_size
         self._kind = kind
         self._batch_size = batch_size

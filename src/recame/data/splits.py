@@ -106,10 +106,11 @@ def complete_splits(
 
     Without a column `split`, all three are made. With one that has no `val`, that share of the
     training rows becomes `val`. A given split is otherwise left as it is: no `test` is made up,
-    and further names are kept as further sets to evaluate on.
+    and further names are kept as further sets to evaluate on. Images without a label are spread
+    over the splits as a class is.
 
     Args:
-        table: columns `image`, `label`, maybe `split`, and `group_by`.
+        table: columns `image`, maybe `label` and `split`, and `group_by`.
         val_fraction: share for `val`, of the training rows if there are splits already.
         test_fraction: share for `test`; only used if there is no split at all.
         group_by: column whose values must not straddle two splits.
@@ -127,9 +128,12 @@ def complete_splits(
     # By name, so that the same images get the same splits whatever the order of the rows.
     by_name = table.sort_values("image", kind="stable")
     groups = None if group_by is None else by_name[group_by]
+    labels = by_name.get("label", pd.Series("", by_name.index))
+    if labels.isna().any():
+        labels = labels.astype(object).mask(labels.isna(), "")
     if "split" not in table:
         made = make_splits(
-            by_name["label"],
+            labels,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             groups=groups,
@@ -145,7 +149,7 @@ def complete_splits(
         )
     if not (split == "val").any() and val_fraction > 0:
         made = make_splits(
-            by_name.loc[in_train, "label"],
+            labels[in_train],
             val_fraction=val_fraction,
             test_fraction=0.0,
             groups=None if groups is None else groups[in_train],
