@@ -138,7 +138,7 @@ def test_the_line_joins_what_no_cheaper_method_equals(frame: pd.DataFrame) -> No
     (only,) = cost_figure(board, timed).axes
     assert only.get_xlabel().startswith("one decision")
     unmeasured = replace(comparison, costs={})
-    assert len(cost_figure(board, unmeasured).axes) == 1  # the minutes alone
+    assert len(cost_figure(boards(unmeasured)[0], unmeasured).axes) == 1  # the minutes alone
 
 
 def test_costs_that_differ_by_chance_are_equal(frame: pd.DataFrame) -> None:

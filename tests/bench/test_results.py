@@ -18,6 +18,7 @@ from recame.bench.tables.board import boards, notes
 from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import (
     ALL_DATA,
+    METRICS,
     collect,
     mixed_data,
     paired,
@@ -27,6 +28,7 @@ from recame.bench.tables.results import (
 )
 from recame.bench.tables.table import headline, table_markdown, update_markdown, write_tables
 from recame.errors import DataError
+from recame.metrics import registry
 
 BALANCED = {
     "plain": [0.60, 0.62, 0.61],
@@ -148,6 +150,17 @@ def test_a_kept_table_stands_for_its_runs(bench: Path) -> None:
     pd.testing.assert_frame_equal(collect(kept), frame, check_dtype=False)
 
 
+def test_a_kept_table_may_be_older_than_a_metric(bench: Path) -> None:
+    assert {metric.name for metric in registry.METRICS if metric.column} < set(METRICS)
+    collect(bench).drop(columns="macro_f1").to_csv(bench / "old.csv", index=False)
+    frame = collect(bench / "nothing", read_elsewhere([bench / "old.csv"]))
+    assert len(frame) == 2 * 11
+    assert frame["macro_f1"].isna().all()
+    heads = boards(Comparison(frame, METHODS, PLAN))[0].heads
+    assert "macro-F1" not in heads
+    assert "worst class" in heads
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "data": "x"}'])
 def test_a_damaged_result_is_named(bench: Path, text: str) -> None:
     file = bench / "runs" / "boards" / "plain" / "seed0" / "result.json"
@@ -245,7 +258,7 @@ def test_a_method_without_a_data_set_is_not_pooled(bench: Path) -> None:
 
 
 def test_standings_mark_what_is_level_with_the_best(bench: Path) -> None:
-    table = standings(collect(bench), "boards", reference="plain")
+    table = standings(collect(bench), "boards", "plain")
     assert list(table.index) == ["better", "short", "level", "plain"]
     assert table["n"].to_dict() == {"better": 3, "short": 2, "level": 3, "plain": 3}
     assert table.loc["better", "level_balanced_accuracy"]
@@ -253,7 +266,7 @@ def test_standings_mark_what_is_level_with_the_best(bench: Path) -> None:
     assert table.loc["short", "level_balanced_accuracy"]
     assert not table.loc["plain", "level_balanced_accuracy"]
     assert math.isnan(table.loc["plain", "difference"])
-    assert standings(collect(bench), "nothing", reference="plain").empty
+    assert standings(collect(bench), "nothing", "plain").empty
 
 
 def test_different_images_under_one_seed_are_told(bench: Path) -> None:

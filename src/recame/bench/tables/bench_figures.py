@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from recame.bench.plan.method import Method
 from recame.bench.tables.board import Board
 from recame.bench.tables.comparison import Comparison
+from recame.metrics.registry import BY_NAME
 from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ KIND_COLOURS = {
     "ablation": GREEN,
 }
 
-_PANELS = (("balanced_accuracy", "balanced accuracy, %"), ("tail_recall", "tail recall, %"))
 _SMALL = 9.5
 
 
@@ -40,47 +39,42 @@ def score_figure(board: Board, comparison: Comparison) -> Figure:
 
     table, names = board.standings, list(board.methods)
     methods, reference, frame = comparison.methods, comparison.reference, comparison.shown
-    runs = frame[(frame["data"] == board.data) & (frame["split"] == board.split)]
-    panels = [(name, head) for name, head in _PANELS if f"{name}_sd" in table or name in table]
+    runs = frame[
+        (frame["data"] == board.data)
+        & (frame["split"] == board.split)
+        & frame["method"].isin(names)
+    ]
+    panels = [name for name in ("balanced_accuracy", "tail_recall") if name in table]
     figure = Figure(figsize=(11.6, 1.15 + 0.31 * len(names)), layout="constrained")
     figure.patch.set_facecolor("white")
     grid = figure.subplots(1, len(panels) + 1, sharey=True, squeeze=False)[0]
-    places = np.arange(len(names))[::-1]
+    places = pd.Series(range(len(names))[::-1], names)
     colours = [KIND_COLOURS[methods[name].group] for name in names]
-    for axes, (name, head) in zip(grid, panels, strict=False):
-        seeds = runs[runs["method"].isin(names)]
-        at = seeds["method"].map(dict(zip(names, places.tolist(), strict=True)))
-        axes.scatter(
-            100 * seeds[name], at - 0.24, s=11, color="white", edgecolors=GREY, linewidths=0.7
-        )
-        low = table[f"{name}_low"].clip(0, 1) if f"{name}_low" in table else table[name]
-        high = table[f"{name}_high"].clip(0, 1) if f"{name}_high" in table else table[name]
-        _intervals(axes, places, 100 * table[name], 100 * low, 100 * high, colours)
-        if reference in table.index:
-            axes.axvline(100 * table[name][reference], color=INK, linewidth=0.8, alpha=0.45)
-        _finish(axes, head)
-    axes = grid[-1]
-    value, low, high = (100 * table[c] for c in ("difference", "difference_low", "difference_high"))
-    _intervals(axes, places, value, low, high, colours)
-    axes.axvline(0, color=INK, linewidth=0.8, alpha=0.45)
-    title = methods[reference].title if reference in methods else reference
-    _finish(axes, f"paired difference of balanced accuracy\nto {title}, points")
-    first = grid[0]
-    first.set_yticks(places, [methods[name].title for name in names], fontsize=10, color=INK)
-    first.set_ylim(-0.7, len(names) - 0.3)
+    for axes, name in zip(grid, panels, strict=False):
+        at = runs["method"].map(places) - 0.24
+        axes.scatter(100 * runs[name], at, s=11, color="white", edgecolors=GREY, linewidths=0.7)
+        bars = table[[name, f"{name}_low", f"{name}_high"]]
+        bars = bars.assign(**bars.iloc[:, 1:].clip(0, 1))
+        _intervals(axes, bars, table[name].get(reference), colours)
+        axes.set_xlabel(f"{BY_NAME[name].title}, %", fontsize=_SMALL, color=GREY)
+    bars = table[["difference", "difference_low", "difference_high"]]
+    _intervals(grid[-1], bars, 0, colours)
+    head = f"paired difference of balanced accuracy\nto {methods[reference].title}, points"
+    grid[-1].set_xlabel(head, fontsize=_SMALL, color=GREY)
+    grid[0].set_yticks(places, [methods[name].title for name in names], fontsize=10, color=INK)
+    grid[0].set_ylim(-0.7, len(names) - 0.3)
     return figure
 
 
-def _intervals(
-    axes: Axes, places: Any, value: Any, low: Any, high: Any, colours: Sequence[str]
-) -> None:
+def _intervals(axes: Axes, bars: pd.DataFrame, line: float | None, colours: Sequence[str]) -> None:
+    """Draw rows of a value and its bounds as dots with bars, the first on top, and a line."""
+    value, low, high = (100 * bars[name] for name in bars)
+    places = range(len(bars))[::-1]
     axes.hlines(places, low, high, colors=colours, linewidth=2.2, alpha=0.55)
     axes.scatter(value, places, s=40, color=colours, zorder=3, linewidths=0)
-
-
-def _finish(axes: Axes, head: str) -> None:
+    if line is not None:
+        axes.axvline(100 * line, color=INK, linewidth=0.8, alpha=0.45)
     _plain(axes)
-    axes.set_xlabel(head, fontsize=_SMALL, color=GREY)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -98,12 +92,10 @@ def cost_figure(board: Board, comparison: Comparison) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    table, methods, rows = board.standings, comparison.methods, comparison.cost_rows()
-    macs = [rows.get(f"{board.data}/{name}", {}).get("macs") for name in board.methods]
-    drawn: list[tuple[str, Any]] = []
-    if all(value is not None for value in macs):
-        work = pd.Series(macs, index=table.index, dtype=float) / 1e6
-        drawn.append(("one decision, million multiply-accumulates", work))
+    table, methods = board.standings, comparison.methods
+    drawn: list[tuple[str, pd.Series[Any]]] = []
+    if table["macs"].notna().all():
+        drawn.append(("one decision, million multiply-accumulates", table["macs"] / 1e6))
     if comparison.plan.equal != "time" or not drawn:  # equal minutes tell nothing
         drawn.insert(0, ("training, minutes a run", table["train_s"] / 60))
     figure = Figure(figsize=(11.6 if len(drawn) == 2 else 6.4, 4.4), layout="constrained")
@@ -120,7 +112,8 @@ def cost_figure(board: Board, comparison: Comparison) -> Figure:
         axes.margins(y=0.1)
         if cost.max() > 8 * cost.min() > 0:
             axes.set_xscale("log")
-        named = dict.fromkeys([*front[::-1], *_recame(board, methods)])
+        ours = [name for name in board.methods if methods[name].group == "recame"]
+        named = dict.fromkeys([*front[::-1], *ours])
         _name_dots(axes, cost, score, {name: methods[name].title for name in named})
         axes.set_xlabel(head, fontsize=_SMALL, color=GREY)
     grid[0].set_ylabel("balanced accuracy, %", fontsize=_SMALL, color=GREY)
@@ -138,18 +131,13 @@ def _front(cost: pd.Series[Any], score: pd.Series[Any]) -> list[str]:
     return [str(name) for name in best.sort_values(kind="stable").index]
 
 
-def _recame(board: Board, methods: Mapping[str, Method]) -> list[str]:
-    return [name for name in board.methods if methods[name].group == "recame"]
-
-
 def _name_dots(axes: Axes, x: pd.Series[Any], y: pd.Series[Any], titles: Mapping[str, str]) -> None:
     """Write names to the right of dots; one that would cover another is left out."""
     scale = axes.transScale
-    inverse = scale.inverted()
     low, high = scale.transform([(x.min(), 1.0), (x.max(), 1.0)])[:, 0]
     width = high - low or 1.0
-    ends = inverse.transform([(low - 0.1 * width, 1.0), (high + 0.5 * width, 1.0)])[:, 0]
-    axes.set_xlim(*ends)
+    ends = [(low - 0.1 * width, 1.0), (high + 0.5 * width, 1.0)]
+    axes.set_xlim(*scale.inverted().transform(ends)[:, 0])
     places = scale.transform(np.column_stack([x, np.ones(len(x))]))[:, 0] / (1.6 * width)
     at = dict(zip(map(str, x.index), places.tolist(), strict=True))
     apart = 0.06 * float(y.max() - y.min() or 1.0)

@@ -31,9 +31,6 @@ def bench_html(comparison: Comparison) -> str:
     found = boards(comparison)
     pooled = pooled_rows(comparison)
     shown = [_shown(board, comparison) for board in found]
-    contents = [(board["anchor"], board["title"]) for board in shown]
-    contents += [("all", "Over all data sets")] if pooled else []
-    contents += [("made", "How it was made"), ("methods", "Methods")]
     counted = {
         "method": len(methods),
         "data set": comparison.shown["data"].nunique(),
@@ -56,7 +53,12 @@ def bench_html(comparison: Comparison) -> str:
         notes=notes(comparison),
         command=comparison.command,
         methods=method_notes(methods),
-        contents=contents,
+        contents=[
+            *((board["anchor"], board["title"]) for board in shown),
+            *([("all", "Over all data sets")] if pooled else []),
+            ("made", "How it was made"),
+            ("methods", "Methods"),
+        ],
     )
 
 
@@ -79,34 +81,36 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
 
 
 def _shown(board: Board, comparison: Comparison) -> dict[str, Any]:
-    methods = comparison.methods
-    first = comparison.is_first_split(board.data, board.split)
-    kinds = dict.fromkeys(methods[name].group for name in board.methods)
-    cost_columns = slice(board.num_scores, len(board.heads))
-    costs_table = [_table(board, cost_columns)] if board.num_scores < len(board.heads) else []
-    scores = score_figure(board, comparison)
+    kinds = {comparison.methods[name].group for name in board.methods}
     return {
         "anchor": f"{board.data}-{board.split}",
         "title": board.title,
-        "tables": [_table(board, slice(1, board.num_scores)), *costs_table],
-        "kinds": [(kind, KIND_COLOURS[kind]) for kind in KIND_COLOURS if kind in kinds],
+        "tables": [
+            _table(board, slice(1, board.num_scores)),
+            _table(board, slice(board.num_scores, None)),
+        ],
+        "kinds": [(kind, colour) for kind, colour in KIND_COLOURS.items() if kind in kinds],
         "scores": figure_picture(
-            scores, f"Balanced accuracy and tail recall on {board.title} with intervals"
+            score_figure(board, comparison),
+            f"Balanced accuracy and tail recall on {board.title} with intervals",
         ),
         "cost": figure_picture(
             cost_figure(board, comparison), f"Balanced accuracy against cost on {board.title}"
         )
-        if first
+        if comparison.is_first_split(board.data, board.split)
         else None,
     }
 
 
 def _table(board: Board, columns: slice) -> dict[str, Any]:
     """The methods' names and some columns."""
-    rows = [
-        (name, (row[0], *row[columns])) for name, row in zip(board.methods, board.rows, strict=True)
-    ]
-    return {"heads": (board.heads[0], *board.heads[columns]), "rows": rows}
+    return {
+        "heads": (board.heads[0], *board.heads[columns]),
+        "rows": [
+            (name, (row[0], *row[columns]))
+            for name, row in zip(board.methods, board.rows, strict=True)
+        ],
+    }
 
 
 def write_page(out: Path, comparison: Comparison) -> Path:
@@ -120,6 +124,5 @@ def write_page(out: Path, comparison: Comparison) -> Path:
         DataError: the file cannot be written.
     """
     path = out / "page.html"
-    text = bench_html(comparison)
-    write_text(path, text)
+    write_text(path, bench_html(comparison))
     return path

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recame.bench.plan.method import Method
@@ -25,7 +26,6 @@ from recame.metrics.registry import BY_NAME
 #: Stands before what paired seeds do not tell apart.
 LEVEL = "≈"
 
-_HEADS = {name: BY_NAME[name].column for name in METRICS if BY_NAME[name].column}
 _READING = (
     "Scores are in %, means over seeds ± standard deviation, with the 95 % t interval of the mean. "
     "Rare classes weigh as much as frequent ones. Bold is the best of its column."
@@ -41,8 +41,19 @@ _COSTS = (
     "loaded program and images. Minutes are those of the images seen at the measured speed (of the "
     "runs themselves, which may have shared the machine, without such a speed or with a teacher)."
 )
-_WIDE_SPREAD = 0.1
-_WITH_SPREAD = ("balanced_accuracy", "tail_recall")
+
+#: Head of a column of costs, the number's name, in which unit and with how many decimals.
+_COST_COLUMNS = (
+    ("parameters, M", "parameters", 1e-6, 2),
+    ("MACs, M", "macs", 1e-6, 0),
+    ("training, images/s", "train_images_per_s", 1.0, 0),
+    ("inference, images/s", "inference_images_per_s", 1.0, 0),
+    ("peak memory, MiB", "peak_memory_mib", 1.0, 0),
+    ("epochs", "epochs", 1.0, 0),
+    ("images seen, k", "images_seen", 1e-3, 0),
+    ("training, min", "train_s", 1 / 60, 1),
+)
+_MEASURED = [*(name for _, name, *_ in _COST_COLUMNS[:5]), "fixed_s"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,8 @@ class Board:
         methods: a name a row, best first.
         rows: a list of cells a row.
         num_scores: columns before those of cost.
-        standings: the numbers behind the cells, see `bench.tables.results.standings`; `train_s` is
-            reckoned from measured costs where there are any.
+        standings: the numbers behind the cells, see `bench.tables.results.standings`, and the
+            measured costs, from which `train_s` is reckoned where there are any.
     """
 
     data: str
@@ -93,119 +104,96 @@ class Board:
 
 def boards(comparison: Comparison) -> list[Board]:
     """One board a data set and split that has results, in the plan's order."""
-    frame = comparison.shown
-    found = []
-    for data, entry in comparison.plan.data.items():
-        for split in entry.splits:
-            table = standings(frame, data, reference=comparison.reference, split=split)
-            if len(table):
-                found.append(_board(comparison, data, split, table))
-    return found
+    return [
+        _board(comparison, data, split, table)
+        for data, entry in comparison.plan.data.items()
+        for split in entry.splits
+        if len(table := standings(comparison.shown, data, comparison.reference, split))
+    ]
 
 
 def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -> Board:
     methods, plan = comparison.methods, comparison.plan
     title = plan.data[data].title or data
-    heading = title if split == "test" else f"{title}, split {split}"
-    shown = [name for name in _HEADS if name in table and table[name].notna().any()]
     names = [str(name) for name in table.index]
-    measured = [comparison.cost_rows().get(f"{data}/{name}") for name in names]
-    costs_of = [None if methods[n].teacher else m for n, m in zip(names, measured, strict=True)]
-    pairs = zip(table.to_dict("records"), costs_of, strict=True)
-    table = table.assign(train_s=[_undisturbed_s(row, cost) for row, cost in pairs])
-    planned = len(plan.seeds)
+    table = _with_costs(table, comparison, data)
+    rows, planned = table.to_dict("records"), len(plan.seeds)
     columns: dict[str, list[Cell]] = {
         "method": [Cell(methods[name].title) for name in names],
         "seeds": [
             Cell(f"{n}" if n == planned else f"{n} of {planned}", value=float(n))
             for n in table["n"]
         ],
-        **{_HEADS[name]: _score_cells(table, name) for name in shown},
-        f"against {methods[comparison.reference].title}": [
-            _difference_cell(row) for row in table.to_dict("records")
-        ],
+        **{
+            BY_NAME[name].column: _score_cells(table, name)
+            for name in METRICS
+            if BY_NAME[name].column and name in table and table[name].notna().any()
+        },
+        f"against {methods[comparison.reference].title}": [_difference_cell(row) for row in rows],
     }
     num_scores = len(columns)
     if comparison.is_first_split(data, split):  # a run costs the same on each of its splits
-        columns |= _cost_columns(table, measured, plan)
-    rows = tuple(zip(*columns.values(), strict=True))
-    return Board(data, split, heading, tuple(columns), tuple(names), rows, num_scores, table)
+        columns |= _cost_columns(table, plan)
+    return Board(
+        data,
+        split,
+        title if split == "test" else f"{title}, split {split}",
+        tuple(columns),
+        tuple(names),
+        tuple(zip(*columns.values(), strict=True)),
+        num_scores,
+        table,
+    )
+
+
+def _with_costs(table: pd.DataFrame, comparison: Comparison, data: str) -> pd.DataFrame:
+    """Add what was measured; seconds of training are those at the measured speed, where known."""
+    measured = [comparison.cost_rows().get(f"{data}/{name}", {}) for name in table.index]
+    costs = pd.DataFrame(measured, table.index).reindex(columns=_MEASURED).astype(np.float64)
+    train_s = costs["fixed_s"] + table["images_seen"] / costs["train_images_per_s"]
+    taught = np.array([comparison.methods[name].teacher is not None for name in table.index])
+    return table.assign(train_s=train_s.mask(taught).fillna(table["train_s"])).join(costs)
 
 
 def _score_cells(table: pd.DataFrame, name: str) -> list[Cell]:
-    values = table[name]
-    best = values.min() if BY_NAME[name].lower_is_better else values.max()
-    spread = name in _WITH_SPREAD
+    best = table[name].min() if BY_NAME[name].lower_is_better else table[name].max()
+    spread = f"level_{name}" in table
     cells = []
     for row in table.to_dict("records"):
-        value = row[name]
+        value, sd = float(row[name]), row[f"{name}_sd"]
         text, small = percent(value), ""
-        if spread and not math.isnan(row[f"{name}_sd"]):
-            text = f"{text} ± {percent(row[f'{name}_sd'])}"
+        if spread and not math.isnan(sd):
+            text = f"{text} ± {percent(sd)}"
             low, high = max(row[f"{name}_low"], 0.0), min(row[f"{name}_high"], 1.0)
             small = f"{percent(low)}-{percent(high)}"
         is_best = abs(value - best) < 0.5e-3  # the same to the decimal that is shown
         level = spread and not is_best and bool(row[f"level_{name}"]) and not math.isnan(value)
-        cells.append(Cell(text, small, float(value), is_best, level))
+        cells.append(Cell(text, small, value, is_best, level))
     return cells
 
 
 def _difference_cell(row: Mapping[Any, Any]) -> Cell:
-    """A difference in percentage points with its interval and the seeds won.
-
-    Args:
-        row: `difference, difference_low, difference_high, wins, pairs, told_apart` of
-            `standings`.
-    """
-    value = row["difference"]
+    """A difference in percentage points with its interval and the seeds won."""
+    value, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
     if math.isnan(value):
         return Cell("")
-    low, high = row["difference_low"], row["difference_high"]
-    if math.isnan(low):
-        return Cell(f"{100 * value:+.1f}", "one seed: no interval", float(value), level=True)
     small = f"{100 * low:+.1f} to {100 * high:+.1f}, wins {row['wins']:g} of {row['pairs']:g}"
-    return Cell(f"{100 * value:+.1f}", small, float(value), level=not bool(row["told_apart"]))
+    if math.isnan(low):
+        small = "one seed: no interval"
+    return Cell(f"{100 * value:+.1f}", small, float(value), level=not row["told_apart"])
 
 
-def _cost_columns(
-    table: pd.DataFrame, costs: Sequence[Mapping[str, Any] | None], plan: Plan
-) -> dict[str, list[Cell]]:
-    """Columns of cost that have a value in some row."""
-    measured = (
-        ("parameters, M", "parameters", 1e-6, 2),
-        ("MACs, M", "macs", 1e-6, 0),
-        ("training, images/s", "train_images_per_s", 1.0, 0),
-        ("inference, images/s", "inference_images_per_s", 1.0, 0),
-        ("peak memory, MiB", "peak_memory_mib", 1.0, 0),
-    )
-    found = {
-        head: [_number_cell((row or {}).get(key), scale, digits) for row in costs]
-        for head, key, scale, digits in measured
+def _cost_columns(table: pd.DataFrame, plan: Plan) -> dict[str, list[Cell]]:
+    """Columns of cost that have a value in some row; a budget that all share needs none."""
+    equal = {n for n in ("epochs", "images_seen") if (table[n] == table[n].iloc[0]).all()}
+    return {
+        head: [
+            Cell("-") if math.isnan(value) else Cell(f"{value * unit:,.{digits}f}", value=value)
+            for value in table[name]
+        ]
+        for head, name, unit, digits in _COST_COLUMNS
+        if table[name].notna().any() and (plan.equal == "time" or name not in equal)
     }
-    of_runs = (
-        ("epochs", "epochs", 1.0, 0),
-        ("images seen, k", "images_seen", 1e-3, 0),
-        ("training, min", "train_s", 1 / 60, 1),
-    )
-    for head, key, scale, digits in of_runs:
-        if key == "train_s" or plan.equal == "time" or (table[key] != table[key].iloc[0]).any():
-            found[head] = [_number_cell(value, scale, digits) for value in table[key]]
-    return {head: cells for head, cells in found.items() if any(c.text != "-" for c in cells)}
-
-
-def _undisturbed_s(run: Mapping[Any, Any], costs: Mapping[str, Any] | None) -> float:
-    """Seconds of a run's training at the measured speed; as they passed, where there is none."""
-    rate = (costs or {}).get("train_images_per_s")
-    if costs is None or not rate:
-        return float(run["train_s"])
-    return float(costs["fixed_s"] + run["images_seen"] / rate)
-
-
-def _number_cell(value: float | None, scale: float, digits: int) -> Cell:
-    """A number in other units, or a dash."""
-    if value is None or math.isnan(value):
-        return Cell("-")
-    return Cell(f"{value * scale:,.{digits}f}", value=float(value))
 
 
 def percent(value: float) -> str:
@@ -224,9 +212,8 @@ def pooled_rows(comparison: Comparison) -> list[tuple[str, str, Cell]]:
     Returns:
         Title, number of pairs of runs, difference; empty with fewer than two data sets.
     """
-    rows = paired(comparison.shown, comparison.reference)
+    rows = paired(comparison.shown, comparison.reference).rename(columns=COLUMNS_OF_PAIRS)
     rows = rows[rows["data"] == ALL_DATA].sort_values("difference", ascending=False)
-    rows = rows.rename(columns=COLUMNS_OF_PAIRS)
     return [
         (comparison.methods[row["method"]].title, f"{row['pairs']:.0f}", _difference_cell(row))
         for row in rows.to_dict("records")
@@ -240,26 +227,25 @@ def notes(comparison: Comparison) -> list[str]:
     wanted = frame["data"].nunique() * len(methods) * len(plan.seeds)
     finished = "." if len(runs) == wanted else "; methods are compared on the seeds they share."
     splits = ", ".join(f"{data} {_listed(entry.splits)}" for data, entry in plan.data.items())
-    versions = [f"{name} {_listed(sorted(set(runs[name])))}" for name in ("recame", "torch")]
-    told = [
+    versions = ", ".join(f"{n} {_listed(sorted(set(runs[n])))}" for n in ("recame", "torch"))
+    spread = max((row.get("spread", 0.0) for row in comparison.cost_rows().values()), default=0.0)
+    differs = f"The measured speeds differ by up to {spread:.0%} from round to round."
+    return [
         _READING,
         _LEVELS,
         _selection(runs, methods),
         _budget(runs, methods, plan),
         f"Seeds: {_listed(plan.seeds)}. Finished: {len(runs)} of {wanted} runs{finished}",
         f"Splits: {splits}.",
-        f"Machine: {_machines(runs)}. {', '.join(versions)}.",
+        f"Machine: {_machines(runs)}. {versions}.",
         _COSTS,
+        *([differs] if spread > 0.1 else []),
+        *(
+            f"The methods did not all see the same images of {data} under one seed: their "
+            "differences are not paired."
+            for data in mixed_data(runs)
+        ),
     ]
-    spread = max((row.get("spread", 0.0) for row in comparison.cost_rows().values()), default=0.0)
-    if spread > _WIDE_SPREAD:
-        told.append(f"The measured speeds differ by up to {spread:.0%} from round to round.")
-    told += [
-        f"The methods did not all see the same images of {data} under one seed: their differences "
-        "are not paired."
-        for data in mixed_data(runs)
-    ]
-    return told
 
 
 def _selection(runs: pd.DataFrame, methods: Mapping[str, Method]) -> str:
@@ -298,8 +284,8 @@ def _machines(runs: pd.DataFrame) -> str:
 
 
 def _listed(values: Sequence[Any]) -> str:
-    texts = [str(value) for value in values]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def method_notes(methods: Mapping[str, Method]) -> list[tuple[str, str, str, tuple[str, ...]]]:

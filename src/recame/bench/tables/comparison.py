@@ -27,7 +27,7 @@ class Comparison:
     frame: pd.DataFrame
     methods: Mapping[str, Method]
     plan: Plan
-    costs: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     command: str = ""
 
     @property
@@ -38,11 +38,11 @@ class Comparison:
     @property
     def shown(self) -> pd.DataFrame:
         """The rows of the plan's methods, data sets and seeds: it may have had others before."""
-        frame, plan = self.frame, self.plan
+        frame = self.frame
         return frame[
             frame["method"].isin(list(self.methods))
-            & frame["data"].isin(list(plan.data))
-            & frame["seed"].isin(plan.seeds)
+            & frame["data"].isin(list(self.plan.data))
+            & frame["seed"].isin(self.plan.seeds)
         ]
 
     def without_ablations(self) -> Comparison:
@@ -56,8 +56,7 @@ class Comparison:
 
     def cost_rows(self) -> Mapping[str, Mapping[str, Any]]:
         """`DATA/METHOD` -> fields of `recame.bench.costs.measure.Costs`."""
-        rows: Mapping[str, Mapping[str, Any]] = self.costs.get("rows", {})
-        return rows
+        return self.costs.get("rows", {})
 
     def is_first_split(self, data: str, split: str) -> bool:
         """Whether a split is the one that a data set's costs stand beside."""

@@ -11,24 +11,18 @@ import numpy as np
 import pandas as pd
 
 from recame.errors import DataError
-from recame.label_space import GROUPS
-from recame.metrics.registry import LOWER_IS_BETTER
+from recame.metrics import registry
 
 RESULT_SCHEMA = 1
 
-#: Numbers of a split, in the order in which tables show them.
-METRICS = (
-    "balanced_accuracy",
-    "tail_recall",
-    *(f"{group}_recall" for group in GROUPS),
-    "worst_class_recall",
-    "macro_f1",
-    "g_mean",
-    "accuracy",
-    "escape_rate",
-    "critical_escape_rate",
-    "overkill_rate",
-    "ece",
+#: Kept of a split though no table has a column for them.
+_UNSHOWN = ("g_mean", "accuracy", "ece")
+
+#: Numbers of a split in the order of the tables: those of which more is better come first.
+METRICS = tuple(
+    metric.name
+    for metric in sorted(registry.METRICS, key=lambda metric: metric.lower_is_better)
+    if metric.column or metric.name in _UNSHOWN
 )
 
 #: What a run cost.
@@ -40,8 +34,8 @@ ALL_DATA = "(all)"
 #: Names of `paired`'s columns beside other numbers.
 COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_high"}
 
-_KEYS = ["data", "method", "split"]
-_RUN_KEYS = ("data", "method", "seed")
+_RUN_KEYS = ["data", "method", "seed"]
+_FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")
 
 
 def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -67,18 +61,16 @@ def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
     kept = path / "results.csv"
     if not rows and elsewhere is None and kept.exists():
         return _read_kept(kept)
-    leading = [*_KEYS[:2], "seed", "split", *METRICS, "expert_mean", *RUN_COSTS, *_FACTS]
     frame = pd.DataFrame(rows)
     if elsewhere is not None:
         own = {tuple(row[key] for key in _RUN_KEYS) for row in rows}
-        keys = pd.MultiIndex.from_frame(elsewhere[list(_RUN_KEYS)])
+        keys = pd.MultiIndex.from_frame(elsewhere[_RUN_KEYS])
         frame = pd.concat([frame, elsewhere[[key not in own for key in keys]]], ignore_index=True)
-    experts = sorted(set(map(str, frame.columns)).difference(leading))
-    columns = [*leading[:4], *METRICS, *experts, *leading[4 + len(METRICS) :]]
-    frame = frame.reindex(columns=columns)
-    numbers = [*METRICS, *experts, "expert_mean", *RUN_COSTS]
+    experts = {name for name in map(str, frame.columns) if name.startswith("expert_")}
+    numbers = [*METRICS, *sorted(experts - {"expert_mean"}), "expert_mean", *RUN_COSTS]
+    frame = frame.reindex(columns=[*_RUN_KEYS, "split", *numbers, *_FACTS])
     frame[numbers] = frame[numbers].astype(np.float64)
-    return frame.sort_values([*_KEYS[:2], "seed", "split"], ignore_index=True)
+    return frame.sort_values([*_RUN_KEYS, "split"], ignore_index=True)
 
 
 def read_elsewhere(paths: Sequence[Path]) -> pd.DataFrame:
@@ -115,16 +107,15 @@ def _read_kept(file: Path) -> pd.DataFrame:
             f"{file} cannot be read as a table ({error}): give the results.csv that recame bench "
             "wrote."
         ) from error
-    lacking = [name for name in (*_RUN_KEYS, "split", *METRICS, *_FACTS) if name not in frame]
+    # Other metrics may have come since it was written.
+    needed = (*_RUN_KEYS, "split", "balanced_accuracy", *_FACTS)
+    lacking = [name for name in needed if name not in frame]
     if lacking:
         raise DataError(
             f"{file} has no column {', '.join(lacking)}, so its runs cannot stand in this table: "
             "give the results.csv that recame bench wrote."
         )
-    return frame
-
-
-_FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")
+    return frame.assign(**{name: np.nan for name in METRICS if name not in frame})
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -137,17 +128,16 @@ def _rows(file: Path) -> list[dict[str, Any]]:
                 f"{file} has schema {schema}; this version reads up to {RESULT_SCHEMA}. "
                 "Update recame: pip install -U recame"
             )
-        environment = result.get("environment", {})
+        environment, run = result.get("environment", {}), result.get("config", {}).get("run", {})
+        gpus = environment.get("cuda", [])
         shared = {
-            **{name: result[name] for name in ("data", "method", "seed", *RUN_COSTS)},
-            "keep": result.get("config", {}).get("run", {}).get("keep", ""),
-            "kept": result.get("kept", ""),
-            "recame": result.get("recame", ""),
+            **{name: result[name] for name in (*_RUN_KEYS, *RUN_COSTS)},
+            **{name: result.get(name, "") for name in ("kept", "recame", "fingerprint")},
+            "keep": run.get("keep", ""),
             "torch": environment.get("packages", {}).get("torch", ""),
             "processor": environment.get("processor", ""),
-            "device": _device(result),
+            "device": gpus[0] if gpus and run.get("accelerator", "auto") != "cpu" else "cpu",
             "threads": environment.get("cpu_threads"),
-            "fingerprint": result.get("fingerprint", ""),
         }
         return [shared | _split(name, split) for name, split in result["splits"].items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -157,21 +147,14 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _device(result: dict[str, Any]) -> str:
-    """The GPU's name if the run used one, else `cpu`."""
-    wanted = result.get("config", {}).get("run", {}).get("accelerator", "auto")
-    gpus = result.get("environment", {}).get("cuda", [])
-    return gpus[0] if gpus and wanted != "cpu" else "cpu"
-
-
 def _split(name: str, split: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"split": name}
-    found |= {metric: split[metric]["value"] for metric in METRICS if metric in split}
     alone = [e["balanced_accuracy"] for e in split.get("experts", []) if e["model"] != "ensemble"]
-    found |= {f"expert_{number}": value for number, value in enumerate(alone)}
-    if alone:
-        found["expert_mean"] = sum(alone) / len(alone)
-    return found
+    return {
+        "split": name,
+        **{metric: split[metric]["value"] for metric in METRICS if metric in split},
+        **{f"expert_{number}": value for number, value in enumerate(alone)},
+        "expert_mean": sum(alone) / len(alone) if alone else np.nan,
+    }
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
@@ -186,11 +169,14 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         not cut at 0 or 1. A number that a split does not have makes no row.
     """
     experts = [c for c in map(str, frame.columns) if c.startswith("expert_")]
-    long = frame.melt(
-        id_vars=_KEYS, value_vars=[*METRICS, *experts, *RUN_COSTS], var_name="metric"
-    ).dropna(subset="value")
-    grouped = long.groupby([*_KEYS, "metric"], sort=False)["value"]
-    table = grouped.agg(n="count", mean="mean", sd="std").reset_index()
+    keys = ["data", "method", "split"]
+    table = (
+        frame.melt(id_vars=keys, value_vars=[*METRICS, *experts, *RUN_COSTS], var_name="metric")
+        .dropna(subset="value")
+        .groupby([*keys, "metric"], sort=False)["value"]
+        .agg(n="count", mean="mean", sd="std")
+        .reset_index()
+    )
     half = _t_quantile(table["n"] - 1) * table["sd"] / np.sqrt(table["n"])
     return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
@@ -232,21 +218,19 @@ def paired(
     columns = ["data", "method", "metric", "n", "difference", "sd", "low", "high", "wins"]
     if reference not in table:
         return pd.DataFrame(columns=[*columns, "told_apart"])
-    others = table.columns != reference
-    difference = table.loc[:, others].sub(table[reference], axis=0)
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    long = difference.melt(ignore_index=False, value_name="difference").reset_index()
+    long = table.drop(columns=reference).sub(table[reference], axis=0)
+    long = long.melt(ignore_index=False, value_name="difference").reset_index()
     long = long.dropna(subset="difference")
+    sign = -1.0 if metric in registry.LOWER_IS_BETTER else 1.0
     long["wins"] = (np.sign(sign * long["difference"]) + 1) / 2
-    grouped = long.groupby(["data", "method"], sort=False)
-    rows = grouped.agg(
+    rows = long.groupby(["data", "method"], sort=False).agg(
         n=("difference", "count"),
         sd=("difference", "std"),
         difference=("difference", "mean"),
         wins=("wins", "sum"),
-    ).reset_index()
-    error = rows["sd"] / np.sqrt(rows["n"])
-    rows = _with_interval(rows, error, rows["n"] - 1)
+    )
+    rows = rows.reset_index()
+    rows = _with_interval(rows, rows["sd"] / np.sqrt(rows["n"]), rows["n"] - 1)
     num_data = table[reference].dropna().index.get_level_values("data").nunique()
     rows = pd.concat([rows, _pooled(rows, num_data)], ignore_index=True)
     rows["told_apart"] = (rows["low"] > 0) | (rows["high"] < 0)
@@ -267,10 +251,9 @@ def _pooled(rows: pd.DataFrame, num_data: int) -> pd.DataFrame:
         fourth=("fourth", lambda v: v.sum(skipna=False)),
     )
     sums = sums[(sums["sets"] == num_data) & (num_data > 1)].reset_index()
-    error = np.sqrt(sums["variance"]) / num_data
     freedom = (sums["variance"] ** 2 / sums["fourth"]).fillna(1)  # no variance: no width either
     sums = sums.assign(data=ALL_DATA, sd=np.nan)
-    return _with_interval(sums, error, freedom)[rows.columns]
+    return _with_interval(sums, np.sqrt(sums["variance"]) / num_data, freedom)[rows.columns]
 
 
 def _with_interval(
@@ -288,13 +271,7 @@ def _t_quantile(freedom: pd.Series[Any]) -> pd.Series[Any]:
     return pd.Series(stdtrit(degrees.where(degrees > 0, np.nan), 0.975), index=freedom.index)
 
 
-def standings(
-    frame: pd.DataFrame,
-    data: str,
-    *,
-    reference: str,
-    split: str = "test",
-) -> pd.DataFrame:
+def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test") -> pd.DataFrame:
     """One data set's methods, best mean balanced accuracy first.
 
     Args:
@@ -314,18 +291,15 @@ def standings(
     own = frame[(frame["data"] == data) & (frame["split"] == split)]
     if own.empty:
         return pd.DataFrame()
-    long = summarise(own)
     # One seed has no spread: keep its empty columns.
-    wide = long.pivot_table(
+    wide = summarise(own).pivot_table(
         index="method", columns="metric", values=["mean", "sd", "low", "high"], dropna=False
     )
-    suffix = {"mean": "", "sd": "_sd", "low": "_low", "high": "_high"}
-    wide.columns = pd.Index([f"{pair[1]}{suffix[pair[0]]}" for pair in wide.columns.to_list()])
+    wide.columns = pd.Index([f"{c[1]}_{c[0]}".removesuffix("_mean") for c in wide.columns])
     wide.insert(0, "n", own.groupby("method")["seed"].nunique())
     against = paired(own, reference, split=split).set_index("method")
-    against = against.rename(columns=COLUMNS_OF_PAIRS)
-    names = [*COLUMNS_OF_PAIRS.values(), "difference", "wins", "told_apart"]
-    wide = wide.join(against[names])
+    against = against[["n", "difference", "low", "high", "wins", "told_apart"]]
+    wide = wide.join(against.rename(columns=COLUMNS_OF_PAIRS))
     for metric in ("balanced_accuracy", "tail_recall"):
         wide[f"level_{metric}"] = _level_with_best(own, wide, metric, split)
     return wide.sort_values("balanced_accuracy", ascending=False, kind="stable")
@@ -337,10 +311,8 @@ def _level_with_best(
     # One seed has no interval at all: there is nothing to mark.
     if metric not in wide or wide[metric].isna().all() or own["seed"].nunique() < 2:
         return pd.Series(data=False, index=wide.index)
-    best = str(wide[metric].idxmax())
-    rows = paired(own, best, metric, split=split).set_index("method")
-    apart = rows["told_apart"].astype(bool).reindex(wide.index, fill_value=False)
-    return ~apart
+    rows = paired(own, str(wide[metric].idxmax()), metric, split=split).set_index("method")
+    return ~rows["told_apart"].astype(bool).reindex(wide.index, fill_value=False)
 
 
 def mixed_data(frame: pd.DataFrame) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import METRICS, paired, summarise
 from recame.errors import DataError
 from recame.files import write_text
+from recame.pages.render import markdown_table
 
 
 def write_tables(out: Path, comparison: Comparison) -> list[Path]:
@@ -28,13 +28,12 @@ def write_tables(out: Path, comparison: Comparison) -> list[Path]:
         DataError: a file cannot be written.
     """
     frame, reference = comparison.frame, comparison.reference
-    splits = sorted(set(frame["split"]))
-    told = [name for name in METRICS if frame[name].notna().any()]
     pairs = pd.concat(
         [
             paired(frame, reference, name, split=split).assign(split=split, reference=reference)
-            for split in splits
-            for name in told
+            for split in sorted(set(frame["split"]))
+            for name in METRICS
+            if frame[name].notna().any()
         ],
         ignore_index=True,
     )
@@ -54,32 +53,25 @@ def table_markdown(comparison: Comparison) -> str:
     methods = comparison.methods
     parts = [f"# {comparison.plan.title}", comparison.plan.description.strip()]
     for board in boards(comparison):
-        parts += [f"## {board.title}", _board_markdown(board)]
-    pooled = pooled_rows(comparison)
-    if pooled:
-        title = methods[comparison.reference].title
-        heads = ["method", "pairs of runs", "balanced accuracy", "95 %"]
-        rows = [[name, n, _value(cell), cell.small] for name, n, cell in pooled]
+        rows = [[_cell_text(cell) for cell in row] for row in board.rows]
+        parts += [f"## {board.title}", markdown_table(board.heads, rows)]
+    if pooled := pooled_rows(comparison):
         parts += [
-            f"## Over all data sets, against {title}",
+            f"## Over all data sets, against {methods[comparison.reference].title}",
             "About these data sets and other seeds; it says nothing of other data.",
-            _table(heads, rows),
+            markdown_table(
+                ("method", "pairs of runs", "balanced accuracy", "95 %"),
+                [(name, n, _value(cell), cell.small) for name, n, cell in pooled],
+            ),
         ]
-    parts += ["## How it was made"]
     told = [*notes(comparison), f"To make it again: `{comparison.command}`"]
-    parts += ["\n".join(f"- {note}" for note in told)]
+    parts += ["## How it was made", "\n".join(f"- {note}" for note in told)]
     listed = []
     for title, name, source, deviations in method_notes(methods):
         listed.append(f"- **{title}** (`{name}`): {source}")
         listed += [f"  - {deviation}" for deviation in deviations]
     parts += ["## Methods: sources and deviations", "\n".join(listed)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _board_markdown(board: Board) -> str:
-    return _table(
-        board.heads, [[row[0].text, *(_cell_text(cell) for cell in row[1:])] for row in board.rows]
-    )
 
 
 def _cell_text(cell: Cell) -> str:
@@ -102,27 +94,23 @@ def headline(comparison: Comparison) -> str:
     own = [
         board for board in boards(comparison) if comparison.is_first_split(board.data, board.split)
     ]
-    heads, columns = ["method"], []
-    for board in own:
-        for head in ("balanced accuracy", "tail"):
-            if head in board.heads:
-                heads.append(f"{board.title}: {head}")
-                columns.append(_column(board, head))
-    for head in ("parameters, M", "training, images/s", "training, min"):
-        with_head = [board for board in own if head in board.heads]
-        if with_head:
-            heads.append(head)
-            columns.append(_column(with_head[0], head))
+    columns = [
+        (f"{board.title}: {head}", _column(board, head))
+        for board in own
+        for head in ("balanced accuracy", "tail")
+        if head in board.heads
+    ]
+    for head in ("parameters, M", "training, images/s", "training, min"):  # of the first with it
+        columns += [(head, _column(board, head)) for board in own if head in board.heads][:1]
     scores = pd.DataFrame([b.standings["balanced_accuracy"] for b in own]).mean()
-    order = scores.sort_values(ascending=False).index
     rows = [
         [
             comparison.methods[name].title,
-            *(_value(column.get(name, Cell("-"))) for column in columns),
+            *(_value(column.get(name, Cell("-"))) for _, column in columns),
         ]
-        for name in map(str, order)
+        for name in map(str, scores.sort_values(ascending=False).index)
     ]
-    return _table(heads, rows)
+    return markdown_table(["method", *(head for head, _ in columns)], rows)
 
 
 def _column(board: Board, head: str) -> dict[str, Cell]:
@@ -167,13 +155,3 @@ def around_markers(path: Path, name: str) -> tuple[str, str, str, str]:
             "belongs: add them."
         )
     return before, first, last, after
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in (heads, rule, *rows))
-
-
-def _plain(text: str) -> str:
-    """A text that breaks no table."""
-    return text.replace("|", "\\|").replace("\n", " ")
