@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from recame.bench.plan.plan import Bench, DataEntry, Job, Plan, load_plan, plan_methods
+from recame.bench.costs.measure import measure_all
+from recame.bench.plan.plan import Bench, Job, Plan, load_plan, plan_methods
 from recame.bench.plan.sources import find_sources
+from recame.bench.queue.cluster import run_on_cluster
 from recame.bench.queue.job import is_trained, job_config
+from recame.bench.queue.local import run_queue, threads_each, visible_devices
+from recame.bench.tables.bench_page import write_page
 from recame.bench.tables.comparison import Comparison
 from recame.bench.tables.results import collect, read_elsewhere
+from recame.bench.tables.table import around_markers, headline, update_markdown, write_tables
 from recame.errors import ConfigError, DataError
 from recame.files import write_text
+from recame.progress import progress_bars
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,6 @@ def run_bench(request: Request, console: Console) -> bool:
     Raises:
         RecameError: the plan, a method or a data set cannot be used; nothing has run then.
     """
-    from recame.bench.queue.local import visible_devices
-    from recame.bench.tables.table import around_markers
-
     bench = open_bench(request, console)
     # Refused now, and not when costs are measured or all has run.
     if request.ray is None:
@@ -80,10 +81,8 @@ def run_bench(request: Request, console: Console) -> bool:
         around_markers(request.markdown, bench.plan.name)
     if not request.table:
         _measure_costs(bench, request, console)
-        jobs = jobs_to_run(bench, request)
-        _run(bench, jobs, request, console)
-    elsewhere = read_elsewhere(request.elsewhere) if request.elsewhere else None
-    for path in write_results(bench, request.plan, request.markdown, elsewhere):
+        _run(bench, request, console)
+    for path in write_results(bench, request):
         console.print(f"Written: {path}", highlight=False, soft_wrap=True)
     return all(bench.result_path(job).exists() for job in jobs_to_run(bench, request))
 
@@ -102,12 +101,8 @@ def open_bench(request: Request, console: Console) -> Bench:
         for method in methods:
             bench.config(data, method)
     jobs_to_run(bench, request)
-    _check_pace(bench)
-    if plan.equal == "time" and request.costs is False:
-        raise ConfigError(
-            f"Plan {plan.name} shares out equal time by what the methods cost: leave out "
-            "--no-costs."
-        )
+    if plan.equal == "time":
+        _check_equal_time(bench, request)
     for path in request.elsewhere:
         _check_same_protocol(plan, path)
     try:
@@ -128,27 +123,30 @@ def open_bench(request: Request, console: Console) -> Bench:
     return bench
 
 
-def _check_pace(bench: Bench) -> None:
+def _check_equal_time(bench: Bench, request: Request) -> None:
     plan = bench.plan
-    if plan.equal == "time" and plan.pace is not None:
-        for data in plan.data:
-            if not bench.config(data, plan.pace).finetune.enabled:
-                raise ConfigError(
-                    f"Plan {plan.name}: pace={plan.pace!r} does not fine-tune on {data}, so it has "
-                    "no epochs whose time others could get: name another method."
-                )
+    for data in plan.data:
+        if not bench.config(data, str(plan.pace)).finetune.enabled:
+            raise ConfigError(
+                f"Plan {plan.name}: pace={plan.pace!r} does not fine-tune on {data}, so it has "
+                "no epochs whose time others could get: name another method."
+            )
+    if request.costs is False:
+        raise ConfigError(
+            f"Plan {plan.name} shares out equal time by what the methods cost: leave out "
+            "--no-costs."
+        )
 
 
 def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
     """Copy the plan beside its results; refuse a folder that holds another plan's."""
     kept = out / "plan.yaml"
-    text = file.read_text(encoding="utf-8")
-    if kept.exists() and load_plan(kept).title != plan.title:
+    if kept.exists() and (title := load_plan(kept).title) != plan.title:
         raise ConfigError(
-            f"{out} holds the results of another plan, {load_plan(kept).title!r}: choose another "
+            f"{out} holds the results of another plan, {title!r}: choose another "
             "--out, so that the two are not mixed."
         )
-    write_text(kept, text)
+    write_text(kept, file.read_text(encoding="utf-8"))
 
 
 def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
@@ -160,22 +158,24 @@ def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
             "in one table with others: keep it with results.csv, as recame bench wrote both."
         )
     other = load_plan(file)
-    differing = [
-        name
-        for name in ("settings", "equal", "pace")
-        if getattr(plan, name) != getattr(other, name)
-    ]
-    # What only one of the two plans has decides no run of the other.
-    differing += [
-        f"data {key}"
-        for key in sorted(plan.data.keys() & other.data.keys())
-        if _makes(plan.data[key]) != _makes(other.data[key])
-    ]
+    # Where a data set lies and what it is called decides no run of it.
+    decisive = {"builder", "options", "splits", "settings"}
     ours, theirs = ({m.name or m.method: m for m in p.methods} for p in (plan, other))
-    differing += [
-        f"method {name}"
-        for name in sorted(ours.keys() & theirs.keys())
-        if (ours[name].method, ours[name].settings) != (theirs[name].method, theirs[name].settings)
+    # What only one of the two plans has decides no run of the other.
+    differing = [
+        *(n for n in ("settings", "equal", "pace") if getattr(plan, n) != getattr(other, n)),
+        *(
+            f"data {name}"
+            for name in sorted(plan.data.keys() & other.data.keys())
+            if plan.data[name].model_dump(include=decisive)
+            != other.data[name].model_dump(include=decisive)
+        ),
+        *(
+            f"method {name}"
+            for name in sorted(ours.keys() & theirs.keys())
+            if ours[name].method != theirs[name].method
+            or ours[name].settings != theirs[name].settings
+        ),
     ]
     if differing:
         raise ConfigError(
@@ -223,23 +223,16 @@ def _take_over_costs(bench: Bench, request: Request) -> None:
         write_text(bench.costs_path, files[0].read_text(encoding="utf-8"))
 
 
-def _makes(entry: DataEntry) -> dict[str, object]:
-    """What of a data set decides its runs; where it lies and what it is called does not."""
-    return entry.model_dump(include={"builder", "options", "splits", "settings"})
-
-
 def jobs_to_run(bench: Bench, request: Request) -> list[Job]:
     """The jobs that were asked for and were not made elsewhere."""
-    unknown = set(request.methods) - set(bench.methods)
-    if unknown:
+    if unknown := set(request.methods) - set(bench.methods):
         raise ConfigError(
             f"--method names {', '.join(sorted(unknown))}; the plan has {', '.join(bench.methods)}."
         )
-    missing = set(request.seeds) - set(bench.plan.seeds)
-    if missing:
+    if missing := set(request.seeds) - set(bench.plan.seeds):
         listed = ", ".join(map(str, bench.plan.seeds))
         raise ConfigError(f"--seed names {sorted(missing)}; the plan has {listed}.")
-    made = set()
+    made: set[tuple[object, ...]] = set()
     if request.elsewhere:
         rows = read_elsewhere(request.elsewhere)
         made = set(zip(rows["data"], rows["method"], rows["seed"], strict=True))
@@ -256,13 +249,8 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     """Measure what is not measured yet, before anything else keeps the machine busy."""
     if request.costs is False:
         return
-    from recame.bench.costs.measure import measure_all
-    from recame.bench.queue.local import threads_each
-    from recame.progress import progress_bars
-
-    wanted = {f"{data}/{method}" for data in bench.sources for method in bench.methods}
-    shared_out = bench.plan.equal == "time" and any(bench.path.glob("runs/*/*/*"))
-    if shared_out and request.costs:
+    shares_out = bench.plan.equal == "time"
+    if request.costs and shares_out and any(bench.path.glob("runs/*/*/*")):
         raise ConfigError(
             f"Runs in {bench.path} shared out equal time by what the methods cost; measured again, "
             "those still missing would get other shares: leave out --costs, or choose an empty "
@@ -274,17 +262,14 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
         rows = {}
         if not request.costs and bench.costs_path.exists():
             rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
-        if wanted <= set(rows):
-            return
-        # What an equal time was shared out by stays; else all are measured side by side.
-        kept = rows if bench.plan.equal == "time" else {}
-        measure_all(bench, report, threads=threads, kept=kept)
+        if any(f"{d}/{m}" not in rows for d in bench.sources for m in bench.methods):
+            # What an equal time was shared out by stays; else all are measured side by side.
+            measure_all(bench, report, threads=threads, kept=rows if shares_out else {})
 
 
-def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) -> None:
+def _run(bench: Bench, request: Request, console: Console) -> None:
+    jobs = jobs_to_run(bench, request)
     if request.ray is not None:
-        from recame.bench.queue.cluster import run_on_cluster
-
         run_on_cluster(
             bench,
             jobs,
@@ -293,54 +278,37 @@ def _run(bench: Bench, jobs: Sequence[Job], request: Request, console: Console) 
             gpus_per_job=1 / request.workers if request.devices else 0,
             console=console,
         )
-        return
-    from recame.bench.queue.local import run_queue
-
-    run_queue(
-        bench,
-        jobs,
-        workers=request.workers,
-        threads=request.threads,
-        devices=request.devices,
-        console=console,
-    )
+    else:
+        run_queue(
+            bench,
+            jobs,
+            workers=request.workers,
+            threads=request.threads,
+            devices=request.devices,
+            console=console,
+        )
 
 
-def write_results(
-    bench: Bench,
-    file: Path,
-    markdown: Path | None = None,
-    elsewhere: pd.DataFrame | None = None,
-) -> list[Path]:
-    """Write the tables of whatever is finished.
-
-    Args:
-        bench: the plan at work.
-        file: of the plan, as the tables name it in the command that makes them.
-        markdown: a file whose part between the plan's markers becomes the headline table.
-        elsewhere: rows of runs made elsewhere, of `read_elsewhere`.
+def write_results(bench: Bench, request: Request) -> list[Path]:
+    """Write the tables of whatever is finished, here or elsewhere, and the headline where asked.
 
     Raises:
-        DataError: nothing is finished, or the file has no markers.
+        DataError: nothing is finished, or the Markdown file has no markers.
     """
-    from recame.bench.tables.bench_page import write_page
-    from recame.bench.tables.table import headline, update_markdown, write_tables
-
-    frame = collect(bench.path, elsewhere)
+    elsewhere = read_elsewhere(request.elsewhere) if request.elsewhere else None
     costs = {}
     if bench.costs_path.exists():
         costs = json.loads(bench.costs_path.read_text(encoding="utf-8"))
-    plan = bench.plan
-    given = " ".join(f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path)
-    name = file.name if file.is_absolute() else file
-    command = f"recame bench {name} {given}".strip()
-    comparison = Comparison(frame, bench.methods, plan, costs, command)
+    file, plan = request.plan, bench.plan
+    given = [f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path]
+    command = " ".join(["recame bench", str(file.name if file.is_absolute() else file), *given])
+    comparison = Comparison(collect(bench.path, elsewhere), bench.methods, plan, costs, command)
     if comparison.shown.empty:
         raise DataError(
             f"{bench.path} holds no finished run of this plan yet: there is no table to write."
         )
     written = [*write_tables(bench.path, comparison), write_page(bench.path, comparison)]
-    if markdown is not None:
-        update_markdown(markdown, plan.name, headline(comparison))
-        written.append(markdown)
+    if request.markdown is not None:
+        update_markdown(request.markdown, plan.name, headline(comparison))
+        written.append(request.markdown)
     return written

@@ -62,19 +62,6 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class _Material:
-    """What a subject is measured on.
-
-    Attributes:
-        data: a few of the training images, in memory; the label space counts them all.
-        num_val: validation images of the whole set.
-    """
-
-    data: InspectionSet
-    num_val: int
-
-
-@dataclass(frozen=True)
 class Costs:
     """What one method costs on one data set.
 
@@ -125,25 +112,20 @@ def measure_side_by_side(
     Returns:
         `machine` and `rows`: key -> fields of `Costs`; a row's speeds are medians of the rounds.
     """
-    known: dict[str, _Material] = {}
-    materials = {subject.key: _material(subject, known) for subject in subjects}
+    known: dict[str, tuple[InspectionSet, int]] = {}
+    samples = {subject.key: _sample(subject, known) for subject in subjects}
     total, done = (rounds + 1) * len(subjects), 0
-
-    def tell(label: str) -> None:
-        nonlocal done
-        done += 1
-        on_progress(label, done, total)
-
     sizes: dict[str, dict[str, Any]] = {}
-    for subject in subjects:
-        sizes[subject.key] = _measure_size(subject, materials[subject.key])
-        tell("costs")
+    for done, subject in enumerate(subjects, 1):
+        sizes[subject.key] = _measure_size(subject, *samples[subject.key])
+        on_progress("costs", done, total)
     speeds: dict[str, list[tuple[float | None, float]]] = {s.key: [] for s in subjects}
     for number in range(rounds):
         for subject in subjects if number % 2 == 0 else reversed(subjects):
-            with _ongoing(subject, materials[subject.key].data) as run:
+            with _ongoing(subject, samples[subject.key][0]) as run:
                 speeds[subject.key].append((training_rate(run), inference_rate(run)))
-            tell("costs")
+            done += 1
+            on_progress("costs", done, total)
     rows = {s.key: asdict(_summary(sizes[s.key], speeds[s.key])) for s in subjects}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"machine": {**describe_machine(), "gpus": gpus}, "rows": rows}
@@ -154,20 +136,22 @@ def _summary(size: dict[str, Any], speeds: Sequence[tuple[float | None, float]])
     inference = [forward for _, forward in speeds]
     spread = max(max(values) / min(values) for values in (training, inference) if values) - 1
     rate = float(np.median(inference))
-    once = {name: size.pop(name) for name in ("heads_s", "num_validated")}
     return Costs(
         train_images_per_s=float(np.median(training)) if training else None,
-        fixed_s=once["heads_s"] + once["num_validated"] / rate,
+        fixed_s=size.pop("heads_s") + size.pop("num_validated") / rate,
         inference_images_per_s=rate,
         spread=spread,
         **size,
     )
 
 
-def _material(subject: Subject, known: dict[str, _Material]) -> _Material:
-    """Some training images, rare classes first; shared by methods that see the same.
+def _sample(
+    subject: Subject, known: dict[str, tuple[InspectionSet, int]]
+) -> tuple[InspectionSet, int]:
+    """Some training images, rare classes first, and how many validation images the set has.
 
-    A step costs the same whatever images it draws; the full counts stay in the label space.
+    Shared by methods that see the same. A step costs the same whatever images it draws; the full
+    counts stay in the label space.
     """
     config = subject.config
     most, seed = _SAMPLE_BATCHES * config.finetune.batch_size, config.run.seed
@@ -181,20 +165,18 @@ def _material(subject: Subject, known: dict[str, _Material]) -> _Material:
         images = np.ascontiguousarray(data.cache.images[view.rows[chosen]])
         cache = replace(data.cache, images=images, row_of=rows, broken=())
         num_val = int((data.table["split"] == "val").sum())
-        known[key] = _Material(replace(data, table=table, cache=cache), num_val)
+        known[key] = replace(data, table=table, cache=cache), num_val
     return known[key]
 
 
 @contextmanager
 def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
     """A run as it would be before its first phase, in a folder that goes away again."""
-    changes = {"model.pretrained": False, "finetune.epoch_size": "auto"}
-    config = subject.config.updated(changes)
+    config = subject.config.updated({"model.pretrained": False, "finetune.epoch_size": "auto"})
     device = choose_device(config.run.accelerator)
     config = plan_model(config, data, device).config
     if config.augment.symmetry == "auto":
         config = with_symmetry(config, "square")
-    make_loss = None if subject.method is None else subject.method.make_loss()
     with tempfile.TemporaryDirectory(prefix="recame-costs-") as folder:
         yield OngoingRun(
             RunFolder(Path(folder)),
@@ -203,35 +185,32 @@ def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
             device,
             Console(quiet=True),
             time.monotonic(),
-            make_loss,
+            subject.method.make_loss() if subject.method else None,
         )
 
 
-def _measure_size(subject: Subject, material: _Material) -> dict[str, Any]:
+def _measure_size(subject: Subject, data: InspectionSet, num_val: int) -> dict[str, Any]:
     """What is measured once: all of `Costs` but the speeds, and what `fixed_s` is made of."""
-    data = material.data
     with _ongoing(subject, data) as run:
         model = deciding_network(run).eval()
-        spec = data.spec
+        spec, config, on_gpu = data.spec, run.config, run.device.type == "cuda"
         image = torch.zeros(1, spec.channels, spec.height, spec.width, device=run.device)
-        settings, on_gpu = run.config.finetune, run.device.type == "cuda"
-        peak = None
+        settings, peak = config.finetune, None
         if settings.enabled:
             peak = gpu_peak_mib(run) if on_gpu else _peak_in_child(subject, data)
-        probe, retrain = run.config.probe, run.config.retrain
         pretrained = subject.config.model.pretrained is not False
         known = settings.enabled and settings.epochs != "auto"
         return {
             "heads_s": sum(
                 (
                     # Tails of pretrained weights are copies until they are fine-tuned.
-                    heads_s(run, part, single=part is probe and pretrained)
-                    for part in (probe, retrain)
+                    heads_s(run, part, single=part is config.probe and pretrained)
+                    for part in (config.probe, config.retrain)
                     if part.enabled
                 ),
                 0.0,
             ),
-            "num_validated": int(settings.epochs) * material.num_val if known else 0,
+            "num_validated": int(settings.epochs) * num_val if known else 0,
             "parameters": sum(p.numel() for p in model.parameters()),
             "trained_parameters": trained_parameters(run) if settings.enabled else 0,
             "macs": count_macs(model, image),

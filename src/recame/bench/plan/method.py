@@ -97,9 +97,7 @@ class Method:
         Raises:
             ConfigError: the file cannot be run.
         """
-        if self.code is None:
-            return None
-        return _run(self.code, self.name).get("make_loss")
+        return None if self.code is None else _run(self.code, self.name).get("make_loss")
 
 
 class _MethodFile(Section):
@@ -113,8 +111,9 @@ class _MethodFile(Section):
 
 def method_names() -> list[str]:
     """Names of the methods that come with recame."""
-    names = [item.name for item in _METHODS.iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in _METHODS.iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_method(name: str, folder: Path) -> Method:
@@ -201,35 +200,35 @@ def check_taught(name: str, student: Config, teacher: Config) -> None:
         ConfigError: a phase that a student does not have, or a network that it cannot be.
     """
     tuned = student.finetune.enabled and student.finetune.scope == "all"
-    if student.probe.enabled or student.retrain.enabled or not tuned:
-        raise ConfigError(
-            f"Method {name} has a teacher, and a student is fine-tuned as a whole and nothing "
-            "else: set probe.enabled and retrain.enabled to false, finetune.enabled to true and "
-            "finetune.scope to all."
-        )
-    if (student.run.devices, student.run.num_nodes) != (1, 1):
-        raise ConfigError(
-            f"Method {name} has a teacher, and a student trains on one device: leave run.devices "
-            "and run.num_nodes at 1."
-        )
-    if student.distill.experts == "one" and student.model.num_experts != 1:
-        raise ConfigError(
-            f"Method {name} has a teacher and model.num_experts={student.model.num_experts}: set "
-            "distill.experts to ensemble or each, which says what of the experts is compared with "
-            "the teacher."
-        )
-    if student.model.attention not in ("none", teacher.model.attention):
-        raise ConfigError(
-            f"Method {name}: a student has its teacher's attention or none, not "
-            f"{student.model.attention} where the teacher has {teacher.model.attention}."
-        )
     derived = ("teacher", "stages", "attention", "size")
     said = [k for k in derived if getattr(student.distill, k) != getattr(DistillConfig(), k)]
-    if said:
-        raise ConfigError(
-            f"Method {name} sets distill.{said[0]}; in a bench a student's network is said by "
-            "model.stages, model.attention and data.size."
-        )
+    model = student.model
+    refused = {
+        (
+            " has a teacher, and a student is fine-tuned as a whole and nothing else: set "
+            "probe.enabled and retrain.enabled to false, finetune.enabled to true and "
+            "finetune.scope to all"
+        ): student.probe.enabled or student.retrain.enabled or not tuned,
+        (
+            " has a teacher, and a student trains on one device: leave run.devices and "
+            "run.num_nodes at 1"
+        ): (student.run.devices, student.run.num_nodes) != (1, 1),
+        (
+            f" has a teacher and model.num_experts={model.num_experts}: set distill.experts to "
+            "ensemble or each, which says what of the experts is compared with the teacher"
+        ): student.distill.experts == "one" and model.num_experts != 1,
+        (
+            f": a student has its teacher's attention or none, not {model.attention} where the "
+            f"teacher has {teacher.model.attention}"
+        ): model.attention not in ("none", teacher.model.attention),
+        (
+            f" sets distill.{''.join(said[:1])}; in a bench a student's network is said by "
+            "model.stages, model.attention and data.size"
+        ): said,
+    }
+    for told, applies in refused.items():
+        if applies:
+            raise ConfigError(f"Method {name}{told}.")
 
 
 def _run(text: str, name: str) -> dict[str, Any]:

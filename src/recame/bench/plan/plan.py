@@ -13,8 +13,6 @@ from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_me
 from recame.config import Config, Section
 from recame.errors import ConfigError
 
-Splits = Annotated[tuple[str, ...], Field(min_length=1)]
-
 
 class DataEntry(Section):
     """One data set of a plan."""
@@ -26,7 +24,7 @@ class DataEntry(Section):
     )
     options: dict[str, Any] = Field({}, description="for the builder")
     path: Path | None = Field(None, description="manifest or folder; or the builder's raw copy")
-    splits: Splits = ("test",)
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("test",)
     settings: dict[str, Any] = Field({}, description="of every method on this set")
 
     @property
@@ -34,11 +32,8 @@ class DataEntry(Section):
         """Whether somebody has to say where its data lie."""
         from recame.datasets.registry import PUBLIC_SETS
 
-        if self.path is not None:
-            return False
-        return self.builder is None or (
-            self.builder in PUBLIC_SETS and bool(PUBLIC_SETS[self.builder].raw)
-        )
+        known = PUBLIC_SETS.get(self.builder or "")
+        return self.path is None and (self.builder is None or bool(known and known.raw))
 
 
 class MethodEntry(Section):
@@ -204,16 +199,21 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
     methods: dict[str, Method] = {}
     for entry in plan.methods:
         method = load_method(entry.method, folder)
-        words = {name: getattr(entry, name) for name in ("name", "title", "group")}
-        changes: dict[str, Any] = {name: word for name, word in words.items() if word}
+        changes: dict[str, Any] = {
+            key: word for key in ("name", "title", "group") if (word := getattr(entry, key))
+        }
         if entry.settings:  # not the same under other words, but a variation
             if entry.name is None:
                 raise ConfigError(
                     f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
                 )
-            changes = {"title": entry.name.replace("_", " "), "group": "ablation", **changes}
-            settings = {**(method.settings or {}), **entry.settings}
-            changes |= {"settings": settings, "deviations": ()}
+            changes = {
+                "title": entry.name.replace("_", " "),
+                "group": "ablation",
+                **changes,
+                "settings": {**(method.settings or {}), **entry.settings},
+                "deviations": (),
+            }
         method = replace(method, **changes)
         if method.name in methods:  # one's runs would be taken for the other's
             raise ConfigError(f"Two methods are called {method.name!r}: rename one.")

@@ -38,8 +38,7 @@ def find_sources(
         ConfigError: a name is unknown, or no set is at hand.
         DataError: a set cannot be built.
     """
-    unknown = set(given) - set(plan.data)
-    if unknown:
+    if unknown := set(given) - set(plan.data):
         raise ConfigError(
             f"--data names {', '.join(sorted(unknown))}; the plan has {', '.join(plan.data)}."
         )
@@ -67,10 +66,13 @@ def find_sources(
 def _source(
     name: str, entry: DataEntry, path: Path | None, folder: Path, out: Path, console: Console
 ) -> Path | None:
-    if path is not None and not path.exists():
-        raise DataError(f"Data set {name}: there is nothing at {path}; check the path.")
-    if path is not None and (entry.builder is None or _is_ready(path)):
-        return path / "manifest.csv" if (path / "manifest.csv").exists() else path
+    if path is not None:
+        if not path.exists():
+            raise DataError(f"Data set {name}: there is nothing at {path}; check the path.")
+        manifest = path / "manifest.csv"
+        # What is given for a set that could be built may be the built set already.
+        if entry.builder is None or path.suffix in {".csv", ".parquet"} or manifest.exists():
+            return manifest if manifest.exists() else path
     if entry.builder is None:
         return None
     build, needs_raw = _builder(name, entry, folder)
@@ -85,27 +87,21 @@ def _source(
             ) from error
 
 
-def _is_ready(path: Path) -> bool:
-    """Whether a path given for a set that could be built is the built set already."""
-    return path.suffix in {".csv", ".parquet"} or (path / "manifest.csv").exists()
-
-
 def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
     """What makes a set, and whether it needs a raw copy."""
     from recame.datasets.registry import public_set
 
     assert entry.builder is not None
-    options = entry.options
     if not entry.builder.endswith(".py"):
         known = public_set(entry.builder)
         return (
-            lambda raw, out, tell: known.prepare(raw, out, on_progress=tell, **options),
+            lambda raw, out, tell: known.prepare(raw, out, on_progress=tell, **entry.options),
             bool(known.raw),
         )
     prepare = _own_builder(name, folder / entry.builder)
     needs_raw = "raw" in inspect.signature(prepare).parameters
     return (
-        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **options)),
+        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **entry.options)),
         needs_raw,
     )
 
