@@ -39,10 +39,7 @@ from recame.files import write_bytes
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
-#: How often Ray starts a job again whose node died.
-_RETRIES = 3
 _POLL_S = 1.0
-_KNOCK_S = 10.0
 
 #: Ray counts so finely in a GPU; a sixth of one must be rounded down for six to fit.
 _GPU_STEPS = 10_000
@@ -131,7 +128,7 @@ def run_on_cluster(
         task = ray.remote(run_on_node).options(
             num_cpus=cpus_per_job,
             num_gpus=gpus_per_job,
-            max_retries=_RETRIES,
+            max_retries=3,  # after deaths of nodes
             name="recame bench",
         )
         sending = _sending(bench, cpus_per_job)
@@ -164,9 +161,8 @@ def _receive(
         time.sleep(_POLL_S if len(ledger) else 0.0)
         return
     for landed in ray.wait(list(flights), timeout=_POLL_S)[0]:
-        job, sent = flights[landed]
-        outcome = _outcome(ray, landed, bench, job)
-        del flights[landed]
+        outcome = _outcome(ray, landed, bench, flights[landed][0])
+        job, sent = flights.pop(landed)
         sent.close()
         ledger.settle(job, outcome)
 
@@ -183,7 +179,10 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
     node = platform.node()
     shared = (locks_dir(bench) / sending.mark).exists()
     if not shared:
-        bench = replace(bench, path=_scratch(sending))
+        # One for each bench's folder, so that a job that comes back here goes on where it stopped.
+        name = hashlib.sha256(sending.mark.encode()).hexdigest()[:16]
+        scratch = Path(tempfile.gettempdir()) / f"recame-bench-{getpass.getuser()}" / name
+        bench = replace(bench, path=scratch)
         if sending.costs is not None:
             write_bytes(bench.costs_path, sending.costs)
     try:
@@ -197,9 +196,14 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
         return Delivery(outcome, node, {})
     if outcome.state == "found":  # run here before, but never brought home
         outcome = Outcome("done")
-    files = _files_to_send(bench.run_dir(job))
+    folder = bench.run_dir(job)
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _SENT_HOME and path.is_file() and path.stat().st_size <= _LARGEST_SENT
+    }
     if outcome.state == "done":
-        shutil.rmtree(bench.run_dir(job))
+        shutil.rmtree(folder)
     return Delivery(outcome, node, files)
 
 
@@ -222,21 +226,15 @@ def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> Outcome:
         note_failure(bench, job, reason, str(error))
         return Outcome("failed", reason)
     write_delivery(bench, job, delivery.files)
-    outcome = delivery.outcome
-    if outcome.state in ("failed", "died"):
-        return replace(outcome, reason=f"on {delivery.node}: {outcome.reason}")
-    return outcome
+    if delivery.outcome.state in ("failed", "died"):
+        reason = f"on {delivery.node}: {delivery.outcome.reason}"
+        return replace(delivery.outcome, reason=reason)
+    return delivery.outcome
 
 
 def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
-    """Refuse a job that this node cannot run as the sender would.
-
-    Raises:
-        ConfigError: this node has another version of recame.
-        DataError: the data are not here.
-    """
-    here = version("recame")
-    if here != sending.version:
+    """Refuse a job that this node, with another version or no data, cannot run as the sender."""
+    if (here := version("recame")) != sending.version:
         raise ConfigError(
             f"Node {platform.node()} has recame {here}, the bench runs {sending.version}, so "
             "results would not compare: install the same version on every node."
@@ -247,21 +245,6 @@ def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
             f"Data set {job.data} is not at {source} on node {platform.node()}, so the job cannot "
             "run there: copy it to the same path on every node, or put it on a shared disk."
         )
-
-
-def _scratch(sending: Sending) -> Path:
-    # One for each bench's folder, so that a job that comes back here goes on where it stopped.
-    user = getpass.getuser()
-    name = hashlib.sha256(sending.mark.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"recame-bench-{user}" / name
-
-
-def _files_to_send(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in _SENT_HOME and path.is_file() and path.stat().st_size <= _LARGEST_SENT
-    }
 
 
 def _sending(bench: Bench, threads: int) -> Sending:
@@ -292,7 +275,9 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
         return
     try:
-        _knock(address)
+        host, colon, port = address.removeprefix("ray://").rpartition(":")
+        if colon and port.isdigit():  # Ray itself would try for minutes where nobody listens
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
@@ -304,13 +289,6 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
 
 
 def _capacity(ray: Any, cpus: int, gpus: float) -> int:

@@ -7,13 +7,12 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from recame.bench.queue.ledger import Event, Ledger
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
 _TAIL_BYTES = 4096
-_BAR_WIDTH = 30
 
 
 class QueueDisplay:
@@ -48,10 +46,8 @@ class QueueDisplay:
         self._before = len(ledger.finished_before)
         self._total = self._before + len(self._open)
         self._failures: dict[str, str] = {}
-        self._seconds: dict[tuple[str, str], list[float]] = {}
-        for job in ledger.finished_before:
-            if (seconds := _recorded_seconds(bench.result_path(job))) is not None:
-                self._seconds.setdefault((job.data, job.method), []).append(seconds)
+        recorded = [(j, _recorded_seconds(bench.result_path(j))) for j in ledger.finished_before]
+        self._seconds = [(job, seconds) for job, seconds in recorded if seconds is not None]
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -66,12 +62,7 @@ class QueueDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._live.stop()
         if kind is None and self._failures:
             self._say(f"{len(self._failures)} of {self._total} runs failed:")
@@ -97,7 +88,7 @@ class QueueDisplay:
         elif event.kind == "done":
             assert since is not None
             seconds = time.monotonic() - since
-            self._seconds.setdefault((event.job.data, event.job.method), []).append(seconds)
+            self._seconds.append((event.job, seconds))
             self._settle(event, f"done   {key} in {_spoken(seconds)}")
         elif not event.reason:
             self._settle(event, f"done   {key} by another process")
@@ -124,29 +115,25 @@ class QueueDisplay:
 
     def _left_s(self) -> int | None:
         """Seconds until all is done, from how long jobs of the same kind took."""
-        every = [seconds for group in self._seconds.values() for seconds in group]
-        if not every:
+        if not self._seconds:
             return None
-        now, total, longest = time.monotonic(), 0.0, 0.0
+        now, left = time.monotonic(), []
         for job in list(self._open.values()):
-            alike = self._seconds.get((job.data, job.method)) or [
-                seconds
-                for (data, _), group in self._seconds.items()
-                if data == job.data
-                for seconds in group
-            ]
-            alike = alike or every
+            same = [(j.method, seconds) for j, seconds in self._seconds if j.data == job.data]
+            alike = [seconds for method, seconds in same if method == job.method]
+            alike = alike or [s for _, s in same] or [s for _, s in self._seconds]
             elapsed = now - self._running.get(job.key, now)
-            left = max(0.0, sum(alike) / len(alike) - elapsed)
-            total, longest = total + left, max(longest, left)
+            left.append(max(0.0, sum(alike) / len(alike) - elapsed))
         # Whatever the number of lanes, one job is never split.
-        return round(max(total / self.lanes, longest))
+        return round(max([sum(left) / self.lanes, *left]))
 
     def _render(self) -> Group:
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table = Table.grid(
+            Column(no_wrap=True),
+            Column(no_wrap=True, justify="right"),
+            Column(no_wrap=True, overflow="ellipsis"),
+            padding=(0, 2),
+        )
         now = time.monotonic()
         for key, since in list(self._running.items()):
             job = self._open.get(key)
@@ -159,10 +146,8 @@ class QueueDisplay:
         words += [f"about {_spoken(left)} left"] if left else []
         words += [f"{self.elsewhere} in work in another process"] if self.elsewhere else []
         total = Table.grid(padding=(0, 2))
-        total.add_row(
-            ProgressBar(self._total, settled, width=_BAR_WIDTH),
-            Text(", ".join(words), no_wrap=True),
-        )
+        bar = ProgressBar(self._total, settled, width=30)
+        total.add_row(bar, Text(", ".join(words), no_wrap=True))
         return Group(table, total)
 
 

@@ -13,6 +13,8 @@ from recame.bench.queue.process import Outcome, note_failure, read_failure
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
+Kind = Literal["started", "done", "failed", "retried", "skipped"]
+
 #: A job whose process dies this often is given up.
 _DEATHS = 2
 
@@ -28,7 +30,7 @@ class Event:
         reason: of a failure or a retry.
     """
 
-    kind: Literal["started", "done", "failed", "retried", "skipped"]
+    kind: Kind
     job: Job
     reason: str = ""
 
@@ -59,12 +61,10 @@ class Ledger:
     def __init__(self, bench: Bench, jobs: Sequence[Job]) -> None:
         self._bench = bench
         self._listeners: tuple[Callable[[Event], None], ...] = ()
-        self._done: list[str] = []
-        self._failed: dict[str, str] = {}
+        self._events: list[Event] = []
         self._deaths: Counter[str] = Counter()
         unique = {job.key: job for job in jobs}.values()
         self.finished_before = [job for job in unique if bench.result_path(job).exists()]
-        self._skipped = [job.key for job in self.finished_before]
         self._waiting = deque(job for job in unique if not bench.result_path(job).exists())
         # By content, not by clock: another node's may differ.
         self._failed_before = {job.key: read_failure(bench, job) for job in self._waiting}
@@ -89,51 +89,46 @@ class Ledger:
             job = self._waiting.popleft()
             failure = read_failure(self._bench, job)
             if self._bench.result_path(job).exists():
-                self._skipped.append(job.key)
-                self._tell(Event("skipped", job))
+                self._tell("skipped", job)
             elif is_claimed(self._bench, job):
                 self._waiting.append(job)
             elif failure and failure != self._failed_before[job.key] and not self._deaths[job.key]:
-                self._fail(job, f"in another process: {failure.splitlines()[0]}")
+                self._tell("failed", job, f"in another process: {failure.splitlines()[0]}")
             else:
-                self._tell(Event("started", job))
+                self._tell("started", job)
                 return job
         return None
 
     def settle(self, job: Job, outcome: Outcome) -> None:
         """Note how a job that was taken ended."""
-        if outcome.state == "done":
-            self._done.append(job.key)
-            self._tell(Event("done", job))
-        elif outcome.state == "found":  # another process was faster
-            self._skipped.append(job.key)
-            self._tell(Event("skipped", job))
-        elif outcome.state == "failed":
-            self._fail(job, outcome.reason)
-        elif outcome.state == "died":
-            self._bury(job, outcome.reason)
-        else:
+        state, reason = outcome.state, outcome.reason
+        if state == "found":  # another process was faster
+            self._tell("skipped", job)
+        elif state == "held":
             self._waiting.append(job)
-            self._tell(Event("skipped", job, "in work in another process"))
+            self._tell("skipped", job, "in work in another process")
+        elif state != "died":
+            self._tell(state, job, reason)
+        elif self._deaths[job.key] + 1 < _DEATHS:
+            self._deaths[job.key] += 1
+            self._waiting.append(job)  # last, when less may run beside it
+            self._tell("retried", job, reason)
+        else:
+            reason = f"{reason} ({_DEATHS} times)"
+            note_failure(self._bench, job, reason, "log.txt beside this file holds its last words.")
+            self._tell("failed", job, reason)
 
     def summary(self) -> QueueSummary:
         """The account so far."""
-        return QueueSummary(tuple(self._done), dict(self._failed), tuple(self._skipped))
+        settled = [Event("skipped", job) for job in self.finished_before] + self._events
+        return QueueSummary(
+            tuple(e.job.key for e in settled if e.kind == "done"),
+            {e.job.key: e.reason for e in settled if e.kind == "failed"},
+            tuple(e.job.key for e in settled if e.kind == "skipped" and not e.reason),
+        )
 
-    def _bury(self, job: Job, death: str) -> None:
-        self._deaths[job.key] += 1
-        if self._deaths[job.key] < _DEATHS:
-            self._waiting.append(job)  # last, when less may run beside it
-            self._tell(Event("retried", job, death))
-            return
-        reason = f"{death} ({_DEATHS} times)"
-        note_failure(self._bench, job, reason, "log.txt beside this file holds its last words.")
-        self._fail(job, reason)
-
-    def _fail(self, job: Job, reason: str) -> None:
-        self._failed[job.key] = reason
-        self._tell(Event("failed", job, reason))
-
-    def _tell(self, event: Event) -> None:
+    def _tell(self, kind: Kind, job: Job, reason: str = "") -> None:
+        event = Event(kind, job, reason)
+        self._events.append(event)
         for listener in self._listeners:
             listener(event)

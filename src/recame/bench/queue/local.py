@@ -77,7 +77,10 @@ def run_queue(
     workers = max(1, min(workers, len(ledger)))
     visible = visible_devices(devices)
     threads = threads or threads_each(workers)
-    free = [_environment(slot, threads, visible) for slot in range(workers)]
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    free = [variables.copy() for _ in range(workers)]
+    for slot, found in enumerate(free if visible else []):
+        found["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     running: dict[int, tuple[Job, BaseProcess, dict[str, str]]] = {}
     with stopping_on_sigterm(), QueueDisplay(bench, ledger, console, workers) as display:
         ledger.listen(display.show, on_event)
@@ -131,14 +134,6 @@ def visible_devices(devices: Sequence[int]) -> list[str]:
                 "devices, or none to train on the CPU."
             )
     return [names[device] for device in devices]
-
-
-def _environment(slot: int, threads: int, visible: Sequence[str]) -> dict[str, str]:
-    """What the slot's process must find before it loads torch."""
-    found = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    if visible:
-        found["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
-    return found
 
 
 @contextmanager

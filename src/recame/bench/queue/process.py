@@ -101,11 +101,11 @@ def outcome_of(bench: Bench, job: Job, process: BaseProcess) -> Outcome:
     process.join()
     code = process.exitcode or 0
     process.close()
-    states = [state for state, number in _EXIT_CODES.items() if number == code]
-    if not states:
-        return Outcome("died", _tell_death(code))
-    reason = read_failure(bench, job).partition("\n")[0] if states == ["failed"] else ""
-    return Outcome(states[0], reason)
+    for state, number in _EXIT_CODES.items():
+        if number == code:
+            failure = read_failure(bench, job) if state == "failed" else ""
+            return Outcome(state, failure.partition("\n")[0])
+    return Outcome("died", _tell_death(code))
 
 
 def stop(processes: Iterable[BaseProcess]) -> None:
@@ -188,17 +188,13 @@ def _run_logged(
     sys.stdout = sys.stderr = log
     faulthandler.enable()
     os.environ.update(environment)
-    _limit_threads(int(environment[THREAD_VARIABLES[0]]))
-    sys.exit(_EXIT_CODES[run_claimed(bench, job, runner).state])
-
-
-def _limit_threads(threads: int) -> None:
-    """Hold libraries to a number of threads that were loaded before their variables were set."""
-    if "torch" in sys.modules:
+    if "torch" in sys.modules:  # loaded before its variables were set
         from threadpoolctl import threadpool_limits
 
+        threads = int(environment[THREAD_VARIABLES[0]])
         threadpool_limits(threads)
         sys.modules["torch"].set_num_threads(threads)
+    sys.exit(_EXIT_CODES[run_claimed(bench, job, runner).state])
 
 
 def _leave_with_parent() -> None:
