@@ -59,12 +59,12 @@ def train(
     """Train on DATA and write a run folder."""
     from recame.cli.requests import train_request
 
-    request = train_request(data, out, config, set_ or [], time_budget, seed, resume)
+    source, settings, out = train_request(data, out, config, set_ or [], time_budget, seed, resume)
 
     from recame.training.train import train as train_run
 
     console = Console()
-    run = train_run(request.source, request.config, out=request.out, resume=resume, console=console)
+    run = train_run(source, settings, out=out, resume=resume, console=console)
     console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
     console.print(f"Next: recame evaluate {run.path}", highlight=False, soft_wrap=True)
 
@@ -92,7 +92,7 @@ def distill(
     """Teach one small network what RUN's experts decide together; leaves a run folder."""
     from recame.cli.requests import distill_request
 
-    request = distill_request(
+    changes, out = distill_request(
         run, backbone, unlabelled or [], out, set_ or [], time_budget, seed, resume
     )
 
@@ -101,10 +101,10 @@ def distill(
     console = Console()
     student = distill_run(
         run,
-        out=request.out,
+        out=out,
         backbone=backbone,
         unlabelled=unlabelled or [],
-        changes=request.changes,
+        changes=changes,
         resume=resume,
         console=console,
     )
@@ -172,7 +172,7 @@ def inspect(
     """Say what DATA is like before training: classes, clusters, duplicates, leaks, label errors."""
     from recame.cli.requests import inspect_request
 
-    request = inspect_request(data, out, run, set_ or [])
+    settings, out = inspect_request(data, out, run, set_ or [])
 
     from recame.inspection import inspect_set
     from recame.models import load_checkpoint
@@ -180,15 +180,15 @@ def inspect(
     console = Console()
     model = None if run is None else load_checkpoint(run)
     inspect_set(
-        request.source,
-        data=request.config.data,
+        data,
+        data=settings,
         model=model,
         decode=images,
         seed=seed,
-        out=request.out,
+        out=out,
         console=console,
     )
-    console.print(f"Page: {request.out / 'inspection.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Page: {out / 'inspection.html'}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -54,23 +55,21 @@ def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def print_summary(summary: PredictionSummary, console: Console) -> None:
     """Print what a prediction found, and where it lies."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if summary.num_unreadable:
         console.print(f"[yellow]{summary.num_unreadable:,} files cannot be read:[/yellow]")
         for path, reason in summary.unreadable:
-            shown = str(path).encode("utf-8", "backslashreplace").decode()
-            console.print(f"  {shown}: {reason}", markup=False, highlight=False, soft_wrap=True)
+            say(f"  {str(path).encode('utf-8', 'backslashreplace').decode()}: {reason}")
         if summary.num_unreadable > len(summary.unreadable):
             console.print(f"  and {summary.num_unreadable - len(summary.unreadable):,} more")
-    told = [f"{name} {count:,}" for name, count in summary.counts.items()]
-    lines = [f"{summary.num_images:,} images: {', '.join(told)}"]
+    told = ", ".join(f"{name} {count:,}" for name, count in summary.counts.items())
+    say(f"{summary.num_images:,} images: {told}")
     if summary.num_review:
-        lines.append(f"{summary.num_review:,} of them to review: normal, but not surely enough")
+        say(f"{summary.num_review:,} of them to review: normal, but not surely enough")
     if summary.num_resumed:
-        lines.append(f"{summary.num_resumed:,} files were done before this start")
+        say(f"{summary.num_resumed:,} files were done before this start")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
-    lines.append(f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
-    lines.append(f"Written: {summary.out}")
+    say(f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
+    say(f"Written: {summary.out}")
     if summary.unreadable_path is not None:
-        lines.append(f"Written: {summary.unreadable_path}")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(f"Written: {summary.unreadable_path}")

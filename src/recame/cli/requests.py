@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recame.config import Config, load_config, parse_settings
+from recame.config import Config, DataConfig, load_config, parse_settings
 from recame.durations import parse_duration
 from recame.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What `recame train` was asked for."""
-
-    source: Path
-    config: Config
-    out: Path
 
 
 def train_request(
@@ -29,8 +19,11 @@ def train_request(
     time_budget: str | None,
     seed: int | None,
     resume: bool,
-) -> TrainRequest:
+) -> tuple[Path, Config, Path]:
     """Check the words and put the settings together: file, then --set, then the options.
+
+    Returns:
+        The data, the settings and the run folder to write.
 
     Raises:
         ConfigError: options contradict each other, or a setting is wrong.
@@ -39,23 +32,16 @@ def train_request(
     if resume:
         given = config or settings or time_budget or seed is not None
         out = _resumed(out, "RUN", "--config, --set", given)
-        return TrainRequest(data or _recorded_source(out), Config(), out)
+        from recame.runs.folder import RunFolder
+
+        return data or Path(RunFolder.open(out).info()["data"]), Config(), out
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
     _check_exists(data)
     changes = _changes(settings, time_budget, seed)
     chosen = (load_config(config) if config else Config()).updated(changes)
     name = data.resolve().name if data.is_dir() else data.stem
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return TrainRequest(data, chosen, out or Path("runs") / f"{name}-{stamp}")
-
-
-@dataclass(frozen=True)
-class DistillRequest:
-    """What `recame distill` was asked for."""
-
-    changes: dict[str, Any]
-    out: Path
+    return data, chosen, (out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def distill_request(
@@ -67,8 +53,11 @@ def distill_request(
     time_budget: str | None,
     seed: int | None,
     resume: bool,
-) -> DistillRequest:
+) -> tuple[dict[str, Any], Path]:
     """Check the words and put the student's changes of settings together.
+
+    Returns:
+        The changes and the run folder to write.
 
     Raises:
         ConfigError: options contradict each other, or a setting is wrong.
@@ -76,8 +65,7 @@ def distill_request(
     """
     if resume:
         given = backbone or unlabelled or settings or time_budget or seed is not None
-        out = _resumed(out, "STUDENT", "--backbone, --unlabelled, --set", given)
-        return DistillRequest({}, out)
+        return {}, _resumed(out, "STUDENT", "--backbone, --unlabelled, --set", given)
     if run is None:
         raise ConfigError("No teacher given: recame distill RUN, the folder of a finished run.")
     for path in unlabelled:
@@ -89,24 +77,19 @@ def distill_request(
             "give one of them."
         )
     # Wrong words are told before anything is loaded; network and loss depend on the teacher's.
-    own = {k: v for k, v in changes.items() if not k.startswith(("model.", "objective."))}
-    Config().updated(own)
-    return DistillRequest(changes, out or run.with_name(f"{run.resolve().name}-student"))
-
-
-@dataclass(frozen=True)
-class InspectRequest:
-    """What `recame inspect` was asked for."""
-
-    source: Path
-    config: Config
-    out: Path
+    Config().updated(
+        {k: v for k, v in changes.items() if not k.startswith(("model.", "objective."))}
+    )
+    return changes, out or run.with_name(f"{run.resolve().name}-student")
 
 
 def inspect_request(
     data: Path, out: Path | None, run: Path | None, settings: list[str]
-) -> InspectRequest:
+) -> tuple[DataConfig, Path]:
     """Check the words; the settings of `--run` are where `--set` starts.
+
+    Returns:
+        The settings of the data and the folder to write.
 
     Raises:
         ConfigError: a setting is wrong, or is none of the data's.
@@ -114,8 +97,7 @@ def inspect_request(
     """
     _check_exists(data)
     changes: dict[str, Any] = parse_settings(settings)
-    foreign = [name for name in changes if not name.startswith("data.")]
-    if foreign:
+    if foreign := [name for name in changes if not name.startswith("data.")]:
         raise ConfigError(
             f"{foreign[0]} has no effect on an inspection: --set takes data.key=value here."
         )
@@ -124,12 +106,12 @@ def inspect_request(
         from recame.runs.folder import RunFolder
 
         start = RunFolder.open(run).load_config()
-    config = start.updated(changes)
+    config = start.updated(changes).data
     if out is None:
         from recame.inspection.saving import inspection_dir
 
         out = inspection_dir(data)
-    return InspectRequest(data, config, out)
+    return config, out
 
 
 #: What `--with` calls the outputs of a bundle's graph.
@@ -180,22 +162,13 @@ def _check_exists(data: Path) -> None:
         raise DataError(f"No data at {data}: the path does not exist. Check its spelling.")
 
 
-def _recorded_source(out: Path) -> Path:
-    from recame.runs.folder import RunFolder
-
-    return Path(RunFolder.open(out).info()["data"])
-
-
 def data_paths(pairs: list[str]) -> dict[str, Path]:
     """`NAME=PATH` texts as a mapping.
 
     Raises:
         ConfigError: a text is not of that form.
     """
-    paths = {}
     for pair in pairs:
-        name, equals, path = pair.partition("=")
-        if not (name and equals and path):
+        if not all(pair.partition("=")):
             raise ConfigError(f"--data {pair!r} does not say which set lies where: NAME=PATH.")
-        paths[name] = Path(path)
-    return paths
+    return {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}

@@ -509,17 +509,17 @@ class TestRequest:
         return distill_request(run, **(given | words))
 
     def test_words_become_changes(self) -> None:
-        request = self.ask(settings=["distill.stages=4"], time_budget="2m", seed=3)
-        assert request.out == Path("runs/a-student")
-        assert request.changes == {
+        changes, out = self.ask(settings=["distill.stages=4"], time_budget="2m", seed=3)
+        assert out == Path("runs/a-student")
+        assert changes == {
             "distill.stages": 4,
             "run.time_budget_s": 120.0,
             "run.seed": 3,
         }
-        assert self.ask(None, resume=True, out=Path("s")).changes == {}
+        assert self.ask(None, resume=True, out=Path("s")) == ({}, Path("s"))
         # Right only beside a teacher's own settings: unit vectors have no margin of 20.
-        asked = self.ask(settings=["objective.contrastive_weight=0.05", "objective.margin=20"])
-        assert asked.changes["objective.margin"] == 20
+        asked, _ = self.ask(settings=["objective.contrastive_weight=0.05", "objective.margin=20"])
+        assert asked["objective.margin"] == 20
 
     @pytest.mark.parametrize(
         ("words", "fragment"),
