@@ -40,9 +40,6 @@ from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import plan_model, with_symmetry
 
-_ROUNDS = 3
-_SAMPLE_BATCHES = 4
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -98,7 +95,7 @@ class Costs:
 
 
 def measure_side_by_side(
-    subjects: Sequence[Subject], *, rounds: int = _ROUNDS, on_progress: Progress = silent
+    subjects: Sequence[Subject], *, rounds: int = 3, on_progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure all methods in turn, several times round, so that a drifting machine hurts all alike.
 
@@ -154,7 +151,7 @@ def _sample(
     counts stay in the label space.
     """
     config = subject.config
-    most, seed = _SAMPLE_BATCHES * config.finetune.batch_size, config.run.seed
+    most, seed = 4 * config.finetune.batch_size, config.run.seed
     key = f"{subject.source} {seed} {most} {config.data.model_dump_json()}"
     if key not in known:
         data = load_inspection_set(subject.source, config.data, seed=seed)

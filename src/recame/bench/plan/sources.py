@@ -88,7 +88,10 @@ def _source(
 
 
 def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
-    """What makes a set, and whether it needs a raw copy."""
+    """What makes a set, and whether it needs a raw copy.
+
+    A user's own file defines `prepare(out)` or `prepare(raw, out)`.
+    """
     from recame.datasets.registry import public_set
 
     assert entry.builder is not None
@@ -98,22 +101,17 @@ def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
             lambda raw, out, tell: known.prepare(raw, out, on_progress=tell, **entry.options),
             bool(known.raw),
         )
-    prepare = _own_builder(name, folder / entry.builder)
-    needs_raw = "raw" in inspect.signature(prepare).parameters
-    return (
-        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **entry.options)),
-        needs_raw,
-    )
-
-
-def _own_builder(name: str, file: Path) -> Callable[..., Path]:
-    """The function `prepare(out)` or `prepare(raw, out)` of the user's own file."""
+    file = folder / entry.builder
     space: dict[str, Any] = {"__name__": f"recame_set_{file.stem}", "__file__": str(file)}
     try:
         exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), space)  # noqa: S102
     except Exception as error:
         raise ConfigError(f"Data set {name}: {file} cannot be run ({error!r}).") from error
-    prepare: Callable[..., Path] | None = space.get("prepare")
+    prepare = space.get("prepare")
     if not callable(prepare):
         raise ConfigError(f"Data set {name}: {file} defines no function prepare(out).")
-    return prepare
+    needs_raw = "raw" in inspect.signature(prepare).parameters
+    return (
+        lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **entry.options)),
+        needs_raw,
+    )

@@ -33,8 +33,7 @@ def claim(bench: Bench, job: Job, kind: Literal["run", "sent"] = "run") -> IO[by
 def is_claimed(bench: Bench, job: Job) -> bool:
     """Whether some process has the job in work now, here or on a cluster."""
     for kind in ("run", "sent"):
-        lock = claim(bench, job, kind)
-        if lock is None:
+        if (lock := claim(bench, job, kind)) is None:
             return True
         lock.close()
     return False

@@ -20,8 +20,6 @@ from recame.bench.queue.ledger import Event, Ledger
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
-_TAIL_BYTES = 4096
-
 
 class QueueDisplay:
     """Prints a line as each job ends; on a terminal the running ones are shown below.
@@ -165,7 +163,7 @@ def _last_line(path: Path) -> str:
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            file.seek(max(0, file.tell() - 4096))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

@@ -40,9 +40,7 @@ State = Literal["done", "found", "failed", "held", "died"]
 #: Exit codes by which a process tells its job's outcome; Python itself ends with smaller ones.
 _EXIT_CODES: dict[State, int] = {"done": 10, "found": 11, "failed": 12, "held": 13}
 
-_LOG_WIDTH = 120
 _LONGEST_FOLDER = 60
-_STOP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def stop(processes: Iterable[BaseProcess]) -> None:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(_STOP_S)
+        process.join(timeout=5)
         process.kill()
         process.join()
         process.close()
@@ -140,7 +138,7 @@ def run_claimed(bench: Bench, job: Job, runner: Runner | None = None) -> Outcome
 
             runner = run_job
         print(f"--- {_now()}, process {os.getpid()} on {platform.node()}")  # noqa: T201
-        runner(bench, job, Console(width=_LOG_WIDTH))
+        runner(bench, job, Console(width=120))
         if not bench.result_path(job).exists():
             raise RuntimeError(f"the run ended without writing {bench.result_path(job)}")
     except Exception as error:  # noqa: BLE001 - whatever it is, the queue must be told
