@@ -112,14 +112,13 @@ def assembling(out: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         ExportError: something else lies there, or the folder cannot be written.
     """
-    if is_taken(out) and not is_bundle(out):
-        raise ExportError(
-            f"{out} exists and is no bundle, so it is not overwritten: choose another --out."
+    if is_taken(out) and not (replace and is_bundle(out)):
+        told = (
+            "already holds a bundle: replace it with --force, or"
+            if is_bundle(out)
+            else "exists and is no bundle, so it is not overwritten:"
         )
-    if is_taken(out) and not replace:
-        raise ExportError(
-            f"{out} already holds a bundle: replace it with --force, or choose another --out."
-        )
+        raise ExportError(f"{out} {told} choose another --out.")
     advice = "Free space there or choose another --out."
     with new_folder(out, replace=replace, advice=advice, error=ExportError) as partial:
         yield partial
@@ -146,14 +145,15 @@ def write_document(folder: Path, facts: dict[str, Any]) -> None:
 
 def _read_document(folder: Path) -> dict[str, Any]:
     """The document, with a schema that this version reads and its own checksum right."""
-    path = folder / DOCUMENT_FILE
-    if not path.is_file():
+    if not is_bundle(folder):
         raise CheckpointError(
             f"{folder} holds no bundle (no {DOCUMENT_FILE}): give the folder that "
             "`recame export RUN --out FOLDER` wrote."
         )
     document = read_json(
-        path, newest=BUNDLE_SCHEMA, advice="Copy the bundle again, or export the run again."
+        folder / DOCUMENT_FILE,
+        newest=BUNDLE_SCHEMA,
+        advice="Copy the bundle again, or export the run again.",
     )
     if document.get("checksum") != _checksum(document):
         raise _unusable(
@@ -204,8 +204,7 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
 def _check_file(path: Path, size: int, expected: str) -> None:
     if not path.is_file():
         raise _unusable(path.parent, f"{path.name} is missing")
-    found = path.stat().st_size
-    if found != size:
+    if (found := path.stat().st_size) != size:
         raise _unusable(path.parent, f"{path.name} has {found:,} bytes instead of {size:,}")
     try:
         digest = sha256(path)

@@ -86,30 +86,28 @@ class LatencyReport:
         """One or two sentences: whether the takt is kept, and which batches keep it."""
         takt_ms, timing = takt_s * 1e3, self.deciding
         name = "p99" if timing.p99_ms is not None else f"slowest of {timing.samples} (no p99)"
-        fits = self.fits(takt_s)
-        relation = "<=" if fits else ">"
+        verdict, relation = ("fits", "<=") if self.fits(takt_s) else ("does not fit", ">")
         text = (
-            f"{'fits' if fits else 'does not fit'}: one image from bytes to decision, {name} "
-            f"{timing.bound_ms:.2f} ms {relation} {takt_ms:g} ms."
+            f"{verdict}: one image from bytes to decision, {name} {timing.bound_ms:.2f} ms "
+            f"{relation} {takt_ms:g} ms."
         )
         # Batch / throughput is how long a batch takes.
         whole = [b for b in self.batches if b / self.images_per_s(b) <= takt_s]
         keeping = [b for b in self.batches if self.images_per_s(b) * takt_s >= 1]
         if whole:
             largest = max(whole)
-            text += (
-                f" Inference of a batch of {largest} takes {self.batches[largest].mean_ms:.2f} ms, "
-                f"which is within one takt (mean, decoding apart)."
+            return (
+                f"{text} Inference of a batch of {largest} takes "
+                f"{self.batches[largest].mean_ms:.2f} ms, which is within one takt (mean, decoding "
+                "apart)."
             )
-        elif keeping:
-            text += (
-                f" Collected to batches of {min(keeping)}, inference keeps up with one image a "
-                f"takt ({self.images_per_s(min(keeping)):,.0f} images/s), but each decision comes "
-                "later."
+        if keeping:
+            return (
+                f"{text} Collected to batches of {min(keeping)}, inference keeps up with one image "
+                f"a takt ({self.images_per_s(min(keeping)):,.0f} images/s), but each decision "
+                "comes later."
             )
-        else:
-            text += " No batch size keeps up: a smaller student or INT8 is needed."
-        return text
+        return f"{text} No batch size keeps up: a smaller student or INT8 is needed."
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary with its schema version."""
@@ -203,9 +201,9 @@ def measure_latency(
     for name, encoded in sources.items():
         say(f"one image from bytes to decision ({name})")
         one_image[name] = _time_one_image(predictor, encoded, seconds)
-    runtime, spec, machine = predictor.describe(), predictor.spec, describe_machine()
+    spec, machine = predictor.spec, describe_machine()
     # How streams are run is what the process of its own chooses; here every batch was one call.
-    runtime = {name: value for name, value in runtime.items() if name not in _OF_STREAMS}
+    runtime = {k: value for k, value in predictor.describe().items() if k not in _OF_STREAMS}
     cold_start = streaming = None
     if fresh_processes:
         # Not beside the threads of this process's own model.
@@ -252,10 +250,8 @@ def example_png(spec: PreprocessSpec, seed: int = 0) -> bytes:
     """A PNG file of the spec's size: a slope of brightness with a camera's noise."""
     import cv2
 
-    rng = np.random.default_rng(seed)
-    shape = (spec.height, spec.width, spec.channels)
-    slope = np.linspace(0.2, 0.8, spec.width)[None, :, None]
-    unit = np.clip(slope + rng.normal(0, 0.03, shape), 0, 1)
+    noise = np.random.default_rng(seed).normal(0, 0.03, (spec.height, spec.width, spec.channels))
+    unit = np.clip(np.linspace(0.2, 0.8, spec.width)[None, :, None] + noise, 0, 1)
     pixels = (unit * (2**spec.bit_depth - 1)).astype(spec.dtype)
     done, encoded = cv2.imencode(".png", pixels)
     assert done
@@ -269,15 +265,11 @@ def _readable_files(folder: Path, predictor: Predictor) -> list[bytes]:
         DataError: there is none.
     """
     paths = list_images([folder])
-    chosen = np.unique(np.linspace(0, len(paths) - 1, _MOST_FILES).astype(int))
-    encoded, reason = [], ""
-    for path in (paths[i] for i in chosen):
-        [prediction] = predictor.predict([path])
-        if prediction.error is None:
-            encoded.append(path.read_bytes())
-        else:
-            reason = f"{path}: {prediction.error}"
+    spread = np.unique(np.linspace(0, len(paths) - 1, _MOST_FILES).astype(int))
+    tried = [(paths[i], predictor.predict([paths[i]])[0].error) for i in spread]
+    encoded = [path.read_bytes() for path, error in tried if error is None]
     if not encoded:
+        reason = f"{tried[-1][0]}: {tried[-1][1]}"
         raise DataError(
             f"None of the images tried in {folder} can be read ({reason}), so there is nothing to "
             "time: give a folder of the line's own images to --images."
@@ -292,9 +284,8 @@ def _time_batches(
     say: Callable[[str], None],
 ) -> dict[int, Timing]:
     spec = predictor.spec
-    rng = np.random.default_rng(0)
     shape = (max(batches), spec.height, spec.width, spec.channels)
-    pixels = rng.integers(0, 2**spec.bit_depth, shape, spec.dtype)
+    pixels = np.random.default_rng(0).integers(0, 2**spec.bit_depth, shape, spec.dtype)
     durations: dict[int, list[int]] = {batch: [] for batch in batches}
     for number in range(_ROUNDS):
         for batch, collected in durations.items():
@@ -340,8 +331,7 @@ def _doubts(
             f"p99 is more than {_LARGEST_SPREAD:g} times p50 ({', '.join(uneven)}): something else "
             "may have had the processor now and then."
         )
-    few = [f"{name}: {t.samples}" for name, t in named.items() if t.p99_ms is None]
-    if few:
+    if few := [f"{name}: {t.samples}" for name, t in named.items() if t.p99_ms is None]:
         notes.append(
             f"Too few samples for a p99, which needs {LEAST_FOR_P99} ({', '.join(few)}): raise "
             "--seconds."

@@ -11,32 +11,28 @@ from recame.runtime.timing import Timing
 
 def print_latency(report: LatencyReport, console: Console) -> None:
     """Print what was measured, on what, and what makes it doubtful."""
-    _print_conditions(report, console)
-    console.print(_timings(report))
-    console.print(_process(report))
-    for note in report.notes:
-        console.print(f"[yellow]{note}[/yellow]", highlight=False)
-
-
-def _print_conditions(report: LatencyReport, console: Console) -> None:
     machine, runtime, spec = report.machine, report.runtime, report.spec
     sets = f" ({', '.join(machine['instructions'])})" if machine["instructions"] else ""
     memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
     backend = runtime.get("backend", "unknown")
-    version = machine["versions"].get(backend, "")
-    said = {k: v for k, v in runtime.items() if k not in ("model", "backend") and _is_short(v)}
-    lines = [
+    said = [
+        f"{name} {value}"
+        for name, value in runtime.items()
+        if name not in ("model", "backend")
+        and isinstance(value, str | int | float)
+        and len(str(value)) <= 60
+    ]
+    for line in (
         f"{report.path}: {spec.width} x {spec.height} x {spec.channels}, {spec.bit_depth} bit",
         f"{machine['processor']}{sets}, {machine['cores']} cores usable{memory}",
         f"{machine['system']}, Python {machine['python']}",
-        f"{backend} {version}: {', '.join(f'{k} {v}' for k, v in said.items())}",
-    ]
-    for line in lines:
+        f"{backend} {machine['versions'].get(backend, '')}: {', '.join(said)}",
+    ):
         console.print(line, highlight=False, markup=False)
-
-
-def _is_short(value: object) -> bool:
-    return isinstance(value, str | int | float) and len(str(value)) <= 60
+    console.print(_timings(report))
+    console.print(_process(report))
+    for note in report.notes:
+        console.print(f"[yellow]{note}[/yellow]", highlight=False)
 
 
 def _timings(report: LatencyReport) -> Table:
@@ -45,20 +41,15 @@ def _timings(report: LatencyReport) -> Table:
     for name in ("samples", "mean", "p50", "p95", "p99", "max", "images/s"):
         table.add_column(name, justify="right")
     for batch, timing in report.batches.items():
-        rate = report.images_per_s(batch)
-        table.add_row(f"inference, batch {batch}", *_cells(timing), f"{rate:,.0f}")
+        table.add_row(f"inference, batch {batch}", *_cells(timing, batch))
     table.add_section()
+    named = {"png": "bytes to decision, a PNG", "files": "bytes to decision, your files"}
     for name, timing in report.one_image.items():
-        label = {"png": "bytes to decision, a PNG", "files": "bytes to decision, your files"}[name]
-        table.add_row(
-            label,
-            *_cells(timing),
-            f"{1e3 / timing.mean_ms:,.0f}",
-        )
+        table.add_row(named[name], *_cells(timing, 1))
     return table
 
 
-def _cells(timing: Timing) -> list[str]:
+def _cells(timing: Timing, images: int) -> list[str]:
     p99 = "too few" if timing.p99_ms is None else f"{timing.p99_ms:.2f}"
     return [
         f"{timing.samples:,}",
@@ -67,6 +58,7 @@ def _cells(timing: Timing) -> list[str]:
         f"{timing.p95_ms:.2f}",
         p99,
         f"{timing.max_ms:.2f}",
+        f"{images / timing.mean_ms * 1e3:,.0f}",
     ]
 
 
@@ -81,8 +73,8 @@ def _process(report: LatencyReport) -> Table:
             f"{start.predict_s:.2f}, together",
             f"{start.total_s:.2f} s",
         )
-        torch = "with torch" if start.torch else "without torch"
-        table.add_row(f"its peak memory, {torch}", _mib(start.peak_mib))
+        torch = "with" if start.torch else "without"
+        table.add_row(f"its peak memory, {torch} torch", _mib(start.peak_mib))
     if stream is not None:
         chosen = stream.runtime
         how = f"{chosen.get('parallel_batches')} x batch {chosen.get('batch_size')}"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
@@ -124,10 +124,10 @@ class PartialTable:
 
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
-        rows = [
-            (next(self._places), _bytes(item.image), item.sha256, item.label, item.decision, line)
-            for item, line in zip(found, _csv(self._fields(found)), strict=True)
-        ]
+        rows = (
+            (place, _bytes(item.image), item.sha256, item.label, item.decision, line)
+            for item, line, place in zip(found, self._lines(found), self._places, strict=False)
+        )
         with self._db:
             self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", rows)
 
@@ -140,22 +140,20 @@ class PartialTable:
         Raises:
             DataError: no file is readable.
         """
-        counts = self._db.execute(
-            "SELECT label, count(*) FROM rows WHERE label IS NOT NULL "
+        classes = self._db.execute(
+            "SELECT label, count(*), sum(decision != label) FROM rows "
             "GROUP BY label ORDER BY count(*) DESC, min(position)"
         ).fetchall()
-        [(num_review,)] = self._db.execute(
-            "SELECT count(*) FROM rows WHERE label = ? AND decision != label", [self._space.normal]
-        )
-        [(num_unreadable,)] = self._db.execute("SELECT count(*) FROM rows WHERE label IS NULL")
-        unreadable = csv.reader(map(_text, islice(self._stored(readable=False), _NAMED)))
+        counts = {label: images for label, images, _ in classes if label is not None}
+        num_images = sum(counts.values())
+        unreadable = _read(islice(self._stored(readable=False), _NAMED))
         summary = PredictionSummary(
             out=self.out,
-            num_images=len(self._names) - num_unreadable,
+            num_images=num_images,
             num_resumed=len(self._names) - len(self.todo),
-            counts=dict(counts),
-            num_review=num_review,
-            num_unreadable=num_unreadable,
+            counts=counts,
+            num_review=sum(held or 0 for _, _, held in classes),
+            num_unreadable=len(self._names) - num_images,
             unreadable=tuple((name, reason) for name, reason in unreadable),
             unreadable_path=self._place() if counts else None,
             seconds=time.perf_counter() - began,
@@ -165,7 +163,7 @@ class PartialTable:
         if not counts:
             told = "; ".join(f"{name}: {reason}" for name, reason in summary.unreadable[:3])
             raise DataError(
-                f"None of {num_unreadable} images can be read ({told}): check the files."
+                f"None of {summary.num_unreadable} images can be read ({told}): check the files."
             )
         return summary
 
@@ -173,7 +171,11 @@ class PartialTable:
         """Write both tables beside the rows and move them in place."""
         table, listed = self.folder / "table.csv", self.folder / "unreadable.csv"
         unreadable_path = self.out.with_name(f"{self.out.stem}_unreadable.csv")
-        header = _header(self._space.names, next(self._stored(readable=True)))
+        classes = self._space.names
+        [row] = _read([next(self._stored(readable=True))])
+        header = ["image", "prediction", "confidence", "decision", *(f"p_{c}" for c in classes)]
+        num_experts = (len(row) - len(header)) // len(classes)
+        header += [f"expert{k}_p_{c}" for k in range(num_experts) for c in classes]
         _write(table, header, self._stored(readable=True))
         if self.out.suffix.lower() == ".parquet":
             table = _to_parquet(table, header)
@@ -216,17 +218,16 @@ class PartialTable:
 
     def _start(self, model: str) -> int | None:
         """Batch size of the start that left rows here; None where none did."""
-        known = self._db.execute("SELECT schema, model, batch_size FROM start").fetchone()
-        if known is None:
-            return None
-        if known[0] != PARTIAL_SCHEMA:
-            raise self._another_version(known[0])
-        if known[1] != model:
-            raise DataError(
-                f"{self.folder} was left by an interrupted prediction with another model, and a "
-                f"table must not mix two. {self._advice}"
-            )
-        return int(known[2])
+        for schema, known, batch_size in self._db.execute("SELECT * FROM start").fetchall():
+            if schema != PARTIAL_SCHEMA:
+                raise self._another_version(schema)
+            if known != model:
+                raise DataError(
+                    f"{self.folder} was left by an interrupted prediction with another model, and "
+                    f"a table must not mix two. {self._advice}"
+                )
+            return int(batch_size)
+        return None
 
     def _begin(self, predictor: Predictor) -> int:
         """Forget what lies here; returns the batch size of what comes."""
@@ -234,54 +235,52 @@ class PartialTable:
         with self._db:
             self._db.execute("DELETE FROM rows")
             self._db.execute("DELETE FROM start")
-            facts = (PARTIAL_SCHEMA, predictor.fingerprint, size)
-            self._db.execute("INSERT INTO start VALUES (?, ?, ?)", facts)
+            self._db.execute(
+                "INSERT INTO start VALUES (?, ?, ?)", [PARTIAL_SCHEMA, predictor.fingerprint, size]
+            )
         return size
 
     def _take_up(self) -> list[int]:
         """Keep the rows of files that hold what was decoded, at their places now; the others."""
-        todo = []
-        db, query = self._db, "SELECT sha256 FROM rows WHERE name = ?"
+        todo, db = [], self._db
+        # Below 0, where no row stands.
+        kept = "UPDATE rows SET position = ? WHERE name = ? AND sha256 IS ?"
         db.execute("CREATE INDEX IF NOT EXISTS by_name ON rows (name)")
         with db, ThreadPoolExecutor(usable_cores()) as pool:
             for start in range(0, len(self._names), _CHUNK):
                 names = self._names[start : start + _CHUNK]
-                then = [db.execute(query, [_bytes(name)]).fetchone() for name in names]
                 now = pool.map(_content, names)
-                same = [row == (content,) for row, content in zip(then, now, strict=True)]
-                todo += [place for place, kept in enumerate(same, start) if not kept]
-                # Below 0, where no row stands.
-                db.executemany(
-                    "UPDATE rows SET position = ? WHERE name = ?",
-                    (
-                        (-1 - place, _bytes(name))
-                        for place, (name, kept) in enumerate(zip(names, same, strict=True), start)
-                        if kept
-                    ),
-                )
+                for place, name, content in zip(count(start), names, now, strict=False):
+                    if not db.execute(kept, (-1 - place, _bytes(name), content)).rowcount:
+                        todo.append(place)
             db.execute("DELETE FROM rows WHERE position >= 0")
             db.execute("UPDATE rows SET position = -1 - position")
             db.execute("DROP INDEX by_name")
         return todo
 
-    def _fields(self, found: Sequence[Prediction]) -> Iterator[list[str]]:
-        """A row of either table for each file."""
-        readable = [item for item in found if item.error is None]
+    def _lines(self, found: Sequence[Prediction]) -> list[bytes]:
+        """The line of either table for each file."""
         values = [
             item.probabilities
             if item.expert_probabilities is None
             else np.concatenate([item.probabilities, item.expert_probabilities.ravel()])
-            for item in readable
+            for item in found
+            if item.label is not None
         ]
         # Shortest text that reads back as the same float32.
         texts = iter(np.asarray(values, np.float32).astype(str).tolist())
-        for item in found:
-            if item.label is None:
-                yield [item.image, str(item.error)]
-            else:
-                row = next(texts)
-                confidence = row[self._space.names.index(item.label)]
-                yield [item.image, item.label, confidence, item.decision, *row]
+        numbers = [[] if item.label is None else next(texts) for item in found]
+        words = _csv(
+            [item.image, str(item.error)]
+            if item.label is None
+            else [item.image, item.label, row[self._space.names.index(item.label)], item.decision]
+            for item, row in zip(found, numbers, strict=True)
+        )
+        # A CSV writer looks at each character; numbers need no quotes.
+        return [
+            _bytes(",".join([line[:-1], *row]) + "\n")
+            for line, row in zip(words, numbers, strict=True)
+        ]
 
     @property
     def _advice(self) -> str:
@@ -306,31 +305,21 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _text(line: bytes) -> str:
-    return line.decode("utf-8", "surrogateescape")
+def _read(lines: Iterable[bytes]) -> Iterator[list[str]]:
+    return csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
 
 
-def _csv(rows: Iterable[Sequence[str]]) -> list[bytes]:
+def _csv(rows: Iterable[Sequence[str]]) -> list[str]:
     """A line a row."""
     lines: list[str] = []
     # A writer writes each row at once.
     csv.writer(SimpleNamespace(write=lines.append), lineterminator="\n").writerows(rows)
-    return [_bytes(line) for line in lines]
-
-
-def _header(names: Sequence[str], line: bytes) -> list[str]:
-    """Of the table; one of its lines tells how many experts there are."""
-    told = ["image", "prediction", "confidence", "decision"]
-    [row] = csv.reader([_text(line)])
-    experts = (len(row) - len(told)) // len(names) - 1
-    told += [f"p_{name}" for name in names]
-    return [*told, *(f"expert{k}_p_{name}" for k in range(experts) for name in names)]
+    return lines
 
 
 def _write(path: Path, header: Sequence[str], lines: Iterable[bytes]) -> None:
     with path.open("wb") as stream:
-        stream.writelines(_csv([header]))
-        stream.writelines(lines)
+        stream.writelines(chain(map(_bytes, _csv([header])), lines))
 
 
 def _check_names(out: Path, names: Sequence[str]) -> None:
@@ -357,8 +346,7 @@ def _to_parquet(table: Path, header: Sequence[str]) -> Path:
     texts = {"image", "prediction", "decision"}
     types = {name: pa.string() if name in texts else pa.float32() for name in header}
     # As evaluation's tables say it, so that one reader serves both.
-    fields = [pa.field(name, kind) for name, kind in types.items()]
-    schema = pa.schema(fields, metadata={b"recame.schema": b"1"})
+    schema = pa.schema(list(types.items()), metadata={b"recame.schema": b"1"})
     target = table.with_suffix(".parquet")
     reader = arrow_csv.open_csv(
         table,

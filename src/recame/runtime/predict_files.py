@@ -93,9 +93,8 @@ def predict_files(
     check_table(out)
     names = list_image_names(sources)
     with _writable(out), PartialTable(out, predictor, names, resume=resume) as partial:
-        done = len(names) - len(partial.todo)
-        if on_progress is not None:
-            on_progress(done, len(names))
+        tell, done = on_progress or (lambda *_: None), len(names) - len(partial.todo)
+        tell(done, len(names))
         stream = predictor.stream(
             (names[place] for place in partial.todo),
             num_images=len(names),
@@ -105,8 +104,7 @@ def predict_files(
         while found := list(islice(stream, partial.chunk)):
             partial.add(found)
             done += len(found)
-            if on_progress is not None:
-                on_progress(done, len(names))
+            tell(done, len(names))
         return partial.finish(began)
 
 
@@ -138,10 +136,11 @@ def _writable(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else:
-            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        full = (
+            error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if isinstance(error, OSError)
+            else error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        )
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
         raise DataError(
             f"Predictions cannot be written to {out}: {reason}. "

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice, repeat
+from itertools import chain, islice, product, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,8 +74,12 @@ class _Plan:
     session: Session
     batch_size: int
     calls: int
-    decoders: int
     why: str
+
+    @property
+    def decoders(self) -> int:
+        """One batch more than the model takes is being decoded; a GPU needs all cores to be fed."""
+        return self.calls + 1 if self.session.device == "cpu" else max(2, usable_cores())
 
 
 class Predictor:
@@ -136,10 +140,13 @@ class Predictor:
         if len(listed) >= MANY_IMAGES:
             return list(self.stream(listed))
         size = self._batch_size or DEFAULT_BATCH
-        found: list[Prediction] = []
-        for start in range(0, len(listed), size):
-            found += self._predict_batch(listed[start : start + size], start, self._session)
-        return found
+        return [
+            prediction
+            for start in range(0, len(listed), size)
+            for prediction in self._predict_batch(
+                listed[start : start + size], start, self._session
+            )
+        ]
 
     def stream(
         self,
@@ -164,11 +171,8 @@ class Predictor:
             DataError: an array is no image.
         """
         iterator = iter(images)
-        first: list[Image] = []
-        if num_images is None:
-            first = list(islice(iterator, MANY_IMAGES))
-            num_images = len(first)
-        plan = self._plan_for(num_images)
+        first = list(islice(iterator, MANY_IMAGES)) if num_images is None else []
+        plan = self._plan_for(num_images or len(first))
         size = batch_size or plan.batch_size
         return self._pipeline(chain(first, iterator), plan, size, checksums)
 
@@ -222,45 +226,34 @@ class Predictor:
 
     def _default_plan(self) -> _Plan:
         if isinstance(self._session, TorchSession):
-            why = "the run's evaluation.batch_size and torch's threads"
-            size = self._batch_size or self._session.batch_size
+            size, why = (
+                self._session.batch_size,
+                "the run's evaluation.batch_size and torch's threads",
+            )
         else:
-            why = "not measured: no long stream yet"
-            size = self._batch_size or DEFAULT_BATCH
-        return self._make_plan(self._session, size, 1, why)
-
-    def _make_plan(self, session: Session, batch_size: int, calls: int, why: str) -> _Plan:
-        # One batch more than the model takes is being decoded. A GPU needs all cores to be fed.
-        on_cpu = session.device == "cpu"
-        decoders = calls + 1 if on_cpu else max(2, usable_cores())
-        return _Plan(session, batch_size, calls, decoders, why)
+            size, why = DEFAULT_BATCH, "not measured: no long stream yet"
+        return _Plan(self._session, self._batch_size or size, 1, why)
 
     def _measured_plan(self, reopen: Callable[[int], Session]) -> _Plan:
         """Try batch sizes, and all threads on one batch against a batch for each thread."""
-        on_cpu = self._session.device == "cpu"
-        sizes: tuple[int, ...] = _CPU_BATCHES if on_cpu else _GPU_BATCHES
-        if self._batch_size is not None:
-            sizes = (self._batch_size,)
+        on_cpu, asked = self._session.device == "cpu", self._batch_size
+        sizes = (_CPU_BATCHES if on_cpu else _GPU_BATCHES) if asked is None else (asked,)
         sessions = {1: self._session}
         if on_cpu and self._threads > 1:
             sessions[self._threads] = reopen(self._threads)
         shape = (max(sizes), self.spec.height, self.spec.width, self.spec.channels)
         pixels = np.random.default_rng(0).integers(0, 256, shape).astype(self.spec.dtype)
         began = time.perf_counter()
-        rates: dict[tuple[int, int], float] = {
-            (calls, 1): _rate(s, pixels[:1], calls) for calls, s in sessions.items()
-        }
-        for size in sizes:
-            for calls, session in sessions.items():
-                left = _MEASURING_S - (time.perf_counter() - began)
-                if _ROUNDS * calls * size / max(rates.values()) < left:
-                    rates[calls, size] = _rate(session, pixels[:size], calls)
+        rates = {(calls, 1): _rate(each, pixels[:1], calls) for calls, each in sessions.items()}
+        for size, (calls, session) in product(sizes, sessions.items()):
+            left = _MEASURING_S - (time.perf_counter() - began)
+            if _ROUNDS * calls * size / max(rates.values()) < left:
+                rates[calls, size] = _rate(session, pixels[:size], calls)
         # Where all is too slow to be measured, small batches start sooner.
         rates = {key: rate for key, rate in rates.items() if key[1] in sizes} or rates
         calls, size = max(rates, key=lambda key: rates[key])
-        size = self._batch_size or size
         told = ", ".join(f"{c} x batch {b}: {rate:.0f}/s" for (c, b), rate in sorted(rates.items()))
-        return self._make_plan(sessions[calls], size, calls, f"measured ({told})")
+        return _Plan(sessions[calls], asked or size, calls, f"measured ({told})")
 
     def _pipeline(
         self, images: Iterator[Image], plan: _Plan, batch_size: int, checksums: bool
@@ -272,8 +265,11 @@ class Predictor:
         with ThreadPoolExecutor(plan.decoders, thread_name_prefix="recame") as pool:
             try:
                 while batch := list(islice(images, batch_size)):
-                    arguments = (batch, start, plan.session, gate, checksums)
-                    waiting.append(pool.submit(self._predict_batch, *arguments))
+                    waiting.append(
+                        pool.submit(
+                            self._predict_batch, batch, start, plan.session, gate, checksums
+                        )
+                    )
                     start += len(batch)
                     if len(waiting) > plan.decoders:
                         yield from waiting.popleft().result()
@@ -330,9 +326,7 @@ class Predictor:
     ) -> Iterator[tuple[Any, ...]]:
         """Fields of a `Prediction` from `label` on, for each image that was run."""
         best, confidence = probabilities.argmax(1), probabilities.max(1)
-        held = np.zeros(len(best), bool)
-        if self.release_above is not None:
-            held = (best == self.label_space.normal_index) & (confidence < self.release_above)
+        held = (best == self.label_space.normal_index) & (confidence < (self.release_above or 0))
         experts = repeat(None) if expert_probabilities is None else expert_probabilities
         for index, sure, review, row, each in zip(
             best.tolist(), confidence.tolist(), held.tolist(), probabilities, experts, strict=False
@@ -365,11 +359,11 @@ def load(
         if value != "auto" and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name}={value!r} is not a number above 0: leave it out for auto.")
     folder = Path(path)
-    size = None if batch_size == "auto" else int(batch_size)
+    size = None if batch_size == "auto" else batch_size
     if not is_bundle(folder):
-        return _load_run(folder, None if threads == "auto" else int(threads), size, device)
+        return _load_run(folder, None if threads == "auto" else threads, size, device)
     bundle = open_bundle(folder)
-    cores = usable_cores() if threads == "auto" else int(threads)
+    cores = usable_cores() if threads == "auto" else threads
 
     def start(calls: int) -> Session:
         return open_session(bundle, device=device, threads=cores, calls=calls)
@@ -434,13 +428,9 @@ def _checked(image: Array) -> Array:
             f"An image of {image.dtype} values was given, and the model was trained on stored "
             "pixels: give uint8 (0 to 255) or uint16, as they come from the file or the camera."
         )
-    if (
-        image.size == 0
-        or image.ndim not in (2, 3)
-        or (image.ndim == 3 and image.shape[2] not in (1, 3))
-    ):
+    if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
         raise DataError(
             f"An array of shape {image.shape} is no image: give (H, W), (H, W, 1) or (H, W, 3) in "
             "RGB order; drop an alpha channel with image[..., :3]."
         )
-    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    return image[..., 0] if image.shape[2:] == (1,) else image

@@ -92,8 +92,7 @@ class OnnxSession:
                 "onnxruntime", "runtime", f"to run the ONNX bundle {bundle.path}"
             ) from error
         self.spec, self.outputs = bundle.spec, bundle.outputs
-        available = ort.get_available_providers()
-        providers = _onnx_providers(device, available)
+        providers = _onnx_providers(device, ort.get_available_providers())
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, threads // calls)
         options.inter_op_num_threads = 1
@@ -168,19 +167,14 @@ class OpenvinoSession:
                 + (" CUDA and TensorRT need an ONNX bundle." if device in _GPU_ADVICE else "")
             )
         properties: dict[str, Any] = {}
+        self.device, self._at_once = name.lower(), sys.maxsize
         if name == "CPU":
-            properties = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": threads,
-            }
+            properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+            pixels = _PIXELS_AT_ONCE[bundle.precision]
+            self._at_once = max(1, pixels // (self.spec.height * self.spec.width))
         if name == "CPU" or bundle.precision != "fp16":
             # Processors with bfloat16 units would silently use them, and leave the parity behind.
             properties["INFERENCE_PRECISION_HINT"] = "f32"
-        self.device = name.lower()
-        self._at_once = sys.maxsize
-        if name == "CPU":
-            pixels = _PIXELS_AT_ONCE[bundle.precision]
-            self._at_once = max(1, pixels // (self.spec.height * self.spec.width))
         self._threads, self._calls = threads, calls
 
         def compiled(streams: int) -> Any:
@@ -194,10 +188,9 @@ class OpenvinoSession:
                     "run again."
                 ) from error
 
-        self._compiled, self._compile = compiled(calls), compiled
-        self._cores: Any = None
-        self._compiling = threading.Lock()
-        self._own = threading.local()
+        self._compile = compiled
+        self._compiled = self._cores = compiled(calls)
+        self._compiling, self._own = threading.Lock(), threading.local()
 
     def run(self, images: Array) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
@@ -230,9 +223,8 @@ class OpenvinoSession:
     def _on_each_core(self) -> Any:
         """The graph with a stream for each thread, compiled when the first large batch comes."""
         with self._compiling:
-            if self._cores is None:
-                same = self._threads == self._calls
-                self._cores = self._compiled if same else self._compile(self._threads)
+            if self._threads != self._calls and self._cores is self._compiled:
+                self._cores = self._compile(self._threads)
             return self._cores
 
     def _outputs(self, results: Any) -> dict[str, Array]:

@@ -14,7 +14,6 @@ import numpy as np
 LEAST_FOR_P99 = 100
 
 _WARM_UP_S = 0.2
-_WARM_UP_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,8 @@ class Timing:
         ms = np.asarray(nanoseconds, np.float64) / 1e6
         # The sample above the rank, so that a quantile is never better than what was seen.
         p50, p95, p99 = np.quantile(ms, [0.5, 0.95, 0.99], method="higher")
-        enough = len(ms) >= LEAST_FOR_P99
-        return cls(
-            len(ms),
-            float(ms.mean()),
-            float(p50),
-            float(p95),
-            float(p99) if enough else None,
-            float(ms.max()),
-        )
+        last = float(p99) if len(ms) >= LEAST_FOR_P99 else None
+        return cls(len(ms), float(ms.mean()), float(p50), float(p95), last, float(ms.max()))
 
     @property
     def bound_ms(self) -> float:
@@ -75,21 +67,16 @@ def time_calls(
     """
     gc.collect()
     durations: list[int] = []
-    began = before = time.perf_counter_ns()
-    while True:
+    began, passed_s = time.perf_counter_ns(), 0.0
+    while passed_s < most_s and (passed_s < seconds or len(durations) < least):
+        before = time.perf_counter_ns()
         call()
         after = time.perf_counter_ns()
         durations.append(after - before)
         passed_s = (after - began) / 1e9
-        if (passed_s >= seconds and len(durations) >= least) or passed_s >= most_s:
-            return durations
-        before = time.perf_counter_ns()
+    return durations
 
 
 def warm_up(call: Callable[[], object]) -> None:
     """Let caches, memory pools and thread pools settle."""
-    until = time.perf_counter() + _WARM_UP_S
-    calls = 0
-    while calls < _WARM_UP_CALLS or time.perf_counter() < until:
-        call()
-        calls += 1
+    time_calls(call, _WARM_UP_S)
