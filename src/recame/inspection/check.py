@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -87,21 +89,14 @@ class Clock:
     def __init__(self, report: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self._report = report
-        self._label = ""
-        self._start = 0.0
 
-    def __call__(self, label: str) -> Clock:
-        """The step that comes next."""
-        self._label = label
-        return self
-
-    def __enter__(self) -> Progress:
-        self._start = time.perf_counter()
-        return relabelled(self._report, self._label)
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._label] = round(time.perf_counter() - self._start, 3)
-        self._report(self._label, 1, 1)
+    @contextmanager
+    def __call__(self, label: str) -> Iterator[Progress]:
+        """Time a step, which is done in the block."""
+        start = time.perf_counter()
+        yield relabelled(self._report, label)
+        self.seconds[label] = round(time.perf_counter() - start, 3)
+        self._report(label, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -180,32 +175,27 @@ class Inspection:
     @property
     def names(self) -> list[str]:
         """The classes, most frequent first."""
-        names: list[str] = self.audit.classes["class"].tolist()
-        return names
+        return list(self.audit.classes["class"])
 
     def findings(self) -> list[SetFinding]:
         """What all checks say, worst first."""
         found = [finding for check in self.checks for finding in check.say()]
         return sorted(found, key=lambda finding: _RANK[finding.level])
 
-    def image(self, table_row: int) -> Any:
-        """Decoded pixels of a row of the table: (H, W, C)."""
-        assert self.cache is not None
-        return self.cache.images[int(self.table["row"].iloc[table_row])]
-
     def thumbnail(self, table_row: int, caption: str = "") -> Picture:
         """An image of the set, at most 80 pixels wide."""
         import cv2
 
-        pixels = self.image(table_row)
+        assert self.cache is not None
         assert self.spec is not None
+        row = self.table.iloc[table_row]
+        pixels = np.asarray(self.cache.images[int(row["row"])])
         height, width = pixels.shape[:2]
-        if max(height, width) > _THUMB:
-            ratio = _THUMB / max(height, width)
+        ratio = _THUMB / max(height, width)
+        if ratio < 1:
             size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        name = str(self.table["image"].iloc[table_row])
-        return image_picture(np.asarray(pixels), name, caption, scale=self.spec.scale)
+            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        return image_picture(pixels, str(row["image"]), caption, scale=self.spec.scale)
 
 
 class Check:

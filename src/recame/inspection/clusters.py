@@ -69,19 +69,18 @@ def find_looks(features: FloatArray, seed: int) -> Looks:
     look = np.full(len(sample), -1)
     if len(sample) >= 20:
         smallest = int(np.clip(len(sample) // 150, 5, 10))
-        search = HDBSCAN(min_cluster_size=smallest, min_samples=(smallest + 1) // 2, copy=True)
-        look = search.fit_predict(sample.astype(np.float64))
+        look = HDBSCAN(
+            min_cluster_size=smallest, min_samples=(smallest + 1) // 2, copy=True
+        ).fit_predict(sample.astype(np.float64))
     num_looks = int(look.max()) + 1
     if num_looks < 2 or (look >= 0).mean() < LEAST_DENSE:
         look, num_looks = np.zeros(len(sample), np.int64), 0
     inside = np.flatnonzero(look >= 0)
     centres = np.stack([sample[look == k].mean(0) for k in range(max(num_looks, 1))])
     rest = sample[inside] - centres[look[inside]]
-    width = rest.shape[1]
     covariance = rest.T.astype(np.float64) @ rest / max(len(inside) - len(centres), 1)
-    covariance += (0.05 * np.trace(covariance) / width + 1e-6) * np.eye(width)
-    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
-    space = np.asarray(scores @ whiten, np.float32)
+    covariance += (0.05 * np.trace(covariance) / len(covariance) + 1e-6) * np.eye(len(covariance))
+    space = np.asarray(scores @ np.linalg.cholesky(np.linalg.inv(covariance)), np.float32)
     pairs = rng.choice(inside, (2, _PAIRS))
     same = (look[pairs[0]] == look[pairs[1]]) & (pairs[0] != pairs[1])
     pairs = chosen[pairs[:, same]]
@@ -120,13 +119,9 @@ def cluster_classes(looks: Looks, target: IntArray, seed: int) -> IntArray:
             sums = np.zeros((found.max() + 1, looks.space.shape[1]))
             np.add.at(sums, found, looks.space[chosen])
             centres = (sums / np.bincount(found)[:, None]).astype(np.float32)
-            part = looks.space[rows]
-            distance = (centres**2).sum(1)[None] - 2 * part @ centres.T
-            found = distance.argmin(1)
+            found = ((centres**2).sum(1)[None] - 2 * looks.space[rows] @ centres.T).argmin(1)
         order = np.argsort(-np.bincount(found), kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        cluster[rows] = rank[found]
+        cluster[rows] = np.argsort(order)[found]
     return cluster
 
 
@@ -181,16 +176,14 @@ def class_structure(
     rows = []
     for c, name in enumerate(names):
         own = target == c
-        counted = own & basis
-        sizes = np.bincount(cluster[counted]) if counted.any() else np.empty(0, np.int64)
+        sizes = np.bincount(cluster[own & basis])
         sizes = np.sort(sizes[sizes > 0])[::-1]
         num, count = int(own.sum()), int(sizes.sum())
         images = count if present is None else int(present[c])
         effective = effective_number(sizes) if count else 0.0
         diversity = similarity = None
         if num > 1 and total > 0:
-            within = 2 * float(scores[own].var(0).sum()) * num / (num - 1)
-            diversity = within / total
+            diversity = 2 * float(scores[own].var(0).sum()) * num / (num - 1) / total
         if num and neighbours.shape[1] and num < len(target):
             other = float((target[neighbours[own]] != c).mean())
             similarity = min(1.0, other / ((len(target) - num) / (len(target) - 1)))
@@ -236,14 +229,14 @@ def cluster_agreement(
         values, weights = [], []
         for c in np.unique(target):
             own = np.flatnonzero((target == c) & (codes >= 0))
-            if len(own) < 5 or len(np.unique(codes[own])) < 2:
-                continue
-            values.append(adjusted_mutual_info_score(codes[own], cluster[own]))
-            weights.append(len(own))
+            if len(own) >= 5 and len(np.unique(codes[own])) > 1:
+                values.append(adjusted_mutual_info_score(codes[own], cluster[own]))
+                weights.append(len(own))
         ami = float(np.average(values, weights=weights)) if values else None
         rows.append({"column": column, "ami": ami, "images": int(sum(weights))})
-    found = pd.DataFrame(rows, columns=["column", "ami", "images"])
-    return found.sort_values("ami", ascending=False, na_position="last", ignore_index=True)
+    return pd.DataFrame(rows, columns=["column", "ami", "images"]).sort_values(
+        "ami", ascending=False, na_position="last", ignore_index=True
+    )
 
 
 def mixing(target: IntArray, neighbours: IntArray, num_classes: int) -> FloatArray:

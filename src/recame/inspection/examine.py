@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +66,9 @@ def inspect_set(
             written.
     """
     data = data or DataConfig()
-    if console is None:
-        inspection = _examine(source, data, model, silent, decode=decode, seed=seed)
-    else:
-        with progress_bars(console) as report:
-            inspection = _examine(source, data, model, report, decode=decode, seed=seed)
+    with nullcontext(silent) if console is None else progress_bars(console) as report:
+        inspection = _examine(source, data, model, report, decode=decode, seed=seed)
+    if console is not None:
         print_inspection(inspection, console)
     if out is not None:
         save_inspection(inspection, out)
@@ -120,13 +120,11 @@ def _embed(
         trained = (table["split"] == "train").to_numpy()
     # One image of each equal group stands for all: the others would be its own neighbours.
     # A training image where there is one, since the training split is what is described.
-    first = np.argsort(~trained[equal["table_row"].to_numpy(np.int64)], kind="stable")
-    ordered = equal.iloc[first]
+    copies = equal.iloc[np.argsort(~trained[equal["table_row"].to_numpy(np.int64)], kind="stable")]
     usable = (table["row"] >= 0).to_numpy(copy=True)
-    usable[ordered[ordered.duplicated("group")]["table_row"].to_numpy(np.int64)] = False
+    usable[copies[copies.duplicated("group")]["table_row"].to_numpy(np.int64)] = False
     candidates = np.flatnonzero(usable)
-    chosen = balanced_sample(target[candidates], MOST_EMBEDDED, inspection.seed)
-    rows = candidates[np.sort(chosen)]
+    rows = candidates[np.sort(balanced_sample(target[candidates], MOST_EMBEDDED, inspection.seed))]
     images = PickedRows(cache.images, table["row"].to_numpy()[rows])
     with inspection.clock("embedding") as step:
         embedding = embed_images(images, spec, model=model, on_progress=step)
@@ -152,20 +150,10 @@ def _decode(
     table: pd.DataFrame, data: DataConfig, model: LoadedModel | None, clock: Clock
 ) -> tuple[PreprocessSpec, ImageCache]:
     paths = [Path(path) for path in table["path"]]
-    if model is not None:
-        spec = model.spec
-    else:
-        spec, native = _propose(paths, data)
-        if data.size == "auto":
-            side = working_side(native)  # as training does, so that both share one cache
-            spec = replace(spec, height=side, width=side)
+    spec = _propose(paths, data) if model is None else model.spec
     with clock("decoding") as step:
         cache = build_cache(
-            paths,
-            spec,
-            cache_dir=data.cache_dir,
-            max_pixels=data.max_pixels,
-            on_progress=step,
+            paths, spec, cache_dir=data.cache_dir, max_pixels=data.max_pixels, on_progress=step
         )
     if not len(cache.images):
         first = cache.broken[0]
@@ -177,21 +165,21 @@ def _decode(
     return spec, cache
 
 
-def _propose(paths: list[Path], data: DataConfig) -> tuple[PreprocessSpec, tuple[int, int]]:
-    def propose(sample: int) -> tuple[PreprocessSpec, tuple[int, int]]:
-        return propose_spec(
-            paths,
-            size=None if data.size == "auto" else data.size,
-            channels=data.channels,
-            bit_depth=data.bit_depth,
-            resize=data.resize,
-            max_pixels=data.max_pixels,
-            sample=sample,
-        )
-
+def _propose(paths: list[Path], data: DataConfig) -> PreprocessSpec:
+    propose = partial(
+        propose_spec,
+        paths,
+        size=None if data.size == "auto" else data.size,
+        channels=data.channels,
+        bit_depth=data.bit_depth,
+        resize=data.resize,
+        max_pixels=data.max_pixels,
+    )
     try:
-        return propose(64)
+        spec, native = propose(sample=64)
     except DataError:
         # The few readable files may have been missed.
         native_size(paths, sample=len(paths))
-        return propose(len(paths))
+        spec, native = propose(sample=len(paths))
+    side = working_side(native)  # as training does, so that both share one cache
+    return replace(spec, height=side, width=side) if data.size == "auto" else spec

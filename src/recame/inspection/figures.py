@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,16 +52,13 @@ def clusters_figure(classes: pd.DataFrame) -> Figure:
     shown = classes[classes["images"] > 0].head(MOST_ROWS)
     figure, axes = canvas(7.4, 0.7 + 0.27 * max(len(shown), 1))
     for row, record in enumerate(shown.to_dict("records")):
-        sizes = [*record["sizes"]]
-        share = np.asarray(sizes) / record["images"]
-        left = np.concatenate([[0.0], np.cumsum(share)[:-1]])
-        tone = ORANGE if record["kind"] == "few in many" else BLUE
-        alpha = np.where(np.arange(len(share)) % 2 == 0, 0.95, 0.55)
-        for x, w, a in zip(left, share, alpha, strict=True):
-            axes.barh(row, w, left=x, height=0.72, color=tone, alpha=a, linewidth=0)
-        rest = 1 - float(share.sum())
-        if rest > 1e-6:
-            axes.barh(row, rest, left=float(share.sum()), height=0.72, color=_OTHER, linewidth=0)
+        tone, end = ORANGE if record["kind"] == "few in many" else BLUE, 0.0
+        bar = partial(axes.barh, row, height=0.72, linewidth=0)
+        for size, alpha in zip(record["sizes"], cycle((0.95, 0.55)), strict=False):
+            bar(size / record["images"], left=end, color=tone, alpha=alpha)
+            end += size / record["images"]
+        if end < 1 - 1e-6:
+            bar(1 - end, left=end, color=_OTHER)
         text = (
             f"{record['effective']:.1f} clusters, {record['images_per_cluster']:,.1f} images each"
         )
@@ -79,37 +78,27 @@ def mixing_figure(names: list[str], shares: FloatArray) -> Figure:
         names: C names.
         shares: (C, C).
     """
-    size = min(len(names), MOST_ROWS)
+    labels = [figure_label(name, 22) for name in names[:MOST_ROWS]]
+    size, shown = len(labels), shares[:MOST_ROWS, :MOST_ROWS]
     cell = float(np.clip(6.4 / size, 0.16, 0.5))
     figure, axes = canvas(cell * size + 2.6, cell * size + 1.6)
-    shown = np.sqrt(shares[:size, :size])
-    axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    axes.imshow(np.sqrt(shown), cmap="Blues", vmin=0, vmax=1, aspect="equal")
     ticks = np.arange(size)
-    axes.set_yticks(ticks, [figure_label(name, 22) for name in names[:size]])
-    axes.set_xticks(
-        ticks,
-        [figure_label(n, 22) for n in names[:size]],
-        rotation=45,
-        ha="right",
-        rotation_mode="anchor",
-    )
+    axes.set_yticks(ticks, labels)
+    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xticks(ticks - 0.5, minor=True)
     axes.set_yticks(ticks - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
     axes.tick_params(labelsize=float(np.clip(cell * 20, 5.5, 9)))
     if size <= 20:
-        for row, column in zip(*np.nonzero(shares[:size, :size] >= 0.005), strict=True):
-            share = float(shares[row, column])
-            axes.text(
-                column,
-                row,
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=float(np.clip(cell * 18, 5, 8)),
-                color="white" if share > 0.4 else INK,
-            )
+        fontsize = float(np.clip(cell * 18, 5, 8))
+        for (row, column), share in np.ndenumerate(shown):
+            if share >= 0.005:
+                tone, text = "white" if share > 0.4 else INK, f"{100 * share:.0f}"
+                axes.text(
+                    column, row, text, ha="center", va="center", fontsize=fontsize, color=tone
+                )
     return figure
 
 
@@ -121,37 +110,24 @@ def map_figure(points: FloatArray, values: pd.Series[Any]) -> Figure:
         values: one a mapped point.
     """
     figure, axes = canvas(8.0, 6.3)
-    x, y = points.T
     named = values.fillna("(none)").astype(str).reset_index(drop=True)
-    top = named.value_counts()
-    rare = set(top.index[len(_COLOURS) :])
-    size = float(np.clip(9000 / max(len(x), 1), 4, 40))
-    other = named.isin(rare).to_numpy()
-    if rare:
-        label = f"{len(rare)} others"
-        axes.scatter(x[other], y[other], s=size, c=_OTHER, label=label, linewidths=0)
-    for value, colour in zip(top.index[: len(_COLOURS)], _COLOURS, strict=False):
-        own = (named == value).to_numpy()
+    top = named.value_counts().index
+    size = float(np.clip(9000 / max(len(points), 1), 4, 40))
+    if len(rare := top[len(_COLOURS) :]):
+        other, label = points[named.isin(rare)], f"{len(rare)} others"
+        axes.scatter(*other.T, s=size, c=_OTHER, label=label, linewidths=0)
+    for value, colour in zip(top, _COLOURS, strict=False):
+        own, label = points[named == value], figure_label(value, 22)
         # Rare values are drawn later and larger, or nobody would find them.
-        grown = size * (2.2 if own.mean() < 0.03 else 1.0)
-        axes.scatter(
-            x[own],
-            y[own],
-            s=grown,
-            c=colour,
-            label=figure_label(value, 22),
-            linewidths=0,
-            alpha=0.8,
-        )
+        grown = size * (2.2 if len(own) < 0.03 * len(points) else 1.0)
+        axes.scatter(*own.T, s=grown, c=colour, label=label, linewidths=0, alpha=0.8)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.02)
     legend = figure.legend(
         loc="outside lower center", ncols=5, fontsize=8.5, frameon=False, markerscale=2,
-        handletextpad=0.2, columnspacing=1.2,
+        handletextpad=0.2, columnspacing=1.2, labelcolor=INK,
     )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_color(INK)
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)

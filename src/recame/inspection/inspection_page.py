@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from recame.inspection.check import Inspection, Section, SetFinding, images_text
@@ -19,9 +20,8 @@ def inspection_page(inspection: Inspection) -> str:
         key=lambda check: check.place,
     )
     sections: dict[str, Section] = {}
-    for section in (section for check in checks for section in check.show()):
-        before = sections.setdefault(section.key, section)
-        if before is not section:
+    for section in chain.from_iterable(check.show() for check in checks):
+        if (before := sections.setdefault(section.key, section)) is not section:
             before.blocks.extend(section.blocks)
     spent = ", ".join(f"{k} {v:.1f} s" for k, v in inspection.seconds.items() if v >= 0.1)
     return render_page(
@@ -50,15 +50,16 @@ def lead_sentences(inspection: Inspection, findings: list[SetFinding]) -> str:
         text += (
             f", from {first['images']:,} ({first['class']}) to {last['images']:,} ({last['class']})"
         )
-    bad = [_lower(finding.title) for finding in findings if finding.level == "bad"]
-    warn = [_lower(finding.title) for finding in findings if finding.level == "warn"]
+    bad, warn = (
+        [_lower(finding.title) for finding in findings if finding.level == level]
+        for level in ("bad", "warn")
+    )
+    verdict = "Nothing found that stands in the way of training."
     if bad:
-        text += f". Before any figure from it is believed: {'; '.join(bad[:3])}."
+        verdict = f"Before any figure from it is believed: {'; '.join(bad[:3])}."
     elif warn:
-        text += f". Ready to train on; worth a look first: {warn[0]}."
-    else:
-        text += ". Nothing found that stands in the way of training."
-    return text + inspection[Structure].lead()
+        verdict = f"Ready to train on; worth a look first: {warn[0]}."
+    return f"{text}. {verdict}{inspection[Structure].lead()}"
 
 
 def _lower(title: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,8 +16,12 @@ from recame.inspection.checks.structure import Structure
 
 _MOST_CLASSES = 30
 _BAR = 16
-_STYLE = {"bad": "bold red", "warn": "yellow", "note": "blue", "good": "green"}
-_SIGN = {"bad": "!!", "warn": "! ", "note": "i ", "good": "ok"}
+_SIGNS = {
+    "bad": ("!! ", "bold red"),
+    "warn": ("!  ", "yellow"),
+    "note": ("i  ", "blue"),
+    "good": ("ok ", "green"),
+}
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -37,32 +44,24 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     console.print(f"\n[bold]{escape(inspection.source)}[/bold]", width=width, highlight=False)
     console.print(f"[dim]{escape(' · '.join(facts))}[/dim]\n", width=width, highlight=False)
     console.print(_class_table(inspection, console, width), width=width)
-    embedded = inspection.embedded
-    if embedded is not None:
+    if inspection.embedded is not None:
         structure = inspection[Structure]
         told = (
-            f"Clusters (effective number) counted on {embedded.basis}; "
+            f"Clusters (effective number) counted on {inspection.embedded.basis}; "
             f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense looks."
         )
-        agreement = ", ".join(f"{name} {ami}" for name, ami in structure.told_agreement()[:4])
-        if agreement:
+        if agreement := ", ".join(f"{name} {ami}" for name, ami in structure.told_agreement()[:4]):
             told += f" Agreement of clusters (AMI) with {agreement}."
         console.print(f"[dim]{escape(told)}[/dim]\n", width=width, highlight=False)
     console.print("[bold]Findings[/bold]", width=width)
     for finding in inspection.findings():
-        line = Text.assemble(
-            (_SIGN[finding.level] + " ", _STYLE[finding.level]), (finding.title, "bold")
-        )
+        sign, style = _SIGNS[finding.level]
+        line = Text.assemble((sign, style), (finding.title, "bold"))
         console.print(line, width=width, highlight=False)
         if finding.level != "good":
-            text = Text(finding.text)
-            if finding.action:
-                text.append(f" {finding.action}", style="dim")
-            table = Table.grid(padding=0)
-            table.add_column(width=3)
-            table.add_column(max_width=width - 3)
-            table.add_row("", text)
-            console.print(table, width=width, highlight=False)
+            action = f" {finding.action}" if finding.action else ""
+            text = Text.assemble(finding.text, (action, "dim"))
+            console.print(Padding(text, (0, 0, 0, 3), expand=False), width=width, highlight=False)
 
 
 def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
@@ -71,7 +70,7 @@ def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
     splits = [name for name in audit.splits if name == "train" or not decoded][:3]
-    splits = splits if width >= 90 else []
+    splits *= width >= 90
     for name in ["images", *splits]:
         table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
     if decoded:
@@ -82,25 +81,19 @@ def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
         table.add_column("log scale", no_wrap=True)
     most = audit.classes["images"].max()
     for position, row in enumerate(audit.classes.head(_MOST_CLASSES).to_dict("records")):
-        cells: list[str | Text] = [Text(str(row["class"])), f"{row['images']:,}"]
-        cells += [f"{row[name]:,}" for name in splits]
-        if not decoded:
-            cells.append(_log_bar(row["images"], most, plain))
-        else:
+        cells: list[str | Text] = [Text(str(row["class"]))]
+        cells += [f"{row[name]:,}" for name in ("images", *splits)]
+        if decoded:
             own = inspection[Structure].classes.iloc[position]
-            numbers = [own["effective"], own["images_per_cluster"]]
+            numbers = own[["effective", "images_per_cluster"]]
             cells += [f"{value:,.1f}" if own["images"] else "-" for value in numbers]
             cells += [two_digits(own["diversity"]), two_digits(own["similarity"]), str(own["kind"])]
+        else:
+            length = max(1, round(_BAR * math.log1p(row["images"]) / math.log1p(most)))
+            cells.append(Text(("#" if plain else "█") * length, style="blue"))
         table.add_row(*cells)
     if len(audit.classes) > _MOST_CLASSES:
         rest = audit.classes["images"].iloc[_MOST_CLASSES:]
         table.caption = f"and {len(rest):,} more classes of {rest.min():,} to {rest.max():,} images"
         table.caption_justify = "left"
     return table
-
-
-def _log_bar(count: int, most: int, plain: bool) -> Text:
-    import math
-
-    length = max(1, round(_BAR * math.log1p(count) / math.log1p(most)))
-    return Text(("#" if plain else "█") * length, style="blue")

@@ -32,8 +32,7 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
     for check in inspection.checks:
         for key, facts in check.facts().items():
             document[key] = {**document.get(key, {}), **facts} if key == "hygiene" else facts
-    plain: dict[str, Any] = _plain(document)
-    return plain
+    return {key: _plain(part) for key, part in document.items()}
 
 
 def inspection_dir(source: Path, parent: Path = Path("inspection")) -> Path:
@@ -79,8 +78,7 @@ def save_inspection(inspection: Inspection, out: Path) -> Path:
     """
     advice = "Free some space, or choose another folder with --out."
     with write_together(out, advice=advice) as partial:
-        page = inspection_page(inspection)
-        (partial / "inspection.html").write_text(page, encoding="utf-8")
+        (partial / "inspection.html").write_text(inspection_page(inspection), encoding="utf-8")
         text = json.dumps(inspection_dict(inspection), indent=1, ensure_ascii=False, default=str)
         (partial / "inspection.json").write_text(text + "\n", encoding="utf-8")
         for check in inspection.checks:

@@ -51,28 +51,21 @@ def near_duplicates(
         One row a pair: `first`, `second` (rows, first < second), `phase`, `residual`,
         `relative`, `correlation` (after alignment); most alike first.
     """
-    columns = ["first", "second", "phase", "residual", "relative", "correlation"]
-    if len(images) < 2:
-        return pd.DataFrame(columns=columns)
     grey = _grey(images, scale)
-    thumbs = _thumbnails(grey)
-    near = np.concatenate([nearest_rows(part, _CANDIDATES)[0] for part in (components, thumbs)], 1)
+    vectors = (components, _thumbnails(grey))
+    near = np.concatenate([nearest_rows(part, _CANDIDATES)[0] for part in vectors], 1)
     first = np.repeat(np.arange(len(near)), near.shape[1])
-    pairs = np.sort(np.stack([first, near.ravel()], 1), axis=1)
-    pairs = np.unique(pairs, axis=0)
+    pairs = np.unique(np.sort(np.stack([first, near.ravel()], 1), axis=1), axis=0)
     phase, shift = _align(grey, pairs)
     kept = phase > 0.35
     pairs, phase, shift = pairs[kept], phase[kept], shift[kept]
-    if not len(pairs):
-        return pd.DataFrame(columns=columns)
-    blocks = np.array_split(np.arange(len(pairs)), -(-len(pairs) // 512))
+    blocks = np.array_split(np.arange(len(pairs)), max(1, -(-len(pairs) // 512)))
     fits = [_fit(grey, pairs[rows], shift[rows]) for rows in blocks]
-    rest = np.concatenate([fit[0] for fit in fits])
-    correlation = np.concatenate([fit[1] for fit in fits])
-    noise = _noise(grey)
-    own = np.sqrt((noise[pairs] ** 2).sum(1))
+    rest, correlation = (np.concatenate(parts) for parts in zip(*fits, strict=True))
+    own = np.sqrt((_noise(grey)[pairs] ** 2).sum(1))
     residual = rest / (np.maximum(own, _LEAST_NOISE) / _BLOCK)
     relative = _relative(pairs, rest)
+    meets = (phase >= MIN_PHASE) & (residual <= MAX_RESIDUAL) & (relative <= MAX_RELATIVE)
     table = pd.DataFrame(
         {
             "first": pairs[:, 0],
@@ -82,10 +75,8 @@ def near_duplicates(
             "relative": relative,
             "correlation": correlation,
         }
-    )
-    meets = (phase >= MIN_PHASE) & (residual <= MAX_RESIDUAL) & (relative <= MAX_RELATIVE)
-    found: pd.DataFrame = table.loc[meets & (correlation >= MIN_CORRELATION)]
-    return found.sort_values("residual", kind="stable", ignore_index=True)
+    )[meets & (correlation >= MIN_CORRELATION)]
+    return table.sort_values("residual", kind="stable", ignore_index=True)
 
 
 def scene_groups(num_images: int, pairs: Array) -> IntArray:
@@ -101,9 +92,7 @@ def scene_groups(num_images: int, pairs: Array) -> IntArray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    links = coo_matrix(
-        (np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(num_images, num_images)
-    )
+    links = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(num_images, num_images))
     return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
@@ -114,10 +103,9 @@ def _grey(images: Array | PickedRows, scale: float) -> FloatArray:
     grey = np.empty((len(images), SIDE, SIDE), np.float32)
     for row in range(len(images)):
         flat = images[row].astype(np.float32).mean(2) * (255.0 / scale)
-        if flat.shape != (SIDE, SIDE):
-            rule = cv2.INTER_AREA if flat.shape[0] > SIDE else cv2.INTER_LINEAR
-            flat = np.asarray(cv2.resize(flat, (SIDE, SIDE), interpolation=rule))
-        grey[row] = flat
+        rule = cv2.INTER_AREA if flat.shape[0] > SIDE else cv2.INTER_LINEAR
+        # Of the same size, it stays as it is.
+        grey[row] = cv2.resize(flat, (SIDE, SIDE), interpolation=rule)
     return grey
 
 
@@ -139,9 +127,8 @@ def _align(grey: FloatArray, pairs: IntArray) -> tuple[FloatArray, FloatArray]:
     """Height (M,) and place (M, 2: y, x) of each pair's phase correlation."""
     frequency = np.fft.fftfreq(SIDE)
     fy, fx = np.meshgrid(frequency, frequency, indexing="ij")
-    radius = np.hypot(fy, fx)
-    half = (fy > 0) | ((fy == 0) & (fx > 0))
-    kept = (radius < _BAND) & (radius > 0) & half
+    # Half of them, since the others are their conjugates.
+    kept = (np.hypot(fy, fx) < _BAND) & ((fy > 0) | ((fy == 0) & (fx > 0)))
     fy, fx = fy[kept], fx[kept]
     window = np.hanning(SIDE + 2)[1:-1].astype(np.float32)
     window = window[:, None] * window[None]
@@ -176,8 +163,7 @@ def _fit(grey: FloatArray, pairs: IntArray, shift: FloatArray) -> tuple[FloatArr
     """
     fy, fx = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None]
     blur = (0.5 + 0.5 * np.cos(2 * np.pi * fy)) * (0.5 + 0.5 * np.cos(2 * np.pi * fx))
-    inner = slice(_RIM, SIDE - _RIM)
-    side = SIDE - 2 * _RIM
+    inner, side = slice(_RIM, SIDE - _RIM), SIDE - 2 * _RIM
     y, x = np.mgrid[inner, inner]
     plane, _ = np.linalg.qr(np.stack([np.ones(y.size), y.ravel() - 32, x.ravel() - 32], 1))
     plane = plane.astype(np.float32)
@@ -209,7 +195,6 @@ def _relative(pairs: IntArray, rest: FloatArray) -> FloatArray:
     """Each pair's rest over the lower quartile of its members' candidates; 0 without others."""
     frame = pd.DataFrame({"image": pairs.T.ravel(), "rest": np.tile(rest, 2)})
     groups = frame.groupby("image")["rest"]
-    quartile = groups.transform("quantile", q=0.25).to_numpy(np.float64).copy()
-    quartile[(groups.transform("size") < 3).to_numpy()] = np.nan
+    quartile = groups.transform("quantile", q=0.25).where(groups.transform("size") >= 3).to_numpy()
     least = np.fmin(quartile[: len(pairs)], quartile[len(pairs) :])
     return np.asarray(np.nan_to_num(rest / np.maximum(least, 1e-6), nan=0.0), np.float32)

@@ -52,9 +52,8 @@ class Classes(Check):
         sizes = evaluation_sizes(audit)
         small = sizes[sizes["small"] & (sizes["images"] > 0)].sort_values("images")
         if len(small) and len(classes) > 1:
-            split = next((name for name in ("test", "val") if name in audit.splits), "")
-            row = small.iloc[0]
-            n = int(row["images"])
+            split = _held_out(audit) or ""
+            row, n = small.iloc[0], int(small["images"].iloc[0])
             found.append(
                 SetFinding(
                     "small",
@@ -78,13 +77,9 @@ class Classes(Check):
         if "train" in audit.splits:
             present = int((audit.classes["train"] > 0).sum())
             meaning = f"in train, over {present:,} classes with images"
-        ratio = f"{audit.imbalance_ratio:,.0f} : 1"
+        ratio, splits = f"{audit.imbalance_ratio:,.0f} : 1", splits or "no splits given"
         return [
-            {
-                "name": "Images",
-                "value": f"{audit.num_images:,}",
-                "meaning": splits or "no splits given",
-            },
+            {"name": "Images", "value": f"{audit.num_images:,}", "meaning": splits},
             {"name": "Imbalance", "value": ratio, "meaning": meaning},
         ]
 
@@ -139,8 +134,7 @@ def evaluation_sizes(audit: ManifestAudit) -> pd.DataFrame:
         `class`, `images` and the Wilson interval of a recall when all (`low`, `high`) or half
         (`half_low`, `half_high`) are right; `small` where the latter is wider than 0.3.
     """
-    split = next((name for name in ("test", "val") if name in audit.splits), None)
-    counts = audit.classes[split or "images"].to_numpy()
+    counts = audit.classes[_held_out(audit) or "images"].to_numpy()
     low, high = wilson_interval(counts, counts)
     half_low, half_high = wilson_interval(counts / 2, counts)
     return pd.DataFrame(
@@ -156,15 +150,17 @@ def evaluation_sizes(audit: ManifestAudit) -> pd.DataFrame:
     )
 
 
+def _held_out(audit: ManifestAudit) -> str | None:
+    return next((name for name in ("test", "val") if name in audit.splits), None)
+
+
 def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
     classes, found = audit.classes, []
     if "train" not in audit.splits:
         text = f"The splits are {listed(list(audit.splits))}."
         hint = "Name the training rows 'train', or check data.split_column."
-        found.append(SetFinding("no-train", "bad", "No image is in the split 'train'", text, hint))
-        return found
-    unseen = classes.loc[classes["train"] == 0, "class"].tolist()
-    if unseen:
+        return [SetFinding("no-train", "bad", "No image is in the split 'train'", text, hint)]
+    if unseen := classes.loc[classes["train"] == 0, "class"].tolist():
         found.append(
             SetFinding(
                 "unseen",
@@ -176,17 +172,18 @@ def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
                 len(unseen),
             )
         )
-    for split in ("val", "test"):
+    without: tuple[tuple[str, Level, str], ...] = (
+        (
+            "val",
+            "note",
+            "Training takes its share of the training rows for it (data.val_fraction).",
+        ),
+        ("test", "warn", "Nothing is left to report on."),
+    )
+    for split, level, text in without:
         if split not in audit.splits:
-            text = {
-                "val": "Training takes its share of the training rows for it (data.val_fraction).",
-                "test": "Nothing is left to report on.",
-            }[split]
-            level: Level = "note" if split == "val" else "warn"
             found.append(SetFinding(f"no-{split}", level, f"There is no {split} split", text))
-            continue
-        absent = classes.loc[classes[split] == 0, "class"].tolist()
-        if absent:
+        elif absent := classes.loc[classes[split] == 0, "class"].tolist():
             found.append(
                 SetFinding(
                     f"absent-{split}",
@@ -209,13 +206,12 @@ def counts_figure(classes: pd.DataFrame) -> Figure:
     shown = classes.head(MOST_ROWS)
     rows = np.arange(len(shown))
     figure, axes = canvas(7.4, 0.7 + 0.27 * len(shown))
-    total = shown["images"].to_numpy(np.float64)
     has_train = "train" in shown
-    axes.barh(rows, total, height=0.72, left=0, color="#bcd3ea" if has_train else BLUE)
+    axes.barh(rows, shown["images"], height=0.72, color="#bcd3ea" if has_train else BLUE)
     if has_train:
-        axes.barh(rows, shown["train"].to_numpy(np.float64), height=0.72, color=BLUE)
+        axes.barh(rows, shown["train"], height=0.72, color=BLUE)
     axes.set_xscale("log")
-    axes.set_xlim(0.7, max(float(total.max()), 1.0) * 2.6)
+    axes.set_xlim(0.7, max(shown["images"].max(), 1) * 2.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.tick_params(axis="x", which="both", length=0)
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -223,9 +219,8 @@ def counts_figure(classes: pd.DataFrame) -> Figure:
     axes.grid(axis="x", color=LINE, linewidth=0.7)
     axes.tick_params(axis="x", labelcolor=GREY)
     for row, record in enumerate(shown.to_dict("records")):
-        text = f"{record['images']:,}"
-        if has_train:
-            text = f"{record['train']:,} of {record['images']:,}"
+        part = f"{record['train']:,} of " if has_train else ""
+        text = f"{part}{record['images']:,}"
         axes.text(record["images"] * 1.08, row, text, va="center", fontsize=8, color=GREY)
     label = "images (dark: in train)" if has_train else "images"
     axes.set_xlabel(f"{label}, log scale", fontsize=9, color=GREY, loc="left")

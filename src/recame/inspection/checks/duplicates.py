@@ -29,17 +29,22 @@ class Duplicates(Check):
 
     place = 4
     of_images = True
-    equal: pd.DataFrame
-    near: pd.DataFrame
+    equal = pd.DataFrame(
+        columns=["group", "table_row", "image", "label", "split", "bytes_equal", "labels", "splits"]
+    )
+    near = pd.DataFrame(
+        columns=[
+            *("first", "second", "image", "other_image", "label", "other_label"),
+            *("split", "other_split", "residual", "phase", "correlation"),
+        ]
+    )
     crossing: pd.DataFrame
     across: pd.DataFrame
     scenes: IntArray
 
     def find(self) -> None:
         """Equal pixels are known; the embedding proposes the pairs."""
-        inspection = self.inspection
-        embedded = inspection.embedded
-        self.equal, self.near = no_duplicates(), no_pairs()
+        inspection, embedded = self.inspection, self.inspection.embedded
         if embedded is not None:
             assert inspection.cache is not None
             assert inspection.spec is not None
@@ -48,8 +53,7 @@ class Duplicates(Check):
             images = PickedRows(inspection.cache.images, rows)
             with inspection.clock("looking for near-duplicates"):
                 pairs = near_duplicates(images, inspection.spec.scale, embedded.components)
-            ends = pairs[["first", "second"]].to_numpy(np.int64)
-            self.scenes = scene_groups(len(rows), ends)
+            self.scenes = scene_groups(len(rows), pairs[["first", "second"]].to_numpy(np.int64))
             self.near = named_pairs(inspection.table, embedded.rows, pairs)
         self.crossing = self.equal[self.equal["splits"] > 1]
         self.across = self.near[self.near["split"] != self.near["other_split"]]
@@ -87,14 +91,9 @@ class Duplicates(Check):
                     int(num_crossing) + num_across,
                 )
             )
-        inside = equal["group"].nunique() - num_crossing
-        pairs = len(near) - num_across
+        inside, pairs = equal["group"].nunique() - num_crossing, len(near) - num_across
         if inside or pairs:
-            hint = "They count as one observation: drop the copies (duplicates.csv)"
-            if not splits:
-                hint += (
-                    ", or give them a common column and set data.group_by, before splits are made"
-                )
+            unless = ", or give them a common column and set data.group_by, before splits are made"
             found.append(
                 SetFinding(
                     "duplicates",
@@ -103,7 +102,8 @@ class Duplicates(Check):
                     f"{images_text(inside, 'set')} of equal images and "
                     f"{images_text(pairs, 'pair')} of near-duplicates (same place, small shift, "
                     "other light or noise) within a split.",
-                    hint + ".",
+                    "They count as one observation: drop the copies (duplicates.csv)"
+                    f"{'' if splits else unless}.",
                     int(inside) + pairs,
                 )
             )
@@ -114,46 +114,39 @@ class Duplicates(Check):
 
     def _by_chance(self) -> str:
         """How many leaks lie on different products, where simple patterns repeat by chance."""
-        audit, table = self.inspection.audit, self.inspection.table
+        audit = self.inspection.audit
         if audit.products is None:
             return ""
-        product = table[audit.product_column].astype(str).to_numpy()
-        has_one = table[audit.product_column].notna().to_numpy()
-        rows = self.crossing["table_row"].to_numpy(int)
-        known = self.crossing.assign(product=product[rows])[has_one[rows]]
-        pairs = known[["group", "product"]].drop_duplicates()
-        apart = int((pairs["group"].value_counts() > 1).sum())
-        first, second = (self.across[end].to_numpy(int) for end in ("first", "second"))
-        both = has_one[first] & has_one[second]
-        apart += int((both & (product[first] != product[second])).sum())
-        if not apart:
-            return ""
-        return (
+        product = self.inspection.table[audit.product_column]
+        known = product.where(product.isna(), product.astype(str)).to_numpy()
+        on = pd.Series(known[self.crossing["table_row"].to_numpy(int)])
+        apart = int(on.groupby(self.crossing["group"].to_numpy()).nunique().gt(1).sum())
+        first, second = (known[self.across[end].to_numpy(int)] for end in ("first", "second"))
+        apart += int((pd.notna(first) & pd.notna(second) & (first != second)).sum())
+        told = (
             f" {apart:,} of them lie on different products: simple patterns can repeat by chance."
         )
+        return told if apart else ""
 
     def tiles(self) -> list[dict[str, str]]:
         """How many scenes leak."""
-        if not self.inspection.audit.splits:
-            return []
         count = self.crossing["group"].nunique() + len(self.across)
         tone, meaning = "bad" if count else "good", "scenes that stand in two splits"
-        return [{"name": "Leaks", "value": f"{count:,}", "meaning": meaning, "tone": tone}]
+        tile = {"name": "Leaks", "value": f"{count:,}", "meaning": meaning, "tone": tone}
+        return [tile] if self.inspection.audit.splits else []
 
     def show(self) -> list[Section]:
         """Sets of equal images, and pairs."""
         thumbnail, equal, near = self.inspection.thumbnail, self.equal, self.near
         groups = []
         for _, part in list(equal.groupby("group", sort=False))[:_MOST_CARDS]:
+            rows = part.to_dict("records")
             pictures = [
-                thumbnail(int(row), _place(label, split))
-                for row, label, split in part[["table_row", "label", "split"]]
-                .head(4)
-                .itertuples(index=False)
+                thumbnail(row["table_row"], _place(row["label"], row["split"])) for row in rows[:4]
             ]
-            remark = "same file content" if bool(part["bytes_equal"].iloc[0]) else "equal pixels"
-            remark += ", different labels" * int(part["labels"].iloc[0] > 1)
-            remark += ", two splits" * int(part["splits"].iloc[0] > 1)
+            remark = "same file content" if rows[0]["bytes_equal"] else "equal pixels"
+            remark += ", different labels" * (rows[0]["labels"] > 1)
+            remark += ", two splits" * (rows[0]["splits"] > 1)
             groups.append({"text": f"{images_text(len(part))}: {remark}", "pictures": pictures})
         ordered = pd.concat([self.across, near.drop(self.across.index)]).head(_MOST_CARDS)
         pairs = [
@@ -215,59 +208,29 @@ def equal_images(table: pd.DataFrame, digests: list[str]) -> pd.DataFrame:
     group = equal_groups([digests[row] for row in readable["row"]])
     found = readable[group >= 0]
     if found.empty:
-        return no_duplicates()
-    number = group[group >= 0]
-    content = pd.Series(content_digests(found["path"].tolist()))
-    labels = found["label"].groupby(number).transform("nunique").to_numpy()
-    if "split" in found:
-        splits = found["split"].groupby(number).transform("nunique").to_numpy()
-    else:
-        splits = np.zeros(len(found), np.int64)
-    table_rows = pd.DataFrame(
-        {
-            "group": number,
-            "table_row": found.index.to_numpy(),
-            "image": found["image"].to_numpy(),
-            "label": found["label"].to_numpy(),
-            "split": found["split"].to_numpy() if "split" in found else "",
-            "bytes_equal": (content.groupby(number).transform("nunique") == 1).to_numpy(),
-            "labels": labels,
-            "splits": splits,
-        }
+        return Duplicates.equal
+    rows = found.assign(
+        group=group[group >= 0],
+        table_row=found.index,
+        split=found.get("split", ""),
+        content=content_digests(found["path"].tolist()),
     )
+    kinds = rows.groupby("group")[["content", "label", "split"]].transform("nunique")
+    rows["bytes_equal"], rows["labels"] = kinds["content"] == 1, kinds["label"]
+    rows["splits"] = kinds["split"] if "split" in found else 0
     order = ["labels", "splits", "group", "table_row"]
-    ranked = table_rows.sort_values(order, ascending=[False, False, True, True], kind="stable")
+    ranked = rows.sort_values(order, ascending=[False, False, True, True], kind="stable")
     ranked["group"] = pd.factorize(ranked["group"])[0] + 1
-    return ranked.reset_index(drop=True)
-
-
-def no_duplicates() -> pd.DataFrame:
-    """The table of equal images without a row."""
-    columns = ["group", "table_row", "image", "label", "split", "bytes_equal", "labels", "splits"]
-    return pd.DataFrame(columns=columns)
-
-
-def no_pairs() -> pd.DataFrame:
-    """The table of near-duplicates without a row."""
-    columns = ["first", "second", "image", "other_image", "label", "other_label", "split"]
-    return pd.DataFrame(columns=[*columns, "other_split", "residual", "phase", "correlation"])
+    return ranked[[*Duplicates.equal.columns]].reset_index(drop=True)
 
 
 def named_pairs(table: pd.DataFrame, rows: IntArray, pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs of embedded images, with the table's rows, names, labels and splits."""
-    if pairs.empty:
-        return no_pairs()
-    first, second = rows[pairs["first"].to_numpy()], rows[pairs["second"].to_numpy()]
-    one, two = table.iloc[first], table.iloc[second]
-    named = {
-        "first": first,
-        "second": second,
-        "image": one["image"].to_numpy(),
-        "other_image": two["image"].to_numpy(),
-        "label": one["label"].to_numpy(),
-        "other_label": two["label"].to_numpy(),
-        "split": one["split"].to_numpy() if "split" in table else "",
-        "other_split": two["split"].to_numpy() if "split" in table else "",
-    }
-    kept = pairs[["residual", "phase", "correlation"]].reset_index(drop=True)
-    return pd.concat([pd.DataFrame(named), kept], axis=1)
+    named = pairs.assign(
+        **{end: rows[pairs[end].to_numpy(np.int64)] for end in ("first", "second")}
+    )
+    for end, prefix in (("first", ""), ("second", "other_")):
+        members = table.iloc[named[end]]
+        for column in ("image", "label", "split"):
+            named[prefix + column] = members[column].to_numpy() if column in table else ""
+    return named[[*Duplicates.near.columns]]

@@ -33,15 +33,13 @@ class Files(Check):
 
     def find(self) -> None:
         """The decoder told."""
-        cache = self.inspection.cache
-        self.broken = () if cache is None else cache.broken
+        self.broken = () if self.inspection.cache is None else self.inspection.cache.broken
 
     def say(self) -> list[SetFinding]:
         """Unreadable, repeated, flat; sizes."""
         inspection, found = self.inspection, []
         if self.broken:
-            share = len(self.broken) / inspection.audit.num_images
-            first = self.broken[0]
+            share, first = len(self.broken) / inspection.audit.num_images, self.broken[0]
             found.append(
                 SetFinding(
                     "broken",
@@ -55,8 +53,7 @@ class Files(Check):
             )
         repeated = inspection.audit.repeated
         if len(repeated):
-            labels = repeated.groupby("path")["label"].nunique()
-            conflicts = int((labels > 1).sum())
+            conflicts = int(repeated.groupby("path")["label"].nunique().gt(1).sum())
             found.append(
                 SetFinding(
                     "repeated",
@@ -80,28 +77,23 @@ class Files(Check):
                     flat,
                 )
             )
-        return found + self._sizes()
-
-    def _sizes(self) -> list[SetFinding]:
-        headers = self.inspection.headers
-        if not len(headers):
-            return []
-        sizes = len(headers.groupby(["height", "width"]))
-        depths = sorted(set(headers["bits"]))
-        if sizes <= 1 and len(depths) <= 1:
-            return []
-        return [
-            SetFinding(
-                "sizes",
-                "note",
-                "Images differ in size or bit depth",
-                f"{images_text(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
-                f"among {len(headers):,} headers.",
-                "All are brought to one size (data.size, data.resize): look whether small "
-                "defects survive that.",
-                sizes,
+        headers = inspection.headers
+        sizes = len(headers.groupby(["height", "width"])) if len(headers) else 0
+        depths = sorted(set(headers["bits"])) if sizes else []
+        if sizes > 1 or len(depths) > 1:
+            found.append(
+                SetFinding(
+                    "sizes",
+                    "note",
+                    "Images differ in size or bit depth",
+                    f"{images_text(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
+                    f"among {len(headers):,} headers.",
+                    "All are brought to one size (data.size, data.resize): look whether small "
+                    "defects survive that.",
+                    sizes,
+                )
             )
-        ]
+        return found
 
     def show(self) -> list[Section]:
         """The unreadable files; the kinds of files, brightness and contrast."""
@@ -111,13 +103,10 @@ class Files(Check):
         if self.broken:
             columns = [("file", "left"), ("why", "left")]
             listed = [(b.path, b.reason) for b in self.broken[:20]]
-            blocks = [
-                Block("heading", "Files that cannot be read"),
-                Block("table", (columns, listed)),
-            ]
-            if len(self.broken) > len(listed):
-                more = f"and {len(self.broken) - len(listed)} more in broken.csv."
-                blocks.append(Block("note", more))
+            table = Block("table", (columns, listed))
+            blocks = [Block("heading", "Files that cannot be read"), table]
+            if more := len(self.broken) - len(listed):
+                blocks.append(Block("note", f"and {more} more in broken.csv."))
             sections.append(Section("hygiene", "Hygiene", blocks))
         by = ["width", "height", "channels", "bits", "format"]
         kinds = headers.groupby(by).size().sort_values(ascending=False).head(12)
@@ -149,22 +138,13 @@ class Files(Check):
 
     def facts(self) -> dict[str, Any]:
         """The unreadable files; how the images were decoded, and their pixels."""
-        facts: dict[str, Any] = {
-            "hygiene": {
-                "broken": [vars(item) for item in self.broken[:1000]],
-                "num_broken": len(self.broken),
-            }
-        }
+        broken = [vars(item) for item in self.broken[:1000]]
+        facts: dict[str, Any] = {"hygiene": {"broken": broken, "num_broken": len(self.broken)}}
         if self.inspection.spec is not None:
             facts["preprocess"] = self.inspection.spec.to_dict()
-            levels = [0.0, 0.05, 0.5, 0.95, 1.0]
-            facts["pixels"] = {
-                name: {
-                    f"q{level:g}": float(self.inspection.pixels[name].quantile(level))
-                    for level in levels
-                }
-                for name in ("brightness", "contrast")
-            }
+            pixels = self.inspection.pixels[["brightness", "contrast"]]
+            levels = pixels.quantile([0.0, 0.05, 0.5, 0.95, 1.0])
+            facts["pixels"] = levels.set_axis([f"q{level:g}" for level in levels.index]).to_dict()
         return facts
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -182,13 +162,12 @@ def spread_figure(pixels: pd.DataFrame) -> Figure:
 
     figure = Figure(figsize=(7.4, 2.3), layout="constrained")
     panels = figure.subplots(1, 2)
-    what = (("brightness", "brightness: mean of the pixels"), ("contrast", "contrast: deviation"))
-    for axes, (column, label) in zip(panels, what, strict=True):
+    what = (("brightness", "mean of the pixels", 1.0), ("contrast", "deviation", 0.5))
+    for axes, (column, meaning, top) in zip(panels, what, strict=True):
         calm(axes)
         values = pixels[column].to_numpy()
-        top = 1.0 if column == "brightness" else 0.5
         axes.hist(np.clip(values, 0, top), bins=50, range=(0, top), color=BLUE)
-        axes.set_xlabel(f"{label}, of [0, 1]", fontsize=9, color=GREY, loc="left")
+        axes.set_xlabel(f"{column}: {meaning}, of [0, 1]", fontsize=9, color=GREY, loc="left")
         axes.set_yticks([])
         axes.axhline(0, color=LINE, linewidth=0.8)
         axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.2)

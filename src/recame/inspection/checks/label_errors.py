@@ -13,7 +13,14 @@ from torch import Tensor
 
 from recame.contracts import FloatArray, IntArray
 from recame.inference.projection import principal_components, standardise
-from recame.inspection.check import Block, Check, Section, SetFinding, images_text
+from recame.inspection.check import (
+    Block,
+    Check,
+    Inspection,
+    Section,
+    SetFinding,
+    images_text,
+)
 from recame.inspection.checks.duplicates import Duplicates
 from recame.progress import Progress, silent
 
@@ -39,26 +46,29 @@ class LabelErrors(Check):
 
     place = 5
     of_images = True
-    suspects: pd.DataFrame
-    judged: int
+    suspects = pd.DataFrame(
+        columns=[
+            *("table_row", "image", "label", "suggested"),
+            *("margin", "label_probability", "suggested_probability", "split"),
+        ]
+    )
+    judged = 0
 
     def find(self) -> None:
         """Test each label by the images of other scenes."""
         inspection, embedded = self.inspection, self.inspection.embedded
-        self.suspects, self.judged = no_suspects(), 0
         if embedded is None:
             return
-        names, scenes = inspection.names, inspection[Duplicates].scenes
         with inspection.clock("testing labels") as step:
             found = label_suspects(
                 embedded.details,
                 embedded.target,
-                scenes,
-                len(names),
+                inspection[Duplicates].scenes,
+                len(inspection.names),
                 seed=inspection.seed,
                 on_progress=step,
             )
-        self.suspects = named_suspects(inspection.table, embedded.rows, found, names)
+        self.suspects = named_suspects(inspection, embedded.rows, found)
         self.judged = int(found["judged"].sum())
 
     def say(self) -> list[SetFinding]:
@@ -102,10 +112,8 @@ class LabelErrors(Check):
         ]
         note = f"{len(self.suspects):,} labels, the likeliest errors first. All in suspects.csv."
         shown = [Block("note", note), Block("thumbs", pictures)]
-        blocks = [
-            Block("heading", "Labels that the others contradict"),
-            *(shown if pictures else [Block("text", "None.")]),
-        ]
+        heading = Block("heading", "Labels that the others contradict")
+        blocks = [heading, *(shown if pictures else [Block("text", "None.")])]
         return [Section("hygiene", "Hygiene", blocks)]
 
     def facts(self) -> dict[str, Any]:
@@ -147,28 +155,18 @@ def label_suspects(
         the label, in [-1, 1]), `other` (class index), `own` and `other_probability`, `suspect`,
         `judged` (false where the class has one scene only, which leaves nothing to compare with).
     """
-    num = len(target)
     num_scenes = pd.Series(groups).groupby(target).nunique().reindex(range(num_classes))
     judged = (num_scenes.fillna(0).to_numpy() >= 2)[target]
-    empty = pd.DataFrame(
-        {
-            "margin": np.full(num, -1.0),
-            "other": np.full(num, -1),
-            "own": np.full(num, np.nan),
-            "other_probability": np.full(num, np.nan),
-            "suspect": np.zeros(num, bool),
-            "judged": np.zeros(num, bool),
-        }
-    )
     if num_classes < 2 or judged.sum() < 10 or len(np.unique(target[judged])) < 2:
-        return empty
-    width = max(16, _MOST_PRODUCTS // (num * num_classes))
+        nothing = {"margin": -1.0, "other": -1, "own": np.nan, "other_probability": np.nan}
+        index = range(len(target))
+        return pd.DataFrame({**nothing, "suspect": False, "judged": False}, index=index)
+    width = max(16, _MOST_PRODUCTS // (len(target) * num_classes))
     if width < features.shape[1]:
         features = principal_components(features, width)
-    inputs = torch.from_numpy(standardise(features))
-    classes = torch.from_numpy(target)
+    inputs, classes = torch.from_numpy(standardise(features)), torch.from_numpy(target)
     fold = _folds(target, groups, seed)
-    probability = np.zeros((num, num_classes), np.float32)
+    probability = np.zeros((len(target), num_classes), np.float32)
     few = inputs.numel() * num_classes < _FEW_PRODUCTS
     with _threads(1 if few else torch.get_num_threads()):
         for number in range(_FOLDS):
@@ -211,28 +209,29 @@ def _fit(inputs: Tensor, classes: Tensor, num_classes: int) -> Callable[[Tensor]
         [weight, bias], max_iter=_STEPS, history_size=8, line_search_fn="strong_wolfe"
     )
 
+    def logits(x: Tensor) -> Tensor:
+        return x @ weight + (bias + prior)
+
     def closure() -> Tensor:
         optimizer.zero_grad()
-        logits = inputs @ weight + (bias + prior)
-        loss = torch.nn.functional.cross_entropy(logits, classes)
+        loss = torch.nn.functional.cross_entropy(logits(inputs), classes)
         loss = loss + _WEIGHT_DECAY * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return lambda x: x @ weight + (bias + prior)
+    return logits
 
 
 def _ranked(probability: FloatArray, target: IntArray, judged: Any) -> pd.DataFrame:
     rows = np.arange(len(target))
-    own = probability[rows, target].copy()
+    own = probability[rows, target]
     usual = np.full(probability.shape[1], 1.0)
     for c in np.unique(target[judged]):
         usual[c] = own[judged & (target == c)].mean()
-    others = probability.copy()
-    others[rows, target] = -1.0
-    other = others.argmax(1)
-    best = others[rows, other]
+    probability[rows, target] = -1.0
+    other = probability.argmax(1)
+    best = probability[rows, other]
     margin = np.where(judged, best - own, -1.0)
     suspect = judged & (margin >= SUSPECT_MARGIN) & (best >= usual[other])
     return pd.DataFrame(
@@ -247,30 +246,13 @@ def _ranked(probability: FloatArray, target: IntArray, judged: Any) -> pd.DataFr
     )
 
 
-def no_suspects() -> pd.DataFrame:
-    """The table of suspect labels without a row."""
-    columns = ["table_row", "image", "label", "suggested", "margin", "label_probability"]
-    return pd.DataFrame(columns=[*columns, "suggested_probability", "split"])
-
-
-def named_suspects(
-    table: pd.DataFrame, rows: IntArray, found: pd.DataFrame, names: list[str]
-) -> pd.DataFrame:
+def named_suspects(inspection: Inspection, rows: IntArray, found: pd.DataFrame) -> pd.DataFrame:
     """The suspects of `label_suspects`, most likely first, with the table's names."""
     ranked = found[found["suspect"]].sort_values("margin", ascending=False, kind="stable")
-    if ranked.empty:
-        return no_suspects()
-    at = rows[ranked.index.to_numpy()]
-    part = table.iloc[at]
-    return pd.DataFrame(
-        {
-            "table_row": at,
-            "image": part["image"].to_numpy(),
-            "label": part["label"].to_numpy(),
-            "suggested": [names[c] for c in ranked["other"]],
-            "margin": ranked["margin"].to_numpy(),
-            "label_probability": ranked["own"].to_numpy(),
-            "suggested_probability": ranked["other_probability"].to_numpy(),
-            "split": part["split"].to_numpy() if "split" in part else "",
-        }
-    )
+    named = ranked.assign(
+        table_row=rows[ranked.index], suggested=[inspection.names[c] for c in ranked["other"]]
+    ).rename(columns={"own": "label_probability", "other_probability": "suggested_probability"})
+    part = inspection.table.iloc[named["table_row"]]
+    for column in ("image", "label", "split"):
+        named[column] = part[column].to_numpy() if column in part else ""
+    return named[[*LabelErrors.suspects.columns]]

@@ -22,9 +22,8 @@ class Products(Check):
         """No column of products, or pairs without an image."""
         audit = self.inspection.audit
         if audit.products is None:
-            is_there = audit.product_column in audit.columns["column"].tolist()
-            what = f"Column {audit.product_column!r} is empty"
-            what = what if is_there else f"There is no column {audit.product_column!r}"
+            name, there = audit.product_column, audit.columns["column"].tolist()
+            what = f"Column {name!r} is empty" if name in there else f"There is no column {name!r}"
             text = f"{what}, so looks cannot be told by product."
             hint = "If a column says it, name it: --set data.product_column=NAME."
             return [SetFinding("no-products", "note", "No product column", text, hint)]
@@ -50,8 +49,9 @@ class Products(Check):
         if audit.products is None:
             return []
         empty = audit.num_empty_cells / audit.products.size
-        meaning = f"{empty:.0%} of class-product pairs have no image"
-        meaning = meaning if empty else "every class is known from every product"
+        meaning = "every class is known from every product"
+        if empty:
+            meaning = f"{empty:.0%} of class-product pairs have no image"
         value = f"{audit.products.shape[1]:,}"
         return [{"name": "Products", "value": value, "meaning": meaning}]
 
@@ -70,13 +70,10 @@ class Products(Check):
             f"{audit.num_empty_cells:,} of {products.size:,} class-product pairs have no image "
             "(hatched)."
         )
-        hidden = len(products) - len(shown), products.shape[1] - shown.shape[1]
-        more = f"Not shown: {hidden[0]} classes, {hidden[1]} products."
-        blocks = [
-            Block("text", text),
-            *([Block("note", more)] if any(hidden) else []),
-            Block("heat", ([str(head) for head in shown.columns], rows)),
-        ]
+        hidden = np.subtract(products.shape, shown.shape)
+        more = Block("note", f"Not shown: {hidden[0]} classes, {hidden[1]} products.")
+        heat = Block("heat", ([str(head) for head in shown.columns], rows))
+        blocks = [Block("text", text), *([more] if hidden.any() else []), heat]
         return [Section("products", "Classes on products", blocks, "Products")]
 
     def facts(self) -> dict[str, Any]:

@@ -66,13 +66,13 @@ class Structure(Check):
         inspection, embedded = self.inspection, self.inspection.embedded
         if embedded is None:
             return
-        names, target, seed = inspection.names, embedded.target, inspection.seed
+        target, seed = embedded.target, inspection.seed
         with inspection.clock("clustering"):
             looks = find_looks(embedded.looks, seed)
             self.num_looks, self.dense_share = looks.num_looks, looks.dense_share
             self.cluster = cluster_classes(looks, target, seed)
             self.classes = class_structure(
-                names,
+                inspection.names,
                 target,
                 self.cluster,
                 principal_components(embedded.looks, 16),
@@ -82,15 +82,14 @@ class Structure(Check):
             )
             part = inspection.table.iloc[embedded.rows]
             self.agreement = cluster_agreement(part, target, self.cluster, category_columns(part))
-            self.mixing = mixing(target, embedded.neighbours, len(names))
+            self.mixing = mixing(target, embedded.neighbours, len(inspection.names))
         with inspection.clock("drawing the map"):
             shuffled = np.random.default_rng(seed).permutation(len(target))
             self.map_rows = np.sort(shuffled[:MOST_MAPPED])
             self.map_points = project_map(looks.space[self.map_rows], seed)
 
     def _of_kind(self, kind: str) -> list[str]:
-        names: list[str] = self.classes[self.classes["kind"] == kind]["class"].tolist()
-        return names
+        return list(self.classes[self.classes["kind"] == kind]["class"])
 
     def say(self) -> list[SetFinding]:
         """Whether a sample was looked at; classes whose images are few in many clusters."""
@@ -129,15 +128,14 @@ class Structure(Check):
     def lead(self) -> str:
         """A sentence for the top of the page: the classes that are hardest to learn."""
         scattered = [] if self.inspection.embedded is None else self._of_kind("few in many")
-        if not scattered:
-            return ""
-        return f" Few in many, and so the hardest to learn: {listed(scattered, 5)}."
+        told = f" Few in many, and so the hardest to learn: {listed(scattered, 5)}."
+        return told if scattered else ""
 
     def tiles(self) -> list[dict[str, str]]:
         """How many classes are few in many clusters."""
-        value, dense = f"{len(self._of_kind('few in many'))}", len(self._of_kind("many in few"))
+        scattered, dense = (len(self._of_kind(kind)) for kind in ("few in many", "many in few"))
         meaning = f"classes; {dense} are many in few"
-        return [{"name": "Few in many", "value": value, "meaning": meaning}]
+        return [{"name": "Few in many", "value": f"{scattered}", "meaning": meaning}]
 
     def told_agreement(self) -> list[tuple[str, str]]:
         """The columns that the clusters can be compared with, and how much they agree."""
@@ -187,11 +185,9 @@ class Structure(Check):
                     "of spread rather than as a count"
                 )
             text += "."
-        agreement = ", ".join(f"{column} (AMI {ami})" for column, ami in self.told_agreement())
-        if agreement:
+        if told := ", ".join(f"{column} (AMI {ami})" for column, ami in self.told_agreement()):
             text += (
-                f" Within classes, the clusters follow {agreement}; 1 is the same division, 0 "
-                "chance."
+                f" Within classes, the clusters follow {told}; 1 is the same division, 0 chance."
             )
         legend = (
             "Each piece is a cluster, largest first (grey: the smaller ones together); orange: few "
@@ -217,19 +213,18 @@ class Structure(Check):
             Block("table", ([*columns, ("kind", "left")], rows)),
             Block("note", columns_note),
         ]
-        if len(self.inspection.names) < 2:
-            return blocks
-        note = (
-            "Row: a class; columns: the classes of its images' ten nearest neighbours, in percent. "
-            "Mass off the diagonal is what a classifier has to pull apart."
-        )
-        figure = mixing_figure(self.inspection.names, self.mixing)
-        return [
-            *blocks,
-            Block("heading", "Whose neighbours are whose"),
-            Block("note", note),
-            Block("picture", figure_picture(figure, "Classes of the nearest neighbours")),
-        ]
+        if len(self.inspection.names) > 1:
+            note = (
+                "Row: a class; columns: the classes of its images' ten nearest neighbours, in "
+                "percent. Mass off the diagonal is what a classifier has to pull apart."
+            )
+            figure = mixing_figure(self.inspection.names, self.mixing)
+            blocks += [
+                Block("heading", "Whose neighbours are whose"),
+                Block("note", note),
+                Block("picture", figure_picture(figure, "Classes of the nearest neighbours")),
+            ]
+        return blocks
 
     def _maps(self, embedded: EmbeddedImages) -> list[tuple[str, Any]]:
         columns = ["label", self.inspection.audit.product_column, "split"]
@@ -248,21 +243,19 @@ class Structure(Check):
         # How often each image is a neighbour of another of its cluster says how central it is.
         sheets = []
         for c, name in enumerate(self.inspection.names[:_MOST_SHEETS]):
-            own = np.flatnonzero(embedded.target == c)
-            if not len(own):
-                continue
-            clusters, sizes = np.unique(self.cluster[own], return_counts=True)
-            pictures = []
-            for cluster, size in list(zip(clusters, sizes, strict=True))[:_A_SHEET]:
-                member = own[self.cluster[own] == cluster]
+            of_class = np.where(embedded.target == c, self.cluster, -1)
+            num_clusters, pictures = int(of_class.max()) + 1, []
+            for cluster in range(min(num_clusters, _A_SHEET)):
+                member = np.flatnonzero(of_class == cluster)
                 near = embedded.neighbours[member].ravel()
                 votes = np.bincount(near, minlength=len(embedded.rows))[member]
                 row = int(embedded.rows[member[votes.argmax()]])
-                pictures.append(self.inspection.thumbnail(row, images_text(int(size))))
-            remark = images_text(len(clusters), "cluster")
-            if len(clusters) > _A_SHEET:
+                pictures.append(self.inspection.thumbnail(row, images_text(len(member))))
+            remark = images_text(num_clusters, "cluster")
+            if num_clusters > _A_SHEET:
                 remark += f", the largest {_A_SHEET} shown"
-            sheets.append({"name": name, "remark": remark, "pictures": pictures})
+            if pictures:
+                sheets.append({"name": name, "remark": remark, "pictures": pictures})
         return sheets
 
     def _lookalikes(self, embedded: EmbeddedImages) -> list[dict[str, Any]]:
@@ -270,24 +263,20 @@ class Structure(Check):
         names, target = self.inspection.names, embedded.target
         if not embedded.neighbours.shape[1] or len(names) < 2:
             return []
-        nearest = embedded.neighbours[:, 0]
+        nearest, cards = embedded.neighbours[:, 0], []
         differs = np.flatnonzero(target != target[nearest])
-        cards: list[dict[str, Any]] = []
-        for c in range(len(names) - 1, -1, -1):
+        for c in np.unique(target[differs])[::-1][:_MOST_LOOKALIKES]:
             own = differs[target[differs] == c]
-            if not len(own) or len(cards) >= _MOST_LOOKALIKES:
-                continue
             others = target[nearest[own]]
-            usual = int(np.bincount(others).argmax())
-            first = int(own[others == usual][0])
-            pair = embedded.rows[[first, int(nearest[first])]]
+            usual = np.bincount(others).argmax()
+            alike = own[others == usual]
             pictures = [
-                self.inspection.thumbnail(int(row), names[k])
-                for row, k in zip(pair, (c, usual), strict=True)
+                self.inspection.thumbnail(int(embedded.rows[place]), names[target[place]])
+                for place in (alike[0], nearest[alike[0]])
             ]
             text = (
                 f"{images_text(len(own))} of {int((target == c).sum()):,} {names[c]} are most like "
-                f"one of another class, {int((others == usual).sum()):,} like {names[usual]}."
+                f"one of another class, {len(alike):,} like {names[usual]}."
             )
             cards.append({"text": text, "pictures": pictures})
         return cards
