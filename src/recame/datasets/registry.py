@@ -74,9 +74,9 @@ class PublicSet:
                 f"Give the path of {self.raw}."
             )
         function = getattr(import_module(f"recame.datasets.public.{self.module}"), self.function)
+        places = [Path(out)] if raw is None or not self.raw else [Path(raw), Path(out)]
         chosen = {**self.options, **options}
-        first = () if not self.raw else (Path(raw),) if raw is not None else ()
-        manifest: Path = function(*first, Path(out), on_progress=on_progress, **chosen)
+        manifest: Path = function(*places, on_progress=on_progress, **chosen)
         return manifest
 
 

@@ -170,7 +170,7 @@ def _fit(grey: FloatArray, pairs: IntArray, shift: FloatArray) -> tuple[FloatArr
 
     def flat(spectrum: Array) -> FloatArray:
         pixels = np.fft.irfft2(spectrum, s=(SIDE, SIDE))[:, inner, inner]
-        rows = pixels.reshape(len(pixels), -1).astype(np.float32)
+        rows = pixels.reshape(-1, side**2).astype(np.float32)
         return np.asarray(rows - (rows @ plane) @ plane.T)
 
     turn = shift[:, 0, None, None] * fy + shift[:, 1, None, None] * fx

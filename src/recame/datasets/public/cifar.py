@@ -18,6 +18,7 @@ from recame.datasets.public.inert_pickle import PickledArray, as_text, read_iner
 from recame.datasets.public.prepared_folder import (
     fingerprint,
     found_below,
+    make_folders,
     prepare_folder,
     save_manifest,
     write_images,
@@ -126,8 +127,7 @@ def long_tailed_rows(
             f"val_per_class = {val_per_class} with {int(available.min())} images of the smallest "
             "class: choose fewer, 0 for the published protocol."
         )
-    legacy = np.random.RandomState(seed)
-    train, val = [], []
+    legacy, train, val = np.random.RandomState(seed), [], []
     for label, count in enumerate(counts):
         rows = np.flatnonzero(target == label)
         legacy.shuffle(rows)
@@ -205,8 +205,7 @@ def prepare(
             ],
             ignore_index=True,
         )
-        source = table["source_row"].to_numpy()
-        held_out = (table["split"] == "test").to_numpy()
+        source, held_out = table["source_row"].to_numpy(), (table["split"] == "test").to_numpy()
         write_images(
             partial,
             table["image"].tolist(),
@@ -219,11 +218,9 @@ def prepare(
 
 
 def _describe(split: str, rows: IntArray, target: IntArray, names: list[str]) -> pd.DataFrame:
-    labels = np.asarray(names, object)[target[rows]]
-    table = pd.DataFrame({"label": labels, "split": split, "source_row": rows})
-    number = table["source_row"].map("{:05d}.png".format)
-    table.insert(0, "image", f"images/{split}/" + table["label"] + "/" + number)
-    return table
+    label = pd.Series([names[c] for c in target[rows]], dtype=object)
+    image = f"images/{split}/" + label + "/" + pd.Series(rows).map("{:05d}.png".format)
+    return pd.DataFrame({"image": image, "label": label, "split": split, "source_row": rows})
 
 
 def _check_md5(folder: Path, published: dict[str, str]) -> None:
@@ -315,15 +312,13 @@ def prepare_jpeg(
     }
 
     def build(partial: Path) -> None:
-        images = table["image"]
         if is_zip:
-            _extract(raw, images.tolist(), partial / "images", on_progress)
-            images = "images/" + images
+            _extract(raw, table["image"].tolist(), partial / "images", on_progress)
+            table["image"] = "images/" + table["image"]
         else:
-            images = found_below(raw, images, str(raw), on_progress)
-        written = table.assign(image=images)
-        written.loc[_val_rows(written, val_per_class, seed), "split"] = "val"
-        save_manifest(partial, written[["image", "label", "split"]])
+            table["image"] = found_below(raw, table["image"], str(raw), on_progress)
+        table.loc[_val_rows(table, val_per_class, seed), "split"] = "val"
+        save_manifest(partial, table[["image", "label", "split"]])
 
     return prepare_folder(out, recipe, build)
 
@@ -337,8 +332,7 @@ def _zip_members(path: Path) -> list[str]:
 
 
 def _extract(path: Path, members: list[str], folder: Path, on_progress: Progress) -> None:
-    for parent in sorted({name.rpartition("/")[0] for name in members}):
-        (folder / parent).mkdir(parents=True, exist_ok=True)
+    make_folders(folder, members)
     try:
         with zipfile.ZipFile(path) as archive:
             for done, name in enumerate(members, start=1):
@@ -357,7 +351,5 @@ def _val_rows(table: pd.DataFrame, per_class: int, seed: int) -> IntArray:
             f"val_per_class = {per_class} with {fewest} training images of the smallest class "
             "would leave it none: choose fewer, 0 for none."
         )
-    order = np.random.default_rng(seed).permutation(len(train))
-    mixed = train.iloc[order]
-    chosen = mixed.index[mixed.groupby("label").cumcount() < per_class]
-    return np.sort(chosen.to_numpy())
+    mixed = train.iloc[np.random.default_rng(seed).permutation(len(train))]
+    return np.sort(mixed.index[mixed.groupby("label").cumcount() < per_class])

@@ -109,8 +109,7 @@ def cut_crops(raw: Path, table: pd.DataFrame) -> Pixels:
     differing: list[str] = []
     for source, rows in table.groupby("source", sort=False).indices.items():
         part = table.iloc[rows]
-        cut, agree = _cut(root / str(source), part)
-        pixels[rows] = cut
+        pixels[rows], agree = _cut(root / str(source), part)
         differing += part["image"][~agree].tolist()
     if differing:
         raise DataError(
@@ -123,22 +122,20 @@ def cut_crops(raw: Path, table: pd.DataFrame) -> Pixels:
 
 def _cut(path: Path, part: pd.DataFrame) -> tuple[Pixels, BoolArray]:
     """The crops of one board and which of them agree, by the reader that agrees best."""
-    tried = []
+    tried, boxes = [], part[["x", "y"]].to_numpy()
     for read in (_read_pillow, _read_opencv):
         image = read(path)
-        boxes = part[["x", "y"]].to_numpy()
-        if image is None or (boxes + SIDE > image.shape[::-1]).any():
-            continue
-        cut = np.stack([image[y : y + SIDE, x : x + SIDE] for x, y in boxes])
-        agree = np.array([f"{zlib.crc32(crop.tobytes()):08x}" for crop in cut]) == part["crc32"]
-        tried.append((cut, agree.to_numpy()))
-        if agree.all():
-            break
+        if image is not None and (boxes + SIDE <= image.shape[::-1]).all():
+            cut = np.stack([image[y : y + SIDE, x : x + SIDE] for x, y in boxes])
+            found = np.array([f"{zlib.crc32(crop.tobytes()):08x}" for crop in cut])
+            tried.append((cut, found == part["crc32"].to_numpy()))
+            if tried[-1][1].all():
+                break
     if not tried:
         raise DataError(
             f"{path} is damaged or too small for its crops. Clone the repository again."
         )
-    return max(tried, key=lambda found: int(found[1].sum()))
+    return max(tried, key=lambda crops: int(crops[1].sum()))
 
 
 def _read_pillow(path: Path) -> Pixels | None:

@@ -66,8 +66,9 @@ def prepare(
 
     def build(partial: Path) -> None:
         read = _read_json if is_json else _read_numbers
-        tables = [read(path).assign(split=split) for split, path in files.items()]
-        table = pd.concat(tables, ignore_index=True)
+        table = pd.concat(
+            [read(path).assign(split=split) for split, path in files.items()], ignore_index=True
+        )
         table["image"] = found_below(raw, table["image"], "iNaturalist 2018", on_progress)
         table["label"] = table["index"].map("{:04d}".format)
         front = ["image", "label", "split", "supercategory"]
@@ -101,8 +102,8 @@ def _read_json(path: Path) -> pd.DataFrame:
             f"{path}: {len(images)} images but {len(table)} of them with an annotation and a "
             "known category. Download it again."
         )
-    found = table.rename(columns={"file_name": "image", "category_id": "index"})
-    names = found["name"].astype(str)
-    told = not names.str.fullmatch(r"\d+").all()
-    kept = found[["image", "index", "supercategory"]]
-    return kept.assign(species=names) if told else kept
+    names = {"file_name": "image", "category_id": "index", "name": "species"}
+    kept = ["image", "index", "supercategory", "species"]
+    found = table.rename(columns=names)[kept].astype({"species": str})
+    hidden = found["species"].str.fullmatch(r"\d+").all()
+    return found.drop(columns="species") if hidden else found

@@ -106,12 +106,8 @@ def as_text(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} where text belongs")
 
 
-def _as_bytes(value: Any) -> bytes:
+def _as_bytes(value: Any, *_: Any) -> bytes:
     return value if isinstance(value, bytes) else as_text(value).encode("latin1")
-
-
-def _reconstruct(*_: Any) -> PickledArray:
-    return PickledArray()
 
 
 def _scalar(dtype: Any, content: Any) -> Any:
@@ -124,20 +120,16 @@ def _reconstructor(*args: Any) -> PickledObject:
     return PickledObject(*args[1:])
 
 
-def _encode(text: Any, *_: Any) -> bytes:
-    # How Python 3 writes bytes by protocol 2.
-    return _as_bytes(text)
-
-
 _NUMPY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 _NUMPY: dict[str, Any] = {
     "ndarray": PickledArray,
     "dtype": PickledType,
-    "_reconstruct": _reconstruct,
+    "_reconstruct": PickledArray,
     "scalar": _scalar,
 }
 _BUILTIN: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): _encode,
+    # How Python 3 writes bytes by protocol 2.
+    ("_codecs", "encode"): _as_bytes,
     ("copy_reg", "_reconstructor"): _reconstructor,
     ("copyreg", "_reconstructor"): _reconstructor,
     ("__builtin__", "slice"): slice,
@@ -201,14 +193,14 @@ def pickled_columns(frame: Any) -> dict[str, Array]:
         DataError: it is no such table.
     """
     try:
-        state = {as_text(key): value for key, value in frame.state.items()}
+        state = _by_text(frame.state)
         manager = (state["_data"] if "_data" in state else state["_mgr"]).state
-        content = {as_text(key): value for key, value in manager[3].items()}["0.14.1"]
-        content = {as_text(key): value for key, value in content.items()}
-        names = [as_text(name) for name in _index_values(content["axes"][0])]
+        content = _by_text(_by_text(manager[3])["0.14.1"])
+        # An index is made with its class and a dictionary of its data and its name.
+        names = [as_text(name) for name in _by_text(content["axes"][0].args[1])["data"].array]
         columns: dict[int, Array] = {}
         for block in content["blocks"]:
-            parts = {as_text(key): value for key, value in block.items()}
+            parts = _by_text(block)
             where = parts["mgr_locs"]
             rows = np.arange(len(names))[where if isinstance(where, slice) else where.array]
             columns.update(zip(rows.tolist(), parts["values"].array, strict=True))
@@ -220,7 +212,5 @@ def pickled_columns(frame: Any) -> dict[str, Array]:
         ) from error
 
 
-def _index_values(index: PickledObject) -> Array:
-    # Made with its class and a dictionary of its data and its name.
-    values = {as_text(key): value for key, value in index.args[1].items()}["data"].array
-    return np.asarray(values)
+def _by_text(values: Any) -> dict[str, Any]:
+    return {as_text(key): value for key, value in values.items()}

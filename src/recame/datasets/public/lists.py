@@ -76,16 +76,14 @@ def prepare(
         folder /= name
     files = {split: folder / f"{name}_{split}.txt" for split in SPLITS}
     title = name.replace("_", "-")
-    recipe = {
-        "set": title,
-        "images_in": str(raw.resolve()),
-        "raw": fingerprint(files.values()),
-    }
+    recipe = {"set": title, "images_in": str(raw.resolve()), "raw": fingerprint(files.values())}
 
     def build(partial: Path) -> None:
-        tables = [read_list(path).assign(split=split) for split, path in files.items()]
-        names = class_names(tables[SPLITS.index("train")])
-        table = pd.concat(tables, ignore_index=True)
+        table = pd.concat(
+            [read_list(path).assign(split=split) for split, path in files.items()],
+            ignore_index=True,
+        )
+        names = class_names(table[table["split"] == "train"])
         unknown = table[~table["index"].isin(names.index)]
         if len(unknown):
             raise DataError(

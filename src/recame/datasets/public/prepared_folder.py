@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,14 @@ def prepare_folder(out: Path, recipe: dict[str, Any], build: Callable[[Path], No
     Raises:
         DataError: `out` holds something else, or cannot be written.
     """
-    out = Path(out)
     recipe = {"schema": SCHEMA, **json.loads(json.dumps(recipe))}
-    manifest = out / MANIFEST
     if is_taken(out):
         _check_same(out, recipe)
-        return manifest
-    with new_folder(out) as partial:
-        build(partial)
-        write_json(partial / RECIPE, recipe)
-    return manifest
+    else:
+        with new_folder(out) as partial:
+            build(partial)
+            write_json(partial / RECIPE, recipe)
+    return out / MANIFEST
 
 
 def _check_same(out: Path, recipe: dict[str, Any]) -> None:
@@ -118,21 +116,23 @@ def write_images(
     Raises:
         OSError: a file cannot be written.
     """
+    make_folders(folder, names)
+
+    def write(numbers: range) -> int:
+        for number in numbers:
+            write_png(folder / names[number], pixels(number))
+        return numbers.stop
+
+    starts, every = range(0, len(names), _IMAGES_A_TASK), range(len(names))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done in pool.map(write, [every[start : start + _IMAGES_A_TASK] for start in starts]):
+            on_progress("writing images", done, len(names))
+
+
+def make_folders(folder: Path, names: Sequence[str]) -> None:
+    """Make the folders that files of these names will lie in."""
     for parent in sorted({name.rpartition("/")[0] for name in names}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
-
-    def write(start: int) -> int:
-        end = min(start + _IMAGES_A_TASK, len(names))
-        for number in range(start, end):
-            write_png(folder / names[number], pixels(number))
-        return end - start
-
-    done = 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        tasks = [pool.submit(write, start) for start in range(0, len(names), _IMAGES_A_TASK)]
-        for task in as_completed(tasks):
-            done += task.result()
-            on_progress("writing images", done, len(names))
 
 
 def found_below(

@@ -108,8 +108,10 @@ def _labelled(columns: dict[str, Array], path: Path) -> pd.DataFrame:
             f"{path} has the columns {', '.join(columns)} and lacks {', '.join(missing)}: it is "
             "not the published LSWMD.pkl. Take that file."
         )
-    label = pd.Series([_first_text(cell) for cell in columns["failureType"]], dtype=object)
-    split = pd.Series([_first_text(cell) for cell in columns[split_column]], dtype=object)
+    label, split = (
+        pd.Series([_first_text(cell) for cell in columns[name]], dtype=object)
+        for name in ("failureType", split_column)
+    )
     kept = (label != "") & (split != "")
     rows = np.flatnonzero(kept.to_numpy())
     named = label[kept].str.lower().map({name.lower(): name for name in CLASSES})
@@ -123,12 +125,11 @@ def _labelled(columns: dict[str, Array], path: Path) -> pd.DataFrame:
             )
     if not len(rows):
         raise DataError(f"{path} has no labelled wafer: it is not the published LSWMD.pkl.")
-    numbers = pd.Series(rows)
-    folder = (numbers // _IMAGES_A_FOLDER).map("images/{:03d}/".format)
+    images = [f"images/{row // _IMAGES_A_FOLDER:03d}/{row:06d}.png" for row in rows]
     dies = pd.Series(columns["dieSize"][rows].astype(np.float64))
     return pd.DataFrame(
         {
-            "image": folder + numbers.map("{:06d}.png".format),
+            "image": images,
             "label": named.to_numpy(),
             "split": role.to_numpy(),
             "product": dies.map("{:.0f} dies".format),
@@ -141,16 +142,11 @@ def _labelled(columns: dict[str, Array], path: Path) -> pd.DataFrame:
 
 def _first_text(cell: Any) -> str:
     """The text in a cell such as [['none']]; empty if there is none ([])."""
-    while True:
-        if isinstance(cell, PickledArray):
-            cell = cell.array
-        if isinstance(cell, (list, tuple, np.ndarray)):
-            flat = cell.ravel() if isinstance(cell, np.ndarray) else cell
-            if len(flat) == 0:
-                return ""
-            cell = flat[0]
-        else:
-            return as_text(cell).strip()
+    while isinstance(cell, (PickledArray, list, tuple, np.ndarray)):
+        cell = getattr(cell, "array", cell)
+        flat = cell.ravel() if isinstance(cell, np.ndarray) else cell
+        cell = flat[0] if len(flat) else ""
+    return as_text(cell).strip()
 
 
 def _grey(cell: Any, path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
