@@ -81,7 +81,6 @@ class PublicSet:
 
 
 _CIFAR = "Krizhevsky, 2009"
-_LDAM = "long-tailed by Cao et al., NeurIPS 2019 (LDAM-DRW)"
 _OLTR = "long-tailed by Liu et al., CVPR 2019 (OLTR)"
 _NO_LICENCE = "none stated; research use"
 
@@ -91,7 +90,7 @@ def _cifar(num_classes: int, folder: str) -> PublicSet:
         title=f"CIFAR-{num_classes}-LT",
         module="cifar",
         raw=f"{folder} (or the folder that holds it)",
-        source=f"{_CIFAR}; {_LDAM}",
+        source=f"{_CIFAR}; long-tailed by Cao et al., NeurIPS 2019 (LDAM-DRW)",
         licence=_NO_LICENCE,
         cutoffs=PUBLISHED_GROUPS,
         options={"num_classes": num_classes, "imbalance": 100},

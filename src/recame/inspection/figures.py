@@ -115,12 +115,12 @@ def map_figure(points: FloatArray, values: pd.Series[Any]) -> Figure:
     size = float(np.clip(9000 / max(len(points), 1), 4, 40))
     if len(rare := top[len(_COLOURS) :]):
         other, label = points[named.isin(rare)], f"{len(rare)} others"
-        axes.scatter(*other.T, s=size, c=_OTHER, label=label, linewidths=0)
+        axes.scatter(other[:, 0], other[:, 1], s=size, c=_OTHER, label=label, linewidths=0)
     for value, colour in zip(top, _COLOURS, strict=False):
         own, label = points[named == value], figure_label(value, 22)
         # Rare values are drawn later and larger, or nobody would find them.
         grown = size * (2.2 if len(own) < 0.03 * len(points) else 1.0)
-        axes.scatter(*own.T, s=grown, c=colour, label=label, linewidths=0, alpha=0.8)
+        axes.scatter(own[:, 0], own[:, 1], s=grown, c=colour, label=label, linewidths=0, alpha=0.8)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.02)

@@ -66,7 +66,7 @@ def near_duplicates(
     residual = rest / (np.maximum(own, _LEAST_NOISE) / _BLOCK)
     relative = _relative(pairs, rest)
     meets = (phase >= MIN_PHASE) & (residual <= MAX_RESIDUAL) & (relative <= MAX_RELATIVE)
-    table = pd.DataFrame(
+    table: pd.DataFrame = pd.DataFrame(
         {
             "first": pairs[:, 0],
             "second": pairs[:, 1],

@@ -181,23 +181,36 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
         max_pixels=int(document["max_pixels"]),
         document=document,
     )
-    if bundle.format not in MODEL_FILES:
-        raise ValueError(f"format {bundle.format!r} is none of {', '.join(MODEL_FILES)}")
-    if bundle.precision not in PRECISIONS:
-        raise ValueError(f"precision {bundle.precision!r} is none of {', '.join(PRECISIONS)}")
-    if int(graph["num_classes"]) != bundle.label_space.num_classes:
-        raise ValueError(
-            f"the label space names {bundle.label_space.num_classes} classes, but the graph tells "
-            f"{graph['num_classes']} apart"
-        )
-    if bundle.outputs[:1] != ("probabilities",):
-        raise ValueError(f"the graph's first output is not probabilities ({graph['outputs']})")
-    if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
-        raise ValueError(f"temperature {bundle.temperature} is not above 0")
-    release = bundle.release_above
-    # Just above 1 means that no image passes.
-    if release is not None and (bundle.label_space.normal is None or not 0 <= release < 1.01):
-        raise ValueError(f"the threshold {release} of the normal class cannot be used")
+    space, release = bundle.label_space, bundle.release_above
+    for is_right, reason in (
+        (
+            bundle.format in MODEL_FILES,
+            f"format {bundle.format!r} is none of {', '.join(MODEL_FILES)}",
+        ),
+        (
+            bundle.precision in PRECISIONS,
+            f"precision {bundle.precision!r} is none of {', '.join(PRECISIONS)}",
+        ),
+        (
+            int(graph["num_classes"]) == space.num_classes,
+            (
+                f"the label space names {space.num_classes} classes, but the graph tells "
+                f"{graph['num_classes']} apart"
+            ),
+        ),
+        (
+            bundle.outputs[:1] == ("probabilities",),
+            f"the graph's first output is not probabilities ({graph['outputs']})",
+        ),
+        (0 < bundle.temperature < math.inf, f"temperature {bundle.temperature} is not above 0"),
+        (
+            # Just above 1 means that no image passes.
+            release is None or (space.normal is not None and 0 <= release < 1.01),
+            f"the threshold {release} of the normal class cannot be used",
+        ),
+    ):
+        if not is_right:
+            raise ValueError(reason)
     return bundle
 
 

@@ -92,19 +92,20 @@ class LatencyReport:
             f"{relation} {takt_ms:g} ms."
         )
         # Batch / throughput is how long a batch takes.
-        whole = [b for b in self.batches if b / self.images_per_s(b) <= takt_s]
-        keeping = [b for b in self.batches if self.images_per_s(b) * takt_s >= 1]
-        if whole:
-            largest = max(whole)
+        largest = max((b for b in self.batches if b / self.images_per_s(b) <= takt_s), default=None)
+        smallest = min(
+            (b for b in self.batches if self.images_per_s(b) * takt_s >= 1), default=None
+        )
+        if largest:
             return (
                 f"{text} Inference of a batch of {largest} takes "
                 f"{self.batches[largest].mean_ms:.2f} ms, which is within one takt (mean, decoding "
                 "apart)."
             )
-        if keeping:
+        if smallest:
             return (
-                f"{text} Collected to batches of {min(keeping)}, inference keeps up with one image "
-                f"a takt ({self.images_per_s(min(keeping)):,.0f} images/s), but each decision "
+                f"{text} Collected to batches of {smallest}, inference keeps up with one image "
+                f"a takt ({self.images_per_s(smallest):,.0f} images/s), but each decision "
                 "comes later."
             )
         return f"{text} No batch size keeps up: a smaller student or INT8 is needed."
@@ -314,7 +315,7 @@ def _doubts(
 ) -> list[str]:
     """What speaks against the figures, a sentence each."""
     notes = []
-    if load_before is not None and load_before > cores / 2:
+    if (load_before or 0) > cores / 2:
         notes.append(
             f"The machine was busy before the measurement (load average {load_before:.1f} on "
             f"{cores} cores): measure again when nothing else runs."

@@ -57,8 +57,4 @@ def prepare(
     """
     spec = benchmark_spec(imbalance, seed, num_classes)
     recipe = {"set": f"ICDefectSynth ({imbalance:g})", "spec": asdict(spec)}
-
-    def build(partial: Path) -> None:
-        write(spec, partial, on_progress)
-
-    return prepare_folder(out, recipe, build)
+    return prepare_folder(out, recipe, lambda partial: write(spec, partial, on_progress))

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _END_BYTES = 1 << 20
 _IMAGES_A_TASK = 128
 
 
-def prepare_folder(out: Path, recipe: dict[str, Any], build: Callable[[Path], None]) -> Path:
+def prepare_folder(out: Path, recipe: dict[str, Any], build: Callable[[Path], object]) -> Path:
     """Build a set in a folder beside `out` and move it there when it is whole.
 
     Where `out` holds a set of the same recipe, nothing is done. Anything else in it is never
@@ -155,12 +156,10 @@ def found_below(
     parts = names.str.rpartition("/")
     missing: list[str] = []
     for parent, files in parts[2].groupby(parts[0], sort=False):
-        try:
-            present = set(os.listdir(folder / str(parent)))  # noqa: PTH208 - names, not paths
-        except OSError:
-            present = set()
-        prefix = f"{parent}/" if parent else ""
-        missing += [f"{prefix}{name}" for name in files if name not in present]
+        present: set[str] = set()
+        with suppress(OSError):
+            present.update(os.listdir(folder / str(parent)))  # noqa: PTH208 - names, not paths
+        missing += names[files.index[~files.isin(present)]].tolist()
     if missing:
         raise DataError(
             f"{len(missing)} of {len(names)} images of {described_by} are not below {folder} "

@@ -28,31 +28,26 @@ class Products(Check):
             hint = "If a column says it, name it: --set data.product_column=NAME."
             return [SetFinding("no-products", "note", "No product column", text, hint)]
         empty = audit.num_empty_cells
-        if not empty:
-            return []
-        worst = (audit.products > 0).sum(axis=1).sort_values(kind="stable")
-        return [
-            SetFinding(
-                "cells",
-                "note",
-                f"{empty:,} of {audit.products.size:,} class-product pairs have no image",
-                f"{worst.index[0]} is known from {worst.iloc[0]} of {audit.products.shape[1]} "
-                "products only.",
-                "Expect misses there: products that a class was never seen on are new looks to it.",
-                empty,
-            )
-        ]
+        known = (audit.products > 0).sum(axis=1)
+        cells = SetFinding(
+            "cells",
+            "note",
+            f"{empty:,} of {audit.products.size:,} class-product pairs have no image",
+            f"{known.idxmin()} is known from {known.min()} of {audit.products.shape[1]} products "
+            "only.",
+            "Expect misses there: products that a class was never seen on are new looks to it.",
+            empty,
+        )
+        return [cells] if empty else []
 
     def tiles(self) -> list[dict[str, str]]:
         """How many products."""
         audit = self.inspection.audit
         if audit.products is None:
             return []
-        empty = audit.num_empty_cells / audit.products.size
-        meaning = "every class is known from every product"
-        if empty:
-            meaning = f"{empty:.0%} of class-product pairs have no image"
-        value = f"{audit.products.shape[1]:,}"
+        empty, value = audit.num_empty_cells / audit.products.size, f"{audit.products.shape[1]:,}"
+        known = f"{empty:.0%} of class-product pairs have no image"
+        meaning = known if empty else "every class is known from every product"
         return [{"name": "Products", "value": value, "meaning": meaning}]
 
     def show(self) -> list[Section]:
