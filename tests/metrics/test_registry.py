@@ -8,6 +8,7 @@ from recame.contracts import Predictions
 from recame.label_space import LabelSpace
 from recame.metrics.evaluation import evaluate_predictions
 from recame.metrics.registry import BY_NAME, LOWER_IS_BETTER, METRICS
+from recame.metrics.statistics import ClassRates
 
 SPACE = LabelSpace(("ok", "open", "short"), (200, 40, 9), normal="ok", critical=("short",))
 TARGET = np.array([0, 0, 0, 0, 1, 1, 2, 2])
@@ -56,6 +57,29 @@ def test_a_new_metric_needs_its_entry_alone(monkeypatch: pytest.MonkeyPatch) -> 
     for module in (breakdown, evaluation):
         monkeypatch.setattr(module, "METRICS", (*METRICS, median))
     assert headline(SPACE)["median_recall"] == pytest.approx(0.5)
+
+
+def test_a_mean_may_ask_which_classes_are_defects(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recame.metrics import breakdown, evaluation, paired
+    from recame.metrics.registry import Metric
+
+    def recall(rates: ClassRates) -> np.ndarray:
+        return rates.recall[..., rates.defect].mean(-1)
+
+    good = Metric("good", "good", "", mean=recall)
+    bad = Metric("bad", "bad", "", "headline", lower_is_better=True, mean=lambda r: 1 - recall(r))
+    for module in (breakdown, evaluation, paired):
+        monkeypatch.setattr(module, "METRICS", (*METRICS, good, bad))
+    monkeypatch.setattr(evaluation, "LOWER_IS_BETTER", LOWER_IS_BETTER | {"bad"})
+    for called, value in ((CALLED, 0.5), (TARGET, 0.0)):  # a perfect model's error is no cliff
+        soft = np.eye(3, dtype=np.float32)[called]
+        table = pd.DataFrame({"image": [str(i) for i in range(len(TARGET))]})
+        got = evaluate_predictions(Predictions(table, soft, soft[:, None], TARGET), SPACE).headline
+        assert got["bad"].value == pytest.approx(value)
+        assert got["bad"].low == pytest.approx(1 - got["good"].high)
+        assert got["bad"].high == pytest.approx(1 - got["good"].low)
+    differences = paired.paired_differences(TARGET, CALLED, TARGET, SPACE, resamples=50, seed=0)
+    assert differences["bad"].value == pytest.approx(0.5)
 
 
 def test_less_is_better_of_rates_of_error_alone() -> None:

@@ -31,7 +31,7 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
     }
     for check in inspection.checks:
         for key, facts in check.facts().items():
-            document[key] = {**document.get(key, {}), **facts} if key == "hygiene" else facts
+            document[key] = {**document[key], **facts} if key in document else facts
     return {key: _plain(part) for key, part in document.items()}
 
 

@@ -23,19 +23,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def macro_statistics(counts: ClassCounts, groups: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
+def macro_statistics(
+    counts: ClassCounts, groups: Mapping[str, BoolArray], normal: int | None = None
+) -> dict[str, FloatArray]:
     """The means over classes with images, for one confusion matrix or many.
 
     Args:
         counts: of shape (..., C).
         groups: name -> (C,) members; each gives the mean recall of its members with images, and
             is left out when it has none.
+        normal: index of the class that means "no defect", if there is one.
 
     Returns:
         The metrics that are means over classes and the groups, by name, each of shape (...).
     """
     present = counts.support > 0
-    rates = ClassRates(*(rate[..., present] for rate in class_rates(counts)))
+    recall, precision, f1, defect = class_rates(counts, normal)
+    rates = ClassRates(
+        recall[..., present], precision[..., present], f1[..., present], defect[present]
+    )
     members = {name: mask[present] for name, mask in groups.items()}
     return {
         **{metric.name: metric.mean(rates) for metric in METRICS if metric.mean},
@@ -54,7 +60,7 @@ def per_class_table(counts: ClassCounts, space: LabelSpace, confidence: float) -
     import pandas as pd
 
     hits, support, predicted = counts
-    recall, precision, f1 = class_rates(counts)
+    recall, precision, f1, _ = class_rates(counts)
     recall_low, recall_high = wilson_interval(hits, support, confidence)
     precision_low, precision_high = wilson_interval(hits, predicted, confidence)
     table = pd.DataFrame(

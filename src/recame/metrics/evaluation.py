@@ -19,7 +19,7 @@ from recame.metrics.breakdown import (
     product_tables,
 )
 from recame.metrics.calibration import expected_calibration_error
-from recame.metrics.registry import METRICS
+from recame.metrics.registry import LOWER_IS_BETTER, METRICS
 from recame.metrics.statistics import (
     Estimate,
     bootstrap_intervals,
@@ -152,13 +152,15 @@ def evaluate_predictions(
     tail_rule, tail = _tail(label_space)
     members = {**_group_members(label_space), "tail_recall": tail}
 
-    values = macro_statistics(counts, members)
+    normal = label_space.normal_index
+    values = macro_statistics(counts, members, normal)
     intervals = bootstrap_intervals(
         confusion,
-        lambda drawn: macro_statistics(drawn, members),
+        lambda drawn: macro_statistics(drawn, members, normal),
         resamples=bootstrap,
         seed=seed,
         confidence=confidence,
+        lower_is_better=LOWER_IS_BETTER,
     )
     macro = {name: _estimate(float(value), intervals.get(name)) for name, value in values.items()}
     shares = {m.name: m.share(target, prediction, label_space) for m in METRICS if m.share}

@@ -112,13 +112,13 @@ def paired_differences(
     classes, pair = cells // size**2, cells % size**2
     support = np.bincount(target, minlength=size)[:-1].astype(np.float64)
     layout = _Cells(classes, pair // size, pair % size, support)
-    members = np.isin(label_space.names, tail)
+    by_class = np.isin(label_space.names, tail), label_space.normal_index
 
     def statistic(
         shares: FloatArray, prior: FloatArray
     ) -> dict[str, tuple[FloatArray, FloatArray]]:
-        one = _statistics(layout, layout.first, shares, prior[:, 0], prior[:, 1], members)
-        two = _statistics(layout, layout.second, shares, prior[:, 1], prior[:, 0], members)
+        one = _statistics(layout, layout.first, shares, prior[:, 0], prior[:, 1], *by_class)
+        two = _statistics(layout, layout.second, shares, prior[:, 1], prior[:, 0], *by_class)
         return {name: (one[name], two[name]) for name in one}
 
     generator = np.random.default_rng(seed)
@@ -203,6 +203,7 @@ def _statistics(
     right: FloatArray,
     wrong: FloatArray,
     tail: BoolArray,
+    normal: int | None,
 ) -> dict[str, FloatArray]:
     """Numbers of one model from (R, M) images a cell and (R, C) prior images, right and wrong."""
     classes, support = layout.classes, layout.support
@@ -211,5 +212,6 @@ def _statistics(
     spread = wrong / max(count - 1, 1)  # the prior's wrong calls, evenly over the other classes
     predicted = sum_by_key(mass, called, count + 1)[:, :count] + right
     predicted += spread.sum(1, keepdims=True) - spread
-    values = macro_statistics(ClassCounts(hits, support, predicted), {"tail_recall": tail})
+    counts = ClassCounts(hits, support, predicted)
+    values = macro_statistics(counts, {"tail_recall": tail}, normal)
     return {m.name: values[m.name] for m in METRICS if m.level == "headline" and m.name in values}

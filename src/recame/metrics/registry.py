@@ -17,7 +17,7 @@ from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.label_space import GROUPS, LabelSpace
 from recame.metrics.statistics import ClassRates
 
-#: From the rates of the classes with images, (..., P) each, to values of shape (...).
+#: From the rates of the P classes with images to values of shape (...).
 Mean = Callable[[ClassRates], FloatArray]
 
 #: From (N,) classes, (N,) calls and the label space to two masks (N,): which images are counted,

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from recame.config import Config, DistillConfig
+from recame.config import Config, DistillConfig, ObjectiveConfig
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.models import PACKAGED_BACKBONE, Architecture, LoadedModel
@@ -26,13 +26,8 @@ _MIXUP = 0.4
 
 #: What is not the teacher's of how the student trains, unless it is said otherwise.
 _PLAIN_TRAINING: dict[str, Any] = {
+    **{f"objective.{name}": 0.0 for name in ObjectiveConfig.model_fields if "_weight" in name},
     "objective.base_weight": 1.0,
-    "objective.hard_weight": 0.0,
-    "objective.distillation_weight": 0.0,
-    "objective.hard_distillation_weight": 0.0,
-    "objective.diversity_weight": 0.0,
-    "objective.contrastive_weight": 0.0,
-    "objective.intra_weight": 0.0,
     "probe.enabled": False,
     "finetune.enabled": True,
     "finetune.scope": "all",
