@@ -38,7 +38,7 @@ class TestLifecycle:
             path.touch()
         run.finish()
         left = {path.name for path in run.path.iterdir()}
-        assert left == {"run.json", "config.yaml", "last.ckpt"}
+        assert left == {"run.json", "asked.yaml", "config.yaml", "last.ckpt"}
 
     def test_a_folder_without_marker_is_free(self, tmp_path: Path) -> None:
         # As left by a process that was killed before the settings were whole.
@@ -60,6 +60,25 @@ class TestLifecycle:
         run.check_same_data("f00d")
         with pytest.raises(DataError, match="fingerprint f00d, now beef"):
             run.check_same_data("beef")
+
+
+class TestAsked:
+    def test_is_kept_beside_what_was_decided(self, tmp_path: Path) -> None:
+        asked = Config()
+        decided = asked.updated({"objective.tau": 1.5})
+        folder = RunFolder.free(tmp_path / "run")
+        folder.begin(tmp_path, "f00d", decided, asked=asked, device="cuda")
+        assert (folder.load_config(), folder.asked()) == (decided, asked)
+        assert (folder.keeps_asked, folder.device) == (True, "cuda")
+
+    def test_the_version_before_gave_reasons(self, run: RunFolder) -> None:
+        (run.path / "asked.yaml").unlink()
+        decided = Config().updated({"objective.tau": 1.5, "finetune.lr": 0.1, "run.seed": 4})
+        run.save_config(decided)
+        assert run.asked() == decided
+        run.explain(["objective.tau = 1.5: above 1", "run.seed = 4: no", "start = an expert"])
+        assert run.asked() == decided.updated({"objective.tau": "auto"})
+        assert not run.keeps_asked
 
 
 class TestOpening:

@@ -68,14 +68,26 @@ class RunFolder:
             raise ConfigError(f"{path} is a file, and a run needs a folder: choose another --out.")
         return cls(path)
 
-    def begin(self, source: Path, fingerprint: str, config: Config) -> None:
+    def begin(
+        self,
+        source: Path,
+        fingerprint: str,
+        config: Config,
+        *,
+        asked: Config | None = None,
+        device: str = "cpu",
+    ) -> None:
         """Make the folder, and mark it as a run in training once it holds the settings.
 
         Args:
             source: the data, as given.
             fingerprint: of the images' content.
             config: the run's settings.
+            asked: the settings as the user gave them, with every `auto`; None: these.
+            device: the kind of device that the run's precision was chosen for.
         """
+        from recame.config import save_config
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -83,6 +95,7 @@ class RunFolder:
                 f"The run folder {self.path} cannot be made ({error.strerror}): choose another "
                 "--out."
             ) from error
+        save_config(asked or config, self._asked_path)
         self.save_config(config)
         write_json(
             self._marker,
@@ -92,6 +105,7 @@ class RunFolder:
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "data": str(source.resolve()),
                 "data_fingerprint": fingerprint,
+                "device": device,
             },
         )
 
@@ -185,6 +199,48 @@ class RunFolder:
         from recame.config import load_config
 
         return load_config(self.path / "config.yaml")
+
+    @property
+    def keeps_asked(self) -> bool:
+        """Whether what the user asked was kept; the versions before kept what was decided alone."""
+        return self._asked_path.exists()
+
+    def asked(self) -> Config:
+        """The settings as the user gave them: `auto` is what was left to be decided.
+
+        Of a run of the version before, its settings with `auto` where its reasons say that they
+        were decided; those that followed from another decision without a reason are missing.
+        """
+        from recame.config import Config, load_config
+
+        if self.keeps_asked:
+            return load_config(self._asked_path)
+        default = Config().model_dump()
+        names = (reason.split(" = ")[0].split(".") for reason in self.reasons())
+        open_names = (n for n in names if len(n) == 2 and default.get(n[0], {}).get(n[1]) == "auto")
+        return self.load_config().updated(dict.fromkeys(map(".".join, open_names), "auto"))
+
+    @property
+    def _asked_path(self) -> Path:
+        return self.path / "asked.yaml"
+
+    @property
+    def device(self) -> str:
+        """The kind of device that the run began on; of a run of the version before a GPU's."""
+        return str(self.info().get("device", "cuda"))
+
+    @property
+    def decisions_path(self) -> Path:
+        """What is made of the network's answers: the temperature."""
+        return self.path / "decisions.json"
+
+    def answers(self, config: Config) -> dict[str, object]:
+        """What decides the ensemble's probabilities, so that a temperature holds for them."""
+        return {
+            "views": config.evaluation.views,
+            "weighting": config.evaluation.weighting,
+            "weights_sha256": self.weights_sha256(),
+        }
 
     def save_manifest(self, table: pd.DataFrame) -> None:
         """Write `manifest.csv`, without the columns that hold for this process alone."""

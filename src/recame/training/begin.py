@@ -50,8 +50,18 @@ def _prepare(
     return OngoingRun(folder, config, data, device, console, started), [*reasons, *plan.reasons]
 
 
-def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: bool) -> None:
-    """Write what describes the run, and say it."""
+def record_run(
+    run: OngoingRun, source: Path, reasons: list[str], asked: Config, *, resume: bool
+) -> None:
+    """Write what describes the run, and say it.
+
+    Args:
+        run: its settings decided.
+        source: the data, as given.
+        reasons: of the decisions.
+        asked: the settings before they were decided.
+        resume: whether the folder holds all this already.
+    """
     folder, data, console = run.folder, run.data, run.console
     if resume:
         folder.check_same_data(data.fingerprint)
@@ -60,7 +70,7 @@ def record_run(run: OngoingRun, source: Path, reasons: list[str], *, resume: boo
         run.objective(torch.ones(data.label_space.num_classes))  # refuses what it cannot be made of
         if run.config.finetune.enabled:
             check_finetune(run)
-        folder.begin(source, data.fingerprint, run.config)
+        folder.begin(source, data.fingerprint, run.config, asked=asked, device=run.device.type)
     folder.save_manifest(data.table)
     folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
     folder.save_label_space(data.label_space)

@@ -80,7 +80,7 @@ def train(
         _check_network(config)
     run, reasons = _prepare(Path(source), config, folder, console, started)
     run = replace(run, make_loss=make_loss)
-    record_run(run, Path(source), reasons, resume=resume)
+    record_run(run, Path(source), reasons, config, resume=resume)
     candidates: dict[str, MultiExpertClassifier] = {}
     if run.config.probe.enabled:
         run, model = run_probe(run)

@@ -30,7 +30,7 @@ from recame.training.loop.cost import StepCost
 from recame.training.loop.module import FinetuneModule
 from recame.training.planner import plan_epochs
 from recame.training.student.distill import distill
-from recame.training.student.recipe import student_config
+from recame.training.student.recipe import asked_of_student, student_config
 from recame.training.student.start import start_from_expert
 from recame.training.student.step import matching_stages
 from recame.training.student.teacher import Teacher
@@ -313,7 +313,9 @@ class TestSettings:
             }
         )
         named = {name.replace("__", "."): value for name, value in changes.items()}
-        return student_config(teacher, LITE0, SPEC, num_stages=7, backbone=backbone, changes=named)
+        return student_config(
+            teacher, teacher, LITE0, SPEC, num_stages=7, backbone=backbone, changes=named
+        )
 
     def test_own_backbone_without_its_last_quarter(self) -> None:
         model = self.make().model
@@ -337,15 +339,48 @@ class TestSettings:
         teacher = Config().updated({"distill.temperature": 9.0, "distill.stages": "auto"})
         assert teacher.distill.stages is None
         config = student_config(
-            teacher, LITE0, SPEC, num_stages=7, backbone=None, changes={"distill.stages": 6}
+            teacher,
+            teacher,
+            LITE0,
+            SPEC,
+            num_stages=7,
+            backbone=None,
+            changes={"distill.stages": 6},
         )
         assert (config.distill.temperature, config.distill.stages) == (2.0, 6)
         assert config.model.pooled_stages == 5
 
+    @pytest.mark.parametrize(
+        ("asked", "decided", "taught"),
+        [
+            (1.5, 1.5, 1.5),
+            ("auto", 1.5, 1.0),
+            ("auto", (1.0, 2.0), 1.0),
+            ((1.0, 3.0),) * 2 + (1.0,),
+        ],
+    )
+    def test_a_tau_that_was_asked_is_taught(self, asked: Any, decided: Any, taught: float) -> None:
+        start = Config().updated({"model.num_experts": 2 if isinstance(decided, tuple) else 1})
+        teacher, theirs = (start.updated({"objective.tau": tau}) for tau in (decided, asked))
+        words = {"num_stages": 7, "backbone": None}
+        student = student_config(teacher, theirs, LITE0, SPEC, **words, changes={})
+        assert student.objective.tau == taught
+        own = asked_of_student(student, theirs, {})
+        assert own.objective.tau == (1.5 if asked == 1.5 else "auto")
+        changes = {"objective.tau": 1.0}
+        student = student_config(teacher, theirs, LITE0, SPEC, **words, changes=changes)
+        assert asked_of_student(student, theirs, changes).objective.tau == 1.0
+        # A student of two experts has a use for two.
+        changes = {"distill.experts": "each", "model.num_experts": 2}
+        student = student_config(teacher, theirs, LITE0, SPEC, **words, changes=changes)
+        assert student.objective.tau == (asked if asked != "auto" else 1.0)
+
     def test_a_student_has_nothing_to_join(self) -> None:
         for asked, kept in (("joined", "best_on_val"), ("last", "last")):
             teacher = Config().updated({"run.keep": asked})
-            config = student_config(teacher, LITE0, SPEC, num_stages=7, backbone=None, changes={})
+            config = student_config(
+                teacher, teacher, LITE0, SPEC, num_stages=7, backbone=None, changes={}
+            )
             assert config.run.keep == kept
 
     def test_another_backbone_is_whole(self) -> None:

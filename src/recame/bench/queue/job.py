@@ -132,13 +132,17 @@ def is_trained(out: Path, config: Config) -> bool:
     if not _begun(out):
         return False
     folder = RunFolder.open(out)
-    recorded = folder.load_config().model_dump(mode="json")
+    asked = folder.asked()
+    # A student is asked what its teacher's run decided; an older run kept what was decided alone.
+    exact = folder.keeps_asked and asked.distill.teacher is None
+    recorded = (asked if exact else folder.load_config()).model_dump(mode="json")
     changed = [
         f"{section}.{key}: {recorded[section].get(key)!r} then, {value!r} now"
         for section, values in config.model_dump(mode="json").items()
         if isinstance(values, dict)
         for key, value in values.items()
-        if recorded[section].get(key) != value and not _is_decided(f"{section}.{key}", value)
+        if recorded[section].get(key) != value
+        and (exact or not _is_decided(f"{section}.{key}", value))
     ]
     if changed:
         raise ConfigError(
@@ -171,6 +175,8 @@ def student_changes(wanted: Config, teacher: Config) -> dict[str, Any]:
     size = changes["data.size"]
     for name in ("model.stages", "model.attention", "data.size", "distill.teacher"):
         del changes[name]
+    if wanted.objective.tau == "auto":
+        del changes["objective.tau"]  # what is planned for the teacher's experts is not for others
     return changes | {
         "distill.stages": wanted.model.stages,
         "distill.attention": "none" if wanted.model.attention == "none" else "keep",

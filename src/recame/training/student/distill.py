@@ -27,7 +27,12 @@ from recame.training.begin import quiet_libraries, record_run
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
-from recame.training.student.recipe import student_config, student_reasons, student_spec
+from recame.training.student.recipe import (
+    asked_of_student,
+    student_config,
+    student_reasons,
+    student_spec,
+)
 from recame.training.student.start import start_from_expert
 from recame.training.student.step import Distillation, matching_stages
 from recame.training.student.teacher import Resized, Teacher
@@ -114,16 +119,16 @@ def distill(
     _check_same_judgement(teachers)
     if resume:
         _check_same_teacher(folder, teachers)
-    run, reasons = _prepare(
+    run, reasons, asked = _prepare(
         teachers, folder, config, backbone, unlabelled, changes, console, started
     )
     run = replace(run, make_loss=make_loss)
-    asked = {
+    words = {
         "backbone": backbone,
         "unlabelled": [str(path) for path in unlabelled],
         "changes": {name: _plain(value) for name, value in (changes or {}).items()},
     }
-    model, distillation = _classroom(run, teachers, reasons, asked, resume=resume)
+    model, distillation = _classroom(run, teachers, reasons, asked, words, resume=resume)
     candidates = {"start": copy.deepcopy(model).eval()}
     run, candidates["distilled"] = run_finetune(run, model, distillation)
     keep_best(run, candidates)
@@ -145,9 +150,13 @@ def _prepare(
     changes: dict[str, Any] | None,
     console: Console,
     started: float,
-) -> tuple[OngoingRun, list[str]]:
-    """Settle the settings and load the teacher's images at the student's size."""
-    loaded, reasons = teachers.loaded, list[str]()
+) -> tuple[OngoingRun, list[str], Config]:
+    """Settle the settings and load the teacher's images at the student's size.
+
+    Returns:
+        The run, why its settings are as they are, and what of them was asked.
+    """
+    loaded, reasons, asked = teachers.loaded, list[str](), config
     if config is None:
         # What is left open is decided as for any student.
         changes = {name: value for name, value in (changes or {}).items() if value != "auto"}
@@ -156,8 +165,10 @@ def _prepare(
         changes["distill.teacher"] = teachers.folder.path.resolve()
         if unlabelled:
             changes["distill.unlabelled"] = tuple(Path(path).resolve() for path in unlabelled)
+        theirs = teachers.folder.asked()
         config = student_config(
             teachers.config,
+            theirs,
             loaded.architecture,
             loaded.spec,
             num_stages=len(whole.stages),
@@ -165,6 +176,8 @@ def _prepare(
             changes=changes,
         )
         reasons = student_reasons(config, loaded, len(whole.stages))
+        given = changes if backbone is None else {**changes, "model.backbone": backbone}
+        asked = asked_of_student(config, theirs, given)
     device = choose_device(config.run.accelerator)
     config = config.updated({"run.precision": choose_precision(config.run.precision, device)})
     with progress_bars(console) as report:
@@ -176,14 +189,15 @@ def _prepare(
             label_space=loaded.label_space,
             on_progress=report,
         )
-    return OngoingRun(folder, config, data, device, console, started), reasons
+    return OngoingRun(folder, config, data, device, console, started), reasons, asked or config
 
 
 def _classroom(
     run: OngoingRun,
     teachers: _TeachersRun,
     reasons: list[str],
-    asked: dict[str, Any],
+    asked: Config,
+    words: dict[str, Any],
     *,
     resume: bool,
 ) -> tuple[MultiExpertClassifier, Distillation]:
@@ -206,9 +220,9 @@ def _classroom(
     if settings.unlabelled:
         with progress_bars(run.console) as report:
             unlabelled = load_unlabelled(run, settings, Resized(teacher_model), report)
-    record_run(run, Path(teachers.folder.info()["data"]), [*reasons, why], resume=resume)
+    record_run(run, Path(teachers.folder.info()["data"]), [*reasons, why], asked, resume=resume)
     if "teacher" not in folder.info():
-        facts = {**teachers.facts(), "val_balanced_accuracy": score, "asked": asked}
+        facts = {**teachers.facts(), "val_balanced_accuracy": score, "asked": words}
         folder.mark("training", teacher=facts)
     if score is not None:
         run.console.print(f"Teacher on val, one view: balanced accuracy {score:.3f}")

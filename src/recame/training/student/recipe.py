@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from recame.config import Config, DistillConfig, ObjectiveConfig
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.models import PACKAGED_BACKBONE, Architecture, LoadedModel
-from recame.training.planner import LONE_TAU, LR, STUDENT_TAU
+from recame.training.planner import LR, STUDENT_TAU
 from recame.training.starting_weights import starting_mean_std
 
 #: What follows from a setting of the section `distill`.
@@ -47,6 +48,7 @@ _PLAIN_TRAINING: dict[str, Any] = {
 
 def student_config(
     teacher: Config,
+    asked: Config,
     architecture: Architecture,
     spec: PreprocessSpec,
     *,
@@ -61,6 +63,7 @@ def student_config(
 
     Args:
         teacher: its settings.
+        asked: what of them its user asked, with every `auto`.
         architecture: of its model.
         spec: its preprocessing.
         num_stages: of the student's whole backbone.
@@ -94,8 +97,9 @@ def student_config(
         **changes,
         "model.backbone": name,
     }
-    if isinstance(teacher.objective.tau, tuple) or teacher.objective.tau == LONE_TAU:
-        # What is planned for experts is not for a student.
+    taus, experts = asked.objective.tau, values["model.num_experts"]
+    if taus == "auto" or (isinstance(taus, tuple) and len(taus) != experts):
+        # What is planned for the teacher's experts, or asked for so many, is not for a student.
         values.setdefault("objective.tau", STUDENT_TAU)
     shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
     if isinstance(shared, int) and -depth <= shared < 0:
@@ -103,6 +107,25 @@ def student_config(
     config = teacher.updated(values)
     _check_trainable(config)
     return config
+
+
+def asked_of_student(student: Config, asked: Config, changes: Mapping[str, Any]) -> Config:
+    """A student's settings with `auto` where neither its user nor its teacher's asked them.
+
+    Args:
+        student: of `student_config`.
+        asked: what the teacher's user asked.
+        changes: what the student's user asked, as `section.key`.
+    """
+    theirs, own, default = asked.model_dump(), student.model_dump(), Config().model_dump()
+    undecided = [
+        f"{section}.{key}"
+        for section, values in default.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value == "auto" != own[section][key] and theirs[section][key] != own[section][key]
+    ]
+    return student.updated({name: "auto" for name in undecided if name not in changes})
 
 
 def _network(
