@@ -35,7 +35,9 @@ def left(tmp_path: Path) -> Path:
 def test_its_settings_are_read(left: Path) -> None:
     config = recame.load_config(left / "run" / "config.yaml")
     assert config.objective.tau == (1.0, 2.0)
-    assert RunFolder.open(left / "run").load_config() == config
+    folder = RunFolder.open(left / "run")
+    assert folder.load_config() == config
+    assert folder.asked().objective.tau == "auto"
 
 
 @pytest.mark.parametrize("name", ["run", "bundle"])
@@ -73,8 +75,12 @@ def test_its_run_is_exported(left: Path) -> None:
     from recame.export.export import export
 
     export(left / "run", out=left / "again")
-    then, now = (recame.load(left / name) for name in ("bundle", "again"))
+    then, now, run = (recame.load(left / name) for name in ("bundle", "again", "run"))
     images = sorted((left / "images").rglob("*.png"))
     for a, b in zip(then.predict(images), now.predict(images), strict=True):
         assert (a.label, a.decision) == (b.label, b.decision)
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)
+    # The temperature that export fits is the run's from then on.
+    for a, b in zip(run.predict(images), now.predict(images), strict=True):
+        assert a.label == b.label
         np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
+import recame
 from recame.decisions.calibration import calibrated
-from recame.errors import ConfigError, ExportError, MissingDependencyError
+from recame.errors import ConfigError, DataError, ExportError, MissingDependencyError
 from recame.export import export as export_module
 from recame.export.export import export
 from recame.inference.graph import DeploymentGraph
 from recame.inference.parity import MAX_DIFFERENCE, check_parity
 from recame.models import load_checkpoint
+from recame.runs.folder import RunFolder
 from recame.runtime.bundle import Bundle, is_bundle, open_bundle
 from recame.runtime.sessions import open_session
 
@@ -202,3 +206,66 @@ def test_nan_fails() -> None:
     found = expected.copy()
     found[3] = np.nan
     assert "not finite" in compare(found, expected, "fp32").failures[0]
+
+
+class TestTemperature:
+    """Run and bundle answer alike, by a temperature that is fitted once."""
+
+    @pytest.fixture
+    def hot(self, finished: Path, tmp_path: Path) -> RunFolder:
+        """The run with a temperature far from 1."""
+        folder = RunFolder(Path(shutil.copytree(finished, tmp_path / "hot")))
+        kept = json.loads(folder.decisions_path.read_text())
+        kept["calibration"]["temperature"] = 3.0
+        folder.decisions_path.write_text(json.dumps(kept))
+        return folder
+
+    def test_run_and_bundle_answer_alike(
+        self, hot: RunFolder, finished: Path, defects: Path, tmp_path: Path
+    ) -> None:
+        bundle = export(hot.path, tmp_path / "b")
+        assert bundle.temperature == 3.0
+        images = sorted(defects.rglob("*.png"))
+        of_run, of_bundle, before = (
+            recame.load(path).predict(images) for path in (hot.path, bundle.path, finished)
+        )
+        changes = []
+        for ours, theirs, other in zip(of_run, of_bundle, before, strict=True):
+            assert ours.label == theirs.label == other.label
+            np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
+            changes.append(np.abs(ours.probabilities - other.probabilities).max())
+        assert max(changes) > 0.1
+        fingerprints = {recame.load(path).fingerprint for path in (hot.path, finished)}
+        assert len(fingerprints) == 2
+
+    def test_other_views_are_fitted_for_the_bundle_alone(
+        self, hot: RunFolder, tmp_path: Path
+    ) -> None:
+        kept = hot.decisions_path.read_text()
+        assert export(hot.path, tmp_path / "b", views=2).temperature != 3.0
+        assert hot.decisions_path.read_text() == kept
+
+    def test_changed_settings_are_fitted_anew(
+        self, hot: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hot.save_config(hot.load_config().updated({"evaluation.views": 2}))
+        recame.load(hot.path)
+        assert "views 1 then, 2 now" in caplog.text
+        bundle = export(hot.path, tmp_path / "b")
+        assert bundle.temperature != 3.0
+        kept = json.loads(hot.decisions_path.read_text())["calibration"]
+        assert (kept["temperature"], kept["fitted_on"]["views"]) == (bundle.temperature, 2)
+
+    def test_a_run_that_cannot_be_written_to(
+        self, hot: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise DataError("The disk is full.")
+
+        trained = json.loads((hot.path / "decisions.json").read_text())["calibration"]
+        hot.decisions_path.unlink()
+        monkeypatch.setattr(export_module, "save_calibration", full)
+        heard = io.StringIO()
+        bundle = export(hot.path, tmp_path / "b", console=Console(file=heard, width=300))
+        assert "the run answers without: The disk is full." in heard.getvalue()
+        assert bundle.temperature != trained["temperature"]

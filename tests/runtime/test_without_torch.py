@@ -64,7 +64,6 @@ print(" ".join(item.label for item in found))
     np.testing.assert_array_equal(got, expected)
     assert done.stdout.split() == [item.label for item in with_torch]
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 7
-    # The run itself, before the temperature: the same decisions.
     run = recame.load(finished).predict(defects / "hole")
     assert [item.label for item in run] == [item.label for item in with_torch]
 

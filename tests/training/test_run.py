@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,17 @@ from safetensors.numpy import load_file
 import recame
 from recame.config import Config, load_config
 from recame.errors import DataError
+from recame.inference.forward import BatchForward
+from recame.metrics.calibration import expected_calibration_error
+from recame.runs.folder import RunFolder
 
 CLASSES = ["ok", "scratch", "dent", "hole"]
 
 RUN_FILES = {
+    "asked.yaml",
     "broken_images.csv",
     "config.yaml",
+    "decisions.json",
     "environment.json",
     "history.csv",
     "label_space.json",
@@ -64,6 +70,13 @@ class TestRunFolder:
         # What only the machine can know stays open.
         saved["run"].pop("strategy")
         assert "auto" not in leaves(saved)
+
+    def test_what_was_asked_is_kept(
+        self, finished: Path, tiny_config: Callable[..., Config]
+    ) -> None:
+        asked = RunFolder.open(finished).asked()
+        assert asked == tiny_config()
+        assert asked.objective.tau == asked.run.precision == "auto"
 
     def test_history_has_a_row_an_epoch(self, finished: Path) -> None:
         history = pd.read_csv(finished / "history.csv")
@@ -105,6 +118,43 @@ class TestRunFolder:
         again = recame.train(defects, tiny_config(), out=tmp_path / "again").path
         ours, theirs = (load_file(run / "model.safetensors") for run in (again, finished))
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_val_and_other_splits_are_judged_by_one_rule(
+    defects_table: Path,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Products, seed and calibration of the figures, and the precision that was asked for."""
+    used = []
+    begin = BatchForward.__init__
+
+    def spy(self: BatchForward, *args: Any, **words: Any) -> None:
+        used.append(words["precision"])
+        begin(self, *args, **words)
+
+    monkeypatch.setattr(BatchForward, "__init__", spy)
+    config = tiny_config(
+        probe__enabled=False,
+        data__product_column="lot",
+        run__seed=3,
+        run__precision="bf16",
+    )
+    run = recame.train(defects_table, config, out=tmp_path / "run").path
+    trained = json.loads((run / "metrics.json").read_text())["val"]
+    recame.evaluate(run, split="val", report=False)
+    judged = json.loads((run / "metrics.json").read_text())["val"]
+    assert len(trained["per_product"]) == 10
+    assert trained == judged
+    recame.load(run).predict(defects_table.parent / "defects" / "hole")
+    assert used == ["bf16"] * 3
+    assert recame.load(run).describe()["precision"] == "bf16"
+    # As the message on numbers that are none advises.
+    text = (run / "config.yaml").read_text().replace("precision: bf16", "precision: '32'")
+    (run / "config.yaml").write_text(text)
+    recame.evaluate(run, split="val", report=False)
+    assert used[3:] == ["32"]
 
 
 class TestPhases:
@@ -224,6 +274,9 @@ class TestPredict:
         ours = table.set_index("image")["confidence"]
         theirs = pd.Series(judged.predictions.probabilities.max(1), list(manifest["path"]))
         np.testing.assert_allclose(ours.loc[theirs.index], theirs, atol=1e-5)
+        of_table = table.set_index("image").loc[theirs.index, [f"p_{name}" for name in CLASSES]]
+        error = expected_calibration_error(of_table.to_numpy(), judged.predictions.target)
+        assert judged.evaluation.headline["ece"].value == pytest.approx(error, abs=1e-4)
 
 
 def spoil(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""From a finished run to a bundle: graph, temperature, threshold, precision, parity check."""
+"""From a finished run to a bundle: graph, threshold, precision, parity check."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from rich.console import Console
 from recame.config import Config
 from recame.data.dataset import InspectionSet
 from recame.data.sampling import balanced_sample
-from recame.decisions.calibration import calibrated, fit_temperature
+from recame.decisions.calibration import (
+    calibrated,
+    fit_calibration,
+    load_calibration,
+    save_calibration,
+)
 from recame.decisions.thresholds import fit_normal_threshold
-from recame.errors import ConfigError, DataError, ExportError
+from recame.errors import ConfigError, DataError, ExportError, RecameError
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
 from recame.inference.parity import Forward, Parity, check_parity, in_batches, torch_forward
@@ -47,9 +52,6 @@ from recame.runtime.bundle import (
     write_document,
 )
 from recame.runtime.sessions import open_session
-
-#: Where a temperature is believed; a validation split without an error asks for 0.
-_TEMPERATURES = (0.25, 4.0)
 
 #: Real images that the parity check compares, unless --verify names its own.
 _PARITY_IMAGES = 1000
@@ -85,8 +87,10 @@ def export(
 ) -> Bundle:
     """Turn a finished run into a bundle that runs without torch, or write nothing.
 
-    The temperature and the normal class's threshold are chosen on the run's `val` split. The
-    written graph is loaded again in its runtime and compared with torch.
+    The temperature is the one that training fitted to the run, and the normal class's threshold
+    is chosen on the run's `val` split. For other views or weights, and for a run of the version
+    before, the temperature is fitted to `val` here, and kept with the run where it is the run's.
+    The written graph is loaded again in its runtime and compared with torch.
 
     Args:
         run: the run's folder.
@@ -184,27 +188,36 @@ def _open(run: Path, views: int | None, normal: str | None, progress: Progress) 
 
 
 def _temperature(source: _Source, progress: Progress, console: Console) -> float:
-    """Fitted on `val`, within `_TEMPERATURES`; 1 without such a split."""
-    if "val" not in source.data.splits:
-        console.print("Temperature 1: the run has no val split to calibrate it on.")
-        return 1.0
-    found = predict_split(
-        source.loaded.model,
-        source.data,
-        "val",
-        num_views=source.views,
-        batch_size=source.config.evaluation.batch_size,
-        device="cpu",
-        on_progress=relabelled(progress, "calibrating"),
-    )
-    scores = np.log(np.maximum(found.probabilities.astype(np.float64), 1e-30))
-    fitted = fit_temperature(scores, found.target)
-    bounded = float(np.clip(fitted, *_TEMPERATURES))
-    text = f"Temperature {bounded:.3f}, from {len(found):,} images of val"
-    if bounded != fitted:
-        text += f" (they ask for {fitted:.3g}, too few errors or too many to believe)"
-    console.print(f"{text}.", highlight=False, soft_wrap=True)
-    return round(bounded, 6)
+    """The run's own; fitted on `val` where it has none for these views and weights."""
+    folder, own = source.folder, source.config.evaluation.views
+    answers = {**folder.answers(source.config), "views": source.views}
+    calibration = None
+    if source.views == own:
+        calibration = load_calibration(folder.decisions_path, answers)
+    if calibration is not None:
+        console.print(calibration.sentence(), highlight=False, soft_wrap=True)
+        return calibration.temperature
+    val = None
+    if "val" in source.data.splits:
+        val = predict_split(
+            source.loaded.model,
+            source.data,
+            "val",
+            num_views=source.views,
+            batch_size=source.config.evaluation.batch_size,
+            device="cpu",
+            on_progress=relabelled(progress, "calibrating"),
+        )
+    calibration = fit_calibration(val, answers)
+    text = calibration.sentence()
+    if source.views == own:
+        try:
+            save_calibration(calibration, folder.decisions_path)
+            text += " It is kept with the run, which answers by it from now on."
+        except RecameError as error:
+            text += f" The bundle alone has it, the run answers without: {error}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return calibration.temperature
 
 
 def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:

@@ -10,7 +10,7 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.manifest import read_recorded_manifest
-from recame.inference.device import choose_device
+from recame.inference.device import choose_device, judging_precision
 from recame.inference.predict import predict_split
 from recame.models import LoadedModel, load_checkpoint
 from recame.progress import Progress
@@ -59,22 +59,25 @@ def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
 
 
 def predict_run(
+    folder: RunFolder,
+    config: Config,
     loaded: LoadedModel,
     data: InspectionSet,
     split: str,
-    config: Config,
     progress: Progress,
     *,
     features: bool,
 ) -> Predictions:
-    """Predict a split as the run's settings say; large splits keep no features."""
+    """Predict a split as the run's settings say, not calibrated; large ones keep no features."""
+    device = choose_device(config.run.accelerator)
     return predict_split(
         loaded.model,
         data,
         split,
         num_views=int(config.evaluation.views),
         batch_size=config.evaluation.batch_size,
-        device=choose_device(config.run.accelerator),
+        device=device,
+        precision=judging_precision(folder, config, device),
         on_progress=progress,
         # Those of a very large split would fill the memory; the report then samples.
         with_features=features and len(data.view(split)) <= _MOST_FEATURES,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from recame.contracts import Array
 from recame.errors import ConfigError, MissingDependencyError
@@ -12,6 +15,9 @@ from recame.label_space import LabelSpace
 from recame.runs.folder import RunFolder, check_weighting
 
 TORCH_DEVICES = ("auto", "cpu", "cuda")
+
+#: A run's words for precisions -> a bundle's.
+_PRECISIONS = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 
 
 class TorchSession:
@@ -26,6 +32,11 @@ class TorchSession:
         CheckpointError: there is no finished run, or its model cannot be loaded.
         ConfigError: the device is not there.
         MissingDependencyError: the training packages are not installed.
+
+    Attributes:
+        answers: of `RunFolder.answers`, which a calibration must hold for.
+        precision: in which it runs: `fp32`, `fp16` or `bf16`.
+        calibrate: what the ensemble's probabilities (B, C) go through; nothing, until it is set.
     """
 
     backend = "torch"
@@ -36,6 +47,7 @@ class TorchSession:
         try:
             import torch
 
+            from recame.inference.device import judging_precision
             from recame.inference.forward import BatchForward
             from recame.models import load_checkpoint
         except ModuleNotFoundError as error:
@@ -48,6 +60,10 @@ class TorchSession:
         if threads is not None:
             torch.set_num_threads(threads)
         self.threads = torch.get_num_threads()
+        self._precision = judging_precision(folder, config, self.device)
+        self.precision = _PRECISIONS[self._precision]
+        self.answers = folder.answers(config)
+        self.calibrate: Callable[[Array], Array] = np.asarray
         loaded = load_checkpoint(run, self.device)
         self._model, self.spec = loaded.model, loaded.spec
         self.label_space: LabelSpace = loaded.label_space
@@ -77,10 +93,11 @@ class TorchSession:
                     num_views=self.num_views,
                     num_images=self._expected,
                     device=self.device,
+                    precision=self._precision,
                 )
             experts, ensemble, _ = self._forward(images)
             return {
-                "probabilities": ensemble.cpu().numpy(),
+                "probabilities": self.calibrate(ensemble.cpu().numpy()),
                 "expert_probabilities": experts.cpu().numpy(),
             }
 

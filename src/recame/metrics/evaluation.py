@@ -143,7 +143,7 @@ def evaluate_predictions(
         raise DataError(
             f"The model gives no numbers for {broken:,} of {int(known.sum()):,} images (NaN or "
             "infinite), so every figure would be wrong: check its weights, or judge it with "
-            "run.precision=32."
+            "run.precision: '32' in its config.yaml."
         )
     target = predictions.target[known]
     prediction = predictions.probabilities[known].argmax(1)

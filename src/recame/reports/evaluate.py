@@ -17,6 +17,7 @@ from rich.markup import escape
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
+from recame.decisions.calibration import calibrated_predictions, load_calibration
 from recame.errors import DataError, RecameError, ReportError
 from recame.files import write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
@@ -43,7 +44,7 @@ class EvaluatedRun:
     Attributes:
         split: which images were judged.
         evaluation: the figures.
-        predictions: each image's probabilities.
+        predictions: each image's probabilities, calibrated.
         folder: where predictions, confusion matrix and tables were written.
         report_error: why the report could not be drawn; None where it was, or none was asked for.
     """
@@ -86,7 +87,9 @@ def evaluate(
     with progress_bars(console) as progress:
         described = recorded_data(folder, config) if source is None else Path(source)
         data = images_to_judge(described, config, loaded, split, progress)
-        predictions = predict_run(loaded, data, split, config, progress, features=report)
+        found = predict_run(folder, config, loaded, data, split, progress, features=report)
+    calibration = load_calibration(folder.decisions_path, folder.answers(config))
+    predictions = calibrated_predictions(found, calibration)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(split)
     save_predictions(

@@ -20,6 +20,7 @@ import numpy as np
 from recame.contracts import Array, FloatArray
 from recame.data.decode import decode_image, match_pixels, read_source
 from recame.data.listing import list_image_names
+from recame.decisions.calibration import load_calibration
 from recame.errors import ConfigError, DataError
 from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
@@ -383,15 +384,18 @@ def load(
 
 def _load_run(folder: Path, threads: int | None, size: int | None, device: str) -> Predictor:
     session = TorchSession(folder, device=device, threads=threads)
-    # The description holds the weights' checksum.
-    described = (folder / "model.json").read_bytes() + str(session.num_views).encode()
+    calibration = load_calibration(folder / "decisions.json", session.answers)
+    if calibration is not None:
+        session.calibrate = calibration.apply
+    # The answers hold the weights' checksum.
+    described = f"{session.answers} {session.precision} {calibration}".encode()
     return Predictor(
         session,
         session.label_space,
         release_above=None,
         max_pixels=session.max_pixels,
         fingerprint=hashlib.sha256(described).hexdigest(),
-        facts={"model": str(folder), "format": "run", "precision": "fp32"},
+        facts={"model": str(folder), "format": "run", "precision": session.precision},
         threads=session.threads,
         batch_size=size,
         reopen=None,

@@ -1,4 +1,7 @@
-"""Which phase of a run is kept: judged on `val`, whose rare classes have a few images each."""
+"""Which phase of a run is kept, and how sure it may be: both judged on `val`.
+
+Its rare classes have a few images each.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import BoolArray, ExpertOutput, Predictions
+from recame.decisions.calibration import (
+    Calibration,
+    calibrated_predictions,
+    fit_calibration,
+    save_calibration,
+)
+from recame.inference.device import judging_precision
 from recame.inference.predict import predict_groups, predict_split
-from recame.metrics.evaluation import evaluate_predictions
+from recame.metrics.evaluation import evaluate_as_configured
 from recame.metrics.statistics import balanced_accuracy, class_means, standard_error
 from recame.models import MultiExpertClassifier, save_checkpoint
 from recame.training.ongoing_run import OngoingRun
@@ -22,7 +32,7 @@ MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
 
 
 def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
-    """Judge the phases on `val`, alone and joined; keep one and write its figures."""
+    """Judge the phases on `val`, alone and joined; keep one, its temperature and its figures."""
     settings, space = run.config.evaluation, run.data.label_space
     last = list(candidates)[-1]
     chosen = "joined" if run.config.judges_joined else last
@@ -32,12 +42,13 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         run.console.print(f"No val split to choose by: {chosen} is kept.")
         save_checkpoint(run.folder.path, _network(candidates, chosen), space)
         run.folder.update_json("phases.json", {"kept": chosen})
+        _calibrate(run, None)
         return
     words: dict[str, Any] = {
         "num_views": int(settings.views),
         "batch_size": settings.batch_size,
         "device": run.device,
-        "precision": run.precision,
+        "precision": judging_precision(run.folder, run.config, run.device),
     }
     side_by_side = _SideBySide(candidates.values())
     groups = _groups(candidates, pairs=run.config.judges_joined)
@@ -51,9 +62,20 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
     run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
     save_checkpoint(run.folder.path, model, space)
-    evaluation = evaluate_predictions(kept, space, bootstrap=settings.bootstrap)
+    calibration = _calibrate(run, kept)
+    evaluation = evaluate_as_configured(
+        calibrated_predictions(kept, calibration), space, run.config
+    )
     run.folder.update_json("metrics.json", {"val": evaluation.to_dict()})
     run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
+
+
+def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:
+    """Fit the temperature of the network that was kept, which every later answer goes through."""
+    calibration = fit_calibration(val, run.folder.answers(run.config))
+    save_calibration(calibration, run.folder.decisions_path)
+    run.console.print(calibration.sentence(), highlight=False, soft_wrap=True)
+    return calibration
 
 
 class _SideBySide(nn.Module):
