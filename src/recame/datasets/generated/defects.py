@@ -66,10 +66,8 @@ class Scene:
         """(N, H, W) a random polyline over `a` in [-1, 1], with a corner every `step` units."""
         k = np.floor(a * (1 / step))
         plane = low_word(named(self.keys, "defect " + name))
-        row = np.zeros_like(k)
-        left, right = cell_hash(plane, k, row), cell_hash(plane, k + 1, row)
-        line: F32 = 2 * (left + (right - left) * (a * (1 / step) - k)) - 1
-        return line
+        left, right = (cell_hash(plane, corner, np.zeros_like(k)) for corner in (k, k + 1))
+        return np.asarray(2 * (left + (right - left) * (a * (1 / step) - k)) - 1)
 
     def along(self, site: int) -> tuple[F32, F32]:
         """Coordinates from a site: along its direction, and across it."""

@@ -65,12 +65,13 @@ def render(table: pd.DataFrame, spec: SyntheticSpec, on_progress: Progress = sil
         if len(group)
         for part in np.array_split(group, -(-len(group) // most))
     ]
-    dtype = np.uint8 if spec.bit_depth == 8 else np.uint16
-    pixels = np.empty((len(table), spec.size, spec.size, 3 if spec.colour else 1), dtype)
+    shape = (len(table), spec.size, spec.size, 3 if spec.colour else 1)
+    pixels = np.empty(shape, f"uint{spec.bit_depth}")
 
     def draw(rows: I64) -> int:
-        part = pick(shots, rows)
-        pixels[rows] = take(part, size=spec.size, bit_depth=spec.bit_depth, colour=spec.colour)
+        pixels[rows] = take(
+            pick(shots, rows), size=spec.size, bit_depth=spec.bit_depth, colour=spec.colour
+        )
         return len(rows)
 
     done = 0
@@ -146,7 +147,6 @@ def write_png(path: Path, pixels: Pixels) -> None:
 
 def _shots(table: pd.DataFrame, spec: SyntheticSpec) -> Shots:
     """What each row shows."""
-    index = {c.name: i for i, c in enumerate(CLASSES)}
     number = _numbers(table["image"])
     near = (table["duplicate_kind"] == "near").to_numpy()
     copy = (table["duplicate_of"] != "").to_numpy()
@@ -154,14 +154,13 @@ def _shots(table: pd.DataFrame, spec: SyntheticSpec) -> Shots:
     source[copy] = _numbers(table["duplicate_of"][copy])
     product = _numbers(table["product"]) - 1
     content = make_keys(spec.seed, source)
-    lots = make_keys(make_keys(spec.seed, 4_000_037), product)
     return Shots(
         product=product,
         variant=table["cluster"].str[-1].map(VARIANTS.index).to_numpy().astype(np.int64),
-        label=table["true_label"].map(index).to_numpy().astype(np.int64),
+        label=table["true_label"].map([c.name for c in CLASSES].index).to_numpy().astype(np.int64),
         content=content,
         capture=make_keys(content, np.where(near, number, source)),
-        lot=make_keys(lots, _numbers(table["lot"])),
+        lot=make_keys(make_keys(make_keys(spec.seed, 4_000_037), product), _numbers(table["lot"])),
         moved=near,
     )
 

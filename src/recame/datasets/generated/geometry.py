@@ -85,32 +85,27 @@ class Design(NamedTuple):
 
 def centre(x: F32, pitch: F32) -> F32:
     """The nearest of the lines at (k + 1/2) pitch."""
-    line: F32 = (np.floor(x / pitch) + 0.5) * pitch
-    return line
+    return np.asarray((np.floor(x / pitch) + 0.5) * pitch)
 
 
 def to_line(x: F32, pitch: F32) -> F32:
     """Distance to the nearest of these lines."""
-    far: F32 = np.abs(x - centre(x, pitch))
-    return far
+    return np.asarray(np.abs(x - centre(x, pitch)))
 
 
 def to_multiple(x: F32, pitch: F32) -> F32:
     """Distance to the nearest multiple of the pitch."""
-    far: F32 = np.abs(x - np.floor(x / pitch + 0.5) * pitch)
-    return far
+    return np.asarray(np.abs(x - np.floor(x / pitch + 0.5) * pitch))
 
 
 def odd(k: F32) -> F32:
     """1 for odd whole numbers, 0 for even ones."""
-    rest: F32 = k - 2 * np.floor(k * 0.5)
-    return rest
+    return np.asarray(k - 2 * np.floor(k * 0.5))
 
 
 def length(x: F32, y: F32) -> F32:
     """Euclidean, by a square root: `hypot` is not rounded alike everywhere."""
-    far: F32 = np.sqrt(x * x + y * y)
-    return far
+    return np.asarray(np.sqrt(x * x + y * y))
 
 
 def site(u: F32, v: F32, du: float, dv: float, extent: F32) -> Site:
@@ -131,10 +126,9 @@ def line_sites(
         depth: of the body's site below the edge, in widths of the line.
         radius: of the via, in widths of the line.
     """
-    line, gap, body, via = v
     return Sites(
-        line=site(u, line, 0, 1, p.width),
-        gap=site(u + 0.5 * p.pitch, gap, 1, 0, p.pitch - p.width),
-        body=site(u, body, 0, 1, depth * p.width),
-        via=site(u, via, 0, 1, radius * p.width),
+        line=site(u, v[0], 0, 1, p.width),
+        gap=site(u + 0.5 * p.pitch, v[1], 1, 0, p.pitch - p.width),
+        body=site(u, v[2], 0, 1, depth * p.width),
+        via=site(u, v[3], 0, 1, radius * p.width),
     )

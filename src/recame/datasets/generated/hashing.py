@@ -113,8 +113,7 @@ def cell_hash(keys: U32, i: F32, j: F32) -> F32:
     """
     x = i.astype(np.int32).view(np.uint32) * np.uint32(0x9E3779B1)
     x = x + j.astype(np.int32).view(np.uint32) * np.uint32(0x85EBCA77)
-    share: F32 = (_mix(x ^ keys) >> _S8).astype(np.float32) * np.float32(2.0**-24)
-    return share
+    return np.asarray((_mix(x ^ keys) >> _S8).astype(np.float32) * np.float32(2.0**-24))
 
 
 def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
@@ -139,10 +138,9 @@ def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
     # A cell is a whole number of pixels, so that broadcasting interpolates without a gather.
     low, high = values[:, :-1, None, :], values[:, 1:, None, :]
     rows = (low + (high - low) * weight[None, None, :, None]).reshape(len(keys), -1, side)
-    rows = rows[:, :size]
-    left, right = rows[..., :-1, None], rows[..., 1:, None]
-    field: F32 = (left + (right - left) * weight).reshape(len(keys), size, -1)[..., :size]
-    return field
+    left, right = rows[:, :size, :-1, None], rows[:, :size, 1:, None]
+    field = left + (right - left) * weight
+    return np.asarray(field.reshape(len(keys), size, -1)[..., :size])
 
 
 def low_word(keys: U64) -> U32:

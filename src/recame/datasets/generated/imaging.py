@@ -8,6 +8,7 @@ import numpy as np
 
 from recame.contracts import Pixels
 from recame.datasets.generated.defects import CLASSES, Mark, Scene, ramp
+from recame.datasets.generated.geometry import length
 from recame.datasets.generated.hashing import F32, pixel_noise, smooth_field, uniform
 from recame.datasets.generated.products import DESIGNS, FIELD, VARIANTS, Shots, make_look, pick
 
@@ -31,13 +32,13 @@ def take(shots: Shots, *, size: int, bit_depth: int, colour: bool) -> Pixels:
     # The crop is centred, but for a few units, where a defect of any class would be.
     near_x = x - uniform(shots.content, "near x", -5, 5)
     near_y = y - uniform(shots.content, "near y", -5, 5)
-    u = _middle([s.u for s in sites]) + near_x * look.cos - near_y * look.sin
-    v = _middle([s.v for s in sites]) + near_x * look.sin + near_y * look.cos
+    u = _middle(*(s.u for s in sites)) + near_x * look.cos - near_y * look.sin
+    v = _middle(*(s.v for s in sites)) + near_x * look.sin + near_y * look.cos
     metal, via = design.draw(u, v, look.plane, sites)
     metal = metal + (look.bias + look.roughness * smooth_field(shots.content, "waves", 22, size))
     via = via + look.bias
     style = uniform(shots.content, "style") + shots.variant[:, None, None].astype(np.float32)
-    style = style * np.float32(1 / len(VARIANTS))
+    style *= np.float32(1 / len(VARIANTS))
     scene = Scene(shots.content, look, style, x, y, u, v, sites, metal, via)
     marks: list[tuple[slice, Mark]] = []
     ends = np.flatnonzero(np.diff(shots.label, prepend=-1, append=len(CLASSES)))
@@ -49,9 +50,8 @@ def take(shots: Shots, *, size: int, bit_depth: int, colour: bool) -> Pixels:
     return _expose(shots, scene, marks, bit_depth)
 
 
-def _middle(values: list[F32]) -> F32:
-    middle: F32 = 0.25 * ((values[0] + values[1]) + (values[2] + values[3]))
-    return middle
+def _middle(a: F32, b: F32, c: F32, d: F32) -> F32:
+    return np.asarray(0.25 * ((a + b) + (c + d)))
 
 
 def _camera(shots: Shots, size: int) -> tuple[F32, F32]:
@@ -74,14 +74,11 @@ def _expose(shots: Shots, scene: Scene, marks: list[tuple[slice, Mark]], bit_dep
     rim += via * (1 - via)
     rim *= look.rim * -4
     light = look.gain * ((1 + x * (look.light_x * (2 / FIELD))) + y * (look.light_y * (2 / FIELD)))
-    cloud = smooth_field(shots.content, "cloud", 7, size)
-    cloud = cloud * look.mottle + 1
+    cloud = smooth_field(shots.content, "cloud", 7, size) * look.mottle + 1
     dust, dust_tone = _dust(shots, x, y)
     top = 2**bit_depth - 1
-    channels = len(look.metal)
-    dtype = np.uint8 if bit_depth == 8 else np.uint16
-    pixels = np.empty((len(metal), size, size, channels), dtype)
-    for c in range(channels):
+    pixels = np.empty((*metal.shape, len(look.metal)), f"uint{bit_depth}")
+    for c in range(len(look.metal)):
         tone = look.substrate[c] * cloud
         tone += (look.metal[c] - tone) * metal
         tone += (look.via[c] - tone) * via
@@ -92,9 +89,7 @@ def _expose(shots: Shots, scene: Scene, marks: list[tuple[slice, Mark]], bit_dep
             part *= mark.shade
             part += (mark.tone[min(c, len(mark.tone) - 1)] - part) * mark.alpha
         tone *= light
-        noise = pixel_noise(shots.capture, f"noise {c}", size)
-        noise *= look.noise
-        tone += noise
+        tone += pixel_noise(shots.capture, f"noise {c}", size) * look.noise
         tone *= top
         tone += 0.5
         np.clip(tone, 0, top, out=tone)
@@ -109,6 +104,6 @@ def _dust(shots: Shots, x: F32, y: F32) -> tuple[F32, F32]:
     dy = y - uniform(content, "dust y", -21, 21)
     radius = uniform(content, "dust size", 0.3, 0.8)
     radius = np.where(uniform(content, "dust") < 0.34, radius, np.float32(-9))
+    opacity = ramp(radius - length(dx, dy), 1.2) * np.float32(0.55)
     dark = uniform(content, "dust tone") < 0.5
-    opacity = ramp(radius - np.sqrt(dx * dx + dy * dy), 1.2) * np.float32(0.55)
     return opacity, np.where(dark, np.float32(0.1), np.float32(0.9))

@@ -54,9 +54,9 @@ def _track(p: Plane, s: Sites, k: F32, j: F32) -> F32:
 
 def _place_logic(p: Plane) -> Sites:
     q = 2.2 * p.pitch
-    u, j = centre(p.u, p.pitch), np.floor(p.v / q)
+    j = np.floor(p.v / q)
     v = ((j + 0.25) * q, (j + 0.27) * q, (j + 0.78) * q, (j + 0.5) * q)
-    return line_sites(p, u, v, radius=0.4)
+    return line_sites(p, centre(p.u, p.pitch), v, radius=0.4)
 
 
 def _draw_logic(u: F32, v: F32, p: Plane, s: Sites) -> tuple[F32, F32]:
@@ -118,8 +118,7 @@ FINGERS = Design("bond fingers", _place_fingers, _draw_fingers)
 def _place_comb(p: Plane) -> Sites:
     q = 4.2 * p.pitch
     middle, bus = centre(p.v, q), np.floor(p.v / q + 0.5) * q
-    v = (middle + 0.08 * q, middle, middle - 0.1 * q, bus)
-    return line_sites(p, centre(p.u, p.pitch), v)
+    return line_sites(p, centre(p.u, p.pitch), (middle + 0.08 * q, middle, middle - 0.1 * q, bus))
 
 
 def _draw_comb(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
@@ -183,19 +182,12 @@ MESH = Design("mesh", _place_mesh, _draw_mesh)
 # --- rings: concentric lines around the plane's origin, vias along them
 
 
-def _ring(u: F32, v: F32, p: Plane) -> tuple[F32, F32, F32]:
-    """Radius, radius of the ring it is in, spacing of the vias."""
-    radius = length(u, v)
-    return radius, centre(radius, p.pitch), 1.7 * p.pitch
-
-
 def _on_ring(ring: F32, v: F32) -> F32:
-    u: F32 = np.sqrt(np.maximum(ring * ring - v * v, 1))
-    return u
+    return np.asarray(np.sqrt(np.maximum(ring * ring - v * v, 1)))
 
 
 def _place_rings(p: Plane) -> Sites:
-    _, ring, q = _ring(p.u, p.v, p)
+    ring, q = centre(length(p.u, p.v), p.pitch), 1.7 * p.pitch
     v = np.floor(p.v / q) * q
     outer = ring + 0.5 * p.pitch
     u, gap_u, via_u = _on_ring(ring, v), _on_ring(outer, v), _on_ring(ring, v + 0.5 * q)
@@ -208,8 +200,8 @@ def _place_rings(p: Plane) -> Sites:
 
 
 def _draw_rings(u: F32, v: F32, p: Plane, _: Sites) -> tuple[F32, F32]:
-    radius, ring, q = _ring(u, v, p)
-    middle = centre(v, q)
+    radius, middle = length(u, v), centre(v, 1.7 * p.pitch)
+    ring = centre(radius, p.pitch)
     via = 0.42 * p.width - length(u - _on_ring(ring, middle), v - middle)
     return 0.5 * p.width - np.abs(radius - ring), via
 

@@ -71,17 +71,21 @@ class SyntheticSpec:
 
     def __post_init__(self) -> None:
         """Check what no plan could meet."""
-        _within("num_classes", self.num_classes, 2, len(CLASSES))
-        _within("num_products", self.num_products, 1, _MAX_PRODUCTS)
-        _within("size", self.size, 32, 256)
-        _within("imbalance", self.imbalance, 1, 1e9)
-        _within("seed", self.seed, 0, 2**63 - 1)
-        for name in ("label_noise", "leaks"):
-            _within(name, getattr(self, name), 0, 1)
-        for name in ("exact_duplicates", "near_duplicates"):
-            _within(name, getattr(self, name), 0, 0.5)
-        _within("clusters_per_class", self.clusters, 1, self.num_products * len(VARIANTS))
-        _within("tail_products", self.scattered_over, 1, self.num_products)
+        for name, value, low, high in (
+            ("num_classes", self.num_classes, 2, len(CLASSES)),
+            ("num_products", self.num_products, 1, _MAX_PRODUCTS),
+            ("size", self.size, 32, 256),
+            ("imbalance", self.imbalance, 1, 1e9),
+            ("seed", self.seed, 0, 2**63 - 1),
+            ("label_noise", self.label_noise, 0, 1),
+            ("leaks", self.leaks, 0, 1),
+            ("exact_duplicates", self.exact_duplicates, 0, 0.5),
+            ("near_duplicates", self.near_duplicates, 0, 0.5),
+            ("clusters_per_class", self.clusters, 1, self.num_products * len(VARIANTS)),
+            ("tail_products", self.scattered_over, 1, self.num_products),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"{name} = {value} is out of range: choose {low:g} to {high:g}.")
         if self.bit_depth not in (8, 16):
             raise ConfigError(f"bit_depth = {self.bit_depth}: cameras here give 8 or 16 bits.")
         val, test = self.num_held_out
@@ -129,11 +133,6 @@ class SyntheticSpec:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, the most frequent first."""
         return tuple(c.name for c in CLASSES[: self.num_classes])
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} = {value} is out of range: choose {low:g} to {high:g}.")
 
 
 def train_counts(spec: SyntheticSpec) -> I64:
@@ -186,35 +185,28 @@ def plan(spec: SyntheticSpec) -> pd.DataFrame:
     together = split == split[source]
     board[together], lot[together] = board[source[together]], lot[source[together]]
 
-    names = np.asarray([f"P{p + 1:02d}" for p in range(spec.num_products)], object)
+    on = np.asarray([f"P{p + 1:02d}" for p in range(spec.num_products)], object)[product]
     classes = np.asarray(spec.classes, object)
-    number = [f"{n:06d}.png" for n in range(len(label))]
-    on = names[product]
-    image = pd.Series(number, dtype=object).radd("/").radd(on).radd("images/")
-    repeats = pd.Series(np.where(kind == "", "", image.to_numpy()[source]))
+    number = [f"/{n:06d}.png" for n in range(len(label))]
+    image = "images/" + on + np.asarray(number, object)
     return pd.DataFrame(
         {
             "image": image,
             "label": classes[_noisy(spec, label, split)],
             "product": on,
-            "board": _joined(on, "-B", board),
-            "lot": _joined(on, "-L", lot),
+            "board": on + _numbered("-B", board),
+            "lot": on + _numbered("-L", lot),
             "split": np.asarray(SPLITS, object)[split],
-            "cluster": pd.Series(classes[label])
-            + "/"
-            + on
-            + np.asarray([f"/{v}" for v in VARIANTS], object)[variant],
+            "cluster": classes[label] + "/" + on + "/" + np.asarray(VARIANTS, object)[variant],
             "true_label": classes[label],
-            "duplicate_of": repeats,
+            "duplicate_of": np.where(kind == "", "", image[source]),
             "duplicate_kind": kind,
         }
     )
 
 
-def _joined(product: Any, middle: str, number: I64) -> pd.Series[str]:
-    suffix = np.asarray([f"{middle}{n + 1:04d}" for n in range(int(number.max()) + 1)], object)
-    joined: pd.Series[str] = pd.Series(product + suffix[number])
-    return joined
+def _numbered(prefix: str, number: I64) -> Any:
+    return np.asarray([f"{prefix}{n + 1:04d}" for n in range(number.max() + 1)], object)[number]
 
 
 def _members(spec: SyntheticSpec) -> tuple[I64, I64, I64]:
@@ -271,8 +263,7 @@ def _duplicates(spec: SyntheticSpec, label: I64, split: I64) -> tuple[I64, Any]:
     originals = originals[np.argsort(label[originals], kind="stable")]
     available = np.bincount(label[originals], minlength=spec.num_classes)
     start = np.cumsum(available) - available
-    copied = rows[kind != ""]
-    source = rows.copy()
+    copied, source = rows[kind != ""], rows.copy()
     of = label[copied]
     source[copied] = originals[start[of] + below(keys[copied], "original", available[of])]
     return source, kind
@@ -282,8 +273,7 @@ def _boards(product: I64, split: I64) -> tuple[I64, I64]:
     """Numbers of the board and the lot of each image within its product; splits share none."""
     frame = pd.DataFrame({"product": product, "split": split})
     rank = frame.groupby(["product", "split"]).cumcount().to_numpy()
-    board = rank // _IMAGES_A_BOARD
-    lot = board // _BOARDS_A_LOT
+    board, lot = rank // _IMAGES_A_BOARD, rank // (_IMAGES_A_BOARD * _BOARDS_A_LOT)
     num = np.zeros((int(product.max()) + 1, len(SPLITS) + 1), np.int64)
     np.maximum.at(num, (product, split + 1), lot + 1)
     lot = lot + np.cumsum(num, 1)[product, split]
