@@ -169,11 +169,6 @@ def audit_manifest(
     if product_column in table and table[product_column].notna().any():
         columns = pd.Index(table[product_column].astype(str).value_counts().index)
         products = cross_counts(table["label"], table[product_column].astype(str), names, columns)
-    groups = [
-        _audit_group(table, column, named=column == group_by)
-        for column in group_columns(table, group_by)
-        if "split" in table
-    ]
     return ManifestAudit(
         num_images=len(table),
         classes=classes,
@@ -181,7 +176,11 @@ def audit_manifest(
         products=products,
         product_column=product_column,
         columns=_column_overview(table),
-        groups=tuple(groups),
+        groups=tuple(
+            _audit_group(table, column, named=column == group_by)
+            for column in group_columns(table, group_by)
+            if "split" in table
+        ),
         repeated=table[table["path"].duplicated(keep=False)],
     )
 
@@ -225,14 +224,13 @@ def group_columns(table: pd.DataFrame, group_by: str | None = None) -> list[str]
 
 def category_columns(table: pd.DataFrame, most: int = 200) -> list[str]:
     """Columns with 2 to `most` values that repeat: what clusters can be compared with."""
-    found = []
-    for column in table.columns:
-        if column in _OWN or pd.api.types.is_float_dtype(table[column]):
-            continue
-        num_values = table[column].nunique()
-        if 2 <= num_values <= min(most, len(table) // 2):
-            found.append(str(column))
-    return found
+    return [
+        str(column)
+        for column in table.columns
+        if column not in _OWN
+        and not pd.api.types.is_float_dtype(table[column])
+        and 2 <= table[column].nunique() <= min(most, len(table) // 2)
+    ]
 
 
 def _audit_group(table: pd.DataFrame, column: str, *, named: bool) -> GroupAudit:
@@ -241,18 +239,15 @@ def _audit_group(table: pd.DataFrame, column: str, *, named: bool) -> GroupAudit
         part[column] = part[column].astype(str)  # pandas takes an index of truth values for a mask
     pairs = part.drop_duplicates()
     spread = pairs[column].value_counts()
-    values = spread[spread > 1].index
-    inside = part[part[column].isin(values)]
-    straddling = pd.DataFrame({"group": values, "splits": spread[values].to_numpy()})
-    sizes = inside[column].value_counts()
-    straddling["images"] = sizes.reindex(values).to_numpy()
-    straddling = straddling.sort_values("images", ascending=False, kind="stable")
-    shown = straddling.head(1000).copy()
-    listed = pairs[pairs[column].isin(shown["group"])].groupby(column)["split"].agg(sorted)
-    shown["splits"] = [", ".join(listed[group]) for group in shown["group"]]
-    rest = straddling.iloc[len(shown) :].astype({"splits": str})
-    straddling = pd.concat([shown, rest]) if len(rest) else shown
-    return GroupAudit(column, len(spread), straddling.reset_index(drop=True), len(inside), named)
+    shared = spread[spread > 1]
+    sizes = part[column].value_counts().reindex(shared.index).to_numpy()
+    splits = shared.astype(str).to_numpy()
+    straddling = pd.DataFrame({"group": shared.index, "splits": splits, "images": sizes})
+    straddling = straddling.sort_values("images", ascending=False, kind="stable", ignore_index=True)
+    listed = pairs[pairs[column].isin(straddling["group"][:1000])].groupby(column)["split"]
+    names = straddling["group"].map({group: ", ".join(sorted(of)) for group, of in listed})
+    straddling["splits"] = names.fillna(straddling["splits"])
+    return GroupAudit(column, len(spread), straddling, int(sizes.sum()), named)
 
 
 def _column_overview(table: pd.DataFrame) -> pd.DataFrame:

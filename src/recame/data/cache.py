@@ -102,8 +102,7 @@ def build_cache(
     else:
         on_progress("decoding images", len(unique), len(unique))
     reasons = {int(position): reason for position, reason in index["broken"]}
-    readable = np.ones(len(unique), bool)
-    readable[list(reasons)] = False
+    readable = ~np.isin(np.arange(len(unique)), list(reasons))
     rows = np.where(readable, np.cumsum(readable) - 1, -1)
     position_of = {text: position for position, text in enumerate(unique)}
     row_of = rows[[position_of[text] for text in texts]] if texts else rows
@@ -118,40 +117,36 @@ def build_cache(
 
 
 def _key(unique: list[str], spec: PreprocessSpec, max_pixels: int) -> str:
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    digest.update(f"{CACHE_SCHEMA} {spec.decode_fingerprint()} {max_pixels}".encode())
+    facts = [f"{CACHE_SCHEMA} {spec.decode_fingerprint()} {max_pixels}"]
     for text in unique:
         try:
             stat = os.stat(text)  # noqa: PTH116 (100,000 Path objects would take a second)
-            facts = f"\n{text}\t{stat.st_size}\t{stat.st_mtime_ns}"
+            facts.append(f"{text}\t{stat.st_size}\t{stat.st_mtime_ns}")
         except OSError:
-            facts = f"\n{text}\t-"
-        digest.update(facts.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+            facts.append(f"{text}\t-")
+    return _digest("\n".join(facts).encode(errors="surrogateescape"))
 
 
 def _pixels_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.pixels"
 
 
-def _index_path(folder: Path, key: str) -> Path:
-    return folder / f"{key}.json"
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def _checksum(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return _digest(json.dumps(body, sort_keys=True).encode())
 
 
 def _read_index(folder: Path, key: str) -> dict[str, Any] | None:
     """The index of a complete, undamaged cache, or None."""
-    path = _index_path(folder, key)
+    path = folder / f"{key}.json"
     try:
         document = json.loads(path.read_bytes())
         body: dict[str, Any] = document["body"]
-        if document["checksum"] != _checksum(body):
-            return None
-        if _pixels_path(folder, key).stat().st_size != body["bytes"]:
+        size = _pixels_path(folder, key).stat().st_size
+        if document["checksum"] != _checksum(body) or size != body["bytes"]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -211,10 +206,10 @@ def _build(
         "spec": spec.to_dict(),
         "broken": broken,
         "digests": digests,
-        "fingerprint": hashlib.blake2b(contents.encode(), digest_size=_DIGEST_BYTES).hexdigest(),
+        "fingerprint": _digest(contents.encode()),
     }
     document = json.dumps({"checksum": _checksum(body), "body": body})
-    write_text(_index_path(folder, key), document, advice=advice)
+    write_text(folder / f"{key}.json", document, advice=advice)
     return body
 
 
@@ -226,8 +221,7 @@ def _decode_all(
     def decode(text: str) -> tuple[str, Array | str]:
         try:
             data = read_source(Path(text))
-            digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-            return digest, decode_image(data, spec, max_pixels=max_pixels)
+            return _digest(data), decode_image(data, spec, max_pixels=max_pixels)
         except DataError as error:
             return "", str(error)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,21 +35,14 @@ def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
         One row a file: `path`, `height`, `width`, `channels`, `bits`, `format`, `bytes`.
     """
     rows = []
-    for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
-        header = _read_header(Path(path))
-        if header is not None:
-            rows.append({"path": path, **header})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
+            with contextlib.suppress(DataError, OSError), Path(path).open("rb") as stream:
+                size = Path(path).stat().st_size
+                rows.append({"path": path, **stored_form(stream), "bytes": size})
     columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _read_header(path: Path) -> dict[str, Any] | None:
-    try:
-        with warnings.catch_warnings(), path.open("rb") as stream:
-            warnings.simplefilter("ignore")
-            return {**stored_form(stream), "bytes": path.stat().st_size}
-    except (DataError, OSError):
-        return None
 
 
 def pixel_statistics(images: Array, scale: float, on_progress: Progress = silent) -> pd.DataFrame:
@@ -64,7 +57,8 @@ def pixel_statistics(images: Array, scale: float, on_progress: Progress = silent
         N rows: `brightness` (mean), `contrast` (standard deviation over the image), both of [0, 1]
         pixels, and `digest`, equal for equal pixels only.
     """
-    means, deviations, digests = [], [], []
+    means, deviations = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    digests: list[str] = []
     together = max(1, min(256, _BLOCK_VALUES // max(1, math.prod(images.shape[1:]))))
     for start in range(0, len(images), together):
         block = np.ascontiguousarray(images[start : start + together])
@@ -75,8 +69,8 @@ def pixel_statistics(images: Array, scale: float, on_progress: Progress = silent
         on_progress("reading pixels", start + len(block), len(images))
     return pd.DataFrame(
         {
-            "brightness": np.concatenate(means) if means else np.empty(0, np.float32),
-            "contrast": np.concatenate(deviations) if deviations else np.empty(0, np.float32),
+            "brightness": np.concatenate(means),
+            "contrast": np.concatenate(deviations),
             "digest": digests,
         }
     )
@@ -93,9 +87,8 @@ def equal_groups(digests: Sequence[str]) -> IntArray:
         [0, -1, 0, -1]
     """
     codes = pd.factorize(np.asarray(digests, dtype=object))[0]
-    repeated = np.bincount(codes, minlength=1) > 1 if len(codes) else np.zeros(1, bool)
-    number = np.where(repeated, np.cumsum(repeated) - 1, -1)
-    return np.asarray(number[codes], np.int64)
+    repeated = np.bincount(codes) > 1
+    return np.where(repeated, np.cumsum(repeated) - 1, -1)[codes]
 
 
 def content_digests(paths: Sequence[str]) -> list[str]:

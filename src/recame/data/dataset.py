@@ -151,14 +151,14 @@ def load_inspection_set(
         ConfigError: the settings contradict each other or the data.
         DataError: the source cannot be used; the message says why and what to do.
     """
-    columns = ManifestColumns.of(config)
     trained = label_space is not None
     if isinstance(source, pd.DataFrame):
         table = source.drop(columns="label", errors="ignore") if labels == "ignored" else source
         if labels == "required":
             _check_labelled(table)
     else:
-        table = read_manifest(source, columns, min_classes=1 if trained else 2, labels=labels)
+        least = 1 if trained else 2
+        table = read_manifest(source, ManifestColumns.of(config), min_classes=least, labels=labels)
     if "split" not in table and split_if_absent is not None:
         table = table.assign(split=split_if_absent)
     if not trained or "split" not in table or (table["split"] == "train").any():
@@ -205,8 +205,9 @@ def load_inspection_set(
         )
     names = [] if label_space is None else list(label_space.names)
     codes = pd.Categorical(label, categories=names).codes
-    table = table.assign(target=codes.astype(np.int64))
-    return InspectionSet(table, label_space, spec, cache, native)
+    return InspectionSet(
+        table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native
+    )
 
 
 def _check_labelled(table: pd.DataFrame) -> None:
@@ -253,13 +254,12 @@ def _drop_broken(
             "that is put up with. Repair or remove them, or raise data.max_broken_fraction."
         )
     left = table[readable].reset_index(drop=True)
-    if learns:
-        lost = set(table["label"]) - set(left.loc[left["split"] == "train", "label"])
-        if lost:
-            raise DataError(
-                f"Every training image of {', '.join(map(repr, sorted(lost)))} is unreadable, so "
-                "the class would vanish from the model. Repair them, or remove the class's rows."
-            )
+    present = set(left.loc[left["split"] == "train", "label"]) if learns else set()
+    if learns and (lost := set(table["label"]) - present):
+        raise DataError(
+            f"Every training image of {', '.join(map(repr, sorted(lost)))} is unreadable, so "
+            "the class would vanish from the model. Repair them, or remove the class's rows."
+        )
     return left
 
 
@@ -273,17 +273,9 @@ class BatchDataset(Dataset[Batch]):
         indices: (n,) rows of the set's table.
     """
 
-    def __init__(
-        self,
-        images: Array,
-        rows: IntArray,
-        targets: IntArray,
-        indices: IntArray,
-    ) -> None:
-        self._images = images
-        self._rows = rows
-        self._targets = targets
-        self._indices = indices
+    def __init__(self, images: Array, rows: IntArray, targets: IntArray, indices: IntArray) -> None:
+        self._images, self._rows = images, rows
+        self._targets, self._indices = targets, indices
 
     def __len__(self) -> int:
         """Number of images."""
@@ -325,8 +317,8 @@ def make_loader(
         pin_memory: for copies to a GPU.
     """
     if isinstance(batches, int):
-        ends = range(0, len(view), batches)
-        batches = [list(range(i, min(i + batches, len(view)))) for i in ends]
+        positions = range(len(view))
+        batches = [list(positions[i : i + batches]) for i in positions[::batches]]
     return DataLoader(
         BatchDataset(cache.images, view.rows, view.targets, view.indices),
         batch_size=None,
@@ -343,5 +335,5 @@ def to_unit(images: Tensor, scale: float) -> Tensor:
         images: (B, C, H, W) integers.
         scale: the pixel value that becomes 1; larger ones become 1 too.
     """
-    unit = images.to(torch.float32, memory_format=torch.channels_last).div_(scale)
-    return unit.clamp_(max=1.0)
+    unit = images.to(torch.float32, memory_format=torch.channels_last)
+    return unit.div_(scale).clamp_(max=1.0)

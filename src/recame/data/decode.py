@@ -173,8 +173,7 @@ def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:
     Raises:
         DataError: none of the sampled files has a readable header.
     """
-    sizes = []
-    reason = "no files"
+    sizes, reason = [], "no files"
     for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
             with path.open("rb") as stream:
@@ -319,17 +318,15 @@ def _read_pixels(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _to_array(image: ImageFile.ImageFile) -> Pixels:
-    if image.mode in ("L", "RGB"):
-        return np.asarray(image)
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16, copy=False)
-    if image.mode == "1":
-        return np.asarray(image.convert("L"))
     if image.mode == "LA":
         return np.asarray(image)[..., 0]
     if image.mode in ("RGBA", "RGBX"):
         return np.asarray(image)[..., :3]
-    return np.asarray(image.convert("RGB"))
+    if image.mode in ("L", "RGB"):
+        return np.asarray(image)
+    return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
 
 
 def _read_deep_colour(data: bytes) -> Pixels:
@@ -378,14 +375,12 @@ def _match_depth(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
 
 def _match_channels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
     """(H, W) or (H, W, 3) -> (H, W, C)."""
-    if spec.channels == 1:
-        grey = (
-            cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
-            if (pixels.ndim == 3)
-            else pixels[..., None]
-        )
-        return np.asarray(grey)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.ndim == 2:
+        grey = pixels[..., None]
+        return grey if spec.channels == 1 else np.repeat(grey, 3, axis=2)
+    if spec.channels == 3:
+        return pixels
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None])
 
 
 def _scaled(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -413,7 +408,7 @@ def _resize(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
     if spec.resize == "crop":
         return pixels[-top : -top + spec.height, -left : -left + spec.width]
     rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    canvas = np.empty((spec.height, spec.width, spec.channels), spec.dtype)
-    canvas[:] = np.median(rim, axis=0).astype(spec.dtype)
+    fill = np.median(rim, axis=0).astype(spec.dtype)
+    canvas = np.full((spec.height, spec.width, spec.channels), fill)
     canvas[top : top + height, left : left + width] = pixels
     return canvas

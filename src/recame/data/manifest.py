@@ -47,8 +47,8 @@ class ManifestColumns:
     @classmethod
     def of(cls, config: DataConfig) -> ManifestColumns:
         """As the settings say."""
-        names = [name for name in (config.product_column, config.group_by) if name is not None]
-        return cls(config.image_column, config.label_column, config.split_column, tuple(names))
+        names = tuple(name for name in (config.product_column, config.group_by) if name is not None)
+        return cls(config.image_column, config.label_column, config.split_column, names)
 
 
 def read_manifest(
@@ -88,10 +88,8 @@ def read_manifest(
     source = Path(source)
     if not source.exists():
         raise DataError(f"No data at {source}: the path does not exist. Check its spelling.")
-    if source.is_dir():
-        table = _read_folder(source, labels)
-    else:
-        table = _read_table(source, columns, labels)
+    folder = source.is_dir()
+    table = _read_folder(source, labels) if folder else _read_table(source, columns, labels)
     if labels == "required":
         found = table["label"].unique()
         if len(found) < min_classes:
@@ -127,17 +125,14 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
     return _plain_columns(table)
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
 def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
-    names = _subfolders(folder)
+    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     roles = {_SPLIT_NAMES.get(name.lower()) for name in names}
     # A folder named train alone is a split as well: as the only class it could not be used.
     has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
-    files = sorted(walk_images(folder))
-    odd = [file for file in files if not _is_utf8(file)]
+    found = sorted(walk_images(folder))
+    files = [file for file in found if file.encode("utf-8", "ignore").decode() == file]
+    odd = sorted(set(found).difference(files))
     if odd:
         shown = odd[0].encode("utf-8", "backslashreplace").decode()
         warnings.warn(
@@ -145,7 +140,6 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
             "left out, as no table could name them: rename them.",
             stacklevel=3,
         )
-        files = [file for file in files if _is_utf8(file)]
     if not files:
         raise DataError(
             f"No images in {folder}: looked in it and in all folders below it for files ending in "
@@ -252,14 +246,6 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
     return table
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _plain_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Text for what no column of numbers holds, as lists or 20 digits; values for categories."""
     for name in table:
@@ -274,14 +260,13 @@ def _plain_columns(table: pd.DataFrame) -> pd.DataFrame:
 def _check_columns(
     table: pd.DataFrame, source: Path, columns: ManifestColumns, labels: Labels
 ) -> None:
-    wanted = [("data.image_column", columns.image)]
     named = labels == "optional" and columns.label != ManifestColumns.label
-    if labels == "required" or named:
-        wanted.append(("data.label_column", columns.label))
-    if columns.split != ManifestColumns.split:
-        wanted.append(("data.split_column", columns.split))
-    for setting, name in wanted:
-        if name not in table:
+    for setting, name, wanted in (
+        ("data.image_column", columns.image, True),
+        ("data.label_column", columns.label, labels == "required" or named),
+        ("data.split_column", columns.split, columns.split != ManifestColumns.split),
+    ):
+        if wanted and name not in table:
             raise DataError(
                 f"{source} has no column {name!r}; its columns are "
                 f"{', '.join(map(str, table.columns))}. Name the right one: "

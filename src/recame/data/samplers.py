@@ -92,11 +92,8 @@ class EpochBatches(Sampler[list[int]]):
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._epoch = 0
         # `instance` is the same chain with all images in one class.
-        classes = (
-            np.zeros_like(targets)
-            if kind == "instance"
-            else np.unique(targets, return_inverse=True)[1]
-        )
+        alike = np.zeros_like(targets) if kind == "instance" else targets
+        classes = np.unique(alike, return_inverse=True)[1]
         self._members = np.argsort(classes, kind="stable")
         self._counts = np.bincount(classes)
         self._share = class_prior(self._counts, kind)
@@ -131,17 +128,15 @@ class EpochBatches(Sampler[list[int]]):
 
     def _num_batches(self) -> int:
         if self._kind == "m_per_class":
-            size = self._classes_per_batch * self._per_class
-            return max(1, round(self._epoch_size / size))
+            return max(1, round(self._epoch_size / (self._classes_per_batch * self._per_class)))
         full, rest = divmod(self._epoch_size, self._batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
     def _mixed_batches(self) -> list[IntArray]:
         first, number = _links(self._share, self._epoch_size, self._epoch)
         drawn = _draw(self._members, self._counts, first, number, self._seed)
-        drawn = np.random.default_rng([self._seed, self._epoch]).permutation(drawn)
-        ends = np.arange(1, self._num_batches()) * self._batch_size
-        return np.split(drawn, ends)
+        mixed = np.random.default_rng([self._seed, self._epoch]).permutation(drawn)
+        return np.split(mixed, np.arange(1, self._num_batches()) * self._batch_size)
 
     def _class_batches(self) -> list[IntArray]:
         rng = np.random.default_rng([self._seed, self._epoch])
@@ -176,10 +171,8 @@ def _links(share: FloatArray, total: int, epoch: int) -> tuple[IntArray, IntArra
     # (multiples of the golden ratio) over a line that the classes share go on from epoch to epoch.
     points = np.arange((epoch + 1) * total) * _GOLDEN % 1.0
     classes = np.searchsorted(np.cumsum(share)[:-1], points, side="right")
-    first, number = (
-        np.bincount(part, minlength=len(share)) for part in np.split(classes, [epoch * total])
-    )
-    return first, number
+    before, now = np.split(classes, [epoch * total])
+    return np.bincount(before, minlength=len(share)), np.bincount(now, minlength=len(share))
 
 
 def _quota(share: FloatArray, total: int) -> IntArray:

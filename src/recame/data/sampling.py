@@ -33,8 +33,8 @@ def rank_in_class(target: IntArray, rng: np.random.Generator) -> IntArray:
 
 def capped_view(view: SplitView, max_per_class: int, seed: int) -> SplitView:
     """At most `max_per_class` images of each class, drawn once, in the split's order."""
-    rank = rank_in_class(view.targets, np.random.default_rng(seed))
-    keep = np.flatnonzero(rank < max_per_class)
+    rng = np.random.default_rng(seed)
+    keep = np.flatnonzero(rank_in_class(view.targets, rng) < max_per_class)
     return SplitView(view.name, view.indices[keep], view.targets[keep], view.rows[keep])
 
 

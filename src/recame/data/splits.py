@@ -132,14 +132,15 @@ def complete_splits(
     if labels.isna().any():
         labels = labels.astype(object).mask(labels.isna(), "")
     if "split" not in table:
-        made = make_splits(
-            labels,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            groups=groups,
-            seed=seed,
+        return table.assign(
+            split=make_splits(
+                labels,
+                val_fraction=val_fraction,
+                test_fraction=test_fraction,
+                groups=groups,
+                seed=seed,
+            )
         )
-        return table.assign(split=made)
     split = by_name["split"]
     in_train = (split == "train").to_numpy()
     if not in_train.any():
@@ -156,15 +157,13 @@ def complete_splits(
             seed=seed,
         )
         split = split.where(~in_train, made)
-    if groups is not None:
-        pairs = pd.DataFrame({"group": groups, "split": split}).drop_duplicates()
-        straddling = int((pairs["group"].value_counts() > 1).sum())
-        if straddling:
-            warnings.warn(
-                f"{straddling} values of {group_by!r} are found in more than one of the given "
-                "splits: figures on the held-out splits will look better than they are.",
-                stacklevel=2,
-            )
+    straddling = 0 if groups is None else int((split.groupby(groups).agg("nunique") > 1).sum())
+    if straddling:
+        warnings.warn(
+            f"{straddling} values of {group_by!r} are found in more than one of the given "
+            "splits: figures on the held-out splits will look better than they are.",
+            stacklevel=2,
+        )
     return table.assign(split=split)
 
 
@@ -186,8 +185,7 @@ def _split_rows(classes: IntArray, fractions: np.ndarray[Any, Any], seed: int) -
     shuffled = np.random.default_rng(seed).permutation(len(classes))
     rank = np.empty(len(classes), np.int64)
     rank[shuffled] = pd.Series(classes[shuffled]).groupby(classes[shuffled]).cumcount().to_numpy()
-    held_out = _held_out_counts(np.bincount(classes), fractions)
-    num_val, num_test = held_out[classes, 0], held_out[classes, 1]
+    num_val, num_test = _held_out_counts(np.bincount(classes), fractions)[classes].T
     return np.where(rank < num_val, 1, np.where(rank < num_val + num_test, 2, 0))
 
 
@@ -207,10 +205,10 @@ def _check_reached(
     column: str,
     names: pd.Index,
 ) -> None:
+    num_groups = (counts > 0).sum(0)
+    rarest = int(num_groups.argmin())
     for split, fraction in enumerate(held_out, start=1):
         if fraction > 0 and not (of_group == split).any():
-            num_groups = (counts > 0).sum(0)
-            rarest = int(num_groups.argmin())
             raise DataError(
                 f"Column {column!r} leaves no group for {_NAMES[split]!r}: class "
                 f"{str(names[rarest])!r}, found in {num_groups[rarest]} of {len(counts)} groups, "
@@ -230,15 +228,14 @@ def _split_groups(counts: IntArray, held_out: np.ndarray[Any, Any], seed: int) -
         held_out: (2,) fractions.
         seed: of the order of the groups.
     """
-    num_groups, num_classes = counts.shape
     contains = counts > 0
     groups_of_class = contains.sum(0)
     wanted = np.concatenate([[1.0 - held_out.sum()], held_out])[:, None] * counts.sum(0)
     wanted[1:][held_out == 0] = -np.inf
-    order = np.random.default_rng(seed).permutation(num_groups)
-    assigned = np.full(num_groups, -1)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    assigned = np.full(len(counts), -1)
     undecided = groups_of_class.copy()
-    present = np.zeros((3, num_classes), bool)
+    present = np.zeros((3, counts.shape[1]), bool)
 
     def assign(group: int, split: int) -> None:
         assigned[group] = split
@@ -247,8 +244,7 @@ def _split_groups(counts: IntArray, held_out: np.ndarray[Any, Any], seed: int) -
         present[split] |= contains[group]
 
     def may_leave(group: int) -> bool:
-        own = contains[group]
-        return bool((present[0, own] | (undecided[own] > 1)).all())
+        return bool((present[0] | (undecided > 1))[contains[group]].all())
 
     for c in np.lexsort((counts.sum(0), groups_of_class)):
         candidates = order[contains[order, c]]

@@ -91,13 +91,12 @@ class Augment:
         mirror_y = (flip_y < 0.5) & self.vertical_flip
         # A quarter turn is a transposition and one mirror, a half turn is both mirrors.
         transpose = quarter % 2 == 1
-        mirror_x = mirror_x ^ (quarter >= 2)
-        mirror_y = mirror_y ^ ((quarter == 1) | (quarter == 2))
+        mirror_x ^= quarter >= 2
+        mirror_y ^= (quarter == 1) | (quarter == 2)
         offset = torch.zeros(2, num, 1, dtype=torch.long)
         if shifts and self.shift > 0:
-            share = _uniform((2, num, 1), self.shift, generator)
             sides = torch.tensor([height, width]).view(2, 1, 1)
-            offset = (share * sides).round().long()
+            offset = (_uniform((2, num, 1), self.shift, generator) * sides).round().long()
         rows = _mirrored(torch.arange(height) + offset[0], height)
         columns = _mirrored(torch.arange(width) + offset[1], width)
         rows = torch.where(mirror_y[:, None], height - 1 - rows, rows)
@@ -106,11 +105,10 @@ class Augment:
         along_y = torch.where(transpose, 1, width)[:, None]
         along_x = torch.where(transpose, width, 1)[:, None]
         start = (torch.arange(num) * height * width)[:, None]
-        y_part = onto(rows * along_y + start, images.device)
-        x_part = onto(columns * along_x, images.device)
-        source = y_part[:, :, None] + x_part[:, None, :]
+        y_part = onto(rows * along_y + start, images.device)[:, :, None]
+        x_part = onto(columns * along_x, images.device)[:, None, :]
         pixels = images.permute(0, 2, 3, 1).reshape(num * height * width, -1)
-        moved = pixels.index_select(0, source.reshape(-1))
+        moved = pixels.index_select(0, (y_part + x_part).reshape(-1))
         return moved.view(num, height, width, -1).permute(0, 3, 1, 2)
 
     def _warp(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -194,8 +192,7 @@ def _sharpen(images: Tensor, level: float, sign: Tensor) -> Tensor:
     factor = onto(1.0 + 0.9 * level * sign, images.device).view(-1, 1, 1, 1)
     if min(images.shape[-2:]) < 3:
         return images
-    smooth = vision.adjust_sharpness(images, 0.0)
-    return torch.lerp(smooth, images, factor).clamp(0.0, 1.0)
+    return torch.lerp(vision.adjust_sharpness(images, 0.0), images, factor).clamp(0.0, 1.0)
 
 
 def _gain(images: Tensor, level: float, sign: Tensor, *, about_mean: bool) -> Tensor:
@@ -243,7 +240,6 @@ def rand_augment(
     Returns:
         (B, C, H, W) in [0, 1].
     """
-    level = magnitude / _MAX_MAGNITUDE
     num = len(images)
     for _ in range(num_operations):
         chosen = torch.randint(len(_OPERATIONS), (num,), generator=generator)
@@ -252,7 +248,7 @@ def rand_augment(
             rows = (chosen == number).nonzero().squeeze(1)
             if len(rows):
                 there = onto(rows, images.device)
-                changed = operation(images[there], level, sign[rows])
+                changed = operation(images[there], magnitude / _MAX_MAGNITUDE, sign[rows])
                 images = images.index_copy(0, there, changed.to(images.dtype))
     return images
 
@@ -325,9 +321,8 @@ class Mix:
         if not cuts:
             return torch.lerp(images[permutation], images, lam), permutation, lam
         share = math.sqrt(1.0 - lam)
-        y, x = rng.random() * height, rng.random() * width
-        top, bottom = _span(y, share * height, height)
-        left, right = _span(x, share * width, width)
+        top, bottom = _span(rng.random() * height, share * height, height)
+        left, right = _span(rng.random() * width, share * width, width)
         mixed = images.clone()
         mixed[..., top:bottom, left:right] = images[permutation, :, top:bottom, left:right]
         lam = 1.0 - (bottom - top) * (right - left) / (height * width)
