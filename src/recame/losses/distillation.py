@@ -63,8 +63,7 @@ def category_distillation(
     )
     if detach_target:
         teacher, teacher_logs = teacher.detach(), teacher_logs.detach()
-    divergence = (teacher * (teacher_logs - logs)).sum((1, 2, 3))
-    return divergence / max(num_experts - 1, 1)
+    return (teacher * (teacher_logs - logs)).sum((1, 2, 3)) / max(num_experts - 1, 1)
 
 
 def _distribution(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,5 +79,4 @@ def gathered_cross_entropy(logits: Tensor, categories: Tensor) -> Tensor:
     Returns:
         (B, E), in nats; with h = C the cross-entropy over all categories.
     """
-    first = torch.zeros_like(categories[:, 0, 0])
-    return cross_entropy(logits.gather(2, categories), first)
+    return cross_entropy(logits.gather(2, categories), torch.zeros_like(categories[:, 0, 0]))

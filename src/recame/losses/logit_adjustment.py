@@ -68,9 +68,8 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B, E), in nats.
     """
-    log_probabilities = functional.log_softmax(logits, -1)
     index = target[:, None, None].expand(-1, logits.shape[1], 1)
-    return -log_probabilities.gather(2, index).squeeze(2)
+    return -functional.log_softmax(logits, -1).gather(2, index).squeeze(2)
 
 
 def balanced_softmax(logits: Tensor, target: Tensor, log_counts: Tensor, tau: Tensor) -> Tensor:

@@ -52,8 +52,7 @@ class _PairwiseDistance(torch.autograd.Function):
         weights = (grad / distances).where(distances > 0.0, 0.0)
         weights = weights + weights.mT
         laplacian = torch.diag_embed(weights.sum(2)) - weights
-        gradient: Tensor = (laplacian @ points).transpose(0, 1).to(ctx.dtype)
-        return gradient
+        return (laplacian @ points).transpose(0, 1).to(ctx.dtype)  # type: ignore[no-any-return]
 
 
 def pairwise_distances(features: Tensor, *, normalise: bool = False) -> Tensor:
@@ -70,8 +69,7 @@ def pairwise_distances(features: Tensor, *, normalise: bool = False) -> Tensor:
     if normalise:
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         features = functional.normalize(wide, dim=-1, eps=SHORTEST_FEATURE)
-    distances: Tensor = _PairwiseDistance.apply(features)
-    return distances
+    return _PairwiseDistance.apply(features)  # type: ignore[no-any-return]
 
 
 def contrastive(distances: Tensor, target: Tensor, margin: float) -> Tensor:

@@ -220,8 +220,7 @@ class Objective(TrainingLoss):
         with torch.autocast(output.logits.device.type, enabled=False):
             logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
             terms = self._classification_terms(logits, target)
-            terms |= self._metric_terms(output.features, target)
-            return weighted_total(self.weights, terms)
+            return weighted_total(self.weights, terms | self._metric_terms(output.features, target))
 
     def _classification_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         weights, terms = self.weights, dict[str, Tensor]()
@@ -254,9 +253,8 @@ class Objective(TrainingLoss):
             losses = ldam(balanced, target, self.margins.to(balanced.dtype), self.ldam_scale)
         else:
             losses = cross_entropy(balanced, target)
-        if self.deferred or self.base == "class_balanced":
-            return batch_mean(losses, self.class_weights.to(losses.dtype)[target])
-        return batch_mean(losses)
+        weighted = self.deferred or self.base == "class_balanced"
+        return batch_mean(losses, self.class_weights.to(losses.dtype)[target] if weighted else None)
 
     def _hard(self, balanced: Tensor, target: Tensor, categories: Tensor) -> Tensor:
         if self.hard_mode == "gather":

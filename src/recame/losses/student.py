@@ -249,8 +249,8 @@ class StudentObjective(nn.Module):
         if self.projection is not None:
             assert lesson.features is not None
             projected = self.projection(output.features.mean(1).to(dtype))
-            distance = direction_distance(projected, lesson.features.to(dtype).detach())
-            terms["features"] = batch_mean(distance)
+            taught = lesson.features.to(dtype).detach()
+            terms["features"] = batch_mean(direction_distance(projected, taught))
         if self.needs_gates:
             assert lesson.gates is not None
             assert gates is not None

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recame.errors import ConfigError, MissingDependencyError
 from recame.models.backbone import StagedBackbone
@@ -47,8 +46,7 @@ class AdaptedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
-        added = self.up(functional.relu(self.down(x)))
-        return self.mlp(x) + self.scale * added  # type: ignore[no-any-return]
+        return self.mlp(x) + self.scale * self.up(self.down(x).relu())  # type: ignore[no-any-return]
 
 
 def tune(backbone: StagedBackbone, kind: str, rank: int | None, num_classes: int) -> None:
@@ -134,7 +132,10 @@ def _insert_lora(backbone: StagedBackbone, rank: int | None, num_classes: int) -
         if isinstance(module, nn.Linear)
         and _LORA_TARGETS.fullmatch(name)
         # EVA reads the weight of a fused projection past its layer, and would not see LoRA.
-        and not (name.endswith("qkv") and _has_separate_bias(backbone, name))
+        and not (
+            name.endswith("qkv")
+            and getattr(backbone.get_submodule(name.rpartition(".")[0]), "q_bias", None) is not None
+        )
     }
     width = _width(backbone, "lora", bool(found))
     weights = sum(m.in_features + m.out_features for m in found.values())
@@ -142,11 +143,6 @@ def _insert_lora(backbone: StagedBackbone, rank: int | None, num_classes: int) -
     peft = _peft()
     settings = peft.LoraConfig(r=chosen, lora_alpha=chosen, target_modules=list(found))
     peft.inject_adapter_in_model(settings, backbone)
-
-
-def _has_separate_bias(backbone: nn.Module, name: str) -> bool:
-    attention = backbone.get_submodule(name.rpartition(".")[0])
-    return getattr(attention, "q_bias", None) is not None
 
 
 def _insert_adapters(backbone: StagedBackbone, rank: int | None, num_classes: int) -> None:

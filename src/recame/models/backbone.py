@@ -39,8 +39,7 @@ class StagedBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.stage_channels = stage_channels
-        self.pooled = pooled
+        self.stage_channels, self.pooled = stage_channels, pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, c, h, w), the last stage's map."""
@@ -173,8 +172,8 @@ def _cut(model: nn.Module, name: str) -> tuple[list[list[nn.Module]], list[nn.Mo
             present("conv_stem", "bn1", "act1"), list(children["blocks"].children())
         ), tail
     if {"stem", "stages"} <= children.keys():
-        tail = present("norm_pre", "norm")
-        return _with_stem(present("stem"), list(children["stages"].children())), tail
+        stages = list(children["stages"].children())
+        return _with_stem(present("stem"), stages), present("norm_pre", "norm")
     if {"stem", "s1", "s4", "final_conv"} <= children.keys():
         return _with_stem(present("stem"), present("s1", "s2", "s3", "s4")), present("final_conv")
     if isinstance(children.get("features"), nn.Sequential):
@@ -218,12 +217,9 @@ def _check_cut(
     try:
         expected = model.forward_features(x)  # type: ignore[operator]
         widths = []
-        for part in parts:
-            for module in part:
-                x = module(x)
+        for part in (*parts, tails):
+            x = nn.Sequential(*part)(x)
             widths.append(int(x.shape[1]))
-        for module in tails:
-            x = module(x)
         same = x.ndim == 4 and x.shape == expected.shape and torch.allclose(x, expected, atol=1e-4)
     except (RuntimeError, TypeError, AssertionError, IndexError) as error:
         raise _unsupported(name) from error
@@ -231,7 +227,7 @@ def _check_cut(
         model.train()
     if not same:
         raise _unsupported(name)
-    return widths, int(x.shape[1])
+    return widths[:-1], widths[-1]
 
 
 def _fill_slots(model: nn.Module, module: Any) -> bool:

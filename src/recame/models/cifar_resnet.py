@@ -51,8 +51,7 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images to logits, or to pooled features without a classifier."""
-        logits: Tensor = self.fc(self.forward_features(x).mean((2, 3)))
-        return logits
+        return self.fc(self.forward_features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 def _create(blocks: int, pretrained: bool, settings: dict[str, Any]) -> CifarResNet:
@@ -65,9 +64,8 @@ def _create(blocks: int, pretrained: bool, settings: dict[str, Any]) -> CifarRes
         kept = {
             name: t for name, t in tensors.items() if known.get("num_classes") or name[:3] != "fc."
         }
-        channels = model.conv1.in_channels
-        if "conv1.weight" in kept:
-            kept["conv1.weight"] = adapt_input_conv(channels, kept["conv1.weight"])
+        if (stem := kept.get("conv1.weight")) is not None:
+            kept["conv1.weight"] = adapt_input_conv(model.conv1.in_channels, stem)
         model.load_state_dict(kept)
     return model
 

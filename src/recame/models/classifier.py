@@ -63,8 +63,9 @@ class LinearClassifier(nn.Module):
     def __init__(self, num_experts: int, in_features: int, num_classes: int) -> None:
         super().__init__()
         bound = 1 / math.sqrt(in_features)
-        weight = torch.empty(num_experts, num_classes, in_features).uniform_(-bound, bound)
-        self.weight = nn.Parameter(weight)
+        self.weight = nn.Parameter(
+            torch.empty(num_experts, num_classes, in_features).uniform_(-bound, bound)
+        )
         self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,13 +175,10 @@ class ExpertHead(nn.Module):
             mean: (P,).
             std: (P,); a feature that never varies (0, or not a number) is divided by 1.
         """
-        if self.standardise is None:
-            return
-        assert self.standardise.running_mean is not None
-        assert self.standardise.running_var is not None
-        variance = torch.where(std > 1e-6, std, torch.ones_like(std)).square()
-        self.standardise.running_mean.view(self.shape).copy_(mean)
-        self.standardise.running_var.view(self.shape).copy_(variance)
+        norm = self.standardise
+        if norm is not None and norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.view(self.shape).copy_(mean)
+            norm.running_var.view(self.shape).copy_(std.where(std > 1e-6, 1.0).square())
 
     @torch.no_grad()
     def set_class_means(self, means: Tensor) -> None:
@@ -232,10 +230,9 @@ class ExpertHead(nn.Module):
 
     def _set_directions(self, directions: Tensor) -> None:
         """(E, C, P), made unit vectors; what is no number, or zero, leaves its class alone."""
-        weight = self.classifier.weight
         unit = functional.normalize(directions, dim=-1)
         usable = torch.isfinite(unit).all(-1, keepdim=True) & (unit.abs().amax(-1, True) > 0)
-        weight.copy_(torch.where(usable, unit, weight))
+        self.classifier.weight.copy_(unit.where(usable, self.classifier.weight))
 
     @torch.no_grad()
     def take_experts(self, chosen: Sequence[tuple[ExpertHead, int]]) -> None:
@@ -250,9 +247,8 @@ class ExpertHead(nn.Module):
         if self.standardise is None:
             return
         for name in ("running_mean", "running_var"):
-            own = getattr(self.standardise, name).view(self.shape)
             values = [getattr(h.standardise, name).view(h.shape)[expert] for h, expert in chosen]
-            own.copy_(torch.stack(values))
+            getattr(self.standardise, name).copy_(torch.cat(values))
 
     def forward(self, pooled: Tensor) -> ExpertOutput:
         """Classify.
@@ -263,10 +259,9 @@ class ExpertHead(nn.Module):
         Returns:
             Logits (B, E, C), and the features (B, E, D) that the classifiers saw.
         """
-        features = pooled
         if self.standardise is not None:
-            features = self.standardise(pooled.flatten(1)).view_as(pooled)
-        features = self.dropout(features)
+            pooled = self.standardise(pooled.flatten(1)).view_as(pooled)
+        features = self.dropout(pooled)
         if self.hidden is not None:
             features = self.dropout(functional.gelu(self.hidden(features)))
         return ExpertOutput(self.classifier(features), features)

@@ -121,9 +121,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def _has_own_gradient(self, x: Tensor) -> bool:
         """Whether the weight learns, and torch's gradient would be slow."""
         learns = torch.is_grad_enabled() and self.weight.requires_grad
-        if x.device.type != "cpu" or not learns or torch.compiler.is_compiling():
-            return False
-        if torch.is_autocast_enabled("cpu"):
+        special = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        if x.device.type != "cpu" or not learns or special:
             return False
         sizes = zip(x.shape[2:], self.kernel_size, self.stride, _pair(self.padding), strict=True)
         return any((n + 2 * p - k) // s + 1 < k for n, k, s, p in sizes)

@@ -124,9 +124,7 @@ class MultiExpertClassifier(nn.Module):
         open_gates: bool = False,
     ) -> None:
         super().__init__()
-        self.architecture = architecture
-        self.spec = spec
-        self.num_classes = num_classes
+        self.architecture, self.spec, self.num_classes = architecture, spec, num_classes
         shared, num_experts = architecture.shared_stages, architecture.num_experts
         if num_experts < 1:
             raise ConfigError(f"model.num_experts={num_experts}: at least one expert is needed.")
@@ -136,11 +134,12 @@ class MultiExpertClassifier(nn.Module):
         self._pooled_channels = backbone.pooled
         self.trunk = backbone.stages[:shared]
         own = backbone.stages[shared:]
+        drawn = pretrained is False and len(own) > 0
         self.tails = nn.ModuleList([own])
-        for _ in range(num_experts - 1):
-            drawn = pretrained is False and len(own) > 0
-            tail = self._build(False, open_gates).stages[shared:] if drawn else copy.deepcopy(own)
-            self.tails.append(tail)
+        self.tails.extend(
+            self._build(False, open_gates).stages[shared:] if drawn else copy.deepcopy(own)
+            for _ in range(num_experts - 1)
+        )
         self.head = ExpertHead(
             num_experts,
             sum(self.stage_channels[-architecture.pooled_stages :]),
@@ -222,8 +221,7 @@ class MultiExpertClassifier(nn.Module):
             images), and the pooled outputs of the shared stages that feed the head (B, Q), where
             Q may be 0.
         """
-        maps = (images - self.mean) / self.std
-        maps, pooled = self._run(self.trunk, maps, 0)
+        maps, pooled = self._run(self.trunk, (images - self.mean) / self.std, 0)
         return maps, torch.cat(pooled, 1) if pooled else maps.new_empty(maps.shape[0], 0)
 
     def from_trunk(self, maps: Tensor, pooled: Tensor) -> ExpertOutput:

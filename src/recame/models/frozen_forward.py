@@ -69,11 +69,11 @@ class FrozenForward:
             The module's outputs as float32 tensors on the images' device.
         """
         if self._session is not None:
-            name = self._session.get_inputs()[0].name
-            outputs = self._session.run(None, {name: images.contiguous().numpy()})
+            inputs = {self._session.get_inputs()[0].name: images.contiguous().numpy()}
+            outputs = self._session.run(None, inputs)
             return tuple(torch.from_numpy(output) for output in outputs)
-        enabled = self._dtype is not None
-        with torch.inference_mode(), torch.autocast(images.device.type, self._dtype, enabled):
+        autocast = torch.autocast(images.device.type, self._dtype, self._dtype is not None)
+        with torch.inference_mode(), autocast:
             result = self._module(images)
         outputs = result if isinstance(result, tuple) else (result,)
         # A clone outside inference mode, so that heads can train on it.

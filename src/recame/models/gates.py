@@ -67,14 +67,13 @@ def forward_with_gates(model: MultiExpertClassifier, images: Tensor) -> tuple[Ex
         The model's output, and (B, S, R): of the last attention of each stage that has one, the
         mean over channels and experts for each of the grid's R regions.
     """
-    layers = attention_layers(model)
-    grid = gate_grid(model)
+    layers, grid = attention_layers(model), gate_grid(model)
     with reading_gates([layer for _, _, layer in layers]) as read:
         output: ExpertOutput = model(images)
     stages: dict[int, list[Tensor]] = {}
     for (stage, _, _), (gates,) in zip(layers, read, strict=True):
-        means = gates.mean(1)
-        if means.shape[1:] != grid:  # a map smaller than the grid
-            means = functional.interpolate(means[:, None], grid)[:, 0]
+        means = gates.mean(1, keepdim=True)
+        if means.shape[2:] != grid:  # a map smaller than the grid
+            means = functional.interpolate(means, grid)
         stages.setdefault(stage, []).append(means.flatten(1))
     return output, torch.stack([torch.stack(of).mean(0) for of in stages.values()], 1)

@@ -120,18 +120,17 @@ def create_timm_model(name: str, pretrained: Pretrained, in_channels: int) -> nn
         _check_package_name(name)
         model: nn.Module = timm.create_model(name, num_classes=1000, in_chans=in_channels)
         _load_package(model, in_channels)
-    elif isinstance(pretrained, Path):
-        model = _create_from_file(name, config, pretrained, arguments)
-    elif pretrained:
-        if not (config.hf_hub_id or config.url or config.file):
-            raise ConfigError(
-                f"timm has no pretrained weights for {name!r}: set model.pretrained=false, or "
-                "another model.backbone."
-            )
-        model = _create_from_hub(name, arguments)
-    else:
-        model = timm.create_model(name, num_classes=0, **arguments)
-    return model
+        return model
+    if isinstance(pretrained, Path):
+        return _create_from_file(name, config, pretrained, arguments)
+    if not pretrained:
+        return timm.create_model(name, num_classes=0, **arguments)
+    if not (config.hf_hub_id or config.url or config.file):
+        raise ConfigError(
+            f"timm has no pretrained weights for {name!r}: set model.pretrained=false, or "
+            "another model.backbone."
+        )
+    return _create_from_hub(name, arguments)
 
 
 def _load_package(model: nn.Module, in_channels: int) -> None:
@@ -156,12 +155,11 @@ def _create_from_file(name: str, config: Any, path: Path, arguments: dict[str, A
     bias = tensors.get(f"{classifier}.bias")
     # With the file's own number of classes timm loads strictly: nothing is left out unnoticed.
     num_classes = 0 if bias is None else int(bias.shape[0])
-    overlay = {"state_dict": tensors, "num_classes": num_classes}
     try:
-        model: nn.Module = timm.create_model(
+        return timm.create_model(
             name,
             pretrained=True,
-            pretrained_cfg_overlay=overlay,
+            pretrained_cfg_overlay={"state_dict": tensors, "num_classes": num_classes},
             num_classes=num_classes,
             **arguments,
         )
@@ -172,7 +170,6 @@ def _create_from_file(name: str, config: Any, path: Path, arguments: dict[str, A
             "network in timm's names (model.pretrained; for a run of recame its folder), or set "
             "model.backbone to the file's."
         ) from error
-    return model
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -186,10 +183,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             "model.pretrained, or set it to true (timm hub), package or false."
         )
     try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:
         # torch's own message on pickles advises to switch its protection off.
         reason = str(error) if isinstance(error, SafetensorError | OSError) else "no tensors"
@@ -217,7 +215,7 @@ def _create_from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
 
     try:
         with _offline_when_unreachable():
-            model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
+            return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:
         libraries = {"huggingface_hub", "httpx", "httpx2", "requests", "urllib3"}
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in libraries:
@@ -227,7 +225,6 @@ def _create_from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
             f"({type(error).__name__}: {' '.join(str(error).split())[:160]}). "
             f"{_WAYS_WITHOUT_HUB}"
         ) from error
-    return model
 
 
 @contextmanager

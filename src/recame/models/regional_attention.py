@@ -69,8 +69,7 @@ def pool_regions(x: Tensor, rows: Sequence[int], cols: Sequence[int]) -> tuple[T
     ]
     average = torch.stack([part.mean((2, 3)) for part in parts], -1)
     maximum = torch.stack([part.amax((2, 3)) for part in parts], -1)
-    shape = (*x.shape[:2], *grid)
-    return average.view(shape), maximum.view(shape)
+    return average.view(*x.shape[:2], *grid), maximum.view(*x.shape[:2], *grid)
 
 
 def regional_gates(
@@ -176,8 +175,7 @@ class RegionalChannelAttention(nn.Module):
                 f"Regional attention got regions={regions} and reduction={reduction}: a grid needs "
                 "at least one row and column, and a reduction of 1 or more."
             )
-        self.regions = regions
-        self.max_pool = max_pool
+        self.regions, self.max_pool = regions, max_pool
         hidden = max(1, channels // reduction)
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)

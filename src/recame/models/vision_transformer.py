@@ -46,13 +46,12 @@ class PatchEmbedding(nn.Module):
         parts = [token for token in (self.cls_token, self.reg_token) if token is not None]
         prefix = [part.expand(tokens.shape[0], -1, -1) for part in parts]
         positions = self.positions(grid)
-        if positions is None or self.positions_of_prefix:
-            tokens = torch.cat([*prefix, tokens], 1)
-            tokens = tokens if positions is None else tokens + positions
-        else:
-            tokens = torch.cat([*prefix, tokens + positions], 1)
-        tokens = self.norm_pre(tokens)
-        return tokens_to_maps(tokens, sum(int(part.shape[1]) for part in parts), grid)
+        if positions is not None and not self.positions_of_prefix:
+            tokens, positions = tokens + positions, None
+        tokens = torch.cat([*prefix, tokens], 1)
+        tokens = tokens if positions is None else tokens + positions
+        num_prefix = sum(int(part.shape[1]) for part in parts)
+        return tokens_to_maps(self.norm_pre(tokens), num_prefix, grid)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -66,13 +65,12 @@ class PatchEmbedding(nn.Module):
         # Not timm's own early exit: it is closed while a graph is exported.
         if self.pos_embed is None or grid == self.grid:
             return self.pos_embed  # type: ignore[no-any-return]
-        resampled: Tensor = resample_abs_pos_embed(
+        return resample_abs_pos_embed(  # type: ignore[no-any-return]
             self.pos_embed,
             new_size=list(grid),
             old_size=list(self.grid),
             num_prefix_tokens=self.positions_of_prefix,
         )
-        return resampled
 
 
 class TransformerStage(nn.Module):
@@ -98,9 +96,7 @@ class TransformerStage(nn.Module):
         super().__init__()
         self.width = width
         self.blocks = nn.ModuleList(blocks)
-        self.gate = gate
-        self.norm = norm
-        self.rope = rope
+        self.gate, self.norm, self.rope = gate, norm, rope
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C + P * C, h, w) to the same shape."""
@@ -186,12 +182,11 @@ def cut_transformer(
             only the class token is pooled.
     """
     blocks = list(model.blocks)
-    count = min(_NUM_STAGES, len(blocks))
+    count = num_stages_of(model)
     bounds = [i * len(blocks) // count for i in range(count + 1)]
     # Networks that pool by averaging may have a norm after the pooling: here it acts on the tokens.
     norm = nn.Sequential(model.norm, model.fc_norm)
-    stages = []
-    num_stages = num_stages or count
+    stages, num_stages = [], num_stages or count
     for number in range(num_stages):
         stage = TransformerStage(
             blocks[bounds[number] : bounds[number + 1]],
@@ -201,8 +196,8 @@ def cut_transformer(
             # A copy: stages must not share tensors, or they could not be saved.
             rope=copy.deepcopy(getattr(model, "rope", None)),
         )
-        parts = [PatchEmbedding(model), stage] if number == 0 else [stage]
-        stages.append(nn.Sequential(*parts))
+        first = [PatchEmbedding(model)] if number == 0 else []
+        stages.append(nn.Sequential(*first, stage))
     return stages
 
 
@@ -214,7 +209,7 @@ def cut_is_exact(model: Any, in_channels: int) -> bool:
     try:
         expected = model.fc_norm(model.forward_features(images))
         found = nn.Sequential(*cut_transformer(model, lambda _: None, 0))(images)
-        tokens, _ = maps_to_tokens(found, model.embed_dim)
+        tokens = maps_to_tokens(found, model.embed_dim)[0]
         return tokens.shape == expected.shape and torch.allclose(tokens, expected, atol=1e-4)
     except (RuntimeError, TypeError, AttributeError):
         return False
