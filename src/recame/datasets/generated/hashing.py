@@ -20,14 +20,6 @@ U32 = np.ndarray[Any, np.dtype[np.uint32]]
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
 I64 = IntArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
-_LOW_32, _S32, _S40 = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(40)
-_S15, _S16, _S8 = np.uint32(15), np.uint32(16), np.uint32(8)
-_MUL_1, _MUL_2 = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
-_BYTES, _HALF = np.uint32(0x00FF00FF), np.uint32(0x0000FFFF)
-
 #: Mean and standard deviation of the sum of four random bytes.
 _BYTES_MEAN, _BYTES_SD = 510.0, 147.8
 _NAMES: dict[str, np.uint64] = {}
@@ -66,15 +58,15 @@ def uniform(keys: U64, name: str, low: float | F32 = 0.0, high: float | F32 = 1.
     Returns:
         (N, 1, 1), so that it broadcasts over pixels.
     """
-    bits = (named(keys, name) >> _S40).astype(np.float32)
+    bits = (named(keys, name) >> 40).astype(np.float32)
     share: F32 = (bits * np.float32(2.0**-24))[:, None, None]
     return low + (high - low) * share
 
 
 def below(keys: U64, name: str, limit: int | I64) -> I64:
     """An integer in [0, limit) for each key: (N,)."""
-    bits = named(keys, name) >> _S32
-    return (bits * np.asarray(limit).astype(np.uint64) >> _S32).astype(np.int64)
+    bits = named(keys, name) >> 32
+    return (bits * np.asarray(limit).astype(np.uint64) >> 32).astype(np.int64)
 
 
 def shuffled(keys: U64, name: str) -> I64:
@@ -88,16 +80,16 @@ def pixel_noise(keys: U64, name: str, size: int) -> F32:
     Returns:
         (N, size, size) of mean 0 and deviation 1.
     """
-    x = _mix(np.arange(size * size, dtype=np.uint32).reshape(1, size, size))
+    x: Any = _mix(np.arange(size * size, dtype=np.uint32).reshape(1, size, size))
     x = _mix(x ^ low_word(named(keys, name)))
-    y = x & _BYTES
-    np.right_shift(x, _S8, out=x)
-    x &= _BYTES
+    y = x & 0x00FF00FF
+    x >>= 8
+    x &= 0x00FF00FF
     y += x
-    np.right_shift(y, _S16, out=x)
-    y &= _HALF
+    np.right_shift(y, 16, out=x)
+    y &= 0xFFFF
     y += x
-    noise = y.astype(np.float32)
+    noise: F32 = y.astype(np.float32)
     noise -= np.float32(_BYTES_MEAN)
     noise *= np.float32(1 / _BYTES_SD)
     return noise
@@ -113,7 +105,7 @@ def cell_hash(keys: U32, i: F32, j: F32) -> F32:
     """
     x = i.astype(np.int32).view(np.uint32) * np.uint32(0x9E3779B1)
     x = x + j.astype(np.int32).view(np.uint32) * np.uint32(0x85EBCA77)
-    return np.asarray((_mix(x ^ keys) >> _S8).astype(np.float32) * np.float32(2.0**-24))
+    return np.asarray((_mix(x ^ keys) >> 8).astype(np.float32) * np.float32(2.0**-24))
 
 
 def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
@@ -131,7 +123,7 @@ def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
     side = cells + 1
     lattice = _mix(np.arange(side * side, dtype=np.uint32).reshape(1, side, side))
     lattice = _mix(lattice ^ low_word(named(keys, name)))
-    values = (lattice >> _S8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)
+    values = (lattice >> 8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)
     step = -(-size // cells)
     t = (np.arange(step, dtype=np.float32) + np.float32(0.5)) / np.float32(step)
     weight = t * t * (3 - 2 * t)
@@ -145,21 +137,21 @@ def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
 
 def low_word(keys: U64) -> U32:
     """The low 32 bits of each key: (N, 1, 1)."""
-    return (keys & _LOW_32).astype(np.uint32)[:, None, None]
+    return (keys & 0xFFFFFFFF).astype(np.uint32)[:, None, None]
 
 
-def _splitmix(x: U64) -> U64:
-    x = x + _GOLDEN
-    x = (x ^ (x >> _S30)) * _MIX_1
-    x = (x ^ (x >> _S27)) * _MIX_2
-    return x ^ (x >> _S31)
+def _splitmix(x: Any) -> U64:
+    x = x + 0x9E3779B97F4A7C15
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    return np.asarray(x ^ (x >> 31))
 
 
-def _mix(x: U32) -> U32:
+def _mix(x: Any) -> U32:
     """`lowbias32` (Wellons, Prospecting for Hash Functions, 2018), on a fresh array."""
-    x = x ^ (x >> _S16)
-    x *= _MUL_1
-    x ^= x >> _S15
-    x *= _MUL_2
-    x ^= x >> _S16
-    return x
+    x = x ^ (x >> 16)
+    x *= 0x7FEB352D
+    x ^= x >> 15
+    x *= 0x846CA68B
+    x ^= x >> 16
+    return np.asarray(x)

@@ -8,7 +8,7 @@ and denser, and coarser on a lower layer. Lots and images vary a little around t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -62,33 +62,21 @@ class Shots:
     moved: BoolArray
 
 
-class _Style(NamedTuple):
-    """Nominal dimensions (units) and grey tones of a design's first product.
-
-    `turn` is the tangent of half the pattern's angle, so that the angle needs no trigonometry.
-    """
-
-    pitch: float
-    width: float
-    turn: float
-    substrate: float
-    metal: float
-    via: float
-
-
+#: Of each design's first product: pitch and width (units), turn, and the grey tones of substrate,
+#: metal and via. The turn is the tangent of half the pattern's angle: no trigonometry is needed.
 _STYLES = (
-    _Style(13.0, 6.8, 0.0, 0.26, 0.68, 0.92),
-    _Style(15.0, 10.0, 0.0, 0.40, 0.80, 0.16),
-    _Style(19.0, 11.6, 0.0, 0.16, 0.54, 0.92),
-    _Style(12.0, 5.8, 0.0, 0.28, 0.64, 0.90),
-    _Style(12.0, 6.8, 0.21, 0.70, 0.32, 0.86),
-    _Style(15.5, 8.6, 1.0, 0.22, 0.72, 0.95),
-    _Style(17.0, 6.8, 0.0, 0.30, 0.66, 0.94),
-    _Style(12.5, 6.4, 1.0, 0.72, 0.30, 0.58),
-    _Style(18.0, 11.0, 0.0, 0.22, 0.54, 0.90),
-    _Style(13.0, 6.8, 0.12, 0.40, 0.80, 0.22),
-    _Style(11.5, 5.8, 0.0, 0.16, 0.54, 0.84),
-    _Style(13.0, 4.8, 0.0, 0.28, 0.64, 0.92),
+    (13.0, 6.8, 0.0, 0.26, 0.68, 0.92),
+    (15.0, 10.0, 0.0, 0.40, 0.80, 0.16),
+    (19.0, 11.6, 0.0, 0.16, 0.54, 0.92),
+    (12.0, 5.8, 0.0, 0.28, 0.64, 0.90),
+    (12.0, 6.8, 0.21, 0.70, 0.32, 0.86),
+    (15.5, 8.6, 1.0, 0.22, 0.72, 0.95),
+    (17.0, 6.8, 0.0, 0.30, 0.66, 0.94),
+    (12.5, 6.4, 1.0, 0.72, 0.30, 0.58),
+    (18.0, 11.0, 0.0, 0.22, 0.54, 0.90),
+    (13.0, 6.8, 0.12, 0.40, 0.80, 0.22),
+    (11.5, 5.8, 0.0, 0.16, 0.54, 0.84),
+    (13.0, 4.8, 0.0, 0.28, 0.64, 0.92),
 )
 _RINGS = DESIGNS.index(line_designs.RINGS)
 #: Colour of a surface relative to its grey tone, red, green and blue: solder mask, oxides, silicon.
@@ -160,7 +148,7 @@ def make_look(shots: Shots, *, colour: bool) -> Look:
     scale = scale * np.asarray((1.0, 0.86, 1.16), np.float32)[variant][:, None, None]
     scale = np.maximum(scale, 9.5 / pitch)
     duty = (width / pitch) * (1 + later * uniform(own, "duty", -0.1, 0.1))
-    duty = duty * uniform(region, "duty", 0.94, 1.06)
+    duty *= uniform(region, "duty", 0.94, 1.06)
     turn = turn + later * uniform(own, "turn", 0, 0.4) + uniform(content, "turn", -0.012, 0.012)
     cos, sin = _rotation(turn, variant)
     # Rings bend around the plane's origin; other designs may lie anywhere on theirs.
