@@ -259,13 +259,12 @@ def _column_overview(table: pd.DataFrame) -> pd.DataFrame:
         missing = values.isna()
         if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
             missing |= values.astype(str).str.strip() == ""
-        filled = values[~missing]
         rows.append(
             {
                 "column": str(column),
                 "values": int(values.nunique()),
                 "missing": int(missing.sum()),
-                "example": str(filled.iloc[0]) if len(filled) else "",
+                "example": "" if missing.all() else str(values[~missing].iloc[0]),
             }
         )
     return pd.DataFrame(rows)

@@ -59,7 +59,8 @@ def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int)
     Raises:
         DataError: why the file cannot be used, in a few words and without its name.
     """
-    return match_pixels(_read_pixels(_read_bytes(source), max_pixels), spec)
+    data = source if isinstance(source, bytes) else read_source(source)
+    return match_pixels(_read_pixels(data, max_pixels), spec)
 
 
 def match_pixels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
@@ -117,7 +118,7 @@ def propose_spec(
     reason = "no files"
     for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
-            data = _read_bytes(path)
+            data = read_source(path)
             image = _open(io.BytesIO(data))
             height, width = _upright_size(image)
             is_deep = _bits(image, data) == 16
@@ -140,12 +141,13 @@ def propose_spec(
     side = size or int(np.clip(own_side, *_SIDE_RANGE))
     num_channels: Literal[1, 3] = (3 if coloured else 1) if channels == "auto" else channels
     depth: Literal[8, 16] = (16 if deep else 8) if bit_depth == "auto" else bit_depth
+    bits = next((bits for bits in _CAMERA_BITS if peak < 2**bits), 16) if depth == 16 else 8
     spec = PreprocessSpec(
         height=side,
         width=side,
         channels=num_channels,
         bit_depth=depth,
-        scale=_scale(depth, peak),
+        scale=float(2**bits - 1),
         mean=(mean,) * num_channels,
         std=(std,) * num_channels,
         resize=resize,
@@ -195,10 +197,6 @@ def read_source(path: Path) -> bytes:
         raise DataError("no such file") from None
     except OSError as error:
         raise DataError(f"{NOT_OPENED}: {error.strerror or error}") from error
-
-
-def _read_bytes(source: Path | bytes) -> bytes:
-    return source if isinstance(source, bytes) else read_source(source)
 
 
 def evenly_spaced(total: int, sample: int) -> list[int]:
@@ -357,12 +355,6 @@ def _is_coloured(pixels: Pixels) -> bool:
         return False
     spread = int((pixels.max(2) - pixels.min(2)).max())
     return spread > _GREY_TOLERANCE * (257 if pixels.dtype == np.uint16 else 1)
-
-
-def _scale(bit_depth: int, peak: int) -> float:
-    if bit_depth == 8:
-        return 255.0
-    return float(next((2**bits - 1 for bits in _CAMERA_BITS if peak < 2**bits), 0xFFFF))
 
 
 def _match_depth(pixels: Pixels, spec: PreprocessSpec) -> Pixels:

@@ -71,8 +71,7 @@ def walk_images(folder: Path) -> Iterator[str]:
     """Image files below a folder, relative, with forward slashes; links are followed once."""
     seen: set[str] = set()
     for where, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
+        if (real := os.path.realpath(where)) in seen:
             folders.clear()
             continue
         seen.add(real)

@@ -118,11 +118,8 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
             f"{path} is missing, so the run no longer knows its images: train the run again, or "
             "evaluate it on DATA."
         )
-    texts = ["image", "path", "label", "split", product_column]
-    table = pd.read_csv(
-        path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""]
-    )
-    return _plain_columns(table)
+    texts = dict.fromkeys(("image", "path", "label", "split", product_column), str)
+    return _plain_columns(pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""]))
 
 
 def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
@@ -146,7 +143,7 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
             f"{', '.join(sorted(IMAGE_SUFFIXES))}. Check the path."
         )
     has_splits = has_splits and any("/" in file for file in files)
-    depth = 1 if has_splits else 0  # of the class folders
+    depth = int(has_splits)  # of the class folders
     if labels == "required":
         files = _below(folder, files, depth + 1, "class folders")
     elif has_splits:
@@ -181,10 +178,9 @@ def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
 
 
 def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.DataFrame:
-    suffix = source.suffix.lower()
-    if suffix == ".csv":
+    if source.suffix.lower() == ".csv":
         table = _read_csv(source, columns)
-    elif suffix in {".parquet", ".pq"}:
+    elif source.suffix.lower() in {".parquet", ".pq"}:
         try:
             table = pd.read_parquet(source)
         except (OSError, ValueError) as error:
@@ -281,7 +277,7 @@ def _is_empty(values: pd.Series) -> pd.Series:
 def _check_filled(values: pd.Series, source: Path, name: str) -> None:
     empty = _is_empty(values).to_numpy().nonzero()[0]
     if len(empty):
-        first = ", ".join(str(row + 1) for row in empty[:5])
+        first = ", ".join(map(str, empty[:5] + 1))
         raise DataError(
             f"{source}: {len(empty)} rows have no {name!r} (row {first}"
             f"{', ...' if len(empty) > 5 else ''} below the header), and a guess would teach "

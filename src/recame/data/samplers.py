@@ -86,11 +86,9 @@ class EpochBatches(Sampler[list[int]]):
         assert len(targets)
         assert kind == "instance" or targets.min() >= 0
         assert 0 <= rank < world_size
-        self._kind = kind
-        self._batch_size = batch_size
-        self._epoch_size = epoch_size or len(targets)
+        self._kind, self._batch_size = kind, batch_size
+        self._epoch_size, self._epoch = epoch_size or len(targets), 0
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._epoch = 0
         # `instance` is the same chain with all images in one class.
         alike = np.zeros_like(targets) if kind == "instance" else targets
         classes = np.unique(alike, return_inverse=True)[1]
@@ -123,8 +121,7 @@ class EpochBatches(Sampler[list[int]]):
         """The epoch's batches of this device, as lists of positions in `targets`."""
         # A generator: a resumed trainer makes the iterator first and sets the epoch afterwards.
         batches = self._class_batches() if self._kind == "m_per_class" else self._mixed_batches()
-        for batch in batches[self._rank :: self._world_size][: len(self)]:
-            yield batch.tolist()
+        yield from (b.tolist() for b in batches[self._rank :: self._world_size][: len(self)])
 
     def _num_batches(self) -> int:
         if self._kind == "m_per_class":
@@ -144,8 +141,8 @@ class EpochBatches(Sampler[list[int]]):
         keys = rng.random((num_batches, len(self._counts)))
         classes = np.argsort(keys, axis=1)[:, : self._classes_per_batch].reshape(-1)
         needed = np.bincount(classes, minlength=len(self._counts)) * per_class
-        seed = int(rng.integers(2**62))
-        drawn = _draw(self._members, self._counts, np.zeros_like(needed), needed, seed)
+        first, seed = np.zeros_like(needed), int(rng.integers(2**62))
+        drawn = _draw(self._members, self._counts, first, needed, seed)
         # `drawn` is sorted by class: hand each class's images out to its batches in order.
         places = np.argsort(np.repeat(classes, per_class), kind="stable")
         batches = np.empty_like(drawn)
@@ -221,8 +218,7 @@ def _draw(
     skipped = first - cycle * counts
     taken = (offset >= skipped[of_class]) & (offset < (skipped + number)[of_class])
     start = np.cumsum(counts) - counts
-    chain: IntArray = members[(start[of_class] + member)[order]]
-    return chain[taken]
+    return np.asarray(members[(start[of_class] + member)[order]][taken])
 
 
 def _mix(state: Any, value: IntArray) -> np.ndarray[Any, np.dtype[np.uint64]]:

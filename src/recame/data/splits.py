@@ -90,8 +90,7 @@ def check_group_column(table: pd.DataFrame, group_by: str | None) -> None:
 def in_order(splits: Iterable[str]) -> tuple[str, ...]:
     """Names of splits, each once: train, val and test first, then the others by name."""
     found = set(splits)
-    first = [name for name in _NAMES if name in found]
-    return (*first, *sorted(found.difference(first)))
+    return (*(name for name in _NAMES if name in found), *sorted(found.difference(_NAMES)))
 
 
 def complete_splits(
@@ -172,9 +171,9 @@ def _held_out_counts(counts: IntArray, fractions: np.ndarray[Any, Any]) -> IntAr
 
     Rounded, at least 1 where a class can be divided, and never so many that none is left.
     """
-    rounded = np.floor(counts[:, None] * fractions + 0.5)
     may_divide = (counts >= _DIVISIBLE)[:, None] & (fractions > 0)
-    wanted: IntArray = np.where(may_divide, np.maximum(rounded, 1), 0).astype(np.int64)
+    rounded = np.maximum(np.floor(counts[:, None] * fractions + 0.5), 1)
+    wanted = np.where(may_divide, rounded, 0).astype(np.int64)
     excess = np.maximum(wanted.sum(1) - (counts - 1), 0)
     wanted[np.arange(len(counts)), wanted.argmax(1)] -= excess
     return wanted

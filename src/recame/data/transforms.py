@@ -330,5 +330,4 @@ class Mix:
 
 
 def _span(centre: float, length: float, side: int) -> tuple[int, int]:
-    low, high = round(centre - length / 2), round(centre + length / 2)
-    return max(0, low), min(side, high)
+    return max(0, round(centre - length / 2)), min(side, round(centre + length / 2))
