@@ -257,16 +257,19 @@ class Objective(TrainingLoss):
         return batch_mean(losses, self.class_weights.to(losses.dtype)[target] if weighted else None)
 
     def _hard(self, balanced: Tensor, target: Tensor, categories: Tensor) -> Tensor:
-        if self.hard_mode == "gather":
-            return batch_mean(gathered_cross_entropy(balanced, categories))
-        return batch_mean(masked_cross_entropy(balanced, target, categories))
+        return batch_mean(
+            gathered_cross_entropy(balanced, categories)
+            if self.hard_mode == "gather"
+            else masked_cross_entropy(balanced, target, categories)
+        )
 
     def _hard_distillation(self, balanced: Tensor, categories: Tensor) -> Tensor:
         detach = self.detach_target
         if self.hard_mode == "gather":
             return batch_mean(category_distillation(balanced, categories, detach_target=detach))
-        masked = keep_hard(balanced, categories)
-        return batch_mean(mutual_distillation(masked, detach_target=detach))
+        return batch_mean(
+            mutual_distillation(keep_hard(balanced, categories), detach_target=detach)
+        )
 
     def _metric_terms(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         terms = dict[str, Tensor]()

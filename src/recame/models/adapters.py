@@ -139,8 +139,7 @@ def _insert_lora(backbone: StagedBackbone, rank: int | None, num_classes: int) -
     }
     width = _width(backbone, "lora", bool(found))
     weights = sum(m.in_features + m.out_features for m in found.values())
-    chosen = rank or lift_rank(num_classes, width, weights)
-    peft = _peft()
+    chosen, peft = rank or lift_rank(num_classes, width, weights), _peft()
     settings = peft.LoraConfig(r=chosen, lora_alpha=chosen, target_modules=list(found))
     peft.inject_adapter_in_model(settings, backbone)
 

@@ -112,13 +112,12 @@ def build_backbone(
     channels, out_channels = _check_cut(model, parts, tails, name, in_channels)
     if not _fill_slots(model, module):
         for part, width in zip(parts, channels, strict=True):
-            gate = module(width)
-            if gate is not None:
+            if (gate := module(width)) is not None:
                 part.append(gate)
     _check_num_stages(num_stages, len(parts), name)
     if 0 < num_stages < len(parts):
-        parts, channels = parts[:num_stages], channels[:num_stages]
-        return StagedBackbone([nn.Sequential(*part) for part in parts], channels)
+        stages = [nn.Sequential(*part) for part in parts[:num_stages]]
+        return StagedBackbone(stages, channels[:num_stages])
     parts[-1] += tails
     head_norm = getattr(getattr(model, "head", None), "norm", None)
     if hasattr(model, "norm_pre") and head_norm is not None:

@@ -122,10 +122,9 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
         model = MultiExpertClassifier(architecture, num_classes, spec)
         model.load_state_dict(_upgraded(state, architecture.num_experts))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"The weights of {folder} do not fit the architecture in {DESCRIPTION_FILE} "
-            f"({reason}): it was edited, or timm has changed since."
+            f"({' '.join(str(error).split())[:300]}): it was edited, or timm has changed since."
         ) from error
     return LoadedModel(model.to(device).eval(), label_space, spec, architecture)
 

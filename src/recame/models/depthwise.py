@@ -76,8 +76,7 @@ class _Convolve(torch.autograd.Function):
                 (True, False, False),
             )[0]
         if learns_weight:
-            kernel = (weight.shape[2], weight.shape[3])
-            for_weight = depthwise_weight_gradient(x, grad, kernel, stride, pad)
+            for_weight = depthwise_weight_gradient(x, grad, weight.shape[2:], stride, pad)
         if learns_bias:  # oneDNN would make the weight's gradient for it
             for_bias = grad.sum((0, 2, 3))
         return for_x, for_weight, for_bias, None, None

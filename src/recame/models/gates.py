@@ -18,14 +18,11 @@ def attention_layers(
     model: MultiExpertClassifier,
 ) -> list[tuple[int, int | None, RegionalChannelAttention]]:
     """(stage, expert, the stage's last attention layer), shared stages first, of no expert."""
-    places: list[tuple[int, int | None, nn.Module]] = [
-        (number, None, stage) for number, stage in enumerate(model.trunk)
-    ]
-    for expert, tail in enumerate(model.tails):
-        places += [(n, expert, stage) for n, stage in enumerate(tail.children(), len(model.trunk))]
+    parts = [(None, 0, model.trunk), *((e, len(model.trunk), t) for e, t in enumerate(model.tails))]
     return [
         (number, expert, layers[-1])
-        for number, expert, stage in places
+        for expert, first, part in parts
+        for number, stage in enumerate(part.children(), first)
         if (layers := [m for m in stage.modules() if isinstance(m, RegionalChannelAttention)])
     ]
 

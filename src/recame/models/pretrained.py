@@ -164,11 +164,11 @@ def _create_from_file(name: str, config: Any, path: Path, arguments: dict[str, A
             **arguments,
         )
     except (RuntimeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"The weights of {path} do not fit backbone {name!r} ({reason}): give the file of that "
-            "network in timm's names (model.pretrained; for a run of recame its folder), or set "
-            "model.backbone to the file's."
+            f"The weights of {path} do not fit backbone {name!r} "
+            f"({' '.join(str(error).split())[:300]}): give the file of that network in timm's "
+            "names (model.pretrained; for a run of recame its folder), or set model.backbone to "
+            "the file's."
         ) from error
 
 

@@ -64,8 +64,7 @@ def adapted_to(loaded: LoadedModel, label_space: LabelSpace) -> LoadedModel:
     rows = [known.index(label_space.names[index]) for index in kept]
     weight, bias = classifier.weight[:, rows], classifier.bias[:, rows]
     if isinstance(classifier, CosineClassifier):
-        num_experts, _, width = weight.shape
-        start = LinearClassifier(num_experts, width, count).weight.to(weight)
+        start = LinearClassifier(len(weight), weight.shape[2], count).weight.to(weight)
     else:
         start = weight.mean(1, keepdim=True).repeat(1, count, 1)
     least = bias.amin(1, keepdim=True).repeat(1, count)

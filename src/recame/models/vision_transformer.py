@@ -34,8 +34,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.patch_embed = model.patch_embed
         self.cls_token, self.reg_token = model.cls_token, model.reg_token
-        self.pos_embed = model.pos_embed
-        self.norm_pre = model.norm_pre
+        self.pos_embed, self.norm_pre = model.pos_embed, model.norm_pre
         self.positions_of_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
 
     def forward(self, images: Tensor) -> Tensor:
