@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -62,14 +62,12 @@ def confusion_figure(
     cell = float(np.clip(11.0 / size, 0.14, 0.72))
     names = [figure_label(label_space.names[index], 24) for index in order]
     margin = 0.085 * max(map(len, names)) + 1.05
-    width, height = cell * size, cell * size
-    sides = (max(margin + width + 3.0, margin + 5.2), height + margin * 0.5 + 1.35)
-    figure = Figure(figsize=sides, dpi=min(160.0, _MOST_PIXELS / max(sides)))
-    figure.patch.set_facecolor("white")
-    total_width, total_height = figure.get_size_inches()
-    bottom = (margin * 0.5 + 0.4) / total_height
-    box = (margin / total_width, bottom, width / total_width, height / total_height)
-    axes = figure.add_axes(box)
+    side = cell * size
+    width, height = max(margin + side + 3.0, margin + 5.2), side + margin * 0.5 + 1.35
+    dpi = min(160.0, _MOST_PIXELS / max(width, height))
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    left, bottom = margin / width, (margin * 0.5 + 0.4) / height
+    axes = figure.add_axes((left, bottom, side / width, side / height))
     _draw_cells(axes, share)
     if size <= MOST_NUMBERED:
         _write_cells(axes, counts, share, cell, normalised=normalised)
@@ -77,22 +75,13 @@ def confusion_figure(
     if label_space.normal_index is not None:
         _frame_escapes(axes, int(np.flatnonzero(order == label_space.normal_index)[0]), size)
 
-    side = (box[0] + box[2] + 0.3 / total_width, bottom, 1.85 / total_width, box[3])
-    _draw_recalls(figure.add_axes(side), evaluation.per_class.iloc[order], cell)
+    beside = (left + side / width + 0.3 / width, bottom, 1.85 / width, side / height)
+    _draw_recalls(figure.add_axes(beside), evaluation.per_class.iloc[order], cell)
     what = "share of each class's images, %" if normalised else "number of images"
-    top = 1 - 0.2 / total_height
-    figure.text(
-        box[0], top, "Confusion", fontsize=13, fontweight="bold", color=_INK, va="top", ha="left"
-    )
-    figure.text(
-        box[0],
-        top - 0.27 / total_height,
-        f"{what}; {evaluation.num_images:,} images, rows by training images (in brackets)",
-        fontsize=8,
-        color=_GREY,
-        va="top",
-        ha="left",
-    )
+    what += f"; {evaluation.num_images:,} images, rows by training images (in brackets)"
+    top = 1 - 0.2 / height
+    figure.text(left, top, "Confusion", fontsize=13, fontweight="bold", color=_INK, va="top")
+    figure.text(left, top - 0.27 / height, what, fontsize=8, color=_GREY, va="top")
     return figure
 
 
@@ -163,11 +152,8 @@ def _write_cells(axes: Axes, counts: Array, share: Array, cell: float, *, normal
 
 
 def _percent(share: float) -> str:
-    percent = 100 * share
-    if percent < 1:
-        return "<1"
     # 100 is kept for "every image".
-    return f"{min(round(percent), 99) if share < 1 else 100}"
+    return "<1" if 100 * share < 1 else str(min(round(100 * share), 99 if share < 1 else 100))
 
 
 def _label(axes: Axes, names: list[str], train: list[int], cell: float) -> None:
@@ -185,34 +171,23 @@ def _frame_escapes(axes: Axes, column: int, size: int) -> None:
     """Frame the cells of the normal column that are defects: the escapes."""
     from matplotlib.patches import Rectangle
 
-    spans = [(-0.5, column - 0.5), (column + 0.5, size - 0.5)]
-    for start, stop in spans:
+    style: dict[str, Any] = {"fill": False, "edgecolor": "#c81e1e", "linewidth": 1.4}
+    for start, stop in ((0, column), (column + 1, size)):
         if stop > start:
-            frame = Rectangle(
-                (column - 0.5, start),
-                1,
-                stop - start,
-                fill=False,
-                edgecolor="#c81e1e",
-                linewidth=1.4,
-                clip_on=False,
-                zorder=3,
-            )
-            axes.add_patch(frame)
+            corner = (column - 0.5, start - 0.5)
+            axes.add_patch(Rectangle(corner, 1, stop - start, clip_on=False, zorder=3, **style))
     axes.text(column, -0.62, "escapes", ha="center", va="bottom", fontsize=6.5, color="#c81e1e")
 
 
 def _draw_recalls(axes: Axes, per_class: pd.DataFrame, cell: float) -> None:
     """One dot a class on the matrix's row, with its interval."""
     rows = np.arange(len(per_class))
-    recall = per_class["recall"].to_numpy(np.float64)
-    low = per_class["recall_low"].to_numpy(np.float64)
-    high = per_class["recall_high"].to_numpy(np.float64)
-    few = (per_class["note"] != "").to_numpy()
+    recall, low, high = per_class[["recall", "recall_low", "recall_high"]].to_numpy(np.float64).T
+    few = per_class["note"] != ""
     colours = np.where(few, "#f28e4c", "#3182bd")
-    dot = float(np.clip(cell * 60, 6, 30))
     axes.hlines(rows, 0, 1, color=_LINE, linewidth=0.6)
     axes.hlines(rows, low, high, color=colours, linewidth=min(2.2, cell * 5), alpha=0.75)
+    dot = float(np.clip(cell * 60, 6, 30))
     axes.scatter(recall, rows, s=dot, c=colours, zorder=3, edgecolors="white", linewidths=0.5)
     axes.set_xlim(-0.04, 1.04)
     axes.set_ylim(len(per_class) - 0.5, -0.5)
@@ -224,10 +199,9 @@ def _draw_recalls(axes: Axes, per_class: pd.DataFrame, cell: float) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title("recall with interval", fontsize=8, color=_GREY, loc="left", pad=4)
     if len(rows) <= MOST_NUMBERED:
-        hits = (recall * per_class["images"].to_numpy()).round()
+        images, size = per_class["images"].to_numpy(), float(np.clip(cell * 15, 4.5, 7.5))
         for row in np.flatnonzero(~np.isnan(recall)).tolist():
-            text = f"{hits[row]:,.0f} of {per_class['images'].iloc[row]:,}"
-            size = float(np.clip(cell * 15, 4.5, 7.5))
+            text = f"{(recall[row] * images[row]).round():,.0f} of {images[row]:,}"
             axes.text(1.09, row, text, va="center", fontsize=size, color=_GREY)
     if few.any():
         axes.set_xlabel("orange: too few images to tell", fontsize=6.5, color="#b3370c")

@@ -21,6 +21,7 @@ from recame.models import LoadedModel
 from recame.progress import Progress, silent
 from recame.reports.confusion import WRITABLE
 from recame.reports.evidence import gather_evidence
+from recame.reports.judgement import counted
 from recame.reports.markdown import report_markdown
 from recame.reports.report_page import report_html
 from recame.reports.run_report import Baseline, RunFacts, RunReport, Setting, build_report
@@ -83,14 +84,9 @@ def draw_report(
         on_progress=progress,
     )
     facts = run_facts(folder, config, loaded, split, source=source, baseline=baseline)
+    space, seed = loaded.label_space, config.run.seed
     made = build_report(
-        facts,
-        evaluation,
-        predictions,
-        loaded.label_space,
-        evidence,
-        baseline=baseline,
-        seed=config.run.seed,
+        facts, evaluation, predictions, space, evidence, baseline=baseline, seed=seed
     )
     return write_report(made, folder.evaluation_dir(split))
 
@@ -121,9 +117,8 @@ def _holds_training(folder: RunFolder, data: InspectionSet) -> bool:
         known = pd.read_csv(folder.manifest_path, usecols=["path", "split"])
     except (OSError, ValueError):
         return False
-    learned = known.loc[known["split"] == "train", "path"]
-    table = data.table
-    return bool(table.loc[table["split"] == "train", "path"].astype(str).isin(learned).all())
+    learned, now = (t.loc[t["split"] == "train", "path"].astype(str) for t in (known, data.table))
+    return bool(now.isin(learned).all())
 
 
 def run_facts(
@@ -146,12 +141,13 @@ def run_facts(
         baseline: named in the command.
     """
     info, environment = folder.info(), json_or_nothing(folder.path / "environment.json")
-    phases = json_or_nothing(folder.path / "phases.json")
-    packages = environment.get("packages", {})
-    cuda = environment.get("cuda") or []
-    hardware = ", ".join(cuda) or str(environment.get("processor", ""))
-    if not cuda and environment.get("cpu_threads"):
-        hardware += f", {environment['cpu_threads']} threads"
+    settings = config.model_dump(mode="json", exclude={"schema_version"})
+    packages, hardware = environment.get("packages", {}), ", ".join(environment.get("cuda") or [])
+    if not hardware:
+        threads = environment.get("cpu_threads")
+        hardware = str(environment.get("processor", "")) + (
+            f", {threads} threads" if threads else ""
+        )
     facts = {
         "seed": str(config.run.seed),
         "data fingerprint": str(info.get("data_fingerprint", "")),
@@ -166,9 +162,7 @@ def run_facts(
         "run folder": str(folder.path.resolve()),
     }
     run, data = shlex.quote(str(folder.path)), shlex.quote(str(info.get("data", "DATA")))
-    against = ""
-    if baseline is not None:
-        against = f" --against {shlex.quote(baseline.path or baseline.name)}"
+    other = "" if baseline is None else f" --against {shlex.quote(baseline.path or baseline.name)}"
     # Images that the run was not trained from are named, the others are in its manifest.
     elsewhere = source is not None and str(source) != info.get("data")
     judged = f" {shlex.quote(str(source))}" if elsewhere else ""
@@ -178,17 +172,17 @@ def run_facts(
         split=split,
         data=str(info.get("data", "")),
         source=str(source or ""),
-        settings=config.model_dump(mode="json", exclude={"schema_version"}),
-        changed=_changed(config),
+        settings=settings,
+        changed=_changed(settings),
         facts=tuple((name, text) for name, text in facts.items() if text.strip(", ")),
         reasons=tuple(folder.reasons()),
         commands=(
             _training_command(info, data, run),
             f"recame evaluate {run}-again{judged}{on_split}",
-            f"recame report {run}-again{on_split}{against}",
+            f"recame report {run}-again{on_split}{other}",
         ),
         history=_history(folder.history_path),
-        phases=phases,
+        phases=json_or_nothing(folder.path / "phases.json"),
         product_column=config.data.product_column,
     )
 
@@ -203,33 +197,29 @@ def _training_command(info: dict[str, Any], data: str, run: str) -> str:
     words += [f"--backbone {shlex.quote(asked['backbone'])}"] if asked.get("backbone") else []
     words += [f"--unlabelled {shlex.quote(path)}" for path in asked.get("unlabelled", ())]
     words += [
-        f"--set {shlex.quote(f'{name}={_word(value)}')}"
+        f"--set {shlex.quote(f'{name}={value if isinstance(value, str) else json.dumps(value)}')}"
         for name, value in asked.get("changes", {}).items()
     ]
     return f"recame distill {' '.join(words)} --out {run}-again"
 
 
-def _word(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _changed(config: Config) -> tuple[Setting, ...]:
-    default = Config().model_dump(mode="json", exclude={"schema_version"})
-    own = config.model_dump(mode="json", exclude={"schema_version"})
+def _changed(settings: dict[str, dict[str, Any]]) -> tuple[Setting, ...]:
+    default = Config().model_dump(mode="json")
     return tuple(
         Setting(f"{section}.{name}", value, default[section][name])
-        for section, values in own.items()
+        for section, values in settings.items()
         for name, value in values.items()
         if value != default[section][name]
     )
 
 
 def _model_text(loaded: LoadedModel) -> str:
-    plan = loaded.architecture
-    experts = "1 expert" if plan.num_experts == 1 else f"{plan.num_experts} experts"
+    plan, spec = loaded.architecture, loaded.spec
     weights = sum(parameter.numel() for parameter in loaded.model.parameters())
-    size = f"{loaded.spec.height} x {loaded.spec.width} pixels"
-    return f"{plan.backbone}, {experts}, attention {plan.attention}, {weights:,} weights, {size}"
+    return (
+        f"{plan.backbone}, {counted(plan.num_experts, 'expert')}, attention {plan.attention}, "
+        f"{weights:,} weights, {spec.height} x {spec.width} pixels"
+    )
 
 
 def _duration(info: dict[str, Any]) -> str:
@@ -237,8 +227,7 @@ def _duration(info: dict[str, Any]) -> str:
         begun, ended = (datetime.fromisoformat(info[name]) for name in ("started", "finished"))
     except (KeyError, ValueError):
         return ""
-    seconds = round((ended - begun).total_seconds())
-    minutes, seconds = divmod(seconds, 60)
+    minutes, seconds = divmod(round((ended - begun).total_seconds()), 60)
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
     text = " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"

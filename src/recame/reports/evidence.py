@@ -105,8 +105,8 @@ def gather_evidence(
         on_progress: called while images pass.
     """
     space = loaded.label_space
-    known = predictions.target >= 0
-    wrong = int((predictions.probabilities.argmax(1) != predictions.target)[known].sum())
+    called, target = predictions.probabilities.argmax(1), predictions.target
+    wrong = int(((called != target) & (target >= 0)).sum())
     chosen = choose_mistakes(predictions, space)
     mistakes = describe_mistakes(predictions, chosen, space, product_column)
     rows = None if data is None else cache_rows(data, split, predictions)
@@ -118,23 +118,21 @@ def gather_evidence(
         )
         return Evidence(tuple(mistakes), wrong, remarks=(remark,))
     look = Look(loaded, data, batch_size, on_progress)
-    sample = np.sort(balanced_sample(np.where(rows >= 0, predictions.target, -2), MAP_IMAGES, seed))
+    sample = np.sort(balanced_sample(np.where(rows >= 0, target, -2), MAP_IMAGES, seed))
     sample = sample[rows[sample] >= 0]
-    shown = np.array([i for i, row in enumerate(chosen) if rows[row] >= 0], np.int64)
+    shown = np.flatnonzero(rows[chosen] >= 0)
     needed = np.union1d(sample, chosen[shown]).astype(np.int64)
     if predictions.features is not None:
         features = predictions.features[needed]
     else:
         features = look.features(rows[needed], "looking at the split")
     remarks = []
-    if (rows < 0).any():
-        remarks.append(
-            _with_reason(
-                f"{(rows < 0).sum()} of {len(rows)} images of this split are not at hand: no "
-                "pictures of them.",
-                "; ".join(f"{file.path}: {file.reason}" for file in data.cache.broken[:3]),
-            )
+    if absent := int((rows < 0).sum()):
+        remark = (
+            f"{absent} of {len(rows)} images of this split are not at hand: no pictures of them."
         )
+        broken = "; ".join(f"{file.path}: {file.reason}" for file in data.cache.broken[:3])
+        remarks.append(_with_reason(remark, broken))
     searched = (0, 0)
     if len(shown):
         own = features[np.searchsorted(needed, chosen[shown])]
@@ -144,12 +142,8 @@ def gather_evidence(
         for position, mistake in zip(shown.tolist(), drawn, strict=True):
             mistakes[position] = mistake
         if not searched[1]:
-            remarks.append(
-                _with_reason(
-                    "The training images are not in the data at hand: no nearest training images.",
-                    missing,
-                )
-            )
+            remark = "The training images are not in the data at hand: no nearest training images."
+            remarks.append(_with_reason(remark, missing))
     gates, examples, num_read = read_gates(look, predictions, rows, sample, seed)
     if len(sample) < _LEAST_MAP:
         remarks.append(f"{len(sample)} images are too few for an embedding map.")
@@ -178,28 +172,26 @@ def _illustrate(
     of_the_run: bool,
 ) -> tuple[list[Mistake], tuple[int, int]]:
     """Add pictures, attribution maps and nearest training images."""
-    shown = look.shown(rows)
     maps = mistake_maps(look.loaded, look.pixels(rows), mistakes)
     drawn = [
         replace(m, picture=thumb(image, f"{m.true} called {m.called}"), maps=of)
-        for m, image, of in zip(mistakes, shown, maps, strict=True)
+        for m, image, of in zip(mistakes, look.shown(rows), maps, strict=True)
     ]
     table = look.data.table
-    learned = (table["split"] == "train").to_numpy() & (table["row"] >= 0).to_numpy()
     # A mistake of the training split would find itself.
-    train = table[learned & ~table["row"].isin(rows).to_numpy()]
+    train = table[(table["split"] == "train") & (table["row"] >= 0) & ~table["row"].isin(rows)]
     if train.empty or not of_the_run:
         return drawn, (0, 0)
-    chosen = train.iloc[
-        np.sort(balanced_sample(train["target"].to_numpy(np.int64), TRAIN_IMAGES, seed))
-    ]
-    among = look.features(chosen["row"].to_numpy(np.int64), "looking at training images")
-    nearest, similarity = nearest_by_cosine(features, among, NEIGHBOURS)
-    images, labels = chosen["image"].astype(str).tolist(), chosen["label"].astype(str).tolist()
-    cache_rows = chosen["row"].to_numpy(np.int64)
+    target = train["target"].to_numpy(np.int64)
+    chosen = train.iloc[np.sort(balanced_sample(target, TRAIN_IMAGES, seed))]
+    among = chosen["row"].to_numpy(np.int64)
+    named = chosen["image"].astype(str).tolist(), chosen["label"].astype(str).tolist()
+    learned = look.features(among, "looking at training images")
     found = [
-        replace(m, neighbours=neighbours_of(at, near, images, labels, look.shown(cache_rows[at])))
-        for m, at, near in zip(drawn, nearest, similarity, strict=True)
+        replace(m, neighbours=neighbours_of(at, near, *named, look.shown(among[at])))
+        for m, at, near in zip(
+            drawn, *nearest_by_cosine(features, learned, NEIGHBOURS), strict=True
+        )
     ]
     return found, (len(chosen), len(train))
 
@@ -225,8 +217,7 @@ def embed(features: Array, rows: IntArray, seed: int) -> EmbeddingMap | None:
     parts = min(_COMPONENTS, *flat.shape)
     reduced = PCA(parts, random_state=seed).fit_transform(flat)
     if len(flat) <= _COMPONENTS or reduced.shape[1] < 2:
-        points = np.zeros((len(flat), 2))
-        points[:, : min(2, parts)] = reduced[:, :2]
+        points = np.pad(reduced[:, :2], ((0, 0), (0, max(0, 2 - parts)))).astype(np.float64)
         return EmbeddingMap(rows, points, "the first two principal components")
     from sklearn.manifold import TSNE
 

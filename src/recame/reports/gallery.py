@@ -85,23 +85,20 @@ class Mistake:
     @property
     def hint(self) -> str:
         """What the nearest training images suggest, or nothing."""
-        labels = [neighbour.label for neighbour in self.neighbours]
-        if len(labels) < 3:
+        labels = {neighbour.label for neighbour in self.neighbours}
+        if len(self.neighbours) < 3 or labels not in ({self.called}, {self.true}):
             return ""
-        if all(label == self.called for label in labels):
-            if self.neighbours[0].similarity >= TWIN:
-                return f"Nearly the same image trained as {self.called}: is the label right?"
-            return f"Its nearest training images are all {self.called}."
-        if all(label == self.true for label in labels):
+        if labels == {self.true}:
             return f"Its nearest training images are all {self.true}, yet it is called otherwise."
-        return ""
+        if self.neighbours[0].similarity >= TWIN:
+            return f"Nearly the same image trained as {self.called}: is the label right?"
+        return f"Its nearest training images are all {self.called}."
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, without the pictures."""
         names = ("image", "product", "true", "called", "confidence", "true_probability", "kind")
         return {
-            **{name: getattr(self, name) for name in names},
-            "critical": self.critical,
+            **{name: getattr(self, name) for name in (*names, "critical")},
             "experts": [{"called": name, "confidence": share} for name, share in self.experts],
             "neighbours": [
                 {"image": n.image, "label": n.label, "similarity": n.similarity}
@@ -126,24 +123,19 @@ def choose_mistakes(
     Returns:
         Rows of the predictions.
     """
-    called = predictions.probabilities.argmax(1) if len(predictions) else np.zeros(0, np.int64)
-    rows = np.flatnonzero((predictions.target >= 0) & (called != predictions.target))
-    if not len(rows):
-        return rows
+    target, called = predictions.target, predictions.probabilities.argmax(1)
+    rows = np.flatnonzero((target >= 0) & (called != target))
     confidence = predictions.probabilities[rows, called[rows]]
     escapes = called[rows] == (-1 if label_space.normal_index is None else label_space.normal_index)
-    critical = np.isin(
-        predictions.target[rows], [label_space.index(name) for name in label_space.critical]
-    )
+    critical = np.isin(target[rows], [label_space.index(name) for name in label_space.critical])
     order = np.lexsort((-confidence, ~(critical & escapes), ~escapes))
     rows, escapes = rows[order], escapes[order]
-    pair = predictions.target[rows] * label_space.num_classes + called[rows]
+    pair = target[rows] * label_space.num_classes + called[rows]
     # Whoever comes late in a pair, or late among the escapes, waits until the others have a place.
     waits = (pd.Series(pair).groupby(pair).cumcount().to_numpy() >= MOST_A_PAIR) | (
         escapes & (np.cumsum(escapes) > most * 2 // 3)
     )
-    chosen = np.sort(np.argsort(waits, kind="stable")[:most])
-    return np.asarray(rows[chosen], dtype=np.int64)
+    return np.asarray(rows[np.sort(np.argsort(waits, kind="stable")[:most])], dtype=np.int64)
 
 
 def describe_mistakes(
@@ -158,7 +150,6 @@ def describe_mistakes(
         shares, experts = predictions.probabilities[row], predictions.expert_probabilities[row]
         true, called = names[predictions.target[row]], names[int(shares.argmax())]
         product = "" if products is None or products.isna().iloc[row] else str(products.iloc[row])
-        kind = "escape" if called == normal else "overkill" if true == normal else ""
         found.append(
             Mistake(
                 image=images[row],
@@ -167,7 +158,7 @@ def describe_mistakes(
                 called=called,
                 confidence=float(shares.max()),
                 true_probability=float(shares[predictions.target[row]]),
-                kind=kind,
+                kind="escape" if called == normal else "overkill" if true == normal else "",
                 critical=true in label_space.critical,
                 experts=tuple((names[int(e.argmax())], float(e.max())) for e in experts),
             )
@@ -190,39 +181,30 @@ def mistake_maps(
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     pairs = torch.tensor([[space.index(m.called), space.index(m.true)] for m in mistakes])
     step = max(1, _MAPPED_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+    parts = zip(torch.split(images, step), torch.split(pairs, step), strict=True)
     maps = np.concatenate(
-        [
-            attribution_maps(
-                model,
-                images[at : at + step].contiguous().to(device),
-                pairs[at : at + step].to(device),
-            )
-            for at in range(0, len(images), step)
-        ]
+        [attribution_maps(model, i.contiguous().to(device), p.to(device)) for i, p in parts]
     )
     found = []
     for mistake, image, both in zip(mistakes, pixels, maps, strict=True):
         sources = [("ensemble", both.mean(1))]
         if model.num_experts > 1:
-            shown = range(min(model.num_experts, MOST_EXPERTS))
-            sources += [(f"expert {k}", both[:, k]) for k in shown]
+            sources += [(f"expert {k}", both[:, k]) for k in range(model.num_experts)][
+                :MOST_EXPERTS
+            ]
         largest = max(float(max(part.max() for _, part in sources)), 1e-9)
-        found.append(
-            tuple(
-                (
-                    name,
-                    _heat_picture(image, part[0] / largest, CALLED_COLOUR, name, mistake.called),
-                    _heat_picture(image, part[1] / largest, TRUE_COLOUR, name, mistake.true),
+        sides = (mistake.called, CALLED_COLOUR), (mistake.true, TRUE_COLOUR)
+        drawn = []
+        for who, part in sources:
+            called, true = (
+                photo_picture(
+                    overlay(image, heat / largest, colour), f"what speaks for {name} to the {who}"
                 )
-                for name, part in sources
+                for heat, (name, colour) in zip(part, sides, strict=True)
             )
-        )
+            drawn.append((who, called, true))
+        found.append(tuple(drawn))
     return found
-
-
-def _heat_picture(image: Array, heat: Array, colour: str, who: str, name: str) -> Picture:
-    alt = f"what speaks for {name} to the {who}"
-    return photo_picture(overlay(image, heat, colour), alt)
 
 
 def thumb(pixels: Array, alt: str, caption: str = "") -> Picture:

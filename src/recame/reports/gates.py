@@ -71,9 +71,9 @@ def read_gates(
     """
     if look.loaded.architecture.attention == "none" or not len(sample):
         return [], [], 0
-    spec = look.data.spec
+    spec, fewest = look.data.spec, 2 * GATE_PICTURES
     affordable = _GATE_VALUES // (spec.height * spec.width * spec.channels)
-    number = int(np.clip(affordable, 2 * GATE_PICTURES, GATE_IMAGES))
+    number = min(max(affordable, fewest), GATE_IMAGES)
     read = sample[np.sort(balanced_sample(predictions.target[sample], number, seed))]
     layers = gate_layers(
         look.loaded.model,
@@ -82,10 +82,10 @@ def read_gates(
         look.loaded.label_space.num_classes,
     )
     varied = [layer for layer in layers if layer.answering.max() > 0]
-    if not varied or len(read) < 2 * GATE_PICTURES:
+    if not varied or len(read) < fewest:
         return layers, [], len(read)
     most = max(varied, key=lambda layer: float(layer.channel_gates.std(0).mean()))
-    return layers, _gate_examples(look, most, rows[read], predictions, read), len(read)
+    return layers, _gate_examples(look, most, rows[read], predictions.target[read]), len(read)
 
 
 def class_gates(layer: GateLayer, names: Sequence[str], most: int) -> list[tuple[str, Array]]:
@@ -114,55 +114,45 @@ def gates_sentence(layers: Sequence[GateLayer]) -> str:
     Args:
         layers: one at least.
     """
-    mean = float(np.mean([layer.mean.mean() for layer in layers]))
-    if all(layer.open for layer in layers):
+    busy = [layer for layer in layers if not layer.open]
+    if not busy:
+        mean = float(np.mean([layer.mean.mean() for layer in layers]))
         return (
             f"The gates hardly move: their mean is {mean:.4f}, and an attention that starts as the "
             "identity starts at 0.9975. In this run the attention changes next to nothing."
         )
-    busy = [layer for layer in layers if not layer.open]
     most = max(busy, key=lambda layer: float(layer.answering.max()))
-    share = float(most.answering.max())
     still = f", {len(layers) - len(busy)} hardly move" if len(busy) < len(layers) else ""
     return (
         f"Of {len(layers)} attention layers {len(busy)} answer to the image{still} (an attention "
         f"that starts as the identity starts at 0.9975). The busiest is {most.name}: up to "
-        f"{share:.0%} of a region's gates vary with what the region shows."
+        f"{float(most.answering.max()):.0%} of a region's gates vary with what the region shows."
     )
 
 
 def _gate_examples(
-    look: Look, layer: GateLayer, rows: IntArray, predictions: Predictions, read: IntArray
+    look: Look, layer: GateLayer, rows: IntArray, labels: IntArray
 ) -> list[GateExample]:
     """For each region, the images that open and close its most varying gate."""
-    names = look.loaded.label_space.names
+    # Index -1, of an image without a label, is the last.
+    names = np.array([*look.loaded.label_space.names, "no label"], dtype=object)
     height, width = layer.channel.shape
     found = []
     for row, column in np.ndindex(height, width):
         gates = layer.channel_gates[:, row, column]
         order = np.argsort(-gates, kind="stable")
         ends = order[:GATE_PICTURES], order[::-1][:GATE_PICTURES]
-        pictures = []
-        for end in ends:
-            classes = predictions.target[read[end]]
-            labels = [names[c] if c >= 0 else "no label" for c in classes.tolist()]
-            pictures.append(
-                tuple(
-                    thumb(image, f"image of {label}", f"{label} {gate:.2f}")
-                    for image, label, gate in zip(
-                        look.shown(rows[end]), labels, gates[end].tolist(), strict=True
-                    )
+        opened, closed = (
+            tuple(
+                thumb(image, f"image of {label}", f"{label} {gate:.2f}")
+                for image, label, gate in zip(
+                    look.shown(rows[end]), names[labels[end]], gates[end].tolist(), strict=True
                 )
             )
-        found.append(
-            GateExample(
-                layer=layer.name,
-                region=(row, column, height, width),
-                channel=int(layer.channel[row, column]),
-                opened=pictures[0],
-                closed=pictures[1],
-                high=float(gates[ends[0]].mean()),
-                low=float(gates[ends[1]].mean()),
-            )
+            for end in ends
         )
+        high, low = (float(gates[end].mean()) for end in ends)
+        channel = int(layer.channel[row, column])
+        region = row, column, height, width
+        found.append(GateExample(layer.name, region, channel, opened, closed, high, low))
     return found

@@ -53,8 +53,8 @@ def interpret(
     Returns:
         Two or three sentences that stand above the fold, and findings in order of weight.
     """
-    against = [] if comparison is None else [_against(comparison)]
-    lead = [_overall(evaluation), _weakest(evaluation), *(f.text for f in against)]
+    lead = [_overall(evaluation), _weakest(evaluation)]
+    lead += [] if comparison is None else [_against(comparison)]
     findings = [
         *_inspection(evaluation),
         *_head_and_tail(evaluation),
@@ -72,57 +72,50 @@ def _overall(evaluation: Evaluation) -> str:
     balanced = evaluation.headline["balanced_accuracy"]
     value = balanced.value or 0.0
     classes = int((evaluation.per_class["images"] > 0).sum())
-    word = "good" if value >= GOOD else "weak" if value < WEAK else "fair"
-    images = _counted(evaluation.num_images, "image")
+    images = counted(evaluation.num_images, "image")
     if classes == 1:
         return f"The split holds one class only: {value:.1%} of its {images} are called right."
     text = (
         f"On average {value:.1%} of a class's images are called right "
-        f"({_range(balanced.low, balanced.high)}; {_counted(classes, 'class')}, {images}): "
+        f"({_range(balanced.low, balanced.high)}; {counted(classes, 'class')}, {images}): "
     )
     if balanced.too_wide:
         return text + "too few images to judge the model by."
-    return text + f"a {word} result."
+    return text + f"a {'good' if value >= GOOD else 'weak' if value < WEAK else 'fair'} result."
 
 
 def _weakest(evaluation: Evaluation) -> str:
-    table = evaluation.per_class
-    row = table[table["class"] == evaluation.worst_class].iloc[0]
     index = evaluation.names.index(evaluation.worst_class)
-    hits, images = int(evaluation.confusion[index, index]), int(row["images"])
+    wrong = evaluation.confusion[index].copy()
+    hits, images, wrong[index] = int(wrong[index]), int(wrong.sum()), 0
     if hits == images:
         return "Every image of every class is called right."
-    wrong = evaluation.confusion[index].copy()
-    wrong[index] = 0
-    most = int(wrong.argmax())
+    most, misses = int(wrong.max()), images - hits
+    called = f"called {evaluation.names[int(wrong.argmax())]}"
     text = f"The weakest class is {evaluation.worst_class}, {hits:,} of {images:,} right"
-    called, misses = f"called {evaluation.names[most]}", images - hits
-    if 2 * int(wrong[most]) > misses:
-        text += f"; most of its misses are {called} ({int(wrong[most]):,})."
+    if 2 * most > misses:
+        text += f"; most of its misses are {called} ({most:,})."
     else:
-        text += f"; its misses are most often {called} ({int(wrong[most]):,} of {misses:,})."
-    if row["note"]:
+        text += f"; its misses are most often {called} ({most:,} of {misses:,})."
+    if evaluation.per_class["note"].iloc[index]:
         text += " That is too few images to tell how weak it really is."
     return text
 
 
-def _against(comparison: Comparison) -> Sentence:
+def _against(comparison: Comparison) -> str:
     name = comparison.baseline
     if not comparison.images:
-        text = f"{name} was judged on other images, so no difference can be drawn."
-        return Sentence("note", text)
+        return f"{name} was judged on other images, so no difference can be drawn."
     found = comparison.differences["balanced_accuracy"]
     points = f"{100 * abs(found.difference):.1f} points"
     interval = f"({100 * found.low:+.1f} to {100 * found.high:+.1f})"
     if not found.real:
-        text = f"Against {name} this split shows no real difference: {points} {interval}."
-        return Sentence("note", text)
-    better = found.difference > 0
-    text = (
-        f"Against {name} balanced accuracy is {points} {'higher' if better else 'lower'} "
-        f"{interval} on the same {comparison.images:,} images: a real difference."
+        return f"Against {name} this split shows no real difference: {points} {interval}."
+    return (
+        f"Against {name} balanced accuracy is {points} "
+        f"{'higher' if found.difference > 0 else 'lower'} {interval} on the same "
+        f"{comparison.images:,} images: a real difference."
     )
-    return Sentence("good" if better else "bad", text)
 
 
 def _class_losses(comparison: Comparison) -> list[Sentence]:
@@ -144,8 +137,7 @@ def _inspection(evaluation: Evaluation) -> list[Sentence]:
     if escape is not None and escape.value is not None:
         level = "good" if escape.value < 0.01 else "warn" if escape.value < 0.05 else "bad"
         share = f"{escape.value:.1%} of the defects are" if escape.value else "No defect is"
-        text = f"{share} called {evaluation.normal} "
-        text += f"(escapes, {_range(escape.low, escape.high)})"
+        text = f"{share} called {evaluation.normal} (escapes, {_range(escape.low, escape.high)})"
         if critical is not None and critical.value is not None:
             text += f"; of the critical ones {critical.value:.1%}"
             level = "bad" if critical.value > 0.01 and level != "bad" else level
@@ -155,9 +147,9 @@ def _inspection(evaluation: Evaluation) -> list[Sentence]:
         level = "good" if overkill.value < 0.05 else "warn" if overkill.value < 0.2 else "bad"
         share = f"{overkill.value:.1%} of {evaluation.normal}"
         share = share if overkill.value else f"No image of {evaluation.normal}"
+        text = f"{share} is called a defect (overkill, {_range(overkill.low, overkill.high)})."
         level = "warn" if overkill.too_wide and level == "good" else level
-        text = f"{share} is called a defect (overkill, "
-        found.append(Sentence(level, text + f"{_range(overkill.low, overkill.high)})."))
+        found.append(Sentence(level, text))
     return found
 
 
@@ -241,7 +233,7 @@ def doubts(evaluation: Evaluation) -> list[str]:
     unsure = table[(table["note"] != "") & (table["images"] > 0)].sort_values("images")
     if len(unsure):
         few = [
-            f"{name} ({_counted(images, 'image')})"
+            f"{name} ({counted(images, 'image')})"
             for name, images in zip(unsure["class"], unsure["images"], strict=True)
         ]
         told.append(f"Too few images to tell the recall of {listed_text(few, _MOST_DOUBTS)}.")
@@ -255,7 +247,7 @@ def doubts(evaluation: Evaluation) -> list[str]:
 def _notes(evaluation: Evaluation, label_space: LabelSpace) -> list[Sentence]:
     found = []
     if evaluation.num_unlabelled:
-        images = _counted(evaluation.num_unlabelled, "image")
+        images = counted(evaluation.num_unlabelled, "image")
         found.append(Sentence("note", f"{images} without a label left out of every number."))
     if label_space.normal is None:
         text = "No class is named as normal, so there is no escape and no overkill rate "
@@ -263,7 +255,8 @@ def _notes(evaluation: Evaluation, label_space: LabelSpace) -> list[Sentence]:
     return found
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """A number and its noun, as `2 classes`."""
     plural = {"class": "classes"}.get(what, f"{what}s")
     return f"{count:,} {what if count == 1 else plural}"
 

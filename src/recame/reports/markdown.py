@@ -34,8 +34,7 @@ def report_markdown(report: RunReport) -> str:
         "## Classes, by training images",
         _classes(report, confidence),
     ]
-    pairs = pair_rows(report, _MOST_ROWS)
-    if pairs:
+    if pairs := pair_rows(report, _MOST_ROWS):
         parts += ["## Most frequent confusions"]
         parts += [markdown_table(["true", "called", "images", "of the class"], pairs, left=2)]
     if report.disagreement is not None:
@@ -43,8 +42,7 @@ def report_markdown(report: RunReport) -> str:
         parts += ["## Experts", markdown_table(heads, expert_rows(report))]
     if len(evaluation.per_product) > 1:
         parts += ["## Products", _products(report)]
-    parts += ["## How it was made"]
-    parts += [markdown_table(["what", "value"], [list(pair) for pair in facts.facts], left=2)]
+    parts += ["## How it was made", markdown_table(["what", "value"], facts.facts, left=2)]
     if facts.commands:
         parts += ["```\n" + "\n".join(facts.commands) + "\n```"]
     parts += [f"> {remark}" for remark in report.evidence.remarks]
@@ -52,22 +50,18 @@ def report_markdown(report: RunReport) -> str:
 
 
 def _headline(report: RunReport, confidence: str) -> str:
-    rows, compared = [], report.comparison is not None and report.comparison.images > 0
+    rows, compared = [], bool(report.comparison and report.comparison.images)
     for metric in METRICS:
-        name, title = metric.name, metric.title
-        estimate = report.evaluation.headline.get(name)
+        estimate, title = report.evaluation.headline.get(metric.name), metric.title
         if estimate is None or metric.level == "detail":
             continue
-        if name == "worst_class_recall":
+        if metric.name == "worst_class_recall":
             title = f"{title} ({report.evaluation.worst_class})"
-        row = [title, share_text(estimate.value), interval_text(estimate.low, estimate.high, 3)]
-        if compared:
-            assert report.comparison is not None
-            row.append(change_text(report.comparison.differences.get(name), metric, report))
-        rows.append(row)
-    return markdown_table(
-        ["number", "value", confidence, *(["against the baseline"] if compared else [])], rows
-    )
+        interval = interval_text(estimate.low, estimate.high, 3)
+        rows.append([title, share_text(estimate.value), interval, change_text(metric, report)])
+    heads = ["number", "value", confidence, "against the baseline"]
+    width = len(heads) if compared else 3
+    return markdown_table(heads[:width], [row[:width] for row in rows])
 
 
 def _classes(report: RunReport, confidence: str) -> str:

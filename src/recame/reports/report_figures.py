@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,8 @@ PALETTE = (
     "#5a6b7b",
 )
 _OTHER = "#cfd5db"
+#: Of an axis's name.
+_AXIS: dict[str, Any] = {"fontsize": 9.5, "color": GREY}
 
 
 def reliability_figure(bins: pd.DataFrame, ece: float) -> Figure:
@@ -43,14 +45,12 @@ def reliability_figure(bins: pd.DataFrame, ece: float) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 5.0), layout="constrained")
-    figure.patch.set_facecolor("white")
+    figure = Figure(figsize=(5.4, 5.0), layout="constrained", facecolor="white")
     axes, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     for each in (axes, below):
         _plain(each)
-    filled = bins[bins["images"] > 0]
-    confidence, accuracy = filled["confidence"].to_numpy(), filled["accuracy"].to_numpy()
-    images = filled["images"].to_numpy()
+    filled = bins.loc[bins["images"] > 0, ["confidence", "accuracy", "images"]]
+    confidence, accuracy, images = filled.to_numpy(np.float64).T
     low, high = wilson_interval(accuracy * images, images)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     ends = np.minimum(confidence, accuracy), np.maximum(confidence, accuracy)
@@ -60,17 +60,17 @@ def reliability_figure(bins: pd.DataFrame, ece: float) -> Figure:
     axes.vlines(confidence, low, high, color=BLUE, linewidth=1.3, alpha=0.7 * weight)
     axes.scatter(confidence, accuracy, s=26, color=BLUE, alpha=weight, linewidths=0, zorder=3)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel("share called right", fontsize=9.5, color=GREY)
-    style: dict[str, Any] = {"fontsize": 8.5, "color": GREY, "rotation": 45}
-    style |= {"rotation_mode": "anchor", "transform_rotates_text": True}
+    axes.set_ylabel("share called right", **_AXIS)
+    style = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+    style |= {"fontsize": 8.5, "color": GREY}
     axes.text(0.03, 0.07, "less sure than right", **style)
     axes.text(0.07, 0.02, "surer than right", va="top", **style)
     _title(axes, f"Confidence against accuracy, ECE {ece:.3f}")
     width = bins["high"] - bins["low"]
     below.bar(bins["low"], bins["images"], width, align="edge", color=BLUE, alpha=0.55)
     below.set_xlim(0, 1)
-    below.set_ylabel("images", fontsize=9.5, color=GREY)
-    below.set_xlabel("confidence", fontsize=9.5, color=GREY)
+    below.set_ylabel("images", **_AXIS)
+    below.set_xlabel("confidence", **_AXIS)
     below.locator_params(axis="y", nbins=3)
     return figure
 
@@ -84,20 +84,19 @@ def loss_figure(history: pd.DataFrame) -> Figure | None:
     if "loss" not in history or history["loss"].isna().all():
         return None
     figure, axes = _new_axes(5.4, 3.7)
-    finite = history["loss"][np.isfinite(history["loss"])]
+    epochs, loss, marker = history["epoch"], history["loss"], "o" if len(history) < 25 else ""
     parts = [name for name in map(str, history) if name.startswith("loss/")]
     largest = history[parts].abs().max().sort_values(ascending=False)
     # Parts below a hundredth of the loss would all lie on the axis.
-    shown = [name for name in largest.index if largest[name] > 0.01 * history["loss"].max()]
+    shown = list(largest.index[largest > 0.01 * loss.max()])
     shown = shown[: len(PALETTE) - 1] if len(parts) > 1 else []
-    marker = "o" if len(history) < 25 else ""
-    epochs = history["epoch"]
-    axes.plot(epochs, history["loss"], color=INK, linewidth=2, marker=marker, markersize=4)
-    ends = [(float(history["loss"].iloc[-1]), "all" if shown else "loss", INK)]
+    axes.plot(epochs, loss, color=INK, linewidth=2, marker=marker, markersize=4)
+    ends = [(float(loss.iloc[-1]), "all" if shown else "loss", INK)]
     for name, colour in zip(shown, PALETTE, strict=False):
         values = history[name]
         axes.plot(epochs, values, color=colour, linewidth=1.4, marker=marker, markersize=3)
         ends.append((float(values.iloc[-1]), name.removeprefix("loss/").replace("_", " "), colour))
+    finite = loss[np.isfinite(loss)]
     axes.set_ylim(0, 1.04 * float(finite.max()) if len(finite) else 1)
     _write_at_ends(axes, float(epochs.iloc[-1]), ends)
     _epoch_axis(axes, epochs)
@@ -121,7 +120,7 @@ def validation_figure(history: pd.DataFrame, phases: dict[str, Any]) -> Figure |
     marker = "o" if len(rows) < 25 else ""
     axes.plot(rows["epoch"], rows[name], color=BLUE, linewidth=2, marker=marker, markersize=4)
     reached = {k: float(v) for k, v in (phases.get("val_balanced_accuracy") or {}).items()}
-    values = [float(rows[name].min()), float(rows[name].max()), *reached.values()]
+    values = [*rows[name], *reached.values()]
     axes.set_ylim(max(0.0, min(values) - 0.08), min(1.0, max(values) + 0.08))
     ends = [(float(rows[name].iloc[-1]), "fine-tuning", BLUE)]
     if "probe" in reached:
@@ -144,33 +143,22 @@ def recall_figure(per_class: pd.DataFrame) -> Figure:
     generator = np.random.default_rng(0)
     rows = per_class[per_class["images"] > 0]
     # Classes of few images share few recalls and counts: a little noise parts them.
-    noise = generator.normal(0, 0.006, len(rows))
+    recall = rows["recall"] + generator.normal(0, 0.006, len(rows))
     spread = np.exp(generator.normal(0, 0.012, len(rows)))
-    train = rows["train_images"].to_numpy().clip(0.5) * spread
-    recall = rows["recall"].to_numpy() + noise
-    for group in [name for name in GROUP_COLOURS if (rows["group"] == name).any()]:
-        member = (rows["group"] == group).to_numpy()
-        axes.scatter(
-            train[member],
-            recall[member],
-            s=float(np.clip(4000 / len(rows), 5, 30)),
-            color=GROUP_COLOURS[group],
-            alpha=0.6,
-            linewidths=0,
-            label=f"{group} ({member.sum():,})",
-        )
+    train = rows["train_images"].clip(0.5) * spread
+    size = float(np.clip(4000 / len(rows), 5, 30))
+    for group, colour in GROUP_COLOURS.items():
+        member = rows["group"] == group
+        if member.any():
+            label = f"{group} ({member.sum():,})"
+            x, y = train[member], recall[member]
+            axes.scatter(x, y, s=size, color=colour, alpha=0.6, linewidths=0, label=label)
     axes.set_xscale("log")
     axes.set_ylim(-0.04, 1.04)
-    axes.set_xlabel("training images", fontsize=9.5, color=GREY)
-    axes.set_ylabel("recall", fontsize=9.5, color=GREY)
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        frameon=False,
-        fontsize=9,
-        ncols=4,
-        markerscale=1.4,
-    )
+    axes.set_xlabel("training images", **_AXIS)
+    axes.set_ylabel("recall", **_AXIS)
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4}
+    axes.legend(frameon=False, fontsize=9, markerscale=1.4, **place)
     _title(axes, f"Recall of {len(rows):,} classes")
     return figure
 
@@ -187,24 +175,14 @@ def embedding_figure(
         order: the groups that get a colour, most important first; others share a grey.
         most: at most this many colours.
     """
-    figure, axes = _new_axes(4.2, 4.4)
     names = np.asarray(labels, dtype=object)
     coloured = [name for name in order if (names == name).any()][:most]
     rest = ~np.isin(names, coloured)
-    size = _dot_size(points)
-    if rest.any():
-        others = len(set(names[rest].tolist()) - {""})
-        label = f"{others} more" if others else "unknown"
-        axes.scatter(
-            points[rest, 0], points[rest, 1], s=size * 0.8, color=_OTHER, linewidths=0, label=label
-        )
+    others = len(set(names[rest].tolist()) - {""})
+    layers = [(rest, _OTHER, f"{others} more" if others else "unknown", 0.8, 1.0)]
     for name, colour in zip(coloured, PALETTE, strict=False):
-        x, y = points[names == name].T
-        axes.scatter(
-            x, y, s=size, color=colour, alpha=0.75, linewidths=0, label=figure_label(name, 18)
-        )
-    _finish_map(axes, title)
-    return figure
+        layers.append((names == name, colour, figure_label(name, 18), 1.0, 0.75))
+    return _map(points, layers, title)
 
 
 def mistakes_figure(points: Array, right: Array, escapes: Array) -> Figure:
@@ -215,21 +193,14 @@ def mistakes_figure(points: Array, right: Array, escapes: Array) -> Figure:
         right: (n,) 1 right, 0 wrong, -1 without a label.
         escapes: (n,) whether the image is a defect that was called normal.
     """
-    figure, axes = _new_axes(4.2, 4.4)
-    size = _dot_size(points)
     layers = (
         (right == -1, "#e8ebee", "no label", 0.8),
         (right == 1, _OTHER, "right", 0.8),
         ((right == 0) & ~escapes, ORANGE, "wrong", 1.6),
         (escapes, RED, "escape", 1.9),
     )
-    for mask, colour, name, factor in layers:
-        if mask.any():
-            label = f"{name} ({int(mask.sum()):,})"
-            x, y = points[mask].T
-            axes.scatter(x, y, s=size * factor, color=colour, linewidths=0, alpha=0.85, label=label)
-    _finish_map(axes, "Right and wrong calls")
-    return figure
+    counted = [(m, colour, f"{name} ({m.sum():,})", size, 0.85) for m, colour, name, size in layers]
+    return _map(points, counted, "Right and wrong calls")
 
 
 def heat_colour(value: float, colour: str = ORANGE) -> str:
@@ -247,8 +218,7 @@ def heat_colour(value: float, colour: str = ORANGE) -> str:
 def _new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_facecolor("white")
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     _plain(axes)
     return figure, axes
@@ -273,7 +243,7 @@ def _epoch_axis(axes: Axes, epochs: pd.Series[Any]) -> None:
     axes.set_xlim(first - 0.15, last + max(0.34 * (last - first), 0.5))
     ticks = MaxNLocator(6, integer=True).tick_values(first, last)
     axes.set_xticks([tick for tick in ticks if first <= tick <= last])
-    axes.set_xlabel("epoch", fontsize=9.5, color=GREY)
+    axes.set_xlabel("epoch", **_AXIS)
 
 
 def _write_at_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -281,24 +251,24 @@ def _write_at_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]])
     low, high = axes.get_ylim()
     gap = 0.065 * (high - low)
     before = -np.inf
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5, "va": "center"}
     for value, text, colour in sorted(ends):
         before = max(value, before + gap)
-        axes.annotate(
-            text,
-            (x, before),
-            xytext=(6, 0),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=colour,
-            va="center",
-        )
+        axes.annotate(text, (x, before), xytext=(6, 0), color=colour, **style)
 
 
-def _dot_size(points: Array) -> float:
-    return float(np.clip(6000 / max(len(points), 1), 4, 30))
-
-
-def _finish_map(axes: Axes, title: str) -> None:
+def _map(
+    points: Array, layers: Iterable[tuple[Array, str, str, float, float]], title: str
+) -> Figure:
+    """Points, each layer's with a colour, a label, a relative size and an opacity."""
+    figure, axes = _new_axes(4.2, 4.4)
+    size = float(np.clip(6000 / max(len(points), 1), 4, 30))
+    for mask, colour, label, factor, alpha in layers:
+        if mask.any():
+            x, y = points[mask].T
+            axes.scatter(
+                x, y, s=size * factor, color=colour, alpha=alpha, linewidths=0, label=label
+            )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
@@ -315,3 +285,4 @@ def _finish_map(axes: Axes, title: str) -> None:
         columnspacing=1.2,
         markerscale=1.5,
     )
+    return figure

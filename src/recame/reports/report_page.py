@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recame.metrics.paired import Difference
+from recame.files import records
 from recame.metrics.registry import METRICS, Metric
 from recame.pages.render import (
     BLUE,
@@ -22,7 +22,7 @@ from recame.pages.render import (
     render_page,
     share_text,
 )
-from recame.reports.confusion import confusion_figure
+from recame.reports.confusion import MOST_NUMBERED, confusion_figure
 from recame.reports.gallery import CALLED_COLOUR, TRUE_COLOUR
 from recame.reports.gates import class_gates, gates_sentence
 from recame.reports.report_figures import (
@@ -94,9 +94,7 @@ def _contents(report: RunReport, content: dict[str, Any]) -> list[tuple[str, str
 
 
 def _tiles(report: RunReport) -> list[dict[str, str]]:
-    evaluation = report.evaluation
-    differences = {} if report.comparison is None else report.comparison.differences
-    found = []
+    evaluation, found = report.evaluation, []
     for metric in METRICS:
         estimate = evaluation.headline.get(metric.name)
         if estimate is None or metric.level != "headline":
@@ -112,17 +110,18 @@ def _tiles(report: RunReport) -> list[dict[str, str]]:
                 "value": share_text(estimate.value),
                 "interval": interval_text(estimate.low, estimate.high, 3),
                 "meaning": f"recall of {evaluation.worst_class}" if worst else metric.meaning,
-                "change": change_text(differences.get(metric.name), metric, report),
+                "change": change_text(metric, report),
                 "tone": tone,
             }
         )
     return found
 
 
-def change_text(difference: Difference | None, metric: Metric, report: RunReport) -> str:
-    """A difference to the baseline as `+0.270 (0.256 to 0.283), better than base`."""
-    if difference is None or report.comparison is None:
+def change_text(metric: Metric, report: RunReport) -> str:
+    """The difference to the baseline as `+0.270 (0.256 to 0.283), better than base`."""
+    if report.comparison is None or metric.name not in report.comparison.differences:
         return ""
+    difference = report.comparison.differences[metric.name]
     gained = metric.goodness(difference.value) > metric.goodness(difference.other)
     verdict = "no real difference to"
     if difference.real:
@@ -134,8 +133,8 @@ def change_text(difference: Difference | None, metric: Metric, report: RunReport
 
 
 def _classes(report: RunReport) -> dict[str, Any]:
-    evaluation, space = report.evaluation, report.label_space
-    table = evaluation.per_class.sort_values("train_images", ascending=False, kind="stable")
+    space = report.label_space
+    table = report.evaluation.per_class.sort_values("train_images", ascending=False, kind="stable")
     remark, figure = "", None
     if len(table) > MOST_CLASS_ROWS:
         remark = (
@@ -149,34 +148,23 @@ def _classes(report: RunReport) -> dict[str, Any]:
     if report.comparison is not None and report.comparison.images:
         recalls = report.comparison.recalls
         base = dict(zip(recalls["class"], recalls["other"], strict=True))
-    rows = []
-    for row in table.to_dict("records"):
-        name = row["class"]
-        role = "normal" if name == space.normal else "critical" if name in space.critical else ""
-        rows.append(
-            {
-                **{str(k): None if _missing(v) else v for k, v in row.items()},
-                "name": name,
-                "role": role,
-                "colour": GROUP_COLOURS[str(row["group"])],
-                "base": None if _missing(base.get(name)) else base[name],
-            }
-        )
+    roles = dict.fromkeys(space.critical, "critical") | {space.normal: "normal"}
+    table = table.assign(
+        name=table["class"],
+        role=table["class"].map(roles).fillna(""),
+        colour=table["group"].map(GROUP_COLOURS),
+        base=table["class"].map(base),
+    )
     groups = [name for name in GROUP_COLOURS if (table["group"] == name).any()]
-    return {"rows": rows, "remark": remark, "figure": figure, "groups": groups}
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return {"rows": records(table), "remark": remark, "figure": figure, "groups": groups}
 
 
 def _confusion(report: RunReport) -> dict[str, Any]:
-    evaluation, space = report.evaluation, report.label_space
-    pictures, remark = [], ""
+    space, pictures, remark = report.label_space, [], ""
     if space.num_classes <= MOST_CONFUSION:
-        small = space.num_classes <= 30
+        small = space.num_classes <= MOST_NUMBERED
         for normalised, alt in ((True, "shares of each class"), (False, "numbers of images")):
-            figure = confusion_figure(evaluation, space, normalised)
+            figure = confusion_figure(report.evaluation, space, normalised)
             pictures.append(figure_picture(figure, f"Confusion matrix, {alt}", vector=small))
     else:
         remark = (
@@ -212,16 +200,15 @@ def _products(report: RunReport) -> dict[str, Any] | None:
     if not len(products):
         return None
     worst_first = products.sort_values("balanced_accuracy", kind="stable").head(MOST_PRODUCTS)
-    shown = sorted(worst_first["product"].tolist())
+    by_product = worst_first.set_index("product").sort_index()
+    shown = by_product.index.tolist()
     cells = report.evaluation.class_by_product
     cells = cells[cells["product"].isin(shown)]
-    recall = cells.pivot_table("recall", "class", "product").reindex(columns=shown)
-    images = cells.pivot_table("images", "class", "product").reindex(columns=shown)
-    names = [
-        report.label_space.names[i]
-        for i in np.argsort(-np.array(report.label_space.counts), kind="stable")
-    ]
-    names = [name for name in names if name in recall.index]
+    recall, images = (cells.pivot_table(v, "class", "product") for v in ("recall", "images"))
+    by_training = report.evaluation.per_class.sort_values(
+        "train_images", ascending=False, kind="stable"
+    )
+    names = [name for name in by_training["class"] if name in recall.index]
     remarks = []
     if len(products) > len(shown):
         remarks.append(
@@ -231,13 +218,8 @@ def _products(report: RunReport) -> dict[str, Any] | None:
         lowest = recall.loc[names].mean(axis=1).sort_values(kind="stable").index[:MOST_CLASS_ROWS]
         remarks.append(f"the {MOST_CLASS_ROWS} classes of lowest recall, of {len(names):,}")
         names = [name for name in names if name in set(lowest)]
-    rows = [
-        (name, [_cell(recall.loc[name, p], images.loc[name, p]) for p in shown]) for name in names
-    ]
-    by_product = products.set_index("product").loc[shown]
-    means = [
-        _cell(by_product.loc[p, "balanced_accuracy"], by_product.loc[p, "images"]) for p in shown
-    ]
+    rows = [(name, list(map(_cell, recall.loc[name], images.loc[name]))) for name in names]
+    means = list(map(_cell, by_product["balanced_accuracy"], by_product["images"]))
     return {
         "columns": shown,
         "rows": [*rows, ("mean of the classes", means)],
@@ -250,12 +232,11 @@ def _cell(recall: Any, images: Any) -> dict[str, str]:
     """Text, small text and background of a heat cell; white is a recall of 1."""
     if pd.isna(recall):
         return {"text": "", "small": "", "background": "#f3f4f6"}
-    value = float(recall)
     return {
-        "text": "1" if value == 1 else f"{value:.2f}",
-        "small": count_text(float(images)),
+        "text": "1" if recall == 1 else f"{recall:.2f}",
+        "small": count_text(images),
         # A square root parts the good from the nearly perfect.
-        "background": heat_colour(0.85 * math.sqrt(1 - value)),
+        "background": heat_colour(0.85 * math.sqrt(1 - recall)),
     }
 
 
@@ -291,24 +272,20 @@ def _maps(report: RunReport) -> list[Picture]:
     predictions, space = report.predictions, report.label_space
     target = predictions.target[found.rows]
     called = predictions.probabilities[found.rows].argmax(1)
-    names = np.array([*space.names, ""], dtype=object)
+    labels = np.array([*space.names, ""], dtype=object)[target].tolist()
     rare_first = [space.names[i] for i in np.argsort(space.counts, kind="stable")]
-    right = np.where(target < 0, -1, (called == target).astype(np.int64))
-    normal = -1 if space.normal_index is None else space.normal_index
-    escapes = (right == 0) & (called == normal)
-    figures = [
-        (
-            embedding_figure(found.points, names[target].tolist(), "Classes", rare_first),
-            "coloured by class",
-        ),
-        (mistakes_figure(found.points, right, escapes), "right and wrong calls"),
-    ]
+    figure = embedding_figure(found.points, labels, "Classes", rare_first)
+    figures = [(figure, "coloured by class")]
     products = predictions.table.get(report.facts.product_column)
     if products is not None and len(products.dropna().unique()) > 1:
         own = products.iloc[found.rows].fillna("").astype(str)
         often = [name for name in own.value_counts().index if name]
-        drawn = embedding_figure(found.points, own.tolist(), "Products", often)
-        figures.insert(1, (drawn, "coloured by product"))
+        figure = embedding_figure(found.points, own.tolist(), "Products", often)
+        figures.append((figure, "coloured by product"))
+    right = np.where(target < 0, -1, called == target)
+    escapes = (right == 0) & (called == (-1 if space.normal is None else space.normal_index))
+    figure = mistakes_figure(found.points, right, escapes)
+    figures.append((figure, "right and wrong calls"))
     return [
         figure_picture(f, f"Embedding map, {what}", vector=False, dpi=170) for f, what in figures
     ]
@@ -318,28 +295,23 @@ def _gates(report: RunReport) -> dict[str, Any] | None:
     layers = report.evidence.gates
     if not layers:
         return None
-    rows = []
-    for layer in layers:
-        grid = [
-            [
-                {
-                    "text": f"{100 * share:.0f}",
-                    "background": heat_colour(min(1.0, 3 * float(share))),
-                }
-                for share in line
-            ]
-            for line in layer.answering
-        ]
-        rows.append(
-            {
-                "name": layer.name,
-                "channels": layer.num_channels,
-                "mean": float(layer.mean.mean()),
-                "low": float(layer.low.min()),
-                "high": float(layer.high.max()),
-                "grid": grid,
-            }
-        )
+    rows = [
+        {
+            "name": layer.name,
+            "channels": layer.num_channels,
+            "mean": float(layer.mean.mean()),
+            "low": float(layer.low.min()),
+            "high": float(layer.high.max()),
+            "grid": [
+                [
+                    {"text": f"{100 * share:.0f}", "background": heat_colour(3 * share)}
+                    for share in line
+                ]
+                for line in layer.answering.tolist()
+            ],
+        }
+        for layer in layers
+    ]
     return {
         "rows": rows,
         "sentence": gates_sentence(layers),
@@ -355,20 +327,13 @@ def _gates_by_class(report: RunReport) -> list[tuple[str, list[dict[str, str]]]]
     shown = [e for e in report.evidence.gates if examples and e.name == examples[0].layer]
     if not shown:
         return []
-    return [
-        (
-            name,
-            [
-                {
-                    "text": share_text(gate, 2),
-                    "small": "",
-                    "background": heat_colour(0.7 * (1 - gate), BLUE),
-                }
-                for gate in gates.tolist()
-            ],
+    rows = []
+    for name, gates in class_gates(shown[0], report.label_space.names, MOST_GATED):
+        shares = [(share_text(g, 2), heat_colour(0.7 * (1 - g), BLUE)) for g in gates.tolist()]
+        rows.append(
+            (name, [{"text": t, "small": "", "background": colour} for t, colour in shares])
         )
-        for name, gates in class_gates(shown[0], report.label_space.names, MOST_GATED)
-    ]
+    return rows
 
 
 def _curves(report: RunReport) -> list[Picture]:
@@ -383,17 +348,14 @@ def _curves(report: RunReport) -> list[Picture]:
 
 
 def _made(report: RunReport) -> dict[str, Any]:
-    facts = report.facts
-    text = yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)
-    changed = [[s.name, _plain(s.value), _plain(s.default)] for s in facts.changed]
+    text = yaml.safe_dump(report.facts.settings, sort_keys=False, allow_unicode=True)
+    changed = [[s.name, _plain(s.value), _plain(s.default)] for s in report.facts.changed]
     return {"settings": text, "changed": changed}
 
 
 def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -116,39 +116,28 @@ class RunReport:
     @property
     def confusions(self) -> pd.DataFrame:
         """`true, called, images, share`: the filled wrong cells, most images first."""
-        wrong = self.evaluation.confusion.copy()
-        np.fill_diagonal(wrong, 0)
-        rows, columns = np.nonzero(wrong)
-        images = wrong[rows, columns]
-        names = np.array(self.evaluation.names, dtype=object)
-        table = pd.DataFrame(
-            {
-                "true": names[rows],
-                "called": names[columns],
-                "images": images,
-                "share": images / self.evaluation.confusion.sum(1)[rows],
-            }
-        )
+        counts, names = self.evaluation.confusion, np.array(self.evaluation.names, dtype=object)
+        rows, columns = np.nonzero(counts * ~np.eye(len(counts), dtype=np.bool_))
+        table = pd.DataFrame({"true": names[rows], "called": names[columns]})
+        table["images"] = counts[rows, columns]
+        table["share"] = table["images"] / counts.sum(1)[rows]
         return table.sort_values(["images", "share"], ascending=False, ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON; pictures and settings' text are left out."""
+        facts, evidence, counts = self.facts, self.evidence, self.evaluation.confusion
         evaluation = self.evaluation.to_dict()
         del evaluation["confusion"]  # thousands of classes: only the filled cells are told
-        counts = self.evaluation.confusion
-        rows, columns = np.nonzero(counts)
-        facts = self.facts
-        evidence = self.evidence
         return {
             "schema": REPORT_SCHEMA,
             "run": facts.name,
             "split": facts.split,
             "judgement": self.lead,
-            "findings": [{"level": f.level, "text": f.text} for f in self.findings],
+            "findings": [finding._asdict() for finding in self.findings],
             "evaluation": evaluation,
             "confusion": {
                 "classes": list(self.evaluation.names),
-                "cells": np.stack([rows, columns, counts[rows, columns]], 1).tolist(),
+                "cells": np.column_stack([*np.nonzero(counts), counts[counts > 0]]).tolist(),
             },
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "experts": None if self.disagreement is None else self.disagreement.to_dict(),
@@ -212,14 +201,14 @@ def build_report(
     bins = reliability_bins(predictions.probabilities, predictions.target)
     lead, findings = interpret(evaluation, label_space, bins, comparison, disagreement)
     return RunReport(
-        facts=facts,
-        evaluation=evaluation,
-        predictions=predictions,
-        label_space=label_space,
-        evidence=evidence,
-        bins=bins,
-        comparison=comparison,
-        disagreement=disagreement,
-        lead=lead,
-        findings=tuple(findings),
+        facts,
+        evaluation,
+        predictions,
+        label_space,
+        evidence,
+        bins,
+        comparison,
+        disagreement,
+        lead,
+        tuple(findings),
     )

@@ -21,7 +21,6 @@ class Look:
         self.data = data
         self._batch_size = batch_size
         self._progress = progress
-        self.device = next(loaded.model.parameters()).device
 
     def features(self, rows: IntArray, label: str) -> Array:
         """(n, E, D) of the untouched images."""
@@ -32,7 +31,7 @@ class Look:
             scale=self.data.spec.scale,
             num_views=1,
             batch_size=self._batch_size,
-            device=self.device,
+            device=next(self.loaded.model.parameters()).device,
             on_progress=relabelled(self._progress, label),
             with_features=True,
         )[2]
@@ -63,6 +62,5 @@ def cache_rows(data: InspectionSet, split: str, predictions: Predictions) -> Int
     asked = predictions.table["image"].astype(str)
     if len(part) == len(asked) and (images.to_numpy() == asked.to_numpy()).all():
         return part["row"].to_numpy(np.int64)
-    part = part[~images.duplicated().to_numpy()]
-    found = part.set_index(part["image"].astype(str))["row"].reindex(asked)
-    return found.fillna(-1).to_numpy(np.int64)
+    found = part.set_index(images)["row"][~images.duplicated().to_numpy()]
+    return found.reindex(asked, fill_value=-1).to_numpy(np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from rich import box
@@ -43,8 +43,8 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
     if len(evaluation.experts) > 2:
         console.print(_experts_table(evaluation.experts), width=width)
     if evaluation.expert_weights is not None:
-        weights = ", ".join(f"{weight:.2f}" for weight in evaluation.expert_weights)
-        told = f"Experts' weights in the ensemble, learned on these images: {weights}"
+        told = "Experts' weights in the ensemble, learned on these images: "
+        told += ", ".join(f"{weight:.2f}" for weight in evaluation.expert_weights)
         console.print(told, width=width, highlight=False)
     if len(evaluation.per_product) > 1:
         console.print(_product_table(evaluation.per_product), width=width)
@@ -52,7 +52,7 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
         console.print(f"[yellow]![/yellow] {escape(sentence)}", width=width, highlight=False)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def _table(title: str, *columns: str) -> Table:
     table = Table(
         title=title,
         box=box.SIMPLE_HEAD,
@@ -62,13 +62,9 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for index, column in enumerate(columns):
-        table.add_column(
-            column,
-            justify="left" if index < left else "right",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if table.columns else "left"
+        table.add_column(column, justify=justify, no_wrap=True, overflow="ellipsis")
     return table
 
 
@@ -107,29 +103,27 @@ def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
         rows = rows.sort_values("recall", kind="stable").head(_MOST_ROWS)
     wide = width >= 96
     plain = not (console.encoding or "utf-8").lower().startswith("utf")
-    roles = dict.fromkeys(evaluation.critical, " *" if plain else " ◆")
+    critical, normal = ("*", "-") if plain else ("◆", "○")
+    roles = dict.fromkeys(evaluation.critical, f" {critical}")
+    caption = [f"{critical} critical"] if evaluation.critical else []
     if evaluation.normal is not None:
-        roles[evaluation.normal] = " -" if plain else " ○"
+        roles[evaluation.normal] = f" {normal}"
+        caption.append(f"{normal} normal")
     table = _table(title, "class", "train", "images", "recall", "interval", "prec.", "F1")
     if wide:
         table.add_column("group", no_wrap=True)
         table.add_column("0" + "recall".center(_BAR - 2) + "1", no_wrap=True)
-    if roles:
-        signs = dict(zip(roles.values(), ("critical",) * len(evaluation.critical), strict=False))
-        if evaluation.normal is not None:
-            signs[roles[evaluation.normal]] = "normal"
-        table.caption = ", ".join(f"{sign.strip()} {role}" for sign, role in signs.items()) + "\n"
-        table.caption_justify = "left"
+    if caption:
+        table.caption, table.caption_justify = ", ".join(caption) + "\n", "left"
     for row in rows.to_dict("records"):
-        few = bool(row["note"]) and row["images"] > 0
-        recall = (row["recall"], row["recall_low"], row["recall_high"])
-        interval = interval_text(*recall[1:])
+        few = row["note"] and row["images"] > 0
+        recall = row["recall"], row["recall_low"], row["recall_high"]
         table.add_row(
             Text(_short(str(row["class"])) + roles.get(row["class"], "")),
             f"{row['train_images']:,}",
             f"{row['images']:,}",
             Text(share_text(row["recall"], 2), style=_colour(row["recall"])),
-            Text(interval, style="yellow" if few else ""),
+            Text(interval_text(*recall[1:]), style="yellow" if few else ""),
             share_text(row["precision"], 2),
             share_text(row["f1"], 2),
             *((Text(str(row["group"])), _bar(*recall, plain=plain)) if wide else ()),
@@ -143,17 +137,14 @@ def _bar(value: float, low: float, high: float, *, plain: bool) -> Text:
         return Text("")
     track, inside, mark = ("-", "=", "o") if plain else ("╌", "━", "●")
     at, first, last = (min(int(x * _BAR), _BAR - 1) for x in (value, low, high))
-    text = Text()
     colour = _colour(value)
-    for start, stop, sign, style in (
-        (0, first, track, "dim"),
-        (first, at, inside, colour),
-        (at, at + 1, mark, f"bold {colour}"),
-        (at + 1, last + 1, inside, colour),
-        (last + 1, _BAR, track, "dim"),
-    ):
-        text.append(sign * max(stop - start, 0), style=style)
-    return text
+    return Text.assemble(
+        (track * first, "dim"),
+        (inside * (at - first), colour),
+        (mark, f"bold {colour}"),
+        (inside * (last - at), colour),
+        (track * (_BAR - 1 - last), "dim"),
+    )
 
 
 def _experts_table(experts: pd.DataFrame) -> Table:
@@ -177,17 +168,15 @@ def _product_table(products: pd.DataFrame) -> Table:
     table = _table(title, "product", "images", "balanced", "accuracy", "interval")
     table.add_column("worst class")
     for row in rows.head(_MOST_ROWS).to_dict("records"):
-        worst = (
-            f"{_short(row['worst_class'])} {row['worst_class_recall']:.2f} "
-            f"of {row['worst_class_images']:,}"
-        )
+        balanced, lowest = row["balanced_accuracy"], row["worst_class_recall"]
+        worst = f"{_short(row['worst_class'])} {lowest:.2f} of {row['worst_class_images']:,}"
         table.add_row(
             Text(_short(str(row["product"]))),
             f"{row['images']:,}",
-            Text(share_text(row["balanced_accuracy"], 2), style=_colour(row["balanced_accuracy"])),
+            Text(share_text(balanced, 2), style=_colour(balanced)),
             share_text(row["accuracy"], 2),
             interval_text(row["accuracy_low"], row["accuracy_high"], 2),
-            Text(worst if row["worst_class_recall"] < 1 else ""),
+            Text(worst if lowest < 1 else ""),
         )
     return table
 
