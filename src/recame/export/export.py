@@ -129,7 +129,7 @@ def export(
         progress("writing the graph", 0, 1)
         fp32 = Path(scratch) / "fp32.onnx"
         _trace(graph, source, fp32)
-        _convert(fp32, folder, format, precision, source)
+        _convert(fp32, folder / MODEL_FILES[format][0], precision, source)
         progress("writing the graph", 1, 1)
         facts = _facts(source, graph, format, precision, temperature)
         write_document(folder, facts)
@@ -173,9 +173,8 @@ def _check_words(
 def _open(run: Path, views: int | None, normal: str | None, progress: Progress) -> _Source:
     folder, config, loaded = open_finished(run, device="cpu")
     check_weighting(run, config.evaluation.weighting)
-    label_space = loaded.label_space
-    if normal is not None:
-        label_space = replace(label_space, normal=normal)
+    space = loaded.label_space
+    label_space = space if normal is None else replace(space, normal=normal)
     data = images_to_judge(recorded_data(folder, config), config, loaded, "val", progress)
     asked = config.evaluation.views
     number = views or (1 if asked == "auto" else asked)
@@ -235,21 +234,15 @@ def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
         ) from error
 
 
-def _convert(
-    fp32: Path,
-    folder: Path,
-    format: str,  # noqa: A002
-    precision: str,
-    source: _Source,
-) -> None:
-    """Write the model's files in the wanted format and precision."""
-    out = folder / MODEL_FILES[format][0]
+def _convert(fp32: Path, out: Path, precision: str, source: _Source) -> None:
+    """Write the model's files in the format of `out` and the wanted precision."""
+    onnx = out.suffix == ".onnx"
     if precision == "int8":
         view, size = source.data.view("train"), calibration_size(source.label_space.num_classes)
         chosen = balanced_sample(view.targets, size, source.config.run.seed)
         images = np.asarray(source.data.cache.images[view.rows[chosen]])
-        (quantise_onnx if format == "onnx" else quantise_openvino)(fp32, out, images)
-    elif format == "openvino":
+        (quantise_onnx if onnx else quantise_openvino)(fp32, out, images)
+    elif not onnx:
         to_openvino(fp32, out, half=precision == "fp16")
     elif precision == "fp16":
         to_half(fp32, out)
@@ -265,8 +258,7 @@ def _facts(
     temperature: float,
 ) -> dict[str, Any]:
     """All of the document that is known before the graph has run."""
-    architecture = source.loaded.architecture
-    grid = list(graph.attribution_grid()) if "attribution" in graph.outputs else None
+    architecture, attributes = source.loaded.architecture, "attribution" in graph.outputs
     return {
         "recame": version("recame"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -281,7 +273,7 @@ def _facts(
             "temperature": temperature,
             "num_experts": architecture.num_experts,
             "num_classes": source.label_space.num_classes,
-            "attribution_grid": grid,
+            "attribution_grid": list(graph.attribution_grid()) if attributes else None,
         },
         "thresholds": {},
         "data_fingerprint": str(source.folder.info().get("data_fingerprint", "")),
@@ -334,17 +326,16 @@ def _parity(
     progress: Progress,
 ) -> Parity:
     """Compare the written graph with torch on real and made images."""
-    seed, label_space = source.config.run.seed, source.label_space
+    data, seed, label_space = source.data, source.config.run.seed, source.label_space
     if verify is None:
-        data = source.data
-        split = "val" if "val" in data.splits else "train"
-        view = data.view(split)
+        name = "val" if "val" in data.splits else "train"
+        view = data.view(name)
         chosen = balanced_sample(view.targets, _PARITY_IMAGES, seed)
-        rows, target, name = view.rows[chosen], view.targets[chosen], split
+        rows, target = view.rows[chosen], view.targets[chosen]
     else:
+        name = str(verify)
         data = images_to_judge(Path(verify), source.config, source.loaded, "verify", progress)
         rows, target = data.table["row"].to_numpy(), data.table["target"].to_numpy()
-        name = str(verify)
     if not len(rows):
         raise DataError("There is no image to compare the graph with torch on: give --verify DATA.")
     groups = label_space.quantile_groups()
@@ -376,8 +367,7 @@ def _refusal(parity: Parity, precision: str) -> str:
 
 
 def _tell(bundle: Bundle, parity: Parity, console: Console) -> None:
-    files = bundle.document["files"].values()
-    size = sum(facts["bytes"] for facts in files) / 1e6
+    size = sum(facts["bytes"] for facts in bundle.document["files"].values()) / 1e6
     views = f"{bundle.views} {'view' if bundle.views == 1 else 'views'}"
     lines = [
         f"Exported {bundle.format} {bundle.precision}, {size:.1f} MB, {views}: "

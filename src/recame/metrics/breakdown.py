@@ -69,19 +69,18 @@ def per_class_table(counts: ClassCounts, space: LabelSpace, confidence: float) -
             "train_images": space.counts,
             "group": space.groups(),
             "images": support.astype(np.int64),
-            "precision": np.where(predicted > 0, precision, np.nan),
-            "precision_low": np.where(predicted > 0, precision_low, np.nan),
-            "precision_high": np.where(predicted > 0, precision_high, np.nan),
-            "recall": np.where(support > 0, recall, np.nan),
-            "recall_low": np.where(support > 0, recall_low, np.nan),
-            "recall_high": np.where(support > 0, recall_high, np.nan),
-            "f1": np.where(support > 0, f1, np.nan),
+            "precision": precision,
+            "precision_low": precision_low,
+            "precision_high": precision_high,
+            "recall": recall,
+            "recall_low": recall_low,
+            "recall_high": recall_high,
+            "f1": f1,
+            "note": list(map(_note, support.astype(np.int64), recall, recall_low, recall_high)),
         }
     )
-    table["note"] = [
-        _note(int(images), value, low, high)
-        for images, value, low, high in zip(support, recall, recall_low, recall_high, strict=True)
-    ]
+    table.loc[predicted == 0, ["precision", "precision_low", "precision_high"]] = np.nan
+    table.loc[support == 0, ["recall", "recall_low", "recall_high", "f1"]] = np.nan
     return table
 
 
@@ -110,7 +109,6 @@ def groups_table(
     """
     import pandas as pd
 
-    train = np.array(space.counts)
     rows = []
     for name, mask in members.items():
         rule, _, group = name.partition(" ")
@@ -121,7 +119,7 @@ def groups_table(
                     "rule": rule,
                     "group": group,
                     "classes": int(mask.sum()),
-                    "train_images": int(train[mask].sum()),
+                    "train_images": int(np.array(space.counts)[mask].sum()),
                     "images": int(support[mask].sum()),
                     "recall": recall.value,
                     "recall_low": recall.low,
@@ -147,29 +145,22 @@ def experts_table(
     """
     import pandas as pd
 
-    num_experts, num_classes = probabilities.shape[1:]
-    called = probabilities.argmax(2)
-    row = np.arange(num_experts) * num_classes
-
-    def count(cells: IntArray) -> FloatArray:
-        flat = np.bincount(cells.ravel(), minlength=num_experts * num_classes)
-        return flat.reshape(num_experts, num_classes).astype(np.float64)
-
-    hit = called == target[:, None]
-    alone = ClassCounts(count((row + target[:, None])[hit]), ensemble.support, count(row + called))
+    calls, size = probabilities.argmax(2).T, len(tail)
+    hits = [np.bincount(target[called == target], minlength=size) for called in calls]
+    predicted = [np.bincount(called, minlength=size) for called in calls]
     models = ClassCounts(
-        np.vstack([ensemble.hits, alone.hits]),
+        np.stack([ensemble.hits, *hits]),
         ensemble.support,
-        np.vstack([ensemble.predicted, alone.predicted]),
+        np.stack([ensemble.predicted, *predicted]),
     )
     values = macro_statistics(models, {"tail_recall": tail})
     return pd.DataFrame(
         {
-            "model": ["ensemble", *(f"expert {index}" for index in range(num_experts))],
+            "model": ["ensemble", *(f"expert {index}" for index in range(len(calls)))],
             "balanced_accuracy": values["balanced_accuracy"],
             "accuracy": models.hits.sum(1) / models.support.sum(),
             "macro_f1": values["macro_f1"],
-            "tail_recall": values.get("tail_recall", np.full(num_experts + 1, np.nan)),
+            "tail_recall": values.get("tail_recall", np.full(len(calls) + 1, np.nan)),
         }
     )
 
@@ -199,12 +190,10 @@ def product_tables(
         return pd.DataFrame(), pd.DataFrame()
     filled = products.astype(object).where(products.notna(), "(none)").astype(str)
     codes, found = pd.factorize(filled, sort=True)
-    shape = (len(found), len(names))
-    cell = codes * len(names) + target
-    size = len(found) * len(names)
-    support = np.bincount(cell, minlength=size).reshape(shape)
-    hits = np.bincount(cell[prediction == target], minlength=size).reshape(shape)
-    recall = np.divide(hits, support, out=np.full(shape, np.nan), where=support > 0)
+    support, hits = np.zeros((2, len(found), len(names)), np.int64)
+    np.add.at(support, (codes, target), 1)
+    np.add.at(hits, (codes, target), prediction == target)
+    recall = np.divide(hits, support, out=np.full(hits.shape, np.nan), where=support > 0)
     worst = np.nanargmin(recall, axis=1)
     low, high = wilson_interval(hits.sum(1), support.sum(1), confidence)
     by_product = pd.DataFrame(
@@ -221,16 +210,16 @@ def product_tables(
             "worst_class_images": support[np.arange(len(found)), worst],
         }
     )
-    classes, rows = np.nonzero(support.T)
-    cell_low, cell_high = wilson_interval(hits.T, support.T, confidence)
+    cells = np.nonzero(support.T)
+    low, high = wilson_interval(hits.T[cells], support.T[cells], confidence)
     class_by_product = pd.DataFrame(
         {
-            "class": np.array(names, dtype=object)[classes],
-            "product": found.to_numpy()[rows],
-            "images": support.T[classes, rows],
-            "recall": recall.T[classes, rows],
-            "recall_low": cell_low[classes, rows],
-            "recall_high": cell_high[classes, rows],
+            "class": np.array(names, dtype=object)[cells[0]],
+            "product": found.to_numpy()[cells[1]],
+            "images": support.T[cells],
+            "recall": recall.T[cells],
+            "recall_low": low,
+            "recall_high": high,
         }
     )
     return by_product, class_by_product

@@ -28,27 +28,15 @@ def reliability_bins(probabilities: FloatArray, target: IntArray, bins: int = 15
 
     known = target >= 0
     chosen = probabilities[known].astype(np.float64)
-    confidence = chosen.max(1) if len(chosen) else np.zeros(0)
-    correct = (chosen.argmax(1) if len(chosen) else np.zeros(0)) == target[known]
+    confidence, correct = chosen.max(1), chosen.argmax(1) == target[known]
     # A bin holds its upper edge, as in Guo et al. (2017).
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    images = np.bincount(which, minlength=bins)
-    empty = np.full(bins, np.nan)
-    mean_confidence, accuracy = (
-        np.divide(np.bincount(which, values, bins), images, out=empty.copy(), where=images > 0)
-        for values in (confidence, correct.astype(np.float64))
-    )
-    edges = np.linspace(0, 1, bins + 1)
-    return pd.DataFrame(
-        {
-            "low": edges[:-1],
-            "high": edges[1:],
-            "images": images,
-            "confidence": mean_confidence,
-            "accuracy": accuracy,
-            "gap": mean_confidence - accuracy,
-        }
-    )
+    edges, images = np.linspace(0, 1, bins + 1), np.bincount(which, minlength=bins)
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": images})
+    table["confidence"] = np.bincount(which, confidence, bins) / table["images"]
+    table["accuracy"] = np.bincount(which, correct, bins) / table["images"]
+    table["gap"] = table["confidence"] - table["accuracy"]
+    return table
 
 
 def expected_calibration_error(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
+from recame.contracts import BoolArray, IntArray, Predictions
 from recame.files import records
 from recame.label_space import LabelSpace
 from recame.metrics.paired import Difference, mcnemar_p_value, paired_differences
@@ -85,26 +85,27 @@ def compare_predictions(
         seed: of the draws.
         confidence: of the intervals.
     """
+    import pandas as pd
+
     own = _called(predictions, label_space, label_space)
     other = _called(baseline, baseline_space, label_space)
     both = own.join(other.add_suffix("_other"), how="inner")
     both = both[both["target"] == both["target_other"]]
-    named = [set(p.table["image"].astype(str)) for p in (predictions, baseline)]
-    left_out = len(named[0] | named[1]) - len(both)
+    named = pd.concat([predictions.table["image"], baseline.table["image"]]).astype(str)
     target, a, b = (both[c].to_numpy(np.int64) for c in ("target", "called", "called_other"))
     right, right_other = a == target, b == target
-    only, only_other = right & ~right_other, right_other & ~right
+    only, only_other = int((right & ~right_other).sum()), int((right_other & ~right).sum())
     differences = paired_differences(
         target, a, b, label_space, tail, resamples=resamples, seed=seed, confidence=confidence
     )
     return Comparison(
         baseline=name,
         images=len(both),
-        left_out=left_out,
+        left_out=named.nunique() - len(both),
         differences=differences,
-        only_model_right=int(only.sum()),
-        only_baseline_right=int(only_other.sum()),
-        p_value=mcnemar_p_value(int(only.sum()), int(only_other.sum())),
+        only_model_right=only,
+        only_baseline_right=only_other,
+        p_value=mcnemar_p_value(only, only_other),
         recalls=_recalls(target, right, right_other, label_space),
         confidence=confidence,
     )
@@ -117,7 +118,7 @@ def _called(predictions: Predictions, space: LabelSpace, into: LabelSpace) -> pd
     unknown = into.num_classes
     code = np.array([into.index(n) if n in into else unknown for n in space.names], np.int64)
     known = predictions.target >= 0
-    called = predictions.probabilities[known].argmax(1) if known.any() else np.zeros(0, np.int64)
+    called = predictions.probabilities[known].argmax(1)
     table = pd.DataFrame(
         {"target": code[predictions.target[known]], "called": code[called]},
         index=pd.Index(predictions.table["image"].astype(str)[known]),
@@ -130,20 +131,11 @@ def _recalls(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    count = space.num_classes
-    images = np.bincount(target, minlength=count)
-
-    def share(hit: BoolArray) -> FloatArray:
-        hits = np.bincount(target[hit], minlength=count).astype(np.float64)
-        rates: FloatArray = np.divide(hits, images, out=np.full(count, np.nan), where=images > 0)
-        return rates
-
-    return pd.DataFrame(
-        {
-            "class": space.names,
-            "recall": share(right),
-            "other": share(other),
-            "only_model_right": np.bincount(target[right & ~other], minlength=count),
-            "only_baseline_right": np.bincount(target[other & ~right], minlength=count),
-        }
-    )
+    marks = (right, other, right & ~other, other & ~right)
+    hits = [np.bincount(target[mark], minlength=space.num_classes) for mark in marks]
+    names = ("recall", "other", "only_model_right", "only_baseline_right")
+    table = pd.DataFrame({"class": space.names, **dict(zip(names, hits, strict=True))})
+    images = pd.Series(np.bincount(target, minlength=space.num_classes))
+    table["recall"] /= images
+    table["other"] /= images
+    return table

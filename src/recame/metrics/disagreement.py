@@ -85,16 +85,10 @@ def expert_disagreement(
     chance = float(((votes.sum(0) / calls.size) ** 2).sum())
     differ = votes.max(1) < num_experts
     hit, right = calls == truth[:, None], together == truth
-    images = np.bincount(truth, minlength=label_space.num_classes)
-    weight = 1 / images[truth]  # each class weighs the same
+    weight = 1 / np.bincount(truth)[truth]  # each class weighs the same
     best = int((hit * weight[:, None]).sum(0).argmax())
     gain = paired_differences(
-        truth,
-        together.astype(np.int64),
-        calls[:, best].astype(np.int64),
-        label_space,
-        resamples=1000,
-        seed=seed,
+        truth, together, calls[:, best], label_space, resamples=1000, seed=seed
     )["balanced_accuracy"]
     return Disagreement(
         num_experts=num_experts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,7 @@ class Difference:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        names = ("value", "other", "difference", "low", "high")
-        return {**{name: getattr(self, name) for name in names}, "real": self.real}
+        return {**asdict(self), "real": self.real}
 
 
 def mcnemar_p_value(only_one: int, only_other: int) -> float:
@@ -134,8 +133,8 @@ def paired_differences(
         both = [metric.share(target, calls, label_space) for calls in (called, other)]
         hits = [hit[counted] for counted, hit in filter(None, both)]
         if hits and len(hits[0]):
-            drawn_rates = resamples, generator, confidence
-            found[metric.name] = _rate_difference(hits[0], hits[1], *drawn_rates)
+            one, two = hits
+            found[metric.name] = _rate_difference(one, two, resamples, generator, confidence)
     return found
 
 
@@ -149,15 +148,13 @@ def _rate_difference(
     """Difference of two shares of the same images, from the images on which the models differ."""
     only, only_other = int((one & ~other).sum()), int((other & ~one).sum())
     prior = np.array([only + 0.5, only_other + 0.5, max(len(one) - only - only_other, 0.5)])
-    shares = generator.dirichlet(prior, resamples)
-    drawn = shares[:, 0] - shares[:, 1]
-    return _difference(float(one.mean()), float(other.mean()), drawn, confidence)
+    first, second, _ = generator.dirichlet(prior, resamples).T
+    return _difference(float(one.mean()), float(other.mean()), first - second, confidence)
 
 
 def _difference(value: float, other: float, drawn: FloatArray, confidence: float) -> Difference:
     """The interval of drawn differences, moved to the observed one."""
-    tail = (1 - confidence) / 2
-    observed = value - other
+    tail, observed = (1 - confidence) / 2, value - other
     low, high = np.quantile(drawn, (tail, 1 - tail)) + (observed - drawn.mean())
     low, high = min(low, observed), max(high, observed)
     return Difference(value, other, observed, float(max(low, -1.0)), float(min(high, 1.0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, float | None]:
         """`value`, `low`, `high`, ready for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return asdict(self)
 
 
 class ClassCounts(NamedTuple):
@@ -152,9 +152,8 @@ def class_rates(counts: ClassCounts, normal: int | None = None) -> ClassRates:
 
 def class_means(values: ArrayLike, target: IntArray) -> FloatArray:
     """Mean of the images' values (N,) in each class that has images."""
-    images = np.bincount(target)
-    sums = np.bincount(target, weights=np.asarray(values))
-    means: FloatArray = sums[images > 0] / images[images > 0]
+    found, images = np.unique(target, return_counts=True)
+    means: FloatArray = np.bincount(target, weights=np.asarray(values))[found] / images
     return means
 
 
@@ -279,14 +278,14 @@ def bootstrap_intervals(
     generator = np.random.default_rng(seed)
     cells = int(np.count_nonzero(confusion)) + 2 * len(confusion)
     at_once = max(1, min(resamples, _CELLS_AT_ONCE // cells))
-    sizes = np.diff(np.append(np.arange(0, resamples, at_once), resamples))
-    draws = [statistic(resample_counts(confusion, int(size), generator)) for size in sizes]
-    tail = (1 - confidence) / 2
-    names = list(draws[0])
-    values = np.stack([np.concatenate([draw[name] for draw in draws]) for name in names])
-    observed = statistic(class_counts(confusion))
-    point = np.array([float(observed[name]) for name in names])
-    worst = np.array([float(name in lower_is_better) for name in names])
-    shift = np.where(point != worst, point - values.mean(1), 0.0)
-    low, high = np.clip(np.quantile(values, (tail, 1 - tail), axis=1) + shift, 0.0, 1.0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+    draws = [
+        statistic(resample_counts(confusion, min(at_once, resamples - start), generator))
+        for start in range(0, resamples, at_once)
+    ]
+    tail, found = (1 - confidence) / 2, {}
+    for name, observed in statistic(class_counts(confusion)).items():
+        values, point = np.concatenate([draw[name] for draw in draws]), float(observed)
+        shift = 0.0 if point == float(name in lower_is_better) else point - values.mean()
+        low, high = np.clip(np.quantile(values, (tail, 1 - tail)) + shift, 0.0, 1.0)
+        found[name] = float(low), float(high)
+    return found

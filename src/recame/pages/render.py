@@ -68,14 +68,12 @@ def figure_picture(
     import matplotlib as mpl
 
     stream = io.BytesIO()
-    kind = "svg" if vector else "png"
     # A fixed salt and no date: the same figure gives the same bytes.
     with mpl.rc_context({"svg.hashsalt": "recame", "svg.fonttype": "path"}):
-        date = {"Date": None} if vector else None
-        save_figure(figure, stream, format=kind, dpi=dpi, metadata=date)
-    mime = "image/svg+xml" if vector else "image/png"
+        how = {"format": "svg", "metadata": {"Date": None}} if vector else {"format": "png"}
+        save_figure(figure, stream, dpi=dpi, **how)
     width = round(figure.get_figwidth() * 96)
-    return Picture(_data_uri(stream.getvalue(), mime), alt, caption, width)
+    return Picture(_data_uri(stream, "svg+xml" if vector else "png"), alt, caption, width)
 
 
 def image_picture(pixels: Array, alt: str, caption: str = "", *, scale: float = 255.0) -> Picture:
@@ -94,7 +92,7 @@ def image_picture(pixels: Array, alt: str, caption: str = "", *, scale: float = 
         shown = np.clip(shown * (255.0 / scale) + 0.5, 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(shown).save(stream, format="PNG", optimize=True)
-    return Picture(_data_uri(stream.getvalue(), "image/png"), alt, caption, shown.shape[1])
+    return Picture(_data_uri(stream, "png"), alt, caption, shown.shape[1])
 
 
 def photo_picture(pixels: Array, alt: str, caption: str = "", quality: int = 82) -> Picture:
@@ -110,7 +108,7 @@ def photo_picture(pixels: Array, alt: str, caption: str = "", quality: int = 82)
 
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="JPEG", quality=quality, optimize=True)
-    return Picture(_data_uri(stream.getvalue(), "image/jpeg"), alt, caption, pixels.shape[1])
+    return Picture(_data_uri(stream, "jpeg"), alt, caption, pixels.shape[1])
 
 
 def render_page(room: str, template: str, **content: Any) -> str:
@@ -204,5 +202,5 @@ def markdown_cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _data_uri(data: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+def _data_uri(stream: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
