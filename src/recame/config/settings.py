@@ -62,8 +62,11 @@ class Config(Section):
     @property
     def judges_joined(self) -> bool:
         """Whether an expert of each phase, together, is a candidate to keep."""
-        wanted = self.run.keep in {"best_on_val", "joined"}
-        return wanted and self.probe.enabled and self.finetune.enabled
+        return (
+            self.run.keep in {"best_on_val", "joined"}
+            and self.probe.enabled
+            and self.finetune.enabled
+        )
 
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy with `section.key` settings changed, validated as a whole.

@@ -239,23 +239,6 @@ class Check:
         return {}
 
 
-def images_text(count: int, what: str = "image") -> str:
-    """A count with its noun.
-
-    Examples:
-        >>> images_text(1), images_text(1200, "pair"), images_text(2, "class")
-        ('1 image', '1,200 pairs', '2 classes')
-    """
-    many = "" if count == 1 else "es" if what.endswith("ss") else "s"
-    return f"{count:,} {what}{many}"
-
-
-def listed(names: list[str], most: int = 6) -> str:
-    """Names in a row, the rest counted."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
-
-
 def two_digits(value: float | None) -> str:
     """A share, or a dash where there is none."""
     return "-" if value is None or pd.isna(value) else f"{value:.2f}"

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from recame.inspection.check import Inspection, Section, SetFinding, images_text
+from recame.inspection.check import Inspection, Section, SetFinding
 from recame.inspection.checks.structure import Structure
-from recame.pages.render import render_page
+from recame.pages.render import counted, render_page
 
 
 def inspection_page(inspection: Inspection) -> str:
@@ -44,7 +44,7 @@ def inspection_page(inspection: Inspection) -> str:
 def lead_sentences(inspection: Inspection, findings: list[SetFinding]) -> str:
     """The judgement: what this set is, and what stands in the way of training on it."""
     audit = inspection.audit
-    text = f"{images_text(audit.num_images)} of {images_text(len(audit.classes), 'class')}"
+    text = f"{counted(audit.num_images)} of {counted(len(audit.classes), 'class')}"
     if len(audit.classes) > 1:
         first, last = audit.classes.iloc[0], audit.classes.iloc[-1]
         text += (

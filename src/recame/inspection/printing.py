@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from recame.inspection.check import Inspection, images_text, two_digits
+from recame.inspection.check import Inspection, two_digits
 from recame.inspection.checks.structure import Structure
+from recame.pages.render import counted
 
 _MOST_CLASSES = 30
 _BAR = 16
@@ -33,7 +34,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     """
     width = min(console.width, 100)
     audit = inspection.audit
-    facts = [images_text(audit.num_images), f"{len(audit.classes):,} classes"]
+    facts = [counted(audit.num_images), f"{len(audit.classes):,} classes"]
     if len(audit.classes) > 1:
         where = " in train" if "train" in audit.splits else ""
         facts.append(f"imbalance {audit.imbalance_ratio:,.0f} : 1{where}")

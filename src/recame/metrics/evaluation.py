@@ -178,8 +178,7 @@ def evaluate_predictions(
         },
         "ece": Estimate(expected_calibration_error(predictions.probabilities[known], target)),
     }
-    table = predictions.table.loc[known]
-    products = table.get(product_column)
+    products = predictions.table.loc[known].get(product_column)
     weights = predictions.expert_weights
     by_product, class_by_product = product_tables(
         products, target, prediction, label_space.names, confidence

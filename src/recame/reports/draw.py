@@ -18,10 +18,10 @@ from recame.errors import CheckpointError
 from recame.files import json_text, read_json, write_together
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
+from recame.pages.render import counted
 from recame.progress import Progress, silent
 from recame.reports.confusion import WRITABLE
 from recame.reports.evidence import gather_evidence
-from recame.reports.judgement import counted
 from recame.reports.markdown import report_markdown
 from recame.reports.report_page import report_html
 from recame.reports.run_report import Baseline, RunFacts, RunReport, Setting, build_report

@@ -12,7 +12,7 @@ from recame.metrics.comparison import Comparison
 from recame.metrics.disagreement import Disagreement
 from recame.metrics.evaluation import Evaluation
 from recame.metrics.registry import METRICS
-from recame.pages.render import listed_text
+from recame.pages.render import counted, listed_text
 
 #: Balanced accuracy from which a result is called good, and below which weak.
 GOOD, WEAK = 0.9, 0.7
@@ -253,12 +253,6 @@ def _notes(evaluation: Evaluation, label_space: LabelSpace) -> list[Sentence]:
         text = "No class is named as normal, so there is no escape and no overkill rate "
         found.append(Sentence("note", text + "(setting data.normal_class)."))
     return found
-
-
-def counted(count: int, what: str) -> str:
-    """A number and its noun, as `2 classes`."""
-    plural = {"class": "classes"}.get(what, f"{what}s")
-    return f"{count:,} {what if count == 1 else plural}"
 
 
 def _range(low: float | None, high: float | None) -> str:

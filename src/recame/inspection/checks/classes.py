@@ -15,13 +15,19 @@ from recame.inspection.check import (
     Level,
     Section,
     SetFinding,
-    images_text,
-    listed,
 )
 from recame.inspection.figures import canvas
 from recame.metrics.statistics import TOO_WIDE, wilson_interval
 from recame.pages.drawing import figure_label
-from recame.pages.render import BLUE, GREY, LINE, figure_picture, interval_text
+from recame.pages.render import (
+    BLUE,
+    GREY,
+    LINE,
+    counted,
+    figure_picture,
+    interval_text,
+    listed_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +43,7 @@ class Classes(Check):
         audit = self.inspection.audit
         classes, found = audit.classes, []
         if len(classes) == 1:
-            text = f"All {images_text(audit.num_images)} are {classes['class'].iloc[0]!r}."
+            text = f"All {counted(audit.num_images)} are {classes['class'].iloc[0]!r}."
             hint = "Add images of another class before training."
             found.append(SetFinding("one-class", "bad", "There is only one class", text, hint, 1))
         if not audit.splits:
@@ -58,12 +64,12 @@ class Classes(Check):
                 SetFinding(
                     "small",
                     "warn" if split else "note",
-                    f"{images_text(len(small), 'class')} too small to evaluate",
-                    f"{row['class']}: {images_text(n, (split + ' image').strip())}; even {n} of "
+                    f"{counted(len(small), 'class')} too small to evaluate",
+                    f"{row['class']}: {counted(n, (split + ' image').strip())}; even {n} of "
                     f"{n} right only shows a recall of {row['low']:.2f}-1.00, and half right "
                     f"{row['half_low']:.2f}-{row['half_high']:.2f}.",
                     "Collect more held-out images of "
-                    f"{listed(small['class'].tolist())}; about 40 give an interval of 0.3.",
+                    f"{listed_text(small['class'].tolist())}; about 40 give an interval of 0.3.",
                     len(small),
                 )
             )
@@ -157,7 +163,7 @@ def _held_out(audit: ManifestAudit) -> str | None:
 def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
     classes, found = audit.classes, []
     if "train" not in audit.splits:
-        text = f"The splits are {listed(list(audit.splits))}."
+        text = f"The splits are {listed_text(list(audit.splits))}."
         hint = "Name the training rows 'train', or check data.split_column."
         return [SetFinding("no-train", "bad", "No image is in the split 'train'", text, hint)]
     if unseen := classes.loc[classes["train"] == 0, "class"].tolist():
@@ -165,7 +171,7 @@ def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
             SetFinding(
                 "unseen",
                 "bad",
-                f"Training never sees {listed(unseen)}",
+                f"Training never sees {listed_text(unseen)}",
                 "No training image of these classes, only in other splits: no model could name "
                 "them, and `recame train` refuses.",
                 "Add training images, or remove the rows.",
@@ -188,7 +194,7 @@ def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
                 SetFinding(
                     f"absent-{split}",
                     "warn",
-                    f"{split} has no image of {listed(absent)}",
+                    f"{split} has no image of {listed_text(absent)}",
                     "Nothing can be said about these classes there.",
                     f"Move or collect some for {split}.",
                     len(absent),

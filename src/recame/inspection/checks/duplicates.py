@@ -10,8 +10,9 @@ import pandas as pd
 from recame.contracts import IntArray
 from recame.data.cache import PickedRows
 from recame.data.contents import content_digests, equal_groups
-from recame.inspection.check import Block, Check, Section, SetFinding, images_text
+from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.scenes import near_duplicates, scene_groups
+from recame.pages.render import counted
 
 _MOST_CARDS = 8
 
@@ -68,9 +69,9 @@ class Duplicates(Check):
                 SetFinding(
                     "conflicts",
                     "bad",
-                    f"{images_text(conflicts['group'].nunique(), 'set')} of equal images with "
+                    f"{counted(conflicts['group'].nunique(), 'set')} of equal images with "
                     "different labels",
-                    f"{images_text(len(conflicts))} whose pixels are equal but whose labels are "
+                    f"{counted(len(conflicts))} whose pixels are equal but whose labels are "
                     "not: no model can be right on both.",
                     "Decide on one label each (duplicates.csv, column labels).",
                     len(conflicts),
@@ -78,8 +79,8 @@ class Duplicates(Check):
             )
         num_crossing, num_across = self.crossing["group"].nunique(), len(self.across)
         if num_crossing or num_across:
-            parts = [f"{images_text(num_crossing, 'set')} of equal images"] * bool(num_crossing)
-            parts += [f"{images_text(num_across, 'pair')} of near-duplicates"] * bool(num_across)
+            parts = [f"{counted(num_crossing, 'set')} of equal images"] * bool(num_crossing)
+            parts += [f"{counted(num_across, 'pair')} of near-duplicates"] * bool(num_across)
             found.append(
                 SetFinding(
                     "leaks",
@@ -99,8 +100,8 @@ class Duplicates(Check):
                     "duplicates",
                     "note" if splits else "warn",
                     "Some scenes are there twice",
-                    f"{images_text(inside, 'set')} of equal images and "
-                    f"{images_text(pairs, 'pair')} of near-duplicates (same place, small shift, "
+                    f"{counted(inside, 'set')} of equal images and "
+                    f"{counted(pairs, 'pair')} of near-duplicates (same place, small shift, "
                     "other light or noise) within a split.",
                     "They count as one observation: drop the copies (duplicates.csv)"
                     f"{'' if splits else unless}.",
@@ -147,7 +148,7 @@ class Duplicates(Check):
             remark = "same file content" if rows[0]["bytes_equal"] else "equal pixels"
             remark += ", different labels" * (rows[0]["labels"] > 1)
             remark += ", two splits" * (rows[0]["splits"] > 1)
-            groups.append({"text": f"{images_text(len(part))}: {remark}", "pictures": pictures})
+            groups.append({"text": f"{counted(len(part))}: {remark}", "pictures": pictures})
         ordered = pd.concat([self.across, near.drop(self.across.index)]).head(_MOST_CARDS)
         pairs = [
             {

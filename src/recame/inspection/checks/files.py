@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from recame.data.cache import BrokenImage
-from recame.inspection.check import Block, Check, Section, SetFinding, images_text
+from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.figures import calm
-from recame.pages.render import BLUE, GREY, LINE, ORANGE, figure_picture
+from recame.pages.render import BLUE, GREY, LINE, ORANGE, counted, figure_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ class Files(Check):
                 SetFinding(
                     "broken",
                     "bad" if share > _BROKEN_SHARE else "warn",
-                    f"{images_text(len(self.broken), 'file')} cannot be read",
+                    f"{counted(len(self.broken), 'file')} cannot be read",
                     f"{share:.1%} of the rows; the first: {first.path} ({first.reason}).",
                     "Repair or remove them (broken.csv). Training stops above "
                     f"{_BROKEN_SHARE:.0%}, unless data.max_broken_fraction says otherwise.",
@@ -58,8 +58,8 @@ class Files(Check):
                 SetFinding(
                     "repeated",
                     "bad" if conflicts else "warn",
-                    f"{images_text(len(repeated), 'row')} name a file more than once",
-                    f"{images_text(repeated['path'].nunique(), 'file')}, {conflicts:,} of them "
+                    f"{counted(len(repeated), 'row')} name a file more than once",
+                    f"{counted(repeated['path'].nunique(), 'file')}, {conflicts:,} of them "
                     "with different labels.",
                     "Keep one row a file.",
                     len(repeated),
@@ -71,7 +71,7 @@ class Files(Check):
                 SetFinding(
                     "flat",
                     "warn",
-                    f"{images_text(flat)} show next to nothing",
+                    f"{counted(flat)} show next to nothing",
                     f"Their pixels deviate by less than {FLAT:.0%} of the range.",
                     "Check the camera's exposure there, or the bit depth (data.bit_depth).",
                     flat,
@@ -86,7 +86,7 @@ class Files(Check):
                     "sizes",
                     "note",
                     "Images differ in size or bit depth",
-                    f"{images_text(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
+                    f"{counted(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
                     f"among {len(headers):,} headers.",
                     "All are brought to one size (data.size, data.resize): look whether small "
                     "defects survive that.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recame.data.audit import FEWEST_GROUPS, GroupAudit
-from recame.inspection.check import Block, Check, Section, SetFinding, images_text
+from recame.inspection.check import Block, Check, Section, SetFinding
+from recame.pages.render import counted
 
 
 class Groups(Check):
@@ -60,7 +61,7 @@ def _straddles(group: GroupAudit, drawn_by: str | None) -> SetFinding:
     share = len(group.straddling) / group.num_groups
     text = (
         f"{len(group.straddling):,} of {group.num_groups:,} values ({share:.0%}), "
-        f"{images_text(group.num_images)}; first: {group.straddling['group'].iloc[0]} in "
+        f"{counted(group.num_images)}; first: {group.straddling['group'].iloc[0]} in "
         f"{group.straddling['splits'].iloc[0]}."
     )
     no_leak = group.by_nature or (drawn_by is not None and not group.named)

@@ -19,9 +19,9 @@ from recame.inspection.check import (
     Inspection,
     Section,
     SetFinding,
-    images_text,
 )
 from recame.inspection.checks.duplicates import Duplicates
+from recame.pages.render import counted
 from recame.progress import Progress, silent
 
 _MOST_SHOWN = 24
@@ -77,7 +77,7 @@ class LabelErrors(Check):
         if not judged:
             return []
         if not len(suspects):
-            text = f"None of {images_text(judged, 'label')} is strongly contradicted by the others."
+            text = f"None of {counted(judged, 'label')} is strongly contradicted by the others."
             return [SetFinding("labels", "good", "No label stands out as wrong", text)]
         pairs = (suspects["label"] + " -> " + suspects["suggested"]).value_counts()
         top = ", ".join(f"{pair} ({count})" for pair, count in pairs.head(3).items())
@@ -85,7 +85,7 @@ class LabelErrors(Check):
             SetFinding(
                 "labels",
                 "warn",
-                f"{images_text(len(suspects), 'label')} may be wrong",
+                f"{counted(len(suspects), 'label')} may be wrong",
                 f"{len(suspects) / judged:.1%} of {judged:,} tested. Most often: {top}. A list to "
                 "look at, not to apply: hard images are among them, and the first are the "
                 "likeliest.",

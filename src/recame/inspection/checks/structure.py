@@ -17,8 +17,6 @@ from recame.inspection.check import (
     EmbeddedImages,
     Section,
     SetFinding,
-    images_text,
-    listed,
     two_digits,
 )
 from recame.inspection.clusters import (
@@ -29,7 +27,7 @@ from recame.inspection.clusters import (
     mixing,
 )
 from recame.inspection.figures import clusters_figure, map_figure, mixing_figure
-from recame.pages.render import figure_picture
+from recame.pages.render import counted, figure_picture, listed_text
 
 #: Points on the map.
 MOST_MAPPED = 2500
@@ -109,9 +107,11 @@ class Structure(Check):
             )
         scattered, dense = self._of_kind("few in many"), self._of_kind("many in few")
         if scattered:
-            text = f"{listed(scattered)}: hardly two images of a class look alike."
+            text = f"{listed_text(scattered)}: hardly two images of a class look alike."
             if dense:
-                text += f" Against them, {listed(dense)} have many images in few dense clusters."
+                text += (
+                    f" Against them, {listed_text(dense)} have many images in few dense clusters."
+                )
             found.append(
                 SetFinding(
                     "few-in-many",
@@ -128,7 +128,7 @@ class Structure(Check):
     def lead(self) -> str:
         """A sentence for the top of the page: the classes that are hardest to learn."""
         scattered = [] if self.inspection.embedded is None else self._of_kind("few in many")
-        told = f" Few in many, and so the hardest to learn: {listed(scattered, 5)}."
+        told = f" Few in many, and so the hardest to learn: {listed_text(scattered, 5)}."
         return told if scattered else ""
 
     def tiles(self) -> list[dict[str, str]]:
@@ -250,8 +250,8 @@ class Structure(Check):
                 near = embedded.neighbours[member].ravel()
                 votes = np.bincount(near, minlength=len(embedded.rows))[member]
                 row = int(embedded.rows[member[votes.argmax()]])
-                pictures.append(self.inspection.thumbnail(row, images_text(len(member))))
-            remark = images_text(num_clusters, "cluster")
+                pictures.append(self.inspection.thumbnail(row, counted(len(member))))
+            remark = counted(num_clusters, "cluster")
             if num_clusters > _A_SHEET:
                 remark += f", the largest {_A_SHEET} shown"
             if pictures:
@@ -275,7 +275,7 @@ class Structure(Check):
                 for place in (alike[0], nearest[alike[0]])
             ]
             text = (
-                f"{images_text(len(own))} of {int((target == c).sum()):,} {names[c]} are most like "
+                f"{counted(len(own))} of {int((target == c).sum()):,} {names[c]} are most like "
                 f"one of another class, {len(alike):,} like {names[usual]}."
             )
             cards.append({"text": text, "pictures": pictures})

@@ -93,5 +93,4 @@ class LastCheckpoint(Checkpoint):
 
 
 def _validated(trainer: pl.Trainer) -> bool:
-    every = trainer.check_val_every_n_epoch or 1
-    return (trainer.current_epoch + 1) % every == 0
+    return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
