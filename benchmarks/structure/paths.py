@@ -98,9 +98,12 @@ def files_of_an_image(run: Path, image: Path) -> dict[str, Entrance]:
 
 
 def files_that_know(word: str) -> list[str]:
-    """Files whose code mentions a name or a setting; docstrings and comments do not count."""
+    """Files whose code mentions a name or a setting; docstrings and comments do not count.
+
+    `bench/` is left out: it compares settings and passes none on.
+    """
     found = []
-    for path in sorted(SOURCE.rglob("*.py")):
+    for path in sorted(set(SOURCE.rglob("*.py")) - set((SOURCE / "bench").rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = (
                 getattr(node, "id", None),

@@ -24,17 +24,19 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-BATCH, EPOCHS, BATCHES = 64, 2, 12
+BATCH, EPOCHS, BATCHES = 64, 2, 4
+PASSES = 6
 
 SETTINGS = {
     "data.size": 64,
     "data.val_fraction": 0.02,
     "data.test_fraction": 0.02,
-    "model.num_experts": 2,
+    "model.num_experts": 1,
     "probe.enabled": False,
     "finetune.batch_size": BATCH,
     "finetune.epochs": EPOCHS,
     "finetune.epoch_size": BATCH * BATCHES,
+    "evaluation.views": 1,
     "evaluation.bootstrap": 50,
 }
 
@@ -52,16 +54,17 @@ def measure(folder: Path) -> None:
     import recame
 
     took = {"import recame": time.perf_counter() - began}
-    config = recame.Config().updated(SETTINGS)
-    with tempfile.TemporaryDirectory() as out:
-        path = Path(out) / "run"
-        seconds = timed(lambda: recame.train(folder / "images", config, out=path))
-    took["training, a step with its share of a run"] = seconds / (EPOCHS * BATCHES)
-    images = sorted((folder / "images").rglob("*.png"))
+    if "--predict" not in sys.argv:
+        config = recame.Config().updated(SETTINGS)
+        with tempfile.TemporaryDirectory() as out:
+            path = Path(out) / "run"
+            seconds = timed(lambda: recame.train(folder / "images", config, out=path))
+        took["training, a step with its share of a run"] = seconds / (EPOCHS * BATCHES)
+    images = sorted((folder / "images").rglob("*.png"))[::4]
     for name in ("run", "bundle"):
         model = recame.load(folder / name)
-        model.predict(images[:200])
-        took[f"predict, {name}, an image"] = timed(lambda m=model: m.predict(images)) / len(images)
+        passes = [timed(lambda m=model: m.predict(images)) for _ in range(PASSES)][1:]
+        took[f"predict, {name}, an image"] = statistics.median(passes) / len(images)
     command = [sys.executable, "-c", "from recame.cli import main; main()", "--help"]
     took["recame --help"] = timed(lambda: subprocess.run(command, capture_output=True, check=True))
     print(json.dumps(took))
@@ -91,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path, help="a checkout of the other version")
     parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--predict", action="store_true", help="leave training out")
     asked = parser.parse_args()
     versions = {"before": asked.before.resolve(), "now": ROOT}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
@@ -103,7 +107,12 @@ def main() -> None:
             order = list(versions) if pair % 2 else list(versions)[::-1]
             for name in order:
                 done = subprocess.run(
-                    [sys.executable, __file__, str(folder)],
+                    [
+                        sys.executable,
+                        __file__,
+                        str(folder),
+                        *(["--predict"] if asked.predict else []),
+                    ],
                     env=os.environ | {"PYTHONPATH": str(versions[name] / "src"), "CHILD": "1"},
                     capture_output=True,
                     text=True,
