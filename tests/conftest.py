@@ -122,9 +122,16 @@ def defects_table(defects: Path) -> Path:
 @pytest.fixture(scope="session")
 def finished(
     defects: Path, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The folder of a finished run on `defects`; read only."""
+) -> Iterator[Path]:
+    """The folder of a finished run on `defects`; read only: work on a copy."""
     from recame.training.train import train
 
-    out = tmp_path_factory.mktemp("finished") / "run"
-    return train(defects, tiny_config(), out=out).path
+    run = train(defects, tiny_config(), out=tmp_path_factory.mktemp("finished") / "run").path
+    before = contents(run)
+    yield run
+    assert contents(run) == before, "a test wrote into the run that all tests share"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

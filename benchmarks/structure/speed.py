@@ -19,13 +19,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 BATCH, EPOCHS, BATCHES = 64, 2, 4
-PASSES = 6
+PASSES = 8
+PREDICTING = ("run", "bundle")
+ANSWER = "= "
 
 SETTINGS = {
     "data.size": 64,
@@ -60,14 +63,56 @@ def measure(folder: Path) -> None:
             path = Path(out) / "run"
             seconds = timed(lambda: recame.train(folder / "images", config, out=path))
         took["training, a step with its share of a run"] = seconds / (EPOCHS * BATCHES)
-    images = sorted((folder / "images").rglob("*.png"))[::4]
-    for name in ("run", "bundle"):
-        model = recame.load(folder / name)
-        passes = [timed(lambda m=model: m.predict(images)) for _ in range(PASSES)][1:]
-        took[f"predict, {name}, an image"] = statistics.median(passes) / len(images)
     command = [sys.executable, "-c", "from recame.cli import main; main()", "--help"]
     took["recame --help"] = timed(lambda: subprocess.run(command, capture_output=True, check=True))
-    print(json.dumps(took))
+    print(ANSWER + json.dumps(took), flush=True)
+    images = sorted((folder / "images").rglob("*.png"))[::4]
+    models = {name: recame.load(folder / name) for name in PREDICTING}
+    for name in map(str.strip, sys.stdin):
+        seconds = timed(lambda m=models[name]: m.predict(images))
+        print(ANSWER + json.dumps(seconds / len(images)), flush=True)
+
+
+def take_turns(
+    versions: dict[str, Path], folder: Path, words: list[str]
+) -> dict[str, dict[str, float]]:
+    """What each version's process measures by itself, and predictions: one pass each, in turn.
+
+    A machine's pace drifts by more between two processes' lives than two versions differ.
+    """
+    children, took = {}, {}
+    for name, path in versions.items():
+        children[name] = subprocess.Popen(
+            [sys.executable, __file__, str(folder), *words],
+            env=os.environ | {"PYTHONPATH": str(path / "src"), "CHILD": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        took[name] = answer(children[name])
+    for what in PREDICTING:
+        passes: dict[str, list[float]] = {name: [] for name in children}
+        for turn in range(PASSES + 1):
+            for name in list(children)[:: -1 if turn % 2 else 1]:
+                child = children[name]
+                assert child.stdin
+                child.stdin.write(f"{what}\n")
+                child.stdin.flush()
+                passes[name].append(answer(child))
+        for name in children:
+            took[name][f"predict, {what}, an image"] = statistics.median(passes[name][1:])
+    for child in children.values():
+        child.communicate()
+    return took
+
+
+def answer(child: subprocess.Popen[str]) -> Any:
+    """The child's next line that is an answer; other lines are the training's own words."""
+    assert child.stdout
+    for line in child.stdout:
+        if line.startswith(ANSWER):
+            return json.loads(line.removeprefix(ANSWER))
+    sys.exit("a version failed; what it said stands above")
 
 
 def prepare(folder: Path) -> None:
@@ -105,23 +150,10 @@ def main() -> None:
         prepare(folder)
         for pair in range(-1, asked.pairs):  # the first one warms caches up
             order = list(versions) if pair % 2 else list(versions)[::-1]
-            for name in order:
-                done = subprocess.run(
-                    [
-                        sys.executable,
-                        __file__,
-                        str(folder),
-                        *(["--predict"] if asked.predict else []),
-                    ],
-                    env=os.environ | {"PYTHONPATH": str(versions[name] / "src"), "CHILD": "1"},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                if done.returncode:
-                    sys.exit(f"{name}: {done.stderr}")
-                if pair >= 0:
-                    rows[name].append(json.loads(done.stdout.splitlines()[-1]))
+            took = take_turns({name: versions[name] for name in order}, folder, sys.argv[2:])
+            if pair >= 0:
+                for name in versions:
+                    rows[name].append(took[name])
             print(f"pair {pair + 1} of {asked.pairs}", file=sys.stderr)
     print("| what | before, ms | now, ms | now / before, median of pairs (quartiles) |")
     print("| --- | ---: | ---: | ---: |")

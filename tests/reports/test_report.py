@@ -193,6 +193,7 @@ def test_facts_tell_how_to_make_the_run_again(judged):
 
 def test_a_report_that_cannot_be_drawn_costs_no_figure(finished, tmp_path, monkeypatch):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
+    other = Path(shutil.copytree(finished, tmp_path / "other"))  # it is judged too
 
     def broken(*args, **kwargs):
         raise ValueError("no [ink]")
@@ -214,8 +215,8 @@ def test_a_report_that_cannot_be_drawn_costs_no_figure(finished, tmp_path, monke
     assert f"recame report {run} --split test" in told.getvalue()
     assert 'raise ValueError("no [ink]")' in kept.read_text("utf-8")
     kept.unlink()
-    with pytest.raises(ReportError, match=rf"no \[ink\].*--split test --against {finished}"):
-        report(run, against=finished)
+    with pytest.raises(ReportError, match=rf"no \[ink\].*--split test --against {other}"):
+        report(run, against=other)
     assert "ValueError: no [ink]" in kept.read_text("utf-8")
     monkeypatch.undo()
     assert report(run).html.exists()
