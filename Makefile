@@ -28,7 +28,7 @@ test-slow: $(READY)  ## minutes of training
 
 test-cluster: $(READY)  ## the bench on a Ray cluster of two nodes, one of which is killed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,cluster]'
-	$(BIN)/python -m pytest -q -m slow --timeout 600 tests/bench/test_cluster.py
+	$(BIN)/python -m pytest -q -m slow --timeout 600 tests/bench/queue/test_cluster.py
 
 test-gpu: $(READY)  ## needs a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

@@ -84,7 +84,7 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tables_are_those_of_the_committed_results() -> None:
     from recame.bench.plan.plan import load_plan, plan_methods
-    from recame.bench.tables.comparison import Comparison
+    from recame.bench.tables.contest import Contest
     from recame.bench.tables.results import collect
     from recame.bench.tables.table import headline
 
@@ -96,7 +96,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
         costs = kept / "costs.json"
         measured = json.loads(costs.read_text()) if costs.exists() else {}
         methods = plan_methods(plan, kept)
-        assert text == headline(Comparison(collect(kept), methods, plan, measured))
+        assert text == headline(Contest(collect(kept), methods, plan, measured))
 
 
 def test_named_settings_exist() -> None:

@@ -169,18 +169,13 @@ class TestSettings:
         ],
     )
     def test_network_is_refused_before_images_are_decoded(
-        self,
-        setting: str,
-        told: str,
-        train_refused: Callable[..., str],
-        defects: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, setting: str, told: str, train_refused: Callable[..., str], tmp_path: Path
     ) -> None:
-        def too_late(*_: object, **__: object) -> None:
-            raise AssertionError("decoding took place")
-
-        monkeypatch.setattr("recame.training.begin.load_inspection_set", too_late)
-        assert told in train_refused(defects, "--set", setting)
+        folder = two_classes(tmp_path / "torn")
+        for path in folder.rglob("*.png"):
+            path.write_bytes(b"torn")
+        assert "sampled images can be read" in train_refused(folder)
+        assert told in train_refused(folder, "--set", setting)
 
     @pytest.mark.parametrize(
         ("settings", "told"),

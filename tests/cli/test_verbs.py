@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,10 +76,8 @@ def test_time_budget_plans_the_epochs(
     recame: Recame, defects: Path, tiny_words: list[str], tmp_path: Path
 ) -> None:
     words = [*tiny_words, "--set", "finetune.epochs=auto", "--time-budget", "4s"]
-    began = time.monotonic()
     code, out, err = recame("train", defects, "--out", tmp_path / "run", *words)
     assert (code, err) == (0, "")
-    assert time.monotonic() - began < 30  # of 4, on a machine that does other things too
     config = load_config(tmp_path / "run" / "config.yaml")
     assert config.run.time_budget_s == 4
     assert isinstance(config.finetune.epochs, int)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 
 import cv2
@@ -176,10 +175,9 @@ def test_leaks_repeat_train_images_on_other_boards():
     assert (table.loc[table["split"] == "train", "duplicate_of"] == "").all()
 
 
-def test_a_large_plan_takes_a_moment():
-    start = time.perf_counter()
+@pytest.mark.timeout(60)  # 0.3 s on a free core; a loop over images and products takes minutes
+def test_a_large_plan():
     table = plan(SyntheticSpec(num_images=100_000, num_products=300, **DIRTY))
-    assert time.perf_counter() - start < 4  # 0.3 s on a free core
     assert len(table) == 100_000
     assert table["image"].iloc[-1].endswith("/099999.png")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -188,21 +187,24 @@ class TestStream:
         model = recame.load(bundle, threads=1, batch_size=10)
         list(model.stream(pictures[1]))  # measured
         plain, run = runtime.match_pixels, model._session.run
+        running, decoded_meanwhile = threading.Event(), threading.Event()
+        first: list[int] = []
 
-        def slow_decode(*args: object) -> np.ndarray:
-            time.sleep(0.001)
+        def decode(*args: object) -> np.ndarray:
+            first.append(me := threading.get_ident())
+            if me != first[0]:  # not for the batch that the model takes first
+                assert running.wait(20)
+                decoded_meanwhile.set()
             return plain(*args)  # type: ignore[arg-type]
 
-        def slow_run(images: np.ndarray) -> dict[str, np.ndarray]:
-            time.sleep(0.001 * len(images))
+        def wait_for_decoder(images: np.ndarray) -> dict[str, np.ndarray]:
+            running.set()
+            assert decoded_meanwhile.wait(20)
             return run(images)
 
-        monkeypatch.setattr(runtime, "match_pixels", slow_decode)
-        monkeypatch.setattr(model._session, "run", slow_run)
-        began = time.perf_counter()
+        monkeypatch.setattr(runtime, "match_pixels", decode)
+        monkeypatch.setattr(model._session, "run", wait_for_decoder)
         assert len(list(model.stream(pictures[1]))) == 300
-        # One after the other takes at least 0.6 s.
-        assert time.perf_counter() - began < 0.58
 
 
 class TestMeasuring:

@@ -16,7 +16,7 @@ from recame.bench.queue.cluster import run_on_cluster
 from recame.bench.queue.job import is_trained, job_config
 from recame.bench.queue.local import run_queue, threads_each, visible_devices
 from recame.bench.tables.bench_page import write_page
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import collect, read_elsewhere
 from recame.bench.tables.table import around_markers, headline, update_markdown, write_tables
 from recame.errors import ConfigError, DataError
@@ -302,13 +302,13 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
     file, plan = request.plan, bench.plan
     given = [f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path]
     command = " ".join(["recame bench", str(file.name if file.is_absolute() else file), *given])
-    comparison = Comparison(collect(bench.path, elsewhere), bench.methods, plan, costs, command)
-    if comparison.shown.empty:
+    contest = Contest(collect(bench.path, elsewhere), bench.methods, plan, costs, command)
+    if contest.shown.empty:
         raise DataError(
             f"{bench.path} holds no finished run of this plan yet: there is no table to write."
         )
-    written = [*write_tables(bench.path, comparison), write_page(bench.path, comparison)]
+    written = [*write_tables(bench.path, contest), write_page(bench.path, contest)]
     if request.markdown is not None:
-        update_markdown(request.markdown, plan.name, headline(comparison))
+        update_markdown(request.markdown, plan.name, headline(contest))
         written.append(request.markdown)
     return written

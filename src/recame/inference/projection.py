@@ -25,12 +25,16 @@ def principal_components(features: FloatArray, most: int) -> FloatArray:
         (N, Q) float32, largest variance first; a component's sign makes its largest loading
         positive.
     """
-    z = standardise(features)
-    values, vectors = np.linalg.eigh((z.T @ z).astype(np.float64) / max(len(z), 1))
-    count = max(1, min(most, len(z) - 1, int((values > 1e-6 * values[-1]).sum())))
-    vectors = vectors[:, ::-1][:, :count]
-    top = vectors[np.abs(vectors).argmax(0), np.arange(count)]
-    return np.asarray(z @ (vectors * np.where(top < 0, -1, 1)).astype(np.float32), np.float32)
+    if len(features) < 2:
+        return np.zeros((len(features), 1), np.float32)
+    from sklearn.decomposition import PCA
+
+    count = min(most, len(features) - 1, features.shape[1])
+    z = standardise(features).astype(np.float64)
+    pca = PCA(count, svd_solver="covariance_eigh").fit(z)
+    variance = pca.explained_variance_
+    kept = max(1, int((variance > 1e-6 * variance[0]).sum()))
+    return np.asarray(pca.transform(z)[:, :kept], np.float32)
 
 
 def nearest_rows(vectors: Array, k: int, among: Array | None = None) -> tuple[IntArray, FloatArray]:

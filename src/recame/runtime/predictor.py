@@ -69,7 +69,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Schedule:
     """How a stream is run: batches of `batch_size`, `calls` of them in the model at once."""
 
     session: Session
@@ -115,7 +115,7 @@ class Predictor:
         self._session, self._reopen = session, reopen
         self._max_pixels, self._facts = max_pixels, facts
         self._threads, self._batch_size = threads, batch_size
-        self._plan: _Plan | None = None
+        self._plan: _Schedule | None = None
         self._planning = threading.Lock()
 
     def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
@@ -217,7 +217,7 @@ class Predictor:
             "chosen": plan.why,
         }
 
-    def _plan_for(self, num_images: int) -> _Plan:
+    def _plan_for(self, num_images: int) -> _Schedule:
         if isinstance(self._session, TorchSession):
             self._session.expect(num_images)
         with self._planning:
@@ -225,7 +225,7 @@ class Predictor:
                 self._plan = self._measured_plan(self._reopen)
             return self._plan or self._default_plan()
 
-    def _default_plan(self) -> _Plan:
+    def _default_plan(self) -> _Schedule:
         if isinstance(self._session, TorchSession):
             size, why = (
                 self._session.batch_size,
@@ -233,9 +233,9 @@ class Predictor:
             )
         else:
             size, why = DEFAULT_BATCH, "not measured: no long stream yet"
-        return _Plan(self._session, self._batch_size or size, 1, why)
+        return _Schedule(self._session, self._batch_size or size, 1, why)
 
-    def _measured_plan(self, reopen: Callable[[int], Session]) -> _Plan:
+    def _measured_plan(self, reopen: Callable[[int], Session]) -> _Schedule:
         """Try batch sizes, and all threads on one batch against a batch for each thread."""
         on_cpu, asked = self._session.device == "cpu", self._batch_size
         sizes = (_CPU_BATCHES if on_cpu else _GPU_BATCHES) if asked is None else (asked,)
@@ -254,10 +254,10 @@ class Predictor:
         rates = {key: rate for key, rate in rates.items() if key[1] in sizes} or rates
         calls, size = max(rates, key=lambda key: rates[key])
         told = ", ".join(f"{c} x batch {b}: {rate:.0f}/s" for (c, b), rate in sorted(rates.items()))
-        return _Plan(sessions[calls], asked or size, calls, f"measured ({told})")
+        return _Schedule(sessions[calls], asked or size, calls, f"measured ({told})")
 
     def _pipeline(
-        self, images: Iterator[Image], plan: _Plan, batch_size: int, checksums: bool
+        self, images: Iterator[Image], plan: _Schedule, batch_size: int, checksums: bool
     ) -> Iterator[Prediction]:
         """Batches through decoding and model, a bounded number under way, answers in order."""
         gate = threading.Semaphore(plan.calls)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recame.bench.tables.board import Board
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.metrics.registry import BY_NAME
 from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE
 
@@ -28,17 +28,17 @@ KIND_COLOURS = {
 _SMALL = 9.5
 
 
-def score_figure(board: Board, comparison: Comparison) -> Figure:
+def score_figure(board: Board, contest: Contest) -> Figure:
     """Methods from best to worst: mean with its interval, each seed, and the paired difference.
 
     Args:
         board: of one data set and split.
-        comparison: that it is a part of.
+        contest: that it is a part of.
     """
     from matplotlib.figure import Figure
 
     table, names = board.standings, list(board.methods)
-    methods, reference, frame = comparison.methods, comparison.reference, comparison.shown
+    methods, reference, frame = contest.methods, contest.reference, contest.shown
     runs = frame[
         (frame["data"] == board.data)
         & (frame["split"] == board.split)
@@ -80,7 +80,7 @@ def _intervals(axes: Axes, bars: pd.DataFrame, line: float | None, colours: Sequ
     axes.spines["left"].set_visible(False)
 
 
-def cost_figure(board: Board, comparison: Comparison) -> Figure:
+def cost_figure(board: Board, contest: Contest) -> Figure:
     """Balanced accuracy over minutes of training and over the work of one decision.
 
     Methods that no cheaper one equals are joined by a line; they and the best are named. Where no
@@ -88,15 +88,15 @@ def cost_figure(board: Board, comparison: Comparison) -> Figure:
 
     Args:
         board: of one data set and split.
-        comparison: that it is a part of.
+        contest: that it is a part of.
     """
     from matplotlib.figure import Figure
 
-    table, methods = board.standings, comparison.methods
+    table, methods = board.standings, contest.methods
     drawn: list[tuple[str, pd.Series[Any]]] = []
     if table["macs"].notna().all():
         drawn.append(("one decision, million multiply-accumulates", table["macs"] / 1e6))
-    if comparison.plan.equal != "time" or not drawn:  # equal minutes tell nothing
+    if contest.plan.equal != "time" or not drawn:  # equal minutes tell nothing
         drawn.insert(0, ("training, minutes a run", table["train_s"] / 60))
     figure = Figure(figsize=(11.6 if len(drawn) == 2 else 6.4, 4.4), layout="constrained")
     figure.patch.set_facecolor("white")

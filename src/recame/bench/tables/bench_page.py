@@ -20,21 +20,21 @@ from recame.bench.tables.board import (
     percent,
     pooled_rows,
 )
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.files import write_text
 from recame.pages.render import figure_picture, render_page
 
 
-def bench_html(comparison: Comparison) -> str:
+def bench_html(contest: Contest) -> str:
     """A whole HTML document; nothing in it comes from the network."""
-    methods, plan = comparison.methods, comparison.plan
-    found = boards(comparison)
-    pooled = pooled_rows(comparison)
-    shown = [_shown(board, comparison) for board in found]
+    methods, plan = contest.methods, contest.plan
+    found = boards(contest)
+    pooled = pooled_rows(contest)
+    shown = [_shown(board, contest) for board in found]
     counted = {
         "method": len(methods),
-        "data set": comparison.shown["data"].nunique(),
-        "seed": comparison.shown["seed"].nunique(),
+        "data set": contest.shown["data"].nunique(),
+        "seed": contest.shown["seed"].nunique(),
     }
     return render_page(
         "recame.bench",
@@ -47,11 +47,11 @@ def bench_html(comparison: Comparison) -> str:
         description=plan.description.strip(),
         findings=[_finding(board, methods) for board in found],
         boards=shown,
-        reference=methods[comparison.reference].title,
-        reference_name=comparison.reference,
+        reference=methods[contest.reference].title,
+        reference_name=contest.reference,
         pooled=pooled,
-        notes=notes(comparison),
-        command=comparison.command,
+        notes=notes(contest),
+        command=contest.command,
         methods=method_notes(methods),
         contents=[
             *((board["anchor"], board["title"]) for board in shown),
@@ -80,8 +80,8 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
     return f"{text}; not told apart from it ({LEVEL}): {', '.join(level)}."
 
 
-def _shown(board: Board, comparison: Comparison) -> dict[str, Any]:
-    kinds = {comparison.methods[name].group for name in board.methods}
+def _shown(board: Board, contest: Contest) -> dict[str, Any]:
+    kinds = {contest.methods[name].group for name in board.methods}
     return {
         "anchor": f"{board.data}-{board.split}",
         "title": board.title,
@@ -91,13 +91,13 @@ def _shown(board: Board, comparison: Comparison) -> dict[str, Any]:
         ],
         "kinds": [(kind, colour) for kind, colour in KIND_COLOURS.items() if kind in kinds],
         "scores": figure_picture(
-            score_figure(board, comparison),
+            score_figure(board, contest),
             f"Balanced accuracy and tail recall on {board.title} with intervals",
         ),
         "cost": figure_picture(
-            cost_figure(board, comparison), f"Balanced accuracy against cost on {board.title}"
+            cost_figure(board, contest), f"Balanced accuracy against cost on {board.title}"
         )
-        if comparison.is_first_split(board.data, board.split)
+        if contest.is_first_split(board.data, board.split)
         else None,
     }
 
@@ -113,16 +113,16 @@ def _table(board: Board, columns: slice) -> dict[str, Any]:
     }
 
 
-def write_page(out: Path, comparison: Comparison) -> Path:
+def write_page(out: Path, contest: Contest) -> Path:
     """Write `page.html`, whole or not at all.
 
     Args:
         out: the folder.
-        comparison: what was found.
+        contest: what was found.
 
     Raises:
         DataError: the file cannot be written.
     """
     path = out / "page.html"
-    write_text(path, bench_html(comparison))
+    write_text(path, bench_html(contest))
     return path

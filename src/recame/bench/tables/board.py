@@ -12,7 +12,7 @@ import pandas as pd
 
 from recame.bench.plan.method import Method
 from recame.bench.plan.plan import Plan
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import (
     ALL_DATA,
     COLUMNS_OF_PAIRS,
@@ -102,21 +102,21 @@ class Board:
     standings: pd.DataFrame
 
 
-def boards(comparison: Comparison) -> list[Board]:
+def boards(contest: Contest) -> list[Board]:
     """One board a data set and split that has results, in the plan's order."""
     return [
-        _board(comparison, data, split, table)
-        for data, entry in comparison.plan.data.items()
+        _board(contest, data, split, table)
+        for data, entry in contest.plan.data.items()
         for split in entry.splits
-        if len(table := standings(comparison.shown, data, comparison.reference, split))
+        if len(table := standings(contest.shown, data, contest.reference, split))
     ]
 
 
-def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -> Board:
-    methods, plan = comparison.methods, comparison.plan
+def _board(contest: Contest, data: str, split: str, table: pd.DataFrame) -> Board:
+    methods, plan = contest.methods, contest.plan
     title = plan.data[data].title or data
     names = [str(name) for name in table.index]
-    table = _with_costs(table, comparison, data)
+    table = _with_costs(table, contest, data)
     rows, planned = table.to_dict("records"), len(plan.seeds)
     columns: dict[str, list[Cell]] = {
         "method": [Cell(methods[name].title) for name in names],
@@ -129,10 +129,10 @@ def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -
             for name in METRICS
             if BY_NAME[name].column and name in table and table[name].notna().any()
         },
-        f"against {methods[comparison.reference].title}": [_difference_cell(row) for row in rows],
+        f"against {methods[contest.reference].title}": [_difference_cell(row) for row in rows],
     }
     num_scores = len(columns)
-    if comparison.is_first_split(data, split):  # a run costs the same on each of its splits
+    if contest.is_first_split(data, split):  # a run costs the same on each of its splits
         columns |= _cost_columns(table, plan)
     return Board(
         data,
@@ -146,12 +146,12 @@ def _board(comparison: Comparison, data: str, split: str, table: pd.DataFrame) -
     )
 
 
-def _with_costs(table: pd.DataFrame, comparison: Comparison, data: str) -> pd.DataFrame:
+def _with_costs(table: pd.DataFrame, contest: Contest, data: str) -> pd.DataFrame:
     """Add what was measured; seconds of training are those at the measured speed, where known."""
-    measured = [comparison.cost_rows().get(f"{data}/{name}", {}) for name in table.index]
+    measured = [contest.cost_rows().get(f"{data}/{name}", {}) for name in table.index]
     costs = pd.DataFrame(measured, table.index).reindex(columns=_MEASURED).astype(np.float64)
     train_s = costs["fixed_s"] + table["images_seen"] / costs["train_images_per_s"]
-    taught = np.array([comparison.methods[name].teacher is not None for name in table.index])
+    taught = np.array([contest.methods[name].teacher is not None for name in table.index])
     return table.assign(train_s=train_s.mask(taught).fillna(table["train_s"])).join(costs)
 
 
@@ -206,29 +206,29 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def pooled_rows(comparison: Comparison) -> list[tuple[str, str, Cell]]:
+def pooled_rows(contest: Contest) -> list[tuple[str, str, Cell]]:
     """Differences of balanced accuracy to the reference over all data sets, largest first.
 
     Returns:
         Title, number of pairs of runs, difference; empty with fewer than two data sets.
     """
-    rows = paired(comparison.shown, comparison.reference).rename(columns=COLUMNS_OF_PAIRS)
+    rows = paired(contest.shown, contest.reference).rename(columns=COLUMNS_OF_PAIRS)
     rows = rows[rows["data"] == ALL_DATA].sort_values("difference", ascending=False)
     return [
-        (comparison.methods[row["method"]].title, f"{row['pairs']:.0f}", _difference_cell(row))
+        (contest.methods[row["method"]].title, f"{row['pairs']:.0f}", _difference_cell(row))
         for row in rows.to_dict("records")
     ]
 
 
-def notes(comparison: Comparison) -> list[str]:
+def notes(contest: Contest) -> list[str]:
     """How the table came about, a sentence each: rule, budget, seeds, splits, machine, versions."""
-    frame, methods, plan = comparison.shown, comparison.methods, comparison.plan
+    frame, methods, plan = contest.shown, contest.methods, contest.plan
     runs = frame.drop_duplicates(["data", "method", "seed"])
     wanted = frame["data"].nunique() * len(methods) * len(plan.seeds)
     finished = "." if len(runs) == wanted else "; methods are compared on the seeds they share."
     splits = ", ".join(f"{data} {_listed(entry.splits)}" for data, entry in plan.data.items())
     versions = ", ".join(f"{n} {_listed(sorted(set(runs[n])))}" for n in ("recame", "torch"))
-    spread = max((row.get("spread", 0.0) for row in comparison.cost_rows().values()), default=0.0)
+    spread = max((row.get("spread", 0.0) for row in contest.cost_rows().values()), default=0.0)
     differs = f"The measured speeds differ by up to {spread:.0%} from round to round."
     return [
         _READING,

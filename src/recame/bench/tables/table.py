@@ -7,19 +7,19 @@ from pathlib import Path
 import pandas as pd
 
 from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, notes, pooled_rows
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import METRICS, paired, summarise
 from recame.errors import DataError
 from recame.files import write_text
 from recame.pages.render import markdown_table
 
 
-def write_tables(out: Path, comparison: Comparison) -> list[Path]:
+def write_tables(out: Path, contest: Contest) -> list[Path]:
     """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
 
     Args:
         out: the folder.
-        comparison: what was found.
+        contest: what was found.
 
     Returns:
         The files.
@@ -27,7 +27,7 @@ def write_tables(out: Path, comparison: Comparison) -> list[Path]:
     Raises:
         DataError: a file cannot be written.
     """
-    frame, reference = comparison.frame, comparison.reference
+    frame, reference = contest.frame, contest.reference
     pairs = pd.concat(
         [
             paired(frame, reference, name, split=split).assign(split=split, reference=reference)
@@ -41,30 +41,30 @@ def write_tables(out: Path, comparison: Comparison) -> list[Path]:
         "results.csv": frame.to_csv(index=False),
         "summary.csv": summarise(frame).to_csv(index=False, float_format="%.6g"),
         "paired.csv": pairs.to_csv(index=False, float_format="%.6g"),
-        "table.md": table_markdown(comparison),
+        "table.md": table_markdown(contest),
     }
     for name, text in texts.items():
         write_text(out / name, text)
     return [out / name for name in texts]
 
 
-def table_markdown(comparison: Comparison) -> str:
+def table_markdown(contest: Contest) -> str:
     """Every board, the differences over all data, how it was made, and the methods' sources."""
-    methods = comparison.methods
-    parts = [f"# {comparison.plan.title}", comparison.plan.description.strip()]
-    for board in boards(comparison):
+    methods = contest.methods
+    parts = [f"# {contest.plan.title}", contest.plan.description.strip()]
+    for board in boards(contest):
         rows = [[_cell_text(cell) for cell in row] for row in board.rows]
         parts += [f"## {board.title}", markdown_table(board.heads, rows)]
-    if pooled := pooled_rows(comparison):
+    if pooled := pooled_rows(contest):
         parts += [
-            f"## Over all data sets, against {methods[comparison.reference].title}",
+            f"## Over all data sets, against {methods[contest.reference].title}",
             "About these data sets and other seeds; it says nothing of other data.",
             markdown_table(
                 ("method", "pairs of runs", "balanced accuracy", "95 %"),
                 [(name, n, _value(cell), cell.small) for name, n, cell in pooled],
             ),
         ]
-    told = [*notes(comparison), f"To make it again: `{comparison.command}`"]
+    told = [*notes(contest), f"To make it again: `{contest.command}`"]
     parts += ["## How it was made", "\n".join(f"- {note}" for note in told)]
     listed = []
     for title, name, source, deviations in method_notes(methods):
@@ -83,17 +83,15 @@ def _value(cell: Cell) -> str:
     return f"{LEVEL} {text}" if cell.level else text
 
 
-def headline(comparison: Comparison) -> str:
+def headline(contest: Contest) -> str:
     """A short Markdown table for a README: a row a method, two scores a data set, three costs.
 
     Returns:
         The table without ablations, best mean over the data sets first, without a line break at
         its end.
     """
-    comparison = comparison.without_ablations()
-    own = [
-        board for board in boards(comparison) if comparison.is_first_split(board.data, board.split)
-    ]
+    contest = contest.without_ablations()
+    own = [board for board in boards(contest) if contest.is_first_split(board.data, board.split)]
     columns = [
         (f"{board.title}: {head}", _column(board, head))
         for board in own
@@ -105,7 +103,7 @@ def headline(comparison: Comparison) -> str:
     scores = pd.DataFrame([b.standings["balanced_accuracy"] for b in own]).mean()
     rows = [
         [
-            comparison.methods[name].title,
+            contest.methods[name].title,
             *(_value(column.get(name, Cell("-"))) for _, column in columns),
         ]
         for name in map(str, scores.sort_values(ascending=False).index)

@@ -18,7 +18,7 @@ from recame.bench.tables.results import collect
 from recame.config import Config
 from recame.errors import ConfigError, DataError
 
-PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "plans").glob("*.yaml"))
+PLANS = sorted((Path(__file__).parents[3] / "benchmarks" / "plans").glob("*.yaml"))
 
 TINY: dict[str, Any] = {
     "data.size": 32,

@@ -13,7 +13,7 @@ from recame.bench.plan.plan import Plan
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Contest:
     """The results so far of a plan.
 
     Attributes:
@@ -45,7 +45,7 @@ class Comparison:
             & frame["seed"].isin(self.plan.seeds)
         ]
 
-    def without_ablations(self) -> Comparison:
+    def without_ablations(self) -> Contest:
         """The same without ablations but the reference; all where nothing else would be left."""
         kept = {
             name: method

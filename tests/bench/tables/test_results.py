@@ -15,7 +15,7 @@ from scipy import stats
 from recame.bench.plan.method import Method
 from recame.bench.plan.plan import Plan
 from recame.bench.tables.board import boards, notes
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import (
     ALL_DATA,
     METRICS,
@@ -156,7 +156,7 @@ def test_a_kept_table_may_be_older_than_a_metric(bench: Path) -> None:
     frame = collect(bench / "nothing", read_elsewhere([bench / "old.csv"]))
     assert len(frame) == 2 * 11
     assert frame["macro_f1"].isna().all()
-    heads = boards(Comparison(frame, METHODS, PLAN))[0].heads
+    heads = boards(Contest(frame, METHODS, PLAN))[0].heads
     assert "macro-F1" not in heads
     assert "worst class" in heads
 
@@ -276,13 +276,11 @@ def test_different_images_under_one_seed_are_told(bench: Path) -> None:
     file.write_text(json.dumps({**result, "fingerprint": "other"}), encoding="utf-8")
     frame = collect(bench)
     assert mixed_data(frame) == ["dies"]
-    assert "not all see the same images of dies" in " ".join(
-        notes(Comparison(frame, METHODS, PLAN))
-    )
+    assert "not all see the same images of dies" in " ".join(notes(Contest(frame, METHODS, PLAN)))
 
 
 def test_cells_of_a_board(bench: Path) -> None:
-    first, second = boards(Comparison(collect(bench), METHODS, PLAN, COSTS))
+    first, second = boards(Contest(collect(bench), METHODS, PLAN, COSTS))
     assert (first.title, second.title) == ("Boards", "dies")
     assert first.methods == ("better", "short", "level", "plain")
     cells = dict(zip(first.heads, zip(*first.rows, strict=True), strict=True))
@@ -310,16 +308,14 @@ def test_cells_of_a_board(bench: Path) -> None:
 def test_equal_time_shows_epochs(bench: Path) -> None:
     plan = PLAN.model_copy(update={"equal": "time", "pace": "plain"})
     frame = collect(bench)
-    comparison = Comparison(frame, METHODS, plan)
-    board = boards(comparison)[0]
+    contest = Contest(frame, METHODS, plan)
+    board = boards(contest)[0]
     assert {"epochs", "images seen, k"} <= set(board.heads)
-    assert "equal time. Plain sets it" in " ".join(notes(comparison))
+    assert "equal time. Plain sets it" in " ".join(notes(contest))
 
 
 def test_markdown_holds_protocol_sources_and_deviations(bench: Path) -> None:
-    text = table_markdown(
-        Comparison(collect(bench), METHODS, PLAN, COSTS, "recame bench plan.yaml")
-    )
+    text = table_markdown(Contest(collect(bench), METHODS, PLAN, COSTS, "recame bench plan.yaml"))
     assert "| Better | 3 | **71.3 ± 1.5** (67.5-75.1) |" in text
     assert "## Over all data sets, against Plain" in text
     for line in (
@@ -340,13 +336,13 @@ def test_markdown_holds_protocol_sources_and_deviations(bench: Path) -> None:
 def test_selection_rule_names_exceptions(tmp_path: Path) -> None:
     write_result(tmp_path, "boards", "plain", 0, 0.5)
     write_result(tmp_path, "boards", "better", 0, 0.6, config={"run": {"keep": "best_on_val"}})
-    told = " ".join(notes(Comparison(collect(tmp_path), METHODS, PLAN)))
+    told = " ".join(notes(Contest(collect(tmp_path), METHODS, PLAN)))
     assert "for all methods but Better, whose phase val chooses." in told
 
 
 def test_tables_are_written_whole(bench: Path) -> None:
     frame = collect(bench)
-    paths = write_tables(bench, Comparison(frame, METHODS, PLAN, COSTS, "recame bench plan.yaml"))
+    paths = write_tables(bench, Contest(frame, METHODS, PLAN, COSTS, "recame bench plan.yaml"))
     assert [p.name for p in paths] == ["results.csv", "summary.csv", "paired.csv", "table.md"]
     again = pd.read_csv(bench / "results.csv")
     assert again["balanced_accuracy"].tolist() == frame["balanced_accuracy"].tolist()
@@ -357,7 +353,7 @@ def test_tables_are_written_whole(bench: Path) -> None:
 
 
 def test_headline_is_short_and_sorted(bench: Path) -> None:
-    lines = headline(Comparison(collect(bench), METHODS, PLAN, COSTS)).splitlines()
+    lines = headline(Contest(collect(bench), METHODS, PLAN, COSTS)).splitlines()
     assert lines[0].startswith("| method | Boards: balanced accuracy | Boards: tail | dies: ")
     assert lines[2].startswith("| Better | **71.3 ± 1.5** | **51.3 ± 1.5** |")
     assert lines[-1].startswith("| Plain | 61.0 ± 1.0 |")
@@ -366,18 +362,18 @@ def test_headline_is_short_and_sorted(bench: Path) -> None:
 
 def test_a_headline_keeps_a_reference_of_any_group(bench: Path) -> None:
     methods = {**METHODS, "plain": replace(METHODS["plain"], group="ablation")}
-    lines = headline(Comparison(collect(bench), methods, PLAN, COSTS)).splitlines()
+    lines = headline(Contest(collect(bench), methods, PLAN, COSTS)).splitlines()
     assert lines[-1].startswith("| Plain |")
     alone = {name: replace(method, group="ablation") for name, method in METHODS.items()}
     plan = PLAN.model_copy(update={"reference": None})
-    assert len(headline(Comparison(collect(bench), alone, plan)).splitlines()) == 2 + 4
+    assert len(headline(Contest(collect(bench), alone, plan)).splitlines()) == 2 + 4
 
 
 def test_what_a_plan_no_longer_has_is_not_shown(bench: Path) -> None:
     plan = PLAN.model_copy(update={"data": {"dies": PLAN.data["dies"]}, "seeds": (0, 1)})
-    comparison = Comparison(collect(bench), METHODS, plan)
-    assert set(comparison.shown["data"]) == {"dies"}
-    assert set(comparison.shown["seed"]) == {0, 1}
+    contest = Contest(collect(bench), METHODS, plan)
+    assert set(contest.shown["data"]) == {"dies"}
+    assert set(contest.shown["seed"]) == {0, 1}
 
 
 def test_markers_keep_the_rest_of_the_file(tmp_path: Path) -> None:

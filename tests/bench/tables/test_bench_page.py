@@ -14,7 +14,7 @@ from recame.bench.plan.plan import Plan
 from recame.bench.tables.bench_figures import cost_figure, score_figure
 from recame.bench.tables.bench_page import write_page
 from recame.bench.tables.board import boards
-from recame.bench.tables.comparison import Comparison
+from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import METRICS
 
 METHODS = {
@@ -86,7 +86,7 @@ class Reader(HTMLParser):
 
 
 def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
-    path = write_page(tmp_path, Comparison(frame, METHODS, PLAN, COSTS, "recame bench p.yaml"))
+    path = write_page(tmp_path, Contest(frame, METHODS, PLAN, COSTS, "recame bench p.yaml"))
     assert path == tmp_path / "page.html"
     text = path.read_text(encoding="utf-8")
     reader = Reader()
@@ -103,7 +103,7 @@ def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_every_number_can_be_sorted_by(frame: pd.DataFrame, tmp_path: Path) -> None:
-    path = write_page(tmp_path, Comparison(frame, METHODS, PLAN, COSTS))
+    path = write_page(tmp_path, Contest(frame, METHODS, PLAN, COSTS))
     row = re.search(r"<tr><td class=\"left\">Twin.*?</tr>", path.read_text(encoding="utf-8"))
     assert row is not None
     values = [float(value) for value in re.findall(r'data-value="([^"]+)"', row[0])]
@@ -113,8 +113,8 @@ def test_every_number_can_be_sorted_by(frame: pd.DataFrame, tmp_path: Path) -> N
 
 
 def test_scores_run_from_best_to_worst(frame: pd.DataFrame) -> None:
-    comparison = Comparison(frame, METHODS, PLAN, COSTS)
-    figure = score_figure(boards(comparison)[0], comparison)
+    contest = Contest(frame, METHODS, PLAN, COSTS)
+    figure = score_figure(boards(contest)[0], contest)
     first, tail, difference = figure.axes
     names = [label.get_text() for label in first.get_yticklabels()]
     labels = dict(zip(names, first.get_yticks(), strict=True))
@@ -127,31 +127,31 @@ def test_scores_run_from_best_to_worst(frame: pd.DataFrame) -> None:
 
 
 def test_the_line_joins_what_no_cheaper_method_equals(frame: pd.DataFrame) -> None:
-    comparison = Comparison(frame, METHODS, PLAN, COSTS)
-    board = boards(comparison)[0]
-    figure = cost_figure(board, comparison)
+    contest = Contest(frame, METHODS, PLAN, COSTS)
+    board = boards(contest)[0]
+    figure = cost_figure(board, contest)
     minutes, work = figure.axes
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
     assert work.lines[0].get_xdata().tolist() == [10, 20]
     assert [t.get_text() for t in minutes.texts] == ["Twin", "Cheap & cheerful"]
-    timed = replace(comparison, plan=PLAN.model_copy(update={"equal": "time", "pace": "cheap"}))
+    timed = replace(contest, plan=PLAN.model_copy(update={"equal": "time", "pace": "cheap"}))
     (only,) = cost_figure(board, timed).axes
     assert only.get_xlabel().startswith("one decision")
-    unmeasured = replace(comparison, costs={})
+    unmeasured = replace(contest, costs={})
     assert len(cost_figure(boards(unmeasured)[0], unmeasured).axes) == 1  # the minutes alone
 
 
 def test_costs_that_differ_by_chance_are_equal(frame: pd.DataFrame) -> None:
     near = frame.assign(train_s=frame["train_s"].where(frame["method"] != "worse", 590.0))
-    comparison = Comparison(near, METHODS, PLAN)
-    minutes = cost_figure(boards(comparison)[0], comparison).axes[0]
+    contest = Contest(near, METHODS, PLAN)
+    minutes = cost_figure(boards(contest)[0], contest).axes[0]
     assert minutes.lines[0].get_xdata().tolist() == [10, 20]
 
 
 def test_one_seed_of_the_first_decides_little(frame: pd.DataFrame, tmp_path: Path) -> None:
     few = frame[(frame["method"] != "twin") | (frame["seed"] == 0)]  # twin is first
-    comparison = Comparison(few, METHODS, PLAN)
-    text = write_page(tmp_path, comparison).read_text(encoding="utf-8")
+    contest = Contest(few, METHODS, PLAN)
+    text = write_page(tmp_path, contest).read_text(encoding="utf-8")
     assert "Twin is first" in text
     assert text.count("One seed decides little: run more of them.") == 2
     assert "not told apart from it" not in text
@@ -160,7 +160,7 @@ def test_one_seed_of_the_first_decides_little(frame: pd.DataFrame, tmp_path: Pat
 def test_one_seed_and_one_data_set(frame: pd.DataFrame, tmp_path: Path) -> None:
     one = frame[(frame["seed"] == 0) & (frame["data"] == "dies")]
     plan = PLAN.model_copy(update={"seeds": (0,)})
-    text = write_page(tmp_path, Comparison(one, METHODS, plan)).read_text(encoding="utf-8")
+    text = write_page(tmp_path, Contest(one, METHODS, plan)).read_text(encoding="utf-8")
     assert "3 methods, 1 data set, 1 seed<" in text
     assert "one seed: no interval" in text
     assert "Over all data sets" not in text
