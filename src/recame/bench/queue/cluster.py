@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -34,7 +34,7 @@ from recame.bench.queue.process import (
     start_process,
 )
 from recame.errors import ConfigError, DataError, MissingDependencyError, RecameError
-from recame.files import write_bytes
+from recame.files import Hold, write_bytes
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -132,7 +132,7 @@ def run_on_cluster(
             name="recame bench",
         )
         sending = _sending(bench, cpus_per_job)
-        flights: dict[Any, tuple[Job, IO[bytes]]] = {}
+        flights: dict[Any, tuple[Job, Hold]] = {}
         try:
             while len(ledger) or flights:
                 display.lanes = _capacity(ray, cpus_per_job, gpus_per_job)
@@ -153,9 +153,7 @@ def run_on_cluster(
     return ledger.summary()
 
 
-def _receive(
-    ray: Any, bench: Bench, ledger: Ledger, flights: dict[Any, tuple[Job, IO[bytes]]]
-) -> None:
+def _receive(ray: Any, bench: Bench, ledger: Ledger, flights: dict[Any, tuple[Job, Hold]]) -> None:
     """Take in what has landed, waiting a moment for it."""
     if not flights:  # what is left is in work in other processes
         time.sleep(_POLL_S if len(ledger) else 0.0)
