@@ -1,4 +1,4 @@
-"""How far a long step is: one protocol, and bars on a terminal."""
+"""How far a long step is, and what it says: one protocol, its bars and lines on a terminal."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def relabelled(progress: Progress, label: str) -> Progress:
     return lambda _, done, total: progress(label, done, total)
 
 
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a line in which every name stands as it is: a class may be called `[/]` or `:x:`."""
+    console.print(
+        text, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
     """Give a `Progress` that moves one bar for each label."""
@@ -30,7 +37,7 @@ def progress_bars(console: Console) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     bars = Bars(
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -21,7 +21,7 @@ from recame.bench.tables.results import collect, read_elsewhere
 from recame.bench.tables.table import around_markers, headline, update_markdown, write_tables
 from recame.errors import ConfigError, DataError
 from recame.files import write_text
-from recame.progress import progress_bars
+from recame.progress import progress_bars, say
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run_bench(request: Request, console: Console) -> bool:
         _measure_costs(bench, request, console)
         _run(bench, request, console)
     for path in write_results(bench, request):
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+        say(console, f"Written: {path}")
     return all(bench.result_path(job).exists() for job in jobs_to_run(bench, request))
 
 

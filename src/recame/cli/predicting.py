@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from recame.progress import say
 
 if TYPE_CHECKING:
     from recame.runtime import PredictionSummary
@@ -55,21 +56,29 @@ def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def print_summary(summary: PredictionSummary, console: Console) -> None:
     """Print what a prediction found, and where it lies."""
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if summary.num_unreadable:
-        console.print(f"[yellow]{summary.num_unreadable:,} files cannot be read:[/yellow]")
+        say(console, f"{summary.num_unreadable:,} files cannot be read:", "yellow")
         for path, reason in summary.unreadable:
-            say(f"  {str(path).encode('utf-8', 'backslashreplace').decode()}: {reason}")
+            say(console, f"  {_printable(path)}: {_printable(reason)}")
         if summary.num_unreadable > len(summary.unreadable):
-            console.print(f"  and {summary.num_unreadable - len(summary.unreadable):,} more")
+            say(console, f"  and {summary.num_unreadable - len(summary.unreadable):,} more")
     told = ", ".join(f"{name} {count:,}" for name, count in summary.counts.items())
-    say(f"{summary.num_images:,} images: {told}")
-    if summary.num_review:
-        say(f"{summary.num_review:,} of them to review: normal, but not surely enough")
+    if summary.num_unanswered:
+        told += f"{', ' if told else ''}none {summary.num_unanswered:,}"
+    say(console, f"{summary.num_images:,} images: {told}")
+    if held := summary.num_review - summary.num_unanswered:
+        say(console, f"{held:,} of them to review: normal, but not surely enough")
+    if summary.num_unanswered:
+        text = f"{summary.num_unanswered:,} of them to review: the model's answer names no class"
+        say(console, f"{text}. Check its weights and what runs it.", "yellow")
     if summary.num_resumed:
-        say(f"{summary.num_resumed:,} files were done before this start")
+        say(console, f"{summary.num_resumed:,} files were done before this start")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
-    say(f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
-    say(f"Written: {summary.out}")
+    say(console, f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
+    say(console, f"Written: {summary.out}")
     if summary.unreadable_path is not None:
-        say(f"Written: {summary.unreadable_path}")
+        say(console, f"Written: {summary.unreadable_path}")
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

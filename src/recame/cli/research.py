@@ -104,7 +104,7 @@ def synth(
 ) -> None:
     """Generate ICDefectSynth: AOI-like images of IC defects with planted clusters."""
     from recame.datasets.generated import SyntheticSpec, write
-    from recame.progress import progress_bars
+    from recame.progress import progress_bars, say
 
     spec = SyntheticSpec(
         num_images=images,
@@ -125,5 +125,5 @@ def synth(
     console = Console()
     with progress_bars(console) as report:
         manifest = write(spec, out, on_progress=report)
-    console.print(f"Manifest: {manifest}", highlight=False, soft_wrap=True)
-    console.print(f"Planted truth: {out / 'truth.csv'}", highlight=False, soft_wrap=True)
+    say(console, f"Manifest: {manifest}")
+    say(console, f"Planted truth: {out / 'truth.csv'}")

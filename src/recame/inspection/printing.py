@@ -6,7 +6,6 @@ import math
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -42,8 +41,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         facts.append(f"{audit.products.shape[1]:,} products")
     if audit.splits:
         facts.append(", ".join(f"{name} {count:,}" for name, count in audit.splits.items()))
-    console.print(f"\n[bold]{escape(inspection.source)}[/bold]", width=width, highlight=False)
-    console.print(f"[dim]{escape(' · '.join(facts))}[/dim]\n", width=width, highlight=False)
+    console.print(Text(f"\n{inspection.source}", "bold"), width=width)
+    console.print(Text(f"{' · '.join(facts)}\n", "dim"), width=width)
     console.print(_class_table(inspection, console, width), width=width)
     if inspection.embedded is not None:
         structure = inspection[Structure]
@@ -53,8 +52,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         )
         if agreement := ", ".join(f"{name} {ami}" for name, ami in structure.told_agreement()[:4]):
             told += f" Agreement of clusters (AMI) with {agreement}."
-        console.print(f"[dim]{escape(told)}[/dim]\n", width=width, highlight=False)
-    console.print("[bold]Findings[/bold]", width=width)
+        console.print(Text(f"{told}\n", "dim"), width=width)
+    console.print(Text("Findings", "bold"), width=width)
     for finding in inspection.findings():
         sign, style = _SIGNS[finding.level]
         line = Text.assemble((sign, style), (finding.title, "bold"))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from recame.config import Config
 from recame.contracts import Predictions
@@ -23,7 +22,7 @@ from recame.files import write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
-from recame.progress import Progress, progress_bars
+from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
@@ -120,9 +119,9 @@ def evaluate(
                 progress=progress,
             )
     except ReportError as error:  # the figures are what counts, and they are there
-        console.print(f"[yellow]{escape(str(error))}[/yellow]", highlight=False, soft_wrap=True)
+        say(console, str(error), "yellow")
         return replace(judged, report_error=error)
-    console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
+    say(console, f"Report: {files.html}")
     return judged
 
 

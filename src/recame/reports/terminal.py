@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +36,8 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
     counted = f"{evaluation.num_images:,} images"
     if evaluation.num_unlabelled:
         counted += f", {evaluation.num_unlabelled:,} more without a label left out"
-    console.print(f"\n[bold]{escape(title)}[/bold]  [dim]{counted}[/dim]", width=width)
+    heading = Text.assemble("\n", (title, "bold"), "  ", (counted, "dim"))
+    console.print(heading, width=width)
     console.print(_headline_table(evaluation), width=width)
     console.print(_class_table(evaluation, console, width), width=width)
     if len(evaluation.experts) > 2:
@@ -45,11 +45,11 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
     if evaluation.expert_weights is not None:
         told = "Experts' weights in the ensemble, learned on these images: "
         told += ", ".join(f"{weight:.2f}" for weight in evaluation.expert_weights)
-        console.print(told, width=width, highlight=False)
+        console.print(Text(told), width=width)
     if len(evaluation.per_product) > 1:
         console.print(_product_table(evaluation.per_product), width=width)
     for sentence in doubts(evaluation):
-        console.print(f"[yellow]![/yellow] {escape(sentence)}", width=width, highlight=False)
+        console.print(Text.assemble(("!", "yellow"), f" {sentence}"), width=width)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -156,7 +156,7 @@ def _experts_table(experts: pd.DataFrame) -> Table:
             Text(share_text(row[name], 3), style="bold" if row[name] == best[name] else "")
             for name in names
         ]
-        table.add_row(str(row["model"]), *cells)
+        table.add_row(Text(str(row["model"])), *cells)
     return table
 
 

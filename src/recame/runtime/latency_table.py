@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from recame.progress import say
 from recame.runtime.latency import LatencyReport
 from recame.runtime.timing import Timing
 
@@ -28,14 +29,14 @@ def print_latency(report: LatencyReport, console: Console) -> None:
         f"{machine['system']}, Python {machine['python']}",
         f"{backend} {machine['versions'].get(backend, '')}: {', '.join(said)}",
     ):
-        console.print(line, highlight=False, markup=False)
-    console.print(_timings(report))
-    console.print(_process(report))
+        say(console, line)
+    console.print(_timings_table(report))
+    console.print(_process_table(report))
     for note in report.notes:
-        console.print(f"[yellow]{note}[/yellow]", highlight=False)
+        say(console, note, "yellow")
 
 
-def _timings(report: LatencyReport) -> Table:
+def _timings_table(report: LatencyReport) -> Table:
     table = Table(title="Latency, ms", title_justify="left")
     table.add_column("what", no_wrap=True)
     for name in ("samples", "mean", "p50", "p95", "p99", "max", "images/s"):
@@ -62,7 +63,7 @@ def _cells(timing: Timing, images: int) -> list[str]:
     ]
 
 
-def _process(report: LatencyReport) -> Table:
+def _process_table(report: LatencyReport) -> Table:
     table = Table(title="A process of its own", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")

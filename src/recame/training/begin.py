@@ -17,7 +17,7 @@ from recame.data.manifest import ManifestColumns, read_manifest
 from recame.files import write_json
 from recame.inference.device import choose_device
 from recame.machine import environment
-from recame.progress import progress_bars
+from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.finetune import check_finetune
@@ -78,9 +78,9 @@ def record_run(
     _describe(data, console)
     if not resume and reasons:
         folder.explain(reasons)
-        console.print("Chosen (saved in config.yaml):")
+        say(console, "Chosen (saved in config.yaml):")
         for reason in reasons:
-            console.print(f"  {reason}", highlight=False, soft_wrap=True)
+            say(console, f"  {reason}")
 
 
 def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
@@ -94,20 +94,17 @@ def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
 def _describe(data: InspectionSet, console: Console) -> None:
     counts = data.label_space.counts
     sizes = ", ".join(f"{name} {len(data.view(name).targets):,}" for name in data.splits)
-    console.print(
+    say(
+        console,
         f"{len(data.table):,} images ({sizes}), {data.label_space.num_classes} classes, "
         f"{max(counts):,} to {min(counts):,} training images a class",
-        highlight=False,
-        soft_wrap=True,
     )
     if data.cache.broken:
-        console.print(f"[yellow]{len(data.cache.broken)} images cannot be used:[/yellow]")
+        say(console, f"{len(data.cache.broken)} images cannot be used:", "yellow")
         for broken in data.cache.broken[:20]:
-            console.print(
-                f"  {broken.path}: {broken.reason}", markup=False, highlight=False, soft_wrap=True
-            )
+            say(console, f"  {broken.path}: {broken.reason}")
         if len(data.cache.broken) > 20:
-            console.print(f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
+            say(console, f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
 
 
 def quiet_libraries() -> None:

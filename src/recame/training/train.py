@@ -16,6 +16,7 @@ from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.losses import LossFactory
 from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
+from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.training.begin import _prepare, quiet_libraries, record_run
 from recame.training.loop.processes import is_follower, leaders_run
@@ -73,7 +74,7 @@ def train(
     if resume:
         folder = RunFolder.open(Path(out))
         if folder.finished:
-            console.print(f"{folder.path} is finished: nothing to resume.")
+            say(console, f"{folder.path} is finished: nothing to resume.")
             return folder
     else:
         folder = RunFolder.free(Path(out))

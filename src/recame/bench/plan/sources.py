@@ -11,7 +11,7 @@ from rich.console import Console
 
 from recame.bench.plan.plan import DataEntry, Plan
 from recame.errors import ConfigError, DataError
-from recame.progress import Progress, progress_bars, relabelled
+from recame.progress import Progress, progress_bars, relabelled, say
 
 #: Called with (raw copy or None, folder to write, progress); returns the manifest.
 Build = Callable[[Path | None, Path, Progress], Path]
@@ -47,11 +47,10 @@ def find_sources(
         path = given.get(name) or (entry.path and folder / entry.path)
         source = _source(name, entry, path, folder, out / "data" / name, console)
         if source is None:
-            console.print(
-                f"[yellow]{name} is left out:[/yellow] its data are not at hand; give "
-                f"--data {name}=PATH",
-                highlight=False,
-                soft_wrap=True,
+            say(
+                console,
+                f"{name} is left out: its data are not at hand; give --data {name}=PATH",
+                "yellow",
             )
         else:
             found[name] = source.resolve()

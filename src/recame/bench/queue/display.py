@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recame.bench.queue.ledger import Event, Ledger
+from recame.progress import say
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -109,7 +110,7 @@ class QueueDisplay:
         self._say(f"[{number}/{self._total}] {text}{ending}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     def _left_s(self) -> int | None:
         """Seconds until all is done, from how long jobs of the same kind took."""

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 
 from recame.files import write_whole
+from recame.progress import say
 from recame.runs.folder import RunFolder
 
 
@@ -66,12 +67,11 @@ class History(Callback):
             for name, value in losses.items()
             if name != "loss"
         )
-        shown = "" if accuracy is None else f"  val balanced accuracy [bold]{accuracy:.3f}[/bold]"
-        self._console.print(
+        shown = "" if accuracy is None else f"  val balanced accuracy {accuracy:.3f}"
+        say(
+            self._console,
             f"  epoch {epoch}/{trainer.max_epochs}  loss {losses['loss']:.3f} ({parts}){shown}"
             f"  {seconds:.0f} s",
-            highlight=False,
-            soft_wrap=True,
         )
 
 

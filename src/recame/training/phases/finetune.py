@@ -24,7 +24,7 @@ from recame.data.samplers import EpochBatches, class_prior
 from recame.data.transforms import Augment, Mix
 from recame.errors import ConfigError, MissingDependencyError
 from recame.models import MultiExpertClassifier
-from recame.progress import progress_bars
+from recame.progress import progress_bars, say
 from recame.training.loop.allocation import freed_memory_kept
 from recame.training.loop.callbacks import History, LastCheckpoint
 from recame.training.loop.cost import StepCost, measure_cost
@@ -252,7 +252,7 @@ def _record(run: OngoingRun, reasons: tuple[str, ...]) -> None:
     """Say what was decided, and keep it with the run."""
     run.folder.explain(reasons)
     for reason in reasons:
-        run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
+        say(run.console, f"  {reason}")
     run.folder.save_config(run.config)
 
 

@@ -14,7 +14,7 @@ from recame.models import (
     load_checkpoint,
     save_checkpoint,
 )
-from recame.progress import Progress, progress_bars
+from recame.progress import Progress, progress_bars, say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
 from recame.training.phases.symmetry import choose_symmetry
@@ -59,11 +59,10 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
             on_progress=report,
         )
     save_checkpoint(run.folder.probe_dir, model, run.data.label_space)
-    run.console.print(
+    say(
+        run.console,
         f"Probe: heads on frozen features of {len(view):,} images, "
         f"{features.pooled.shape[1]} views each, {time.monotonic() - began:.0f} s",
-        highlight=False,
-        soft_wrap=True,
     )
     return run, model
 
@@ -111,7 +110,7 @@ def _decide_symmetry(
         why = f"balanced accuracy of short probes on val: {listed}"
     reason = f"augment.symmetry = {name}: {why}"
     run.folder.explain([reason])
-    run.console.print(f"  {reason}", highlight=False, soft_wrap=True)
+    say(run.console, f"  {reason}")
     run = replace(run, config=with_symmetry(run.config, name))
     run.folder.save_config(run.config)
     return run

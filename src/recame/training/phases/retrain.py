@@ -18,7 +18,7 @@ from recame.data.dataset import SplitView
 from recame.data.samplers import class_prior
 from recame.data.sampling import capped_view
 from recame.models import MultiExpertClassifier
-from recame.progress import progress_bars
+from recame.progress import progress_bars, say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import embed, fit_heads
 
@@ -55,11 +55,10 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
             seed=seed,
             on_progress=report,
         )
-    run.console.print(
+    say(
+        run.console,
         f"Retrained: new heads on features of {len(view):,} images, {num_views} views each, "
         f"{time.monotonic() - began:.0f} s",
-        highlight=False,
-        soft_wrap=True,
     )
     return model.eval()
 
