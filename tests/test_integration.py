@@ -49,5 +49,6 @@ def test_from_images_to_predictions(
     table = pd.read_parquet(summary.out)
     right = np.array([Path(p).parent.name for p in table["image"]]) == table["prediction"]
     assert right.mean() > 0.7
-    expected = ["image", "prediction", "confidence", "decision", *(f"p_{name}" for name in names)]
+    expected = ["image", "prediction", "confidence", "decision", "reason"]
+    expected += [f"p_{name}" for name in names]
     assert list(table.columns[: len(expected)]) == expected

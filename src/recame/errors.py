@@ -1,15 +1,23 @@
 """Errors that a user can act on.
 
 Every message says what is wrong (with the value), why it matters, and what to do. The command line
-prints such an error on one line and leaves with exit code 2; anything else is a bug and keeps its
-traceback.
+prints such an error on one line and leaves with its exit code, mostly 2; anything else is a bug
+and keeps its traceback.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class RecameError(Exception):
-    """Root of every error that recame raises on purpose."""
+    """Root of every error that recame raises on purpose.
+
+    Attributes:
+        exit_code: with which the command line leaves.
+    """
+
+    exit_code: ClassVar[int] = 2
 
 
 class ConfigError(RecameError):
@@ -18,6 +26,12 @@ class ConfigError(RecameError):
 
 class DataError(RecameError):
     """Images, labels, splits or the files that describe them cannot be used as they are."""
+
+
+class UnreadableError(DataError):
+    """More images cannot be read than any healthy lot has; what was predicted is kept."""
+
+    exit_code = 3
 
 
 class CheckpointError(RecameError):

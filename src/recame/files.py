@@ -33,6 +33,8 @@ _MENDABLE = {
 #: What a file system says that knows no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _PARTIAL = ".part"
+#: How a formula begins in a spreadsheet.
+_FORMULA = frozenset("=+-@\t\r")
 _CONTINUE = "Free space or choose another folder with --out, then continue with --resume."
 
 
@@ -126,6 +128,20 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def cell_of(text: str) -> str:
+    """A text as a CSV's cell that a spreadsheet takes for no formula.
+
+    What begins with one of `= + - @`, a tab or a carriage return, or with apostrophes and then
+    one of these, gets an apostrophe in front; `text_of` takes it away again.
+    """
+    return f"'{text}" if text.lstrip("'")[:1] in _FORMULA else text
+
+
+def text_of(cell: str) -> str:
+    """What `cell_of` made a cell of."""
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'")[:1] in _FORMULA else cell
+
+
 @contextmanager
 def write_together(
     folder: Path, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
@@ -146,51 +162,6 @@ def write_together(
             for path in written:
                 path.replace(folder / path.name)
             _sync(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def is_taken(out: Path) -> bool:
-    """Whether something lies at a path that a new folder must not replace."""
-    return out.exists() and (not out.is_dir() or any(out.iterdir()))
-
-
-@contextmanager
-def new_folder(
-    out: Path,
-    *,
-    replace: bool = False,
-    advice: str = "Check the path, rights and free space.",
-    error: type[RecameError] = DataError,
-) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `out` at the end and vanishes after an error.
-
-    Args:
-        out: a path that is not taken.
-        replace: what lies there makes room, once the new folder is whole.
-        advice: what to do if it cannot be written.
-        error: what is raised then.
-
-    Yields:
-        An empty folder beside `out`.
-    """
-    partial, old = _beside(out.absolute()), _beside(out.absolute())
-    try:
-        with explained(out, advice, error):
-            partial.mkdir(parents=True)
-            yield partial
-            if out.exists() and replace:
-                out.rename(old)
-            elif out.exists():
-                out.rmdir()
-            try:
-                partial.rename(out)
-            except OSError:
-                if old.exists():
-                    old.rename(out)
-                raise
-            _sync(out.absolute().parent)
-            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -383,7 +354,8 @@ def _sync(path: Path) -> None:
     """Let a file's content, or a folder's entries, reach the disk."""
     if sys.platform == "win32" and path.is_dir():  # which opens no folder
         return
-    number = os.open(path, os.O_RDONLY)
+    # Windows syncs no file that cannot be written.
+    number = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

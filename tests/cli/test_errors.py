@@ -359,13 +359,28 @@ class TestPredictions:
         (tmp_path / "empty").mkdir()
         assert "No images in" in refused("predict", finished, tmp_path / "empty")
 
-    def test_nothing_readable(
-        self, refused: Callable[..., str], finished: Path, tmp_path: Path
-    ) -> None:
+    def test_nothing_readable(self, recame: Recame, finished: Path, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_text("no image", encoding="utf-8")
-        line = refused("predict", finished, tmp_path / "broken.png", "-o", tmp_path / "out.csv")
-        assert "None of 1 images can be read" in line
+        words = ("predict", finished, tmp_path / "broken.png", "-o", tmp_path / "out.csv")
+        code, _, err = recame(*words)
+        assert (code, err.count("\n")) == (3, 1)
+        assert "None of 1 images can be read" in err
         assert not (tmp_path / "out.csv").exists()
+
+    def test_more_unreadable_than_any_lot_has(
+        self, recame: Recame, finished: Path, defects: Path, tmp_path: Path
+    ) -> None:
+        for number in range(3):
+            (tmp_path / f"{number}.png").write_bytes(b"")
+        out = tmp_path / "out.csv"
+        words = ("predict", finished, defects / "hole", tmp_path, "-o", out)
+        code, _, err = recame(*words)
+        assert (code, err.count("\n")) == (3, 1)
+        assert "error: 3 of 9 files cannot be read" in err
+        assert not out.exists()
+        code, told, _ = recame(*words, "--max-unreadable", "0.4")
+        assert (code, out.exists()) == (0, True)
+        assert "9 files were done before this start" in told
 
 
 def fill_disk(path: Path) -> None:
@@ -394,13 +409,27 @@ class TestFullDisk:
         assert "No space left on device" in line
         assert "Free space" in line
 
+    @pytest.mark.parametrize("name", ["table.csv", "unreadable.csv"])
     def test_predicting(
-        self, refused: Callable[..., str], finished: Path, defects: Path, tmp_path: Path
+        self,
+        name: str,
+        recame: Recame,
+        refused: Callable[..., str],
+        finished: Path,
+        defects: Path,
+        tmp_path: Path,
     ) -> None:
         (tmp_path / "out.csv.partial").mkdir()
-        fill_disk(tmp_path / "out.csv.partial" / "table.csv")
-        line = refused("predict", finished, defects / "hole", "-o", tmp_path / "out.csv")
-        assert "the disk is full" in line
+        fill_disk(tmp_path / "out.csv.partial" / name)
+        images = shutil.copytree(defects / "hole", tmp_path / "images")
+        (images / "torn.png").write_bytes(b"")
+        words = ("predict", finished, images, "-o", tmp_path / "out.csv")
+        assert "the disk is full" in refused(*words)
+        assert not (tmp_path / "out.csv").exists()
+        (tmp_path / "out.csv.partial" / name).unlink()
+        code, out, _ = recame(*words)
+        assert (code, "7 files were done before this start" in out) == (0, True)
+        assert len((tmp_path / "out.csv").read_text().splitlines()) == 7
 
     def test_evaluating(self, refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:
         run = Path(shutil.copytree(finished, tmp_path / "run"))

@@ -67,8 +67,8 @@ def test_train_evaluate_predict(
     assert "empty.png: " in out
     assert "6 images: " in out
     table = pd.read_csv(tmp_path / "found.csv")
-    expected = ["image", "prediction", "confidence", "decision"]
-    assert list(table.columns[:8]) == [*expected, "p_ok", "p_scratch", "p_dent", "p_hole"]
+    expected = ["image", "prediction", "confidence", "decision", "reason"]
+    assert list(table.columns[:9]) == [*expected, "p_ok", "p_scratch", "p_dent", "p_hole"]
     assert f"Written: {tmp_path / 'found_unreadable.csv'}" in out
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 from pathlib import Path
@@ -241,3 +242,21 @@ def test_names_that_are_no_text_are_left_out(tmp_path):
     with pytest.warns(UserWarning, match=r"1 images of .* no UTF-8 \(x/d"):
         table = read_manifest(tmp_path)
     assert table["image"].tolist() == ["x/a.png", "y/b.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b", "lost+found"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    plain = os.scandir
+
+    def away(path):
+        if Path(path).name in {"b", "lost+found"}:
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", away)
+    with pytest.raises(DataError, match=r"b cannot be listed \(Stale file handle\)"):
+        list_images([tmp_path])
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert [path.parent.name for path in list_images([tmp_path])] == ["a", "c"]

@@ -12,6 +12,7 @@ from recame.decisions.calibration import (
     calibrated,
     calibrated_predictions,
     fit_calibration,
+    fit_temperature,
     load_calibration,
     save_calibration,
 )
@@ -41,6 +42,14 @@ def test_confidence_becomes_the_share_of_right_answers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after.expert_probabilities, predictions.expert_probabilities)
     save_calibration(found, tmp_path / "decisions.json")
     assert load_calibration(tmp_path / "decisions.json", ANSWERS) == found
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    predictions = val(accuracy=0.8, sure=0.95)
+    silent = np.full((40, 2), np.nan, np.float32)
+    logits = np.log(np.concatenate([predictions.probabilities, silent]))
+    target = np.concatenate([predictions.target, np.zeros(40, np.int64)])
+    assert fit_temperature(logits, target) == pytest.approx(np.log(19) / np.log(4), abs=1e-3)
 
 
 def test_what_nobody_should_believe_is_bounded() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from rich.console import Console
@@ -20,10 +23,12 @@ from recame.export.export import export
 from recame.inference.graph import DeploymentGraph
 from recame.inference.parity import MAX_DIFFERENCE, check_parity
 from recame.models import load_checkpoint
+from recame.models.frozen_forward import export_onnx
 from recame.runs.folder import RunFolder
 from recame.runtime.bundle import Bundle, is_bundle, open_bundle
 from recame.runtime.sessions import open_session
 
+TRACE = export_module._trace
 ALL = ("attribution", "features", "expert_probabilities")
 
 
@@ -74,9 +79,14 @@ def test_bundle_answers_as_torch(written: tuple[Bundle, str], finished: Path) ->
     assert (parity["agreement"], parity["source"]) == (1.0, "val")
     assert "same class 100.00%" in text
     assert f"Temperature {bundle.temperature:.3f}" in text
-    assert "too few defects to promise at most 1.00%" in text
     normal = bundle.thresholds["normal"]
     assert (normal["num_defects"] > 0, normal["escape"] <= 0.01) == (True, True)
+    assert "Asked were at most 1.00%, which these are too few for: it takes 299 without" in text
+    assert (normal["asked_max_escape"], normal["proven"]) == (0.01, False)
+    assert f"at most {normal['escape_at_most']:.2%} of the defects pass" in text
+    assert bundle.escape_at_most == normal["escape_at_most"] > 0.1
+    assert set(normal["by_class"]) == {"scratch", "dent", "hole"}
+    assert recame.load(bundle.path).describe()["escape_at_most"] == bundle.escape_at_most
     assert bundle.release_above == normal["release_above"]
     assert bundle.document["run"]["backbone"] == "test_resnet"
 
@@ -107,6 +117,20 @@ def test_fp16(format_: str, finished: Path, written: tuple[Bundle, str], tmp_pat
     assert weights < 0.8 * full
 
 
+def test_what_is_no_number_stays_none_through_the_graph(finished: Path, tmp_path: Path) -> None:
+    """Of several views and a temperature: runtimes may make a number of NaN where they clamp."""
+    loaded = load_checkpoint(finished)
+    with torch.no_grad():
+        for parameter in loaded.model.head.parameters():
+            parameter.fill_(torch.nan)
+    graph = DeploymentGraph(loaded.model, views=2, temperature=1.5).eval()
+    example = torch.zeros((2, 32, 32, 1), dtype=torch.uint8)
+    export_onnx(graph, example, tmp_path / "nan.onnx", output_names=["probabilities"])
+    session = onnxruntime.InferenceSession(tmp_path / "nan.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: np.zeros((3, 32, 32, 1), np.uint8)})
+    assert np.isnan(found).all()
+
+
 def test_failing_check_writes_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +141,46 @@ def test_failing_check_writes_nothing(
     with pytest.raises(ExportError, match=r"real images a probability is .*No bundle was written"):
         export(finished, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+class TestFullDisk:
+    """The bundle that lies there stays, nothing half written does, and the way out is said."""
+
+    @pytest.fixture
+    def there(self, written: tuple[Bundle, str], tmp_path: Path) -> Path:
+        return Path(shutil.copytree(written[0].path, tmp_path / "b"))
+
+    def refused(self, run: Path, there: Path, told: str) -> None:
+        before = open_bundle(there)
+        with pytest.raises(ExportError, match=told):
+            export(run, there, replace_bundle=True, views=2, normal="ok", outputs=ALL)
+        assert open_bundle(there) == before
+        assert [path.name for path in there.parent.iterdir()] == ["b"]
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+    @pytest.mark.parametrize("name", ["model.onnx", ".bundle.json.new.part"])
+    def test_where_the_bundle_goes(
+        self, name: str, finished: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = export_module._convert
+
+        def convert(fp32: Path, out: Path, *words: object) -> None:
+            (out.parent / name).symlink_to("/dev/full")
+            real(fp32, out, *words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(export_module, "_convert", convert)
+        monkeypatch.setattr(secrets, "token_hex", lambda _: "new")
+        self.refused(finished, there, r"cannot be written \(No space left on device\)")
+
+    def test_where_the_graph_passes_through(
+        self, finished: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(export_module, "export_onnx", full)
+        monkeypatch.setattr(export_module, "_trace", TRACE)
+        self.refused(finished, there, "The temporary folder .* set TMPDIR")
 
 
 def test_wrong_words(finished: Path, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_values_and_differences_are_those_of_scikit_learn():
     assert accuracy.real
 
 
+def test_what_is_no_number_calls_no_class():
+    target = [0, 0, 0, 1]
+    ours, theirs = (predictions_of(target, [0, 0, 0, 1]) for _ in range(2))
+    theirs.probabilities[:2] = np.nan
+    found = compare_predictions(ours, theirs, SPACE, SPACE, name="other", tail=(), seed=0)
+    assert found.recalls["other"].tolist()[0] == pytest.approx(1 / 3)
+
+
 def test_the_same_model_differs_by_nothing():
     target, one, _ = random_calls(1)
     for difference in paired_differences(target, one, one, SPACE, resamples=200, seed=0).values():

@@ -14,6 +14,7 @@ from recame.metrics.statistics import (
     class_counts,
     class_means,
     confusion_matrix,
+    rate_at_most,
     resample_counts,
     standard_error,
     wilson_interval,
@@ -26,6 +27,13 @@ def test_wilson_agrees_with_scipy(successes, trials):
     low, high = wilson_interval(successes, trials, 0.9)
     assert low == pytest.approx(expected.low, abs=1e-12)
     assert high == pytest.approx(expected.high, abs=1e-12)
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_rate_at_most_is_the_exact_one(pair):
+    successes, trials = pair
+    exact = binomtest(successes, trials, alternative="less").proportion_ci(0.95, method="exact")
+    assert rate_at_most(successes, trials) == pytest.approx(exact.high, rel=1e-6)
 
 
 def test_wilson_is_vectorised_and_knows_nothing_without_trials():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import errno
 
 import numpy as np
@@ -64,6 +65,25 @@ def test_round_trip_keeps_every_value(some, suffix, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     before = evaluate_predictions(some, SPACE, bootstrap=50).to_dict()
     assert evaluate_predictions(got, SPACE, bootstrap=50).to_dict() == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_names_that_split_rows_or_look_like_formulas(some, suffix, tmp_path):
+    names = ["a\rb.png", "=1+1.png", "'-c.png", "d\r\n.png"]
+    some.table["image"] = names
+    path = tmp_path / f"out{suffix}"
+    save_predictions(predictions_table(some, SPACE), path)
+    assert load_predictions(path, SPACE).table["image"].tolist() == names
+    if suffix == ".csv":
+        with path.open(newline="") as stream:
+            found = [row[0] for row in csv.reader(stream)][1:]
+        assert found == ["a\rb.png", "'=1+1.png", "''-c.png", "d\r\n.png"]
+
+
+def test_what_is_no_number_is_no_prediction(some):
+    some.probabilities[2] = np.nan
+    table = predictions_table(some, SPACE)
+    assert table["prediction"].isna().tolist() == [False, False, True, False]
 
 
 def test_images_without_labels(tmp_path, some):

@@ -27,20 +27,33 @@ def linear_weights(spec: PreprocessSpec, seed: int = 0) -> np.ndarray:
     return (weights - weights.mean(0)).astype(np.float32)
 
 
-def linear_graph(spec: PreprocessSpec, seed: int = 0) -> onnx.ModelProto:
-    """Stored pixels (B, H, W, C) -> softmax of a linear map, as `probabilities`."""
+def linear_graph(
+    spec: PreprocessSpec, seed: int = 0, at_white: float | None = None
+) -> onnx.ModelProto:
+    """Stored pixels (B, H, W, C) -> softmax of a linear map, as `probabilities`.
+
+    Where the first pixel is white, every logit is `at_white`, if that is given.
+    """
     stored = TensorProto.UINT8 if spec.bit_depth == 8 else TensorProto.UINT16
     weights = linear_weights(spec, seed)
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["float", "scale"], ["unit"]),
         helper.make_node("Flatten", ["unit"], ["flat"], axis=1),
-        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["linear"]),
+        helper.make_node("Gather", ["flat", "first"], ["corner"], axis=1),
+        helper.make_node("Equal", ["corner", "white"], ["is_white"]),
+        helper.make_node("Where", ["is_white", "at_white", "linear"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
     ]
+    # No unit pixel is 2.
+    white = 2.0 if at_white is None else 1.0
     constants = [
         numpy_helper.from_array(np.float32(spec.scale), "scale"),
         numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(np.array([0], np.int64), "first"),
+        numpy_helper.from_array(np.float32(white), "white"),
+        numpy_helper.from_array(np.float32(at_white or 0.0), "at_white"),
     ]
     shape = ["batch", spec.height, spec.width, spec.channels]
     inputs = [helper.make_tensor_value_info("images", stored, shape)]
@@ -64,7 +77,7 @@ def expected() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def write_bundle() -> Callable[..., Path]:
-    """`write_bundle(folder, spec, thresholds=..., seed=..., form="onnx")`."""
+    """`write_bundle(folder, spec, thresholds=..., seed=..., form="onnx", at_white=...)`."""
 
     def write(
         folder: Path,
@@ -73,13 +86,16 @@ def write_bundle() -> Callable[..., Path]:
         thresholds: dict[str, Any] | None = None,
         seed: int = 0,
         form: str = "onnx",
+        at_white: float | None = None,
+        space: LabelSpace = SPACE,
+        replace: bool = False,
     ) -> Path:
         facts = {
             "recame": "0.1.0",
             "created": "2026-01-01T00:00:00+00:00",
             "format": form,
             "precision": "fp32",
-            "label_space": SPACE.to_dict(),
+            "label_space": space.to_dict(),
             "preprocess": spec.to_dict(),
             "graph": {
                 "input": "images",
@@ -97,8 +113,8 @@ def write_bundle() -> Callable[..., Path]:
             "parity": {},
             "max_pixels": 1_000_000,
         }
-        with assembling(folder) as inside:
-            graph = linear_graph(spec, seed)
+        with assembling(folder, replace=replace) as inside:
+            graph = linear_graph(spec, seed, at_white)
             if form == "onnx":
                 onnx.save(graph, inside / "model.onnx")
             else:

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recame import folders
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ExportError
 from recame.label_space import LabelSpace
+from recame.runtime import bundle as bundle_module
 from recame.runtime.bundle import (
     BUNDLE_SCHEMA,
     _checksum,
@@ -18,6 +26,28 @@ from recame.runtime.bundle import (
     open_bundle,
     write_document,
 )
+
+#: Replaces a bundle by itself again and again, until it is killed.
+REPLACING = """
+import sys, shutil
+from pathlib import Path
+from recame import folders
+from recame.runtime.bundle import assembling, open_bundle, write_document
+folder = Path(sys.argv[1])
+if sys.argv[2] == "0":
+    folders._exchange = lambda *_: False
+facts = open_bundle(folder).document
+for name in ("schema", "files", "checksum"):
+    del facts[name]
+print("ready", flush=True)
+while True:
+    for precision in ("fp16", "fp32"):
+        facts["precision"] = precision
+        with assembling(folder, replace=True) as partial:
+            for name in ("model.xml", "model.bin"):
+                shutil.copyfile(folder / name, partial / name)
+            write_document(partial, facts)
+"""
 
 FACTS: dict[str, Any] = {
     "recame": "0.1.0",
@@ -78,6 +108,24 @@ def test_opens_what_was_written(folder: Path) -> None:
     assert bundle.document["files"]["model.bin"]["bytes"] == 256
     assert is_bundle(folder)
     assert not is_bundle(folder.parent)
+
+
+def test_it_keeps_the_bytes_that_were_checked(folder: Path) -> None:
+    bundle = open_bundle(folder)
+    shutil.rmtree(folder)
+    assert bundle.files == {"model.xml": b"<net/>" * 50, "model.bin": bytes(range(256))}
+    assert "net" not in repr(bundle)
+
+
+def test_it_states_what_may_escape(tmp_path: Path) -> None:
+    for name, facts, expected in (
+        ("a", {"escape_at_most": 0.25, "asked_max_escape": 0.01}, 0.25),
+        ("before", {"max_escape": 0.01, "escape_upper": 0.5}, 0.5),
+        ("none", {}, None),
+    ):
+        thresholds = {"normal": {"release_above": 0.75, **facts}}
+        bundle = open_bundle(write(tmp_path / name, thresholds=thresholds))
+        assert bundle.escape_at_most == expected
 
 
 def test_without_threshold_nothing_is_released_or_held(tmp_path: Path) -> None:
@@ -199,3 +247,139 @@ def test_never_replaces_anything_else(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is no bundle"), assembling(tmp_path, replace=True):
         pass
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+class TestReplacing:
+    """A bundle is there at every moment, the old one or the new one, also after a kill."""
+
+    @pytest.fixture
+    def two_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A system that cannot exchange two names at once."""
+        monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+
+    def replace(self, folder: Path) -> None:
+        with assembling(folder, replace=True) as partial:
+            shutil.rmtree(partial)
+            write(partial, precision="fp16")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+    def test_two_folders_exchange_their_names(self, folder: Path, tmp_path: Path) -> None:
+        other = write(tmp_path / "other", precision="fp16")
+        if not folders._exchange(other, folder):
+            pytest.skip("this file system cannot")
+        assert open_bundle(folder).precision == "fp16"
+        assert open_bundle(other).precision == "int8"
+
+    @pytest.mark.usefixtures("two_steps")
+    def test_in_two_steps(self, folder: Path) -> None:
+        self.replace(folder)
+        assert open_bundle(folder).precision == "fp16"
+        assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+    @pytest.mark.usefixtures("two_steps")
+    def test_a_second_step_that_fails_gives_the_old_one_back(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = Path.rename
+
+        def refused(path: Path, target: Path) -> Path:
+            if path.name.endswith(".part"):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return plain(path, target)
+
+        monkeypatch.setattr(Path, "rename", refused)
+        with pytest.raises(ExportError, match="Permission denied"):
+            self.replace(folder)
+        assert open_bundle(folder).precision == "int8"
+        assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+    def aside(self, folder: Path) -> Path:
+        """As a kill between the two steps leaves it."""
+        old = folder.with_name(f".bundle.{'ab' * 6}.old")
+        folder.rename(old)
+        write(folder.with_name(f".bundle.{'ab' * 6}.part"), precision="fp16")
+        return old
+
+    def test_a_reader_gives_the_bundle_back(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.aside(folder)
+        monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
+        assert open_bundle(folder).precision == "int8"
+
+    def test_the_next_export_gives_it_back_though_it_fails(self, folder: Path) -> None:
+        self.aside(folder)
+        with (
+            pytest.raises(ExportError, match="the check failed"),
+            assembling(folder, replace=True),
+        ):
+            raise ExportError("the check failed")
+        assert open_bundle(folder).precision == "int8"
+
+    def test_without_force_it_is_not_overwritten(self, folder: Path) -> None:
+        self.aside(folder)
+        with pytest.raises(ExportError, match="already holds a bundle"), assembling(folder):
+            pass
+        assert open_bundle(folder).precision == "int8"
+
+    def test_a_reader_without_rights_names_the_place(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = self.aside(folder)
+
+        def refused(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
+        monkeypatch.setattr(bundle_module, "restore_folder", refused)
+        with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
+            open_bundle(folder)
+
+    def test_what_was_replaced_and_what_is_old_goes(self, folder: Path, tmp_path: Path) -> None:
+        left = [tmp_path / f".bundle.{'cd' * 6}.old", tmp_path / f".bundle.{'cd' * 6}.part"]
+        others = [tmp_path / f".bundle.{'ef' * 6}.part", tmp_path / ".bundle.mine.old"]
+        for path in (*left, *others):
+            path.mkdir()
+        os.utime(left[1], (0, 0))
+        self.replace(folder)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "bundle",
+            *(path.name for path in others),
+        }
+
+    @pytest.mark.usefixtures("two_steps")
+    def test_a_reader_beside_a_writer_always_finds_one(self, folder: Path) -> None:
+        stop, found, wrong = threading.Event(), set(), []
+
+        def read() -> None:
+            while not stop.is_set():
+                try:
+                    found.add(open_bundle(folder).precision)
+                except CheckpointError as error:
+                    wrong.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for _ in range(40):
+            self.replace(folder)
+        stop.set()
+        reader.join()
+        assert wrong == []
+        assert "fp16" in found
+
+    @pytest.mark.parametrize("exchange", [True, False])
+    def test_killed_at_any_moment(self, exchange: bool, folder: Path, tmp_path: Path) -> None:
+        words = [sys.executable, "-c", REPLACING, str(folder), str(int(exchange))]
+        seen = set()
+        for number in range(12):
+            child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.002 * number)
+            child.kill()
+            child.wait()
+            child.stdout.close()
+            seen.add(open_bundle(folder).precision)
+        assert seen <= {"int8", "fp16", "fp32"}
+        self.replace(folder)
+        assert open_bundle(folder).precision == "fp16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import signal
 import sqlite3
@@ -16,17 +17,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import recame
 from recame.contracts import PreprocessSpec
-from recame.errors import ConfigError, DataError, MissingDependencyError
+from recame.errors import ConfigError, DataError, MissingDependencyError, UnreadableError
+from recame.label_space import LabelSpace
 from recame.runs.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY, load_predictions
 from recame.runtime import predict_files
 from recame.runtime.partial_table import PartialTable
 
 Pictures = tuple[Path, np.ndarray]
 
-HEADER = ["image", "prediction", "confidence", "decision", "p_ok", "p_crack", "p_NA"]
+HEADER = ["image", "prediction", "confidence", "decision", "reason", "p_ok", "p_crack", "p_NA"]
 
 #: A slow model that is killed half-way.
 SLOW = """
@@ -88,6 +91,16 @@ def test_table_holds_every_image_once(
     ]
 
 
+def wait_for_rows(folder: Path) -> Path:
+    """Wait until a prediction into `out.csv` has kept some rows."""
+    # What is committed goes to the database's log first.
+    rows = folder / "out.csv.partial" / "rows.sqlite-wal"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not rows.exists() or rows.stat().st_size < 50_000):
+        time.sleep(0.01)
+    return rows
+
+
 def test_killed_and_restarted(bundle: Path, folder: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.csv"
     predict_files(recame.load(bundle, threads=1, batch_size=16), [folder], whole)
@@ -95,11 +108,7 @@ def test_killed_and_restarted(bundle: Path, folder: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.csv"
     words = [sys.executable, "-c", SLOW, str(bundle), str(folder), str(out)]
     child = subprocess.Popen(words)
-    # What is committed goes to the database's log first.
-    rows = tmp_path / "out.csv.partial" / "rows.sqlite-wal"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not rows.exists() or rows.stat().st_size < 50_000):
-        time.sleep(0.01)
+    rows = wait_for_rows(tmp_path)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert not out.exists()
@@ -182,7 +191,27 @@ class TestTakingUp:
         assert summary.counts == again.counts
         one, other = (pd.read_csv(p, keep_default_na=False) for p in (stopped, again.out))
         assert one["image"].tolist() == other["image"].tolist()
-        np.testing.assert_allclose(one[HEADER[4:]], other[HEADER[4:]], atol=1e-6)
+        np.testing.assert_allclose(one[HEADER[5:]], other[HEADER[5:]], atol=1e-6)
+
+    def test_another_lot_under_the_same_names(
+        self, stopped: Path, bundle: Path, folder: Path, pictures: Pictures, tmp_path: Path
+    ) -> None:
+        """The line recycles its names: lot A was stopped half-way, and lot B lies there now."""
+        shuffled = sorted(pictures[0].iterdir())[::-1]
+        for place, path in enumerate(sorted(pictures[0].iterdir())):
+            (folder / path.name).unlink()
+            (folder / path.name).write_bytes(shuffled[place].read_bytes())
+        model = recame.load(bundle, batch_size=16, threads=1)
+        summary = predict_files(model, [folder], stopped)
+        # The empty files alone are what they were.
+        assert summary.num_resumed == 3
+        predict_files(model, [folder], tmp_path / "lot_b.csv")
+        one, other = (
+            pd.read_csv(p, keep_default_na=False) for p in (stopped, tmp_path / "lot_b.csv")
+        )
+        assert one["prediction"].tolist() == other["prediction"].tolist()
+        lot_a = pd.read_csv(tmp_path / "whole.csv", keep_default_na=False)
+        assert one["prediction"].tolist() == lot_a["prediction"].tolist()[::-1]
 
     @pytest.mark.parametrize("left", ["a newer version", "the version before"])
     def test_rows_of_another_version_are_refused(
@@ -191,7 +220,7 @@ class TestTakingUp:
         inside = stopped.with_name("out.csv.partial")
         if left == "a newer version":
             with sqlite3.connect(inside / "rows.sqlite") as db:
-                db.execute("UPDATE start SET schema = 3")
+                db.execute("UPDATE start SET schema = 4")
             db.close()
         else:
             (inside / "rows.sqlite").rename(inside / "rows.csv")
@@ -240,13 +269,52 @@ def test_names_with_commas_quotes_and_line_ends(
 ) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
-    names = sorted(['a,"b".png', "line\nend.png", "ä ö.png", os.fsdecode(b"\xff.png")])
+    odd = ['a,"b".png', "line\nend.png", "car\rriage.png", "ä ö.png", os.fsdecode(b"\xff.png")]
+    names = sorted(odd)
     for name in names:
         (folder / name).write_bytes((pictures[0] / "000.png").read_bytes())
-    recame.predict(bundle, folder, out=tmp_path / "odd.csv")
-    text = (tmp_path / "odd.csv").read_bytes().decode("utf-8", "surrogateescape")
-    rows = list(csv.reader(text.splitlines(keepends=True)))
-    assert [Path(row[0]).name for row in rows[1:]] == names
+    (folder / "0\r.png").write_bytes(b"")
+    summary = recame.predict(bundle, folder, out=tmp_path / "odd.csv")
+    for path, expected in ((summary.out, names), (summary.unreadable_path, ["0\r.png"])):
+        assert path is not None
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+        assert [Path(row[0]).name for row in rows[1:]] == expected
+    assert [Path(name).name for name, _ in summary.unreadable] == ["0\r.png"]
+
+
+def test_no_cell_is_a_formula(
+    write_bundle: Callable[..., Path],
+    grey: PreprocessSpec,
+    pictures: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("=cmd()", "+1", "@x")
+    space = LabelSpace(names, (90, 9, 3))
+    model = recame.load(write_bundle(tmp_path / "formulas", grey, space=space))
+    monkeypatch.chdir(tmp_path)
+    images = ["-1.png", "=A1.png", "@b.png", "+c.png", "'=d.png", "plain.png"]
+    for place, name in enumerate(images):
+        Path(name).write_bytes((pictures[0] / f"{place:03d}.png").read_bytes())
+    Path("=bad.png").write_bytes(b"")
+    tables = {}
+    for ending in ("csv", "parquet"):
+        summary = predict_files(model, [*images, "=bad.png"], f"out.{ending}")
+        tables[ending] = load_predictions(Path(f"out.{ending}"), model.label_space)
+        assert summary.unreadable == (("=bad.png", "empty file (0 bytes)"),)
+        assert set(summary.counts) <= set(names)
+    with Path("out.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))[1:]
+    assert all(cell[:1] not in set("=+-@") for row in rows for cell in row)
+    assert sorted(row[0] for row in rows) == sorted(
+        name if name == "plain.png" else f"'{name}" for name in images
+    )
+    one, other = tables["csv"].table, tables["parquet"].table
+    assert one["image"].tolist() == other["image"].tolist()
+    assert sorted(one["image"]) == sorted(images)
+    assert one["decision"].tolist() == other["decision"].tolist()
+    assert set(one["decision"]) <= set(names)
 
 
 def test_what_cannot_be_written_is_told_first(
@@ -264,7 +332,7 @@ def test_what_cannot_be_written_is_told_first(
 
 def test_nothing_readable_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
-    with pytest.raises(DataError, match=r"None of 1 images can be read \(.*not an image"):
+    with pytest.raises(UnreadableError, match=r"None of 1 images can be read \(.*not an image"):
         recame.predict(bundle, tmp_path, out=tmp_path / "out.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
@@ -286,3 +354,153 @@ def test_parquet_refuses_names_that_are_no_text(bundle: Path, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"d\\udce9f\.png is no UTF-8"):
         PartialTable(tmp_path / "out.parquet", model, ["d\udce9f.png"], resume=True)
     assert not list(tmp_path.iterdir())
+
+
+class TestOutage:
+    """A place that goes away is no finished lot."""
+
+    def test_the_share_goes_and_comes_back(
+        self, bundle: Path, folder: Path, pictures: Pictures, tmp_path: Path
+    ) -> None:
+        for path in pictures[0].iterdir():
+            for number in (1, 2):
+                (folder / f"{number}-{path.name}").symlink_to(path)
+        model, away = recame.load(bundle, batch_size=16, threads=1), tmp_path / "away"
+        predict_files(model, [folder], tmp_path / "whole.csv")
+        out = tmp_path / "out.csv"
+
+        def unmount(done: int, _total: int) -> None:
+            if done == 256:
+                folder.rename(away)
+
+        with pytest.raises(UnreadableError, match=r"of 905 files cannot be opened.*same command"):
+            predict_files(model, [folder], out, on_progress=unmount)
+        assert not out.exists()
+        assert not (tmp_path / "out_unreadable.csv").exists()
+        away.rename(folder)
+        summary = predict_files(model, [folder], out)
+        # The stream reads a few batches ahead, which were still there.
+        assert 256 <= summary.num_resumed < 256 + 5 * 16
+        assert (summary.num_images, summary.num_unreadable) == (900, 5)
+        for name in ("{}.csv", "{}_unreadable.csv"):
+            whole = tmp_path / name.format("whole")
+            assert (tmp_path / name.format("out")).read_bytes() == whole.read_bytes()
+
+    def test_more_broken_files_than_any_lot_has(
+        self, bundle: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        for number in range(40):
+            (folder / f"{number:03d}-torn.png").write_bytes(b"")
+        model, out = recame.load(bundle, batch_size=16, threads=1), tmp_path / "out.csv"
+        with pytest.raises(UnreadableError, match=r"45 of 345 files cannot be read.*empty file"):
+            predict_files(model, [folder], out)
+        assert not out.exists()
+        summary = predict_files(model, [folder], out, max_unreadable=1)
+        assert (summary.num_resumed, summary.num_images, summary.num_unreadable) == (345, 300, 45)
+        predict_files(model, [folder], tmp_path / "at_once.csv", max_unreadable=0.2)
+        assert out.read_bytes() == (tmp_path / "at_once.csv").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("files", "broken", "share", "finished"),
+        [(4, 1, 0.1, True), (4, 1, 0.0, False), (19, 2, 0.1, True), (18, 3, 0.1, False)],
+    )
+    def test_the_share_is_rounded_up_to_whole_files(
+        self,
+        files: int,
+        broken: int,
+        share: float,
+        finished: bool,
+        bundle: Path,
+        pictures: Pictures,
+        tmp_path: Path,
+    ) -> None:
+        lot = tmp_path / "lot"
+        lot.mkdir()
+        for number in range(files):
+            content = b"" if number < broken else (pictures[0] / "000.png").read_bytes()
+            (lot / f"{number}.png").write_bytes(content)
+        model, out = recame.load(bundle), tmp_path / "out.csv"
+        if not finished:
+            with pytest.raises(UnreadableError, match=f"{broken} of {files} files"):
+                predict_files(model, [lot], out, max_unreadable=share)
+        else:
+            assert predict_files(model, [lot], out, max_unreadable=share).num_unreadable == broken
+        assert out.exists() == finished
+
+    def test_a_share_is_a_share(self, bundle: Path, folder: Path, tmp_path: Path) -> None:
+        for share in (-0.1, 5, float("nan")):
+            with pytest.raises(ConfigError, match=r"--max-unreadable .* lies in \[0, 1\]"):
+                recame.predict(bundle, folder, out=tmp_path / "o.csv", max_unreadable=share)
+
+
+def test_an_answer_without_numbers_is_a_row_for_review(
+    write_bundle: Callable[..., Path], grey: PreprocessSpec, pictures: Pictures, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path, pixels in zip(sorted(pictures[0].iterdir()), pictures[1], strict=True):
+        image = pixels[..., 0].copy()
+        image[0, 0] = 255 if path.stem in ("000", "123") else 0
+        Image.fromarray(image).save(folder / path.name)
+    model = recame.load(write_bundle(tmp_path / "b", grey, at_white=float("nan")))
+    for ending in ("csv", "parquet"):
+        summary = predict_files(model, [folder], tmp_path / f"out.{ending}")
+        assert (summary.num_images, summary.num_unreadable) == (300, 0)
+        assert (summary.num_unanswered, summary.num_review) == (2, 2)
+        assert sum(summary.counts.values()) == 298
+        read = load_predictions(tmp_path / f"out.{ending}", model.label_space)
+        held = (read.table["decision"] == "review").to_numpy()
+        assert np.flatnonzero(held).tolist() == [0, 123]
+        assert np.isnan(read.probabilities[held]).all()
+        assert np.isfinite(read.probabilities[~held]).all()
+        assert read.table["reason"][held].str.contains("no number").all()
+    rows = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert rows["prediction"][held].tolist() == ["", ""]
+
+
+class TestListOfUnreadableFiles:
+    def test_never_overwrites_another_table(
+        self, bundle: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        model = recame.load(bundle)
+        with pytest.raises(ConfigError, match=r"names that end in _unreadable\.csv"):
+            predict_files(model, [folder], tmp_path / "lot_unreadable.csv")
+        mine = tmp_path / "lot_unreadable.csv"
+        mine.write_text("image,label\n")
+        with pytest.raises(DataError, match=r"lot_unreadable\.csv is where .* something else"):
+            predict_files(model, [folder], tmp_path / "lot.csv")
+        assert mine.read_text() == "image,label\n"
+        assert not (tmp_path / "lot.csv").exists()
+
+    def test_tables_of_one_stem_have_lists_of_their_own(
+        self, bundle: Path, folder: Path, pictures: Pictures, tmp_path: Path
+    ) -> None:
+        model = recame.load(bundle)
+        first = predict_files(model, [folder], tmp_path / "lot.csv")
+        before = (tmp_path / "lot_unreadable.csv").read_bytes()
+        # All of the other lot can be read: its list is none, and the first lot's stays.
+        second = predict_files(model, [pictures[0]], tmp_path / "lot.parquet")
+        assert first.unreadable_path == tmp_path / "lot_unreadable.csv"
+        assert second.unreadable_path is None
+        assert (tmp_path / "lot_unreadable.csv").read_bytes() == before
+        third = predict_files(model, [folder], tmp_path / "lot.parquet")
+        assert third.unreadable_path == tmp_path / "lot.parquet_unreadable.csv"
+        # A list of its own is renewed.
+        predict_files(model, [pictures[0]], tmp_path / "lot.csv")
+        assert not (tmp_path / "lot_unreadable.csv").exists()
+
+
+def test_ctrl_c_keeps_what_is_done(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    predict_files(recame.load(bundle, threads=1, batch_size=16), [folder], whole)
+    words = [sys.executable, "-c", SLOW, str(bundle), str(folder), str(out)]
+    child = subprocess.Popen(words, stderr=subprocess.PIPE)
+    wait_for_rows(tmp_path)
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert told.strip().endswith(b"KeyboardInterrupt")
+    assert child.returncode in (1, 130, -signal.SIGINT)
+    assert not out.exists()
+    summary = predict_files(recame.load(bundle, threads=1), [folder], out)
+    assert 0 < summary.num_resumed < 305
+    assert out.read_bytes() == whole.read_bytes()

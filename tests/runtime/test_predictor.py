@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import recame
 from recame.contracts import PreprocessSpec
 from recame.data.decode import decode_image
 from recame.errors import CheckpointError, ConfigError, DataError
+from recame.models import load_checkpoint, save_checkpoint
 from recame.runtime import predictor as runtime
+from recame.runtime import reading, sessions
 
 Pictures = tuple[Path, np.ndarray]
 Expected = Callable[..., np.ndarray]
@@ -133,6 +139,79 @@ def test_normal_below_the_threshold_goes_to_review(
     assert all(item.decision == item.label for item in found if item.label != "ok")
 
 
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_a_bundle_that_is_replaced_while_it_is_loaded(
+    form: str,
+    write_bundle: Callable[..., Path],
+    expected: Expected,
+    grey: PreprocessSpec,
+    pictures: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino")
+        # So that the graph is compiled again for large batches.
+        monkeypatch.setitem(sessions._PIXELS_AT_ONCE, "fp32", 2 * 6 * 5)
+    path = write_bundle(tmp_path / "b", grey, form=form)
+    model = recame.load(path, threads=2)
+    write_bundle(path, grey, form=form, seed=1, replace=True)
+    assert recame.load(path).fingerprint != model.fingerprint
+    found = list(model.stream(pictures[1]))  # measured now, in sessions of its own
+    np.testing.assert_allclose(
+        np.stack([item.probabilities for item in found]), expected(pictures[1], grey), atol=1e-5
+    )
+
+
+class TestWithoutAnAnswer:
+    """A graph that loses its numbers on white images: none of them may pass as the normal class."""
+
+    @pytest.fixture(params=[(math.nan, "no number"), (0.0, "every class for equally probable")])
+    def model(
+        self,
+        request: pytest.FixtureRequest,
+        write_bundle: Callable[..., Path],
+        grey: PreprocessSpec,
+        tmp_path: Path,
+    ) -> tuple[recame.runtime.Predictor, str]:
+        at_white, told = request.param
+        thresholds = {"normal": {"release_above": 0.0}}
+        path = write_bundle(tmp_path / "b", grey, thresholds=thresholds, at_white=at_white)
+        return recame.load(path), told
+
+    @pytest.mark.parametrize("number", [3, 200])  # one by one, and as a stream
+    def test_goes_to_review(
+        self, number: int, model: tuple[recame.runtime.Predictor, str], pictures: Pictures
+    ) -> None:
+        predictor, told = model
+        images = [image.copy() for image in pictures[1][:number]]
+        for place in (0, number // 2):
+            images[place][0, 0] = 255
+        found = predictor.predict(images)
+        assert len(found) == number
+        for place, item in enumerate(found):
+            if place in (0, number // 2):
+                assert (item.label, item.decision, item.unreadable) == (None, "review", False)
+                assert math.isnan(item.confidence)
+                assert told in str(item.error)
+            else:
+                assert item.label == item.decision
+                assert item.error is None
+
+
+def test_a_run_whose_network_gives_no_numbers(
+    finished: Path, defects: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    loaded = load_checkpoint(run)
+    with torch.no_grad():
+        for parameter in loaded.model.head.parameters():
+            parameter.fill_(math.nan)
+    save_checkpoint(run, loaded.model, loaded.label_space)
+    found = recame.load(run, device="cpu").predict(defects / "hole")
+    assert {(item.label, item.decision) for item in found} == {(None, "review")}
+
+
 class TestStream:
     @pytest.mark.parametrize("options", [{}, {"threads": 2, "batch_size": 7}, {"threads": 1}])
     def test_equals_predict_one_by_one(
@@ -176,6 +255,38 @@ class TestStream:
         stream.close()  # type: ignore[attr-defined]
         assert threading.active_count() < threads
 
+    def test_ctrl_c_inside_leaves_nothing_running(self, bundle: Path, pictures: Pictures) -> None:
+        model = recame.load(bundle, threads=2, batch_size=4)
+        before = threading.active_count()
+
+        def interrupted() -> Iterator[np.ndarray]:
+            yield from pictures[1][:150]
+            raise KeyboardInterrupt
+
+        found: list[recame.runtime.Prediction] = []
+        with pytest.raises(KeyboardInterrupt):
+            found.extend(model.stream(interrupted()))
+        assert threading.active_count() == before
+        # The model is as good as new.
+        assert len(list(model.stream(pictures[1]))) == 300
+
+    def test_memory_does_not_grow(self, bundle: Path, pictures: Pictures) -> None:
+        model = recame.load(bundle, threads=2, batch_size=16)
+        list(model.stream(pictures[1]))  # measured
+
+        def held_after(images: int) -> int:
+            tracemalloc.start()
+            endless = itertools.cycle(pictures[1])
+            for _ in model.stream(itertools.islice(endless, images)):
+                pass
+            size = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return size
+
+        held_after(300)
+        short, long = held_after(1000), held_after(4000)
+        assert (long - short) / 3000 < 10  # bytes an image; one picture has 30, its answer more
+
     def test_a_short_stream_measures_nothing(self, bundle: Path, pictures: Pictures) -> None:
         model = recame.load(bundle)
         assert len(list(model.stream(pictures[1][:20]))) == 20
@@ -186,7 +297,7 @@ class TestStream:
     ) -> None:
         model = recame.load(bundle, threads=1, batch_size=10)
         list(model.stream(pictures[1]))  # measured
-        plain, run = runtime.match_pixels, model._session.run
+        plain, run = reading.match_pixels, model._session.run
         running, decoded_meanwhile = threading.Event(), threading.Event()
         first: list[int] = []
 
@@ -202,7 +313,7 @@ class TestStream:
             assert decoded_meanwhile.wait(20)
             return run(images)
 
-        monkeypatch.setattr(runtime, "match_pixels", decode)
+        monkeypatch.setattr(reading, "match_pixels", decode)
         monkeypatch.setattr(model._session, "run", wait_for_decoder)
         assert len(list(model.stream(pictures[1]))) == 300
 

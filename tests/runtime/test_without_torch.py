@@ -79,6 +79,34 @@ def test_the_command_line_predicts(exported: Path, defects: Path, tmp_path: Path
     assert run_without(blocked, code, "--help").returncode == 0
 
 
+def test_nothing_that_posix_alone_has(exported: Path, defects: Path, tmp_path: Path) -> None:
+    """Loading, predicting into a table and being replaced, where POSIX's own is denied."""
+    code = """
+import os, warnings
+import cv2, numpy, onnxruntime, PIL.Image
+warnings.filterwarnings("ignore", message="only soft file lock")  # beside the other locks
+for name in ("fork", "getuid", "geteuid", "getpgid", "setsid", "sched_getaffinity", "getloadavg",
+             "sysconf", "posix_fallocate", "mkfifo", "chown", "fchmod", "nice", "statvfs"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules.pop(name, None)
+import recame
+from recame import folders
+from recame.machine import describe_machine, peak_memory_mib
+from recame.runtime.bundle import assembling
+folders._exchange = lambda *_: False
+model = recame.load(sys.argv[1])
+summary = recame.predict(sys.argv[1], sys.argv[2], out=sys.argv[3] + "/out.csv")
+describe_machine(), peak_memory_mib()
+print(summary.num_images, model.predict(sys.argv[2])[0].label is not None)
+"""
+    denied = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "syslog"}
+    done = run_without(denied, code, exported, defects / "hole", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["6", "True"]
+
+
 @pytest.mark.parametrize("words", [["train", "{data}"], ["evaluate", "{run}"], ["export", "{run}"]])
 def test_other_verbs_name_the_extra(words: list[str], finished: Path, defects: Path) -> None:
     code = "from recame.cli import main\nsys.argv[0] = 'recame'\nmain()"

@@ -18,7 +18,7 @@ _SPINS = 5000
 
 
 def main() -> None:
-    """Entry point of `recame`: user errors on one line and exit code 2, no traceback."""
+    """Entry point of `recame`: user errors on one line and their exit code, no traceback."""
     share_the_cores()
     from recame.cli.app import app
 
@@ -60,4 +60,4 @@ def _refuse(error: BaseException | str) -> NoReturn:
     # What a library says in several lines, as of bad YAML, becomes one.
     line = " ".join(part.strip() for part in str(error).splitlines())
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
-    sys.exit(2)
+    sys.exit(error.exit_code if isinstance(error, RecameError) else 2)

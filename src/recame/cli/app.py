@@ -10,6 +10,7 @@ from rich.console import Console
 
 from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget
 from recame.cli.research import bench, synth
+from recame.progress import say
 
 app = typer.Typer(
     name="recame",
@@ -65,8 +66,8 @@ def train(
 
     console = Console()
     run = train_run(source, settings, out=out, resume=resume, console=console)
-    console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
-    console.print(f"Next: recame evaluate {run.path}", highlight=False, soft_wrap=True)
+    say(console, f"Run: {run.path}")
+    say(console, f"Next: recame evaluate {run.path}")
 
 
 @app.command()
@@ -108,8 +109,8 @@ def distill(
         resume=resume,
         console=console,
     )
-    console.print(f"Run: {student.path}", highlight=False, soft_wrap=True)
-    console.print(f"Next: recame evaluate {student.path}", highlight=False, soft_wrap=True)
+    say(console, f"Run: {student.path}")
+    say(console, f"Next: recame evaluate {student.path}")
 
 
 @app.command()
@@ -128,7 +129,7 @@ def evaluate(
 
     console = Console()
     result = evaluate_run(run, data, split=split, report=report, console=console)
-    console.print(f"Written: {result.folder}", highlight=False, soft_wrap=True)
+    say(console, f"Written: {result.folder}")
     if result.report_error is not None:
         raise typer.Exit(1)
 
@@ -146,7 +147,7 @@ def report(
 
     console = Console()
     files = write_report(run, split=split, against=against, console=console)
-    console.print(f"Report: {files.html}", highlight=False, soft_wrap=True)
+    say(console, f"Report: {files.html}")
 
 
 @app.command()
@@ -188,7 +189,7 @@ def inspect(
         out=out,
         console=console,
     )
-    console.print(f"Page: {out / 'inspection.html'}", highlight=False, soft_wrap=True)
+    say(console, f"Page: {out / 'inspection.html'}")
 
 
 @app.command()
@@ -204,6 +205,9 @@ def predict(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an interrupted prediction has done.")
     ] = False,
+    max_unreadable: Annotated[
+        float, typer.Option(help="Share of unreadable files; exit code 3 if there are more.")
+    ] = 0.1,
 ) -> None:
     """Predict IMAGES with MODEL; killed and called again, it goes on where it stopped."""
     from recame.cli.predicting import print_summary, progress_bar
@@ -216,6 +220,7 @@ def predict(
             images,
             out=out,
             resume=not fresh,
+            max_unreadable=max_unreadable,
             threads=threads or "auto",
             batch_size=batch_size or "auto",
             device=device,
@@ -243,7 +248,7 @@ def export(
         str, typer.Option("--with", help="Further outputs: experts,features,attribution.")
     ] = "",
     max_escape: Annotated[
-        float, typer.Option(help="Share of defects that may pass as normal.")
+        float, typer.Option(help="Share of defects that shall pass as normal at most.")
     ] = 0.01,
     normal: Annotated[
         str | None, typer.Option(help="The normal class, if the run does not name it.")
@@ -273,9 +278,9 @@ def export(
         replace_bundle=force,
         console=console,
     )
-    console.print(f"Bundle: {bundle.path}", highlight=False, soft_wrap=True)
+    say(console, f"Bundle: {bundle.path}")
     for step in (f"latency {bundle.path}", f"predict {bundle.path} FOLDER"):
-        console.print(f"Next: recame {step}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"Next: recame {step}")
 
 
 @app.command()
@@ -315,9 +320,9 @@ def latency(
     print_latency(found, console)
     if json_ is not None:
         save_latency(found, json_, takt_s)
-        console.print(f"Written: {json_}", highlight=False, soft_wrap=True)
+        say(console, f"Written: {json_}")
     if takt_s is not None:
-        console.print(f"Takt {takt}: {found.answer(takt_s)}", highlight=False, soft_wrap=True)
+        say(console, f"Takt {takt}: {found.answer(takt_s)}")
         raise typer.Exit(0 if found.fits(takt_s) else 1)
 
 

@@ -13,6 +13,9 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
 )
 
+#: Folders at the top of a drive that belong to the system, which lets nobody in.
+_OF_THE_SYSTEM = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN"})
+
 
 def list_images(sources: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders (with all below them) and glob patterns to image files.
@@ -68,9 +71,13 @@ def is_image_name(name: str) -> bool:
 
 
 def walk_images(folder: Path) -> Iterator[str]:
-    """Image files below a folder, relative, with forward slashes; links are followed once."""
+    """Image files below a folder, relative, with forward slashes; links are followed once.
+
+    Raises:
+        DataError: a folder below cannot be listed.
+    """
     seen: set[str] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, onerror=_not_listed, followlinks=True):
         if (real := os.path.realpath(where)) in seen:
             folders.clear()
             continue
@@ -79,6 +86,16 @@ def walk_images(folder: Path) -> Iterator[str]:
         inside = Path(where).relative_to(folder).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
         yield from (f"{prefix}{name}" for name in files if is_image_name(name))
+
+
+def _not_listed(error: OSError) -> None:
+    """What `os.walk` would leave out without a word."""
+    if os.path.basename(str(error.filename)) not in _OF_THE_SYSTEM:  # noqa: PTH119 - text
+        raise DataError(
+            f"{error.filename} cannot be listed ({error.strerror}), so the images in it would be "
+            "left out without a word. Check its rights and whether its drive is there, or name the "
+            "other folders one by one."
+        ) from error
 
 
 def _below(folder: Path) -> Iterator[str]:

@@ -136,13 +136,14 @@ def fit_temperature(logits: FloatArray, target: IntArray) -> float:
     image is called right (or wrong), the answer lies on the edge of `TEMPERATURE_RANGE`.
 
     Args:
-        logits: (N, C) logits or log-probabilities; which of the two makes no difference.
+        logits: (N, C) logits or log-probabilities; which of the two makes no difference. Rows that
+            are no numbers are left out.
         target: (N,) class indices; rows with -1 are left out.
 
     Returns:
         T > 0; above 1 the model was too sure. 1.0 when no row has a label.
     """
-    known = target >= 0
+    known = (target >= 0) & np.isfinite(logits).all(1)
     if not known.any():
         return 1.0
     scores = logits[known].astype(np.float64)

@@ -41,7 +41,7 @@ from recame.label_space import LabelSpace
 from recame.machine import package_versions
 from recame.models import LoadedModel
 from recame.models.frozen_forward import export_onnx
-from recame.progress import Progress, progress_bars, relabelled
+from recame.progress import Progress, progress_bars, relabelled, say
 from recame.runs.folder import RunFolder, check_weighting
 from recame.runtime.bundle import (
     MODEL_FILES,
@@ -194,7 +194,7 @@ def _temperature(source: _Source, progress: Progress, console: Console) -> float
     if source.views == own:
         calibration = load_calibration(folder.decisions_path, answers)
     if calibration is not None:
-        console.print(calibration.sentence(), highlight=False, soft_wrap=True)
+        say(console, calibration.sentence())
         return calibration.temperature
     val = None
     if "val" in source.data.splits:
@@ -215,7 +215,7 @@ def _temperature(source: _Source, progress: Progress, console: Console) -> float
             text += " It is kept with the run, which answers by it from now on."
         except RecameError as error:
             text += f" The bundle alone has it, the run answers without: {error}"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(console, text)
     return calibration.temperature
 
 
@@ -225,6 +225,11 @@ def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
     example = torch.from_numpy(np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype))
     try:
         export_onnx(graph, example, path, output_names=["probabilities", *graph.outputs])
+    except OSError as error:
+        raise ExportError(
+            f"The temporary folder {path.parent} cannot be written ({error.strerror or error}), "
+            "and the graph passes through it: free space there, or set TMPDIR to another place."
+        ) from error
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
@@ -308,12 +313,18 @@ def _thresholds(
         progress("choosing the threshold", 0, len(view))
         probabilities = in_batches(forward, source.data.cache.images, view.rows)
         progress("choosing the threshold", len(view), len(view))
-        found = fit_normal_threshold(probabilities, view.targets, index, max_escape=max_escape)
+        found = fit_normal_threshold(
+            probabilities,
+            view.targets,
+            index,
+            max_escape=max_escape,
+            names=source.label_space.names,
+        )
         if found is not None:
-            console.print(found.sentence(name), highlight=False, soft_wrap=True)
+            say(console, found.sentence(name))
             return {"normal": found.to_dict()}
         reason = "val holds no defect"
-    console.print(f"No threshold for {name}: {reason} to choose it by.", highlight=False)
+    say(console, f"No threshold for {name}: {reason} to choose it by.")
     return {}
 
 
@@ -377,4 +388,4 @@ def _tell(bundle: Bundle, parity: Parity, console: Console) -> None:
     if bundle.precision == "fp16" and bundle.format == "onnx":
         lines.append("FP16 in ONNX is for GPUs: most CPUs run it slower than fp32.")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)

@@ -148,8 +148,9 @@ class DeploymentGraph(nn.Module):
             mean = self._by_view(scores.softmax(-1)).mean(0)
             if self.temperature == 1:
                 return mean
-            # The logarithm of a probability that has underflown would be infinite.
-            scores = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+            # The logarithm of a probability that has underflown would be infinite. A sum, since
+            # runtimes may make a number of what is none where they clamp.
+            scores = (mean + torch.finfo(torch.float32).tiny).log()
         return (scores / self.temperature).softmax(-1)
 
     def _attribution(self, maps: list[list[Tensor]], features: Tensor, called: Tensor) -> Tensor:

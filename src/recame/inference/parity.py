@@ -164,7 +164,7 @@ def check_parity(
         batch_difference=_batch_difference(forward, np.concatenate([images[rows[:12]], made])),
     )
     wrong = _failures(parity, limit)
-    if not (np.isfinite(synthetic).all() and np.isfinite(found).all()):
+    if not all(np.isfinite(answers).all() for answers in (synthetic, found, expected)):
         wrong = ("some probabilities are not finite", *wrong)
     return replace(parity, failures=wrong)
 
@@ -211,4 +211,4 @@ def _synthetic(spec: PreprocessSpec, seed: int) -> Array:
 
 def _batch_difference(forward: Forward, images: Array) -> float:
     answers = [in_batches(forward, images, size=size) for size in _BATCHES]
-    return float(max(np.abs(other - answers[0]).max() for other in answers[1:]))
+    return float(np.max([np.abs(other - answers[0]).max() for other in answers[1:]]))

@@ -118,9 +118,11 @@ def _called(predictions: Predictions, space: LabelSpace, into: LabelSpace) -> pd
     unknown = into.num_classes
     code = np.array([into.index(n) if n in into else unknown for n in space.names], np.int64)
     known = predictions.target >= 0
-    called = predictions.probabilities[known].argmax(1)
+    called = code[predictions.probabilities[known].argmax(1)]
+    # The largest of no numbers is the first class, which nobody has called.
+    called[~np.isfinite(predictions.probabilities[known]).all(1)] = unknown
     table = pd.DataFrame(
-        {"target": code[predictions.target[known]], "called": code[called]},
+        {"target": code[predictions.target[known]], "called": called},
         index=pd.Index(predictions.table["image"].astype(str)[known]),
     )
     return table[~table.index.duplicated(keep=False) & (table["target"] < unknown).to_numpy()]

@@ -111,6 +111,35 @@ def wilson_interval(
     return low[()], high[()]
 
 
+def rate_at_most(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """The largest rate under which so few successes are not too unlikely, one-sided and exact.
+
+    Clopper and Pearson, Biometrika 1934. It also bounds the rate beyond a threshold that was laid
+    above all but so many of these trials' values, since it is the same beta quantile as of a
+    tolerance limit (Wilks, Annals of Mathematical Statistics 1941).
+
+    Args:
+        successes: at most `trials`.
+        trials: at least 1.
+        confidence: in (0, 1).
+
+    Examples:
+        >>> round(rate_at_most(0, 299), 4), round(rate_at_most(1, 10), 3), rate_at_most(3, 3)
+        (0.01, 0.394, 1.0)
+    """
+    if successes >= trials:
+        return 1.0
+    count = np.arange(1, successes + 1)
+    ways = np.concatenate([[0.0], np.cumsum(np.log((trials - count + 1) / count))])
+    hits = np.arange(successes + 1)
+    low, high = successes / trials, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2
+        logs = ways + hits * np.log(rate) + (trials - hits) * np.log1p(-rate)
+        low, high = (rate, high) if np.exp(logs).sum() > 1 - confidence else (low, rate)
+    return float(high)
+
+
 def confusion_matrix(target: IntArray, prediction: IntArray, num_classes: int) -> IntArray:
     """Count the images of each class (rows) by the class they were called (columns).
 

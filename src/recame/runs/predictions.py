@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from recame.contracts import Predictions
 from recame.errors import ConfigError, DataError
-from recame.files import write_whole
+from recame.files import cell_of, text_of, write_whole
 from recame.label_space import LabelSpace
 
 PREDICTIONS_SCHEMA = 1
@@ -41,8 +43,11 @@ def predictions_table(predictions: Predictions, label_space: LabelSpace) -> pd.D
     """
     names = label_space.names
     chosen = predictions.probabilities.argmax(1)
+    called = np.array(names, dtype=object)[chosen]
+    # The largest of no numbers is the first class, which nobody has called.
+    called[~np.isfinite(predictions.probabilities).all(1)] = None
     own = {
-        "prediction": np.array(names, dtype=object)[chosen],
+        "prediction": called,
         "confidence": np.take_along_axis(predictions.probabilities, chosen[:, None], 1)[:, 0],
     }
     ensemble = pd.DataFrame(predictions.probabilities, columns=[f"p_{name}" for name in names])
@@ -89,9 +94,20 @@ def save_predictions(table: pd.DataFrame, path: Path) -> None:
     check_suffix(path)
     with write_whole(path, advice="Free space, or choose another place.") as partial:
         if path.suffix.lower() == ".csv":
-            table.to_csv(partial, index=False)
+            _write_csv(table, partial)
         else:
             _write_parquet(table, partial)
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    cells = table.copy(deep=False)
+    quoting: Literal[0, 2] = csv.QUOTE_MINIMAL
+    for name in cells.select_dtypes(exclude="number"):
+        cells[name] = cells[name].map(lambda v: cell_of(v) if isinstance(v, str) else v)
+        if cells[name].astype(str).str.contains("\r", regex=False).any():
+            # It splits rows, and a CSV writer quotes only what ends its own lines.
+            quoting = csv.QUOTE_NONNUMERIC
+    cells.to_csv(path, index=False, quoting=quoting)
 
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:
@@ -161,7 +177,12 @@ def _read_csv(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     numbers = {n: np.float32 for n in header if re.sub(r"^expert\d+_", "", n) in ours}
     # Class "NA" and lot "007" are names: only an empty cell means "none".
     text = {name: str for name in header if name not in numbers}
-    return pd.read_csv(path, dtype={**numbers, **text}, keep_default_na=False, na_values=[""])
+    # An answer without numbers has "nan" for them.
+    empty = {name: ["", "nan"] if name in numbers else [""] for name in header}
+    table = pd.read_csv(path, dtype={**numbers, **text}, keep_default_na=False, na_values=empty)
+    for name in text:
+        table[name] = table[name].map(text_of, na_action="ignore")
+    return table
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, DataError, ExportError
-from recame.files import is_taken, new_folder, read_json, sha256, write_json
+from recame.files import read_json, sha256, write_json
+from recame.folders import is_taken, moved_aside, new_folder, restore_folder
 from recame.label_space import LabelSpace
 
 BUNDLE_SCHEMA = 1
@@ -25,10 +27,13 @@ MODEL_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
+#: How often and how far apart a bundle is looked for again that is being replaced at this moment.
+_TRIES, _APART_S = 20, 0.05
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """An exported model whose files were found whole.
+    """An exported model whose files were found whole, and which holds them as they were found.
 
     Attributes:
         path: the folder.
@@ -43,6 +48,8 @@ class Bundle:
         thresholds: decision thresholds with what they were chosen by; may be empty.
         max_pixels: an image file with more is refused.
         document: all of `bundle.json`.
+        files: each file of `MODEL_FILES`, its bytes: what was checked is what is run, also where
+            another bundle has taken the folder since.
     """
 
     path: Path
@@ -57,10 +64,11 @@ class Bundle:
     thresholds: dict[str, Any]
     max_pixels: int
     document: dict[str, Any]
+    files: dict[str, bytes] = field(repr=False, compare=False, default_factory=dict)
 
     @property
     def model_path(self) -> Path:
-        """The file that a runtime opens."""
+        """The file that holds the graph."""
         return self.path / MODEL_FILES[self.format][0]
 
     @property
@@ -72,14 +80,38 @@ class Bundle:
         value = self.thresholds.get("normal", {}).get("release_above")
         return None if value is None else float(value)
 
+    @property
+    def escape_at_most(self) -> float | None:
+        """Share of the defects that may pass as normal, with 95 % confidence; None: not known."""
+        normal = self.thresholds.get("normal", {})
+        # The versions before called it so.
+        value = normal.get("escape_at_most", normal.get("escape_upper"))
+        return None if value is None else float(value)
+
 
 def is_bundle(path: Path) -> bool:
     """Whether the folder holds a bundle's document."""
     return (path / DOCUMENT_FILE).is_file()
 
 
+def find_bundle(path: Path) -> bool:
+    """`is_bundle`, also at the moment at which another bundle takes the folder.
+
+    A bundle that was being replaced when the machine stopped is given back.
+    """
+    for _ in range(_TRIES):
+        if is_bundle(path) or moved_aside(path) is None:
+            return is_bundle(path)
+        time.sleep(_APART_S)
+    with suppress(OSError):  # whoever was replacing it has died
+        restore_folder(path)
+    return is_bundle(path)
+
+
 def open_bundle(path: Path | str) -> Bundle:
     """Read a bundle and check that every file is what the export wrote.
+
+    Where another bundle takes the folder meanwhile, it is read again from the start.
 
     Args:
         path: the folder.
@@ -89,16 +121,39 @@ def open_bundle(path: Path | str) -> Bundle:
             or edited.
     """
     folder = Path(path)
+    for _ in range(_TRIES):
+        before = _identity(folder)
+        try:
+            return _open(folder)
+        except CheckpointError:
+            if before is not None and before == _identity(folder):
+                raise
+            if before is None and not find_bundle(folder):
+                raise
+    return _open(folder)
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    """Tells one document that lies in the folder from the next one; None without any."""
+    try:
+        found = (folder / DOCUMENT_FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _open(folder: Path) -> Bundle:
     document = _read_document(folder)
     try:
         bundle = _parse(folder, document)
+        files = {}
         for name in MODEL_FILES[bundle.format]:
             facts = document["files"][name]
-            _check_file(folder / name, int(facts["bytes"]), str(facts["sha256"]))
+            files[name] = _checked(folder / name, int(facts["bytes"]), str(facts["sha256"]))
+        return replace(bundle, files=files)
     except (KeyError, TypeError, ValueError, AttributeError, DataError, ConfigError) as error:
         reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise _unusable(folder, reason) from error
-    return bundle
 
 
 @contextmanager
@@ -112,6 +167,8 @@ def assembling(out: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         ExportError: something else lies there, or the folder cannot be written.
     """
+    # Of an export that was killed while it replaced a bundle.
+    restore_folder(out)
     if is_taken(out) and not (replace and is_bundle(out)):
         told = (
             "already holds a bundle: replace it with --force, or"
@@ -146,6 +203,11 @@ def write_document(folder: Path, facts: dict[str, Any]) -> None:
 def _read_document(folder: Path) -> dict[str, Any]:
     """The document, with a schema that this version reads and its own checksum right."""
     if not is_bundle(folder):
+        if aside := moved_aside(folder):
+            raise CheckpointError(
+                f"{folder} holds no bundle: an export was stopped while it replaced it. The bundle "
+                f"lies in {aside}: give it its name back (mv), or export the run again."
+            )
         raise CheckpointError(
             f"{folder} holds no bundle (no {DOCUMENT_FILE}): give the folder that "
             "`recame export RUN --out FOLDER` wrote."
@@ -214,21 +276,24 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
     return bundle
 
 
-def _check_file(path: Path, size: int, expected: str) -> None:
-    if not path.is_file():
-        raise _unusable(path.parent, f"{path.name} is missing")
-    if (found := path.stat().st_size) != size:
-        raise _unusable(path.parent, f"{path.name} has {found:,} bytes instead of {size:,}")
+def _checked(path: Path, size: int, expected: str) -> bytes:
+    """A file's bytes, which are those that the export wrote."""
     try:
-        digest = sha256(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise _unusable(path.parent, f"{path.name} is missing") from None
     except OSError as error:
         raise _unusable(path.parent, f"{path.name} cannot be read: {error}") from error
+    if len(content) != size:
+        raise _unusable(path.parent, f"{path.name} has {len(content):,} bytes instead of {size:,}")
+    digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         raise _unusable(
             path.parent,
             f"the content of {path.name} has changed: SHA-256 {digest[:12]} instead of "
             f"{expected[:12]}",
         )
+    return content
 
 
 def _unusable(folder: Path, reason: str) -> CheckpointError:

@@ -1,13 +1,13 @@
 """Finished rows of a long prediction: kept as they come, taken up after a kill, put in place.
 
 They lie in a database, `<out>.partial/rows.sqlite` beside the table, each with its file's name and
-the checksum of what was decoded.
+the checksum of what was decoded. A file that could not even be opened has none, and is tried again.
 """
 
 from __future__ import annotations
 
 import csv
-import os
+import math
 import shutil
 import sqlite3
 import time
@@ -21,12 +21,16 @@ from typing import Self
 
 import numpy as np
 
-from recame.errors import DataError
-from recame.files import sha256
+from recame.errors import DataError, UnreadableError
+from recame.files import _sync, cell_of, sha256, text_of
 from recame.machine import usable_cores
+from recame.runtime.parquet_table import check_names, to_parquet
 from recame.runtime.predictor import Prediction, Predictor
 
-PARTIAL_SCHEMA = 2
+PARTIAL_SCHEMA = 3
+
+#: How the name of a table of unreadable files ends.
+UNREADABLE_ENDING = "_unreadable.csv"
 
 #: What the versions whose rows are no database (schema 1) left in the folder.
 _EARLIER = "identity.json"
@@ -36,11 +40,16 @@ _PREPARE = (
     # Whole after a power cut, without waiting for the disk at each chunk.
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
-    "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
-    # The label of an unreadable file is NULL. Names need not be valid text.
-    """CREATE TABLE IF NOT EXISTS rows
-    (position INTEGER PRIMARY KEY, name, sha256, label, decision, line)""",
 )
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
+    # `state` is one of those below, the label of what has none NULL. Names need not be valid text.
+    """CREATE TABLE IF NOT EXISTS rows
+    (position INTEGER PRIMARY KEY, name, sha256, label, state, line)""",
+)
+_DECIDED, _HELD, _UNANSWERED, _UNREADABLE = range(4)
+#: First line of the table of unreadable files.
+_REASONS = ["image", "reason"]
 #: Rows that are kept together, at least.
 _CHUNK = 256
 #: Unreadable files that a summary names.
@@ -56,7 +65,9 @@ class PredictionSummary:
         num_images: images predicted, those of an interrupted start included.
         num_resumed: files that an interrupted start had done.
         counts: images of each predicted class, most frequent first.
-        num_review: images that the threshold of the normal class holds back for review.
+        num_review: images that go to review: those that the threshold of the normal class holds
+            back, and those without an answer.
+        num_unanswered: images for which the model gives no usable numbers.
         num_unreadable: files without a prediction.
         unreadable: the first twenty of them, each with its reason.
         unreadable_path: the table of all of them (`image, reason`), None where there is none.
@@ -68,6 +79,7 @@ class PredictionSummary:
     num_resumed: int
     counts: dict[str, int]
     num_review: int
+    num_unanswered: int
     num_unreadable: int
     unreadable: tuple[tuple[str, str], ...]
     unreadable_path: Path | None
@@ -91,13 +103,16 @@ class PartialTable:
 
     Raises:
         DataError: the rows are of another start that still runs, of another model, or of another
-            version; or a file's name cannot stand in the table.
+            version; a file's name cannot stand in the table; or something else bears the name of
+            the table of unreadable files.
     """
 
     def __init__(
         self, out: Path, predictor: Predictor, names: Sequence[str], *, resume: bool
     ) -> None:
-        _check_names(out, names)
+        if out.suffix.lower() == ".parquet":
+            check_names(names)
+        _check_reasons(unreadable_path(out))
         self.out, self.folder = out, out.with_name(f"{out.name}.partial")
         self._names, self._space = names, predictor.label_space
         if (self.folder / _EARLIER).exists():
@@ -115,6 +130,7 @@ class PartialTable:
             raise
         self.chunk = self.batch_size * -(-_CHUNK // self.batch_size)
         self._places = iter(self.todo)
+        self._not_opened = 0
 
     def __enter__(self) -> Self:
         return self
@@ -125,79 +141,117 @@ class PartialTable:
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
         rows = (
-            (place, _bytes(item.image), item.sha256, item.label, item.decision, line)
+            (place, _bytes(item.image), item.sha256, item.label, _state(item), line)
             for item, line, place in zip(found, self._lines(found), self._places, strict=False)
         )
         with self._db:
             self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._not_opened += sum(item.unreadable and item.sha256 is None for item in found)
 
-    def finish(self, began: float) -> PredictionSummary:
+    def check_opened(self, most: float) -> None:
+        """Stop where more files cannot even be opened than may be unreadable: all will be so.
+
+        Raises:
+            UnreadableError: there are more.
+        """
+        if self._not_opened > self._allowed(most):
+            raise self._too_many(self._not_opened, most, "opened, and the rest was not tried")
+
+    def finish(self, began: float, most: float) -> PredictionSummary:
         """Put both tables in place, the one of unreadable files first, and take the folder away.
 
         Args:
             began: `time.perf_counter()` at this start.
+            most: share of the files that may be unreadable.
 
         Raises:
-            DataError: no file is readable.
+            UnreadableError: there are more, or no file is readable.
         """
         classes = self._db.execute(
-            "SELECT label, count(*), sum(decision != label) FROM rows "
+            "SELECT label, count(*) FROM rows WHERE label IS NOT NULL "
             "GROUP BY label ORDER BY count(*) DESC, min(position)"
         ).fetchall()
-        counts = {label: images for label, images, _ in classes if label is not None}
-        num_images = sum(counts.values())
+        states = dict(self._db.execute("SELECT state, count(*) FROM rows GROUP BY state"))
+        assert sum(states.values()) == len(self._names), "a file has no row, or several"
+        num_unreadable = states.get(_UNREADABLE, 0)
+        unanswered = states.get(_UNANSWERED, 0)
+        if num_unreadable == len(self._names):
+            told = self._first_reasons()
+            self._db.close()  # Windows removes no open file
+            shutil.rmtree(self.folder)
+            raise UnreadableError(
+                f"None of {num_unreadable} images can be read ({told}): check the files."
+            )
+        if num_unreadable > self._allowed(most):
+            raise self._too_many(num_unreadable, most, "read")
         unreadable = _read(islice(self._stored(readable=False), _NAMED))
         summary = PredictionSummary(
             out=self.out,
-            num_images=num_images,
+            num_images=len(self._names) - num_unreadable,
             num_resumed=len(self._names) - len(self.todo),
-            counts=counts,
-            num_review=sum(held or 0 for _, _, held in classes),
-            num_unreadable=len(self._names) - num_images,
+            counts=dict(classes),
+            num_review=states.get(_HELD, 0) + unanswered,
+            num_unanswered=unanswered,
+            num_unreadable=num_unreadable,
             unreadable=tuple((name, reason) for name, reason in unreadable),
-            unreadable_path=self._place() if counts else None,
+            unreadable_path=self._place(),
             seconds=time.perf_counter() - began,
         )
         self._db.close()  # Windows removes no open file
         shutil.rmtree(self.folder)
-        if not counts:
-            told = "; ".join(f"{name}: {reason}" for name, reason in summary.unreadable[:3])
-            raise DataError(
-                f"None of {summary.num_unreadable} images can be read ({told}): check the files."
-            )
         return summary
+
+    def _allowed(self, most: float) -> int:
+        """Files that may be unreadable: the share, rounded up to whole files."""
+        return math.ceil(most * len(self._names) - 1e-9)
+
+    def _too_many(self, number: int, most: float, what: str) -> UnreadableError:
+        return UnreadableError(
+            f"{number:,} of {len(self._names):,} files cannot be {what} (more than "
+            f"--max-unreadable {most:g} allows; {self._first_reasons()}): a table of the others "
+            f"could pass for the whole. None was written; what is done lies in {self.folder}. "
+            "Bring the files back and give the same command, which goes on there, or accept a "
+            "table without them with --max-unreadable 1."
+        )
+
+    def _first_reasons(self) -> str:
+        rows = islice(self._stored(readable=False), 3)
+        return "; ".join(f"{name}: {reason}" for name, reason in _read(rows))
 
     def _place(self) -> Path | None:
         """Write both tables beside the rows and move them in place."""
         table, listed = self.folder / "table.csv", self.folder / "unreadable.csv"
-        unreadable_path = self.out.with_name(f"{self.out.stem}_unreadable.csv")
-        classes = self._space.names
+        reasons, classes = unreadable_path(self.out), self._space.names
         [row] = _read([next(self._stored(readable=True))])
-        header = ["image", "prediction", "confidence", "decision", *(f"p_{c}" for c in classes)]
+        header = ["image", "prediction", "confidence", "decision", "reason"]
+        header += [f"p_{c}" for c in classes]
         num_experts = (len(row) - len(header)) // len(classes)
         header += [f"expert{k}_p_{c}" for k in range(num_experts) for c in classes]
         _write(table, header, self._stored(readable=True))
         if self.out.suffix.lower() == ".parquet":
-            table = _to_parquet(table, header)
+            table = to_parquet(table, header)
         _sync(table)
         if next(self._stored(readable=False), None) is None:
-            unreadable_path.unlink(missing_ok=True)
+            reasons.unlink(missing_ok=True)
         else:
-            _write(listed, ["image", "reason"], self._stored(readable=False))
-            listed.replace(unreadable_path)
+            _write(listed, _REASONS, self._stored(readable=False))
+            _sync(listed)
+            listed.replace(reasons)
         table.replace(self.out)
-        return unreadable_path if unreadable_path.exists() else None
+        # Their names too, before the rows go.
+        _sync(self.out.parent)
+        return reasons if reasons.exists() else None
 
     def _stored(self, *, readable: bool) -> Iterator[bytes]:
         """Lines of one of the two tables, in order."""
-        query = "SELECT line FROM rows WHERE (label IS NOT NULL) = ? ORDER BY position"
-        return (line for (line,) in self._db.execute(query, [readable]))
+        query = "SELECT line FROM rows WHERE (state = ?) != ? ORDER BY position"
+        return (line for (line,) in self._db.execute(query, [_UNREADABLE, readable]))
 
     def _connect(self) -> sqlite3.Connection:
         """The database, held for this process; begun anew where it is damaged."""
         db = sqlite3.connect(self.folder / "rows.sqlite", timeout=0)
         try:
-            for words in _PREPARE:
+            for words in _PREPARE + _TABLES:
                 db.execute(words)
             if db.execute("PRAGMA quick_check").fetchone() == ("ok",):
                 return db
@@ -233,6 +287,12 @@ class PartialTable:
         """Forget what lies here; returns the batch size of what comes."""
         size = predictor.batch_size_for(len(self._names))
         with self._db:
+            left = self._db.execute("SELECT schema FROM start").fetchall()
+            if any(schema != PARTIAL_SCHEMA for (schema,) in left):  # which made them otherwise
+                self._db.execute("DROP TABLE rows")
+                self._db.execute("DROP TABLE start")
+                for words in _TABLES:
+                    self._db.execute(words)
             self._db.execute("DELETE FROM rows")
             self._db.execute("DELETE FROM start")
             self._db.execute(
@@ -247,6 +307,8 @@ class PartialTable:
         kept = "UPDATE rows SET position = ? WHERE name = ? AND sha256 IS ?"
         db.execute("CREATE INDEX IF NOT EXISTS by_name ON rows (name)")
         with db, ThreadPoolExecutor(usable_cores()) as pool:
+            # What could not be opened is never final.
+            db.execute("DELETE FROM rows WHERE sha256 IS NULL")
             for start in range(0, len(self._names), _CHUNK):
                 names = self._names[start : start + _CHUNK]
                 now = pool.map(_content, names)
@@ -265,22 +327,23 @@ class PartialTable:
             if item.expert_probabilities is None
             else np.concatenate([item.probabilities, item.expert_probabilities.ravel()])
             for item in found
-            if item.label is not None
+            if not item.unreadable
         ]
         # Shortest text that reads back as the same float32.
         texts = iter(np.asarray(values, np.float32).astype(str).tolist())
-        numbers = [[] if item.label is None else next(texts) for item in found]
+        numbers = [[] if item.unreadable else next(texts) for item in found]
         words = _csv(
-            [item.image, str(item.error)]
-            if item.label is None
-            else [item.image, item.label, row[self._space.names.index(item.label)], item.decision]
+            [item.image, str(item.error)] if item.unreadable else self._words(item, row)
             for item, row in zip(found, numbers, strict=True)
         )
         # A CSV writer looks at each character; numbers need no quotes.
         return [
-            _bytes(",".join([line[:-1], *row]) + "\n")
-            for line, row in zip(words, numbers, strict=True)
+            _bytes(",".join([line, *row]) + "\n") for line, row in zip(words, numbers, strict=True)
         ]
+
+    def _words(self, item: Prediction, row: Sequence[str]) -> list[str]:
+        sure = "nan" if item.label is None else row[self._space.names.index(item.label)]
+        return [item.image, item.label or "", sure, item.decision, item.error or ""]
 
     @property
     def _advice(self) -> str:
@@ -306,61 +369,48 @@ def _bytes(text: str) -> bytes:
 
 
 def _read(lines: Iterable[bytes]) -> Iterator[list[str]]:
-    return csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
+    for row in csv.reader(line.decode("utf-8", "surrogateescape") for line in lines):
+        yield [text_of(cell) for cell in row]
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> list[str]:
-    """A line a row."""
+    """A line a row, without its end."""
     lines: list[str] = []
-    # A writer writes each row at once.
-    csv.writer(SimpleNamespace(write=lines.append), lineterminator="\n").writerows(rows)
-    return lines
+    # A writer writes each row at once, and quotes whatever holds a part of its own line end: both
+    # of these characters split rows.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows([cell_of(text) for text in row] for row in rows)
+    return [line.removesuffix("\r\n") for line in lines]
 
 
 def _write(path: Path, header: Sequence[str], lines: Iterable[bytes]) -> None:
     with path.open("wb") as stream:
-        stream.writelines(chain(map(_bytes, _csv([header])), lines))
+        stream.writelines(chain([_bytes(f"{line}\n") for line in _csv([header])], lines))
 
 
-def _check_names(out: Path, names: Sequence[str]) -> None:
-    """Refuse, before any work, file names that the table's format cannot hold."""
-    if out.suffix.lower() != ".parquet":
+def unreadable_path(out: Path) -> Path:
+    """The table of unreadable files of a table, which is no other table's."""
+    stem = out.stem if out.suffix == ".csv" else out.name
+    return out.with_name(f"{stem}{UNREADABLE_ENDING}")
+
+
+def _state(item: Prediction) -> int:
+    if item.unreadable:
+        return _UNREADABLE
+    if item.label is None:
+        return _UNANSWERED
+    return _DECIDED if item.decision == item.label else _HELD
+
+
+def _check_reasons(path: Path) -> None:
+    """Refuse, before any work, to write over a file that is no table of unreadable files."""
+    try:
+        with path.open("rb") as stream:
+            ours = stream.readline(100).rstrip() == ",".join(_REASONS).encode()
+    except OSError:
         return
-    for name in names:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            raise DataError(
-                f"The name of {shown} is no UTF-8, and Parquet holds no other text: rename the "
-                "file, or write a .csv table."
-            ) from None
-
-
-def _to_parquet(table: Path, header: Sequence[str]) -> Path:
-    """Convert the finished CSV block by block, in constant memory."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-    from pyarrow import parquet
-
-    texts = {"image", "prediction", "decision"}
-    types = {name: pa.string() if name in texts else pa.float32() for name in header}
-    # As evaluation's tables say it, so that one reader serves both.
-    schema = pa.schema(list(types.items()), metadata={b"recame.schema": b"1"})
-    target = table.with_suffix(".parquet")
-    reader = arrow_csv.open_csv(
-        table,
-        # A class may be called "NA".
-        convert_options=arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-    )
-    with reader, parquet.ParquetWriter(target, schema) as writer:
-        for block in reader:
-            writer.write_table(pa.Table.from_batches([block]).cast(schema))
-    return target
-
-
-def _sync(path: Path) -> None:
-    """Bring a finished file to the disk before it takes its name."""
-    with path.open("r+b") as stream:  # Windows syncs no file that cannot be written
-        os.fsync(stream.fileno())
+    if not ours:
+        raise DataError(
+            f"{path} is where this prediction would list unreadable files, and it holds something "
+            "else, which would be lost: move it, or write the table under another name."
+        )

@@ -19,8 +19,11 @@ from typing import Literal
 
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError, MissingDependencyError
-from recame.runtime.partial_table import PartialTable, PredictionSummary
+from recame.runtime.partial_table import UNREADABLE_ENDING, PartialTable, PredictionSummary
 from recame.runtime.predictor import Predictor, load
+
+#: Share of unreadable files that no healthy lot reaches.
+MAX_UNREADABLE = 0.1
 
 #: Called with (images done, images in all).
 OnProgress = Callable[[int, int], None]
@@ -32,6 +35,7 @@ def predict(
     *,
     out: Path | str,
     resume: bool = True,
+    max_unreadable: float = MAX_UNREADABLE,
     threads: int | Literal["auto"] = "auto",
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -46,6 +50,7 @@ def predict(
         sources: files, folders and globs.
         out: the `.csv` or `.parquet` file to write; see `predict_files`.
         resume: go on where an interrupted start left off.
+        max_unreadable: as for `predict_files`.
         threads: as for `load`.
         batch_size: as for `load`.
         device: as for `load`.
@@ -57,7 +62,14 @@ def predict(
     check_table(Path(out))
     predictor = load(path, threads=threads, batch_size=batch_size, device=device)
     several = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    return predict_files(predictor, several, out, resume=resume, on_progress=on_progress)
+    return predict_files(
+        predictor,
+        several,
+        out,
+        resume=resume,
+        max_unreadable=max_unreadable,
+        on_progress=on_progress,
+    )
 
 
 def predict_files(
@@ -66,13 +78,17 @@ def predict_files(
     out: Path | str,
     *,
     resume: bool = True,
+    max_unreadable: float = MAX_UNREADABLE,
     on_progress: OnProgress | None = None,
 ) -> PredictionSummary:
     """Predict any number of files in order; memory holds their names and a few batches.
 
-    The table has one row a readable image: `image, prediction, confidence, decision,
-    p_<class>...`, and where the model gives them `expert<k>_p_<class>...`. Files that cannot be
-    read go to `<out's stem>_unreadable.csv` (`image, reason`). Both are put in place at the end.
+    The table has one row a readable image: `image, prediction, confidence, decision, reason,
+    p_<class>...`, and where the model gives them `expert<k>_p_<class>...`; `reason` says why an
+    answer names no class. Files that cannot be read go to `<out's stem>_unreadable.csv` (of a
+    table that is no .csv: `<out's name>_unreadable.csv`; `image, reason`). Both are put in place
+    at the end. In a CSV, a name that a spreadsheet would take for a formula has an apostrophe in
+    front (`recame.files.cell_of`); Parquet holds it as it is.
 
     Args:
         predictor: from `load`.
@@ -81,16 +97,24 @@ def predict_files(
         resume: go on where an interrupted start with the same model left off; files that have
             changed or come since are predicted, rows of files that are not asked for any more are
             dropped. False starts afresh.
+        max_unreadable: share of the files, rounded up to whole files, that may be unreadable.
         on_progress: called with images done and images in all.
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: another suffix, or a share outside [0, 1].
+        UnreadableError: more files are unreadable, or all. The tables are not written, and the
+            next start goes on; files that could not be opened are tried again.
         DataError: a source does not exist, no file is readable, the place cannot be written, or
             what an interrupted start left is of another model or another version.
         MissingDependencyError: a `.parquet` file is asked for without pyarrow.
     """
     out, began = Path(out), time.perf_counter()
     check_table(out)
+    if not 0 <= max_unreadable <= 1:
+        raise ConfigError(
+            f"--max-unreadable {max_unreadable}: the share of unreadable files that a table may be "
+            "without lies in [0, 1], for example 0.1."
+        )
     names = list_image_names(sources)
     with _writable(out), PartialTable(out, predictor, names, resume=resume) as partial:
         tell, done = on_progress or (lambda *_: None), len(names) - len(partial.todo)
@@ -103,16 +127,18 @@ def predict_files(
         )
         while found := list(islice(stream, partial.chunk)):
             partial.add(found)
+            partial.check_opened(max_unreadable)
             done += len(found)
             tell(done, len(names))
-        return partial.finish(began)
+        return partial.finish(began, max_unreadable)
 
 
 def check_table(path: Path) -> None:
     """Refuse what could not be written, before hours of work rather than after.
 
     Raises:
-        ConfigError: the name ends neither in .csv nor in .parquet.
+        ConfigError: the name ends neither in .csv nor in .parquet, or is one that lists of
+            unreadable files have.
         MissingDependencyError: it ends in .parquet and pyarrow is not installed.
     """
     suffix = path.suffix.lower()
@@ -120,6 +146,12 @@ def check_table(path: Path) -> None:
         raise ConfigError(
             f"Predictions cannot be written as {path.name!r}: "
             "the name must end in .csv or .parquet."
+        )
+    if path.name.lower().endswith(UNREADABLE_ENDING):
+        raise ConfigError(
+            f"Predictions cannot be written as {path.name!r}: names that end in "
+            f"{UNREADABLE_ENDING} are those of the lists of unreadable files, one of which would "
+            "overwrite it. Choose another name."
         )
     if suffix == ".parquet":
         try:

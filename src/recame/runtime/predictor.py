@@ -18,18 +18,15 @@ from typing import Any, Literal
 import numpy as np
 
 from recame.contracts import Array, FloatArray
-from recame.data.decode import decode_image, match_pixels, read_source
-from recame.data.listing import list_image_names
 from recame.decisions.calibration import load_calibration
+from recame.decisions.policy import decide
 from recame.errors import ConfigError, DataError
 from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
-from recame.runtime.bundle import is_bundle, open_bundle
+from recame.runtime.bundle import find_bundle, open_bundle
+from recame.runtime.reading import Image, Reader, expanded
 from recame.runtime.sessions import Session, open_session
-
-#: A file's path, a file's bytes, or decoded pixels.
-Image = Path | str | bytes | Array
 
 REVIEW, UNREADABLE = "review", "unreadable"
 
@@ -48,12 +45,14 @@ class Prediction:
 
     Attributes:
         image: the path as given; `#<position>` for bytes and arrays.
-        label: the most probable class; None where the image cannot be read.
-        confidence: its probability; NaN where the image cannot be read.
+        label: the most probable class; None where there is no answer: the image cannot be read,
+            or the model's answer names no class.
+        confidence: its probability; NaN without a label.
         decision: the label; `review` where the label is the normal class but less probable than
-            the bundle's threshold asks for; `unreadable`.
+            the bundle's threshold asks for, and where the model's answer names no class;
+            `unreadable`.
         probabilities: (C,) float32, in the label space's order.
-        error: why the image cannot be read.
+        error: why there is no label.
         expert_probabilities: (E, C) float32, where the model gives them.
         sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
     """
@@ -66,6 +65,11 @@ class Prediction:
     error: str | None = None
     expert_probabilities: FloatArray | None = field(default=None, repr=False)
     sha256: str | None = field(default=None, repr=False)
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether the image could not be read, so that the model has not seen it."""
+        return self.label is None and self.decision == UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Predictor:
         self.release_above, self.fingerprint = release_above, fingerprint
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
-        self._max_pixels, self._facts = max_pixels, facts
+        self._reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
         self._planning = threading.Lock()
@@ -137,7 +141,7 @@ class Predictor:
             images = list(images)
         alone = isinstance(images, (str, bytes, os.PathLike, np.ndarray))
         given: list[Image] = [images] if alone else list(images)  # type: ignore[list-item, arg-type]
-        listed = list(chain.from_iterable(map(_expanded, given)))
+        listed = list(chain.from_iterable(map(expanded, given)))
         if len(listed) >= MANY_IMAGES:
             return list(self.stream(listed))
         size = self._batch_size or DEFAULT_BATCH
@@ -223,6 +227,7 @@ class Predictor:
         with self._planning:
             if self._plan is None and num_images >= MANY_IMAGES and self._reopen is not None:
                 self._plan = self._measured_plan(self._reopen)
+                self._reopen = None  # and with it the graph's bytes
             return self._plan or self._default_plan()
 
     def _default_plan(self) -> _Schedule:
@@ -288,7 +293,7 @@ class Predictor:
         gate: threading.Semaphore | None = None,
         checksums: bool = False,
     ) -> list[Prediction]:
-        read = [self._read(image, checksums) for image in images]
+        read = [self._reader.read(image, checksum=checksums) for image in images]
         pixels = [image for image, _ in read if not isinstance(image, str)]
         decided: Iterator[tuple[Any, ...]] = iter(())
         if pixels:
@@ -306,19 +311,6 @@ class Predictor:
             found.append(Prediction(name, *answer, sha256))
         return found
 
-    def _read(self, image: Image, checksum: bool) -> tuple[Array | str, str | None]:
-        """(H, W, C) pixels as the model wants them, or why there are none; the file's checksum."""
-        if isinstance(image, np.ndarray):
-            return match_pixels(_checked(image), self.spec), None
-        sha256 = None
-        try:
-            data = image if isinstance(image, bytes) else read_source(Path(image))
-            if checksum:
-                sha256 = hashlib.sha256(data).hexdigest()
-            return decode_image(data, self.spec, max_pixels=self._max_pixels), sha256
-        except DataError as error:
-            return str(error), sha256
-
     def _decide(
         self,
         probabilities: FloatArray,
@@ -326,14 +318,27 @@ class Predictor:
         **_: Array,
     ) -> Iterator[tuple[Any, ...]]:
         """Fields of a `Prediction` from `label` on, for each image that was run."""
-        best, confidence = probabilities.argmax(1), probabilities.max(1)
-        held = (best == self.label_space.normal_index) & (confidence < (self.release_above or 0))
+        answers = decide(
+            probabilities,
+            expert_probabilities,
+            normal_index=self.label_space.normal_index,
+            release_above=self.release_above,
+        )
         experts = repeat(None) if expert_probabilities is None else expert_probabilities
-        for index, sure, review, row, each in zip(
-            best.tolist(), confidence.tolist(), held.tolist(), probabilities, experts, strict=False
+        for index, sure, released, reason, row, each in zip(
+            answers.best.tolist(),
+            answers.confidence.tolist(),
+            answers.released.tolist(),
+            answers.reasons,
+            probabilities,
+            experts,
+            strict=False,
         ):
+            if reason is not None:
+                yield None, math.nan, REVIEW, row, reason, each
+                continue
             label = self.label_space.names[index]
-            yield label, sure, REVIEW if review else label, row, None, each
+            yield label, sure, label if released else REVIEW, row, None, each
 
 
 def load(
@@ -361,7 +366,7 @@ def load(
             raise ConfigError(f"{name}={value!r} is not a number above 0: leave it out for auto.")
     folder = Path(path)
     size = None if batch_size == "auto" else batch_size
-    if not is_bundle(folder):
+    if not find_bundle(folder):
         return _load_run(folder, None if threads == "auto" else threads, size, device)
     bundle = open_bundle(folder)
     cores = usable_cores() if threads == "auto" else threads
@@ -375,7 +380,12 @@ def load(
         release_above=bundle.release_above,
         max_pixels=bundle.max_pixels,
         fingerprint=str(bundle.document["checksum"]),
-        facts={"model": str(folder), "format": bundle.format, "precision": bundle.precision},
+        facts={
+            "model": str(folder),
+            "format": bundle.format,
+            "precision": bundle.precision,
+            "escape_at_most": bundle.escape_at_most,
+        },
         threads=cores,
         batch_size=size,
         reopen=start,
@@ -412,29 +422,3 @@ def _rate(session: Session, pixels: Array, calls: int) -> float:
         began = time.perf_counter()
         list(pool.map(session.run, [pixels] * (_ROUNDS * calls)))
         return _ROUNDS * calls * len(pixels) / (time.perf_counter() - began)
-
-
-def _expanded(image: Image) -> Sequence[Image]:
-    """A folder's images, or the image itself."""
-    if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112 - as cheap
-        return list_image_names([image])
-    return [image]
-
-
-def _checked(image: Array) -> Array:
-    """(H, W) or (H, W, 3), uint8 or uint16.
-
-    Raises:
-        DataError: the array is no image; the message says what to do.
-    """
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(
-            f"An image of {image.dtype} values was given, and the model was trained on stored "
-            "pixels: give uint8 (0 to 255) or uint16, as they come from the file or the camera."
-        )
-    if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
-        raise DataError(
-            f"An array of shape {image.shape} is no image: give (H, W), (H, W, 1) or (H, W, 3) in "
-            "RGB order; drop an alpha channel with image[..., :3]."
-        )
-    return image[..., 0] if image.shape[2:] == (1,) else image

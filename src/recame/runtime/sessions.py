@@ -11,7 +11,7 @@ import numpy as np
 
 from recame.contracts import Array, PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
-from recame.runtime.bundle import Bundle
+from recame.runtime.bundle import MODEL_FILES, Bundle
 
 #: What `device` may be called for each backend.
 ONNX_DEVICES = ("auto", "cpu", "cuda", "tensorrt")
@@ -100,8 +100,9 @@ class OnnxSession:
         # A thread that waits must not burn the core that decodes images meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
+            # What was checked, not what lies there now.
             self._session = ort.InferenceSession(
-                str(bundle.model_path), sess_options=options, providers=providers
+                bundle.files[bundle.model_path.name], sess_options=options, providers=providers
             )
         except Exception as error:
             raise CheckpointError(
@@ -176,11 +177,14 @@ class OpenvinoSession:
             # Processors with bfloat16 units would silently use them, and leave the parity behind.
             properties["INFERENCE_PRECISION_HINT"] = "f32"
         self._threads, self._calls = threads, calls
+        # What was checked, not what lies there now.
+        graph, weights = (bundle.files[file] for file in MODEL_FILES["openvino"])
 
         def compiled(streams: int) -> Any:
             own = {"NUM_STREAMS": streams} if name == "CPU" else {}
             try:
-                return core.compile_model(str(bundle.model_path), name, properties | own)
+                model = core.read_model(graph, weights)
+                return core.compile_model(model, name, properties | own)
             except Exception as error:
                 raise CheckpointError(
                     f"OpenVINO {ov.__version__} cannot open {bundle.model_path} "

@@ -69,3 +69,13 @@ class TestAlone:
     def test_log_loss_decides_among_equals(self) -> None:
         found = {"probe": answers([0], sure=0.6), "finetune": answers([1], sure=0.8)}
         assert choose(found) == "finetune"
+
+    def test_a_network_without_numbers_is_never_right(self) -> None:
+        silent = answers([])
+        silent.probabilities[:] = np.nan
+        # The largest of no numbers is the first class: 20 images would be right, and one of three.
+        for found in (
+            {"probe": answers(range(20)), "finetune": silent},
+            {"finetune": silent, "probe": answers(range(22))},
+        ):
+            assert choose(found) == "probe"

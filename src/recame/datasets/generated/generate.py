@@ -19,7 +19,8 @@ from recame.datasets.generated.imaging import take
 from recame.datasets.generated.plan import SyntheticSpec, plan
 from recame.datasets.generated.products import DESIGNS, VARIANTS, Shots, pick
 from recame.errors import DataError
-from recame.files import is_taken, new_folder, write_json
+from recame.files import write_json
+from recame.folders import is_taken, new_folder
 from recame.machine import usable_cores
 from recame.progress import Progress, silent
 

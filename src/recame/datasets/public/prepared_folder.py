@@ -16,7 +16,8 @@ import pandas as pd
 from recame.contracts import Pixels
 from recame.datasets.generated.generate import write_png
 from recame.errors import CheckpointError, DataError
-from recame.files import is_taken, new_folder, read_json, write_json
+from recame.files import read_json, write_json
+from recame.folders import is_taken, new_folder
 from recame.progress import Progress, silent
 
 MANIFEST = "manifest.csv"

@@ -24,6 +24,7 @@ from recame.inference.predict import predict_groups, predict_split
 from recame.metrics.evaluation import evaluate_as_configured
 from recame.metrics.statistics import balanced_accuracy, class_means, standard_error
 from recame.models import MultiExpertClassifier, save_checkpoint
+from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
 
 #: Another candidate must be better than `joined`, and than the one named here by so many standard
@@ -39,7 +40,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     if "val" not in run.data.splits:
         if run.config.run.keep != "joined" and last == "retrained":
             chosen = last  # a phase that was asked for is not thrown away unseen
-        run.console.print(f"No val split to choose by: {chosen} is kept.")
+        say(run.console, f"No val split to choose by: {chosen} is kept.")
         save_checkpoint(run.folder.path, _network(candidates, chosen), space)
         run.folder.update_json("phases.json", {"kept": chosen})
         _calibrate(run, None)
@@ -60,7 +61,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
     accuracies = {name: _accuracy(found) for name, found in predicted.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
-    run.console.print(f"Balanced accuracy on val: {listed}. Kept: [bold]{chosen}[/bold]")
+    say(run.console, f"Balanced accuracy on val: {listed}. Kept: {chosen}")
     save_checkpoint(run.folder.path, model, space)
     calibration = _calibrate(run, kept)
     evaluation = evaluate_as_configured(
@@ -74,7 +75,7 @@ def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:
     """Fit the temperature of the network that was kept, which every later answer goes through."""
     calibration = fit_calibration(val, run.folder.answers(run.config))
     save_calibration(calibration, run.folder.decisions_path)
-    run.console.print(calibration.sentence(), highlight=False, soft_wrap=True)
+    say(run.console, calibration.sentence())
     return calibration
 
 
@@ -150,8 +151,9 @@ def _accuracy(predictions: Predictions) -> float:
 
 
 def _right(predictions: Predictions) -> BoolArray:
-    """(N,) whether each image is called by its class."""
-    right: BoolArray = predictions.probabilities.argmax(1) == predictions.target
+    """(N,) whether each image is called by its class; what is no number calls none."""
+    called = predictions.probabilities.argmax(1) == predictions.target
+    right: BoolArray = called & np.isfinite(predictions.probabilities).all(1)
     return right
 
 
@@ -159,4 +161,4 @@ def _balanced_loss(predictions: Predictions) -> float:
     """Mean over the classes of the mean negative log probability of the true class."""
     target = predictions.target
     right = np.take_along_axis(predictions.probabilities, target[:, None], 1)[:, 0]
-    return float(class_means(-np.log(np.maximum(right, 1e-7)), target).mean())
+    return float(class_means(-np.log(np.fmax(right, 1e-7)), target).mean())

@@ -69,5 +69,5 @@ def _accuracy(head: ExpertHead, features: ProbeFeatures, num_experts: int, views
     for view in range(views):
         inputs = features.expand(features.pooled[:, view].to(device), num_experts)
         total = total + ensemble_logits(head(inputs).logits).softmax(1).cpu()
-    right = total.argmax(1) == features.target
+    right = (total.argmax(1) == features.target) & total.isfinite().all(1)
     return balanced_accuracy(right.numpy(), features.target.numpy())

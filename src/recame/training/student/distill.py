@@ -21,7 +21,7 @@ from recame.inference.finished_run import open_finished, recorded_data
 from recame.inference.predict import predict_split
 from recame.losses import LossFactory
 from recame.models import LoadedModel, MultiExpertClassifier, build_backbone
-from recame.progress import progress_bars
+from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.begin import quiet_libraries, record_run
 from recame.training.ongoing_run import OngoingRun
@@ -108,7 +108,7 @@ def distill(
                 f"{folder.path}."
             )
         if folder.finished:
-            console.print(f"{folder.path} is finished: nothing to resume.")
+            say(console, f"{folder.path} is finished: nothing to resume.")
             return folder
         teacher = teacher or config.distill.teacher
     elif teacher is None:
@@ -225,7 +225,7 @@ def _classroom(
         facts = {**teachers.facts(), "val_balanced_accuracy": score, "asked": words}
         folder.mark("training", teacher=facts)
     if score is not None:
-        run.console.print(f"Teacher on val, one view: balanced accuracy {score:.3f}")
+        say(run.console, f"Teacher on val, one view: balanced accuracy {score:.3f}")
     if unlabelled is not None:
         _record_unlabelled(run, unlabelled)
     return model, Distillation(teacher, unlabelled)
@@ -275,7 +275,7 @@ def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, 
     everyone = np.concatenate(
         [predictions.expert_probabilities, predictions.probabilities[:, None]], axis=1
     )
-    hits = everyone.argmax(2) == target[:, None]
+    hits = (everyone.argmax(2) == target[:, None]) & np.isfinite(everyone).all(2)
     recalls = np.stack([hits[target == label].mean(0) for label in np.unique(target)])
     *experts, ensemble = recalls.mean(0).tolist()
     return int(np.argmax(experts)), float(ensemble)
@@ -296,12 +296,11 @@ def _record_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
     run.folder.save_broken([(image.path, image.reason) for image in broken])
     shown = np.bincount(found.predicted, minlength=len(names))
     listed = ", ".join(f"{names[i]} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
-    say = run.console.print
-    say(f"{len(found):,} unlabelled images, by the teacher: {listed}", highlight=False)
+    say(run.console, f"{len(found):,} unlabelled images, by the teacher: {listed}")
     if found.num_known:
-        say(f"  {found.num_known:,} more are left out: the run's own data hold them")
+        say(run.console, f"  {found.num_known:,} more are left out: the run's own data hold them")
     for image in found.broken[:20]:
-        say(f"  {image.path}: {image.reason}", markup=False, highlight=False, soft_wrap=True)
+        say(run.console, f"  {image.path}: {image.reason}")
 
 
 def _check_same_judgement(teachers: _TeachersRun) -> None:

@@ -113,6 +113,11 @@ def load_unlabelled(
         precision=run.precision,
         on_progress=relabelled(report, "teacher on unlabelled images"),
     )
+    if silent := int((~np.isfinite(probabilities)).any(1).sum()):
+        raise DataError(
+            f"The teacher gives no numbers for {silent:,} of {len(rows):,} unlabelled images (NaN "
+            "or infinite), so that they would all be taken for one class: check its weights."
+        )
     return UnlabelledImages(
         cache,
         rows,
