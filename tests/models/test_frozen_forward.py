@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
+import tempfile
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from recame.contracts import PreprocessSpec
+from recame.errors import DataError
 from recame.models import Architecture, FrozenForward, MultiExpertClassifier, frozen_forward
 
 
@@ -91,3 +95,46 @@ def test_a_network_without_graph_runs_eagerly(
     assert not forward.uses_graph
     assert "cannot become a graph" in caplog.text
     torch.testing.assert_close(forward(images)[0], images * 2)
+
+
+def test_a_full_temporary_disk_changes_no_answer(
+    module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    before = FrozenForward(module, images, num_images=6)(images)
+    for name in ("mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile"):
+        monkeypatch.setattr(tempfile, name, full)
+    forward = FrozenForward(module, images, num_images=6)
+    assert forward.uses_graph
+    for ours, theirs in zip(forward(images), before, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+class Starved(nn.Module):
+    """Its machine gives out, directly or below what the exporter makes of it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError("none left"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_machine_that_gives_out_is_not_a_network_without_graph(
+    error: Exception, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    with pytest.raises(DataError, match="memory or disk give out"):
+        FrozenForward(Starved(error), images, num_images=6)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recame.errors import DataError
+
 logger = logging.getLogger(__name__)
 
 #: One tensor or several, batch first.
@@ -20,6 +22,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 #: Pixels to embed from which exporting a graph (about ten seconds) pays for itself on a CPU.
 GRAPH_PIXELS = 40_000_000
+_GIVEN_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS})
 
 
 class FrozenForward:
@@ -28,7 +31,9 @@ class FrozenForward:
     On a CPU with onnxruntime and many images ahead, the module becomes a graph with its batch
     norms folded away; otherwise, or where the network cannot be exported, it runs eagerly in
     inference mode. The choice depends on the network and the amount of work, never on a timing, so
-    that a repeated run takes the same path.
+    that a repeated run takes the same path. A machine that has no room for the graph at the moment
+    does not decide: that is refused, since the eager path rounds otherwise, and a run that is
+    resumed, or one on a second machine, would not end with the same weights.
 
     Args:
         module: maps images (B, C, H, W) in [0, 1] to one tensor or a tuple of tensors, batch first.
@@ -36,6 +41,9 @@ class FrozenForward:
         num_images: how many images will pass.
         precision: `32`, `bf16` or `16`: the eager path's autocast.
         function: runs in the place of the module's own forward, and uses its weights alone.
+
+    Raises:
+        DataError: memory or disk give out while the graph is made.
     """
 
     def __init__(
@@ -107,15 +115,34 @@ def _session_or_none(module: nn.Module, example: Tensor) -> Any:
         # A waiting thread must not spin on a core that another program could use: it slows the
         # graph itself down, and alone it gains nothing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        with tempfile.TemporaryDirectory(prefix="recame-") as folder:
-            path = Path(folder) / "frozen.onnx"
-            # Two images: the exporter would take a batch of one for a constant.
-            export_onnx(module, example.contiguous().repeat(2, 1, 1, 1), path)
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  # the exporter fails in many ways; eager always runs
+        # Two images: the exporter would take a batch of one for a constant. In memory: no disk that
+        # may be full has a part in it.
+        program = _program(module, example.contiguous().repeat(2, 1, 1, 1), None)
+        graph = program.model_proto.SerializeToString()
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the exporter fails in many ways; eager always runs
+        if _gave_out(error):
+            raise DataError(
+                f"The network's graph cannot be made here ({error}): memory or disk give out. "
+                "Without it the answers would be rounded otherwise than on a machine that has "
+                "room, so a resumed run would not be the same. Free memory and space (TMPDIR), and "
+                "start again."
+            ) from error
         reason = str(error).partition("\n")[0]
         logger.warning("This network cannot become a graph (%s): it runs eagerly, slower.", reason)
         return None
+
+
+def _gave_out(error: BaseException) -> bool:
+    """Whether it was the machine that failed, not the network."""
+    told: BaseException | None = error
+    while told is not None:
+        if isinstance(told, MemoryError) or getattr(told, "errno", None) in _GIVEN_OUT:
+            return True
+        if "allocate memory" in str(told) or "bad_alloc" in str(told):
+            return True
+        told = told.__cause__ or told.__context__
+    return False
 
 
 def export_onnx(
@@ -129,6 +156,10 @@ def export_onnx(
         path: the file to write, weights included.
         output_names: of the graph's outputs; None: the exporter's own. The input is `images`.
     """
+    _program(module, example, output_names).save(str(path), external_data=False)
+
+
+def _program(module: nn.Module, example: Tensor, output_names: Sequence[str] | None) -> Any:
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -137,15 +168,13 @@ def export_onnx(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            return torch.onnx.export(
                 module,
                 (example,),
-                str(path),
                 input_names=["images"],
                 output_names=output_names,
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
-                external_data=False,
                 verbose=False,
             )
     finally:
