@@ -47,6 +47,7 @@ NEVER_IN = {
 #: Needed by the runtime extra beside `runtime` and `decisions`.
 SHARED_WITH_RUNTIME = (
     "recame.data.decode",
+    "recame.data.image_file",
     "recame.data.listing",
     *(f"recame.{name}" for name in (*ROOMS[0], *ROOMS[1])),
 )

@@ -9,10 +9,12 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -282,7 +284,7 @@ def read_json(
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
             raise TypeError(f"it holds a {type(values).__name__}, no object")
-    except (OSError, ValueError, TypeError) as reason:
+    except (OSError, ValueError, TypeError, RecursionError) as reason:
         raise error(f"{path} cannot be read as JSON ({reason}). {advice}") from reason
     schema = values.get("schema")
     if newest is not None and (not isinstance(schema, int) or schema > newest):
@@ -293,9 +295,26 @@ def read_json(
     return values
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read; a pipe or a device, which may never end, is refused and not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    stream = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - Path has no opener
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
+    return stream
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, 64 hex digits."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

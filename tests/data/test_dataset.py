@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -232,3 +234,15 @@ def test_labels_of_some_images_are_kept(tmp_path, config):
     ignored = load_inspection_set(table, config, seed=0, label_space=space, labels="ignored")
     assert set(ignored.table["target"]) == {-1}
     pd.testing.assert_frame_equal(table, before)
+
+
+def test_a_class_that_val_lacks_is_named(tmp_path, config):
+    split = (["train"] * 4 + ["val"]) * 4 + ["train"] * 2
+    source = make_set(tmp_path, {"ok": 10, "crack": 10, "hole": 2}, split)
+    with pytest.warns(UserWarning, match=r"val has no image of 'hole' \(2\) \(training images"):
+        loaded = load_inspection_set(source, config, seed=0)
+    # Whoever judges with a model that is there chooses nothing.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        space = loaded.label_space
+        load_inspection_set(source, config, seed=0, spec=loaded.spec, label_space=space)

@@ -1,8 +1,14 @@
+import errno
 import io
+import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +16,12 @@ import pytest
 from PIL import Image
 
 from recame.contracts import PreprocessSpec
-from recame.data.decode import decode_image, native_size, propose_spec
+from recame.data import image_file
+from recame.data.decode import decode_image, decode_with_facts, losses
+from recame.data.image_file import read_image, whole_file
+from recame.data.proposal import native_size, propose_spec
 from recame.errors import DataError
+from recame.files import sha256
 
 LIMIT = 10_000_000
 
@@ -296,3 +306,139 @@ def test_decoding_needs_no_torch():
     code = "import sys, recame.data.decode; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_a_file_loses_is_told(rng):
+    twelve = rng.integers(0, 4096, (8, 8), dtype=np.uint16)
+    twelve[0, 0] = 4000
+    for grey in (spec(8, 8, 1, 8), replace(spec(8, 8, 1, 16), scale=65535.0)):
+        pixels, facts = decode_with_facts(opencv(twelve, ".png"), grey, max_pixels=LIMIT)
+        assert pixels.max() <= grey.scale / 15
+        assert list(losses(facts, grey)) == ["near black"]
+        assert (facts.deep, facts.peak) == (True, 4000)
+    ten = replace(spec(8, 8, 1, 16), scale=1023.0)
+    _, facts = decode_with_facts(opencv(twelve, ".png"), ten, max_pixels=LIMIT)
+    share = np.mean(twelve > 1023)
+    assert losses(facts, ten) == {
+        "clipped": f"{share:.1%} of its values lie above 1023, which is white"
+    }
+    # An 8-bit file fills 16 bits, and a camera's white with them.
+    _, facts = decode_with_facts(
+        pillow(np.array([[0, 3, 4, 255]], np.uint8), "PNG"),
+        replace(ten, height=1),
+        max_pixels=LIMIT,
+    )
+    assert (facts.deep, facts.above[0]) == (False, 0.5)
+    for sound in (replace(ten, scale=4095.0), replace(ten, scale=16383.0)):
+        _, facts = decode_with_facts(opencv(twelve, ".png"), sound, max_pixels=LIMIT)
+        assert losses(facts, sound) == {}
+
+
+def test_colour_and_further_pages_are_told(rng):
+    colour = np.repeat(rng.integers(0, 250, (6, 6, 1), dtype=np.uint8), 3, 2)
+    for change, told in ((2, []), (3, ["colour"])):
+        colour[1, 2, 1] = 7 + change
+        colour[1, 2, 0] = colour[1, 2, 2] = 7
+        _, facts = decode_with_facts(pillow(colour, "PNG"), spec(6, 6, 1), max_pixels=LIMIT)
+        assert list(losses(facts, spec(6, 6, 1))) == told
+        _, facts = decode_with_facts(pillow(colour, "PNG"), spec(6, 6, 3), max_pixels=LIMIT)
+        assert losses(facts, spec(6, 6, 3)) == {}
+    pages = [Image.fromarray(np.full((4, 4), 50 * n, np.uint8)) for n in range(4)]
+    for kind in ("TIFF", "PNG"):
+        stream = io.BytesIO()
+        pages[0].save(stream, kind, save_all=True, append_images=pages[1:])
+        pixels, facts = decode_with_facts(stream.getvalue(), spec(4, 4, 1), max_pixels=LIMIT)
+        assert pixels.max() == 0
+        assert losses(facts, spec(4, 4, 1)) == {"pages": "only the first of its 4 pages is read"}
+
+
+def test_large_images_are_taken_over_in_parts(rng, monkeypatch):
+    monkeypatch.setattr(image_file, "_PART_PIXELS", 20)
+    for shape, kind in (
+        ((7, 9), "PNG"),
+        ((7, 9, 3), "BMP"),
+        ((7, 9, 4), "PNG"),
+        ((7, 9, 2), "PNG"),
+    ):
+        array = rng.integers(0, 256, shape, dtype=np.uint8)
+        pixels, pages = read_image(pillow(array, kind), max_pixels=LIMIT)
+        wanted = array[..., :3] if shape[2:] in ((3,), (4,)) else array.reshape(7, 9, -1)[..., 0]
+        np.testing.assert_array_equal(pixels, wanted)
+        assert pages == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    for path in (tmp_path / "x.png", Path("/dev/zero")):
+        with pytest.raises(DataError, match="cannot be opened: a pipe or a device"):
+            decode_image(path, spec(4, 4), max_pixels=LIMIT)
+        with pytest.raises(DataError, match="a pipe or a device"):
+            native_size([path])
+        with pytest.raises(OSError, match="a pipe or a device"):
+            sha256(path)
+    with pytest.raises(DataError, match="cannot be opened: Is a directory"):
+        decode_image(tmp_path, spec(4, 4), max_pixels=LIMIT)
+
+
+def test_a_file_is_judged_by_its_header_before_it_is_read(tmp_path):
+    big = tmp_path / "big.png"
+    with big.open("wb") as stream:
+        stream.write(pillow(np.zeros((4, 4), np.uint8), "PNG"))
+        stream.truncate(2**40)  # of which the disk holds next to nothing
+    with pytest.raises(DataError, match=r"1,099,511,627,776 bytes, and no image of max_pixels"):
+        decode_image(big, spec(4, 4), max_pixels=LIMIT)
+    with big.open("wb") as stream:
+        stream.write(b"RIFF    WEBP")
+        stream.truncate(2**40)
+    with pytest.raises(DataError, match="not an image"):
+        decode_image(big, spec(4, 4), max_pixels=LIMIT)
+    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    lie = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
+    with pytest.raises(DataError, match=r"truncated: \d+ bytes hold no 10000 x 10000 pixels"):
+        decode_image(lie, spec(4, 4), max_pixels=2 * 10**8)
+
+
+def test_threads_share_the_memory(tmp_path, monkeypatch):
+    paths = save_all(tmp_path, [np.full((40, 40), n, np.uint8) for n in range(8)])
+    needed = paths[0].stat().st_size + 6 * 40 * 40
+    monkeypatch.setattr(image_file, "_AT_ONCE", image_file._Budget(2 * needed + 99))
+    at_once, most = [], []
+    both = threading.Barrier(2, timeout=30)
+
+    def read(path):
+        with whole_file(path, max_pixels=LIMIT) as data:
+            at_once.append(path)
+            most.append(len(at_once))
+            both.wait()
+            pixels = decode_image(data, spec(40, 40, 1), max_pixels=LIMIT)
+            at_once.remove(path)
+            both.wait()
+        return int(pixels.max())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, paths)) == list(range(8))
+    assert max(most) == 2
+
+
+def test_a_file_larger_than_the_memory_waits_until_it_is_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_file, "_AT_ONCE", image_file._Budget(10))
+    (path,) = save_all(tmp_path, [np.full((4, 4), 9, np.uint8)])
+    with ThreadPoolExecutor(4) as pool:
+        decoded = pool.map(lambda _: decode_image(path, spec(4, 4, 1), max_pixels=LIMIT), range(9))
+        assert [int(pixels[0, 0, 0]) for pixels in decoded] == [9] * 9
+
+
+def test_a_disk_that_fails_is_not_a_damaged_file(tmp_path, monkeypatch):
+    (path,) = save_all(tmp_path, [np.full((4, 4), 9, np.uint8)])
+
+    class Failing(io.BytesIO):
+        def read(self, *_):
+            raise OSError(errno.EIO, "Input/output error")
+
+        def fileno(self):
+            return os.open(path, os.O_RDONLY)
+
+    monkeypatch.setattr(image_file, "open_regular", lambda _: Failing())
+    with pytest.raises(DataError, match="cannot be opened: Input/output error"):
+        decode_image(path, spec(4, 4, 1), max_pixels=LIMIT)

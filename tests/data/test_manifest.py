@@ -1,6 +1,7 @@
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from recame.config import DataConfig
 from recame.data.listing import list_images
 from recame.data.manifest import ManifestColumns, read_manifest, read_recorded_manifest
-from recame.errors import DataError
+from recame.errors import CheckpointError, ConfigError, DataError
 
 
 def touch(folder, *names):
@@ -122,7 +123,7 @@ def test_source_errors(tmp_path):
     (tmp_path / "m.xlsx").touch()
     with pytest.raises(DataError, match=r"\.csv or \.parquet"):
         read_manifest(tmp_path / "m.xlsx")
-    (tmp_path / "m.csv").write_bytes(b"image,label\n\xff\xfe,x\n")
+    (tmp_path / "m.csv").write_bytes(b"image,label\n\xff\xfe\xff,x\n")
     with pytest.raises(DataError, match="UTF-8"):
         read_manifest(tmp_path / "m.csv")
     (tmp_path / "m.parquet").write_bytes(b"nothing")
@@ -260,3 +261,148 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(tmp_path, monkeypatch):
         list_images([tmp_path])
     (tmp_path / "b").rename(tmp_path / "c")
     assert [path.parent.name for path in list_images([tmp_path])] == ["a", "c"]
+
+
+def warned(call, *words, **options):
+    """What a call returns, and what it warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = call(*words, **options)
+    return found, [str(item.message) for item in caught]
+
+
+def test_what_lies_in_the_folders_and_is_not_used_is_counted_by_kind(tmp_path):
+    touch(tmp_path, "ok/a.png", "hole/b.png")
+    for name in ("ok/c.webp", "ok/d.WEBP", "hole/e.gif", "hole/f.pgm", "ok/g", "ok/.h.png"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("ok/Thumbs.db", "notes.txt", "ok/._a.png", "hole/.DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    table, (told,) = warned(read_manifest, tmp_path)
+    assert len(table) == 2
+    assert f"8 files in {tmp_path} are not used" in told
+    assert "2 .webp (ok/c.webp), 1 .gif (hole/e.gif), 1 .pgm (hole/f.pgm), 1 hidden .png" in told
+    listed, (told,) = warned(list_images, [tmp_path])
+    assert len(listed) == 2
+    assert "8 files in" in told
+    assert "2 .webp" in told
+    listed, (told,) = warned(list_images, [str(tmp_path / "ok" / "*")])
+    assert [path.name for path in listed] == ["a.png"]
+    assert "2 .webp" in told
+
+
+def test_notes_and_tables_beside_images_are_expected(tmp_path):
+    touch(tmp_path, "ok/a.png", "hole/b.png")
+    for name in ("manifest.csv", "ok/Thumbs.db", "notes.txt", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    assert warned(read_manifest, tmp_path)[1] == []
+    assert warned(list_images, [tmp_path])[1] == []
+
+
+def test_nothing_but_other_files_says_what_they_are(tmp_path):
+    (tmp_path / "ok").mkdir()
+    (tmp_path / "ok" / "a.webp").write_bytes(b"x")
+    for call, given in ((read_manifest, tmp_path), (list_images, [tmp_path])):
+        with pytest.raises(DataError, match=r"No images in .* There are other files: 1 \.webp"):
+            warned(call, given)
+
+
+def test_folders_that_give_no_class_are_named(tmp_path):
+    touch(tmp_path / "flat", "ok/a.png", "hole/deep/b.png")
+    for name in ("void", "only"):
+        (tmp_path / "flat" / name).mkdir()
+    (tmp_path / "flat" / "only" / "notes.txt").touch()
+    _, (told,) = warned(read_manifest, tmp_path / "flat")
+    assert "2 folders of" in told
+    assert told.endswith("count as no class: 'only', 'void'.")
+    touch(tmp_path / "split", "train/ok/a.png", "train/hole/b.png", "test/ok/c.png")
+    (tmp_path / "split" / "test" / "hole").mkdir()
+    (tmp_path / "split" / "val" / "ok").mkdir(parents=True)
+    _, (told,) = warned(read_manifest, tmp_path / "split")
+    assert told.endswith("count as no class: 'val', 'test/hole'.")
+    assert warned(read_manifest, tmp_path / "split", labels="ignored")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Scratch", "scratch "), ("sc ratch", "scratch"), ("\u00e9clat", "e\u0301clat")],
+)
+def test_classes_that_a_slip_tells_apart_are_named(tmp_path, one, other):
+    touch(tmp_path, f"{one}/a.png", f"{one}/b.png", f"{other}/c.png", "dent/d.png")
+    table, (told,) = warned(read_manifest, tmp_path)
+    assert table["label"].nunique() == 3
+    assert f"{one!r} (2 images)" in told
+    assert f"{other!r} (1 images)" in told
+    assert "differ in case, blanks or Unicode form only" in told
+
+
+def test_splits_and_products_that_a_slip_tells_apart_are_named(tmp_path):
+    text = "image,label,split,product\na.png,x,holdout,A1\nb.png,y,Holdout,a1\nc.png,x,train,A1\n"
+    (tmp_path / "m.csv").write_text(text)
+    _, told = warned(read_manifest, tmp_path / "m.csv", ManifestColumns(names=("product",)))
+    assert ["'split'" in line for line in told] == [True, False]
+    assert "'A1' (2 images) and 'a1' (1 images)" in told[1]
+
+
+EXCEL = 'image;label;note\r\nbilder\\a.png;kratzer;"ü; 5 µm"\r\nbilder\\b.png;Lötstelle;\r\n'
+
+
+def test_a_table_of_a_spreadsheet_is_read_and_said(tmp_path):
+    touch(tmp_path, "bilder/a.png", "bilder/b.png")
+    path = tmp_path / "m.csv"
+    path.write_bytes(EXCEL.encode("cp1252"))
+    table, (told,) = warned(read_manifest, path)
+    assert table["path"].tolist() == [str(tmp_path / "bilder" / n) for n in ("a.png", "b.png")]
+    assert table["label"].tolist() == ["kratzer", "Lötstelle"]
+    assert table["note"][0] == "ü; 5 µm"
+    assert "not UTF-8: it was read as cp1252 (Western Europe), separated by ';'" in told
+    declared = ManifestColumns(encoding="cp1252")
+    again, told = warned(read_manifest, path, declared)
+    pd.testing.assert_frame_equal(again, table)
+    assert told == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_marks_and_declarations_tell_the_encoding(tmp_path, encoding):
+    path = tmp_path / "m.csv"
+    path.write_bytes(("sep=;\r\n" + EXCEL).encode(encoding))
+    columns = ManifestColumns(encoding=encoding if encoding == "utf-16-le" else "auto")
+    table, told = warned(read_manifest, path, columns)
+    assert table["label"].tolist() == ["kratzer", "Lötstelle"]
+    assert told == []
+
+
+@pytest.mark.parametrize(("text", "encoding"), [("царапина", "cp1251"), ("キズ", "cp932")])
+def test_a_code_page_that_is_not_certain_must_be_declared(tmp_path, text, encoding):
+    path = tmp_path / "m.csv"
+    path.write_bytes(f"image,label\na.png,{text}\nb.png,y\n".encode(encoding))
+    with pytest.raises(DataError, match=rf"is not UTF-8, and .*data.encoding=.*{encoding}"):
+        read_manifest(path)
+    assert read_manifest(path, ManifestColumns(encoding=encoding))["label"][0] == text
+
+
+def test_a_concluded_code_page_must_lead_to_the_files(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes("image,label\nłata.png,x\nb.png,y\n".encode("cp1250"))
+    with pytest.raises(DataError, match=r"in cp1252 it names '³ata.png', which does not exist"):
+        read_manifest(path)
+    with pytest.raises(ConfigError, match=r"data.encoding='fancy' is no encoding"):
+        read_manifest(path, ManifestColumns(encoding="fancy"))
+    with pytest.raises(DataError, match="is no ascii text"):
+        read_manifest(path, ManifestColumns(encoding="ascii"))
+    path.write_bytes("image,label\na.png,x\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"zero bytes.*utf-16-le"):
+        read_manifest(path)
+
+
+def test_a_header_decides_the_separator(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text('image;"a,b,c,d";label\nx.png;1;u\ny.png;2;v\n')
+    assert read_manifest(path)["label"].tolist() == ["u", "v"]
+
+
+def test_a_damaged_record_of_a_run_is_said(tmp_path):
+    path = tmp_path / "manifest.csv"
+    for content in (b'image,path,label,split\n"a', b"image,path\na,b\n", b"\xff\xfe\0", b""):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="the run no longer knows its images"):
+            read_recorded_manifest(path, "product")

@@ -21,6 +21,9 @@ class DataConfig(Section):
     label_column: str = "label"
     split_column: str = "split"
     product_column: str = "product"
+    encoding: str = Field(
+        "auto", description="of a CSV table, as cp1252; auto takes what is certain"
+    )
     group_by: str | None = Field(None, description="no value of this column straddles two splits")
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15

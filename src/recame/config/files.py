@@ -10,7 +10,15 @@ import yaml
 
 from recame.config.settings import Config, parse_config
 from recame.errors import ConfigError
-from recame.files import write_text
+from recame.files import open_regular, write_text
+
+#: What PyYAML raises of texts that are none: its own errors, those of a tag whose value is another
+#: ("!!int x", a 13th month, 5,000 digits), and Python's where brackets are too deep.
+_NO_YAML = (
+    *(yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+_MOST_ALIASES = 20
 
 
 def load_config(path: Path) -> Config:
@@ -20,7 +28,8 @@ def load_config(path: Path) -> Config:
         ConfigError: the file is missing, is no YAML, or holds a wrong setting.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            values = _yaml_values(stream.read().decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"No settings file at {path}: check the path given to --config."
@@ -29,7 +38,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(
             f"{path} cannot be opened ({error.strerror}): give a YAML file that you may read."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NO_YAML as error:
         raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
     return parse_config({} if values is None else values, str(path))
 
@@ -51,7 +60,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair!r} has no '=': write --set section.key=value")
         try:
             changes[name.strip()] = _yaml_value(text)
-        except yaml.YAMLError as error:
+        except _NO_YAML as error:
             raise ConfigError(f"--set {pair!r}: the value is no YAML ({error}).") from error
     return changes
 
@@ -60,6 +69,20 @@ def _yaml_value(text: str) -> object:
     # YAML 1.1 reads 1e-3 as a text; people mean a number. What they quote is a text.
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text.strip()):
         return float(text)
+    return _yaml_values(text)
+
+
+def _yaml_values(text: str) -> object:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or names its parts by aliases so often that a few lines could
+            fill the memory; and whatever else of `_NO_YAML` a value raises that is not what its tag
+            says.
+    """
+    names = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+    if names > _MOST_ALIASES:
+        raise yaml.YAMLError(f"{names} aliases, at most {_MOST_ALIASES} are followed")
     return yaml.safe_load(text)
 
 

@@ -6,6 +6,7 @@ training; the run's saved `config.yaml` holds what was decided.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -20,6 +21,12 @@ from recame.config.section import Section
 from recame.errors import ConfigError
 
 CONFIG_SCHEMA = 1
+
+#: A value in an error: whole where a person wrote it, cut where it would fill pages.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+_SHORT.maxlevel = 2
 
 
 class Config(Section):
@@ -121,7 +128,7 @@ def _explained(error: ValidationError) -> str:
         else:
             text = item["msg"].removeprefix("Value error, ")
             if not isinstance(item["input"], dict | BaseModel):  # else a whole section
-                text += f", got {item['input']!r}"
+                text += f", got {_SHORT.repr(item['input'])}"
         told.setdefault(".".join(where[:2]), []).append(text)
     listed = []
     for name, texts in told.items():

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,21 @@ from typing import Any
 import numpy as np
 
 from recame.contracts import Array, IntArray, PreprocessSpec
-from recame.data.decode import NOT_OPENED, decode_image, read_source
+from recame.data.cache_room import make_room, note_use
+from recame.data.decode import PLAIN, FileFacts, decode_with_facts
+from recame.data.image_file import NOT_OPENED, decoders, whole_file
 from recame.errors import DataError
-from recame.files import write_text, write_whole
+from recame.files import explained, hold, open_regular, write_text, write_whole
 from recame.progress import Progress, silent
 
-CACHE_SCHEMA = 1
+#: Part of each key: caches of another layout or other rules of decoding are not found.
+CACHE_SCHEMA = 2
 
-_KEEP_UNUSED_S = 30 * 86_400
-_KEEP_PARTIAL_S = 86_400
 _DIGEST_BYTES = 16
 _WINDOW = 64  # decoded images held in memory while one before them is still being decoded
+#: Pixels that share a checksum.
+_BLOCK_BYTES = 2**24
+_WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,14 @@ class ImageCache:
         broken: the files that could not be decoded, each once.
         fingerprint: hash of the images' file contents and the decoding, whatever their paths and
             order; 32 hex digits.
+        facts: files that hold what a specification may lose, each once, with what it is.
     """
 
     images: Array
     row_of: IntArray
     broken: tuple[BrokenImage, ...]
     fingerprint: str
+    facts: tuple[tuple[str, FileFacts], ...] = ()
 
 
 def build_cache(
@@ -70,16 +77,17 @@ def build_cache(
 ) -> ImageCache:
     """Open the cache of these files, decoding them if there is none that fits.
 
-    A cache is found by a key of the decoding and every file's path, size and modification time,
-    which is checked in milliseconds; so an added, changed or removed file leads to a new cache.
-    (A file that is changed while its size and time stay the same goes unnoticed: reading every
-    byte at each start would cost minutes on large sets.) The content of each file is hashed
-    when it is decoded, and the data's fingerprint is made of these hashes.
+    A cache is found by a key of the decoding, the decoders' versions and every file's path, size
+    and modification time, which is checked in milliseconds; so an added, changed or removed file
+    leads to a new cache. (A file that is changed while its size and time stay the same goes
+    unnoticed: reading every byte at each start would cost minutes on large sets.) The content of
+    each file is hashed when it is decoded, and the data's fingerprint is made of these hashes.
 
     The pixels are written to a temporary file that takes its name when it is complete, and
-    the index, with its own checksum and the pixels' size, is written last: a half-written cache
-    is never used, a damaged one is made again. Caches that no one has used for 30 days are
-    deleted when a new one is made.
+    the index, with its own checksum and those of the pixels, is written last: a half-written cache
+    is never used. Whenever a cache is opened its pixels are read and compared with their checksums;
+    a damaged one is made again. One process decodes; others that want the same images wait.
+    Caches beyond a limit are removed, those first that were not used for longest, see `make_room`.
 
     Args:
         paths: files, duplicates allowed.
@@ -96,33 +104,48 @@ def build_cache(
     texts = [str(path) for path in paths]
     unique = sorted(set(texts))
     key = _key(unique, spec, max_pixels)
-    index = _read_index(folder, key)
-    if index is None or _opens_now(index, unique):
-        index = _build(folder, key, unique, spec, max_pixels, on_progress, workers)
+    found = _open_whole(folder, key, spec, unique)
+    if found is None:
+        size = len(unique) * spec.height * spec.width * spec.channels * spec.dtype.itemsize
+        advice = (
+            f"The decoded images need {size:,} bytes there. Free some space, or set data.cache_dir "
+            "or the variable RECAME_CACHE to a folder that you may write to, on another disk, or a "
+            "smaller data.size."
+        )
+        with explained(folder, advice):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder, key, advice, on_progress):
+            # Another process may have made it meanwhile.
+            found = _open_whole(folder, key, spec, unique)
+            if found is None:
+                with explained(folder, advice):
+                    make_room(folder, key, size)
+                index = _build(folder, key, unique, spec, max_pixels, advice, on_progress, workers)
+                found = index, _mapped(folder, key, spec, index)
     else:
         on_progress("decoding images", len(unique), len(unique))
+    note_use(folder, key)
+    index, images = found
     reasons = {int(position): reason for position, reason in index["broken"]}
     readable = ~np.isin(np.arange(len(unique)), list(reasons))
     rows = np.where(readable, np.cumsum(readable) - 1, -1)
     position_of = {text: position for position, text in enumerate(unique)}
     row_of = rows[[position_of[text] for text in texts]] if texts else rows
-    shape = (int(readable.sum()), spec.height, spec.width, spec.channels)
-    images: Array = (
-        np.memmap(_pixels_path(folder, key), spec.dtype, "r", shape=shape)
-        if shape[0]
-        else np.empty(shape, spec.dtype)
-    )
     broken = tuple(BrokenImage(unique[i], reason) for i, reason in sorted(reasons.items()))
-    return ImageCache(images, row_of.astype(np.int64), broken, index["fingerprint"])
+    facts = tuple(
+        (unique[position], FileFacts(deep, peak, (above[0], above[1], above[2]), coloured, pages))
+        for position, deep, peak, above, coloured, pages in index["facts"]
+    )
+    return ImageCache(images, row_of.astype(np.int64), broken, index["fingerprint"], facts)
 
 
 def _key(unique: list[str], spec: PreprocessSpec, max_pixels: int) -> str:
-    facts = [f"{CACHE_SCHEMA} {spec.decode_fingerprint()} {max_pixels}"]
+    facts = [f"{CACHE_SCHEMA} {decoders()} {spec.decode_fingerprint()} {max_pixels}"]
     for text in unique:
         try:
             stat = os.stat(text)  # noqa: PTH116 (100,000 Path objects would take a second)
             facts.append(f"{text}\t{stat.st_size}\t{stat.st_mtime_ns}")
-        except OSError:
+        except (OSError, ValueError):
             facts.append(f"{text}\t-")
     return _digest("\n".join(facts).encode(errors="surrogateescape"))
 
@@ -139,27 +162,66 @@ def _checksum(body: dict[str, Any]) -> str:
     return _digest(json.dumps(body, sort_keys=True).encode())
 
 
-def _read_index(folder: Path, key: str) -> dict[str, Any] | None:
-    """The index of a complete, undamaged cache, or None."""
-    path = folder / f"{key}.json"
+@contextmanager
+def _alone(folder: Path, key: str, advice: str, on_progress: Progress) -> Iterator[None]:
+    """Be the one process that makes this cache; wait while another does."""
+    path = folder / f"{key}.lock"
+    while True:
+        with explained(path, advice):
+            lock = hold(path)
+        if lock is not None:
+            break
+        on_progress("waiting for another process that decodes these images", 0, 1)
+        time.sleep(_WAIT_S)
     try:
-        document = json.loads(path.read_bytes())
+        yield
+    finally:
+        lock.close()
+
+
+def _open_whole(
+    folder: Path, key: str, spec: PreprocessSpec, unique: list[str]
+) -> tuple[dict[str, Any], Array] | None:
+    """Index and pixels of a complete, undamaged cache whose broken files are so still, or None."""
+    try:
+        document = json.loads((folder / f"{key}.json").read_bytes())
         body: dict[str, Any] = document["body"]
-        size = _pixels_path(folder, key).stat().st_size
-        if document["checksum"] != _checksum(body) or size != body["bytes"]:
+        if document["checksum"] != _checksum(body) or _opens_now(body, unique):
             return None
+        if not _sound(_pixels_path(folder, key), body):
+            return None
+        return body, _mapped(folder, key, spec, body)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    with contextlib.suppress(OSError):  # a shared cache may be read-only
-        os.utime(path)
-    return body
+
+
+def _mapped(folder: Path, key: str, spec: PreprocessSpec, index: dict[str, Any]) -> Array:
+    shape = (int(index["images"]), spec.height, spec.width, spec.channels)
+    if not shape[0]:
+        return np.empty(shape, spec.dtype)
+    return np.memmap(_pixels_path(folder, key), spec.dtype, "r", shape=shape)
+
+
+def _sound(path: Path, index: dict[str, Any]) -> bool:
+    """Whether the pixels are those that were written."""
+    length = int(index["block_bytes"])
+
+    def holds(number: int) -> bool:
+        with path.open("rb") as stream:
+            stream.seek(number * length)
+            return _digest(stream.read(length)) == str(index["blocks"][number])
+
+    if path.stat().st_size != index["bytes"]:
+        return False
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return all(pool.map(holds, range(len(index["blocks"]))))
 
 
 def _opens_now(index: dict[str, Any], unique: list[str]) -> bool:
     """Whether a file that the system refused to open can be read by now."""
     for position, reason in index["broken"]:
         if reason.startswith(NOT_OPENED):
-            with contextlib.suppress(OSError), Path(unique[position]).open("rb"):
+            with contextlib.suppress(OSError, ValueError), open_regular(Path(unique[position])):
                 return True
     return False
 
@@ -170,41 +232,51 @@ def _build(
     unique: list[str],
     spec: PreprocessSpec,
     max_pixels: int,
+    advice: str,
     on_progress: Progress,
     workers: int | None,
 ) -> dict[str, Any]:
-    size = len(unique) * spec.height * spec.width * spec.channels * spec.dtype.itemsize
-    advice = (
-        f"The decoded images need {size:,} bytes there. Free some space, or set data.cache_dir or "
-        "the variable RECAME_CACHE to a folder that you may write to, on another disk, or a "
-        "smaller data.size."
-    )
+    image_bytes = spec.height * spec.width * spec.channels * spec.dtype.itemsize
+    together = max(1, _BLOCK_BYTES // image_bytes)
     digests: list[str] = []
+    blocks: list[str] = []
     broken: list[tuple[int, str]] = []
+    remarkable: list[list[Any]] = []
+    block = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with (
         write_whole(_pixels_path(folder, key), advice=advice) as partial,
         partial.open("wb") as stream,
     ):
-        _remove_old(folder)
         # A full disk is told now rather than after hours.
-        if shutil.disk_usage(folder).free < size:
+        if shutil.disk_usage(folder).free < len(unique) * image_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         decoded = _decode_all(unique, spec, max_pixels, workers)
-        for position, (digest, image) in enumerate(decoded):
+        for position, (digest, image, facts) in enumerate(decoded):
             if isinstance(image, str):
                 broken.append((position, image))
             else:
                 digests.append(digest)
                 stream.write(image.data)
+                block.update(image.data)
+                if len(digests) % together == 0:
+                    blocks.append(block.hexdigest())
+                    block = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+                if facts != PLAIN:
+                    remarkable.append([position, *facts])
             on_progress("decoding images", position + 1, len(unique))
         written = stream.tell()
+    if len(digests) % together:
+        blocks.append(block.hexdigest())
     contents = "\n".join([spec.decode_fingerprint(), *sorted(digests)])
     body = {
         "schema": CACHE_SCHEMA,
         "bytes": written,
+        "block_bytes": together * image_bytes,
+        "blocks": blocks,
         "images": len(digests),
         "spec": spec.to_dict(),
         "broken": broken,
+        "facts": remarkable,
         "digests": digests,
         "fingerprint": _digest(contents.encode()),
     }
@@ -215,19 +287,20 @@ def _build(
 
 def _decode_all(
     unique: list[str], spec: PreprocessSpec, max_pixels: int, workers: int | None
-) -> Iterator[tuple[str, Array | str]]:
-    """Content hash and pixels, or the reason why there are none, in the order of the files."""
+) -> Iterator[tuple[str, Array | str, FileFacts]]:
+    """Content hash, pixels or the reason why there are none, and facts, in the files' order."""
 
-    def decode(text: str) -> tuple[str, Array | str]:
+    def decode(text: str) -> tuple[str, Array | str, FileFacts]:
         try:
-            data = read_source(Path(text))
-            return _digest(data), decode_image(data, spec, max_pixels=max_pixels)
+            with whole_file(Path(text), max_pixels=max_pixels) as data:
+                pixels, facts = decode_with_facts(data, spec, max_pixels=max_pixels)
+                return _digest(data), pixels, facts
         except DataError as error:
-            return "", str(error)
+            return "", str(error), PLAIN
 
     # Threads: the decoders release the interpreter's lock, and nothing has to be copied between.
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
-    pending: deque[Future[tuple[str, Array | str]]] = deque()
+    pending: deque[Future[tuple[str, Array | str, FileFacts]]] = deque()
     try:
         with warnings.catch_warnings():
             # Pillow remarks on odd tags of files that decode well.
@@ -240,20 +313,6 @@ def _decode_all(
                 yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _remove_old(folder: Path) -> None:
-    """Delete caches not used for 30 days and what an interrupted build left a day ago."""
-    now = time.time()
-    for path in folder.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if now - path.stat().st_mtime > _KEEP_PARTIAL_S:
-                path.unlink()
-    for path in folder.glob("[0-9a-f]" * (2 * _DIGEST_BYTES) + ".json"):
-        with contextlib.suppress(OSError):
-            if now - path.stat().st_mtime > _KEEP_UNUSED_S:
-                path.unlink()
-                _pixels_path(folder, path.stem).unlink(missing_ok=True)
 
 
 class PickedRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import Array, IntArray
-from recame.data.decode import evenly_spaced, stored_form
+from recame.data.image_file import open_header, stored_form
+from recame.data.proposal import evenly_spaced
 from recame.errors import DataError
 from recame.files import sha256
 from recame.progress import Progress, silent
@@ -38,8 +40,8 @@ def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
-            with contextlib.suppress(DataError, OSError), Path(path).open("rb") as stream:
-                size = Path(path).stat().st_size
+            with contextlib.suppress(DataError, OSError), open_header(Path(path)) as stream:
+                size = os.fstat(stream.fileno()).st_size
                 rows.append({"path": path, **stored_form(stream), "bytes": size})
     columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
     return pd.DataFrame(rows, columns=columns)

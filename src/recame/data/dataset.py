@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from recame.config import DataConfig
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
-from recame.data.cache import ImageCache, build_cache
-from recame.data.decode import native_size, propose_spec
+from recame.data.cache import ImageCache
 from recame.data.manifest import Labels, ManifestColumns, read_manifest
+from recame.data.proposal import decoded_as, native_size, propose_spec, settled
 from recame.data.splits import complete_splits, in_order
 from recame.errors import DataError
 from recame.label_space import LabelSpace
@@ -175,7 +176,7 @@ def load_inspection_set(
         _check_labels(table, set(table.loc[table["split"] == "train", "label"]), trained=False)
     paths = [Path(path) for path in table["path"]]
     if spec is None:
-        spec, native = propose_spec(
+        proposed, native = propose_spec(
             paths,
             size=None if config.size == "auto" else config.size,
             channels=config.channels,
@@ -183,15 +184,10 @@ def load_inspection_set(
             resize=config.resize,
             max_pixels=config.max_pixels,
         )
+        spec, cache = settled(proposed, paths, config, on_progress=on_progress)
     else:
         native = native_size(paths)
-    cache = build_cache(
-        paths,
-        spec,
-        cache_dir=config.cache_dir,
-        max_pixels=config.max_pixels,
-        on_progress=on_progress,
-    )
+        cache = decoded_as(spec, paths, config, on_progress=on_progress)
     learns = not trained and labels == "required"
     table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)
     label = table.get("label", pd.Series(None, table.index, dtype=object))
@@ -205,6 +201,8 @@ def load_inspection_set(
         )
     names = [] if label_space is None else list(label_space.names)
     codes = pd.Categorical(label, categories=names).codes
+    if learns and label_space is not None:
+        _tell_unjudged(table, label_space)
     return InspectionSet(
         table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native
     )
@@ -261,6 +259,23 @@ def _drop_broken(
             "the class would vanish from the model. Repair them, or remove the class's rows."
         )
     return left
+
+
+def _tell_unjudged(table: pd.DataFrame, label_space: LabelSpace) -> None:
+    """Warn of classes that `val`, which chooses what is kept, has no image of."""
+    judged = set(table.loc[table["split"] == "val", "label"])
+    unjudged = [
+        f"{name!r} ({count})"
+        for name, count in zip(label_space.names, label_space.counts, strict=True)
+        if name not in judged
+    ]
+    if judged and unjudged:
+        warnings.warn(
+            f"val has no image of {', '.join(unjudged)} (training images in brackets), so what is "
+            "kept of the training is chosen without a look at them. Put images of each class into "
+            "val where there are enough.",
+            stacklevel=3,
+        )
 
 
 class BatchDataset(Dataset[Batch]):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +17,67 @@ IMAGE_SUFFIXES = frozenset(
 
 #: Folders at the top of a drive that belong to the system, which lets nobody in.
 _OF_THE_SYSTEM = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN"})
+
+
+#: Files that lie beside images and are known to be none.
+_BESIDE = frozenset(
+    {
+        *(".txt", ".md", ".log", ".html", ".pdf", ".ini", ".db", ".lnk", ".toml"),
+        *(".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".parquet", ".pq", ".xlsx", ".xls"),
+        *(".md5", ".sha256", ".py", ".part", ".sqlite", ".sqlite-wal", ".sqlite-shm"),
+    }
+)
+#: Folders and files that are named.
+_NAMED = 5
+
+
+class Unused:
+    """What lay in folders of images and was not taken for one."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, name: str) -> None:
+        """Note a file, by its path."""
+        last = name.replace(os.sep, "/").rpartition("/")[2]
+        if last.startswith("._") or last == ".DS_Store":  # macOS leaves them everywhere
+            return
+        suffix = os.path.splitext(last)[1].lower() or "without a suffix"  # noqa: PTH122
+        kind = f"hidden {suffix}" if last.startswith(".") else suffix
+        self._counts[kind] += 1
+        self._first[kind] = min(self._first.get(kind, name), name)
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return self._counts.total()
+
+    @property
+    def maybe_images(self) -> int:
+        """How many of them may be images: all but tables, notes and the like."""
+        return sum(count for kind, count in self._counts.items() if kind not in _BESIDE)
+
+    def told(self, lead: str = "") -> str:
+        """How many of each kind, those that may be images first, each with an example."""
+        if not self._counts:
+            return ""
+        order = sorted(self._counts, key=lambda kind: (kind in _BESIDE, -self._counts[kind], kind))
+        shown = [f"{self._counts[kind]:,} {kind} ({_shown(self._first[kind])})" for kind in order]
+        more = f" and {len(shown) - _NAMED} other kinds" if len(shown) > _NAMED else ""
+        return f"{lead}{', '.join(shown[:_NAMED])}{more}. "
+
+    def tell(self, where: object) -> None:
+        """Warn where some may be images."""
+        if self.maybe_images:
+            warnings.warn(
+                f"{len(self):,} files in {_shown(str(where))} are not used, since they are not "
+                f"named as PNG, JPEG, BMP or TIFF: {self.told()}Convert them if they are to count.",
+                stacklevel=4,
+            )
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def list_images(sources: Sequence[str | Path]) -> list[Path]:
@@ -34,10 +97,11 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
 def list_image_names(sources: Sequence[str | Path]) -> list[str]:
     """`list_images` as text, which takes a tenth of the memory: some 15 MB for 100,000 files."""
     found: set[str] = set()
+    unused = Unused()
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found.update(_below(path))
+            found.update(_below(path, unused))
         elif path.exists():
             found.add(str(path))
         else:
@@ -48,14 +112,20 @@ def list_image_names(sources: Sequence[str | Path]) -> list[str]:
                     f"No image at {source}: no such file or folder, and no file matches it as a "
                     "pattern. Check the path."
                 )
-            found.update(str(m) for m in matches if m.is_file() and is_image_name(m.name))
+            for match in (m for m in matches if m.is_file()):
+                if is_image_name(match.name):
+                    found.add(str(match))
+                else:
+                    unused.add(str(match))
             for folder in (m for m in matches if m.is_dir()):
-                found.update(_below(folder))
+                found.update(_below(folder, unused))
     if not found:
         raise DataError(
             f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
-            f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. Name files or another folder."
+            f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. "
+            f"{unused.told('There are other files: ')}Name files or another folder."
         )
+    unused.tell(", ".join(map(str, sources)))
     names = sorted(found, key=_by_parts)
     if len(sources) == 1:
         return names
@@ -70,8 +140,12 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
-def walk_images(folder: Path) -> Iterator[str]:
+def walk_images(folder: Path, unused: Unused | None = None) -> Iterator[str]:
     """Image files below a folder, relative, with forward slashes; links are followed once.
+
+    Args:
+        folder: the folder.
+        unused: notes the other files; hidden folders are left out whole.
 
     Raises:
         DataError: a folder below cannot be listed.
@@ -85,7 +159,11 @@ def walk_images(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(where).relative_to(folder).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
-        yield from (f"{prefix}{name}" for name in files if is_image_name(name))
+        for name in files:
+            if is_image_name(name):
+                yield f"{prefix}{name}"
+            elif unused is not None:
+                unused.add(f"{prefix}{name}")
 
 
 def _not_listed(error: OSError) -> None:
@@ -98,9 +176,9 @@ def _not_listed(error: OSError) -> None:
         ) from error
 
 
-def _below(folder: Path) -> Iterator[str]:
+def _below(folder: Path, unused: Unused) -> Iterator[str]:
     prefix = "" if str(folder) == "." else f"{str(folder).rstrip(os.sep)}{os.sep}"
-    return (f"{prefix}{name}".replace("/", os.sep) for name in walk_images(folder))
+    return (f"{prefix}{name}".replace("/", os.sep) for name in walk_images(folder, unused))
 
 
 def _by_parts(name: str) -> str:

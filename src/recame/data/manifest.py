@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import unicodedata
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +13,10 @@ from typing import Literal
 import pandas as pd
 
 from recame.config import DataConfig
-from recame.data.listing import IMAGE_SUFFIXES, walk_images
+from recame.data.listing import IMAGE_SUFFIXES, Unused, walk_images
+from recame.data.table_text import TableText, read_table_text
 from recame.errors import CheckpointError, DataError
+from recame.files import open_regular
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -25,6 +30,8 @@ _SPLIT_NAMES = {
 #: Whether each image must have a label, may have one, or is asked for none.
 Labels = Literal["required", "optional", "ignored"]
 
+#: File names with letters beyond ASCII that are looked for.
+_NAMES_TRIED = 100
 _OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
 
 
@@ -37,18 +44,21 @@ class ManifestColumns:
         label: classes.
         split: parts of the set.
         names: further columns that name things, as products and lots: text, even if of digits.
+        encoding: of a CSV file; `auto` takes what is certain, see `read_table_text`.
     """
 
     image: str = "image"
     label: str = "label"
     split: str = "split"
     names: tuple[str, ...] = ()
+    encoding: str = "auto"
 
     @classmethod
     def of(cls, config: DataConfig) -> ManifestColumns:
         """As the settings say."""
         names = tuple(name for name in (config.product_column, config.group_by) if name is not None)
-        return cls(config.image_column, config.label_column, config.split_column, names)
+        image, label, split = config.image_column, config.label_column, config.split_column
+        return cls(image, label, split, names, config.encoding)
 
 
 def read_manifest(
@@ -90,6 +100,7 @@ def read_manifest(
         raise DataError(f"No data at {source}: the path does not exist. Check its spelling.")
     folder = source.is_dir()
     table = _read_folder(source, labels) if folder else _read_table(source, columns, labels)
+    _tell_look_alikes(table, source, columns)
     if labels == "required":
         found = table["label"].unique()
         if len(found) < min_classes:
@@ -111,7 +122,7 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
             product "0012".
 
     Raises:
-        CheckpointError: it is missing.
+        CheckpointError: it is missing or damaged.
     """
     if not path.exists():
         raise CheckpointError(
@@ -119,7 +130,19 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
             "evaluate it on DATA."
         )
     texts = dict.fromkeys(("image", "path", "label", "split", product_column), str)
-    return _plain_columns(pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""]))
+    try:
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a table ({error}), so the run no longer knows its images: "
+            "it was edited or damaged. Train the run again, or evaluate it on DATA."
+        ) from error
+    if missing := {"image", "path", "label", "split"}.difference(table):
+        raise CheckpointError(
+            f"{path} has no column {', '.join(sorted(missing))}, so the run no longer knows its "
+            "images: it was edited or damaged. Train the run again, or evaluate it on DATA."
+        )
+    return _plain_columns(table)
 
 
 def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
@@ -127,7 +150,9 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
     roles = {_SPLIT_NAMES.get(name.lower()) for name in names}
     # A folder named train alone is a split as well: as the only class it could not be used.
     has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
-    found = sorted(walk_images(folder))
+    unused = Unused()
+    found = sorted(walk_images(folder, unused))
+    unused.tell(folder)
     files = [file for file in found if file.encode("utf-8", "ignore").decode() == file]
     odd = sorted(set(found).difference(files))
     if odd:
@@ -140,10 +165,13 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
     if not files:
         raise DataError(
             f"No images in {folder}: looked in it and in all folders below it for files ending in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}. Check the path."
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}. {unused.told('There are other files: ')}Check "
+            "the path."
         )
     has_splits = has_splits and any("/" in file for file in files)
     depth = int(has_splits)  # of the class folders
+    if labels != "ignored":
+        _tell_empty(folder, files, depth)
     if labels == "required":
         files = _below(folder, files, depth + 1, "class folders")
     elif has_splits:
@@ -156,6 +184,54 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
     if has_splits:
         table["split"] = [_SPLIT_NAMES.get(part[0].lower(), part[0]) for part in parts]
     return table
+
+
+def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
+    """Warn of folders that would be no class and no split, since nothing in them is read."""
+    empty: list[str] = []
+    for level in range(1, depth + 2):
+        there = {path.relative_to(folder).as_posix() for path in folder.glob("*/" * level)}
+        used = {"/".join(file.split("/")[:level]) for file in files}
+        below = tuple(f"{name}/" for name in empty)
+        empty += sorted(
+            name for name in there - used if not name.startswith((".", *below)) and "/." not in name
+        )
+    if empty:
+        warnings.warn(
+            f"{len(empty)} folders of {folder} hold no image that is read, and count as no class: "
+            f"{', '.join(map(repr, empty[:5]))}{', ...' if len(empty) > 5 else ''}.",
+            stacklevel=4,
+        )
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ in case, blanks or Unicode form only.
+
+    Examples:
+        >>> look_alikes(["Scratch", "scratch ", "dent", "d e n t", "hole"])
+        [['Scratch', 'scratch '], ['d e n t', 'dent']]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        key = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(unicodedata.normalize("NFKC", key), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _tell_look_alikes(table: pd.DataFrame, source: Path, columns: ManifestColumns) -> None:
+    """Warn of classes, splits and other names that a slip of the keyboard tells apart."""
+    for column in ("label", "split", *columns.names):
+        if column not in table:
+            continue
+        counts = table[column].dropna().astype(str).value_counts()
+        for group in look_alikes(counts.index):
+            told = " and ".join(f"{name!r} ({counts[name]:,} images)" for name in group)
+            warnings.warn(
+                f"{source}: {told} differ in case, blanks or Unicode form only, and count as "
+                f"{len(group)} different values of {column!r}. If they mean the same, give them "
+                "one name.",
+                stacklevel=3,
+            )
 
 
 def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
@@ -182,8 +258,9 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         table = _read_csv(source, columns)
     elif source.suffix.lower() in {".parquet", ".pq"}:
         try:
-            table = pd.read_parquet(source)
-        except (OSError, ValueError) as error:
+            with open_regular(source) as stream:
+                table = pd.read_parquet(stream)
+        except Exception as error:  # a damaged file can break a reader anywhere
             raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
     else:
         raise DataError(
@@ -218,18 +295,17 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
 
 
 def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
+    wanted = {columns.image, columns.label, columns.split, *columns.names}
+    taken = read_table_text(source, wanted, columns.encoding)
     try:
-        with source.open(encoding="utf-8-sig") as stream:
-            header = stream.readline()
-        separator = max(",;\t", key=header.count)
         text = pd.read_csv(
-            source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            io.StringIO(taken.text), sep=taken.separator, dtype=str, keep_default_na=False
         )
-        table = pd.read_csv(source, sep=separator, encoding="utf-8-sig", low_memory=False)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source} is not UTF-8 text ({error}): save it as UTF-8.") from error
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        table = pd.read_csv(io.StringIO(taken.text), sep=taken.separator, low_memory=False)
+    except (ValueError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{source} cannot be read as a table ({error}).") from error
+    if taken.guessed is not None:
+        _tell_code_page(source, taken, text, columns)
     own = {columns.image, columns.label, columns.split}
     # A class may be called "NA" and a lot "0012": neither is a missing value or a number.
     for name in text:
@@ -240,6 +316,28 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
         elif text[name].str.match(r"0\d").any():
             table[name] = text[name]
     return table
+
+
+def _tell_code_page(
+    source: Path, taken: TableText, text: pd.DataFrame, columns: ManifestColumns
+) -> None:
+    """Say which code page was concluded; file names in it must lead to files."""
+    declare = "declare it with --set data.encoding=NAME (cp1250, cp1251, cp932 ...)"
+    if columns.image in text:
+        named = text[columns.image].str.strip()
+        base = source.parent.absolute()
+        for name in named[~named.map(str.isascii)].head(_NAMES_TRIED):
+            if not (base / name.replace("\\", "/")).exists():
+                raise DataError(
+                    f"{source} is not UTF-8, and in {taken.guessed} it names {name!r}, which does "
+                    f"not exist: if it has another encoding, {declare}, or save it as UTF-8."
+                )
+    shown = next(line for line in taken.text.splitlines() if not line.isascii())[:60]
+    warnings.warn(
+        f"{source} is not UTF-8: it was read as {taken.guessed} (Western Europe), separated by "
+        f"{taken.separator!r}, for example {shown!r}. If that reads wrong, {declare}.",
+        stacklevel=5,
+    )
 
 
 def _plain_columns(table: pd.DataFrame) -> pd.DataFrame:

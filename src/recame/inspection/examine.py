@@ -14,10 +14,16 @@ from rich.console import Console
 from recame.config import DataConfig
 from recame.contracts import PreprocessSpec
 from recame.data.audit import audit_manifest
-from recame.data.cache import ImageCache, PickedRows, build_cache
+from recame.data.cache import ImageCache, PickedRows
 from recame.data.contents import pixel_statistics, read_headers
-from recame.data.decode import native_size, propose_spec, working_side
 from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.proposal import (
+    decoded_as,
+    native_size,
+    propose_spec,
+    settled,
+    working_side,
+)
 from recame.data.sampling import balanced_sample
 from recame.errors import DataError
 from recame.inference.embedding import embed_images
@@ -150,11 +156,11 @@ def _decode(
     table: pd.DataFrame, data: DataConfig, model: LoadedModel | None, clock: Clock
 ) -> tuple[PreprocessSpec, ImageCache]:
     paths = [Path(path) for path in table["path"]]
-    spec = _propose(paths, data) if model is None else model.spec
     with clock("decoding") as step:
-        cache = build_cache(
-            paths, spec, cache_dir=data.cache_dir, max_pixels=data.max_pixels, on_progress=step
-        )
+        if model is None:
+            spec, cache = settled(_propose(paths, data), paths, data, on_progress=step)
+        else:
+            spec, cache = model.spec, decoded_as(model.spec, paths, data, on_progress=step)
     if not len(cache.images):
         first = cache.broken[0]
         raise DataError(

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from recame.config import Config
 from recame.data.dataset import InspectionSet, load_inspection_set
-from recame.data.decode import native_size
 from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.proposal import native_size
 from recame.files import write_json
 from recame.inference.device import choose_device
 from recame.machine import environment

@@ -13,7 +13,7 @@ import torch
 from recame.config import SYMMETRIES, Config, RunConfig
 from recame.contracts import Array
 from recame.data.dataset import InspectionSet
-from recame.data.decode import working_side
+from recame.data.proposal import working_side
 from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
 from recame.runs.folder import RunFolder

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from recame.data.cache import BrokenImage
+from recame.data.decode import losses
+from recame.data.listing import Unused, walk_images
 from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.figures import calm
 from recame.pages.render import BLUE, GREY, LINE, ORANGE, counted, figure_picture
@@ -20,20 +24,56 @@ FLAT = 0.01
 _BROKEN_SHARE = 0.05
 
 
+_LOST = {
+    "clipped": (
+        "Images are brighter than white",
+        "Values above the range that the other images have are cut off.",
+        "Bring all images to one range of values.",
+    ),
+    "near black": (
+        "Images have fewer bits than the others",
+        "Their values fill only the darkest part of the range: the model sees them near black.",
+        "Bring all images to one range of values, or set data.bit_depth.",
+    ),
+    "colour": (
+        "Coloured images become grey",
+        "Only their grey values are seen.",
+        "Set data.channels=3 if colour matters.",
+    ),
+    "pages": (
+        "Files have more than one page",
+        "Only the first page of each is used.",
+        "Save the others as files of their own, if they are to count.",
+    ),
+}
+
+
 class Files(Check):
     """What the files are like.
 
     Attributes:
         broken: files that cannot be read.
+        unused: what else lies in the folder.
+        lost: how many files lose what, as they are brought to one form.
     """
 
     place = 6
     of_images = True
     broken: tuple[BrokenImage, ...]
+    unused: Unused
+    lost: Counter[str]
 
     def find(self) -> None:
-        """The decoder told."""
-        self.broken = () if self.inspection.cache is None else self.inspection.cache.broken
+        """The decoder told; the folder tells the rest."""
+        inspection = self.inspection
+        self.broken = () if inspection.cache is None else inspection.cache.broken
+        self.unused, self.lost = Unused(), Counter()
+        if (folder := Path(inspection.source)).is_dir():
+            for _ in walk_images(folder, self.unused):
+                pass
+        if inspection.cache is not None and inspection.spec is not None:
+            for _, facts in inspection.cache.facts:
+                self.lost.update(list(losses(facts, inspection.spec)))
 
     def say(self) -> list[SetFinding]:
         """Unreadable, repeated, flat; sizes."""
@@ -51,6 +91,24 @@ class Files(Check):
                     len(self.broken),
                 )
             )
+        if len(self.unused):
+            maybe = self.unused.maybe_images
+            found.append(
+                SetFinding(
+                    "unused",
+                    "warn" if maybe else "note",
+                    f"{counted(len(self.unused), 'file')} in the folder are not used",
+                    self.unused.told().strip(),
+                    "Convert images to PNG, JPEG, BMP or TIFF if they are to count."
+                    if maybe
+                    else "",
+                    len(self.unused),
+                )
+            )
+        found += [
+            SetFinding(f"lost-{kind.replace(' ', '-')}", "warn", *_LOST[kind], count)
+            for kind, count in self.lost.items()
+        ]
         repeated = inspection.audit.repeated
         if len(repeated):
             conflicts = int(repeated.groupby("path")["label"].nunique().gt(1).sum())

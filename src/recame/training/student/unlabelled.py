@@ -14,9 +14,10 @@ from torch.utils.data import Dataset, Sampler
 
 from recame.config import DistillConfig
 from recame.contracts import Array, Batch, FloatArray, IntArray
-from recame.data.cache import BrokenImage, ImageCache, build_cache
+from recame.data.cache import BrokenImage, ImageCache
 from recame.data.dataset import BatchDataset
 from recame.data.listing import list_images
+from recame.data.proposal import decoded_as
 from recame.data.samplers import EpochBatches, SamplerKind
 from recame.errors import DataError
 from recame.inference.predict import predict_cached
@@ -82,11 +83,10 @@ def load_unlabelled(
         rng = np.random.default_rng(run.config.run.seed)
         chosen = rng.choice(len(paths), settings.unlabelled_most, replace=False)
         paths = [paths[i] for i in np.sort(chosen)]
-    cache = build_cache(
-        paths,
+    cache = decoded_as(
         run.data.spec,
-        cache_dir=run.config.data.cache_dir,
-        max_pixels=run.config.data.max_pixels,
+        paths,
+        run.config.data,
         on_progress=relabelled(report, "decoding unlabelled images"),
     )
     known = {_digest(image) for image in run.data.cache.images}

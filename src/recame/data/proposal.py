@@ -1,0 +1,306 @@
+"""What nobody said of preprocessing: proposed from a sample of the files, settled by all."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from recame.config import DataConfig
+from recame.contracts import PreprocessSpec, ResizeRule
+from recame.data.cache import ImageCache, build_cache
+from recame.data.decode import (
+    CAMERA_BITS,
+    Loss,
+    clipped_share,
+    is_coloured,
+    losses,
+)
+from recame.data.image_file import open_header, read_image, stored_form, whole_file
+from recame.errors import DataError
+from recame.progress import Progress, silent
+
+#: Pixels that `propose_spec` decodes at most, so that large images cost seconds and not minutes.
+_SAMPLE_PIXELS = 2**27
+_SIDE_RANGE = (16, 2048)
+#: Files that a warning names.
+_NAMED = 3
+
+
+def propose_spec(
+    paths: Sequence[Path],
+    *,
+    size: int | None,
+    channels: Literal["auto", 1, 3] = "auto",
+    bit_depth: Literal["auto", 8, 16] = "auto",
+    resize: ResizeRule = "stretch",
+    max_pixels: int,
+    sample: int = 64,
+    mean: float = 0.5,
+    std: float = 0.5,
+) -> tuple[PreprocessSpec, tuple[int, int]]:
+    """Choose the preprocessing from an evenly spaced sample of the readable files.
+
+    What is left open is decided so: three channels if any sampled image is really coloured; 16
+    bit if any file is; the side from the median of sqrt(height * width), within 16 to 2048. The
+    scale is 255, or for 16 bit 65535; where no sampled value needs more than 10, 12 or 14 bits
+    it is the largest value of that many bits, as cameras of that depth store it. What the other
+    files hold beyond that, `settled` mends.
+
+    Args:
+        paths: image files.
+        size: side of the square the images are brought to, or None for their own.
+        channels: 1, 3 or `auto`.
+        bit_depth: 8, 16 or `auto`.
+        resize: how the aspect ratio is treated.
+        max_pixels: an image with more counts as unreadable.
+        sample: how many files are looked at.
+        mean: for every channel, in [0, 1].
+        std: for every channel, in [0, 1].
+
+    Returns:
+        The spec, and the median (height, width) of the files.
+
+    Raises:
+        DataError: none of the sampled files can be read.
+    """
+    sizes: list[tuple[int, int]] = []
+    coloured = deep = False
+    peak = decoded = 0
+    reason = "no files"
+    for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
+        try:
+            with whole_file(path, max_pixels=max_pixels) as data:
+                form = stored_form(io.BytesIO(data))
+                height, width, is_deep = form["height"], form["width"], form["bits"] == 16
+                wanted = (channels == "auto" and not coloured) or is_deep
+                # 8-bit files among the others need the whole range.
+                file_peak = 0 if is_deep else 0xFFFF
+                if wanted and (not sizes or decoded < _SAMPLE_PIXELS):
+                    pixels, _ = read_image(data, max_pixels=max_pixels)
+                    decoded += height * width
+                    coloured = coloured or is_coloured(pixels)
+                    file_peak = max(file_peak, int(pixels.max()))
+        except DataError as error:
+            reason = f"{path}: {error}"
+            continue
+        sizes.append((height, width))
+        deep = deep or is_deep
+        peak = max(peak, file_peak)
+    native = _median_size(sizes, reason)
+    own_side = round(float(np.median([(h * w) ** 0.5 for h, w in sizes])))
+    side = size or int(np.clip(own_side, *_SIDE_RANGE))
+    num_channels: Literal[1, 3] = (3 if coloured else 1) if channels == "auto" else channels
+    depth: Literal[8, 16] = (16 if deep else 8) if bit_depth == "auto" else bit_depth
+    spec = PreprocessSpec(
+        height=side,
+        width=side,
+        channels=num_channels,
+        bit_depth=depth,
+        scale=_white(peak) if depth == 16 else 255.0,
+        mean=(mean,) * num_channels,
+        std=(std,) * num_channels,
+        resize=resize,
+    )
+    return spec, native
+
+
+def _white(peak: int) -> float:
+    """The largest value of the camera whose values reach so far."""
+    return float(2 ** next((bits for bits in CAMERA_BITS if peak < 2**bits), 16) - 1)
+
+
+def settled(
+    proposed: PreprocessSpec,
+    paths: Sequence[Path],
+    config: DataConfig,
+    *,
+    on_progress: Progress = silent,
+) -> tuple[PreprocessSpec, ImageCache]:
+    """Decode all files, and mend a proposal that some of them do not fit.
+
+    A sample misses what is rare: the one coloured product, the defect that shines. So the decoder
+    notes of every file what the proposal would lose, and what nobody asked for is decided anew:
+    brighter values raise the scale, which costs nothing; colour or 16-bit files beyond the sample
+    let all files be decoded once more. What made the difference is named in a warning, and so is
+    what stays lost, see `tell_losses`.
+
+    Args:
+        proposed: from `propose_spec`.
+        paths: all files.
+        config: which decisions were left open, and the cache.
+        on_progress: told of the decoding.
+
+    Raises:
+        DataError: see `build_cache`.
+    """
+    spec = proposed
+    while True:
+        cache = build_cache(
+            paths,
+            spec,
+            cache_dir=config.cache_dir,
+            max_pixels=config.max_pixels,
+            on_progress=on_progress,
+        )
+        mended = _mended(spec, cache, config)
+        if mended == spec:
+            tell_losses(cache, spec, colour=config.channels == "auto")
+            return spec, cache
+        spec = mended
+
+
+def decoded_as(
+    spec: PreprocessSpec,
+    paths: Sequence[Path],
+    config: DataConfig,
+    *,
+    on_progress: Progress = silent,
+) -> ImageCache:
+    """Decode files for a model that is there, and warn of those that lose something by it.
+
+    Args:
+        spec: the model's.
+        paths: all files.
+        config: the cache, and whether grey was asked for.
+        on_progress: told of the decoding.
+
+    Raises:
+        DataError: see `build_cache`.
+    """
+    cache = build_cache(
+        paths,
+        spec,
+        cache_dir=config.cache_dir,
+        max_pixels=config.max_pixels,
+        on_progress=on_progress,
+    )
+    tell_losses(cache, spec, colour=config.channels == "auto")
+    return cache
+
+
+def _mended(spec: PreprocessSpec, cache: ImageCache, config: DataConfig) -> PreprocessSpec:
+    """The specification that loses nothing of what the decoder met; says what has changed."""
+    facts = cache.facts
+    coloured = [path for path, found in facts if found.coloured]
+    deep = [path for path, found in facts if found.deep]
+    changes: list[str] = []
+    if config.channels == "auto" and spec.channels == 1 and coloured:
+        changes.append(f"{_named(coloured)} in colour: all images keep 3 channels")
+        spec = replace(spec, channels=3, mean=spec.mean * 3, std=spec.std * 3)
+    if config.bit_depth == "auto" and spec.bit_depth == 8 and deep:
+        changes.append(f"{_named(deep)} with 16 bits: all images are decoded to 16 bits")
+        spec = replace(spec, bit_depth=16, scale=65535.0)
+    elif spec.bit_depth == 16:
+        white = _white(max((found.peak for _, found in facts), default=0))
+        if white > spec.scale:
+            brighter = [path for path, found in facts if found.peak > spec.scale]
+            changes.append(
+                f"{_named(brighter)} with values above {spec.scale:.0f}: white is {white:.0f}"
+            )
+            spec = replace(spec, scale=white)
+    if changes:
+        warnings.warn(
+            "The files hold more than the sample showed that preprocessing was first chosen "
+            f"by: {'; '.join(changes)}. If these files do not belong here, remove them and start "
+            "again: the others are seen better without.",
+            stacklevel=4,
+        )
+    return spec
+
+
+def tell_losses(cache: ImageCache, spec: PreprocessSpec, *, colour: bool = True) -> None:
+    """Warn, by kind and by name, of files that lose something as they are brought to a spec.
+
+    Args:
+        cache: the decoded files.
+        spec: as they were decoded, with the scale.
+        colour: whether lost colour is told too: not where grey was asked for.
+    """
+    found: dict[Loss, list[str]] = {}
+    worst = 0.0
+    for path, facts in cache.facts:
+        worst = max(worst, clipped_share(facts, spec))
+        for kind in losses(facts, spec):
+            found.setdefault(kind, []).append(path)
+    white = f"{spec.scale:.0f}" if spec.bit_depth == 16 else "that of 16 bits, of which 8 are kept"
+    words: dict[Loss, Callable[[str], str]] = {
+        "clipped": lambda named: (
+            f"{named} with values above {spec.scale:.0f}, which is white here: they are cut off, "
+            f"up to {worst:.1%} of an image. They are of another camera or setting than the "
+            "images that the model learns from: bring them to one range."
+        ),
+        "near black": lambda named: (
+            f"{named} of fewer bits than the others: white is {white} here, so the model sees them "
+            "near black. Bring all images to one range, or set data.bit_depth before training."
+        ),
+        "colour": lambda named: (
+            f"{named} in colour: only their grey values are seen here. Set data.channels=3 before "
+            "training if colour matters."
+        ),
+        "pages": lambda named: (
+            f"{named} with further pages: only the first of each file is used. Save the others as "
+            "files of their own, if they are to count."
+        ),
+    }
+    for kind, paths in found.items():
+        if kind != "colour" or colour:
+            warnings.warn(words[kind](_named(paths)), stacklevel=3)
+
+
+def _named(paths: Sequence[str]) -> str:
+    shown = [path.encode("utf-8", "backslashreplace").decode() for path in paths[:_NAMED]]
+    more = ", ..." if len(paths) > _NAMED else ""
+    return f"{len(paths):,} image{'s' * (len(paths) != 1)} ({', '.join(shown)}{more})"
+
+
+def working_side(native: tuple[int, int]) -> int:
+    """Side in pixels that images are resized to where nobody says: near their own, 64 to 128.
+
+    Args:
+        native: median height and width of the images.
+
+    Examples:
+        >>> working_side((20, 20)), working_side((90, 100)), working_side((900, 1600))
+        (64, 96, 128)
+    """
+    side = math.sqrt(native[0] * native[1])
+    return min(128, max(64, 32 * round(side / 32)))
+
+
+def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:
+    """Median (height, width) of an evenly spaced sample of files, from their headers alone.
+
+    Raises:
+        DataError: none of the sampled files has a readable header.
+    """
+    sizes, reason = [], "no files"
+    for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
+        try:
+            with open_header(path) as stream:
+                form = stored_form(stream)
+            sizes.append((form["height"], form["width"]))
+        except DataError as error:
+            reason = f"{path}: {error}"
+    return _median_size(sizes, reason)
+
+
+def evenly_spaced(total: int, sample: int) -> list[int]:
+    """At most `sample` of so many positions, from the first to the last."""
+    return sorted(set(np.linspace(0, total - 1, min(sample, total)).astype(int).tolist()))
+
+
+def _median_size(sizes: list[tuple[int, int]], reason: str) -> tuple[int, int]:
+    if not sizes:
+        raise DataError(
+            f"None of the sampled images can be read ({reason}), so nothing tells how to "
+            "preprocess them. Check the paths and the files."
+        )
+    height, width = np.median(np.asarray(sizes), axis=0)
+    return round(float(height)), round(float(width))
