@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-cluster test-gpu lint format lock clean
+.PHONY: demo test test-slow test-faults test-cluster test-gpu wheel audit sbom lint format lock clean
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "recame needs Python >= 3.11, found " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
@@ -15,7 +15,7 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)  ## generate a set, train a baseline and ReCAME-Net on it, compare them in a report
 	$(BIN)/python examples/demo.py
 
-test: $(READY) lint  ## what CI runs
+test: $(READY) lint  ## what CI runs, with `make wheel`
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
 
 lint: $(READY)
@@ -26,12 +26,24 @@ lint: $(READY)
 test-slow: $(READY)  ## minutes of training
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
+test-faults: $(READY)  ## kills at random moments, full disks: longer than CI may take
+	$(BIN)/python -m pytest -q tests/faults -m "slow or not slow" --timeout 3600
+
 test-cluster: $(READY)  ## the bench on a Ray cluster of two nodes, one of which is killed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -q -m slow --timeout 600 tests/bench/queue/test_cluster.py
 
 test-gpu: $(READY)  ## needs a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+wheel:  ## the wheel in dist/, installed with the runtime extra in .venv-runtime and tried on a bundle
+	PYTHON=$(PYTHON) .ci/wheel
+
+audit:  ## known vulnerabilities of the locked versions: dist/audit.json; asks PyPI's service
+	PYTHON=$(PYTHON) .ci/audit
+
+sbom: $(READY) wheel  ## bills of materials: dist/sbom-runtime.json, dist/sbom-development.json
+	PYTHON=$(PYTHON) .ci/sbom
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -41,4 +53,4 @@ lock: $(READY)  ## record the installed versions
 	$(BIN)/python -m pip list --format freeze --exclude recame --exclude pip --exclude setuptools > requirements.lock
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-runtime .venv-audit demo dist

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import venv
 from pathlib import Path
 
 import numpy as np
@@ -140,18 +139,3 @@ def test_dependency_lists() -> None:
     imported = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names(extras["train"])}
     assert imported - {"onnxruntime"} == TRAINING_PACKAGES
     assert any(line.startswith("recame[train") for line in extras["dev"])
-
-
-@pytest.mark.slow
-def test_in_an_environment_that_has_none(exported: Path, defects: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", f"{ROOT}[runtime]"]
-    subprocess.run(install, check=True, timeout=600)
-    out = tmp_path / "out.csv"
-    words = [python.with_name("recame"), "predict", exported, defects, "-o", out]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
-    assert "102 images: " in done.stdout
-    find = "import importlib.util as u; print([n for n in ('torch', 'pandas') if u.find_spec(n)])"
-    found = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
