@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from recame.errors import CheckpointError, DataError, ExportError
 from recame.files import (
     cell_of,
+    file_name,
     held,
     hold,
     holder,
@@ -217,3 +218,44 @@ def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
     assert cell[:1] not in set("=+-@\t\r")
     assert text_of(cell) == text
     assert cell == text or cell == f"'{text}"
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "text", ["test", "lot 7", "val_2", "缺陷", ".hidden", "console", "com", "a.b"]
+    )
+    def test_ordinary_ones_stay(self, text: str) -> None:
+        assert file_name(text) == text
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("lot:7", "lot%3A7"),
+            ("a/b", "a%2Fb"),
+            ("..", ".%2E"),
+            ("ends ", "ends%20"),
+            ("ends.", "ends%2E"),
+            ("CON", "%43ON"),
+            ("nul.txt", "%6Eul.txt"),
+            ("Com1", "%43om1"),
+            ("aux .txt", "%61ux .txt"),
+            ("conin$", "%63onin$"),
+            ("100%", "100%25"),
+            ("a\nb\x00", "a%0Ab%00"),
+            ("", "%"),
+        ],
+    )
+    def test_others_are_encoded(self, text: str, name: str) -> None:
+        assert file_name(text) == name
+
+    @given(
+        st.lists(st.text(alphabet='aCON.nul %:/\\"\x00\n12', max_size=6), min_size=2, unique=True)
+    )
+    def test_no_two_share_one_and_each_can_be_made(self, texts: list[str]) -> None:
+        names = [file_name(text) for text in texts]
+        assert len(set(names)) == len(texts)
+        for name in names:
+            assert name not in ("", ".", "..")
+            assert not set(name) & set('<>:"/\\|?*\x00\n')
+            assert name[-1] not in ". "
+            assert name.partition(".")[0].lower() not in ("con", "nul")

@@ -1,4 +1,4 @@
-"""Durations as people write them, read with the standard library alone."""
+"""Durations as people write and say them, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         raise ConfigError(f"{text!r} is no duration: write for example 20ms, 90s, 15m or 1h30m.")
     return total
+
+
+def spoken_duration(seconds: float) -> str:
+    """A duration as people say it.
+
+    Examples:
+        >>> spoken_duration(8.4), spoken_duration(200), spoken_duration(4000)
+        ('8 s', '3 min 20 s', '1 h 07 min')
+    """
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

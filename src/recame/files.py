@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
@@ -37,6 +38,12 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _PARTIAL = ".part"
 #: How a formula begins in a spreadsheet.
 _FORMULA = frozenset("=+-@\t\r")
+#: What Windows refuses in a name, `%`, which stands for them, and a dot or blank at the end.
+_NO_NAME = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]|[. ]$|^$')
+#: What Windows keeps for devices, with any suffix and in any case.
+_DEVICE = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\.|$)", re.IGNORECASE
+)
 _CONTINUE = "Free space or choose another folder with --out, then continue with --resume."
 
 
@@ -310,6 +317,20 @@ def open_regular(path: Path) -> BufferedReader:
         stream.close()
         raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
     return stream
+
+
+def file_name(text: str) -> str:
+    """A name of a split, data set or product as the name of a file that every system can have.
+
+    Nearly all names stay as they are. What Windows refuses becomes `%` and its code in hex; two
+    texts never share a name.
+
+    Examples:
+        >>> file_name("test"), file_name("lot 7: left"), file_name("CON"), file_name("..")
+        ('test', 'lot 7%3A left', '%43ON', '.%2E')
+    """
+    name = _NO_NAME.sub(lambda found: f"%{ord(found[0]):02X}" if found[0] else "%", text)
+    return f"%{ord(name[0]):02X}{name[1:]}" if _DEVICE.match(name) else name
 
 
 def sha256(path: Path) -> str:

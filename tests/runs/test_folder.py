@@ -120,3 +120,10 @@ class TestFiles:
         facts = environment()
         assert facts["packages"]["recame"].count(".") == 2
         assert facts["cpu_threads"] == 1
+
+
+def test_a_split_s_name_stays_in_the_run_s_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.evaluation_dir("test") == folder.path / "evaluation" / "test"
+    for split in ("../../other", "/etc", "lot/7", "..", "con", "a:b"):
+        assert folder.evaluation_dir(split).parent == folder.path / "evaluation"

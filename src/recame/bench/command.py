@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock
 from rich.console import Console
 
 from recame.bench.costs.measure import measure_all
-from recame.bench.plan.plan import Bench, Job, Plan, load_plan, plan_methods
+from recame.bench.plan.plan import Bench, Job, Plan, load_plan, plan_methods, read_costs
 from recame.bench.plan.sources import find_sources
 from recame.bench.queue.cluster import run_on_cluster
-from recame.bench.queue.job import is_trained, job_config
-from recame.bench.queue.local import run_queue, threads_each, visible_devices
+from recame.bench.queue.job import check_code, is_trained, job_config
+from recame.bench.queue.local import JOB_LIMIT_S, run_queue, threads_each, visible_devices
 from recame.bench.tables.bench_page import write_page
 from recame.bench.tables.contest import Contest
-from recame.bench.tables.results import collect, read_elsewhere
+from recame.bench.tables.results import METHOD_COLUMN, collect, read_elsewhere
 from recame.bench.tables.table import around_markers, headline, update_markdown, write_tables
 from recame.errors import ConfigError, DataError
-from recame.files import write_text
+from recame.files import hold, holder, write_text
 from recame.progress import progress_bars, say
+
+#: How long to wait at a time for another process that measures the costs.
+_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Request:
         seeds: only these; empty: all of the plan's.
         workers: runs at once.
         threads: of each run; None: the cores shared out.
+        job_limit_s: seconds after which a run is stopped.
         devices: GPUs that the workers share.
         ray: address of a Ray cluster; None: this machine.
         costs: whether what the methods cost is measured: True: again; None: what is missing.
@@ -52,6 +56,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     workers: int = 1
     threads: int | None = None
+    job_limit_s: float = JOB_LIMIT_S
     devices: tuple[int, ...] = ()
     ray: str | None = None
     costs: bool | None = None
@@ -104,7 +109,7 @@ def open_bench(request: Request, console: Console) -> Bench:
     if plan.equal == "time":
         _check_equal_time(bench, request)
     for path in request.elsewhere:
-        _check_same_protocol(plan, path)
+        _check_same_protocol(bench, path)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,6 +125,7 @@ def open_bench(request: Request, console: Console) -> Bench:
     for job in bench.jobs():
         if bench.result_path(job).exists():  # a changed plan must not be mixed with its old results
             is_trained(bench.run_dir(job), job_config(bench, job))
+            check_code(bench, job)
     return bench
 
 
@@ -149,9 +155,9 @@ def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
     write_text(kept, file.read_text(encoding="utf-8"))
 
 
-def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
+def _check_same_protocol(bench: Bench, elsewhere: Path) -> None:
     """Refuse runs made elsewhere under another protocol; its plan lies beside them."""
-    file = _beside(elsewhere, "plan.yaml")
+    plan, file = bench.plan, _beside(elsewhere, "plan.yaml")
     if not file.exists():
         raise ConfigError(
             f"No plan.yaml beside {elsewhere} says how its runs were made, so they must not stand "
@@ -176,6 +182,18 @@ def _check_same_protocol(plan: Plan, elsewhere: Path) -> None:
             if ours[name].method != theirs[name].method
             or ours[name].settings != theirs[name].settings
         ),
+    ]
+    # A plan names a method's file; what the file said is recorded with its runs.
+    rows = read_elsewhere([elsewhere]).dropna(subset=METHOD_COLUMN)
+    recorded = set(zip(rows["method"], rows[METHOD_COLUMN], strict=True))
+    differing += [
+        f"what method {name} is"
+        for name in dict.fromkeys(
+            name
+            for name, then in sorted(recorded)
+            if name in bench.methods and then != bench.methods[name].sha256
+        )
+        if f"method {name}" not in differing
     ]
     if differing:
         raise ConfigError(
@@ -211,7 +229,7 @@ def _take_over_costs(bench: Bench, request: Request) -> None:
                 "those still missing would get other shares: keep it with results.csv, as recame "
                 "bench wrote both."
             )
-    rows = [json.loads(file.read_text(encoding="utf-8"))["rows"] for file in files]
+    rows = [read_costs(file)["rows"] for file in files]
     # Our own may have grown by methods that the others do not know.
     if any(rows[0].get(key) != row for other in rows[1:] for key, row in other.items()):
         raise ConfigError(
@@ -258,13 +276,24 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
         )
     # With as many threads as a run will have.
     threads = request.threads or (1 if request.ray else threads_each(request.workers))
-    with FileLock(bench.path / ".costs.lock"), progress_bars(console) as report:
-        rows = {}
-        if not request.costs and bench.costs_path.exists():
-            rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
+    with _measuring(bench, console), progress_bars(console) as report:
+        rows = {} if request.costs else bench.costs().get("rows", {})
         if any(f"{d}/{m}" not in rows for d in bench.sources for m in bench.methods):
             # What an equal time was shared out by stays; else all are measured side by side.
             measure_all(bench, report, threads=threads, kept=rows if shares_out else {})
+
+
+@contextmanager
+def _measuring(bench: Bench, console: Console) -> Iterator[None]:
+    """Let one process at a time measure costs in a folder; a dead one's lock is free."""
+    path = bench.path / ".costs.lock"
+    lock = hold(path)
+    if lock is None:
+        say(console, f"What the methods cost is measured by {holder(path)}: waiting for it.")
+    while lock is None:
+        lock = hold(path, wait_s=_WAIT_S)
+    with lock:
+        yield
 
 
 def _run(bench: Bench, request: Request, console: Console) -> None:
@@ -276,6 +305,7 @@ def _run(bench: Bench, request: Request, console: Console) -> None:
             request.ray,
             cpus_per_job=request.threads or 1,
             gpus_per_job=1 / request.workers if request.devices else 0,
+            job_limit_s=request.job_limit_s,
             console=console,
         )
     else:
@@ -284,6 +314,7 @@ def _run(bench: Bench, request: Request, console: Console) -> None:
             jobs,
             workers=request.workers,
             threads=request.threads,
+            job_limit_s=request.job_limit_s,
             devices=request.devices,
             console=console,
         )
@@ -296,9 +327,7 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
         DataError: nothing is finished, or the Markdown file has no markers.
     """
     elsewhere = read_elsewhere(request.elsewhere) if request.elsewhere else None
-    costs = {}
-    if bench.costs_path.exists():
-        costs = json.loads(bench.costs_path.read_text(encoding="utf-8"))
+    costs = bench.costs()
     file, plan = request.plan, bench.plan
     given = [f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path]
     command = " ".join(["recame bench", str(file.name if file.is_absolute() else file), *given])

@@ -25,6 +25,9 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of a run. [cores / workers]")
     ] = None,
+    job_limit: Annotated[
+        str, typer.Option(help="A run is stopped after so long; the next call goes on with it.")
+    ] = "24h",
     device: Annotated[
         list[int] | None, typer.Option(help="A GPU that the workers share; may be repeated.")
     ] = None,
@@ -55,8 +58,9 @@ def bench(
 ) -> None:
     """Compare methods under one protocol: PLAN as a queue that can be stopped and resumed."""
     from recame.cli.requests import data_paths
+    from recame.durations import parse_duration
 
-    paths = data_paths(data or [])
+    paths, job_limit_s = data_paths(data or []), parse_duration(job_limit)
 
     from recame.bench.command import Request, run_bench
 
@@ -68,6 +72,7 @@ def bench(
         seeds=tuple(seed or ()),
         workers=workers,
         threads=threads,
+        job_limit_s=job_limit_s,
         devices=tuple(device or ()),
         ray=ray,
         costs=costs,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.files import read_json, write_json, write_whole
+from recame.files import file_name, read_json, write_json, write_whole
 from recame.label_space import LabelSpace
 
 if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
@@ -164,7 +164,7 @@ class RunFolder:
 
     def evaluation_dir(self, split: str) -> Path:
         """Where a split's predictions, figures and report lie."""
-        return self.path / "evaluation" / split
+        return self.path / "evaluation" / file_name(split)
 
     @property
     def state(self) -> str:

@@ -19,7 +19,8 @@ from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
 from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.training.begin import _prepare, quiet_libraries, record_run
-from recame.training.loop.processes import is_follower, leaders_run
+from recame.training.loop.processes import is_follower, leaders_run, leading
+from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
 from recame.training.phases.probe import initial_model, run_probe
@@ -79,9 +80,16 @@ def train(
     else:
         folder = RunFolder.free(Path(out))
         _check_network(config)
-    run, reasons = _prepare(Path(source), config, folder, console, started)
-    run = replace(run, make_loss=make_loss)
-    record_run(run, Path(source), reasons, config, resume=resume)
+    with leading(folder.path, config.run):
+        run, reasons = _prepare(Path(source), config, folder, console, started)
+        run = replace(run, make_loss=make_loss)
+        record_run(run, Path(source), reasons, config, resume=resume)
+        _run_phases(run)
+    return folder
+
+
+def _run_phases(run: OngoingRun) -> None:
+    """Train phase by phase, and keep what `val` chooses."""
     candidates: dict[str, MultiExpertClassifier] = {}
     if run.config.probe.enabled:
         run, model = run_probe(run)
@@ -96,8 +104,7 @@ def train(
         last = candidates[list(candidates)[-1]]
         candidates["retrained"] = run_retrain(run, last)
     keep_best(run, candidates)
-    folder.finish()
-    return folder
+    run.folder.finish()
 
 
 def _follow(source: Path, out: Path, started: float) -> NoReturn:

@@ -93,6 +93,16 @@ def test_methods_differ_as_they_should(
         assert row.batch_size == 16
 
 
+def test_a_network_that_starts_from_a_run_is_of_that_run_s_backbone(
+    finished: Path, defects: Path, tiny_config: Callable[..., Config], no_child: list[str]
+) -> None:
+    named = tiny_config(probe__enabled=False)  # test_resnet, as `finished` has it
+    left = named.updated({"model.backbone": "auto", "model.pretrained": finished})
+    rows = rows_of([Subject("named", defects, named), Subject("left", defects, left)])
+    assert rows["left"].parameters == rows["named"].parameters
+    assert rows["left"].macs == rows["named"].macs
+
+
 def test_macs_agree_with_a_hand_count_of_the_head(
     defects: Path, tiny_config: Callable[..., Config], no_child: list[str]
 ) -> None:

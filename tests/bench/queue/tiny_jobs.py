@@ -92,6 +92,14 @@ def run_tiny(bench: TinyBench, job: TinyJob, console: Console) -> None:
     trace(bench, "end", job.key, os.getpid())
 
 
+def run_stubborn(bench: TinyBench, job: TinyJob, console: Console) -> None:
+    """Hang, and hear nobody who asks for an end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (bench.run_dir(job) / "steps.json").write_text("1")
+    while True:
+        time.sleep(1)
+
+
 def run_breaking(bench: TinyBench, job: TinyJob, console: Console) -> None:
     (bench.run_dir(job) / "steps.json").write_text("1")
     raise OSError("disk gone")

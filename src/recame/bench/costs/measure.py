@@ -169,9 +169,10 @@ def _sample(
 @contextmanager
 def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
     """A run as it would be before its first phase, in a folder that goes away again."""
-    config = subject.config.updated({"model.pretrained": False, "finetune.epoch_size": "auto"})
+    config = subject.config.updated({"finetune.epoch_size": "auto"})
     device = choose_device(config.run.accelerator)
-    config = plan_model(config, data, device).config
+    # Planned as its runs are, of which the weights to start from decide the network too.
+    config = plan_model(config, data, device).config.updated({"model.pretrained": False})
     if config.augment.symmetry == "auto":
         config = with_symmetry(config, "square")
     with tempfile.TemporaryDirectory(prefix="recame-costs-") as folder:

@@ -5,6 +5,8 @@ A method is one file: YAML where settings say it all, Python where it brings a l
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -88,6 +90,19 @@ class Method:
         """The method by which this one's teacher is trained."""
         own = {k: v for k, v in (self.settings or {}).items() if not k.startswith("distill.")}
         return replace(self, settings={**own, **(self.teacher or {})}, teacher=None)
+
+    @property
+    def code_sha256(self) -> str:
+        """Of the Python source, without what it imports; empty where settings say it all."""
+        return "" if self.code is None else hashlib.sha256(self.code.encode()).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides this method's runs: its settings, its teacher's and its code."""
+        decisive = [self.settings or {}, self.teacher, self.code_sha256]
+        return hashlib.sha256(
+            json.dumps(decisive, sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def make_loss(self) -> Any:
         """The method's own loss factory (`recame.losses.LossFactory`), or None.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_method
 from recame.config import Config, Section
 from recame.errors import ConfigError
+from recame.files import file_name, read_json
 
 
 class DataEntry(Section):
@@ -124,6 +126,14 @@ class Bench:
         """What the methods cost on this machine, measured side by side."""
         return self.path / "costs.json"
 
+    def costs(self) -> dict[str, Any]:
+        """What `costs.json` holds; empty where nothing is measured.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        return read_costs(self.costs_path) if self.costs_path.exists() else {}
+
     def config(self, data: str, method: str, seed: int = 0, *, of_teacher: bool = False) -> Config:
         """Settings of a run, before an equal time is shared out.
 
@@ -150,6 +160,24 @@ class Bench:
             return config
         except ConfigError as error:
             raise ConfigError(f"Plan {plan.name}, {method} on {data}: {error}") from error
+
+
+def read_costs(path: Path) -> dict[str, Any]:
+    """Read a `costs.json`: `machine`, and `rows` of `DATA/METHOD` -> what was measured.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    advice = (
+        "It was edited or damaged. Put it back from a copy, or delete it: recame bench then "
+        "measures again. Runs that shared out equal time by it need the old figures, or a new "
+        "--out."
+    )
+    costs = read_json(path, advice=advice, error=ConfigError)
+    rows = costs.get("rows")
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise ConfigError(f"{path} holds no rows of measured costs. {advice}")
+    return costs
 
 
 def load_plan(path: Path) -> Plan:
@@ -183,7 +211,18 @@ def load_plan(path: Path) -> Plan:
             f"Plan {path}: data sets are called {', '.join(plan.data)}; their names become "
             "folders, so use letters, digits, _ and -."
         )
+    _check_folders(plan, "data set", plan.data)
     return plan
+
+
+def _check_folders(plan: Plan, what: str, names: Iterable[str]) -> None:
+    """Refuse names that cannot be folders on every system."""
+    if refused := [name for name in names if file_name(name) != name]:
+        raise ConfigError(
+            f"Plan {plan.name}: a {what} is called {refused[0]!r}, and its name becomes a folder, "
+            "which some system cannot have (a / or :, a dot at the end, a device of Windows as "
+            "con): choose another name."
+        )
 
 
 def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
@@ -218,6 +257,7 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
         if method.name in methods:  # one's runs would be taken for the other's
             raise ConfigError(f"Two methods are called {method.name!r}: rename one.")
         methods[method.name] = method
+    _check_folders(plan, "method", methods)
     for role in ("reference", "pace"):
         name = getattr(plan, role)
         if name is not None and name not in methods:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import logging
 import math
+import os
 import platform
 import secrets
 import shutil
 import socket
+import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,22 +26,26 @@ from rich.console import Console
 from recame.bench.queue.claim import claim, locks_dir
 from recame.bench.queue.display import QueueDisplay
 from recame.bench.queue.ledger import Event, Ledger, QueueSummary
-from recame.bench.queue.local import stopping_on_sigterm
+from recame.bench.queue.local import JOB_LIMIT_S, stopping_on_sigterm
 from recame.bench.queue.process import (
     THREAD_VARIABLES,
     Outcome,
     Runner,
+    failure_path,
     note_failure,
     outcome_of,
     start_process,
 )
 from recame.errors import ConfigError, DataError, MissingDependencyError, RecameError
-from recame.files import Hold, write_bytes
+from recame.files import Hold, explained, write_bytes
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
 _POLL_S = 1.0
+
+#: How long nodes may take to delete what lies at home, before the call ends.
+_TIDY_S = 30.0
 
 #: Ray counts so finely in a GPU; a sixth of one must be rounded down for six to fit.
 _GPU_STEPS = 10_000
@@ -58,12 +64,16 @@ class Sending:
         mark: name of a file in the bench's folder; a node that finds it shares the folder.
         costs: the content of `costs.json`, for plans that share out equal time.
         threads: of the job.
+        limit_s: seconds that it may take.
+        at_home: keys of jobs whose results lie in the bench's folder: a node may delete its own.
     """
 
     version: str
     mark: str
     costs: bytes | None
     threads: int
+    limit_s: float = JOB_LIMIT_S
+    at_home: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,13 @@ class Delivery:
         outcome: of the job.
         node: where it ran.
         files: path in the run's folder -> content; empty where the folder is shared.
+        node_id: Ray's name of the node, where the run lies until these files are at home.
     """
 
     outcome: Outcome
     node: str
     files: dict[str, bytes]
+    node_id: str = ""
 
 
 def run_on_cluster(
@@ -88,6 +100,7 @@ def run_on_cluster(
     *,
     cpus_per_job: int = 1,
     gpus_per_job: float = 0.0,
+    job_limit_s: float = JOB_LIMIT_S,
     console: Console | None = None,
     on_event: Callable[[Event], None] | None = None,
     runner: Runner | None = None,
@@ -98,7 +111,8 @@ def run_on_cluster(
     process dies, once. Where the bench's folder is shared by the nodes, it goes on from its last
     checkpoint, and everything lies where a local queue would have written it. A node that does not
     see the folder works in a temporary one of its own, and sends home all but the weights. Results
-    are written as they arrive. recame and the data must be on every node, under the same paths.
+    are written as they arrive, and a node deletes its run only then: whatever dies on the way, the
+    next call fetches it. recame and the data must be on every node, under the same paths.
 
     Args:
         bench: a loaded plan at work in a folder.
@@ -106,6 +120,7 @@ def run_on_cluster(
         address: `HOST:6379`, `ray://HOST:10001`, or `auto` on a machine of the cluster.
         cpus_per_job: cores that each job gets.
         gpus_per_job: GPUs that each job gets; a fraction lets several share one.
+        job_limit_s: seconds after which a job is stopped; it counts as failed.
         console: where progress goes; silent if None.
         on_event: called in this process as jobs are sent, end and fail.
         runner: what runs a job, importable on the nodes; default `recame.bench.queue.job.run_job`.
@@ -131,8 +146,9 @@ def run_on_cluster(
             max_retries=3,  # after deaths of nodes
             name="recame bench",
         )
-        sending = _sending(bench, cpus_per_job)
+        sending = _sending(bench, cpus_per_job, job_limit_s, ledger)
         flights: dict[Any, tuple[Job, Hold]] = {}
+        tidying: list[Any] = []
         try:
             while len(ledger) or flights:
                 display.lanes = _capacity(ray, cpus_per_job, gpus_per_job)
@@ -142,7 +158,9 @@ def run_on_cluster(
                         break
                     flights[task.remote(bench, job, sending, runner)] = job, sent
                 display.elsewhere = 0 if flights else len(ledger)
-                _receive(ray, bench, ledger, flights)
+                tidying += _receive(ray, bench, ledger, flights, sending)
+            if tidying:
+                ray.wait(tidying, num_returns=len(tidying), timeout=_TIDY_S)
         except (KeyboardInterrupt, SystemExit):
             display.say_stopped([job for job, _ in flights.values()])
             raise
@@ -153,16 +171,45 @@ def run_on_cluster(
     return ledger.summary()
 
 
-def _receive(ray: Any, bench: Bench, ledger: Ledger, flights: dict[Any, tuple[Job, Hold]]) -> None:
-    """Take in what has landed, waiting a moment for it."""
+def _receive(
+    ray: Any,
+    bench: Bench,
+    ledger: Ledger,
+    flights: dict[Any, tuple[Job, Hold]],
+    sending: Sending,
+) -> list[Any]:
+    """Take in what has landed, waiting a moment for it; what nodes delete now comes back."""
     if not flights:  # what is left is in work in other processes
         time.sleep(_POLL_S if len(ledger) else 0.0)
-        return
+        return []
+    tidying = []
     for landed in ray.wait(list(flights), timeout=_POLL_S)[0]:
-        outcome = _outcome(ray, landed, bench, flights[landed][0])
+        outcome, node_id = _outcome(ray, landed, bench, flights[landed][0])
         job, sent = flights.pop(landed)
         sent.close()
+        if node_id and bench.result_path(job).exists():
+            tidying.append(_tidy(ray, node_id, replace(sending, at_home=(job.key,))))
         ledger.settle(job, outcome)
+    return tidying
+
+
+def _tidy(ray: Any, node_id: str, sending: Sending) -> Any:
+    """Let a node delete what lies at home now."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = ray.remote(forget_on_node).options(
+        num_cpus=0, max_retries=0, scheduling_strategy=there, name="recame bench, tidying"
+    )
+    return task.remote(sending)
+
+
+def forget_on_node(sending: Sending) -> None:
+    """Delete this node's own runs of jobs whose results lie at home."""
+    with suppress(DataError):  # no folder of ours: nothing to delete
+        runs = scratch_folder(sending.mark) / "runs"
+        for key in sending.at_home:
+            shutil.rmtree(runs / key, ignore_errors=True)
 
 
 def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None) -> Delivery:
@@ -177,16 +224,22 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
     node = platform.node()
     shared = (locks_dir(bench) / sending.mark).exists()
     if not shared:
-        # One for each bench's folder, so that a job that comes back here goes on where it stopped.
-        name = hashlib.sha256(sending.mark.encode()).hexdigest()[:16]
-        scratch = Path(tempfile.gettempdir()) / f"recame-bench-{getpass.getuser()}" / name
-        bench = replace(bench, path=scratch)
+        try:
+            bench = replace(bench, path=scratch_folder(sending.mark))
+        except DataError as error:
+            told = str(error)
+            return Delivery(
+                Outcome("failed", told), node, {failure_path(bench, job).name: told.encode()}
+            )
+        forget_on_node(sending)
         if sending.costs is not None:
             write_bytes(bench.costs_path, sending.costs)
     try:
         _check_node(bench, job, sending)
         environment = dict.fromkeys(THREAD_VARIABLES, str(sending.threads))
-        outcome = outcome_of(bench, job, start_process(bench, job, environment, runner))
+        until = time.monotonic() + sending.limit_s
+        process = start_process(bench, job, environment, runner)
+        outcome = outcome_of(bench, job, process, sending.limit_s, until)
     except RecameError as error:
         note_failure(bench, job, str(error))
         outcome = Outcome("failed", str(error))
@@ -200,9 +253,41 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
         for path in sorted(folder.rglob("*"))
         if path.suffix in _SENT_HOME and path.is_file() and path.stat().st_size <= _LARGEST_SENT
     }
-    if outcome.state == "done":
-        shutil.rmtree(folder)
-    return Delivery(outcome, node, files)
+    return Delivery(outcome, node, files, _node_id())
+
+
+def _node_id() -> str:
+    """Ray's name of this node; empty where no task of Ray's runs."""
+    ray = sys.modules.get("ray")
+    return str(ray.get_runtime_context().get_node_id()) if ray else ""
+
+
+def scratch_folder(mark: str) -> Path:
+    """This node's own folder for a bench, made when missing; the same one for each of its jobs.
+
+    Its name cannot be guessed without the bench's mark, and nobody but this user may look into it:
+    what lies there is gone on with, so nobody else may have put it there.
+
+    Args:
+        mark: `Sending.mark`.
+
+    Raises:
+        DataError: it cannot be made, or what lies there is another user's or open to others.
+    """
+    name = hashlib.sha256(mark.encode()).hexdigest()[:32]
+    folder = Path(tempfile.gettempdir()) / f"recame-bench-{name}"
+    with explained(folder, "Free space there, or start Ray's node with another TMPDIR."):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    own = sys.platform == "win32" or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+    if not stat.S_ISDIR(found.st_mode) or not own:
+        raise DataError(
+            f"{folder} on node {platform.node()} is no folder of this user's alone "
+            f"({stat.filemode(found.st_mode)}), so what lies in it cannot be trusted: delete it "
+            "there, or start Ray's node with another TMPDIR."
+        )
+    return folder
 
 
 def write_delivery(bench: Bench, job: Job, files: dict[str, bytes]) -> None:
@@ -213,8 +298,8 @@ def write_delivery(bench: Bench, job: Job, files: dict[str, bytes]) -> None:
         write_bytes(folder / name, files[name])
 
 
-def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> Outcome:
-    """A landed job's outcome, once its files are written."""
+def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> tuple[Outcome, str]:
+    """A landed job's outcome, once its files are written, and the node that keeps a copy."""
     try:
         delivery: Delivery = ray.get(landed)
     except ray.exceptions.RayError as error:
@@ -222,12 +307,12 @@ def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> Outcome:
         told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
         reason = f"the cluster gave it up ({type(error).__name__}: {told})"
         note_failure(bench, job, reason, str(error))
-        return Outcome("failed", reason)
+        return Outcome("failed", reason), ""
     write_delivery(bench, job, delivery.files)
-    if delivery.outcome.state in ("failed", "died"):
-        reason = f"on {delivery.node}: {delivery.outcome.reason}"
-        return replace(delivery.outcome, reason=reason)
-    return delivery.outcome
+    outcome, node_id = delivery.outcome, delivery.node_id
+    if outcome.state in ("failed", "died"):
+        return replace(outcome, reason=f"on {delivery.node}: {outcome.reason}"), ""
+    return outcome, node_id if delivery.files else ""
 
 
 def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
@@ -245,7 +330,7 @@ def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
         )
 
 
-def _sending(bench: Bench, threads: int) -> Sending:
+def _sending(bench: Bench, threads: int, limit_s: float, ledger: Ledger) -> Sending:
     """What goes with every job; the mark stays, as the name of this folder on the nodes."""
     folder = locks_dir(bench)
     folder.mkdir(parents=True, exist_ok=True)
@@ -254,7 +339,8 @@ def _sending(bench: Bench, threads: int) -> Sending:
         marks = [folder / f"folder-{secrets.token_hex(12)}"]
         marks[0].touch()
     costs = bench.costs_path.read_bytes() if bench.costs_path.exists() else None
-    return Sending(version("recame"), marks[0].name, costs, threads)
+    at_home = tuple(job.key for job in ledger.finished_before)
+    return Sending(version("recame"), marks[0].name, costs, threads, limit_s, at_home)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recame.bench.queue.ledger import Event, Ledger
+from recame.durations import spoken_duration
 from recame.progress import say
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class QueueDisplay:
             assert since is not None
             seconds = time.monotonic() - since
             self._seconds.append((event.job, seconds))
-            self._settle(event, f"done   {key} in {_spoken(seconds)}")
+            self._settle(event, f"done   {key} in {spoken_duration(seconds)}")
         elif not event.reason:
             self._settle(event, f"done   {key} by another process")
 
@@ -106,7 +107,7 @@ class QueueDisplay:
         self._open.pop(event.job.key, None)
         number = self._total - len(self._open)
         left = self._left_s() if event.kind == "done" else None
-        ending = f", about {_spoken(left)} left" if left else ""
+        ending = f", about {spoken_duration(left)} left" if left else ""
         self._say(f"[{number}/{self._total}] {text}{ending}")
 
     def _say(self, text: str) -> None:
@@ -137,12 +138,12 @@ class QueueDisplay:
         for key, since in list(self._running.items()):
             job = self._open.get(key)
             last = "" if job is None else _last_line(self._bench.run_dir(job) / "log.txt")
-            table.add_row(Text(key), Text(_spoken(now - since)), Text(last, style="dim"))
+            table.add_row(Text(key), Text(spoken_duration(now - since)), Text(last, style="dim"))
         settled = self._total - len(self._open)
         left = self._left_s()
         words = [f"{settled}/{self._total} runs"]
         words += [f"{len(self._failures)} failed"] if self._failures else []
-        words += [f"about {_spoken(left)} left"] if left else []
+        words += [f"about {spoken_duration(left)} left"] if left else []
         words += [f"{self.elsewhere} in work in another process"] if self.elsewhere else []
         total = Table.grid(padding=(0, 2))
         bar = ProgressBar(self._total, settled, width=30)
@@ -170,19 +171,3 @@ def _last_line(path: Path) -> str:
         return ""
     said = [line.strip() for line in lines if line.strip() and not line.startswith("--- ")]
     return said[-1] if said else ""
-
-
-def _spoken(seconds: float) -> str:
-    """A duration as people say it.
-
-    Examples:
-        >>> _spoken(8.4), _spoken(200), _spoken(4000)
-        ('8 s', '3 min 20 s', '1 h 07 min')
-    """
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

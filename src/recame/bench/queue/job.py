@@ -16,12 +16,15 @@ from recame.bench.plan.plan import Bench, Job
 from recame.bench.tables.results import RESULT_SCHEMA
 from recame.config import Config
 from recame.errors import ConfigError
-from recame.files import write_json
+from recame.files import read_json, write_json
 from recame.machine import environment
 from recame.reports.evaluate import evaluate
 from recame.runs.folder import RunFolder
 from recame.training.student.distill import distill
 from recame.training.train import train
+
+#: In a run's folder: the method's code when it began.
+METHOD_FILE = "method.json"
 
 #: Below a student's run folder: the run of its teacher.
 TEACHER_DIR = "teacher"
@@ -70,10 +73,12 @@ def job_config(bench: Bench, job: Job) -> Config:
     config = bench.config(job.data, job.method, job.seed)
     if bench.plan.equal != "time" or job.method == bench.plan.pace or not config.finetune.enabled:
         return config
+    rows = bench.costs().get("rows", {})
     try:
-        rows = json.loads(bench.costs_path.read_text(encoding="utf-8"))["rows"]
         own, pace = (rows[f"{job.data}/{m}"] for m in (job.method, bench.plan.pace))
-    except (OSError, ValueError, KeyError) as error:
+        fixed_s = float(pace["fixed_s"]) - float(own["fixed_s"])
+        rate, pace_rate = (float(row["train_images_per_s"]) for row in (own, pace))
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"Plan {bench.plan.name} shares out equal time, and {bench.costs_path} does not say "
             f"what {job.method} costs on {job.data} ({error!r}): run recame bench again with "
@@ -86,8 +91,8 @@ def job_config(bench: Bench, job: Job) -> Config:
             f"of an epoch of {bench.plan.pace}; give it among the settings of {job.data}."
         )
     epochs = int(config.finetune.epochs)
-    spare_s = epochs * size / pace["train_images_per_s"] + pace["fixed_s"] - own["fixed_s"]
-    images = max(config.finetune.batch_size, spare_s * own["train_images_per_s"] / epochs)
+    spare_s = epochs * size / pace_rate + fixed_s
+    images = max(config.finetune.batch_size, spare_s * rate / epochs)
     return config.updated({"finetune.epoch_size": round(images)})
 
 
@@ -104,6 +109,10 @@ def _train(bench: Bench, job: Job, config: Config, console: Console | None = Non
         RecameError: a run cannot be made, or was begun under other settings.
     """
     method, out = bench.methods[job.method], bench.run_dir(job)
+    if _begun(out) or _begun(out / TEACHER_DIR):
+        check_code(bench, job)
+    else:
+        write_json(out / METHOD_FILE, {"method": method.name, "code_sha256": method.code_sha256})
     source, make_loss = bench.sources[job.data], method.make_loss()
     words: dict[str, Any] = {"console": console, "make_loss": make_loss}
     if method.teacher is None:
@@ -117,6 +126,30 @@ def _train(bench: Bench, job: Job, config: Config, console: Console | None = Non
     if not is_trained(out, config):
         changes = student_changes(config, RunFolder.open(out / TEACHER_DIR).load_config())
         distill(out / TEACHER_DIR, out=out, changes=changes, resume=_begun(out), **words)
+
+
+def check_code(bench: Bench, job: Job) -> None:
+    """Refuse a run that was begun when its method's code was another.
+
+    Raises:
+        ConfigError: it was, or a version that did not record the code began it.
+    """
+    record, method = bench.run_dir(job) / METHOD_FILE, bench.methods[job.method]
+    if record.exists():
+        then = read_json(record).get("code_sha256")
+        if then == method.code_sha256:
+            return
+        told = f"with other code (SHA-256 {str(then)[:12]} then, {method.code_sha256[:12]} now)"
+    elif not method.code_sha256:
+        return
+    else:
+        told = "by a version that kept no record of a method's code"
+    raise ConfigError(
+        f"{bench.run_dir(job)} was begun {told}, so going on might mix two methods under the name "
+        f"{job.method}: remove that folder, give the plan another --out, or call the changed "
+        f"method otherwise. If the code only reads otherwise, put "
+        f'{{"code_sha256": "{method.code_sha256}"}} into {record}.'
+    )
 
 
 def _begun(out: Path) -> bool:
@@ -223,6 +256,7 @@ def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
         "data": job.data,
         "method": job.method,
         "seed": job.seed,
+        "method_sha256": bench.methods[job.method].sha256,
         "recame": version("recame"),
         **cost,
         **teachers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -28,8 +29,11 @@ from recame.machine import usable_cores
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
-#: How often to look whether another process has let go of a job.
+#: How often to look whether another process has let go of a job, and whether one has had its time.
 _POLL_S = 1.0
+
+#: Seconds that a run may take where nothing else is said: none that works takes so long.
+JOB_LIMIT_S = 24 * 3600.0
 
 
 def run_queue(
@@ -38,6 +42,7 @@ def run_queue(
     *,
     workers: int = 1,
     threads: int | None = None,
+    job_limit_s: float = JOB_LIMIT_S,
     devices: Sequence[int] = (),
     console: Console | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -47,15 +52,16 @@ def run_queue(
 
     Nothing but the jobs in hand is lost when this process or one of theirs is stopped or killed,
     and these go on from their last checkpoint at the next call. A job whose process dies is tried
-    once more. A job that fails leaves `failure.txt` in its folder, and is tried again at the next
-    call. Several processes may work in the same folder: each job is claimed by a file lock, and
-    a call returns when all its jobs are settled, whoever ran them.
+    once more. A job that fails, or has had its time, leaves `failure.txt` in its folder, and is
+    tried again at the next call. Several processes may work in the same folder: each job is claimed
+    by a file lock, and a call returns when all its jobs are settled, whoever ran them.
 
     Args:
         bench: a loaded plan at work in a folder.
         jobs: in the order in which they are to run.
         workers: jobs at once.
         threads: of each worker; default: the usable cores divided by the workers.
+        job_limit_s: seconds after which a job is stopped; it counts as failed.
         devices: GPUs, numbered as this process sees them; the workers share them in turn. Empty:
             every worker sees what this process sees.
         console: where progress goes; silent if None.
@@ -81,26 +87,29 @@ def run_queue(
     free = [variables.copy() for _ in range(workers)]
     for slot, found in enumerate(free if visible else []):
         found["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
-    running: dict[int, tuple[Job, BaseProcess, dict[str, str]]] = {}
+    running: dict[int, tuple[Job, BaseProcess, dict[str, str], float]] = {}
     with stopping_on_sigterm(), QueueDisplay(bench, ledger, console, workers) as display:
         ledger.listen(display.show, on_event)
         try:
             while len(ledger) or running:
                 while free and (job := ledger.take()) is not None:
                     process = start_process(bench, job, free[0], runner)
-                    running[process.sentinel] = job, process, free.pop(0)
+                    until = time.monotonic() + job_limit_s
+                    running[process.sentinel] = job, process, free.pop(0), until
                 display.elsewhere = 0 if running else len(ledger)
                 # Where none runs, what is left is in work in other processes.
                 ready = wait(list(running), _POLL_S if running or len(ledger) else 0.0)
-                for ended in [sentinel for sentinel in running if sentinel in ready]:
-                    job, process, environment = running.pop(ended)
+                now = time.monotonic()
+                over = [s for s, (*_, until) in running.items() if s in ready or now >= until]
+                for sentinel in over:
+                    job, process, environment, until = running.pop(sentinel)
                     free.append(environment)
-                    ledger.settle(job, outcome_of(bench, job, process))
+                    ledger.settle(job, outcome_of(bench, job, process, job_limit_s, until))
         except (KeyboardInterrupt, SystemExit):
             display.say_stopped([job for job, *_ in running.values()])
             raise
         finally:
-            stop(process for _, process, _ in running.values())
+            stop(process for _, process, *_ in running.values())
     return ledger.summary()
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from recame.bench.queue.claim import claim
+from recame.durations import spoken_duration
 from recame.errors import RecameError
 from recame.files import write_text
 
@@ -94,9 +96,21 @@ def fresh_processes(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
     return context
 
 
-def outcome_of(bench: Bench, job: Job, process: BaseProcess) -> Outcome:
-    """Wait for a job's process, and tell what became of the job."""
-    process.join()
+def outcome_of(
+    bench: Bench, job: Job, process: BaseProcess, limit_s: float, until: float
+) -> Outcome:
+    """Wait for a job's process, and tell what became of the job.
+
+    Args:
+        bench: a loaded plan at work in a folder.
+        job: one of its jobs.
+        process: that runs it.
+        limit_s: seconds that it may take.
+        until: when these are over, by `time.monotonic()`; the process is stopped then.
+    """
+    process.join(max(0.0, until - time.monotonic()))
+    if process.is_alive():
+        return _stop_overdue(bench, job, process, limit_s)
     code = process.exitcode or 0
     process.close()
     for state, number in _EXIT_CODES.items():
@@ -104,6 +118,20 @@ def outcome_of(bench: Bench, job: Job, process: BaseProcess) -> Outcome:
             failure = read_failure(bench, job) if state == "failed" else ""
             return Outcome(state, failure.partition("\n")[0])
     return Outcome("died", _tell_death(code))
+
+
+def _stop_overdue(bench: Bench, job: Job, process: BaseProcess, limit_s: float) -> Outcome:
+    stop([process])
+    if bench.result_path(job).exists():  # written in the last moment, and whole
+        failure_path(bench, job).unlink(missing_ok=True)
+        return Outcome("done")
+    reason = (
+        f"it was not done after {spoken_duration(limit_s)}, the limit of a run, and was stopped; "
+        "the next call goes on from its last checkpoint, and --job-limit gives more time."
+    )
+    details = "If log.txt beside this file ends long before that time, it hung and did not work."
+    note_failure(bench, job, reason, details)
+    return Outcome("failed", reason)
 
 
 def stop(processes: Iterable[BaseProcess]) -> None:

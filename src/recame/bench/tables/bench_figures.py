@@ -11,6 +11,7 @@ import pandas as pd
 from recame.bench.tables.board import Board
 from recame.bench.tables.contest import Contest
 from recame.metrics.registry import BY_NAME
+from recame.pages.drawing import figure_label
 from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ KIND_COLOURS = {
 }
 
 _SMALL = 9.5
+
+#: Characters of a method's title.
+_MOST = 60
 
 
 def score_figure(board: Board, contest: Contest) -> Figure:
@@ -59,9 +63,10 @@ def score_figure(board: Board, contest: Contest) -> Figure:
         axes.set_xlabel(f"{BY_NAME[name].title}, %", fontsize=_SMALL, color=GREY)
     bars = table[["difference", "difference_low", "difference_high"]]
     _intervals(grid[-1], bars, 0, colours)
-    head = f"paired difference of balanced accuracy\nto {methods[reference].title}, points"
+    titles = {name: figure_label(methods[name].title, _MOST) for name in (*names, reference)}
+    head = f"paired difference of balanced accuracy\nto {titles[reference]}, points"
     grid[-1].set_xlabel(head, fontsize=_SMALL, color=GREY)
-    grid[0].set_yticks(places, [methods[name].title for name in names], fontsize=10, color=INK)
+    grid[0].set_yticks(places, [titles[name] for name in names], fontsize=10, color=INK)
     grid[0].set_ylim(-0.7, len(names) - 0.3)
     return figure
 
@@ -114,7 +119,9 @@ def cost_figure(board: Board, contest: Contest) -> Figure:
             axes.set_xscale("log")
         ours = [name for name in board.methods if methods[name].group == "recame"]
         named = dict.fromkeys([*front[::-1], *ours])
-        _name_dots(axes, cost, score, {name: methods[name].title for name in named})
+        _name_dots(
+            axes, cost, score, {name: figure_label(methods[name].title, _MOST) for name in named}
+        )
         axes.set_xlabel(head, fontsize=_SMALL, color=GREY)
     grid[0].set_ylabel("balanced accuracy, %", fontsize=_SMALL, color=GREY)
     return figure

@@ -37,6 +37,9 @@ COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_h
 _RUN_KEYS = ["data", "method", "seed"]
 _FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")
 
+#: What decided the method, as `Method.sha256`; versions before did not record it.
+METHOD_COLUMN = "method_sha256"
+
 
 def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
     """Read every finished run of a bench.
@@ -51,8 +54,8 @@ def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
         A row a data set, method, seed and split: `data, method, seed, split`, the `METRICS` (NaN
         where a split has none), `expert_<i>` (balanced accuracy of each expert alone),
         `expert_mean`, the `RUN_COSTS`, `keep` (the rule), `kept` (the phase), and what ran it:
-        `recame, torch, processor, device, threads, fingerprint`. Empty, with these columns, where
-        no run is finished.
+        `recame, torch, processor, device, threads, fingerprint, method_sha256`. Empty, with these
+        columns, where no run is finished.
 
     Raises:
         DataError: a result cannot be read, or was written by a newer version.
@@ -68,7 +71,7 @@ def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
         frame = pd.concat([frame, elsewhere[[key not in own for key in keys]]], ignore_index=True)
     experts = {name for name in map(str, frame.columns) if name.startswith("expert_")}
     numbers = [*METRICS, *sorted(experts - {"expert_mean"}), "expert_mean", *RUN_COSTS]
-    frame = frame.reindex(columns=[*_RUN_KEYS, "split", *numbers, *_FACTS])
+    frame = frame.reindex(columns=[*_RUN_KEYS, "split", *numbers, *_FACTS, METHOD_COLUMN])
     frame[numbers] = frame[numbers].astype(np.float64)
     return frame.sort_values([*_RUN_KEYS, "split"], ignore_index=True)
 
@@ -115,7 +118,8 @@ def _read_kept(file: Path) -> pd.DataFrame:
             f"{file} has no column {', '.join(lacking)}, so its runs cannot stand in this table: "
             "give the results.csv that recame bench wrote."
         )
-    return frame.assign(**{name: np.nan for name in METRICS if name not in frame})
+    newer = (*METRICS, METHOD_COLUMN)
+    return frame.assign(**{name: np.nan for name in newer if name not in frame})
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -133,6 +137,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         shared = {
             **{name: result[name] for name in (*_RUN_KEYS, *RUN_COSTS)},
             **{name: result.get(name, "") for name in ("kept", "recame", "fingerprint")},
+            METHOD_COLUMN: result.get(METHOD_COLUMN, np.nan),
             "keep": run.get("keep", ""),
             "torch": environment.get("packages", {}).get("torch", ""),
             "processor": environment.get("processor", ""),
