@@ -117,8 +117,11 @@ def test_fp16(format_: str, finished: Path, written: tuple[Bundle, str], tmp_pat
     assert weights < 0.8 * full
 
 
-def test_what_is_no_number_stays_none_through_the_graph(finished: Path, tmp_path: Path) -> None:
-    """Of several views and a temperature: runtimes may make a number of NaN where they clamp."""
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_what_is_no_number_stays_none_through_the_graph(
+    form: str, finished: Path, tmp_path: Path
+) -> None:
+    """Of several views and a temperature: OpenVINO makes a number of NaN where it clamps."""
     loaded = load_checkpoint(finished)
     with torch.no_grad():
         for parameter in loaded.model.head.parameters():
@@ -126,8 +129,13 @@ def test_what_is_no_number_stays_none_through_the_graph(finished: Path, tmp_path
     graph = DeploymentGraph(loaded.model, views=2, temperature=1.5).eval()
     example = torch.zeros((2, 32, 32, 1), dtype=torch.uint8)
     export_onnx(graph, example, tmp_path / "nan.onnx", output_names=["probabilities"])
-    session = onnxruntime.InferenceSession(tmp_path / "nan.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: np.zeros((3, 32, 32, 1), np.uint8)})
+    images = np.zeros((3, 32, 32, 1), np.uint8)
+    if form == "onnx":
+        session = onnxruntime.InferenceSession(tmp_path / "nan.onnx")
+        (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    else:
+        openvino = pytest.importorskip("openvino")
+        found = openvino.Core().compile_model(tmp_path / "nan.onnx", "CPU")(images)[0]
     assert np.isnan(found).all()
 
 

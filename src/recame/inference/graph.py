@@ -149,7 +149,7 @@ class DeploymentGraph(nn.Module):
             if self.temperature == 1:
                 return mean
             # The logarithm of a probability that has underflown would be infinite. A sum, since
-            # runtimes may make a number of what is none where they clamp.
+            # OpenVINO makes a number of NaN where it clamps.
             scores = (mean + torch.finfo(torch.float32).tiny).log()
         return (scores / self.temperature).softmax(-1)
 
