@@ -71,15 +71,19 @@ def moved_aside(out: Path) -> Path | None:
 
 
 def restore_folder(out: Path) -> None:
-    """Mend what a killed `new_folder` left: an `out` that is missing is given back.
-
-    Leftovers beside `out` go: what had been replaced, and what was not finished a day ago.
-    """
+    """Give an `out` back that is missing since a `new_folder` was killed that replaced it."""
     if (old := moved_aside(out)) is not None and not is_taken(out):
         if out.exists():
             out.rmdir()
         old.rename(out.absolute())
         _sync(out.absolute().parent)
+
+
+def clear_beside(out: Path) -> None:
+    """Take away what killed `new_folder`s left of an `out` that is whole.
+
+    What it had replaced goes, and what was not finished a day ago.
+    """
     for path in _hidden(out, ".old"):
         shutil.rmtree(path, ignore_errors=True)
     for path in _hidden(out, ".part"):

@@ -335,6 +335,19 @@ class TestReplacing:
         with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
             open_bundle(folder)
 
+    def test_what_lies_in_its_place_by_now_is_not_taken_for_it(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = self.aside(folder)
+        folder.mkdir()
+        (folder / "mine.txt").touch()
+        monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
+        with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
+            open_bundle(folder)
+        with pytest.raises(ExportError, match="is no bundle"), assembling(folder, replace=True):
+            pass
+        assert open_bundle(old).precision == "int8"
+
     def test_what_was_replaced_and_what_is_old_goes(self, folder: Path, tmp_path: Path) -> None:
         left = [tmp_path / f".bundle.{'cd' * 6}.old", tmp_path / f".bundle.{'cd' * 6}.part"]
         others = [tmp_path / f".bundle.{'ef' * 6}.part", tmp_path / ".bundle.mine.old"]

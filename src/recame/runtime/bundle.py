@@ -15,7 +15,7 @@ from typing import Any
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, DataError, ExportError
 from recame.files import read_json, sha256, write_json
-from recame.folders import is_taken, moved_aside, new_folder, restore_folder
+from recame.folders import clear_beside, is_taken, moved_aside, new_folder, restore_folder
 from recame.label_space import LabelSpace
 
 BUNDLE_SCHEMA = 1
@@ -176,6 +176,8 @@ def assembling(out: Path, *, replace: bool = False) -> Iterator[Path]:
             else "exists and is no bundle, so it is not overwritten:"
         )
         raise ExportError(f"{out} {told} choose another --out.")
+    if is_bundle(out):
+        clear_beside(out)
     advice = "Free space there or choose another --out."
     with new_folder(out, replace=replace, advice=advice, error=ExportError) as partial:
         yield partial
