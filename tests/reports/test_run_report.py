@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -236,16 +235,6 @@ def test_the_three_files_hold_the_same_numbers(tmp_path):
         for line in markdown.split("\n\n## Classes")[1].split("\n\n")[1].splitlines()
     }
     assert len(columns) == 1
-
-
-def test_the_page_needs_no_network(tmp_path):
-    page = write_report(report_of(long_tail()), tmp_path).html.read_text("utf-8")
-    links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
-    assert links
-    assert all(link.startswith(("data:image/", "#")) for link in links)
-    assert "<script" not in page
-    anchors = {link[1:] for link in links if link.startswith("#")}
-    assert anchors == set(re.findall(r'<section id="([^"]+)"', page))
 
 
 @pytest.mark.parametrize("experts", [1, 3])

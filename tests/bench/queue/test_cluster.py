@@ -7,9 +7,12 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +27,7 @@ from tiny_jobs import TinyBench, TinyJob, run_breaking, run_tiny, traced
 
 import recame
 from recame.bench.queue.cluster import Sending, run_on_cluster, run_on_node, write_delivery
+from recame.bench.queue.ledger import Event
 from recame.errors import ConfigError, DataError, MissingDependencyError
 
 JOB = TinyJob("set", "quick", 0)
@@ -290,3 +294,51 @@ def test_two_nodes_of_which_one_is_killed(
     assert first[4] != last[4]
     assert 3 <= int(last[2]) < 20
     assert {words[4] for words in traced(bench.path, "start")} == set(by_raylet)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder with a short name, below which Ray's sockets fit."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.slow
+def test_nodes_that_do_not_share_the_folder_keep_a_run_until_it_is_home(
+    bench: TinyBench, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs pip install 'recame[cluster]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("TMPDIR", str(short))  # of the nodes' processes
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, **small)
+    cluster.wait_for_nodes()
+    jobs = [TinyJob("set", "quick", seed) for seed in range(4)] + [TinyJob("set", "broken", 0)]
+
+    def hide(event: Event) -> None:
+        """Nodes of one machine would see the mark; theirs is another's."""
+        for mark in (bench.path / ".locks").glob("folder-*"):
+            mark.rename(mark.with_name(f"hidden-{mark.name}"))
+
+    try:
+        summary = run_on_cluster(bench, jobs, cluster.address, on_event=hide, runner=run_tiny)
+    finally:
+        cluster.shutdown()
+    assert sorted(summary.done) == [job.key for job in jobs[:4]]
+    assert list(summary.failed) == ["set/broken/seed0"]
+    for job in jobs[:4]:
+        assert bench.result_path(job).exists()
+        assert not (bench.run_dir(job) / "model.safetensors").exists()  # weights stay there
+    (scratch,) = short.glob("recame-bench-*")
+    assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+    # What is at home is deleted there; what failed waits to go on.
+    kept = [path.parent.name for path in scratch.glob("runs/set/*/seed*")]
+    assert kept == ["broken"]
+    assert len(traced(scratch, "end")) == 4
