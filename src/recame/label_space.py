@@ -180,7 +180,7 @@ class LabelSpace:
                 values["normal"],
                 tuple(values["critical"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"The label space cannot be read ({error!r}): the file was edited or damaged. "
                 "Take it again from the run that wrote it."

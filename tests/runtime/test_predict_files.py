@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import signal
@@ -18,8 +19,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import recame
+from recame.cli.predicting import print_summary
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError, DataError, MissingDependencyError, UnreadableError
 from recame.label_space import LabelSpace
@@ -220,7 +223,7 @@ class TestTakingUp:
         inside = stopped.with_name("out.csv.partial")
         if left == "a newer version":
             with sqlite3.connect(inside / "rows.sqlite") as db:
-                db.execute("UPDATE start SET schema = 4")
+                db.execute("UPDATE start SET schema = 99")
             db.close()
         else:
             (inside / "rows.sqlite").rename(inside / "rows.csv")
@@ -504,3 +507,70 @@ def test_ctrl_c_keeps_what_is_done(bundle: Path, folder: Path, tmp_path: Path) -
     summary = predict_files(recame.load(bundle, threads=1), [folder], out)
     assert 0 < summary.num_resumed < 305
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for number in range(300):
+        pixels = rng.integers(0, 256, (6, 5), dtype=np.uint8)
+        shown = pixels.astype(np.uint16) * 16 if number in {7, 290} else pixels
+        Image.fromarray(shown).save(folder / f"{number:03d}.png")
+    pages = [Image.fromarray(np.full((6, 5), 9 * n, np.uint8)) for n in range(3)]
+    pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
+    colour = np.zeros((6, 5, 3), np.uint8)
+    colour[..., 0] = 200
+    Image.fromarray(colour).save(folder / "red.png")
+    predictor = recame.load(bundle, threads=1, batch_size=4)
+
+    def interrupted(done: int, total: int) -> None:
+        if done == 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictor, [folder], tmp_path / "out.csv", on_progress=interrupted)
+    summary = predict_files(predictor, [folder], tmp_path / "out.csv")
+    assert summary.num_resumed == 256
+    assert summary.lost == {
+        "near black": (2, str(folder / "007.png")),
+        "pages": (1, str(folder / "pages.tif")),
+        "colour": (1, str(folder / "red.png")),
+    }
+    table = pd.read_csv(summary.out, index_col="image", keep_default_na=False)
+    dark = table.loc[str(folder / "290.png")]
+    assert dark["decision"] == table.loc[str(folder / "007.png"), "decision"] == "review"
+    assert dark["reason"] == "its values use 12 of 16 bits, of which the model sees the upper 8"
+    assert table.loc[str(folder / "red.png"), "reason"] == "its colour becomes grey"
+    assert (table["reason"] != "").sum() == 4
+    console = Console(record=True, width=200)
+    print_summary(summary, console)
+    told = console.export_text()
+    assert "2 images use fewer bits than the model's images, and are near black to it (" in told
+    assert "to review: normal, but not surely enough, or near black to the model" in told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_among_the_images_is_not_waited_for(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        pixels = np.full((6, 5), 9 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    os.mkfifo(tmp_path / "in" / "x.png")
+    predictor = recame.load(bundle, threads=1)
+    for _ in range(2):
+        summary = predict_files(predictor, [tmp_path / "in"], tmp_path / "out.csv")
+        assert summary.num_images == 20
+        assert summary.unreadable == (
+            (str(tmp_path / "in" / "x.png"), "cannot be opened: a pipe or a device, and no file"),
+        )
+
+
+def test_files_that_are_no_images_keep_their_checksum(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    (tmp_path / "text.png").write_bytes(b"text")
+    predictor = recame.load(bundle, threads=1)
+    names = [tmp_path / "torn.png", tmp_path / "text.png", tmp_path / "none.png"]
+    found = list(predictor.stream(names, checksums=True))
+    assert [item.sha256 is None for item in found] == [False, False, True]
+    assert found[1].sha256 == hashlib.sha256(b"text").hexdigest()

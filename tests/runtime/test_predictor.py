@@ -297,11 +297,11 @@ class TestStream:
     ) -> None:
         model = recame.load(bundle, threads=1, batch_size=10)
         list(model.stream(pictures[1]))  # measured
-        plain, run = reading.match_pixels, model._session.run
+        plain, run = reading.match_with_facts, model._session.run
         running, decoded_meanwhile = threading.Event(), threading.Event()
         first: list[int] = []
 
-        def decode(*args: object) -> np.ndarray:
+        def decode(*args: object) -> object:
             first.append(me := threading.get_ident())
             if me != first[0]:  # not for the batch that the model takes first
                 assert running.wait(20)
@@ -313,7 +313,7 @@ class TestStream:
             assert decoded_meanwhile.wait(20)
             return run(images)
 
-        monkeypatch.setattr(reading, "match_pixels", decode)
+        monkeypatch.setattr(reading, "match_with_facts", decode)
         monkeypatch.setattr(model._session, "run", wait_for_decoder)
         assert len(list(model.stream(pictures[1]))) == 300
 
@@ -375,3 +375,19 @@ class TestLoad:
         other = write_bundle(tmp_path / "b", grey, seed=1)
         assert recame.load(bundle).fingerprint == recame.load(bundle).fingerprint
         assert recame.load(bundle).fingerprint != recame.load(other).fingerprint
+
+
+def test_values_of_fewer_bits_do_not_pass_as_black(bundle: Path, pictures: Pictures) -> None:
+    model = recame.load(bundle, threads=1)
+    pixels = pictures[1][0, ..., 0]
+    twelve = pixels.astype(np.uint16) << 4
+    for given in (twelve, cv2.imencode(".png", twelve)[1].tobytes()):
+        (found,) = model.predict([given])
+        assert found.decision == "review"
+        assert found.label is not None
+        assert found.lost == {
+            "near black": "its values use 12 of 16 bits, of which the model sees the upper 8"
+        }
+    (found,) = model.predict([pixels.astype(np.uint16) * 257])
+    assert found.lost == {}
+    np.testing.assert_array_equal(found.probabilities, model.predict(pixels)[0].probabilities)

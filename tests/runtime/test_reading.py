@@ -47,7 +47,7 @@ def test_what_passes_is_waited_for(grey: PreprocessSpec, pictures: Pictures) -> 
     with no_more_files() as again:
         timer = threading.Timer(0.2, again)
         timer.start()
-        pixels, sha256 = reader.read(path, checksum=True)
+        pixels, sha256, _ = reader.read(path, checksum=True)
         timer.join()
     assert isinstance(pixels, np.ndarray)
     np.testing.assert_array_equal(pixels, pictures[1][0])
@@ -62,7 +62,7 @@ def test_what_stays_away_is_told_and_soon_not_waited_for(
     reader = Reader(grey, 1000)
     with no_more_files():
         found = [reader.read(pictures[0] / "000.png", checksum=True) for _ in range(20)]
-    assert {(str(reason).partition(":")[0], sha256) for reason, sha256 in found} == {
+    assert {(str(item.pixels).partition(":")[0], item.sha256) for item in found} == {
         ("cannot be opened", None)
     }
     # Eight files had their three tries more; then the place itself is away.
@@ -79,8 +79,8 @@ def test_a_missing_or_broken_file_is_not_waited_for(
     monkeypatch.setattr(reading.time, "sleep", lambda _: pytest.fail("waited"))
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     reader = Reader(grey, 1000)
-    assert reader.read(tmp_path / "none.png", checksum=True) == ("no such file", None)
-    reason, sha256 = reader.read(tmp_path / "torn.png", checksum=True)
+    assert reader.read(tmp_path / "none.png", checksum=True) == ("no such file", None, {})
+    reason, sha256, _ = reader.read(tmp_path / "torn.png", checksum=True)
     assert "damaged" in str(reason)
     assert sha256 is not None
     assert "cannot be opened" in str(reader.read(tmp_path)[0])

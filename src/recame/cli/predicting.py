@@ -54,6 +54,15 @@ def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
+#: What an image has lost on its way to the model, as the end of "12 images ...".
+_LOST = {
+    "clipped": "have values above the model's white, which are cut off: another camera or setting?",
+    "near black": "use fewer bits than the model's images, and are near black to it",
+    "colour": "are in colour, of which the model sees the grey values alone",
+    "pages": "hold further pages or pictures, of which the first alone was looked at",
+}
+
+
 def print_summary(summary: PredictionSummary, console: Console) -> None:
     """Print what a prediction found, and where it lies."""
     if summary.num_unreadable:
@@ -67,10 +76,13 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
         told += f"{', ' if told else ''}none {summary.num_unanswered:,}"
     say(console, f"{summary.num_images:,} images: {told}")
     if held := summary.num_review - summary.num_unanswered:
-        say(console, f"{held:,} of them to review: normal, but not surely enough")
+        dark = ", or near black to the model" if "near black" in summary.lost else ""
+        say(console, f"{held:,} of them to review: normal, but not surely enough{dark}")
     if summary.num_unanswered:
         text = f"{summary.num_unanswered:,} of them to review: the model's answer names no class"
         say(console, f"{text}. Check its weights and what runs it.", "yellow")
+    for kind, (number, first) in summary.lost.items():
+        say(console, f"{number:,} images {_LOST[kind]} ({_printable(first)}, ...)", "yellow")
     if summary.num_resumed:
         say(console, f"{summary.num_resumed:,} files were done before this start")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _NO_YAML = (
     *(yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
-_MOST_ALIASES = 20
+_MOST_ALIASES, _MOST_OPEN = 20, 100
 
 
 def load_config(path: Path) -> Config:
@@ -76,10 +77,15 @@ def _yaml_values(text: str) -> object:
     """What a YAML text holds.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or names its parts by aliases so often that a few lines could
-            fill the memory; and whatever else of `_NO_YAML` a value raises that is not what its tag
-            says.
+        yaml.YAMLError: it is no YAML; it names its parts by aliases so often that a few lines could
+            fill the memory, or opens so many brackets that reading them would take minutes; and
+            whatever else of `_NO_YAML` a value raises that is not what its tag says.
     """
+    opened = list(accumulate((c in "[{") - (c in "]}") for c in text if c in "[]{}"))
+    if opened and max(opened) > _MOST_OPEN:
+        raise yaml.YAMLError(f"{max(opened)} brackets are open, at most {_MOST_OPEN} are read")
+    if (dashes := text.count("- - - - ")) > _MOST_OPEN:
+        raise yaml.YAMLError(f"lists in lists, {4 * dashes} deep")
     names = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
     if names > _MOST_ALIASES:
         raise yaml.YAMLError(f"{names} aliases, at most {_MOST_ALIASES} are followed")

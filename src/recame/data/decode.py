@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from recame.contracts import Pixels, PreprocessSpec
-from recame.data.image_file import open_header, read_image, readable, whole_file
+from recame.data.image_file import read_image, whole_file
 
 #: Cameras with 10, 12 or 14 bits store them in 16-bit files.
 CAMERA_BITS = (10, 12, 14)
@@ -100,16 +100,6 @@ def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int)
         return decode_with_facts(source, spec, max_pixels=max_pixels)[0]
     with whole_file(source, max_pixels=max_pixels) as data:
         return decode_with_facts(data, spec, max_pixels=max_pixels)[0]
-
-
-def read_source(path: Path) -> bytes:
-    """The bytes of a file, whatever it is; `whole_file` looks at it first.
-
-    Raises:
-        DataError: why it cannot be read, in a few words and without its name.
-    """
-    with open_header(path) as stream, readable():
-        return stream.read()
 
 
 def decode_with_facts(

@@ -97,7 +97,7 @@ def open_header(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DataError: why it cannot be opened, in a few words and without its name.
     """
-    with readable():
+    with _readable():
         stream = open_regular(path)
     with stream:
         yield stream
@@ -113,18 +113,18 @@ def whole_file(path: Path, *, max_pixels: int) -> Iterator[bytes]:
         DataError: why it cannot be read, in a few words and without its name.
     """
     with open_header(path) as stream:
-        with readable():
+        with _readable():
             size = os.fstat(stream.fileno()).st_size
             needed = _needed(_open(stream), size, max_pixels)
         with _AT_ONCE.taking(needed):
-            with readable():
+            with _readable():
                 stream.seek(0)
                 data = stream.read()
             yield data
 
 
 @contextmanager
-def readable() -> Iterator[None]:
+def _readable() -> Iterator[None]:
     """Say in a few words why the system gives no file; what may pass begins with `NOT_OPENED`.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -101,9 +102,12 @@ def load_calibration(path: Path, answers: Mapping[str, object]) -> Calibration |
         return None
     values = read_json(path, newest=DECISIONS_SCHEMA)
     try:
-        calibration = Calibration(**values["calibration"])
-        usable = bool(np.isfinite(calibration.temperature) and calibration.temperature > 0)
-    except (KeyError, TypeError) as error:
+        read = Calibration(**values["calibration"])
+        calibration = replace(
+            read, temperature=float(read.temperature), fitted_on=dict(read.fitted_on)
+        )
+        usable = 0 < calibration.temperature < math.inf
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error!r}): it was edited or damaged. Remove it; `recame "
             "export` fits the temperature anew."

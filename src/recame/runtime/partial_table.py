@@ -27,7 +27,7 @@ from recame.machine import usable_cores
 from recame.runtime.parquet_table import check_names, to_parquet
 from recame.runtime.predictor import Prediction, Predictor
 
-PARTIAL_SCHEMA = 3
+PARTIAL_SCHEMA = 4
 
 #: How the name of a table of unreadable files ends.
 UNREADABLE_ENDING = "_unreadable.csv"
@@ -45,7 +45,7 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
     # `state` is one of those below, the label of what has none NULL. Names need not be valid text.
     """CREATE TABLE IF NOT EXISTS rows
-    (position INTEGER PRIMARY KEY, name, sha256, label, state, line)""",
+    (position INTEGER PRIMARY KEY, name, sha256, label, state, lost, line)""",
 )
 _DECIDED, _HELD, _UNANSWERED, _UNREADABLE = range(4)
 #: First line of the table of unreadable files.
@@ -71,6 +71,8 @@ class PredictionSummary:
         num_unreadable: files without a prediction.
         unreadable: the first twenty of them, each with its reason.
         unreadable_path: the table of all of them (`image, reason`), None where there is none.
+        lost: what images have lost on their way to the model (`Prediction.lost`): how many of
+            them, and the first.
         seconds: of this start.
     """
 
@@ -83,6 +85,7 @@ class PredictionSummary:
     num_unreadable: int
     unreadable: tuple[tuple[str, str], ...]
     unreadable_path: Path | None
+    lost: dict[str, tuple[int, str]]
     seconds: float
 
 
@@ -141,11 +144,19 @@ class PartialTable:
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
         rows = (
-            (place, _bytes(item.image), item.sha256, item.label, _state(item), line)
+            (
+                place,
+                _bytes(item.image),
+                item.sha256,
+                item.label,
+                _state(item),
+                "\n".join(item.lost),
+                line,
+            )
             for item, line, place in zip(found, self._lines(found), self._places, strict=False)
         )
         with self._db:
-            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         self._not_opened += sum(item.unreadable and item.sha256 is None for item in found)
 
     def check_opened(self, most: float) -> None:
@@ -195,11 +206,22 @@ class PartialTable:
             num_unreadable=num_unreadable,
             unreadable=tuple((name, reason) for name, reason in unreadable),
             unreadable_path=self._place(),
+            lost=self._lost(),
             seconds=time.perf_counter() - began,
         )
         self._db.close()  # Windows removes no open file
         shutil.rmtree(self.folder)
         return summary
+
+    def _lost(self) -> dict[str, tuple[int, str]]:
+        """What images have lost: how many, and the first of them."""
+        found: dict[str, tuple[int, int]] = {}
+        grouped = "SELECT lost, count(*), min(position) FROM rows WHERE lost != '' GROUP BY lost"
+        for kinds, number, first in self._db.execute(grouped):
+            for kind in kinds.split("\n"):
+                before, place = found.get(kind, (0, first))
+                found[kind] = before + number, min(place, first)
+        return {kind: (number, self._names[place]) for kind, (number, place) in found.items()}
 
     def _allowed(self, most: float) -> int:
         """Files that may be unreadable: the share, rounded up to whole files."""
@@ -343,7 +365,13 @@ class PartialTable:
 
     def _words(self, item: Prediction, row: Sequence[str]) -> list[str]:
         sure = "nan" if item.label is None else row[self._space.names.index(item.label)]
-        return [item.image, item.label or "", sure, item.decision, item.error or ""]
+        return [
+            item.image,
+            item.label or "",
+            sure,
+            item.decision,
+            item.error or "; ".join(item.lost.values()),
+        ]
 
     @property
     def _advice(self) -> str:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product, repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recame.contracts import Array, FloatArray
+from recame.data.decode import Loss
 from recame.decisions.calibration import load_calibration
 from recame.decisions.policy import decide
 from recame.errors import ConfigError, DataError
@@ -49,12 +50,15 @@ class Prediction:
             or the model's answer names no class.
         confidence: its probability; NaN without a label.
         decision: the label; `review` where the label is the normal class but less probable than
-            the bundle's threshold asks for, and where the model's answer names no class;
+            the bundle's threshold asks for, where the model's answer names no class, and where
+            values of fewer than 16 bits are near black to a model of 8-bit images;
             `unreadable`.
         probabilities: (C,) float32, in the label space's order.
         error: why there is no label.
         expert_probabilities: (E, C) float32, where the model gives them.
         sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
+        lost: what the image has lost on its way to the model, by kind and in words: `clipped`
+            values above its white, `near black` from fewer bits, `colour`, further `pages`.
     """
 
     image: str
@@ -65,6 +69,7 @@ class Prediction:
     error: str | None = None
     expert_probabilities: FloatArray | None = field(default=None, repr=False)
     sha256: str | None = field(default=None, repr=False)
+    lost: dict[Loss, str] = field(default_factory=dict)
 
     @property
     def unreadable(self) -> bool:
@@ -294,7 +299,7 @@ class Predictor:
         checksums: bool = False,
     ) -> list[Prediction]:
         read = [self._reader.read(image, checksum=checksums) for image in images]
-        pixels = [image for image, _ in read if not isinstance(image, str)]
+        pixels = [image.pixels for image in read if not isinstance(image.pixels, str)]
         decided: Iterator[tuple[Any, ...]] = iter(())
         if pixels:
             with gate or threading.Semaphore():
@@ -302,13 +307,16 @@ class Predictor:
             decided = self._decide(**outputs)
         nothing = np.full(self.label_space.num_classes, np.nan, np.float32)
         found = []
-        for number, (image, (decoded, sha256)) in enumerate(zip(images, read, strict=True), start):
+        for number, (image, got) in enumerate(zip(images, read, strict=True), start):
             name = f"#{number}" if isinstance(image, (bytes, np.ndarray)) else str(image)
-            if isinstance(decoded, str):
-                answer = None, math.nan, UNREADABLE, nothing, decoded, None
+            if isinstance(got.pixels, str):
+                answer = None, math.nan, UNREADABLE, nothing, got.pixels, None
             else:
                 answer = next(decided)
-            found.append(Prediction(name, *answer, sha256))
+            prediction = Prediction(name, *answer, got.sha256, got.lost)
+            if self.spec.bit_depth == 8 and "near black" in got.lost:
+                prediction = replace(prediction, decision=REVIEW)
+            found.append(prediction)
         return found
 
     def _decide(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from recame.contracts import Array, PreprocessSpec
-from recame.data.decode import decode_image, match_pixels, read_source
+from recame.data.decode import FileFacts, Loss, decode_with_facts, losses, match_with_facts
+from recame.data.image_file import whole_file
 from recame.data.listing import list_image_names
 from recame.errors import DataError
+from recame.files import sha256 as file_sha256
 
 #: A file's path, a file's bytes, or decoded pixels.
 Image = Path | str | bytes | Array
@@ -34,6 +38,20 @@ _LASTING = {
 _WINDOWS_PASSING = {32, 33, 51, 53, 54, 59, 64, 67, 121, 1231}
 
 
+class ReadImage(NamedTuple):
+    """An image as a model wants it.
+
+    Attributes:
+        pixels: (H, W, C), or why there are none.
+        sha256: of the file's bytes, where it was asked for and the file gave any.
+        lost: what the image has lost on the way, in words.
+    """
+
+    pixels: Array | str
+    sha256: str | None
+    lost: dict[Loss, str]
+
+
 class Reader:
     """Reads and decodes images for one model; several threads may use it at once.
 
@@ -46,41 +64,44 @@ class Reader:
         self._spec, self._max_pixels = spec, max_pixels
         self._away = 0
 
-    def read(self, image: Image, *, checksum: bool = False) -> tuple[Array | str, str | None]:
+    def read(self, image: Image, *, checksum: bool = False) -> ReadImage:
         """Read and decode one image.
 
         Args:
             image: a path, a file's bytes, or pixels.
             checksum: whether the checksum of the file's bytes is told.
 
-        Returns:
-            (H, W, C) pixels as the model wants them, or why there are none; the checksum, None
-            also where the file gave no bytes.
-
         Raises:
             DataError: an array is no image.
         """
         if isinstance(image, np.ndarray):
-            return match_pixels(_checked(image), self._spec), None
+            return self._ready(*match_with_facts(_checked(image), self._spec), None)
         sha256 = None
         try:
-            data = image if isinstance(image, bytes) else self._bytes(Path(image))
-            if checksum:
-                sha256 = hashlib.sha256(data).hexdigest()
-            return decode_image(data, self._spec, max_pixels=self._max_pixels), sha256
+            with contextlib.ExitStack() as opened:
+                data = image if isinstance(image, bytes) else self._bytes(Path(image), opened)
+                if checksum:
+                    sha256 = hashlib.sha256(data).hexdigest()
+                decoded = decode_with_facts(data, self._spec, max_pixels=self._max_pixels)
+            return self._ready(*decoded, sha256)
         except DataError as error:
-            return str(error), sha256
+            if checksum and sha256 is None and not isinstance(image, bytes):
+                sha256 = _content(Path(image), error)
+            return ReadImage(str(error), sha256, {})
 
-    def _bytes(self, path: Path) -> bytes:
+    def _ready(self, pixels: Array, facts: FileFacts, sha256: str | None) -> ReadImage:
+        return ReadImage(pixels, sha256, losses(facts, self._spec))
+
+    def _bytes(self, path: Path, opened: contextlib.ExitStack) -> bytes:
         """A file's content; what may pass, as a share that is away, is tried again."""
         waits = iter(_WAITS_S if self._away < _MANY_AWAY else ())
         while True:
             try:
-                data = read_source(path)
+                data = opened.enter_context(whole_file(path, max_pixels=self._max_pixels))
             except DataError as error:
                 wait_s = next(waits, None) if _may_pass(error.__cause__) else None
                 if wait_s is None:
-                    self._away += 1
+                    self._away += isinstance(error.__cause__, OSError)
                     raise
                 time.sleep(wait_s)
             else:
@@ -88,8 +109,19 @@ class Reader:
                 return data
 
 
+def _content(path: Path, reason: DataError) -> str | None:
+    """Checksum of a file that its header shows to be no image; None where it gives no bytes."""
+    if isinstance(reason.__cause__, OSError) and reason.__cause__.errno is not None:
+        return None
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
 def _may_pass(reason: BaseException | None) -> bool:
-    if not isinstance(reason, OSError):
+    # What a decoder raises has no number of the system's.
+    if not isinstance(reason, OSError) or reason.errno is None:
         return False
     return reason.errno not in _LASTING or getattr(reason, "winerror", None) in _WINDOWS_PASSING
 
