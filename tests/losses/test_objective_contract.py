@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recame.config.objective import ObjectiveConfig
 from recame.contracts import ExpertOutput, LossResult
 from recame.errors import ConfigError
 from recame.losses import Objective, objective
+from recame.losses.objective import Base, HardMode, HardSelection
 
 COUNTS = (900, 90, 9, 1, 0, 40, 7)
 NUM_CLASSES, NUM_EXPERTS, NUM_FEATURES = len(COUNTS), 3, 6
@@ -28,11 +30,8 @@ ONLY_BASE = {f"{name}_weight": 0.0 for name in PARTS[1:]}
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "published": {},
-    "cross_entropy": {"base": "cross_entropy"},
-    "class_balanced": {"base": "class_balanced"},
-    "focal": {"base": "focal"},
+    **{base: {"base": base} for base in get_args(Base)},
     "focal_steep": {"base": "focal", "focal_gamma": 0.5},
-    "ldam": {"base": "ldam"},
     "tau_per_expert": {"tau": (0.0, 1.0, 2.0)},
     "gather": {"hard_mode": "gather"},
     "own": {"hard_selection": "own"},
@@ -312,3 +311,10 @@ def test_buffers_follow_the_module_and_stay_out_of_checkpoints() -> None:
 def test_wrong_arguments_name_the_way_out(arguments: dict[str, Any], fragment: str) -> None:
     with pytest.raises(ConfigError, match=fragment.replace("(", r"\(")):
         Objective(**{"counts": COUNTS, "num_experts": NUM_EXPERTS, **arguments})
+
+
+def test_settings_know_the_same_words() -> None:
+    settings = get_type_hints(ObjectiveConfig)
+    assert settings["base"] == Base
+    assert settings["hard_mode"] == HardMode
+    assert settings["hard_selection"] == HardSelection

@@ -62,8 +62,8 @@ def inspection_dir(source: Path, parent: Path = Path("inspection")) -> Path:
 def save_inspection(inspection: Inspection, out: Path) -> Path:
     """Write `inspection.json`, `inspection.html` and the checks' tables, all of them or none.
 
-    `suspects.csv`, `duplicates.csv`, `near_duplicates.csv`, `leaks.csv`, `broken.csv` (only those
-    that have rows) and `clusters.csv` (every embedded image with its cluster). An earlier
+    the tables that the checks name (only those that have rows), as `suspects.csv`, and
+    `clusters.csv` (every embedded image with its cluster). An earlier
     inspection's files there are replaced.
 
     Args:

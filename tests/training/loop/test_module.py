@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +14,7 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from recame.contracts import Batch, LossResult
+from recame.losses.objective import Base
 from recame.models import Architecture, MultiExpertClassifier
 from recame.training.loop.module import FinetuneModule, MovingAverage
 from recame.training.loop.step import TrainingStep, weighted
@@ -236,13 +237,10 @@ class TestStep:
         assert told["val/balanced_accuracy"] == pytest.approx((0.8 + 0.5 + 1.0) / 3)
 
 
-BASES = ["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"]
-
-
 @pytest.mark.parametrize(
     ("base", "sampler"),
     [
-        *((base, "square_root") for base in BASES),
+        *((base, "square_root") for base in get_args(Base)),
         ("ldam", "m_per_class"),
         ("balanced_softmax", "instance"),
         ("balanced_softmax", "class_balanced"),
