@@ -21,9 +21,9 @@ Recame = Callable[..., tuple[int, str, str]]
 def refused(recame: Recame) -> Callable[..., str]:
     """Call, check that the refusal has its form, and return its line."""
 
-    def call(*words: object) -> str:
-        code, _, err = recame(*words)
-        assert code == 2
+    def call(*words: object, code: int = 2) -> str:
+        left, _, err = recame(*words)
+        assert left == code
         lines = err.strip().splitlines()
         assert len(lines) == 1, err
         assert lines[0].startswith("error: ")
@@ -38,9 +38,9 @@ def train_refused(
 ) -> Callable[..., str]:
     """`recame train` with the tiny settings; a refused run leaves no run behind."""
 
-    def call(data: Path | str, *words: object) -> str:
+    def call(data: Path | str, *words: object, code: int = 2) -> str:
         out = tmp_path / "refused-run"
-        line = refused("train", data, "--out", out, *tiny_words, *words)
+        line = refused("train", data, "--out", out, *tiny_words, *words, code=code)
         assert not (out / "run.json").exists()
         return line
 
@@ -128,7 +128,7 @@ class TestTrainingData:
         folder = two_classes(tmp_path / "data", count=10)
         for number in (0, 1):
             (folder / "a" / f"{number}.png").write_bytes(b"")
-        line = train_refused(folder)
+        line = train_refused(folder, code=3)
         assert "2 of 20 images cannot be read" in line
         assert "data.max_broken_fraction" in line
 

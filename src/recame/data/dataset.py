@@ -20,7 +20,7 @@ from recame.data.cache import ImageCache
 from recame.data.manifest import Labels, ManifestColumns, read_manifest
 from recame.data.proposal import decoded_as, native_size, propose_spec, settled
 from recame.data.splits import complete_splits, in_order
-from recame.errors import DataError
+from recame.errors import DataError, UnreadableError
 from recame.label_space import LabelSpace
 from recame.progress import Progress, silent
 
@@ -151,6 +151,7 @@ def load_inspection_set(
     Raises:
         ConfigError: the settings contradict each other or the data.
         DataError: the source cannot be used; the message says why and what to do.
+        UnreadableError: more images cannot be read than the settings put up with.
     """
     trained = label_space is not None
     if isinstance(source, pd.DataFrame):
@@ -246,7 +247,7 @@ def _drop_broken(
     num_broken = int((~readable).sum())
     if num_broken > max_fraction * len(table) or num_broken == len(table):
         first = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:5])
-        raise DataError(
+        raise UnreadableError(
             f"{num_broken} of {len(table)} images cannot be read ({first}"
             f"{'; ...' if len(cache.broken) > 5 else ''}), more than the share of {max_fraction:g} "
             "that is put up with. Repair or remove them, or raise data.max_broken_fraction."
