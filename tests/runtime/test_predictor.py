@@ -20,6 +20,7 @@ import recame
 from recame.contracts import PreprocessSpec
 from recame.data.decode import decode_image
 from recame.errors import CheckpointError, ConfigError, DataError
+from recame.label_space import LabelSpace
 from recame.models import load_checkpoint, save_checkpoint
 from recame.runtime import predictor as runtime
 from recame.runtime import reading, sessions
@@ -161,6 +162,17 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded(
     np.testing.assert_allclose(
         np.stack([item.probabilities for item in found]), expected(pictures[1], grey), atol=1e-5
     )
+
+
+def test_a_class_that_is_called_like_a_decision_is_told(
+    write_bundle: Callable[..., Path],
+    grey: PreprocessSpec,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    space = LabelSpace(("ok", "review", "dent"), (9, 5, 2), normal="ok")
+    recame.load(write_bundle(tmp_path / "b", grey, space=space))
+    assert "class 'review' is called like a decision" in caplog.text
 
 
 class TestWithoutAnAnswer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import threading
@@ -28,6 +29,8 @@ from recame.machine import usable_cores
 from recame.runtime.bundle import find_bundle, open_bundle
 from recame.runtime.reading import Image, Reader, expanded
 from recame.runtime.sessions import Session, open_session
+
+logger = logging.getLogger(__name__)
 
 REVIEW, UNREADABLE = "review", "unreadable"
 
@@ -118,6 +121,12 @@ class Predictor:
         reopen: Callable[[int], Session] | None,
     ) -> None:
         """Wrap a session; `reopen` starts another one for a number of calls at once."""
+        for name in sorted({REVIEW, UNREADABLE} & set(label_space.names)):
+            logger.warning(
+                "The class %r is called like a decision: an image is of the class only where "
+                "`label` (in tables `prediction`) says so too.",
+                name,
+            )
         self.label_space, self.spec = label_space, session.spec
         self.release_above, self.fingerprint = release_above, fingerprint
         self.outputs = session.outputs
