@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -86,6 +88,18 @@ def ensemble_logits(logits: ArrayT) -> ArrayT:
     return mean
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and 0 < int(value) <= _LONGEST_SIDE
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+#: Pixels; a resized image holds at most the square of it.
+_LONGEST_SIDE = 2**15
+
+
 @dataclass(frozen=True)
 class PreprocessSpec:
     """How a file becomes the array a model sees. Declared and saved, never guessed from pixels.
@@ -116,6 +130,21 @@ class PreprocessSpec:
 
     def __post_init__(self) -> None:
         """Check what no reader could repair."""
+        for name, value, is_right in (
+            ("height", self.height, _is_count(self.height)),
+            ("width", self.width, _is_count(self.width)),
+            ("channels", self.channels, self.channels in (1, 3) and _is_count(self.channels)),
+            ("bit_depth", self.bit_depth, self.bit_depth in (8, 16)),
+            ("scale", self.scale, _is_number(self.scale) and self.scale > 0),
+            ("mean", self.mean, all(map(_is_number, self.mean))),
+            ("std", self.std, all(_is_number(value) and value > 0 for value in self.std)),
+            ("resize", self.resize, self.resize in get_args(ResizeRule)),
+        ):
+            if not is_right:
+                raise CheckpointError(
+                    f"PreprocessSpec has {name}={value!r}, by which no image can be prepared: it "
+                    "was edited or damaged. Take it again from the run that wrote it."
+                )
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise CheckpointError(
                 f"PreprocessSpec has {self.channels} channels but {len(self.mean)} means and "

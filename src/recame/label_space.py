@@ -174,12 +174,11 @@ class LabelSpace:
                 f"{LABEL_SPACE_SCHEMA}. Update recame: pip install -U recame"
             )
         try:
-            return cls(
-                tuple(values["names"]),
-                tuple(int(count) for count in values["counts"]),
-                values["normal"],
-                tuple(values["critical"]),
-            )
+            names, critical = tuple(values["names"]), tuple(values["critical"])
+            if not all(isinstance(name, str) for name in (*names, *critical)):
+                raise TypeError("a class whose name is no text")
+            counts = tuple(int(count) for count in values["counts"])
+            return cls(names, counts, values["normal"], critical)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"The label space cannot be read ({error!r}): the file was edited or damaged. "

@@ -26,6 +26,11 @@ DESCRIPTION_FILE = "model.json"
 
 _CLASS_WEIGHT = "head.classifier.weight"
 
+#: What building a network raises where its description is not one that was written.
+_UNBUILDABLE = (
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+)
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -91,7 +96,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
         spec = PreprocessSpec.from_dict(document["preprocess"])
         label_space = LabelSpace.from_dict(document["label_space"])
         checksum = document["weights_sha256"]
-    except (KeyError, TypeError, AttributeError, DataError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, DataError, ConfigError) as error:
         raise CheckpointError(
             f"{folder / DESCRIPTION_FILE} cannot be used ({error}): it was edited or damaged. "
             "Take it again from the run that wrote it."
@@ -121,7 +126,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
     try:
         model = MultiExpertClassifier(architecture, num_classes, spec)
         model.load_state_dict(_upgraded(state, architecture.num_experts))
-    except RuntimeError as error:
+    except _UNBUILDABLE as error:
         raise CheckpointError(
             f"The weights of {folder} do not fit the architecture in {DESCRIPTION_FILE} "
             f"({' '.join(str(error).split())[:300]}): it was edited, or timm has changed since."

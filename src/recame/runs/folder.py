@@ -260,7 +260,13 @@ class RunFolder:
 
     def weights_sha256(self) -> str:
         """Checksum of the run's weights, as the model's description holds it."""
-        return str(read_json(self.path / "model.json")["weights_sha256"])
+        path = self.path / "model.json"
+        if not isinstance(found := read_json(path).get("weights_sha256"), str):
+            raise CheckpointError(
+                f"{path} holds no checksum of the weights: it was edited or damaged. Take it again "
+                "from the run that wrote it."
+            )
+        return found
 
     def save_label_space(self, label_space: LabelSpace) -> None:
         """Write `label_space.json`."""
@@ -279,7 +285,17 @@ class RunFolder:
     def reasons(self) -> list[str]:
         """What `explain` noted, in that order."""
         path = self.path / "reasons.json"
-        noted: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        if not path.exists():
+            return []
+        try:
+            noted = json.loads(path.read_bytes())
+            if not isinstance(noted, list) or not all(isinstance(text, str) for text in noted):
+                raise TypeError("it holds no list of sentences")
+        except (OSError, ValueError, TypeError, RecursionError) as reason:
+            raise CheckpointError(
+                f"{path} cannot be read as JSON ({reason}). It was edited or damaged: remove it, "
+                "which loses nothing but the reasons for the settings."
+            ) from reason
         return noted
 
     def update_json(self, name: str, values: dict[str, Any]) -> None:

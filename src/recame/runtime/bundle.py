@@ -246,6 +246,7 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
         document=document,
     )
     space, release = bundle.label_space, bundle.release_above
+    _ = bundle.escape_at_most  # refuses what is no number
     for is_right, reason in (
         (
             bundle.format in MODEL_FILES,
