@@ -50,6 +50,7 @@ def test_a_prediction() -> None:
         num_unreadable=1,
         unreadable=(("[/].png", "[/reason]"),),
         unreadable_path=Path("[/]_unreadable.csv"),
+        lost={"colour": (1, "[/].png")},
         seconds=1.0,
     )
     print_summary(summary, console)
