@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +136,40 @@ def finished(
     assert contents(run) == before, "a test wrote into the run that all tests share"
 
 
+@pytest.fixture(scope="session")
+def run_until_killed() -> Callable[[Callable[[], object]], None]:
+    """Run in a child process, which must end by SIGKILL; a fork spares it the slow imports."""
+
+    def run(child: Callable[[], object]) -> None:
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def die_at() -> Callable[[Any, str, int], None]:
+    """Let the given call of `place.name` be this process's last: `die_at(place, name, call)`."""
+
+    def die(place: Any, name: str, call: int) -> None:
+        original = getattr(place, name)
+        calls = 0
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        setattr(place, name, counted)
+
+    return die
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below the folder but locks."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path): path.read_bytes() for path in files}

@@ -7,20 +7,20 @@ import re
 from recame.errors import ConfigError
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-# Minutes are no milliseconds, and only the last number may go without a unit.
-_DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}(?:s|$))?(?:{_NUMBER}ms)?")
+# Minutes are no milliseconds.
+_DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
 _SECONDS = (3600.0, 60.0, 1.0, 0.001)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from `20ms`, `90s`, `15m`, `1h30m` or a plain number of seconds.
+    """Seconds from `20ms`, `90s`, `15m` or `1h30m`.
 
     Examples:
         >>> parse_duration("1h30m"), parse_duration("20ms")
         (5400.0, 0.02)
 
     Raises:
-        ConfigError: the text is no duration above zero.
+        ConfigError: the text is no duration above zero, or a number has no unit.
     """
     found = _DURATION.fullmatch(text)
     parts = found.groups() if found else ()
@@ -28,6 +28,11 @@ def parse_duration(text: str) -> float:
         unit * float(part) for unit, part in zip(_SECONDS, parts, strict=False) if part is not None
     )
     if total <= 0:
+        if re.fullmatch(r"[\d.hms]*\d", text):
+            raise ConfigError(
+                f"{text!r} ends in a number without a unit, which may be meant as milliseconds, "
+                f"seconds or minutes: write {text}ms, {text}s or {text}m."
+            )
         raise ConfigError(f"{text!r} is no duration: write for example 20ms, 90s, 15m or 1h30m.")
     return total
 

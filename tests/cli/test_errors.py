@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 from recame.config import load_config, parse_settings
+from recame.models import checkpoint
 
 Recame = Callable[..., tuple[int, str, str]]
 
@@ -151,12 +153,23 @@ class TestSettings:
     ) -> None:
         assert told in train_refused(defects, "--set", setting)
 
-    @pytest.mark.parametrize("budget", ["soon", "0", "-5m", "10 minutes"])
+    @pytest.mark.parametrize(
+        ("budget", "told"),
+        [
+            *((text, "is no duration") for text in ("soon", "0s", "-5m", "10 minutes")),
+            ("10", "ends in a number without a unit"),
+        ],
+    )
     def test_time_budget(
-        self, budget: str, train_refused: Callable[..., str], defects: Path
+        self, budget: str, told: str, train_refused: Callable[..., str], defects: Path
     ) -> None:
         line = train_refused(defects, f"--time-budget={budget}")
-        assert f"{budget!r} is no duration" in line
+        assert f"{budget!r} {told}" in line
+
+    def test_takt(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        # 20 seconds, on which every PC would pass, were meant by nobody.
+        line = refused("latency", tmp_path, "--takt", "20")
+        assert "'20' ends in a number without a unit" in line
 
     @pytest.mark.parametrize(
         ("setting", "told"),
@@ -395,7 +408,9 @@ class TestFullDisk:
         # Of the files beside those that are being written.
         monkeypatch.setattr(secrets, "token_hex", lambda _: "new")
 
-    @pytest.mark.parametrize("name", ["config.yaml", "run.json", "history.csv", "metrics.json"])
+    @pytest.mark.parametrize(
+        "name", ["config.yaml", "run.json", "history.csv", "metrics.json", "last.ckpt"]
+    )
     def test_training(
         self,
         name: str,
@@ -408,6 +423,47 @@ class TestFullDisk:
         line = refused("train", defects, "--out", tmp_path, *tiny_words)
         assert "No space left on device" in line
         assert "Free space" in line
+
+    @pytest.mark.parametrize("name", ["trunk_maps.npy", "trunk_pooled.npy"])
+    def test_the_frozen_trunks_outputs(
+        self,
+        name: str,
+        refused: Callable[..., str],
+        tiny_words: list[str],
+        defects: Path,
+        tmp_path: Path,
+    ) -> None:
+        fill_disk(tmp_path / f".{name}.new.part")
+        words = (*tiny_words, "--set", "finetune.scope=tails", "--set", "model.pooled_stages=3")
+        line = refused("train", defects, "--out", tmp_path, *words)
+        assert "No space left on device" in line
+        assert not any((tmp_path / name).exists() for name in ("last.ckpt", "trunk_run.json"))
+
+    @pytest.mark.parametrize("phase", ["probe", "finetune"])
+    def test_weights(
+        self,
+        phase: str,
+        recame: Recame,
+        refused: Callable[..., str],
+        tiny_words: list[str],
+        defects: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        out = tmp_path / "run"
+
+        def full(*_: object) -> None:  # as the library says it on a full disk
+            reason = "I/O error: No space left on device (os error 28)"
+            raise SafetensorError(f"Error while serializing: {reason}")
+
+        words = [*tiny_words, "--set", f"probe.enabled={str(phase == 'probe').lower()}"]
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_file", full)
+            line = refused("train", defects, "--out", out, *words)
+        assert "No space left on device" in line
+        assert not (out / "model.json").exists()
+        monkeypatch.undo()
+        assert recame("train", "--out", out, "--resume")[0] == 0
 
     @pytest.mark.parametrize("name", ["table.csv", "unreadable.csv"])
     def test_predicting(

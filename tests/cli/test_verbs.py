@@ -56,7 +56,8 @@ def test_train_evaluate_predict(
     assert "board-A" in out
     code, out, _ = recame("evaluate", run, defects_table, "--split", "val")
     assert code == 0
-    assert set(json.loads((run / "metrics.json").read_text())) == {"val", "test"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics) == {"val", "test", "manifest-val"}
 
     (defects.parent / "new").mkdir()
     (defects.parent / "new" / "empty.png").write_bytes(b"")

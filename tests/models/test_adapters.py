@@ -4,9 +4,11 @@ import builtins
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from recame.config import Config, load_config
-from recame.contracts import Batch, PreprocessSpec
+from recame.contracts import PreprocessSpec
 from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
 from recame.inference.graph import DeploymentGraph
@@ -457,21 +459,21 @@ def test_run_adapts_and_leaves_the_backbone(defects: Path, lift: Config, tmp_pat
     assert len(checkpoint["optimizer_states"][0]["state"]) == len(learned)
 
 
-def test_interrupted_and_resumed(
-    defects: Path, lift: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_killed_and_resumed(
+    defects: Path,
+    lift: Config,
+    tmp_path: Path,
+    run_until_killed: Callable[[Callable[[], object]], None],
+    die_at: Callable[[Any, str, int], None],
 ) -> None:
     whole = train(defects, lift, out=tmp_path / "whole")
-    step = FinetuneModule.training_step
 
-    def interrupted(self: FinetuneModule, batch: Batch, batch_idx: int) -> torch.Tensor:
-        if self.current_epoch == 1 and batch_idx == 2:
-            raise RuntimeError("power cut")
-        return step(self, batch, batch_idx)
+    def child() -> None:
+        die_at(FinetuneModule, "training_step", 8)
+        train(defects, lift, out=tmp_path / "stopped")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneModule, "training_step", interrupted)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(defects, lift, out=tmp_path / "stopped")
+    run_until_killed(child)
+    assert len(pd.read_csv(tmp_path / "stopped" / "history.csv")) == 1  # of two epochs
     resumed = train(defects, out=tmp_path / "stopped", resume=True)
     ours, theirs = (load_file(run.path / "model.safetensors") for run in (resumed, whole))
     assert ours.keys() == theirs.keys()

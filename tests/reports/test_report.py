@@ -68,7 +68,7 @@ def test_training_images_of_other_data_are_no_neighbours(copied: Path) -> None:
     table["split"] = table["split"].replace("train", "val")  # as if it had learned from none
     table.to_csv(copied / "manifest.csv", index=False)
     recame.evaluate(copied, other)
-    found = numbers(copied)
+    found = numbers(copied, "other")
     assert found["num_mistakes"] >= 3
     assert not any(mistake["neighbours"] for mistake in found["worst_mistakes"])
 
@@ -253,6 +253,19 @@ def test_images_of_other_names_are_said_to_be_so(copied):
     assert remark.endswith("The reason: x.png: no [ink]")
 
 
+def test_predictions_of_other_weights_are_made_anew(copied: Path) -> None:
+    place = copied / "evaluation" / "test"
+    judged = json.loads((place / "judged.json").read_text())
+    table = pd.read_parquet(place / "predictions.parquet")
+    then = table["confidence"].tolist()
+    table["p_ok"] = 1.0
+    (place / "judged.json").write_text(json.dumps(judged | {"weights": "0" * 64}))
+    table.to_parquet(place / "predictions.parquet")
+    report(copied)
+    assert pd.read_parquet(place / "predictions.parquet")["confidence"].tolist() == then
+    assert json.loads((place / "judged.json").read_text()) == judged
+
+
 def test_evaluate_without_a_report_writes_none(finished, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     recame.evaluate(run, report=False)
@@ -263,12 +276,13 @@ def test_evaluate_without_a_report_writes_none(finished, tmp_path):
 def test_another_source_is_reported_from_its_own_images(finished, write_images, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     folder = write_images(tmp_path / "line", {"ok": 6, "scratch": 4, "dent": 1}, seed=7)
-    recame.evaluate(run, folder, split="line")
+    recame.evaluate(run, folder)
     found = numbers(run, "line")
     assert found["evaluation"]["num_images"] == 11
     assert found["gates"]
     assert found["made"]["source"] == str(folder)
-    assert found["made"]["commands"][1].endswith(f"-again {folder} --split line")
+    assert found["made"]["commands"][1].endswith(f"-again {folder} --name line")
+    assert found["made"]["commands"][2].endswith("-again --split line")
     report(run, split="line")
     assert numbers(run, "line")["evaluation"] == found["evaluation"]
     assert numbers(run, "line")["made"] == found["made"]

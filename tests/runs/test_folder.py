@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +36,7 @@ class TestLifecycle:
     def test_finishing_drops_what_only_resuming_needs(self, run: RunFolder) -> None:
         run.probe_dir.mkdir()
         (run.probe_dir / "model.json").touch()
-        for path in (*run.trunk_paths, run.last_checkpoint):
+        for path in (*run.trunk_paths, run.last_checkpoint, run.previous_checkpoint):
             path.touch()
         run.finish()
         left = {path.name for path in run.path.iterdir()}
@@ -44,6 +46,14 @@ class TestLifecycle:
         # As left by a process that was killed before the settings were whole.
         (tmp_path / "config.yaml").touch()
         assert RunFolder.free(tmp_path).path == tmp_path
+
+    @pytest.mark.parametrize(
+        "name", ["last.ckpt", "previous.ckpt", "trunk_maps.npy", "metrics.json", "evaluation"]
+    )
+    def test_what_a_run_left_is_not_mixed_with_a_new_one(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).touch()
+        with pytest.raises(ConfigError, match=f"holds {name} of a run whose run.json is gone"):
+            RunFolder.free(tmp_path)
 
     def test_a_run_is_not_overwritten(self, run: RunFolder) -> None:
         with pytest.raises(ConfigError, match="already holds a run"):
@@ -62,6 +72,86 @@ class TestLifecycle:
             run.check_same_data("beef")
 
 
+class TestLoss:
+    def test_another_is_refused(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        folder.begin(tmp_path, "f00d", Config(), loss="mine.make_loss")
+        folder.check_same_loss("mine.make_loss")
+        for other in (None, "mine.other"):
+            with pytest.raises(
+                ConfigError, match=r"the loss of mine\.make_loss, not of .*make_loss"
+            ):
+                folder.check_same_loss(other)
+
+    def test_one_that_was_not_there_is_refused(self, run: RunFolder) -> None:
+        run.check_same_loss(None)
+        with pytest.raises(ConfigError, match=r"the settings' objective, not of mine\.loss"):
+            run.check_same_loss("mine.loss")
+        info = run.info()
+        del info["loss"]  # as the version before
+        write_json(run.path / "run.json", info)
+        run.check_same_loss("mine.loss")
+
+
+class TestSettings:
+    @pytest.mark.parametrize("name", ["config.yaml", "asked.yaml"])
+    @pytest.mark.parametrize("kept", [0, 100])
+    def test_a_torn_file_is_refused(self, name: str, kept: int, run: RunFolder) -> None:
+        path = run.path / name
+        path.write_text("\n".join(path.read_text().splitlines()[:kept]), encoding="utf-8")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=rf"{name} is (empty or cut off|not as the run)"):
+                (run.load_config if name == "config.yaml" else run.asked)()
+            info = run.info()
+            info.pop("settings", None)  # as the version before, which kept no hash
+            write_json(run.path / "run.json", info)
+            path.write_text("", encoding="utf-8")
+
+    def test_a_missing_one_is_refused(self, run: RunFolder) -> None:
+        (run.path / "asked.yaml").unlink()
+        with pytest.raises(ConfigError, match=r"No settings file at .*asked\.yaml"):
+            run.asked()
+
+    @pytest.mark.parametrize(
+        ("old", "new", "refused"),
+        [
+            ("seed: 0", "seed: 1", True),
+            ("weighting: mean", "weighting: stability", False),
+            ("accelerator: auto", "accelerator: cpu", False),
+            ("cache_dir: null", "cache_dir: /elsewhere", False),
+        ],
+    )
+    def test_edited(self, old: str, new: str, refused: bool, run: RunFolder) -> None:
+        path = run.path / "config.yaml"
+        text = path.read_text()
+        assert text.count(f" {old}\n") == 1
+        path.write_text(text.replace(f" {old}\n", f" {new}\n"), encoding="utf-8")
+        if not refused:
+            assert run.load_config() != Config()
+            return
+        with pytest.raises(ConfigError, match=r"config\.yaml is not as the run wrote it.*put"):
+            run.load_config()
+
+    def test_a_kill_between_hash_and_file(self, run: RunFolder) -> None:
+        before = run.load_config()
+        for seed in (1, 2):  # as often as it happens
+            old = (run.path / "config.yaml").read_text()
+            run.save_config(before.updated({"run.seed": seed}))
+            (run.path / "config.yaml").write_text(old, encoding="utf-8")
+            assert run.load_config() == before
+        run.save_config(before.updated({"run.seed": 3}))
+        assert run.load_config().run.seed == 3
+
+    def test_the_identity_is_that_of_the_beginning(self, run: RunFolder, tmp_path: Path) -> None:
+        identity = run.identity
+        run.save_config(Config().updated({"finetune.epochs": 3}))
+        run.mark("fine-tuning", resumed=True)
+        assert run.identity == identity
+        other = RunFolder(tmp_path / "other")
+        other.begin(tmp_path, "beef", Config())
+        assert other.identity not in (None, identity)
+
+
 class TestAsked:
     def test_is_kept_beside_what_was_decided(self, tmp_path: Path) -> None:
         asked = Config()
@@ -73,6 +163,9 @@ class TestAsked:
 
     def test_the_version_before_gave_reasons(self, run: RunFolder) -> None:
         (run.path / "asked.yaml").unlink()
+        info = run.info()
+        del info["settings"]
+        write_json(run.path / "run.json", info)
         decided = Config().updated({"objective.tau": 1.5, "finetune.lr": 0.1, "run.seed": 4})
         run.save_config(decided)
         assert run.asked() == decided
@@ -87,11 +180,26 @@ class TestOpening:
         with pytest.raises(CheckpointError, match=f"schema {RUN_SCHEMA + 1}.*pip install -U"):
             RunFolder.open(run.path)
 
-    @pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": "one"}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "{", "[1]", '{"schema": "one"}', '{"schema": 1, "state": 3}'),
+            '{"schema": 1, "state": "training", "settings": [1]}',
+        ],
+    )
     def test_damaged_marker(self, text: str, run: RunFolder) -> None:
         (run.path / "run.json").write_text(text, encoding="utf-8")
         with pytest.raises(CheckpointError, match=r"damaged|schema 'one'"):
             RunFolder.open(run.path)
+
+    def test_a_fact_that_is_missing(self, run: RunFolder) -> None:
+        (run.path / "run.json").write_text('{"schema": 1, "state": "training"}', encoding="utf-8")
+        for ask in (lambda: run.check_same_data("f00d"), lambda: run.source):
+            with pytest.raises(CheckpointError, match=r"run\.json does not say data"):
+                ask()
+        (run.path / "model.json").write_text("{}", encoding="utf-8")
+        with pytest.raises(CheckpointError, match="holds no checksum"):
+            run.weights_sha256()
 
     def test_no_run(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="holds no run"):
@@ -105,6 +213,33 @@ class TestFiles:
         run.update_json("metrics.json", {"val": {"b": 3}})
         saved = json.loads((run.path / "metrics.json").read_text())
         assert saved == {"val": {"b": 3}, "test": {"a": 2}}
+
+    def test_two_processes_keep_each_others_keys(self, run: RunFolder) -> None:
+        def child(name: str) -> None:
+            for number in range(25):
+                run.update_json("metrics.json", {f"{name}{number}": number})
+
+        fork = multiprocessing.get_context("fork")
+        processes = [fork.Process(target=child, args=(name,)) for name in "abc"]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        assert len(json.loads((run.path / "metrics.json").read_text())) == 75
+
+    def test_two_do_not_judge_one_split(self, run: RunFolder) -> None:
+        with run.in_evaluation("test"):
+            with run.in_evaluation("val"):
+                pass
+            told = rf"on test is in work by process {os.getpid()} on"
+            with pytest.raises(ConfigError, match=told), run.in_evaluation("test"):
+                pass
+
+    def test_torn_reasons(self, run: RunFolder) -> None:
+        (run.path / "reasons.json").write_text("[", encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"reasons\.json cannot be read.*remove it"):
+            run.reasons()
 
     def test_manifest_leaves_out_what_is_ours(self, run: RunFolder) -> None:
         row = {"image": "a.png", "path": "/a.png", "label": "ok", "split": "train"}

@@ -420,10 +420,10 @@ def test_wrong_batches(text: str) -> None:
         ("20ms", 0.02),
         ("1230ms", 1.23),
         ("1s500ms", 1.5),
-        ("90", 90),
+        ("90s", 90),
         ("15m", 900),
         ("1h30m", 5400),
-        ("1h30", 3630),
+        ("0.5s", 0.5),
     ],
 )
 def test_durations(text: str, seconds: float) -> None:
@@ -433,6 +433,12 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "ms", "0ms", "-1s", "20 ms", "5x", "1m2m"])
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(ConfigError, match="is no duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["10", "20", "0", "1h30", "1.5"])
+def test_a_number_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'{text}' ends in a number without a unit.*{text}ms"):
         parse_duration(text)
 
 

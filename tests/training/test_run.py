@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import recame
 from recame.config import Config, load_config
-from recame.errors import DataError
+from recame.errors import ConfigError, DataError
 from recame.inference.forward import BatchForward
 from recame.metrics.calibration import expected_calibration_error
 from recame.runs.folder import RunFolder
@@ -60,7 +60,8 @@ def leaves(values: object) -> list[object]:
 
 class TestRunFolder:
     def test_files(self, finished: Path) -> None:
-        assert {path.name for path in finished.iterdir()} == RUN_FILES
+        left = {path.name for path in finished.iterdir() if path.suffix != ".lock"}
+        assert left == RUN_FILES
 
     def test_nothing_is_left_to_decide(self, finished: Path) -> None:
         config = load_config(finished / "config.yaml")
@@ -212,7 +213,8 @@ class TestEvaluate:
 
     def test_given_data_with_splits(self, run: Path, defects_table: Path) -> None:
         judged = recame.evaluate(run, defects_table, split="val")
-        assert judged.split == "val"
+        assert judged.split == "manifest-val"
+        assert judged.folder == run / "evaluation" / "manifest-val"
         assert len(judged.predictions) == 17
         table = pd.read_parquet(judged.folder / "predictions.parquet")
         assert {"product", "lot"} <= set(table.columns)
@@ -225,6 +227,38 @@ class TestEvaluate:
         judged = recame.evaluate(run, folder)
         assert len(judged.predictions) == 12
         assert np.isfinite(judged.evaluation.to_dict()["balanced_accuracy"]["value"])
+        assert judged.folder == run / "evaluation" / "new"
+
+    def test_other_images_never_take_the_place_of_the_runs_own(
+        self,
+        finished: Path,
+        write_images: Callable[..., Path],
+        defects_table: Path,
+        tmp_path: Path,
+    ) -> None:
+        run = Path(shutil.copytree(finished, tmp_path / "run"))
+        recame.evaluate(run, report=False)
+        own = (run / "metrics.json").read_text()
+        other, same = (
+            write_images(tmp_path / name, dict.fromkeys(CLASSES, 3), seed=7)
+            for name in ("line", "elsewhere/line")
+        )
+        recame.evaluate(run, other, report=False)
+        kept = json.loads((run / "metrics.json").read_text())
+        assert set(kept) == {"val", "test", "line"}
+        assert {name: kept[name] for name in ("val", "test")} == json.loads(own)
+        with pytest.raises(ConfigError, match=r"elsewhere/line would overwrite.*--name"):
+            recame.evaluate(run, same, report=False)
+        with pytest.raises(ConfigError, match=r"would be judged under the name 'test'"):
+            recame.evaluate(run, other, name="test", report=False)
+        recame.evaluate(run, same, name="monday", report=False)
+        assert set(json.loads((run / "metrics.json").read_text())) == {*kept, "monday"}
+        recame.evaluate(run, other, report=False)  # the same again
+        # A version before judged other images under the name of the run's own split.
+        place = run / "evaluation" / "test" / "judged.json"
+        place.write_text(json.dumps({"source": str(other)}))
+        with pytest.raises(ConfigError, match=rf"split test of {other}, and those of split test"):
+            recame.evaluate(run, report=False)
 
 
 class TestPredict:

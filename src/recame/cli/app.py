@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget
 from recame.cli.research import bench, synth
 from recame.progress import say
+
+if TYPE_CHECKING:
+    from recame.runs.folder import RunFolder
 
 app = typer.Typer(
     name="recame",
@@ -66,8 +69,16 @@ def train(
 
     console = Console()
     run = train_run(source, settings, out=out, resume=resume, console=console)
+    _tell_trained(run, console)
+
+
+def _tell_trained(run: RunFolder, console: Console) -> None:
+    """Print where a run lies, and leave with exit code 1 where its training ended too early."""
     say(console, f"Run: {run.path}")
     say(console, f"Next: recame evaluate {run.path}")
+    if run.stopped is not None:
+        say(console, f"Training ended before its time: {run.stopped}", "yellow")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -109,8 +120,7 @@ def distill(
         resume=resume,
         console=console,
     )
-    say(console, f"Run: {student.path}")
-    say(console, f"Next: recame evaluate {student.path}")
+    _tell_trained(student, console)
 
 
 @app.command()
@@ -120,6 +130,10 @@ def evaluate(
         Path | None, typer.Argument(help="Labelled images. [those the run was trained from]")
     ] = None,
     split: Annotated[str, typer.Option(help="Which split to judge.")] = "test",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Keep the figures under this name. [the split's; DATA's own]"),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Also write the report page.")
     ] = True,
@@ -128,7 +142,7 @@ def evaluate(
     from recame.reports.evaluate import evaluate as evaluate_run
 
     console = Console()
-    result = evaluate_run(run, data, split=split, report=report, console=console)
+    result = evaluate_run(run, data, split=split, name=name, report=report, console=console)
     say(console, f"Written: {result.folder}")
     if result.report_error is not None:
         raise typer.Exit(1)
@@ -140,7 +154,9 @@ def report(
     against: Annotated[
         Path | None, typer.Option(help="Another run, to compare with image by image.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split to report on.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Which split to report on, or the name of other data's figures.")
+    ] = "test",
 ) -> None:
     """Write RUN's report: one HTML page, its summary as Markdown, its numbers as JSON."""
     from recame.reports.evaluate import report as write_report

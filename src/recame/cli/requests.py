@@ -34,7 +34,7 @@ def train_request(
         out = _resumed(out, "RUN", "--config, --set", given)
         from recame.runs.folder import RunFolder
 
-        return data or Path(RunFolder.open(out).info()["data"]), Config(), out
+        return data or RunFolder.open(out).source, Config(), out
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
     _check_exists(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recame.config.data import SYMMETRIES, AugmentConfig, DataConfig
 from recame.config.distill import DistillConfig
-from recame.config.files import load_config, parse_settings, save_config
+from recame.config.files import load_config, parse_settings, read_settings, save_config
 from recame.config.model import ModelConfig
 from recame.config.objective import ObjectiveConfig
 from recame.config.phases import FinetuneConfig, ProbeConfig, RetrainConfig
@@ -30,5 +30,6 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_settings",
+    "read_settings",
     "save_config",
 ]

@@ -28,9 +28,19 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: the file is missing, is no YAML, or holds a wrong setting.
     """
+    values = read_settings(path)
+    return parse_config({} if values is None else values, str(path))
+
+
+def read_settings(path: Path) -> Any:
+    """What a YAML file of settings says itself, without any default; None if it is empty.
+
+    Raises:
+        ConfigError: the file is missing or is no YAML.
+    """
     try:
         with open_regular(path) as stream:
-            values = _yaml_values(stream.read().decode("utf-8"))
+            return _yaml_values(stream.read().decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"No settings file at {path}: check the path given to --config."
@@ -41,7 +51,6 @@ def load_config(path: Path) -> Config:
         ) from error
     except _NO_YAML as error:
         raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
-    return parse_config({} if values is None else values, str(path))
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -94,5 +103,5 @@ def _yaml_values(text: str) -> object:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the settings as YAML, whole or not at all."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_text(path, text)
+    values = config.model_dump(mode="json")
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

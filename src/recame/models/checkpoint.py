@@ -49,13 +49,20 @@ class LoadedModel:
     architecture: Architecture
 
 
-def save_checkpoint(folder: Path, model: MultiExpertClassifier, label_space: LabelSpace) -> None:
+def save_checkpoint(
+    folder: Path,
+    model: MultiExpertClassifier,
+    label_space: LabelSpace,
+    *,
+    of_run: str | None = None,
+) -> None:
     """Write weights, architecture, preprocessing and label space; both files, or neither.
 
     Args:
         folder: made if missing.
         model: on any device.
         label_space: its C classes.
+        of_run: the identity of the unfinished run that alone may take it up.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written. A checkpoint already
@@ -75,6 +82,7 @@ def save_checkpoint(folder: Path, model: MultiExpertClassifier, label_space: Lab
             "architecture": model.architecture.to_dict(),
             "preprocess": model.spec.to_dict(),
             "label_space": label_space.to_dict(),
+            **({} if of_run is None else {"run": of_run}),
         }
         (partial / DESCRIPTION_FILE).write_text(json_text(document), encoding="utf-8")
 
@@ -132,6 +140,16 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
             f"({' '.join(str(error).split())[:300]}): it was edited, or timm has changed since."
         ) from error
     return LoadedModel(model.to(device).eval(), label_space, spec, architecture)
+
+
+def owner(folder: Path) -> str | None:
+    """The `of_run` of a checkpoint.
+
+    Raises:
+        CheckpointError: the description is missing or damaged.
+    """
+    identity = _read_description(folder).get("run")
+    return None if identity is None else str(identity)
 
 
 def _upgraded(state: dict[str, Tensor], num_experts: int) -> dict[str, Tensor]:

@@ -51,6 +51,7 @@ def draw_report(
     evaluation: Evaluation,
     split: str,
     *,
+    name: str | None = None,
     source: Path | str | None = None,
     missing: str = "",
     baseline: Baseline | None = None,
@@ -66,6 +67,7 @@ def draw_report(
         predictions: of the split.
         evaluation: of the predictions.
         split: its name.
+        name: under which its figures lie; None: the split's.
         source: where the images were described; None if unknown.
         missing: why images are not among the data, in sentences.
         baseline: another run's predictions of the split.
@@ -83,12 +85,13 @@ def draw_report(
         missing=missing,
         on_progress=progress,
     )
-    facts = run_facts(folder, config, loaded, split, source=source, baseline=baseline)
+    name = name or split
+    facts = run_facts(folder, config, loaded, split, name=name, source=source, baseline=baseline)
     space, seed = loaded.label_space, config.run.seed
     made = build_report(
         facts, evaluation, predictions, space, evidence, baseline=baseline, seed=seed
     )
-    return write_report(made, folder.evaluation_dir(split))
+    return write_report(made, folder.evaluation_dir(name))
 
 
 def write_report(report: RunReport, folder: Path) -> ReportFiles:
@@ -127,6 +130,7 @@ def run_facts(
     loaded: LoadedModel,
     split: str,
     *,
+    name: str | None = None,
     source: Path | str | None = None,
     baseline: Baseline | None = None,
 ) -> RunFacts:
@@ -137,6 +141,7 @@ def run_facts(
         config: its settings.
         loaded: its model.
         split: that is reported.
+        name: under which its figures lie; None: the split's.
         source: where the judged images were described; None if unknown.
         baseline: named in the command.
     """
@@ -166,10 +171,14 @@ def run_facts(
     # Images that the run was not trained from are named, the others are in its manifest.
     elsewhere = source is not None and str(source) != info.get("data")
     judged = f" {shlex.quote(str(source))}" if elsewhere else ""
-    on_split = "" if split == "test" else f" --split {shlex.quote(split)}"
+    name = name or split
+    on_split, reported = (
+        "" if word == "test" else f" --split {shlex.quote(word)}" for word in (split, name)
+    )
+    judged += f" --name {shlex.quote(name)}" if elsewhere else ""
     return RunFacts(
         name=folder.path.resolve().name,
-        split=split,
+        split=name,
         data=str(info.get("data", "")),
         source=str(source or ""),
         settings=settings,
@@ -179,7 +188,7 @@ def run_facts(
         commands=(
             _training_command(info, data, run),
             f"recame evaluate {run}-again{judged}{on_split}",
-            f"recame report {run}-again{on_split}{other}",
+            f"recame report {run}-again{reported}{other}",
         ),
         history=_history(folder.history_path),
         phases=json_or_nothing(folder.path / "phases.json"),

@@ -6,7 +6,7 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.decisions.calibration import calibrated_predictions, load_calibration
-from recame.errors import DataError, RecameError, ReportError
-from recame.files import write_json, write_text
+from recame.errors import ConfigError, DataError, RecameError, ReportError
+from recame.files import read_json, write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
@@ -32,8 +32,9 @@ from recame.runs.predictions import load_predictions, predictions_table, save_pr
 if TYPE_CHECKING:
     from recame.reports.draw import ReportFiles
 
-#: Beside a split's predictions: which images they are of, and why their report was not drawn.
+#: Beside predictions: which images and weights they are of, and why their report was not drawn.
 JUDGED, REPORT_ERROR = "judged.json", "report_error.txt"
+PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class EvaluatedRun:
     """What `evaluate` found.
 
     Attributes:
-        split: which images were judged.
+        split: which images were judged, or the name under which another source's figures lie.
         evaluation: the figures.
         predictions: each image's probabilities, calibrated.
         folder: where predictions, confusion matrix and tables were written.
@@ -55,34 +56,122 @@ class EvaluatedRun:
     report_error: ReportError | None = None
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """Which images figures are of, as `judged.json` tells.
+
+    Attributes:
+        source: where other images than the run's own are described, absolute; None: the run's.
+        split: which split of them.
+        weights: SHA-256 of the weights that judged; empty where the version before did.
+    """
+
+    source: str | None
+    split: str
+    weights: str
+
+    @classmethod
+    def read(cls, folder: RunFolder, name: str) -> _Judged | None:
+        """What lies under a name; None if nothing was judged under it."""
+        place = folder.evaluation_dir(name)
+        if not any((place / file).exists() for file in (JUDGED, PREDICTIONS)):
+            return None
+        values = read_json(place / JUDGED) if (place / JUDGED).exists() else {}
+        return cls(values.get("source"), values.get("split", name), values.get("weights", ""))
+
+    def write(self, place: Path) -> None:
+        """Note it beside the predictions."""
+        write_json(place / JUDGED, asdict(self))
+
+    def words(self) -> str:
+        """As an error names it."""
+        return f"split {self.split} of {self.source or 'the run itself'}"
+
+
 def evaluate(
     run: Path | str,
     source: Path | str | None = None,
     *,
     split: str = "test",
+    name: str | None = None,
     report: bool = True,
     console: Console | None = None,
 ) -> EvaluatedRun:
     """Judge a finished run on one split and write the figures into its folder.
 
-    `metrics.json` gets the split's headline numbers; `evaluation/<split>/` gets
-    `predictions.parquet`, `per_class.csv`, `confusion.csv` and `confusion.png`, and with `report`
-    then `report.html`, `report.md` and `report.json`.
+    `metrics.json` gets the headline numbers; `evaluation/<name>/` gets `predictions.parquet`,
+    `per_class.csv`, `confusion.csv` and `confusion.png`, and with `report` then `report.html`,
+    `report.md` and `report.json`.
 
     Args:
         run: the run's folder.
         source: labelled images; None: the data that the run was trained from, split as then.
-            A source without splits is judged whole, under the name given as `split`.
+            A source without splits is judged whole.
         split: which split to judge.
+        name: under which the figures are kept; None: the split's name, or of another source its
+            own file's or folder's, so that the run's own figures stay.
         report: also draw the report; if that fails, the figures stay, the reason is printed and
             returned, and its traceback lies in `report_error.txt`.
         console: where progress and figures go; silent if None.
 
     Raises:
-        RecameError: the run or the data cannot be used, or labels were never trained.
+        RecameError: the run or the data cannot be used, labels were never trained, the name is
+            taken by other images' figures, or another process judges under it now.
     """
     console = console or Console(quiet=True)
     folder, config, loaded = open_finished(run)
+    where = None if source is None else str(Path(source).absolute())
+    judged = _Judged(where, split, folder.weights_sha256())
+    name = name or _usual_name(judged)
+    _check_name(folder, name, judged)
+    with folder.in_evaluation(name):
+        _check_free(folder, name, judged)
+        return _evaluate(folder, config, loaded, judged, name, console, report=report)
+
+
+def _usual_name(judged: _Judged) -> str:
+    """The split's name; another source's own, and its split's where that is none of `test`."""
+    if judged.source is None:
+        return judged.split
+    path = Path(judged.source)
+    own = path.name if path.is_dir() else path.stem
+    return own if judged.split == "test" else f"{own}-{judged.split}"
+
+
+def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
+    """Refuse for other images a name that belongs to the run's own."""
+    own = {"train", "val", "test"}
+    if folder.manifest_path.exists():
+        own |= set(pd.read_csv(folder.manifest_path, usecols=["split"], dtype=str)["split"])
+    if judged.source is not None and name in own:
+        raise ConfigError(
+            f"{judged.source} would be judged under the name {name!r}, which is that of the run's "
+            "own split: its figures would be overwritten. Give another with --name."
+        )
+
+
+def _check_free(folder: RunFolder, name: str, judged: _Judged) -> None:
+    """Refuse to overwrite other images' figures."""
+    there = _Judged.read(folder, name)
+    if there is not None and (there.source, there.split) != (judged.source, judged.split):
+        raise ConfigError(
+            f"{folder.evaluation_dir(name)} holds the figures of {there.words()}, and those of "
+            f"{judged.words()} would overwrite them. Give another name with --name, or remove that "
+            "folder."
+        )
+
+
+def _evaluate(
+    folder: RunFolder,
+    config: Config,
+    loaded: LoadedModel,
+    judged: _Judged,
+    name: str,
+    console: Console,
+    *,
+    report: bool,
+) -> EvaluatedRun:
+    split, source = judged.split, judged.source
     with progress_bars(console) as progress:
         described = recorded_data(folder, config) if source is None else Path(source)
         data = images_to_judge(described, config, loaded, split, progress)
@@ -90,23 +179,19 @@ def evaluate(
     calibration = load_calibration(folder.decisions_path, folder.answers(config))
     predictions = calibrated_predictions(found, calibration)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
-    target = folder.evaluation_dir(split)
-    save_predictions(
-        predictions_table(predictions, loaded.label_space), target / "predictions.parquet"
-    )
-    # Whoever draws the report later asks for the same images.
-    where = None if source is None else str(Path(source).absolute())
-    write_json(target / JUDGED, {"source": where})
-    folder.update_json("metrics.json", {split: evaluation.to_dict()})
+    target = folder.evaluation_dir(name)
+    judged.write(target)  # first: predictions without a note are taken for the run's own
+    save_predictions(predictions_table(predictions, loaded.label_space), target / PREDICTIONS)
+    folder.update_json("metrics.json", {name: evaluation.to_dict()})
     save_evaluation(evaluation, target, loaded.label_space)
-    print_evaluation(evaluation, console, f"{folder.path.name} on {split}")
-    judged = EvaluatedRun(split, evaluation, predictions, target)
+    print_evaluation(evaluation, console, f"{folder.path.name} on {name}")
+    done = EvaluatedRun(name, evaluation, predictions, target)
     if not report:
-        return judged
+        return done
     from recame.reports.draw import draw_report
 
     try:
-        with _failure_kept(folder, split), progress_bars(console) as progress:
+        with _failure_kept(folder, name), progress_bars(console) as progress:
             files = draw_report(
                 folder,
                 config,
@@ -115,24 +200,25 @@ def evaluate(
                 predictions,
                 evaluation,
                 split,
+                name=name,
                 source=source or folder.info().get("data"),
                 progress=progress,
             )
     except ReportError as error:  # the figures are what counts, and they are there
         say(console, str(error), "yellow")
-        return replace(judged, report_error=error)
+        return replace(done, report_error=error)
     say(console, f"Report: {files.html}")
-    return judged
+    return done
 
 
 @contextmanager
-def _failure_kept(folder: RunFolder, split: str, against: Path | None = None) -> Iterator[None]:
+def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> Iterator[None]:
     """Keep the traceback of a report that fails beside the figures, until one is drawn.
 
     Raises:
         ReportError: the block raised something; says why, where the traceback lies, what to do.
     """
-    path = folder.evaluation_dir(split) / REPORT_ERROR
+    path = folder.evaluation_dir(name) / REPORT_ERROR
     try:
         yield
     except Exception as error:
@@ -144,7 +230,7 @@ def _failure_kept(folder: RunFolder, split: str, against: Path | None = None) ->
             write_text(path, traceback.format_exc(), advice="Free some space.")
         except RecameError as unwritten:
             kept = f"The traceback is lost: {unwritten}"
-        words = ["recame", "report", str(folder.path), "--split", split]
+        words = ["recame", "report", str(folder.path), "--split", name]
         words += [] if against is None else ["--against", str(against)]
         raise ReportError(
             f"The report could not be drawn ({reason}); the figures in {path.parent} stand without "
@@ -161,12 +247,12 @@ def report(
 ) -> ReportFiles:
     """Draw the report of a finished run on one split, into `evaluation/<split>/`.
 
-    Predictions that `evaluate` left are taken as they are; without any, the split is evaluated
-    first. So is the baseline.
+    Predictions that `evaluate` left are taken as they are; without any, or where other weights
+    made them, the split is evaluated first. So is the baseline.
 
     Args:
         run: the run's folder.
-        split: which split.
+        split: which split, or the name under which `evaluate` kept another source's figures.
         against: the folder of another run to compare with on the same images.
         console: where progress goes; silent if None.
 
@@ -176,9 +262,9 @@ def report(
     Raises:
         ReportError: the numbers are there, but the page cannot be drawn; `report_error.txt` beside
             them holds the traceback.
-        RecameError: a run or its data cannot be used.
+        RecameError: a run or its data cannot be used, or another process judges it now.
     """
-    from recame.reports.draw import draw_report, json_or_nothing
+    from recame.reports.draw import draw_report
 
     console = console or Console(quiet=True)
     other = None if against is None else Path(against)
@@ -186,9 +272,14 @@ def report(
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = open_finished(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
-    source = json_or_nothing(folder.evaluation_dir(split) / JUDGED).get("source")
-    with _failure_kept(folder, split, other), progress_bars(console) as progress:
-        data, missing = _images(source, folder, config, loaded, split, progress)
+    judged = _Judged.read(folder, split) or _Judged(None, split, "")
+    source = judged.source
+    with (
+        folder.in_evaluation(split),
+        _failure_kept(folder, split, other),
+        progress_bars(console) as progress,
+    ):
+        data, missing = _images(source, folder, config, loaded, judged.split, progress)
         return draw_report(
             folder,
             config,
@@ -196,7 +287,8 @@ def report(
             data,
             predictions,
             evaluation,
-            split,
+            judged.split,
+            name=split,
             source=source or (None if data is None else folder.info().get("data")),
             missing=missing,
             baseline=baseline,
@@ -207,9 +299,13 @@ def report(
 def _predictions(run: Path, split: str, console: Console) -> Predictions:
     """What `evaluate` left of a split, or what it finds now."""
     folder = RunFolder.open(run)
-    path = folder.evaluation_dir(split) / "predictions.parquet"
-    if not path.exists():
+    path = folder.evaluation_dir(split) / PREDICTIONS
+    judged = _Judged.read(folder, split) if path.exists() else None
+    if judged is None:
         return evaluate(run, split=split, console=console, report=False).predictions
+    if judged.weights not in ("", folder.weights_sha256()):
+        words = {"split": judged.split, "name": split}
+        return evaluate(run, judged.source, **words, console=console, report=False).predictions
     return load_predictions(path, folder.label_space())
 
 

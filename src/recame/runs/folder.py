@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.files import file_name, read_json, write_json, write_whole
+from recame.files import file_name, held, make_folder, read_json, write_json, write_whole
 from recame.label_space import LabelSpace
+from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
+from recame.runs.settings import load_run_settings, settings_digest, with_auto
 
 if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
     import pandas as pd
 
     from recame.config import Config
 
-RUN_SCHEMA = 1
+#: What a run leaves, and a new one would take for its own.
+_LEFT = ("model.json", "metrics.json", "phases.json", "reasons.json", "history.csv", "evaluation")
+
+#: How long a process waits for another that writes its figures into the same file.
+_WRITING_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,20 @@ class RunFolder:
         return self.path / "last.ckpt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before the newest, while the run goes on."""
+        return self.path / "previous.ckpt"
+
+    @property
     def probe_dir(self) -> Path:
         """The probe phase's model, while the run goes on."""
         return self.path / "probe"
 
     @property
-    def trunk_paths(self) -> tuple[Path, Path]:
-        """The frozen trunk's outputs, maps and pooled, while the run goes on."""
-        return self.path / "trunk_maps.npy", self.path / "trunk_pooled.npy"
+    def trunk_paths(self) -> tuple[Path, Path, Path]:
+        """The frozen trunk's maps, its pooled outputs, whose they are; while the run goes on."""
+        maps, pooled, note = (f"trunk_{name}" for name in ("maps.npy", "pooled.npy", "run.json"))
+        return self.path / maps, self.path / pooled, self.path / note
 
     @property
     def history_path(self) -> Path:
@@ -66,7 +79,55 @@ class RunFolder:
             )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path} is a file, and a run needs a folder: choose another --out.")
-        return cls(path)
+        folder = cls(path)
+        rest = [path / name for name in _LEFT]
+        rest += [folder.last_checkpoint, folder.previous_checkpoint, folder.probe_dir]
+        if left := [found.name for found in (*rest, *folder.trunk_paths) if found.exists()]:
+            raise ConfigError(
+                f"{path} holds {', '.join(left)} of a run whose run.json is gone, and a new run "
+                "would mix with it. Remove the folder, or choose another with --out."
+            )
+        return folder
+
+    def in_training(self) -> AbstractContextManager[None]:
+        """Keep other processes from training here, for a block.
+
+        Raises:
+            ConfigError: another one does; says which process, and on which machine.
+        """
+        return held(
+            self.path / ".training.lock",
+            f"The run {self.path}",
+            "Wait until it ends, or end it first; a process that was killed is not waited for.",
+            error=ConfigError,
+        )
+
+    def in_evaluation(self, split: str) -> AbstractContextManager[None]:
+        """Keep other processes from judging a split and writing its report, for a block.
+
+        Raises:
+            ConfigError: another one does; says which process, and on which machine.
+        """
+        return held(
+            self.path / f".evaluation-{self.evaluation_dir(split).name}.lock",
+            f"The evaluation of {self.path} on {split}",
+            "Call again when it has ended; other splits can be judged at once.",
+            error=ConfigError,
+        )
+
+    def make(self) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            make_folder(self.path)
+        except OSError as error:
+            raise ConfigError(
+                f"The run folder {self.path} cannot be made ({error.strerror}): choose another "
+                "--out."
+            ) from error
 
     def begin(
         self,
@@ -76,6 +137,7 @@ class RunFolder:
         *,
         asked: Config | None = None,
         device: str = "cpu",
+        loss: str | None = None,
     ) -> None:
         """Make the folder, and mark it as a run in training once it holds the settings.
 
@@ -85,18 +147,14 @@ class RunFolder:
             config: the run's settings.
             asked: the settings as the user gave them, with every `auto`; None: these.
             device: the kind of device that the run's precision was chosen for.
+            loss: the qualified name of what makes a loss of one's own; None: the settings do.
         """
         from recame.config import save_config
 
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"The run folder {self.path} cannot be made ({error.strerror}): choose another "
-                "--out."
-            ) from error
-        save_config(asked or config, self._asked_path)
-        self.save_config(config)
+        self.make()
+        asked = asked or config
+        save_config(asked, self._asked_path)
+        save_config(config, self._config_path)
         write_json(
             self._marker,
             {
@@ -106,6 +164,11 @@ class RunFolder:
                 "data": str(source.resolve()),
                 "data_fingerprint": fingerprint,
                 "device": device,
+                "loss": loss,
+                "settings": {
+                    path.name: [settings_digest(values.model_dump(mode="json"))]
+                    for path, values in ((self._asked_path, asked), (self._config_path, config))
+                },
             },
         )
 
@@ -115,7 +178,7 @@ class RunFolder:
         Raises:
             DataError: the images' content differs from what the run began with.
         """
-        before = self.info()["data_fingerprint"]
+        before = fact(self._marker, "data_fingerprint")
         if before != fingerprint:
             raise DataError(
                 f"The images have changed since {self.path} began (fingerprint {before}, now "
@@ -123,11 +186,36 @@ class RunFolder:
                 "or start a new run with another --out."
             )
 
+    def check_same_loss(self, loss: str | None) -> None:
+        """Refuse to resume with another loss.
+
+        Raises:
+            ConfigError: a loss of one's own is missing, or another than the run began with.
+        """
+        info = self.info()
+        if "loss" not in info or info["loss"] == loss:  # the version before did not record it
+            return
+        words = [name or "the settings' objective" for name in (info["loss"], loss)]
+        raise ConfigError(
+            f"{self.path} began with the loss of {words[0]}, not of {words[1]}, so going on would "
+            "mix two methods. Give the same make_loss as then, or start a new run with another "
+            "--out."
+        )
+
+    @property
+    def identity(self) -> str | None:
+        """What binds the files that an unfinished run left to it; None: of the version before."""
+        # Where costs are measured there is no run.
+        return identity(self.info()) if self._marker.exists() else None
+
     def info(self) -> dict[str, Any]:
         """What `run.json` holds."""
-        return read_json(
-            self._marker, newest=RUN_SCHEMA, advice="It is damaged: train the run again."
-        )
+        return read_marker(self._marker)
+
+    @property
+    def source(self) -> Path:
+        """The data, as they were given."""
+        return Path(fact(self._marker, "data"))
 
     @property
     def _marker(self) -> Path:
@@ -176,6 +264,12 @@ class RunFolder:
         """Whether training ended."""
         return self.state == "finished"
 
+    @property
+    def stopped(self) -> str | None:
+        """Why training ended before its time with the last good weights; None: it did not."""
+        reason = self.info().get("stopped")
+        return None if reason is None else str(reason)
+
     def mark(self, state: str, **facts: object) -> None:
         """Change the state, and note further facts."""
         write_json(self._marker, {**self.info(), "state": state, **facts})
@@ -184,26 +278,42 @@ class RunFolder:
         """Mark the run finished and drop what only an unfinished one needs."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.mark("finished", finished=now)
+        self.drop_unfinished()
+
+    def drop_unfinished(self) -> None:
+        """Remove what only an unfinished run needs."""
         shutil.rmtree(self.probe_dir, ignore_errors=True)
-        for path in self.trunk_paths:
+        for path in (self.previous_checkpoint, *self.trunk_paths):
             path.unlink(missing_ok=True)
 
     def save_config(self, config: Config) -> None:
-        """Write `config.yaml`."""
-        from recame.config import save_config
+        """Write `config.yaml`, and note beforehand that it may hold this from now on."""
+        from recame.config import read_settings, save_config
 
-        save_config(config, self.path / "config.yaml")
+        if self._marker.exists() and "settings" in (info := self.info()):
+            now = settings_digest(config.model_dump(mode="json"))
+            then = settings_digest(read_settings(self._config_path))
+            # Both are right until the new file has taken the old one's place.
+            settings = {**info["settings"], self._config_path.name: [now, then]}
+            write_json(self._marker, {**info, "settings": settings})
+        save_config(config, self._config_path)
 
     def load_config(self) -> Config:
-        """Read `config.yaml`."""
-        from recame.config import load_config
+        """Read `config.yaml`.
 
-        return load_config(self.path / "config.yaml")
+        Raises:
+            ConfigError: it is damaged, or was edited since the run wrote it.
+        """
+        return self._load(self._config_path)
+
+    def _load(self, path: Path) -> Config:
+        known = self.info().get("settings", {}) if self._marker.exists() else {}
+        return load_run_settings(path, known.get(path.name))
 
     @property
     def keeps_asked(self) -> bool:
         """Whether what the user asked was kept; the versions before kept what was decided alone."""
-        return self._asked_path.exists()
+        return self._asked_path.exists() or "settings" in self.info()
 
     def asked(self) -> Config:
         """The settings as the user gave them: `auto` is what was left to be decided.
@@ -211,18 +321,17 @@ class RunFolder:
         Of a run of the version before, its settings with `auto` where its reasons say that they
         were decided; those that followed from another decision without a reason are missing.
         """
-        from recame.config import Config, load_config
-
         if self.keeps_asked:
-            return load_config(self._asked_path)
-        default = Config().model_dump()
-        names = (reason.split(" = ")[0].split(".") for reason in self.reasons())
-        open_names = (n for n in names if len(n) == 2 and default.get(n[0], {}).get(n[1]) == "auto")
-        return self.load_config().updated(dict.fromkeys(map(".".join, open_names), "auto"))
+            return self._load(self._asked_path)
+        return with_auto(self.load_config(), self.reasons())
 
     @property
     def _asked_path(self) -> Path:
         return self.path / "asked.yaml"
+
+    @property
+    def _config_path(self) -> Path:
+        return self.path / "config.yaml"
 
     @property
     def device(self) -> str:
@@ -252,6 +361,16 @@ class RunFolder:
 
         table = pd.DataFrame(broken, columns=["image", "reason"])
         self.save_table(self.path / "broken_images.csv", table)
+
+    def broken(self) -> list[tuple[str, str]]:
+        """What `save_broken` wrote; nothing without it."""
+        import pandas as pd
+
+        path = self.path / "broken_images.csv"
+        if not path.exists():
+            return []
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return list(zip(table["image"], table["reason"], strict=True))
 
     def save_table(self, path: Path, table: pd.DataFrame) -> None:
         """Write a CSV file of the run."""
@@ -299,10 +418,16 @@ class RunFolder:
         return noted
 
     def update_json(self, name: str, values: dict[str, Any]) -> None:
-        """Merge top-level keys into a JSON file of the run."""
+        """Merge top-level keys into a JSON file of the run; two processes keep each other's."""
         path = self.path / name
-        old = read_json(path) if path.exists() else {}
-        write_json(path, {**old, **values})
+        with held(
+            self.path / ".writing.lock",
+            str(path),
+            "Call again when it has ended.",
+            wait_s=_WRITING_S,
+        ):
+            old = read_json(path) if path.exists() else {}
+            write_json(path, {**old, **values})
 
 
 def check_weighting(run: Path, weighting: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,14 +16,16 @@ from recame.config import Config
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import native_size
-from recame.files import write_json
+from recame.errors import ConfigError
+from recame.files import remove_partial, write_json
 from recame.inference.device import choose_device
+from recame.losses import LossFactory
 from recame.machine import environment
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.finetune import check_finetune
-from recame.training.planner import choose_size, plan_model
+from recame.training.planner import choose_size, num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
 
 
@@ -50,6 +54,36 @@ def _prepare(
     return OngoingRun(folder, config, data, device, console, started), [*reasons, *plan.reasons]
 
 
+def check_run(run: OngoingRun) -> None:
+    """Refuse, before anything is written, what would fail after hours.
+
+    Raises:
+        ConfigError: loss, batches, devices and data do not fit each other.
+    """
+    config = run.config
+    if run.make_loss is not None and num_processes(config.run, run.device) > 1:
+        raise ConfigError(
+            f"A loss of one's own ({loss_name(run.make_loss)}) with run.devices="
+            f"{config.run.devices} and run.num_nodes={config.run.num_nodes}: the other processes "
+            "would train by the settings' objective. Leave both at 1, or the loss out."
+        )
+    run.objective(torch.ones(run.data.label_space.num_classes))  # refuses what it is not made of
+    if config.finetune.enabled:
+        check_finetune(run)
+
+
+def loss_name(make_loss: LossFactory | None) -> str | None:
+    """The qualified name by which a run remembers what makes its loss."""
+    if make_loss is None:
+        return None
+    made: Any = make_loss
+    while isinstance(made, partial):
+        made = made.func
+    if not hasattr(made, "__qualname__"):  # an object that can be called
+        made = type(made)
+    return f"{made.__module__}.{made.__qualname__}"
+
+
 def record_run(
     run: OngoingRun, source: Path, reasons: list[str], asked: Config, *, resume: bool
 ) -> None:
@@ -65,12 +99,18 @@ def record_run(
     folder, data, console = run.folder, run.data, run.console
     if resume:
         folder.check_same_data(data.fingerprint)
-        folder.mark("training", resumed=True)
+        folder.check_same_loss(loss_name(run.make_loss))
+        remove_partial(folder.path)
+        folder.mark("training", resumed=True, stopped=None)
     else:
-        run.objective(torch.ones(data.label_space.num_classes))  # refuses what it cannot be made of
-        if run.config.finetune.enabled:
-            check_finetune(run)
-        folder.begin(source, data.fingerprint, run.config, asked=asked, device=run.device.type)
+        folder.begin(
+            source,
+            data.fingerprint,
+            run.config,
+            asked=asked,
+            device=run.device.type,
+            loss=loss_name(run.make_loss),
+        )
     folder.save_manifest(data.table)
     folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
     folder.save_label_space(data.label_space)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +19,7 @@ from recame.losses import LossFactory
 from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
 from recame.progress import say
 from recame.runs.folder import RunFolder
-from recame.training.begin import _prepare, quiet_libraries, record_run
+from recame.training.begin import _prepare, check_run, quiet_libraries, record_run
 from recame.training.loop.processes import is_follower, leaders_run, leading
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.choice import keep_best
@@ -50,7 +51,8 @@ def train(
             resume. One device only.
 
     Returns:
-        The finished run's folder.
+        The finished run's folder. Where the loss or the weights were no longer finite, training
+        ended before with the last good weights: `stopped` says why.
 
     Raises:
         RecameError: the data, the settings or the folder cannot be used as they are.
@@ -72,17 +74,26 @@ def train(
         if not config.finetune.enabled:
             raise SystemExit(0)  # the leader needs no help with the rest
         _follow(Path(source), Path(out), started)
-    if resume:
-        folder = RunFolder.open(Path(out))
-        if folder.finished:
-            say(console, f"{folder.path} is finished: nothing to resume.")
-            return folder
-    else:
-        folder = RunFolder.free(Path(out))
-        _check_network(config)
-    with leading(folder.path, config.run):
+    with ExitStack() as held:
+        if resume:
+            folder = RunFolder.open(Path(out))
+            held.enter_context(folder.in_training())
+            config = folder.load_config()  # nobody writes it any more
+            if folder.finished:
+                folder.drop_unfinished()
+                say(console, f"{folder.path} is finished: nothing to resume.")
+                return folder
+        else:
+            folder = RunFolder.free(Path(out))
+            _check_network(config)
+        held.enter_context(leading(folder.path, config.run))
         run, reasons = _prepare(Path(source), config, folder, console, started)
         run = replace(run, make_loss=make_loss)
+        check_run(run)
+        if not resume:
+            folder.make()
+            held.enter_context(folder.in_training())
+            RunFolder.free(folder.path)  # another may have begun one meanwhile
         record_run(run, Path(source), reasons, config, resume=resume)
         _run_phases(run)
     return folder

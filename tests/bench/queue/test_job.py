@@ -7,6 +7,7 @@ import pytest
 from recame.bench.queue.job import is_trained, student_changes
 from recame.config import Config
 from recame.errors import ConfigError
+from recame.files import write_json
 from recame.runs.folder import RunFolder
 
 ASKED = {"auto": Config(), 1.5: Config().updated({"objective.tau": 1.5})}
@@ -39,6 +40,9 @@ def test_the_same_value_decided_is_not_the_one_asked(
 def test_a_run_of_the_version_before_knows_what_was_decided_alone(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", ASKED["auto"])
     (run.path / "asked.yaml").unlink()
+    info = run.info()
+    del info["settings"]
+    write_json(run.path / "run.json", info)
     assert not is_trained(run.path, ASKED["auto"])
     assert not is_trained(run.path, ASKED[1.5])
     with pytest.raises(ConfigError, match=r"objective\.tau: 1\.5 then, 1\.0 now"):

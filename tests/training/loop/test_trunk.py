@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
+import errno
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from recame.config import Config
 from recame.data.transforms import dihedral_view
 from recame.errors import DataError
+from recame.runs.folder import RunFolder
 from recame.training.loop.module import FinetuneModule
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
 from recame.training.ongoing_run import OngoingRun
@@ -23,12 +24,15 @@ from recame.training.train import train
 Ongoing = Callable[..., OngoingRun]
 
 
-def build(run: OngoingRun, model: torch.nn.Module, num_views: int = 4) -> TrunkCache:
+def build(
+    run: OngoingRun, model: torch.nn.Module, num_views: int = 4, of_run: str | None = None
+) -> TrunkCache:
     return build_trunk_cache(
         model,
         run.data,
         run.data.view("train"),
         run.folder.trunk_paths,
+        of_run=of_run,
         num_views=num_views,
         batch_size=32,
         precision="32",
@@ -81,10 +85,24 @@ class TestCache:
         assert np.abs(build(run, model).maps).max() > 0
         assert run.folder.trunk_paths[0].stat().st_mtime_ns == stamp
 
+    def test_what_another_run_left_is_not_taken_up(self, ongoing: Ongoing) -> None:
+        run = ongoing()
+        model = run.new_model()
+        maps = build(run, model, of_run="this").maps.copy()
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        np.testing.assert_array_equal(build(run, model, of_run="this").maps, maps)
+        assert np.abs(build(run, model, of_run="another").maps).max() == 0
+        run.folder.trunk_paths[2].write_text("{", encoding="utf-8")
+        assert build(run, model, of_run="this").maps.shape == maps.shape
+
     def test_full_disk(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
         run = ongoing()
-        usage = type("usage", (), {"free": 1000})
-        monkeypatch.setattr("recame.training.loop.trunk.shutil.disk_usage", lambda _: usage)
+
+        def full(*_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
         with pytest.raises(DataError, match="No space left"):
             build(run, run.new_model())
         assert not any(path.exists() for path in run.folder.trunk_paths)
@@ -105,27 +123,24 @@ class TestTailsOnly:
         assert any(name.startswith("tails.1") for name in moved)
 
     def test_killed_and_resumed(
-        self, defects: Path, tiny_config: Callable[..., Config], tmp_path: Path
+        self,
+        defects: Path,
+        tiny_config: Callable[..., Config],
+        tmp_path: Path,
+        run_until_killed: Callable[[Callable[[], object]], None],
+        die_at: Callable[[Any, str, int], None],
     ) -> None:
         config = tiny_config(finetune__scope="tails", run__keep="last", model__dropout=0.2)
         whole = train(defects, config, out=tmp_path / "whole")
         assert not any(path.exists() for path in whole.trunk_paths)
 
         def child() -> None:
-            step = FinetuneModule.training_step
-
-            def dying(module: FinetuneModule, batch: object, number: int) -> object:
-                if (module.current_epoch, number) == (1, 2):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return step(module, batch, number)
-
-            FinetuneModule.training_step = dying
+            die_at(FinetuneModule, "training_step", 8)
             train(defects, config, out=tmp_path / "killed")
 
-        process = multiprocessing.get_context("fork").Process(target=child)
-        process.start()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
+        run_until_killed(child)
+        left = RunFolder.open(tmp_path / "killed")
+        assert all(path.exists() for path in (*left.trunk_paths, left.last_checkpoint))
         resumed = train(defects, out=tmp_path / "killed", resume=True)
         ours, theirs = (load_file(run.path / "model.safetensors") for run in (resumed, whole))
         assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +77,11 @@ def student(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestRun:
     def test_is_a_run_like_any_other(self, student: Path, finished: Path) -> None:
-        assert {path.name for path in student.iterdir()} == {
-            path.name for path in finished.iterdir()
-        } | {"unlabelled.csv"}
+        ours, theirs = (
+            {path.name for path in folder.iterdir() if path.suffix != ".lock"}
+            for folder in (student, finished)
+        )
+        assert ours == theirs | {"unlabelled.csv"}
         judged = recame.evaluate(student, report=False)
         assert len(judged.predictions) == 16
         assert judged.predictions.expert_probabilities.shape == (16, 1, 4)
@@ -214,38 +214,65 @@ class TestSeveralExperts:
         assert 0 < pd.read_csv(run.history_path)["loss/base"].iloc[0] < 10
 
 
+def assert_same_weights(run: RunFolder, expected: RunFolder) -> None:
+    ours, theirs = (load_file(r.path / "model.safetensors") for r in (run, expected))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+Kill, DieAt = Callable[[Callable[[], object]], None], Callable[[Any, str, int], None]
+
+
 class TestResume:
     CHANGES = QUICK | {"distill.feature_weight": 0.5, "run.keep": "last", "finetune.ema_decay": 0.9}
 
-    @pytest.mark.parametrize(("place", "name", "call"), [(FinetuneModule, "training_step", 7)])
     def test_killed_and_resumed(
-        self, place: Any, name: str, call: int, finished: Path, tmp_path: Path
+        self, finished: Path, tmp_path: Path, run_until_killed: Kill, die_at: DieAt
     ) -> None:
         whole = distill(finished, out=tmp_path / "whole", changes=self.CHANGES)
 
         def child() -> None:
-            original, calls = getattr(place, name), 0
-
-            def counted(*args: Any, **kwargs: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                if calls == call:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*args, **kwargs)
-
-            setattr(place, name, counted)
+            die_at(FinetuneModule, "training_step", 7)
             distill(finished, out=tmp_path / "killed", changes=self.CHANGES)
 
-        process = multiprocessing.get_context("fork").Process(target=child)
-        process.start()
-        process.join(120)
-        assert process.exitcode == -signal.SIGKILL
+        run_until_killed(child)
         run = distill(out=tmp_path / "killed", resume=True)
         assert run.finished
-        ours, theirs = (load_file(r.path / "model.safetensors") for r in (run, whole))
-        assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+        assert_same_weights(run, whole)
         assert run.reasons() == whole.reasons()
         assert run.info()["teacher"] == whole.info()["teacher"]
+
+    def test_unlabelled_images_stay_those_it_began_with(
+        self,
+        finished: Path,
+        write_images: Callable[..., Path],
+        tmp_path: Path,
+        run_until_killed: Kill,
+        die_at: DieAt,
+    ) -> None:
+        pool = write_images(tmp_path / "pool", {"any": 14, "thing": 9}, seed=11)
+        (pool / "any" / "broken.png").write_bytes(b"")
+        words: dict[str, Any] = {"unlabelled": [pool], "changes": self.CHANGES}
+        whole = distill(finished, out=tmp_path / "whole", **words)
+
+        def child() -> None:
+            die_at(FinetuneModule, "training_step", 7)
+            distill(finished, out=tmp_path / "killed", **words)
+
+        run_until_killed(child)
+        write_images(pool / "new", {"of": 5, "today": 5}, seed=12)  # the folder has grown
+        (pool / "any" / "broken.png").unlink()
+        changed = Path(shutil.copytree(tmp_path / "killed", tmp_path / "changed"))
+        run = distill(out=tmp_path / "killed", resume=True)
+        assert_same_weights(run, whole)
+        for name in ("unlabelled.csv", "broken_images.csv"):
+            assert (run.path / name).read_text() == (whole.path / name).read_text()
+        first = Path(pd.read_csv(whole.path / "unlabelled.csv")["image"][0])
+        shutil.copy(pool / "new" / "today" / "000.png", first)
+        with pytest.raises(DataError, match=r"unlabelled images .* have changed since \(finger"):
+            distill(out=changed, resume=True)
+        first.unlink()
+        with pytest.raises(DataError, match=rf"have changed since \({first}"):
+            distill(out=changed, resume=True)
 
     def test_train_does_not_continue_a_student(self, student: Path) -> None:
         with pytest.raises(ConfigError, match="recame distill --resume"):

@@ -15,7 +15,7 @@ from rich.console import Console
 from recame.bench.plan.plan import Bench, Job
 from recame.bench.tables.results import RESULT_SCHEMA
 from recame.config import Config
-from recame.errors import ConfigError
+from recame.errors import ConfigError, TrainingError
 from recame.files import read_json, write_json
 from recame.machine import environment
 from recame.reports.evaluate import evaluate
@@ -118,14 +118,23 @@ def _train(bench: Bench, job: Job, config: Config, console: Console | None = Non
     if method.teacher is None:
         if not is_trained(out, config):
             train(source, config, out=out, resume=_begun(out), **words)
+        _check_whole(out)
         return
     teacher = bench.config(job.data, job.method, job.seed, of_teacher=True)
     if not is_trained(out / TEACHER_DIR, teacher):
         resume = _begun(out / TEACHER_DIR)
         train(source, teacher, out=out / TEACHER_DIR, resume=resume, **words)
+    _check_whole(out / TEACHER_DIR)
     if not is_trained(out, config):
         changes = student_changes(config, RunFolder.open(out / TEACHER_DIR).load_config())
         distill(out / TEACHER_DIR, out=out, changes=changes, resume=_begun(out), **words)
+    _check_whole(out)
+
+
+def _check_whole(out: Path) -> None:
+    """Refuse to judge a run that went astray: it had not the epochs that it is compared by."""
+    if (reason := RunFolder.open(out).stopped) is not None:
+        raise TrainingError(f"{out} ended before its time, so it does not compare: {reason}")
 
 
 def check_code(bench: Bench, job: Job) -> None:

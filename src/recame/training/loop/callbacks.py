@@ -1,17 +1,17 @@
-"""What watches the fine-tuning phase: history file, lines on the terminal, checkpoint."""
+"""What watches the fine-tuning phase: history file, lines on the terminal, a loss gone astray."""
 
 from __future__ import annotations
 
+import math
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from recame.files import write_whole
+from recame.errors import TrainingError
 from recame.progress import say
 from recame.runs.folder import RunFolder
 
@@ -75,21 +75,25 @@ class History(Callback):
         )
 
 
-class LastCheckpoint(Checkpoint):
-    """Write `last.ckpt` after each epoch; whatever interrupts it leaves the one before whole.
+class StopAstray(Callback):
+    """End training after the first epoch whose loss or weights are not finite: no later one heals.
 
-    Args:
-        run: where the file lies.
+    Must come before the epoch's checkpoint is written, so that the last one is good.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; every process of a distributed run takes part, the first one writes."""
-        path = self._run.last_checkpoint
-        with write_whole(path) if trainer.is_global_zero else nullcontext(path) as target:
-            trainer.save_checkpoint(target, weights_only=False)
+        """Look at what the epoch left.
+
+        Raises:
+            TrainingError: says which epoch, and what was not finite.
+        """
+        metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
+        loss = float(metrics.get("loss_epoch", metrics.get("loss", 0.0)))
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss was {loss} in epoch {epoch} of fine-tuning")
+        for name, value in pl_module.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingError(f"{name} was not finite after epoch {epoch} of fine-tuning")
 
 
 def _validated(trainer: pl.Trainer) -> bool:

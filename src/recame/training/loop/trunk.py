@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import math
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,8 @@ from torch import Tensor
 
 from recame.data.dataset import InspectionSet, SplitView
 from recame.data.transforms import dihedral_view
-from recame.files import write_whole
+from recame.errors import CheckpointError
+from recame.files import read_json, reserve, write_json, write_whole
 from recame.models import FrozenForward, MultiExpertClassifier
 from recame.progress import Progress, silent
 
@@ -61,8 +58,9 @@ def build_trunk_cache(
     model: MultiExpertClassifier,
     data: InspectionSet,
     view: SplitView,
-    paths: tuple[Path, Path],
+    paths: tuple[Path, Path, Path],
     *,
+    of_run: str | None = None,
     num_views: int,
     batch_size: int,
     precision: str,
@@ -74,7 +72,8 @@ def build_trunk_cache(
         model: its trunk must not change any more.
         data: holds the decoded images.
         view: which images; their positions index the cache.
-        paths: the two files, maps and pooled.
+        paths: the three files: maps, pooled, and whose they are.
+        of_run: the run's identity, to which what is taken up must belong.
         num_views: 1 to 8 of the square's symmetries.
         batch_size: images a forward.
         precision: of the eager forward.
@@ -84,8 +83,8 @@ def build_trunk_cache(
         DataError: the disk is full.
     """
     device = next(model.parameters()).device
-    if all(path.exists() for path in paths):
-        return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths))
+    if all(path.exists() for path in paths[:2]) and _owner(paths[2]) == of_run:
+        return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths[:2]))
     was_training = model.training
     first = data.images(view.rows[:2]).to(device)
     forward = FrozenForward(
@@ -96,17 +95,16 @@ def build_trunk_cache(
         precision=precision,
     )
     shapes = [tuple(output.shape[1:]) for output in forward(first)]
+    paths[2].unlink(missing_ok=True)  # until both are written, they are nobody's
     with write_whole(paths[0]) as maps_path, write_whole(paths[1]) as pooled_path:
-        # Writing to a memory map of a full disk would kill the process.
-        needed = 2 * len(view) * num_views * sum(math.prod(shape) for shape in shapes)
-        if shutil.disk_usage(maps_path.parent).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         files = [
             np.lib.format.open_memmap(
                 path, mode="w+", dtype=np.float16, shape=(len(view), num_views, *shape)
             )
             for path, shape in zip((maps_path, pooled_path), shapes, strict=True)
         ]
+        for path in (maps_path, pooled_path):
+            reserve(path, path.stat().st_size)
         for start in range(0, len(view), batch_size):
             images = data.images(view.rows[start : start + batch_size]).to(device)
             for v in range(num_views):
@@ -115,5 +113,14 @@ def build_trunk_cache(
             on_progress("fine-tune: embedding", min(start + batch_size, len(view)), len(view))
         for file in files:
             file.flush()
+    write_json(paths[2], {"run": of_run})
     model.train(was_training)
-    return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths))
+    return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths[:2]))
+
+
+def _owner(note: Path) -> str | None:
+    """The identity of the run that wrote the trunk's outputs; the version before kept none."""
+    try:
+        return read_json(note).get("run") if note.exists() else None
+    except CheckpointError:
+        return "damaged"

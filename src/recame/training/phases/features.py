@@ -13,6 +13,7 @@ from recame.config import ProbeConfig, RetrainConfig
 from recame.data.dataset import SplitView
 from recame.data.samplers import SamplerKind, class_prior
 from recame.data.transforms import dihedral_view
+from recame.errors import TrainingError
 from recame.losses import TrainingLoss
 from recame.models import ExpertHead, FrozenForward, MultiExpertClassifier
 from recame.progress import Progress, silent
@@ -97,6 +98,9 @@ def fit_heads(
         seed: of every random number.
         sampler: how often each class is drawn, see `class_prior`.
         on_progress: told of the steps.
+
+    Raises:
+        TrainingError: the heads are not finite at the end.
     """
     pooled = features.pooled
     flat = pooled.reshape(-1, pooled.shape[-1])
@@ -130,6 +134,12 @@ def fit_heads(
         schedule.step()
         if (step + 1) % 20 == 0:
             on_progress("heads", step + 1, num_steps)
+    if not all(bool(value.isfinite().all()) for value in head.state_dict().values()):
+        raise TrainingError(
+            f"The heads are not finite after {num_steps} steps on frozen features (last loss "
+            f"{float(result.total.detach())}), so nothing that follows could be: give the phase a "
+            f"smaller lr (it is {settings.lr:g}: probe.lr, or retrain.lr), or check the images."
+        )
     head.eval()
 
 

@@ -22,16 +22,22 @@ from recame.config import SYMMETRIES, Config
 from recame.data.dataset import BatchDataset, make_loader
 from recame.data.samplers import EpochBatches, class_prior
 from recame.data.transforms import Augment, Mix
-from recame.errors import ConfigError, MissingDependencyError
+from recame.errors import ConfigError, MissingDependencyError, TrainingError
 from recame.models import MultiExpertClassifier
 from recame.progress import progress_bars, say
 from recame.training.loop.allocation import freed_memory_kept
-from recame.training.loop.callbacks import History, LastCheckpoint
+from recame.training.loop.callbacks import History, StopAstray
+from recame.training.loop.checkpoints import (
+    LastCheckpoint,
+    StraightToPlace,
+    last_good_weights,
+    newest_checkpoint,
+)
 from recame.training.loop.cost import StepCost, measure_cost
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.module import FinetuneModule, MovingAverage
 from recame.training.loop.pace import KeepTime
-from recame.training.loop.processes import call_followers
+from recame.training.loop.processes import call_followers, is_follower
 from recame.training.loop.step import TrainingStep, TrunkStep
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
 from recame.training.ongoing_run import OngoingRun
@@ -60,18 +66,50 @@ def run_finetune(
         teaching: what teaches it beside the labels, if it is a student.
 
     Returns:
-        The run with its epochs decided, and the model.
+        The run with its epochs decided, and the model; where training went astray, with the weights
+        of the last good epoch, and the run folder says why.
+
+    Raises:
+        TrainingError: no epoch was good.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
     with freed_memory_kept():
         plan = _plan_epochs(run, model, trunk, teaching)
         run = replace(run, config=plan.config)
-        epochs, model = _fit(run, model, trunk, teaching, plan)
+        try:
+            epochs, model = _fit(run, model, trunk, teaching, plan)
+        except TrainingError as error:
+            return _last_good(run, model, error)
     if epochs != plan.config.finetune.epochs:
         reason = f"finetune.epochs = {epochs}: as many as fitted, by the clock after each"
         run = replace(run, config=plan.config.updated({"finetune.epochs": epochs}))
         _record(run, (reason,))
     return run, model
+
+
+def _last_good(
+    run: OngoingRun, model: MultiExpertClassifier, error: TrainingError
+) -> tuple[OngoingRun, MultiExpertClassifier]:
+    """End fine-tuning before its time, with the weights of the last epoch that was finite."""
+    settings = run.config.finetune
+    advice = (
+        f"Train a new run with a smaller finetune.lr (it is {settings.lr}) or finetune.clip_norm "
+        f"(it is {settings.clip_norm})"
+    )
+    checkpoint = newest_checkpoint(run.folder, run.console)
+    if checkpoint is None:
+        raise TrainingError(
+            f"Training went astray: {error}, and no epoch before it was good. {advice}, or without "
+            "fine-tuning: finetune.enabled=false."
+        ) from error
+    epochs = last_good_weights(checkpoint, model)
+    model.set_batch_norm_frozen(False)
+    run = replace(run, config=run.config.updated({"finetune.epochs": epochs}))
+    if not is_follower(run.config.run):
+        reason = f"finetune.epochs = {epochs}: stopped, because {error}"
+        run.folder.mark(run.folder.state, stopped=f"{reason}. {advice}.")
+        _record(run, (reason,))
+    return run, model.to(run.device).eval()
 
 
 def check_finetune(run: OngoingRun) -> None:
@@ -213,6 +251,7 @@ def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
             run.data,
             run.data.view("train"),
             run.folder.trunk_paths,
+            of_run=run.folder.identity,
             num_views=min(run.config.finetune.trunk_views, SYMMETRIES[run.config.augment.symmetry]),
             batch_size=run.config.evaluation.batch_size,
             precision=run.precision,
@@ -277,7 +316,11 @@ def _fit(
         deferred_reweighting=config.objective.deferred_reweighting,
         seed=config.run.seed,
     )
-    callbacks: list[Callback] = [History(run.folder, run.console), LastCheckpoint(run.folder)]
+    callbacks: list[Callback] = [
+        History(run.folder, run.console),
+        StopAstray(),
+        LastCheckpoint(run.folder),
+    ]
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))
     if plan.epochs_s is not None:
@@ -295,6 +338,7 @@ def _fit(
         gradient_clip_val=settings.clip_norm or None,
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
+        plugins=[StraightToPlace()],
         logger=_tensorboard(run) if config.run.tensorboard else False,
         enable_progress_bar=watched,
         enable_model_summary=False,
@@ -308,11 +352,9 @@ def _fit(
         timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined,no-untyped-call]
     if trainer.world_size > 1 and trainer.is_global_zero:
         call_followers(run.folder)
-    checkpoint = run.folder.last_checkpoint
+    checkpoint = newest_checkpoint(run.folder, run.console)
     with _interruptible():
-        trainer.fit(
-            module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
-        )
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     model.set_batch_norm_frozen(False)
     assert trainer.max_epochs is not None
     return trainer.max_epochs, model.to(run.device).eval()

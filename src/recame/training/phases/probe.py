@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from recame.config import SYMMETRIES
 from recame.data.sampling import capped_view
+from recame.errors import CheckpointError
 from recame.losses import TrainingLoss
 from recame.models import (
     MultiExpertClassifier,
@@ -14,7 +15,9 @@ from recame.models import (
     load_checkpoint,
     save_checkpoint,
 )
+from recame.models.checkpoint import owner
 from recame.progress import Progress, progress_bars, say
+from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
 from recame.training.phases.symmetry import choose_symmetry
@@ -31,8 +34,8 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
         The run with its symmetry decided, and the network with trained heads; its trunk and tails
         are as they were loaded.
     """
-    if (run.folder.probe_dir / "model.json").exists():
-        return run, run.placed(load_checkpoint(run.folder.probe_dir).model)
+    if (left := _left_probe(run.folder)) is not None:
+        return run, run.placed(left)
     began = time.monotonic()
     model, settings, seed = run.new_model(), run.config.probe, run.config.run.seed
     view = capped_view(run.data.view("train"), int(settings.max_per_class), seed)
@@ -58,13 +61,23 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
             seed=seed,
             on_progress=report,
         )
-    save_checkpoint(run.folder.probe_dir, model, run.data.label_space)
+    save_checkpoint(run.folder.probe_dir, model, run.data.label_space, of_run=run.folder.identity)
     say(
         run.console,
         f"Probe: heads on frozen features of {len(view):,} images, "
         f"{features.pooled.shape[1]} views each, {time.monotonic() - began:.0f} s",
     )
     return run, model
+
+
+def _left_probe(folder: RunFolder) -> MultiExpertClassifier | None:
+    """What the interrupted run left; None where it is not whole or not its own: made anew alike."""
+    try:
+        if owner(folder.probe_dir) != folder.identity:
+            return None
+        return load_checkpoint(folder.probe_dir).model
+    except CheckpointError:
+        return None
 
 
 def initial_model(run: OngoingRun) -> MultiExpertClassifier:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
@@ -23,7 +23,7 @@ from recame.losses import LossFactory
 from recame.models import LoadedModel, MultiExpertClassifier, build_backbone
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
-from recame.training.begin import quiet_libraries, record_run
+from recame.training.begin import check_run, quiet_libraries, record_run
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
@@ -36,7 +36,12 @@ from recame.training.student.recipe import (
 from recame.training.student.start import start_from_expert
 from recame.training.student.step import Distillation, matching_stages
 from recame.training.student.teacher import Resized, Teacher
-from recame.training.student.unlabelled import UnlabelledImages, load_unlabelled
+from recame.training.student.unlabelled import (
+    UnlabelledImages,
+    load_unlabelled,
+    reload_unlabelled,
+    save_unlabelled,
+)
 
 #: Passes over the training images by which it is reckoned whether the teacher becomes a graph.
 _RECKONED_PASSES = 10
@@ -90,7 +95,8 @@ def distill(
             it again to resume.
 
     Returns:
-        The finished run's folder.
+        The finished run's folder. Where the loss or the weights were no longer finite, training
+        ended before with the last good weights: `stopped` says why.
 
     Raises:
         RecameError: the teacher, its images, the settings or the folder cannot be used.
@@ -98,42 +104,57 @@ def distill(
     started = time.monotonic()
     console = console or Console(quiet=True)
     quiet_libraries()
-    config = None
-    if resume:
-        folder = RunFolder.open(Path(out))
-        config = folder.load_config()
-        if config.distill.teacher is None:
-            raise ConfigError(
-                f"{folder.path} is no student: continue it with recame train --resume --out "
-                f"{folder.path}."
-            )
-        if folder.finished:
-            say(console, f"{folder.path} is finished: nothing to resume.")
-            return folder
-        teacher = teacher or config.distill.teacher
-    elif teacher is None:
-        raise ConfigError("No teacher given: name the folder of a finished run.")
-    else:
-        folder = RunFolder.free(Path(out))
-    teachers = _TeachersRun(*open_finished(teacher))
-    _check_same_judgement(teachers)
-    if resume:
-        _check_same_teacher(folder, teachers)
-    run, reasons, asked = _prepare(
-        teachers, folder, config, backbone, unlabelled, changes, console, started
-    )
-    run = replace(run, make_loss=make_loss)
     words = {
         "backbone": backbone,
         "unlabelled": [str(path) for path in unlabelled],
         "changes": {name: _plain(value) for name, value in (changes or {}).items()},
     }
-    model, distillation = _classroom(run, teachers, reasons, asked, words, resume=resume)
-    candidates = {"start": copy.deepcopy(model).eval()}
-    run, candidates["distilled"] = run_finetune(run, model, distillation)
-    keep_best(run, candidates)
-    folder.finish()
+    config = None
+    with ExitStack() as held:
+        if resume:
+            folder = RunFolder.open(Path(out))
+            held.enter_context(folder.in_training())
+            config = _students_settings(folder)
+            if folder.finished:
+                folder.drop_unfinished()
+                say(console, f"{folder.path} is finished: nothing to resume.")
+                return folder
+            teacher = teacher or config.distill.teacher
+        else:
+            folder = RunFolder.free(Path(out))
+        if teacher is None:
+            raise ConfigError("No teacher given: name the folder of a finished run.")
+        teachers = _TeachersRun(*open_finished(teacher))
+        _check_same_judgement(teachers)
+        if resume:
+            _check_same_teacher(folder, teachers)
+        run, reasons, asked = _prepare(
+            teachers, folder, config, backbone, unlabelled, changes, console, started
+        )
+        run = replace(run, make_loss=make_loss)
+        check_run(run)
+        classroom = _classroom(run, teachers, resume=resume)
+        if not resume:
+            folder.make()
+            held.enter_context(folder.in_training())
+            RunFolder.free(folder.path)  # another may have begun one meanwhile
+        _record(run, teachers, classroom, reasons, asked, words, resume=resume)
+        candidates = {"start": copy.deepcopy(classroom.model).eval()}
+        run, candidates["distilled"] = run_finetune(run, classroom.model, classroom.distillation)
+        keep_best(run, candidates)
+        folder.finish()
     return folder
+
+
+def _students_settings(folder: RunFolder) -> Config:
+    """The settings of a student that is continued."""
+    config = folder.load_config()
+    if config.distill.teacher is None:
+        raise ConfigError(
+            f"{folder.path} is no student: continue it with recame train --resume --out "
+            f"{folder.path}."
+        )
+    return config
 
 
 def _plain(value: object) -> object:
@@ -192,17 +213,26 @@ def _prepare(
     return OngoingRun(folder, config, data, device, console, started), reasons, asked or config
 
 
-def _classroom(
-    run: OngoingRun,
-    teachers: _TeachersRun,
-    reasons: list[str],
-    asked: Config,
-    words: dict[str, Any],
-    *,
-    resume: bool,
-) -> tuple[MultiExpertClassifier, Distillation]:
-    """The student at its start, and what teaches it; the run folder is begun in between."""
-    settings, folder = run.config.distill, run.folder
+@dataclass(frozen=True)
+class _Classroom:
+    """What a student trains with.
+
+    Attributes:
+        model: the student at its start.
+        distillation: what teaches it.
+        why: where it starts from.
+        score: the teacher's balanced accuracy on `val`; None without one.
+    """
+
+    model: MultiExpertClassifier
+    distillation: Distillation
+    why: str
+    score: float | None
+
+
+def _classroom(run: OngoingRun, teachers: _TeachersRun, *, resume: bool) -> _Classroom:
+    """The student at its start, and what teaches it."""
+    settings = run.config.distill
     teacher_model = run.placed(teachers.loaded.model)
     teacher = Teacher(
         teacher_model,
@@ -219,16 +249,37 @@ def _classroom(
     unlabelled: UnlabelledImages | None = None
     if settings.unlabelled:
         with progress_bars(run.console) as report:
-            unlabelled = load_unlabelled(run, settings, Resized(teacher_model), report)
-    record_run(run, Path(teachers.folder.info()["data"]), [*reasons, why], asked, resume=resume)
+            # The folders may have grown since a run began that is taken up.
+            unlabelled = reload_unlabelled(run, report) if resume else None
+            if unlabelled is None:
+                unlabelled = load_unlabelled(run, settings, Resized(teacher_model), report)
+    return _Classroom(model, Distillation(teacher, unlabelled), why, score)
+
+
+def _record(
+    run: OngoingRun,
+    teachers: _TeachersRun,
+    classroom: _Classroom,
+    reasons: list[str],
+    asked: Config,
+    words: dict[str, Any],
+    *,
+    resume: bool,
+) -> None:
+    """Write what describes the student and its teacher, and say it."""
+    folder, unlabelled = run.folder, classroom.distillation.unlabelled
+    broken = folder.broken() if resume else []
+    record_run(run, teachers.folder.source, [*reasons, classroom.why], asked, resume=resume)
     if "teacher" not in folder.info():
-        facts = {**teachers.facts(), "val_balanced_accuracy": score, "asked": words}
+        facts = {**teachers.facts(), "val_balanced_accuracy": classroom.score, "asked": words}
         folder.mark("training", teacher=facts)
-    if score is not None:
-        say(run.console, f"Teacher on val, one view: balanced accuracy {score:.3f}")
+    if classroom.score is not None:
+        say(run.console, f"Teacher on val, one view: balanced accuracy {classroom.score:.3f}")
     if unlabelled is not None:
-        _record_unlabelled(run, unlabelled)
-    return model, Distillation(teacher, unlabelled)
+        save_unlabelled(run, unlabelled)
+        broken += [(i.path, i.reason) for i in (*run.data.cache.broken, *unlabelled.broken)]
+        folder.save_broken(list(dict.fromkeys(broken)))
+        _tell_unlabelled(run, unlabelled)
 
 
 def _start(
@@ -281,19 +332,9 @@ def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, 
     return int(np.argmax(experts)), float(ensemble)
 
 
-def _record_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
-    """Write which images without labels were used and which could not be; say it."""
+def _tell_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
+    """Say which images without labels are used, and which could not be."""
     names = run.data.label_space.names
-    table = pd.DataFrame(
-        {
-            "image": found.paths,
-            "teacher": [names[i] for i in found.predicted],
-            "confidence": found.confidence.round(4).tolist(),
-        }
-    )
-    run.folder.save_table(run.folder.path / "unlabelled.csv", table)
-    broken = [*run.data.cache.broken, *found.broken]
-    run.folder.save_broken([(image.path, image.reason) for image in broken])
     shown = np.bincount(found.predicted, minlength=len(names))
     listed = ", ".join(f"{names[i]} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
     say(run.console, f"{len(found):,} unlabelled images, by the teacher: {listed}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
@@ -50,6 +52,14 @@ class UnlabelledImages:
     kind: SamplerKind
     broken: tuple[BrokenImage, ...]
     num_known: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the pixels, in order; 32 hex digits."""
+        whole = hashlib.blake2b(digest_size=16)
+        for row in self.rows:
+            whole.update(_digest(self.cache.images[row]))
+        return whole.hexdigest()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -129,6 +139,68 @@ def load_unlabelled(
         cache.broken,
         num_known,
     )
+
+
+def save_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
+    """Write `unlabelled.csv`: which images are used, in order, and what the teacher calls them."""
+    names = run.data.label_space.names
+    table = pd.DataFrame(
+        {
+            "image": found.paths,
+            "teacher": [names[i] for i in found.predicted],
+            "confidence": found.confidence.astype(np.float64).round(4),
+        }
+    )
+    run.folder.save_table(_record(run), table)
+    facts = {"images": len(found), "fingerprint": found.fingerprint}
+    run.folder.mark(run.folder.state, unlabelled=facts)
+
+
+def reload_unlabelled(run: OngoingRun, report: Progress) -> UnlabelledImages | None:
+    """The images that an interrupted run began with; None if it did not come to write them down.
+
+    Raises:
+        DataError: one of them is gone or has changed, so that batches would be other ones.
+    """
+    if not _record(run).exists():
+        return None
+    table = pd.read_csv(_record(run), dtype=str, keep_default_na=False)
+    paths = [Path(path) for path in table["image"]]
+    cache = decoded_as(
+        run.data.spec,
+        paths,
+        run.config.data,
+        on_progress=relabelled(report, "decoding unlabelled images"),
+    )
+    names = list(run.data.label_space.names)
+    settings = run.config.distill
+    found = UnlabelledImages(
+        cache,
+        cache.row_of,
+        tuple(table["image"]),
+        np.array([names.index(name) for name in table["teacher"]], dtype=np.int64),
+        table["confidence"].to_numpy(np.float64),
+        settings.unlabelled_share,
+        settings.unlabelled_sampler,
+        (),
+        0,
+    )
+    # The version before kept no fingerprint.
+    recorded = run.folder.info().get("unlabelled", {}).get("fingerprint")
+    reason = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:3])
+    if not reason and recorded not in (None, found.fingerprint):
+        reason = f"fingerprint {recorded}, now {found.fingerprint}"
+    if reason:
+        raise DataError(
+            f"The unlabelled images that {run.folder.path} began with ({_record(run).name}) have "
+            f"changed since ({reason}), so the run cannot be continued as it was. Restore them, or "
+            "start a new run with another --out."
+        )
+    return found
+
+
+def _record(run: OngoingRun) -> Path:
+    return run.folder.path / "unlabelled.csv"
 
 
 def _digest(pixels: Array) -> bytes:

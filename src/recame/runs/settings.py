@@ -1,0 +1,69 @@
+"""A run's settings on disk: whole, and as the run wrote them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recame.errors import ConfigError
+
+if TYPE_CHECKING:  # which need pydantic and YAML
+    from recame.config import Config
+
+#: What of a run may be edited: how and where it is judged.
+EDITABLE = ("evaluation", "run.accelerator", "run.precision", "data.cache_dir")
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """SHA-256 of all settings but the editable ones, as a file of them says them."""
+    decisive = copy.deepcopy(settings)
+    for name in EDITABLE:
+        section, _, key = name.partition(".")
+        if not key:
+            decisive.pop(section, None)
+        elif isinstance(decisive.get(section), dict):
+            decisive[section].pop(key, None)
+    text = json.dumps(decisive, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def load_run_settings(path: Path, known: Sequence[str] | None) -> Config:
+    """Read a file of settings that a run wrote.
+
+    Args:
+        path: `config.yaml` or `asked.yaml`.
+        known: what `settings_digest` may be; None: of a run of the version before.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or what trained the run was edited.
+    """
+    from recame.config import parse_config, read_settings
+
+    values = read_settings(path)
+    if not isinstance(values, dict) or "run" not in values:  # the last section
+        raise ConfigError(
+            f"{path} is empty or cut off, and settings that are missing would silently become the "
+            "defaults. Take the file again from a copy of the run, or train the run again."
+        )
+    config = parse_config(values, str(path))
+    if known is not None and settings_digest(values) not in known:
+        raise ConfigError(
+            f"{path} is not as the run wrote it (its hash in run.json is another), so it does not "
+            f"say what the run was trained by. Only {', '.join(EDITABLE)} may be edited: put the "
+            "others back, or train a new run with --config."
+        )
+    return config
+
+
+def with_auto(config: Config, reasons: Sequence[str]) -> Config:
+    """Settings with `auto` where one of the reasons, `section.key = value: why`, decided them."""
+    from recame.config import Config as Default
+
+    default = Default().model_dump()
+    names = (reason.split(" = ")[0].split(".") for reason in reasons)
+    open_names = (n for n in names if len(n) == 2 and default.get(n[0], {}).get(n[1]) == "auto")
+    return config.updated(dict.fromkeys(map(".".join, open_names), "auto"))
