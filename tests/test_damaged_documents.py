@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import recame
 from recame.config.files import parse_settings
 from recame.contracts import PreprocessSpec
+from recame.data.manifest import read_manifest
 from recame.decisions.calibration import load_calibration
 from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import read_json
@@ -77,6 +80,7 @@ def test_temperatures_that_are_no_number(temperature: Any, tmp_path: Path) -> No
         {"backbone": ["x"]},
         {"shared_stages": "x"},
         {"regions": 7},
+        {"regions": [math.inf, 1]},
     ],
 )
 def test_networks_that_cannot_be_built(change: dict[str, Any], tmp_path: Path) -> None:
@@ -92,6 +96,21 @@ def test_a_description_without_checksum(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match="no checksum of the weights"):
         RunFolder(tmp_path).weights_sha256()
+
+
+def test_settings_of_a_run_that_leave_open_what_it_decided(tmp_path: Path) -> None:
+    run = shutil.copytree(BEFORE / "run", tmp_path / "run")
+    (run / "config.yaml").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"leaves evaluation.views open"):
+        recame.load(run)
+
+
+def test_a_table_whose_texts_are_none(tmp_path: Path) -> None:
+    texts = pa.array([b"a.png", b"\xaf.png"]).view(pa.binary()).cast(pa.binary())
+    broken = pa.StringArray.from_buffers(2, *texts.buffers()[1:], texts.buffers()[0])
+    parquet.write_table(pa.table({"image": broken, "label": ["x", "y"]}), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_manifest(tmp_path / "m.parquet")
 
 
 LAUGHS = "\n".join(

@@ -260,6 +260,8 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         try:
             with open_regular(source) as stream:
                 table = pd.read_parquet(stream)
+            for name in table.select_dtypes(exclude="number"):
+                list(table[name])  # texts that are none are told now
         except Exception as error:  # a damaged file can break a reader anywhere
             raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
     else:

@@ -74,7 +74,7 @@ def predict_run(
         loaded.model,
         data,
         split,
-        num_views=int(config.evaluation.views),
+        num_views=folder.views(config),
         batch_size=config.evaluation.batch_size,
         device=device,
         precision=judging_precision(folder, config, device),

@@ -67,7 +67,7 @@ class TorchSession:
         loaded = load_checkpoint(run, self.device)
         self._model, self.spec = loaded.model, loaded.spec
         self.label_space: LabelSpace = loaded.label_space
-        self.num_views = int(config.evaluation.views)
+        self.num_views = folder.views(config)
         self.batch_size = config.evaluation.batch_size
         self.max_pixels = config.data.max_pixels
         self._make_forward = BatchForward

@@ -104,7 +104,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
         spec = PreprocessSpec.from_dict(document["preprocess"])
         label_space = LabelSpace.from_dict(document["label_space"])
         checksum = document["weights_sha256"]
-    except (KeyError, TypeError, ValueError, AttributeError, DataError, ConfigError) as error:
+    except (*_UNBUILDABLE, DataError, ConfigError) as error:
         raise CheckpointError(
             f"{folder / DESCRIPTION_FILE} cannot be used ({error}): it was edited or damaged. "
             "Take it again from the run that wrote it."

@@ -343,10 +343,23 @@ class RunFolder:
         """What is made of the network's answers: the temperature."""
         return self.path / "decisions.json"
 
+    def views(self, config: Config) -> int:
+        """The test-time views that were decided.
+
+        Raises:
+            CheckpointError: the settings leave them open, as no run does that trained to its end.
+        """
+        if config.evaluation.views == "auto":
+            raise CheckpointError(
+                f"{self.path / 'config.yaml'} leaves evaluation.views open, which the run had "
+                "decided: it was edited or damaged. Take it again from the run that wrote it."
+            )
+        return config.evaluation.views
+
     def answers(self, config: Config) -> dict[str, object]:
         """What decides the ensemble's probabilities, so that a temperature holds for them."""
         return {
-            "views": config.evaluation.views,
+            "views": self.views(config),
             "weighting": config.evaluation.weighting,
             "weights_sha256": self.weights_sha256(),
         }
