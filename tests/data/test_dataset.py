@@ -9,10 +9,11 @@ from PIL import Image
 from recame.config import DataConfig
 from recame.contracts import PreprocessSpec
 from recame.data.audit import audit_manifest
-from recame.data.dataset import load_inspection_set, make_loader, to_unit
+from recame.data.dataset import load_inspection_set, make_loader
 from recame.data.manifest import read_manifest
 from recame.data.samplers import EpochBatches
 from recame.data.splits import complete_splits, make_splits
+from recame.data.transforms import to_unit
 from recame.errors import DataError
 from recame.label_space import LabelSpace
 

@@ -20,6 +20,7 @@ from recame.data.cache import ImageCache
 from recame.data.manifest import Labels, ManifestColumns, read_manifest
 from recame.data.proposal import decoded_as, native_size, propose_spec, settled
 from recame.data.splits import complete_splits, in_order
+from recame.data.transforms import to_unit
 from recame.errors import DataError, UnreadableError
 from recame.label_space import LabelSpace
 from recame.progress import Progress, silent
@@ -342,14 +343,3 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
     )
-
-
-def to_unit(images: Tensor, scale: float) -> Tensor:
-    """Stored pixels -> float32 in [0, 1], channels last, on the same device.
-
-    Args:
-        images: (B, C, H, W) integers.
-        scale: the pixel value that becomes 1; larger ones become 1 too.
-    """
-    unit = images.to(torch.float32, memory_format=torch.channels_last)
-    return unit.div_(scale).clamp_(max=1.0)

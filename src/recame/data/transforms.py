@@ -1,4 +1,4 @@
-"""Random changes of whole batches, on the device of the batch.
+"""Changes of whole batches, on the device of the batch: to [0, 1], random ones, views.
 
 Every random number is drawn on the CPU from the generator that is passed in, so that a run on any
 device sees the same changes and equal generator states give equal batches.
@@ -331,3 +331,14 @@ class Mix:
 
 def _span(centre: float, length: float, side: int) -> tuple[int, int]:
     return max(0, round(centre - length / 2)), min(side, round(centre + length / 2))
+
+
+def to_unit(images: Tensor, scale: float) -> Tensor:
+    """Stored pixels -> float32 in [0, 1], channels last, on the same device.
+
+    Args:
+        images: (B, C, H, W) integers.
+        scale: the pixel value that becomes 1; larger ones become 1 too.
+    """
+    unit = images.to(torch.float32, memory_format=torch.channels_last)
+    return unit.div_(scale).clamp_(max=1.0)

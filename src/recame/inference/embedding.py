@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recame.contracts import Array, FloatArray, PreprocessSpec
 from recame.data.cache import PickedRows
-from recame.data.dataset import to_unit
+from recame.data.transforms import to_unit
 from recame.models import (
     PACKAGED_BACKBONE,
     FrozenForward,

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import Array, ExpertOutput, ensemble_logits
-from recame.data.dataset import to_unit
-from recame.data.transforms import dihedral_view
+from recame.data.transforms import dihedral_view, to_unit
 from recame.inference.device import Precision
 from recame.inference.weighting import weighted_logits
 from recame.models import FrozenForward

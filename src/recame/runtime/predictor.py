@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recame.contracts import Array, FloatArray
-from recame.data.decode import Loss
+from recame.data.decode import Image, Loss, Reader, expanded
 from recame.decisions.calibration import load_calibration
 from recame.decisions.policy import decide
 from recame.errors import ConfigError, DataError
@@ -27,7 +27,6 @@ from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
 from recame.runtime.bundle import find_bundle, open_bundle
-from recame.runtime.reading import Image, Reader, expanded
 from recame.runtime.sessions import Session, open_session
 
 logger = logging.getLogger(__name__)
@@ -131,6 +130,7 @@ class Predictor:
         self.release_above, self.fingerprint = release_above, fingerprint
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
+        self._normal_index = label_space.normal_index
         self._reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
@@ -314,7 +314,7 @@ class Predictor:
             with gate or threading.Semaphore():
                 outputs = session.run(np.stack(pixels))
             decided = self._decide(**outputs)
-        nothing = np.full(self.label_space.num_classes, np.nan, np.float32)
+        nothing = np.full(len(self.label_space.names), np.nan, np.float32)
         found = []
         for number, (image, got) in enumerate(zip(images, read, strict=True), start):
             name = f"#{number}" if isinstance(image, (bytes, np.ndarray)) else str(image)
@@ -338,7 +338,7 @@ class Predictor:
         answers = decide(
             probabilities,
             expert_probabilities,
-            normal_index=self.label_space.normal_index,
+            normal_index=self._normal_index,
             release_above=self.release_above,
         )
         experts = repeat(None) if expert_probabilities is None else expert_probabilities

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
-from recame.data.dataset import to_unit
-from recame.data.transforms import Augment, Mix
+from recame.data.transforms import Augment, Mix, to_unit
 from recame.losses import StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
 from recame.training.loop.cuda_graph import GraphedStep

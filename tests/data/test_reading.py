@@ -5,21 +5,35 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recame.contracts import PreprocessSpec
-from recame.runtime import reading
-from recame.runtime.reading import Reader
+from recame.data import decode
+from recame.data.decode import Reader
 
 Pictures = tuple[Path, np.ndarray]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of open files")
+
+
+@pytest.fixture(scope="module")
+def grey() -> PreprocessSpec:
+    return PreprocessSpec(6, 5, 1, 8, 255.0, (0.5,), (0.2,))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """A folder with a grey PNG file, and its pixels."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 6, 5, 1), dtype=np.uint8)
+    Image.fromarray(pixels[0, ..., 0]).save(folder / "000.png")
+    return folder, pixels
 
 
 @contextmanager
@@ -58,7 +72,7 @@ def test_what_stays_away_is_told_and_soon_not_waited_for(
     grey: PreprocessSpec, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(reading.time, "sleep", waited.append)
+    monkeypatch.setattr(decode.time, "sleep", waited.append)
     reader = Reader(grey, 1000)
     with no_more_files():
         found = [reader.read(pictures[0] / "000.png", checksum=True) for _ in range(20)]
@@ -76,7 +90,7 @@ def test_what_stays_away_is_told_and_soon_not_waited_for(
 def test_a_missing_or_broken_file_is_not_waited_for(
     grey: PreprocessSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(decode.time, "sleep", lambda _: pytest.fail("waited"))
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     reader = Reader(grey, 1000)
     assert reader.read(tmp_path / "none.png", checksum=True) == ("no such file", None, {})
