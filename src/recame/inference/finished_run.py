@@ -15,6 +15,7 @@ from recame.inference.predict import predict_split
 from recame.models import LoadedModel, load_checkpoint
 from recame.progress import Progress
 from recame.runs.folder import RunFolder
+from recame.runs.settings import decided_views
 
 #: Images up to which a prediction keeps its features for the report.
 _MOST_FEATURES = 5000
@@ -74,7 +75,7 @@ def predict_run(
         loaded.model,
         data,
         split,
-        num_views=folder.views(config),
+        num_views=decided_views(config, folder.path),
         batch_size=config.evaluation.batch_size,
         device=device,
         precision=judging_precision(folder, config, device),

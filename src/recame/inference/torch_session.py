@@ -13,6 +13,7 @@ from recame.contracts import Array
 from recame.errors import ConfigError, MissingDependencyError
 from recame.label_space import LabelSpace
 from recame.runs.folder import RunFolder, check_weighting
+from recame.runs.settings import decided_views
 
 TORCH_DEVICES = ("auto", "cpu", "cuda")
 
@@ -67,7 +68,7 @@ class TorchSession:
         loaded = load_checkpoint(run, self.device)
         self._model, self.spec = loaded.model, loaded.spec
         self.label_space: LabelSpace = loaded.label_space
-        self.num_views = folder.views(config)
+        self.num_views = decided_views(config, run)
         self.batch_size = config.evaluation.batch_size
         self.max_pixels = config.data.max_pixels
         self._make_forward = BatchForward

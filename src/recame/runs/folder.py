@@ -15,7 +15,7 @@ from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import file_name, held, make_folder, read_json, write_json, write_whole
 from recame.label_space import LabelSpace
 from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
-from recame.runs.settings import load_run_settings, settings_digest, with_auto
+from recame.runs.settings import decided_views, load_run_settings, settings_digest, with_auto
 
 if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
     import pandas as pd
@@ -343,23 +343,10 @@ class RunFolder:
         """What is made of the network's answers: the temperature."""
         return self.path / "decisions.json"
 
-    def views(self, config: Config) -> int:
-        """The test-time views that were decided.
-
-        Raises:
-            CheckpointError: the settings leave them open, as no run does that trained to its end.
-        """
-        if config.evaluation.views == "auto":
-            raise CheckpointError(
-                f"{self.path / 'config.yaml'} leaves evaluation.views open, which the run had "
-                "decided: it was edited or damaged. Take it again from the run that wrote it."
-            )
-        return config.evaluation.views
-
     def answers(self, config: Config) -> dict[str, object]:
         """What decides the ensemble's probabilities, so that a temperature holds for them."""
         return {
-            "views": self.views(config),
+            "views": decided_views(config, self.path),
             "weighting": config.evaluation.weighting,
             "weights_sha256": self.weights_sha256(),
         }

@@ -67,3 +67,17 @@ def with_auto(config: Config, reasons: Sequence[str]) -> Config:
     names = (reason.split(" = ")[0].split(".") for reason in reasons)
     open_names = (n for n in names if len(n) == 2 and default.get(n[0], {}).get(n[1]) == "auto")
     return config.updated(dict.fromkeys(map(".".join, open_names), "auto"))
+
+
+def decided_views(config: Config, run: Path) -> int:
+    """The test-time views of a run's settings.
+
+    Raises:
+        ConfigError: they are left open, as no run leaves them that trained to its end.
+    """
+    if config.evaluation.views == "auto":
+        raise ConfigError(
+            f"{run / 'config.yaml'} leaves evaluation.views open, so nothing tells how images are "
+            "judged: write 1, 2, 4 or 8 there."
+        )
+    return config.evaluation.views
