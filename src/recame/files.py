@@ -339,9 +339,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes had begun to write into a folder that nobody else writes to."""
-    for path in folder.glob(f".*{_PARTIAL}"):
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes had begun of files that nobody else writes now.
+
+    Args:
+        folder: where they lie.
+        name: of the file that it was to become; `*`: all.
+    """
+    for path in folder.glob(f".{name}.*{_PARTIAL}"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -42,7 +42,8 @@ from recame.machine import package_versions
 from recame.models import LoadedModel
 from recame.models.frozen_forward import export_onnx
 from recame.progress import Progress, progress_bars, relabelled, say
-from recame.runs.folder import RunFolder, check_weighting
+from recame.runs.folder import RunFolder
+from recame.runs.settings import check_weighting
 from recame.runtime.bundle import (
     MODEL_FILES,
     PRECISIONS,

@@ -12,8 +12,8 @@ import numpy as np
 from recame.contracts import Array
 from recame.errors import ConfigError, MissingDependencyError
 from recame.label_space import LabelSpace
-from recame.runs.folder import RunFolder, check_weighting
-from recame.runs.settings import decided_views
+from recame.runs.folder import RunFolder
+from recame.runs.settings import check_weighting, decided_views
 
 TORCH_DEVICES = ("auto", "cpu", "cuda")
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.files import file_name, held, make_folder, read_json, write_json, write_whole
+from recame.files import (
+    file_name,
+    held,
+    make_folder,
+    read_json,
+    remove_partial,
+    write_json,
+    write_whole,
+)
 from recame.label_space import LabelSpace
 from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
-from recame.runs.settings import decided_views, load_run_settings, settings_digest, with_auto
+from recame.runs.settings import (
+    decided_views,
+    load_reasons,
+    load_run_settings,
+    settings_digest,
+    with_auto,
+)
 
 if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
     import pandas as pd
@@ -102,18 +115,22 @@ class RunFolder:
             error=ConfigError,
         )
 
-    def in_evaluation(self, split: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def in_evaluation(self, split: str) -> Iterator[None]:
         """Keep other processes from judging a split and writing its report, for a block.
 
         Raises:
             ConfigError: another one does; says which process, and on which machine.
         """
-        return held(
-            self.path / f".evaluation-{self.evaluation_dir(split).name}.lock",
+        place = self.evaluation_dir(split)
+        with held(
+            self.path / f".evaluation-{place.name}.lock",
             f"The evaluation of {self.path} on {split}",
             "Call again when it has ended; other splits can be judged at once.",
             error=ConfigError,
-        )
+        ):
+            remove_partial(place)
+            yield
 
     def make(self) -> None:
         """Make the folder where it is missing.
@@ -403,19 +420,7 @@ class RunFolder:
 
     def reasons(self) -> list[str]:
         """What `explain` noted, in that order."""
-        path = self.path / "reasons.json"
-        if not path.exists():
-            return []
-        try:
-            noted = json.loads(path.read_bytes())
-            if not isinstance(noted, list) or not all(isinstance(text, str) for text in noted):
-                raise TypeError("it holds no list of sentences")
-        except (OSError, ValueError, TypeError, RecursionError) as reason:
-            raise CheckpointError(
-                f"{path} cannot be read as JSON ({reason}). It was edited or damaged: remove it, "
-                "which loses nothing but the reasons for the settings."
-            ) from reason
-        return noted
+        return load_reasons(self.path / "reasons.json")
 
     def update_json(self, name: str, values: dict[str, Any]) -> None:
         """Merge top-level keys into a JSON file of the run; two processes keep each other's."""
@@ -426,20 +431,6 @@ class RunFolder:
             "Call again when it has ended.",
             wait_s=_WRITING_S,
         ):
+            remove_partial(self.path, name)
             old = read_json(path) if path.exists() else {}
             write_json(path, {**old, **values})
-
-
-def check_weighting(run: Path, weighting: str) -> None:
-    """Refuse a run whose experts are weighed anew for each set of images.
-
-    Raises:
-        ConfigError: `evaluation.weighting` is not `mean`.
-    """
-    if weighting != "mean":
-        raise ConfigError(
-            f"{run} was evaluated with evaluation.weighting={weighting}, which learns the experts' "
-            "weights from all images that are judged together; images that come one by one would "
-            "be decided differently. Set evaluation.weighting: mean in its config.yaml and "
-            "evaluate it again: those figures then hold here."
-        )

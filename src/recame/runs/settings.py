@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recame.errors import ConfigError
+from recame.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:  # which need pydantic and YAML
     from recame.config import Config
@@ -81,3 +81,36 @@ def decided_views(config: Config, run: Path) -> int:
             "judged: write 1, 2, 4 or 8 there."
         )
     return config.evaluation.views
+
+
+def load_reasons(path: Path) -> list[str]:
+    """Read why settings are as they are, a sentence each; none where nothing was noted.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        noted = json.loads(path.read_bytes()) if path.exists() else []
+        if not isinstance(noted, list) or not all(isinstance(text, str) for text in noted):
+            raise TypeError("it holds no list of sentences")
+    except (OSError, ValueError, TypeError, RecursionError) as reason:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({reason}). It was edited or damaged: remove it, "
+            "which loses nothing but the reasons for the settings."
+        ) from reason
+    return noted
+
+
+def check_weighting(run: Path, weighting: str) -> None:
+    """Refuse a run whose experts are weighed anew for each set of images.
+
+    Raises:
+        ConfigError: `evaluation.weighting` is not `mean`.
+    """
+    if weighting != "mean":
+        raise ConfigError(
+            f"{run} was evaluated with evaluation.weighting={weighting}, which learns the experts' "
+            "weights from all images that are judged together; images that come one by one would "
+            "be decided differently. Set evaluation.weighting: mean in its config.yaml and "
+            "evaluate it again: those figures then hold here."
+        )
