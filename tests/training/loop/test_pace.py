@@ -170,7 +170,8 @@ class TestRun:
         _, whole = run_finetune(run, run.new_model())
         history = pd.read_csv(run.folder.history_path)
 
-        for path in (run.folder.last_checkpoint, run.folder.history_path):
+        left = (run.folder.last_checkpoint, run.folder.previous_checkpoint)
+        for path in (*left, run.folder.history_path):
             path.unlink()
         run.folder.save_config(run.config)
         monkeypatch.setattr(pace, "time", clock())
