@@ -347,6 +347,8 @@ def remove_partial(folder: Path, name: str = "*") -> None:
         name: of the file that it was to become; `*`: all.
     """
     for path in folder.glob(f".{name}.*{_PARTIAL}"):
+        if path.is_symlink():  # nobody here makes links
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -18,12 +18,13 @@ from PIL import Image
 
 import recame
 from recame.contracts import PreprocessSpec
+from recame.data import decode
 from recame.data.decode import decode_image
 from recame.errors import CheckpointError, ConfigError, DataError
 from recame.label_space import LabelSpace
 from recame.models import load_checkpoint, save_checkpoint
 from recame.runtime import predictor as runtime
-from recame.runtime import reading, sessions
+from recame.runtime import sessions
 
 Pictures = tuple[Path, np.ndarray]
 Expected = Callable[..., np.ndarray]
@@ -309,11 +310,11 @@ class TestStream:
     ) -> None:
         model = recame.load(bundle, threads=1, batch_size=10)
         list(model.stream(pictures[1]))  # measured
-        plain, run = reading.match_with_facts, model._session.run
+        plain, run = decode.match_with_facts, model._session.run
         running, decoded_meanwhile = threading.Event(), threading.Event()
         first: list[int] = []
 
-        def decode(*args: object) -> object:
+        def wait_for_model(*args: object) -> object:
             first.append(me := threading.get_ident())
             if me != first[0]:  # not for the batch that the model takes first
                 assert running.wait(20)
@@ -325,7 +326,7 @@ class TestStream:
             assert decoded_meanwhile.wait(20)
             return run(images)
 
-        monkeypatch.setattr(reading, "match_with_facts", decode)
+        monkeypatch.setattr(decode, "match_with_facts", wait_for_model)
         monkeypatch.setattr(model._session, "run", wait_for_decoder)
         assert len(list(model.stream(pictures[1]))) == 300
 

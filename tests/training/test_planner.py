@@ -202,6 +202,7 @@ class TestModel:
             name for name, value in leaves(plan.config.model_dump()).items() if value == "auto"
         }
         assert still <= {
+            "data.encoding",  # each table's own bytes tell
             "augment.symmetry",  # the probe asks the data
             "evaluation.views",  # follows from the symmetry
             "finetune.epochs",

@@ -68,8 +68,9 @@ class TestRunFolder:
         assert config.data.channels == 1  # the images are grey
         assert (config.run.precision, config.finetune.epoch_size) == ("32", 70)
         saved = yaml.safe_load((finished / "config.yaml").read_text())
-        # What only the machine can know stays open.
+        # What only the machine, or a table's own bytes, can tell stays open.
         saved["run"].pop("strategy")
+        saved["data"].pop("encoding")
         assert "auto" not in leaves(saved)
 
     def test_what_was_asked_is_kept(
@@ -272,11 +273,11 @@ class TestPredict:
     def test_folder_with_a_broken_file(self, finished: Path, images: Path) -> None:
         summary = recame.predict(finished, [images], out=images / "out.csv")
         table, broken = pd.read_csv(summary.out), summary.unreadable
-        expected = ["image", "prediction", "confidence", "decision"]
+        expected = ["image", "prediction", "confidence", "decision", "reason"]
         expected += [f"p_{name}" for name in CLASSES]
         assert list(table.columns[: len(expected)]) == expected
         assert len(table) == 5
-        probabilities = table[expected[4:]].to_numpy()
+        probabilities = table[expected[5:]].to_numpy()
         np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
         np.testing.assert_allclose(probabilities.max(1), table["confidence"], atol=1e-6)
         assert [Path(path).name for path, _ in broken] == ["broken.png"]

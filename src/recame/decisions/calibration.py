@@ -147,7 +147,8 @@ def fit_temperature(logits: FloatArray, target: IntArray) -> float:
     Returns:
         T > 0; above 1 the model was too sure. 1.0 when no row has a label.
     """
-    known = (target >= 0) & np.isfinite(logits).all(1)
+    # The largest is NaN where any is; -inf, a probability of exactly 0, is a number.
+    known = (target >= 0) & np.isfinite(logits.max(1, initial=-np.inf))
     if not known.any():
         return 1.0
     scores = logits[known].astype(np.float64)
