@@ -26,7 +26,7 @@ lint: $(READY)
 test-slow: $(READY)  ## minutes of training
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
-test-faults: $(READY)  ## kills at random moments, full disks: longer than CI may take
+test-faults: $(READY)  ## kills, power cuts, full disks: half an hour; needs strace and gcc (apt install)
 	$(BIN)/python -m pytest -q tests/faults -m "slow or not slow" --timeout 3600
 
 test-cluster: $(READY)  ## the bench on a Ray cluster of two nodes, one of which is killed

@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished
 
     from recame.config import Config
 
-#: What a run leaves, and a new one would take for its own.
-_LEFT = ("model.json", "metrics.json", "phases.json", "reasons.json", "history.csv", "evaluation")
+#: What a run leaves, and a new one would take for its own; what `begin` writes it writes anew.
+_LEFT = ("model.json", "metrics.json", "phases.json", "history.csv", "evaluation")
 
 #: How long a process waits for another that writes its figures into the same file.
 _WRITING_S = 60.0
@@ -155,6 +155,7 @@ class RunFolder:
         asked: Config | None = None,
         device: str = "cpu",
         loss: str | None = None,
+        reasons: Sequence[str] = (),
     ) -> None:
         """Make the folder, and mark it as a run in training once it holds the settings.
 
@@ -165,10 +166,13 @@ class RunFolder:
             asked: the settings as the user gave them, with every `auto`; None: these.
             device: the kind of device that the run's precision was chosen for.
             loss: the qualified name of what makes a loss of one's own; None: the settings do.
+            reasons: why settings that were left open are as they are.
         """
         from recame.config import save_config
 
         self.make()
+        self._reasons_path.unlink(missing_ok=True)  # of a start that never came to its marker
+        self.explain(reasons)
         asked = asked or config
         save_config(asked, self._asked_path)
         save_config(config, self._config_path)
@@ -416,11 +420,15 @@ class RunFolder:
         """Add to `reasons.json`: what was decided for this run, and why."""
         if reasons:
             known = dict.fromkeys([*self.reasons(), *reasons])
-            write_json(self.path / "reasons.json", list(known))
+            write_json(self._reasons_path, list(known))
 
     def reasons(self) -> list[str]:
         """What `explain` noted, in that order."""
-        return load_reasons(self.path / "reasons.json")
+        return load_reasons(self._reasons_path)
+
+    @property
+    def _reasons_path(self) -> Path:
+        return self.path / "reasons.json"
 
     def update_json(self, name: str, values: dict[str, Any]) -> None:
         """Merge top-level keys into a JSON file of the run; two processes keep each other's."""

@@ -110,6 +110,7 @@ def record_run(
             asked=asked,
             device=run.device.type,
             loss=loss_name(run.make_loss),
+            reasons=reasons,
         )
     folder.save_manifest(data.table)
     folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
@@ -117,7 +118,6 @@ def record_run(
     write_json(folder.path / "environment.json", environment())
     _describe(data, console)
     if not resume and reasons:
-        folder.explain(reasons)
         say(console, "Chosen (saved in config.yaml):")
         for reason in reasons:
             say(console, f"  {reason}")
