@@ -348,3 +348,15 @@ def test_threads_that_wait_sleep_soon_unless_told_otherwise(
         monkeypatch.setenv(name, value)
     recame("--version")
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_a_warning_is_one_line_said_once(
+    recame: Recame, defects: Path, tiny_words: list[str], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(defects, tmp_path / "set"))
+    (folder / "hole" / "more.webp").write_bytes(b"RIFF")
+    code, _, err = recame("train", folder, "--out", tmp_path / "run", *tiny_words)
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith("warning: 1 files in")
+    assert "more.webp" in line

@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 from recame.errors import RecameError, as_missing_dependency
 
+_PACKAGE = Path(__file__).parents[1]
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 #: Turns of OpenMP's waiting loop before a thread sleeps. Its own 300,000 (milliseconds) make each
@@ -23,7 +28,8 @@ def main() -> None:
     from recame.cli.app import app
 
     try:
-        app(standalone_mode=True)
+        with _warnings_in_words():
+            app(standalone_mode=True)
     except RecameError as error:
         _refuse(error)
     except ModuleNotFoundError as error:
@@ -44,6 +50,32 @@ def main() -> None:
         if error.errno == errno.EACCES:  # when read, or when written
             _refuse(f"{where} opened ({error.strerror}): change its permissions, or {advice}")
         _refuse(f"{where} written ({error.strerror}): free space there, or {advice}")
+
+
+@contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Print each of our own warnings once, without the line of code; others as Python does."""
+    others, told = warnings.showwarning, set[str]()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not Path(filename).is_relative_to(_PACKAGE):
+            others(message, category, filename, lineno, file, line)
+        elif (text := str(message)) not in told:
+            told.add(text)
+            print(f"warning: {text}", file=sys.stderr)  # noqa: T201
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def share_the_cores() -> None:
