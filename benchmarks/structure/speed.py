@@ -4,7 +4,7 @@
 BEFORE and prints, as Markdown, median milliseconds of both and the median of the pairs' ratios
 (this version over the other; below 1 is faster): a training step, predictions of a run folder and
 of a bundle, `import recame`, `recame --help`. Nothing else should run meanwhile. It needs no data:
-images and the run that predicts are made first, by this version.
+images and the run that predicts are made first, by the other version.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def answer(child: subprocess.Popen[str]) -> Any:
 
 
 def prepare(folder: Path) -> None:
-    """Images of two classes, a run and its bundle."""
+    """Images of two classes, a run and its bundle; of the other version, since both read them."""
     import recame
-    from recame.export.export import export
+    from recame.cli import main as verb
 
     rng = np.random.default_rng(0)
     for name, count in (("ok", 700), ("spot", 120)):
@@ -131,7 +131,8 @@ def prepare(folder: Path) -> None:
             image.save(folder / "images" / name / f"{number:04d}.png")
     config = recame.Config().updated(SETTINGS)
     recame.train(folder / "images", config, out=folder / "run")
-    export(folder / "run", out=folder / "bundle")
+    sys.argv = ["recame", "export", str(folder / "run"), "--out", str(folder / "bundle")]
+    verb()
 
 
 def main() -> None:
@@ -147,7 +148,8 @@ def main() -> None:
         folder = Path(temporary)
         # GOMP_SPINCOUNT as `recame` itself sets it.
         os.environ |= {"RECAME_CACHE": str(folder / "cache"), "GOMP_SPINCOUNT": "5000"}
-        prepare(folder)
+        paths = {"PYTHONPATH": str(versions["before"] / "src"), "CHILD": "prepare"}
+        subprocess.run([sys.executable, __file__, folder], env=os.environ | paths, check=True)
         for pair in range(-1, asked.pairs):  # the first one warms caches up
             order = list(versions) if pair % 2 else list(versions)[::-1]
             took = take_turns({name: versions[name] for name in order}, folder, sys.argv[2:])
@@ -166,7 +168,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("CHILD"):
+    if os.environ.get("CHILD") == "prepare":
+        prepare(Path(sys.argv[1]))
+    elif os.environ.get("CHILD"):
         measure(Path(sys.argv[1]))
     else:
         main()
