@@ -16,7 +16,7 @@ from pyarrow import parquet
 import recame
 from recame.config.files import parse_settings
 from recame.contracts import PreprocessSpec
-from recame.data.manifest import read_manifest
+from recame.data.manifest import read_manifest, read_recorded_manifest
 from recame.decisions.calibration import load_calibration
 from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import read_json
@@ -154,3 +154,11 @@ def test_aliases_may_be_used(tmp_path: Path) -> None:
     path.write_text("data: {size: &side 64}\nfinetune: {batch_size: *side}\n", encoding="utf-8")
     config = recame.load_config(path)
     assert (config.data.size, config.finetune.batch_size) == (64, 64)
+
+
+@pytest.mark.parametrize("kept", [0, 25, 41])
+def test_a_runs_manifest_that_is_cut_off(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(b"image,path,label,split\na,/a,ok,test\nb,/b,ok,test\n"[:kept])
+    with pytest.raises(CheckpointError, match=r"empty or cut off.*no longer knows its images"):
+        read_recorded_manifest(path, "product")

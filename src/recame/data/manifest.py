@@ -131,7 +131,10 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
         )
     texts = dict.fromkeys(("image", "path", "label", "split", product_column), str)
     try:
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):  # every row that a run writes ends so
+            raise ValueError("it is empty or cut off")
+        table = pd.read_csv(io.BytesIO(content), dtype=texts, keep_default_na=False, na_values=[""])
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a table ({error}), so the run no longer knows its images: "

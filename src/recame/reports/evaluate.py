@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.decisions.calibration import calibrated_predictions, load_calibration
-from recame.errors import ConfigError, DataError, RecameError, ReportError
+from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
@@ -141,9 +141,11 @@ def _usual_name(judged: _Judged) -> str:
 def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
     """Refuse for other images a name that belongs to the run's own."""
     own = {"train", "val", "test"}
-    if folder.manifest_path.exists():
-        own |= set(pd.read_csv(folder.manifest_path, usecols=["split"], dtype=str)["split"])
-    if judged.source is not None and name in own:
+    if judged.source is None:
+        return
+    with suppress(CheckpointError):  # other images are what a run without its own is judged by
+        own |= set(recorded_data(folder, folder.load_config())["split"].dropna())
+    if name in own:
         raise ConfigError(
             f"{judged.source} would be judged under the name {name!r}, which is that of the run's "
             "own split: its figures would be overwritten. Give another with --name."
