@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -135,6 +136,22 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in plain.to_dict("records")
     ]
+
+
+def csv_text(table: pd.DataFrame, *, index: bool = True, float_format: str | None = None) -> str:
+    """A table as CSV whose rows are read back as they were; arguments as of `DataFrame.to_csv`.
+
+    A carriage return in a cell splits its row unless the cell is quoted, and a CSV writer may quote
+    only what ends its own lines.
+    """
+
+    def written(quoting: Literal[0, 2]) -> str:
+        return table.to_csv(
+            index=index, float_format=float_format, lineterminator="\n", quoting=quoting
+        )
+
+    text = written(csv.QUOTE_MINIMAL)
+    return written(csv.QUOTE_NONNUMERIC) if "\r" in text else text
 
 
 def cell_of(text: str) -> str:

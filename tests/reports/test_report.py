@@ -35,7 +35,7 @@ def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     table = pd.read_csv(run / "manifest.csv")
     ok = table.index[(table["split"] == "test") & (table["label"] == "ok")]
     table.loc[ok[:3], "label"] = "hole"
-    table.to_csv(run / "manifest.csv", index=False)
+    RunFolder(run).save_manifest(table)
     return run, recame.evaluate(run)
 
 
@@ -66,7 +66,7 @@ def test_training_images_of_other_data_are_no_neighbours(copied: Path) -> None:
     other = copied.parent / "other.csv"
     table.drop(columns="image").rename(columns={"path": "image"}).to_csv(other, index=False)
     table["split"] = table["split"].replace("train", "val")  # as if it had learned from none
-    table.to_csv(copied / "manifest.csv", index=False)
+    RunFolder(copied).save_manifest(table)
     recame.evaluate(copied, other)
     found = numbers(copied, "other")
     assert found["num_mistakes"] >= 3
@@ -132,7 +132,7 @@ def test_training_images_that_have_moved_cost_the_neighbours_alone(copied):
     table = pd.read_csv(copied / "manifest.csv")
     moved = table["split"] == "train"
     table.loc[moved, "path"] = table.loc[moved, "path"] + ".gone"
-    table.to_csv(copied / "manifest.csv", index=False)
+    RunFolder(copied).save_manifest(table)
     page = report(copied).html.read_text("utf-8")
     found = numbers(copied)
     (remark,) = found["remarks"]
@@ -149,7 +149,7 @@ def test_training_images_that_have_moved_cost_the_neighbours_alone(copied):
 def test_without_any_image_the_numbers_remain(copied):
     table = pd.read_csv(copied / "manifest.csv")
     table["path"] += ".gone"
-    table.to_csv(copied / "manifest.csv", index=False)
+    RunFolder(copied).save_manifest(table)
     before = numbers(copied)["evaluation"]
     page = report(copied).html.read_text("utf-8")
     found = numbers(copied)

@@ -13,6 +13,7 @@ from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import write_json
 from recame.machine import environment
 from recame.runs.folder import RUN_SCHEMA, RunFolder
+from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 
 
 @pytest.fixture
@@ -67,30 +68,44 @@ class TestLifecycle:
             RunFolder.free(tmp_path / "file" / "run").begin(tmp_path, "f00d", Config())
 
     def test_same_data(self, run: RunFolder) -> None:
-        run.check_same_data("f00d")
+        check_same_data(run, "f00d")
         with pytest.raises(DataError, match="fingerprint f00d, now beef"):
-            run.check_same_data("beef")
+            check_same_data(run, "beef")
 
 
 class TestLoss:
     def test_another_is_refused(self, tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / "run")
         folder.begin(tmp_path, "f00d", Config(), loss="mine.make_loss")
-        folder.check_same_loss("mine.make_loss")
+        check_same_loss(folder, "mine.make_loss")
         for other in (None, "mine.other"):
             with pytest.raises(
                 ConfigError, match=r"the loss of mine\.make_loss, not of .*make_loss"
             ):
-                folder.check_same_loss(other)
+                check_same_loss(folder, other)
 
     def test_one_that_was_not_there_is_refused(self, run: RunFolder) -> None:
-        run.check_same_loss(None)
+        check_same_loss(run, None)
         with pytest.raises(ConfigError, match=r"the settings' objective, not of mine\.loss"):
-            run.check_same_loss("mine.loss")
+            check_same_loss(run, "mine.loss")
         info = run.info()
         del info["loss"]  # as the version before
         write_json(run.path / "run.json", info)
-        run.check_same_loss("mine.loss")
+        check_same_loss(run, "mine.loss")
+
+
+class TestPrecision:
+    def test_another_is_refused(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        folder.begin(tmp_path, "f00d", Config().updated({"run.precision": "bf16"}))
+        check_same_precision(folder, "bf16")
+        told = r"began with run\.precision=bf16, .*now says 32: .*Write bf16 there again"
+        with pytest.raises(ConfigError, match=told):
+            check_same_precision(folder, "32")
+        info = folder.info()
+        del info["precision"]  # as the version before
+        write_json(folder.path / "run.json", info)
+        check_same_precision(folder, "32")
 
 
 class TestSettings:
@@ -185,6 +200,8 @@ class TestOpening:
         [
             *("", "{", "[1]", '{"schema": "one"}', '{"schema": 1, "state": 3}'),
             '{"schema": 1, "state": "training", "settings": [1]}',
+            '{"schema": 1, "state": "training", "settings": {"config.yaml": 3}}',
+            '{"schema": 1, "state": "training", "tables": {"manifest.csv": "x"}}',
         ],
     )
     def test_damaged_marker(self, text: str, run: RunFolder) -> None:
@@ -194,7 +211,7 @@ class TestOpening:
 
     def test_a_fact_that_is_missing(self, run: RunFolder) -> None:
         (run.path / "run.json").write_text('{"schema": 1, "state": "training"}', encoding="utf-8")
-        for ask in (lambda: run.check_same_data("f00d"), lambda: run.source):
+        for ask in (lambda: check_same_data(run, "f00d"), lambda: run.source):
             with pytest.raises(CheckpointError, match=r"run\.json does not say data"):
                 ask()
         (run.path / "model.json").write_text("{}", encoding="utf-8")

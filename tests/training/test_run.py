@@ -208,7 +208,7 @@ class TestEvaluate:
         manifest = pd.read_csv(run / "manifest.csv")
         manifest["path"] = "/gone/" + manifest["image"]
         spoilt = Path(shutil.copytree(run, tmp_path / "run"))
-        manifest.to_csv(spoilt / "manifest.csv", index=False)
+        RunFolder(spoilt).save_manifest(manifest)
         with pytest.raises(DataError, match=r"None of the sampled images can be read .*/gone/"):
             recame.evaluate(spoilt)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,16 +114,19 @@ def read_manifest(
     return table
 
 
-def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
+def read_recorded_manifest(
+    path: Path, product_column: str, known: Sequence[str] | None = None
+) -> pd.DataFrame:
     """The manifest that a run recorded, so that no image changes its split.
 
     Args:
         path: a run's `manifest.csv`.
         product_column: read as text, as labels and splits are: a class may be called "NA", and a
             product "0012".
+        known: what its SHA-256 may be; None: of a run of a version that kept none.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is missing or damaged, or was edited since the run wrote it.
     """
     if not path.exists():
         raise CheckpointError(
@@ -132,13 +136,19 @@ def read_recorded_manifest(path: Path, product_column: str) -> pd.DataFrame:
     texts = dict.fromkeys(("image", "path", "label", "split", product_column), str)
     try:
         content = path.read_bytes()
+        if known is not None and hashlib.sha256(content).hexdigest() not in known:
+            raise ValueError(
+                "it is not as the run wrote it, its hash in run.json is another: a row may be "
+                "missing or changed"
+            )
         if not content.endswith(b"\n"):  # every row that a run writes ends so
             raise ValueError("it is empty or cut off")
         table = pd.read_csv(io.BytesIO(content), dtype=texts, keep_default_na=False, na_values=[""])
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a table ({error}), so the run no longer knows its images: "
-            "it was edited or damaged. Train the run again, or evaluate it on DATA."
+            f"{path} cannot be used ({error}), so the run no longer knows its images: it was "
+            "edited or damaged. Take it from a copy of the run, train the run again, or evaluate "
+            "it on DATA."
         ) from error
     if missing := {"image", "path", "label", "split"}.difference(table):
         raise CheckpointError(

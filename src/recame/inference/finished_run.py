@@ -14,6 +14,7 @@ from recame.inference.device import choose_device, judging_precision
 from recame.inference.predict import predict_split
 from recame.models import LoadedModel, load_checkpoint
 from recame.progress import Progress
+from recame.runs.classes import check_classes
 from recame.runs.folder import RunFolder
 from recame.runs.settings import decided_views
 
@@ -46,17 +47,24 @@ def open_finished(
     """A finished run's folder, settings and model, on the device that the settings ask for if None.
 
     Raises:
-        CheckpointError: there is no run, or it is not finished.
+        CheckpointError: there is no run, it is not finished, or its classes are not its model's.
     """
     folder = RunFolder.open(Path(run), finished=True)
     config = folder.load_config()
     place = device or choose_device(config.run.accelerator)
-    return folder, config, load_checkpoint(folder.path, place)
+    loaded = load_checkpoint(folder.path, place)
+    check_classes(folder.path, loaded.label_space)
+    return folder, config, loaded
 
 
 def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
-    """The manifest that the run recorded, so that no image changes its split."""
-    return read_recorded_manifest(folder.manifest_path, config.data.product_column)
+    """The manifest that the run recorded, so that no image changes its split.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not as the run wrote it.
+    """
+    path = folder.manifest_path
+    return read_recorded_manifest(path, config.data.product_column, folder.digests(path))
 
 
 def predict_run(

@@ -12,6 +12,7 @@ import numpy as np
 from recame.contracts import Array
 from recame.errors import ConfigError, MissingDependencyError
 from recame.label_space import LabelSpace
+from recame.runs.classes import check_classes
 from recame.runs.folder import RunFolder
 from recame.runs.settings import check_weighting, decided_views
 
@@ -30,7 +31,8 @@ class TorchSession:
         threads: CPU threads; None leaves torch's own number, which is the process's.
 
     Raises:
-        CheckpointError: there is no finished run, or its model cannot be loaded.
+        CheckpointError: there is no finished run, or its model cannot be loaded, or has
+            other classes than its `label_space.json`.
         ConfigError: the device is not there.
         MissingDependencyError: the training packages are not installed.
 
@@ -66,6 +68,7 @@ class TorchSession:
         self.answers = folder.answers(config)
         self.calibrate: Callable[[Array], Array] = np.asarray
         loaded = load_checkpoint(run, self.device)
+        check_classes(run, loaded.label_space)
         self._model, self.spec = loaded.model, loaded.spec
         self.label_space: LabelSpace = loaded.label_space
         self.num_views = decided_views(config, run)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from recame.errors import CheckpointError
-from recame.files import read_json, records, write_together
+from recame.files import csv_text, read_json, records, write_together
 from recame.inspection.check import Inspection
 from recame.inspection.inspection_page import inspection_page
 
@@ -84,7 +84,8 @@ def save_inspection(inspection: Inspection, out: Path) -> Path:
         for check in inspection.checks:
             for name, table in check.tables().items():
                 if len(table):
-                    table.to_csv(partial / f"{name}.csv", index=False)
+                    text = csv_text(table, index=False)
+                    (partial / f"{name}.csv").write_bytes(text.encode())
                 else:
                     (out / f"{name}.csv").unlink(missing_ok=True)
     return out / "inspection.html"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import Array
-from recame.files import write_together
+from recame.files import csv_text, write_together
 from recame.label_space import LabelSpace
 from recame.pages.drawing import figure_label, save_figure
 
@@ -99,8 +99,10 @@ def save_evaluation(evaluation: Evaluation, folder: Path, label_space: LabelSpac
     names = pd.Index(evaluation.names, name="is \\ called")
     confusion = pd.DataFrame(evaluation.confusion, index=names, columns=list(evaluation.names))
     with write_together(folder, advice=WRITABLE) as partial:
-        confusion.to_csv(partial / "confusion.csv")
-        evaluation.per_class.to_csv(partial / "per_class.csv", index=False)
+        tables = {"confusion": csv_text(confusion)}
+        tables["per_class"] = csv_text(evaluation.per_class, index=False)
+        for name, text in tables.items():
+            (partial / f"{name}.csv").write_bytes(text.encode())
         if len(evaluation.names) <= MOST_DRAWN:
             save_figure(confusion_figure(evaluation, label_space), partial / "confusion.png")
 

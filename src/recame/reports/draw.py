@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.errors import CheckpointError
 from recame.files import json_text, read_json, write_together
+from recame.inference.finished_run import recorded_data
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
 from recame.pages.render import counted
@@ -73,6 +73,7 @@ def draw_report(
         baseline: another run's predictions of the split.
         progress: called while images pass.
     """
+    learned, why = (False, "") if data is None else _holds_training(folder, config, data)
     evidence = gather_evidence(
         loaded,
         data,
@@ -81,8 +82,8 @@ def draw_report(
         product_column=config.data.product_column,
         batch_size=config.evaluation.batch_size,
         seed=config.run.seed,
-        of_the_run=data is not None and _holds_training(folder, data),
-        missing=missing,
+        of_the_run=learned,
+        missing=missing or why,
         on_progress=progress,
     )
     name = name or split
@@ -114,14 +115,14 @@ def write_report(report: RunReport, folder: Path) -> ReportFiles:
     return files
 
 
-def _holds_training(folder: RunFolder, data: InspectionSet) -> bool:
-    """Whether the data's training split is the one that the model learned from."""
+def _holds_training(folder: RunFolder, config: Config, data: InspectionSet) -> tuple[bool, str]:
+    """Whether the data's training split is the one that the model learned from; why not known."""
     try:
-        known = pd.read_csv(folder.manifest_path, usecols=["path", "split"])
-    except (OSError, ValueError):
-        return False
+        known = recorded_data(folder, config)
+    except CheckpointError as error:
+        return False, str(error)
     learned, now = (t.loc[t["split"] == "train", "path"].astype(str) for t in (known, data.table))
-    return bool(now.isin(learned).all())
+    return bool(now.isin(learned).all()), ""
 
 
 def run_facts(
@@ -145,7 +146,7 @@ def run_facts(
         source: where the judged images were described; None if unknown.
         baseline: named in the command.
     """
-    info, environment = folder.info(), json_or_nothing(folder.path / "environment.json")
+    info, environment = folder.info(), _facts(folder.path / "environment.json")
     settings = config.model_dump(mode="json", exclude={"schema_version"})
     packages, hardware = environment.get("packages", {}), ", ".join(environment.get("cuda") or [])
     if not hardware:
@@ -190,8 +191,8 @@ def run_facts(
             f"recame evaluate {run}-again{judged}{on_split}",
             f"recame report {run}-again{reported}{other}",
         ),
-        history=_history(folder.history_path),
-        phases=json_or_nothing(folder.path / "phases.json"),
+        history=_history(folder),
+        phases=_facts(folder.path / "phases.json"),
         product_column=config.data.product_column,
     )
 
@@ -243,16 +244,13 @@ def _duration(info: dict[str, Any]) -> str:
     return f"{text}, interruptions included" if info.get("resumed") else text
 
 
-def json_or_nothing(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> dict[str, Any]:
     """A file of a run, empty where an older run lacks it."""
-    with suppress(CheckpointError):
-        return read_json(path)
-    return {}
+    way_out = "It was edited or damaged: take it from a copy of the run, or remove it."
+    return read_json(path, advice=way_out) if path.exists() else {}
 
 
-def _history(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError):
-        return pd.DataFrame()
-    return table if "epoch" in table else pd.DataFrame()
+def _history(folder: RunFolder) -> pd.DataFrame:
+    """The figures of each epoch; empty where there was none."""
+    table = folder.history()
+    return pd.DataFrame() if table is None else table.apply(pd.to_numeric)

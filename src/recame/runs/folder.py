@@ -10,18 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recame.errors import CheckpointError, ConfigError, DataError
+from recame.errors import CheckpointError, ConfigError
 from recame.files import (
+    csv_text,
     file_name,
     held,
     make_folder,
     read_json,
     remove_partial,
+    write_bytes,
     write_json,
-    write_whole,
 )
 from recame.label_space import LabelSpace
+from recame.runs.classes import load_classes
 from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
+from recame.runs.merged_json import merge_json
 from recame.runs.settings import (
     decided_views,
     load_reasons,
@@ -29,6 +32,7 @@ from recame.runs.settings import (
     settings_digest,
     with_auto,
 )
+from recame.runs.tables import digests_to_note, read_history, read_table
 
 if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
     import pandas as pd
@@ -37,9 +41,6 @@ if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished
 
 #: What a run leaves, and a new one would take for its own; what `begin` writes it writes anew.
 _LEFT = ("model.json", "metrics.json", "phases.json", "history.csv", "evaluation")
-
-#: How long a process waits for another that writes its figures into the same file.
-_WRITING_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -186,41 +187,12 @@ class RunFolder:
                 "data_fingerprint": fingerprint,
                 "device": device,
                 "loss": loss,
+                "precision": config.run.precision,
                 "settings": {
                     path.name: [settings_digest(values.model_dump(mode="json"))]
                     for path, values in ((self._asked_path, asked), (self._config_path, config))
                 },
             },
-        )
-
-    def check_same_data(self, fingerprint: str) -> None:
-        """Refuse to resume on other images.
-
-        Raises:
-            DataError: the images' content differs from what the run began with.
-        """
-        before = fact(self._marker, "data_fingerprint")
-        if before != fingerprint:
-            raise DataError(
-                f"The images have changed since {self.path} began (fingerprint {before}, now "
-                f"{fingerprint}), so the run cannot be continued as it was. Restore the images, "
-                "or start a new run with another --out."
-            )
-
-    def check_same_loss(self, loss: str | None) -> None:
-        """Refuse to resume with another loss.
-
-        Raises:
-            ConfigError: a loss of one's own is missing, or another than the run began with.
-        """
-        info = self.info()
-        if "loss" not in info or info["loss"] == loss:  # the version before did not record it
-            return
-        words = [name or "the settings' objective" for name in (info["loss"], loss)]
-        raise ConfigError(
-            f"{self.path} began with the loss of {words[0]}, not of {words[1]}, so going on would "
-            "mix two methods. Give the same make_loss as then, or start a new run with another "
-            "--out."
         )
 
     @property
@@ -233,10 +205,14 @@ class RunFolder:
         """What `run.json` holds."""
         return read_marker(self._marker)
 
+    def fact(self, name: str) -> str:
+        """One fact that every run's `run.json` holds."""
+        return fact(self._marker, name)
+
     @property
     def source(self) -> Path:
         """The data, as they were given."""
-        return Path(fact(self._marker, "data"))
+        return Path(self.fact("data"))
 
     @property
     def _marker(self) -> Path:
@@ -380,23 +356,54 @@ class RunFolder:
         """Write `broken_images.csv`: every image that was left out, with the reason."""
         import pandas as pd
 
-        table = pd.DataFrame(broken, columns=["image", "reason"])
-        self.save_table(self.path / "broken_images.csv", table)
+        self.save_table(self._broken_path, pd.DataFrame(broken, columns=["image", "reason"]))
 
     def broken(self) -> list[tuple[str, str]]:
-        """What `save_broken` wrote; nothing without it."""
-        import pandas as pd
+        """What `save_broken` wrote; nothing without it.
 
-        path = self.path / "broken_images.csv"
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self._broken_path
         if not path.exists():
             return []
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        way_out = "Take it from a copy of the run, or remove it: only that list is lost."
+        table = read_table(path, self.digests(path), ("image", "reason"), way_out)
         return list(zip(table["image"], table["reason"], strict=True))
 
+    @property
+    def _broken_path(self) -> Path:
+        return self.path / "broken_images.csv"
+
+    def history(self) -> pd.DataFrame | None:
+        """The rows of `history.csv`, numbers as text; None without it.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self.history_path
+        return read_history(path, self.digests(path)) if path.exists() else None
+
     def save_table(self, path: Path, table: pd.DataFrame) -> None:
-        """Write a CSV file of the run."""
-        with write_whole(path) as partial:
-            table.to_csv(partial, index=False)
+        """Write a CSV file of the run, and note in `run.json` that it alone is right."""
+        content = csv_text(table, index=False).encode()
+        noted = digests_to_note(path, content, self.digests(path) or ())
+        self._note(path, noted)  # a kill before the next line leaves the old one, which is right
+        write_bytes(path, content)
+        if len(noted) > 1:
+            self._note(path, noted[:1])
+
+    def _note(self, path: Path, digests: list[str]) -> None:
+        if self._marker.exists():  # where costs are measured there is no run
+            info = self.info()
+            tables = {**info.get("tables", {}), path.name: digests}
+            write_json(self._marker, {**info, "tables": tables})
+
+    def digests(self, path: Path) -> list[str] | None:
+        """What `table_digest` may be of a table of the run; None: a version before kept none."""
+        tables = self.info().get("tables", {}) if self._marker.exists() else {}
+        found: list[str] | None = tables.get(path.name)
+        return found
 
     def weights_sha256(self) -> str:
         """Checksum of the run's weights, as the model's description holds it."""
@@ -414,7 +421,7 @@ class RunFolder:
 
     def label_space(self) -> LabelSpace:
         """Read `label_space.json`."""
-        return LabelSpace.from_dict(read_json(self.path / "label_space.json"))
+        return load_classes(self.path)
 
     def explain(self, reasons: Sequence[str]) -> None:
         """Add to `reasons.json`: what was decided for this run, and why."""
@@ -432,13 +439,4 @@ class RunFolder:
 
     def update_json(self, name: str, values: dict[str, Any]) -> None:
         """Merge top-level keys into a JSON file of the run; two processes keep each other's."""
-        path = self.path / name
-        with held(
-            self.path / ".writing.lock",
-            str(path),
-            "Call again when it has ended.",
-            wait_s=_WRITING_S,
-        ):
-            remove_partial(self.path, name)
-            old = read_json(path) if path.exists() else {}
-            write_json(path, {**old, **values})
+        merge_json(self.path / name, values)

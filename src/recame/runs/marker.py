@@ -15,9 +15,13 @@ RUN_SCHEMA = 1
 _DAMAGED = "It is damaged: take it from a copy of the run, or train the run again."
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("state", "data", "data_fingerprint", "started", "finished", "device"), str),
+    "precision": str,
     **dict.fromkeys(("loss", "stopped"), (str, type(None))),
-    **dict.fromkeys(("settings", "teacher", "unlabelled"), dict),
+    **dict.fromkeys(("settings", "teacher", "unlabelled", "tables"), dict),
 }
+
+#: What binds files of the run to it: name -> the hashes that the file may have.
+_BINDING = ("settings", "tables")
 
 
 def read_marker(path: Path) -> dict[str, Any]:
@@ -30,6 +34,10 @@ def read_marker(path: Path) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if name in facts and not isinstance(facts[name], kind):
             raise CheckpointError(f"{path} says {name}: {facts[name]!r:.80}. {_DAMAGED}")
+    for name in _BINDING:
+        for file, known in facts.get(name, {}).items():
+            if not isinstance(known, list) or not all(isinstance(text, str) for text in known):
+                raise CheckpointError(f"{path} says {name}: {file}: {known!r:.80}. {_DAMAGED}")
     return facts
 
 

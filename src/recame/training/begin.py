@@ -23,6 +23,7 @@ from recame.losses import LossFactory
 from recame.machine import environment
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
+from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.planner import choose_size, num_processes, plan_model
@@ -98,8 +99,10 @@ def record_run(
     """
     folder, data, console = run.folder, run.data, run.console
     if resume:
-        folder.check_same_data(data.fingerprint)
-        folder.check_same_loss(loss_name(run.make_loss))
+        check_same_data(folder, data.fingerprint)
+        check_same_loss(folder, loss_name(run.make_loss))
+        check_same_precision(folder, run.config.run.precision)
+        folder.history()  # a damaged one is refused before hours of work
         remove_partial(folder.path)
         folder.mark("training", resumed=True, stopped=None)
     else:

@@ -19,6 +19,7 @@ from recame.losses import LossFactory
 from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
 from recame.progress import say
 from recame.runs.folder import RunFolder
+from recame.runs.same_beginning import check_same_data
 from recame.training.begin import _prepare, check_run, quiet_libraries, record_run
 from recame.training.loop.processes import is_follower, leaders_run, leading
 from recame.training.ongoing_run import OngoingRun
@@ -122,7 +123,7 @@ def _follow(source: Path, out: Path, started: float) -> NoReturn:
     """Help another process with its fine-tuning; it alone writes and goes on."""
     folder = leaders_run(out)
     run, _ = _prepare(source, folder.load_config(), folder, Console(quiet=True), started)
-    folder.check_same_data(run.data.fingerprint)
+    check_same_data(folder, run.data.fingerprint)
     run, model = run_probe(run) if run.config.probe.enabled else (run, initial_model(run))
     run_finetune(run, model)
     raise SystemExit(0)

@@ -28,6 +28,7 @@ from recame.bench.tables.results import (
 )
 from recame.bench.tables.table import headline, table_markdown, update_markdown, write_tables
 from recame.errors import DataError
+from recame.files import csv_text
 from recame.metrics import registry
 
 BALANCED = {
@@ -161,12 +162,23 @@ def test_a_kept_table_may_be_older_than_a_metric(bench: Path) -> None:
     assert "worst class" in heads
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "data": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"schema": 1, "data": "x"}'])
 def test_a_damaged_result_is_named(bench: Path, text: str) -> None:
     file = bench / "runs" / "boards" / "plain" / "seed0" / "result.json"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"seed0.result\.json is no result.*Delete the file"):
+    with pytest.raises(DataError, match=r"seed0.result\.json (is no result|cannot be).*delete it"):
         collect(bench)
+
+
+def test_kept_tables_are_read_as_they_were(bench: Path) -> None:
+    frame = collect(bench).replace(
+        {"method": {"plain": "007"}, "processor": {"A processor": "a\rb"}}
+    )
+    (bench / "old.csv").write_text(csv_text(frame, index=False), encoding="utf-8")
+    kept = read_elsewhere([bench / "old.csv"])
+    assert set(kept["method"]) == {"better", "short", "level", "007"}
+    assert set(kept["processor"]) == {"a\rb"}
+    assert len(kept) == len(frame)
 
 
 def test_a_newer_result_is_refused(tmp_path: Path) -> None:

@@ -266,6 +266,12 @@ class TestResume:
         assert_same_weights(run, whole)
         for name in ("unlabelled.csv", "broken_images.csv"):
             assert (run.path / name).read_text() == (whole.path / name).read_text()
+        torn = Path(shutil.copytree(changed, tmp_path / "torn"))
+        listed = (torn / "unlabelled.csv").read_bytes()
+        for damaged in (b"", listed[: listed.rindex(b"\n", 0, -1) + 1]):
+            (torn / "unlabelled.csv").write_bytes(damaged)
+            with pytest.raises(CheckpointError, match=r"unlabelled\.csv cannot be used"):
+                distill(out=torn, resume=True)
         first = Path(pd.read_csv(whole.path / "unlabelled.csv")["image"][0])
         shutil.copy(pool / "new" / "today" / "000.png", first)
         with pytest.raises(DataError, match=r"unlabelled images .* have changed since \(finger"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from rich.text import Text
 
 from recame.bench.queue.ledger import Event, Ledger
 from recame.durations import spoken_duration
+from recame.errors import CheckpointError
+from recame.files import read_json
 from recame.progress import say
 
 if TYPE_CHECKING:
@@ -152,12 +154,13 @@ class QueueDisplay:
 
 
 def _recorded_seconds(path: Path) -> float | None:
-    """What a result says of its own duration."""
+    """What a result says of its own duration; a damaged one is the tables' to refuse."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return float(values["train_s"]) + float(values["evaluate_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(path)
+        seconds = float(values["train_s"]) + float(values["evaluate_s"])
+    except (CheckpointError, ValueError, KeyError, TypeError, OverflowError):
         return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _last_line(path: Path) -> str:

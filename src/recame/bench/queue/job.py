@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from recame.bench.plan.plan import Bench, Job
 from recame.bench.tables.results import RESULT_SCHEMA
 from recame.config import Config
-from recame.errors import ConfigError, TrainingError
+from recame.errors import CheckpointError, ConfigError, TrainingError
 from recame.files import read_json, write_json
 from recame.machine import environment
 from recame.reports.evaluate import evaluate
@@ -237,8 +237,8 @@ def training_facts(out: Path) -> dict[str, Any]:
     epochs = int(config.finetune.epochs) if config.finetune.enabled else 0
     size = config.finetune.epoch_size
     assert size != "auto" or epochs == 0
-    if folder.history_path.exists():
-        train_s = float(pd.read_csv(folder.history_path)["seconds"].sum())
+    if (history := folder.history()) is not None:
+        train_s = float(pd.to_numeric(history["seconds"]).sum())
     else:
         started, finished = (datetime.fromisoformat(info[k]) for k in ("started", "finished"))
         train_s = (finished - started).total_seconds()
@@ -249,12 +249,37 @@ def training_facts(out: Path) -> dict[str, Any]:
     }
 
 
+def _kept_phase(folder: RunFolder) -> str:
+    """Which phase's network a run kept; `last` in a run of a version that noted none.
+
+    Raises:
+        CheckpointError: `phases.json` is damaged.
+    """
+    path = folder.path / "phases.json"
+    way_out = f"It was edited or damaged: remove {folder.path}, and the bench runs this job again."
+    kept = read_json(path, advice=way_out).get("kept") if path.exists() else "last"
+    if not isinstance(kept, str):
+        raise CheckpointError(f"{path} does not say which phase was kept. {way_out}")
+    return kept
+
+
+def _judged_splits(folder: RunFolder, splits: Sequence[str]) -> dict[str, Any]:
+    """The figures of the plan's splits.
+
+    Raises:
+        CheckpointError: `metrics.json` is damaged.
+    """
+    path = folder.path / "metrics.json"
+    way_out = "It was edited or damaged: remove it, and the same command judges the run again."
+    metrics = read_json(path, advice=way_out)
+    if missing := [name for name in splits if not isinstance(metrics.get(name), dict)]:
+        raise CheckpointError(f"{path} has no figures of {', '.join(missing)}. {way_out}")
+    return {name: metrics[name] for name in splits}
+
+
 def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
     folder = RunFolder.open(bench.run_dir(job))
     info, config = folder.info(), folder.load_config()
-    metrics = json.loads((folder.path / "metrics.json").read_text(encoding="utf-8"))
-    phases = folder.path / "phases.json"
-    kept = json.loads(phases.read_text())["kept"] if phases.exists() else "last"
     cost, teachers = training_facts(folder.path), {}
     if bench.methods[job.method].teacher is not None:
         teachers = {"teacher": training_facts(folder.path / TEACHER_DIR)}
@@ -273,7 +298,7 @@ def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
         "config": config.model_dump(mode="json"),
         "fingerprint": info["data_fingerprint"],
         "environment": environment(),
-        "splits": {name: metrics[name] for name in bench.plan.data[job.data].splits},
-        "kept": kept,
+        "splits": _judged_splits(folder, bench.plan.data[job.data].splits),
+        "kept": _kept_phase(folder),
     }
     write_json(bench.result_path(job), result)

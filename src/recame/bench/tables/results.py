@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recame.errors import DataError
+from recame.files import read_json
 from recame.metrics import registry
 
 RESULT_SCHEMA = 1
@@ -104,7 +104,8 @@ def read_elsewhere(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _read_kept(file: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
+        texts = dict.fromkeys(("data", "method", "split"), str)  # a method may be called 007
+        frame = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} cannot be read as a table ({error}): give the results.csv that recame bench "
@@ -124,14 +125,11 @@ def _read_kept(file: Path) -> pd.DataFrame:
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     """A row a split of one run."""
+    way_out = (
+        "The table would lack it without a word: delete it, and the bench runs this job again."
+    )
+    result = read_json(file, newest=RESULT_SCHEMA, advice=way_out, error=DataError)
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        schema = result["schema"]
-        if schema > RESULT_SCHEMA:
-            raise DataError(
-                f"{file} has schema {schema}; this version reads up to {RESULT_SCHEMA}. "
-                "Update recame: pip install -U recame"
-            )
         environment, run = result.get("environment", {}), result.get("config", {}).get("run", {})
         gpus = environment.get("cuda", [])
         shared = {
@@ -145,11 +143,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             "threads": environment.get("cpu_threads"),
         }
         return [shared | _split(name, split) for name, split in result["splits"].items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{file} is no result of a run ({error!r}), so the table would lack it without a word. "
-            "Delete the file: the bench then runs this job again."
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} is no result of a run ({error!r}). {way_out}") from error
 
 
 def _split(name: str, split: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, 
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import METRICS, paired, summarise
 from recame.errors import DataError
-from recame.files import write_text
+from recame.files import csv_text, write_text
 from recame.pages.render import markdown_table
 
 
@@ -38,9 +38,9 @@ def write_tables(out: Path, contest: Contest) -> list[Path]:
         ignore_index=True,
     )
     texts = {
-        "results.csv": frame.to_csv(index=False),
-        "summary.csv": summarise(frame).to_csv(index=False, float_format="%.6g"),
-        "paired.csv": pairs.to_csv(index=False, float_format="%.6g"),
+        "results.csv": csv_text(frame, index=False),
+        "summary.csv": csv_text(summarise(frame), index=False, float_format="%.6g"),
+        "paired.csv": csv_text(pairs, index=False, float_format="%.6g"),
         "table.md": table_markdown(contest),
     }
     for name, text in texts.items():

@@ -16,7 +16,7 @@ import pandas as pd
 from recame.contracts import Pixels
 from recame.datasets.generated.generate import write_png
 from recame.errors import CheckpointError, DataError
-from recame.files import read_json, write_json
+from recame.files import csv_text, read_json, write_json
 from recame.folders import is_taken, new_folder
 from recame.progress import Progress, silent
 
@@ -98,7 +98,7 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 def save_manifest(folder: Path, table: pd.DataFrame) -> None:
     """Write `manifest.csv` into a folder."""
-    table.to_csv(folder / MANIFEST, index=False, lineterminator="\n")
+    (folder / MANIFEST).write_bytes(csv_text(table, index=False).encode())
 
 
 def write_images(

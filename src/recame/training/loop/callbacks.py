@@ -33,10 +33,10 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the time, and take up the rows of an interrupted run."""
         self._started = time.perf_counter()
-        if not self._rows and trainer.current_epoch > 0 and self._run.history_path.exists():
-            # As text, so that what is written again stays as it was.
-            old = pd.read_csv(self._run.history_path, dtype=str, keep_default_na=False)
-            kept = old[old["epoch"].astype(int) <= trainer.current_epoch].to_dict("records")
+        if self._rows or trainer.current_epoch == 0 or not trainer.is_global_zero:
+            return
+        if (old := self._run.history()) is not None:
+            kept = old[pd.to_numeric(old["epoch"]) <= trainer.current_epoch].to_dict("records")
             self._rows = [{str(name): value for name, value in row.items()} for row in kept]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -21,9 +21,10 @@ from recame.data.dataset import BatchDataset
 from recame.data.listing import list_images
 from recame.data.proposal import decoded_as
 from recame.data.samplers import EpochBatches, SamplerKind
-from recame.errors import DataError
+from recame.errors import CheckpointError, DataError
 from recame.inference.predict import predict_cached
 from recame.progress import Progress, relabelled
+from recame.runs.tables import read_table
 from recame.training.ongoing_run import OngoingRun
 
 
@@ -156,15 +157,33 @@ def save_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
     run.folder.mark(run.folder.state, unlabelled=facts)
 
 
+def _recorded(run: OngoingRun) -> tuple[pd.DataFrame, IntArray, FloatArray]:
+    """What `save_unlabelled` wrote: the table, the teacher's classes and its confidences."""
+    path, names = _record(run), list(run.data.label_space.names)
+    way_out = "Take it from a copy of the run, or start a new run with another --out."
+    columns = ("image", "teacher", "confidence")
+    table = read_table(path, run.folder.digests(path), columns, way_out)
+    try:
+        predicted = np.array([names.index(name) for name in table["teacher"]], dtype=np.int64)
+        confidence = table["confidence"].to_numpy(np.float64)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} holds a class or a confidence that is none ({error}): it was edited or "
+            f"damaged. {way_out}"
+        ) from error
+    return table, predicted, confidence
+
+
 def reload_unlabelled(run: OngoingRun, report: Progress) -> UnlabelledImages | None:
     """The images that an interrupted run began with; None if it did not come to write them down.
 
     Raises:
+        CheckpointError: their list is damaged.
         DataError: one of them is gone or has changed, so that batches would be other ones.
     """
     if not _record(run).exists():
         return None
-    table = pd.read_csv(_record(run), dtype=str, keep_default_na=False)
+    table, predicted, confidence = _recorded(run)
     paths = [Path(path) for path in table["image"]]
     cache = decoded_as(
         run.data.spec,
@@ -172,14 +191,13 @@ def reload_unlabelled(run: OngoingRun, report: Progress) -> UnlabelledImages | N
         run.config.data,
         on_progress=relabelled(report, "decoding unlabelled images"),
     )
-    names = list(run.data.label_space.names)
     settings = run.config.distill
     found = UnlabelledImages(
         cache,
         cache.row_of,
         tuple(table["image"]),
-        np.array([names.index(name) for name in table["teacher"]], dtype=np.int64),
-        table["confidence"].to_numpy(np.float64),
+        predicted,
+        confidence,
         settings.unlabelled_share,
         settings.unlabelled_sampler,
         (),

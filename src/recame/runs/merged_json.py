@@ -1,0 +1,34 @@
+"""JSON files of a run that several processes add to: `metrics.json` and `phases.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recame.files import held, read_json, remove_partial, write_json
+
+#: How long a process waits for another that writes its figures into the same file.
+_WRITING_S = 60.0
+
+_DAMAGED = (
+    "It was edited or damaged: take it from a copy of the run, or remove it, which loses what it "
+    "holds of other splits until they are judged again."
+)
+
+
+def merge_json(path: Path, values: dict[str, Any]) -> None:
+    """Merge top-level keys into a JSON file; two processes keep each other's.
+
+    Args:
+        path: in the run's folder; made where it is missing.
+        values: take the place of the keys of the same names.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        DataError: another process has been writing for a minute, or the disk is full.
+    """
+    lock, advice = path.parent / ".writing.lock", "Call again when it has ended."
+    with held(lock, str(path), advice, wait_s=_WRITING_S):
+        remove_partial(path.parent, path.name)
+        old = read_json(path, advice=_DAMAGED) if path.exists() else {}
+        write_json(path, {**old, **values})
