@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "recame"
 #: A file may import what has a lower rank, and what lies in its own room.
 ROOMS = (
     ("errors",),
-    ("contracts", "label_space", "durations", "files", "folders", "progress", "machine"),
+    ("contracts", "label_space", "durations", "files", "folders", "names", "progress", "machine"),
     ("config",),
     ("data", "models", "losses", "metrics", "pages", "runs"),
     ("datasets", "inference", "decisions"),

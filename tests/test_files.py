@@ -17,14 +17,12 @@ from hypothesis import strategies as st
 
 from recame.errors import CheckpointError, DataError, ExportError
 from recame.files import (
-    cell_of,
     file_name,
     held,
     hold,
     holder,
     read_json,
     sha256,
-    text_of,
     write_json,
     write_together,
     write_whole,
@@ -210,14 +208,6 @@ def test_json_that_cannot_be_used(text: str, told: str, tmp_path: Path) -> None:
 def test_checksum(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"recame")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"recame").hexdigest()
-
-
-@given(st.text(alphabet="'=+-@\t\rab", max_size=6))
-def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
-    cell = cell_of(text)
-    assert cell[:1] not in set("=+-@\t\r")
-    assert text_of(cell) == text
-    assert cell == text or cell == f"'{text}"
 
 
 class TestNames:

@@ -37,8 +37,6 @@ _MENDABLE = {
 #: What a file system says that knows no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _PARTIAL = ".part"
-#: How a formula begins in a spreadsheet.
-_FORMULA = frozenset("=+-@\t\r")
 #: What Windows refuses in a name, `%`, which stands for them, and a dot or blank at the end.
 _NO_NAME = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]|[. ]$|^$')
 #: What Windows keeps for devices, with any suffix and in any case.
@@ -109,9 +107,12 @@ def write_text(
     path: Path, text: str, *, advice: str = _CONTINUE, error: type[RecameError] = DataError
 ) -> None:
     """Write UTF-8, whole or not at all; arguments as of `write_whole`."""
-    # What is no character, as in some files' names, becomes an escape that JSON reads back.
-    content = text.encode(errors="backslashreplace")
-    write_bytes(path, content, advice=advice, error=error)
+    write_bytes(path, text_bytes(text), advice=advice, error=error)
+
+
+def text_bytes(text: str) -> bytes:
+    """UTF-8; what is no character, as in some files' names, becomes an escape that JSON knows."""
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(
@@ -152,20 +153,6 @@ def csv_text(table: pd.DataFrame, *, index: bool = True, float_format: str | Non
 
     text = written(csv.QUOTE_MINIMAL)
     return written(csv.QUOTE_NONNUMERIC) if "\r" in text else text
-
-
-def cell_of(text: str) -> str:
-    """A text as a CSV's cell that a spreadsheet takes for no formula.
-
-    What begins with one of `= + - @`, a tab or a carriage return, or with apostrophes and then
-    one of these, gets an apostrophe in front; `text_of` takes it away again.
-    """
-    return f"'{text}" if text.lstrip("'")[:1] in _FORMULA else text
-
-
-def text_of(cell: str) -> str:
-    """What `cell_of` made a cell of."""
-    return cell[1:] if cell[:1] == "'" and cell.lstrip("'")[:1] in _FORMULA else cell
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recame.errors import CheckpointError, ConfigError, DataError
+from recame.names import quoted
 
 LABEL_SPACE_SCHEMA = 1
 
@@ -61,7 +62,8 @@ class LabelSpace:
             if name not in self.names:
                 raise ConfigError(
                     f"The {role} {name!r} is not among the classes "
-                    f"({', '.join(self.names[:12])}). Correct its name in the settings."
+                    f"({', '.join(map(quoted, self.names[:12]))}). Correct its name in the "
+                    "settings."
                 )
         object.__setattr__(self, "_index", {name: i for i, name in enumerate(self.names)})
 
@@ -115,8 +117,9 @@ class LabelSpace:
         except KeyError:
             raise DataError(
                 f"Label {name!r} is not a class of this model "
-                f"({', '.join(self.names[:12])}{', ...' if self.num_classes > 12 else ''}). "
-                "Correct the label, or train with images of that class."
+                f"({', '.join(map(quoted, self.names[:12]))}"
+                f"{', ...' if self.num_classes > 12 else ''}). Correct the label, or train with "
+                "images of that class."
             ) from None
 
     def __contains__(self, name: object) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from recame.names import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,9 +25,13 @@ def relabelled(progress: Progress, label: str) -> Progress:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Print a line in which every name stands as it is: a class may be called `[/]` or `:x:`."""
+    """Print a line in which every name stands as it is: a class may be called `[/]` or `:x:`.
+
+    What a terminal would obey is shown and not obeyed (`recame.names.printable`).
+    """
+    shown = printable(text)
     console.print(
-        text, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True
+        shown, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True
     )
 
 

@@ -135,6 +135,26 @@ class TestTrainingData:
         assert "data.max_broken_fraction" in line
 
 
+class TestNamesOfFigures:
+    @pytest.mark.parametrize("name", ["../../esc", ".hidden", ""])
+    def test_a_name_that_leads_elsewhere(
+        self, name: str, refused: Callable[..., str], tmp_path: Path
+    ) -> None:
+        # Before anything is loaded.
+        line = refused("evaluate", tmp_path / "no-run", "other", "--name", name)
+        assert f"--name {name!r} is no plain name" in line
+        assert "Choose a name" in line
+
+    def test_a_note_that_was_damaged(
+        self, refused: Callable[..., str], finished: Path, tmp_path: Path
+    ) -> None:
+        place = shutil.copytree(finished, tmp_path / "run") / "evaluation" / "test"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "judged.json").write_text('{"source": 3, "split": [1]}', encoding="utf-8")
+        line = refused("evaluate", tmp_path / "run", "--no-report")
+        assert "does not say which images were judged (source 3, split [1])" in line
+
+
 class TestSettings:
     @pytest.mark.parametrize(
         ("setting", "told"),

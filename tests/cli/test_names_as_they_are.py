@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import io
+import shlex
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from recame.cli.app import _tell_trained
 from recame.cli.predicting import print_summary
 from recame.progress import progress_bars, say
+from recame.runs.folder import RunFolder
 from recame.runtime import PredictionSummary
 
 SOURCE = Path(__file__).parents[2] / "src" / "recame"
@@ -57,6 +60,15 @@ def test_a_prediction() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for name in (*ODD, "[/].png: [/reason]", "Written: [/]_unreadable.csv"):
         assert name in text
+
+
+def test_what_comes_next_can_be_copied(tmp_path: Path) -> None:
+    run, console = tmp_path / "tr [x] $y", heard()
+    run.mkdir()
+    (run / "run.json").write_text('{"schema": 1, "state": "finished"}', encoding="utf-8")
+    _tell_trained(RunFolder(run), console)
+    told = console.file.getvalue().splitlines()[1]  # type: ignore[attr-defined]
+    assert shlex.split(told) == ["Next:", "recame", "evaluate", str(run)]
 
 
 def made_of_text(node: ast.expr) -> bool:

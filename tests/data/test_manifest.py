@@ -406,3 +406,13 @@ def test_a_damaged_record_of_a_run_is_said(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="the run no longer knows its images"):
             read_recorded_manifest(path, "product")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows' names are made of UTF-16")
+def test_a_folder_below_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"lot\xff")
+    for name in ("a", "b"):
+        (place / name).mkdir(parents=True)
+        (place / name / "1.png").touch()
+    with pytest.raises(DataError, match=r"lot\\udcff is no UTF-8.*rename"):
+        read_manifest(place)

@@ -5,12 +5,14 @@ A page with such names has the same elements as one with plain names: what they 
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from recame.bench.plan.method import Method
 from recame.config import DataConfig
 from recame.contracts import Predictions
 from recame.label_space import LabelSpace
+from recame.names import printable
 
 #: In the order of the hostile ones, where things are sorted by their names.
 PLAIN = ("crack", "abrasion", "edge", "dent", "flake", "burr")
@@ -86,7 +89,11 @@ def check(page: str, plain: str, names: Sequence[str]) -> None:
     ids = set(re.findall(r'<section id="([^"]+)"', page))
     assert {a[1:] for a in re.findall(r'href="([^"]*)"', page) if a.startswith("#")} == ids
     for name in names:  # and it can be read
-        assert name.split("\r")[0][:12] in "".join(text_of(page).split("\r")), name
+        assert name.split("\r")[0][:12] in text_of(page), name
+    # Nothing turns what stands beside a name, and every figure is XML that a browser draws.
+    assert printable(page) == page
+    for figure in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page):
+        assert ET.fromstring(base64.b64decode(figure)).tag.endswith("svg")
 
 
 def _unmeasured(code: str) -> str:

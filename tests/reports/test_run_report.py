@@ -181,6 +181,15 @@ def test_the_judgement_admits_what_it_cannot_tell():
     assert "a good result" in perfect.lead
 
 
+def test_the_judgement_quotes_names_that_could_be_misread():
+    space = LabelSpace((" X ", "a, b", "short", "spur"), (200, 40, 9, 8), normal=" X ")
+    report = report_of(predictions_of([0, 0, 2, 2], [0, 0, 2, 0]), space)
+    said = levels(report)
+    assert said["No image of 'a, b', spur in this split: not in any mean."] == "warn"
+    assert "Too few images to tell the recall of ' X ' (2 images), short (2 images)." in said
+    assert any(text.startswith("50.0% of the defects are called ' X ' (escapes") for text in said)
+
+
 def test_a_baseline_is_judged_plainly():
     target = np.repeat([0, 1, 2, 3], 100)
     weak = target.copy()
@@ -284,7 +293,7 @@ def test_an_old_report_survives_a_folder_that_cannot_be_written(tmp_path, monkey
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(DataError, match="No space left"):
         write_report(report_of(long_tail(seed=2)), tmp_path)
     assert files.html.read_bytes() == before

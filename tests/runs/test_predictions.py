@@ -166,3 +166,21 @@ def test_a_manifests_own_column_may_look_like_a_probability(some, tmp_path):
     again = load_predictions(tmp_path / "out.csv", SPACE)
     assert set(again.table["p_lot"]) == {"A1"}
     assert set(again.table["p_id"]) == {"16777217"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_names_that_are_no_text_come_back(some, suffix, tmp_path):
+    names = ["bad\udcff.png", "bad\\udcff.png", "\\\udcff", "=ü.png"]
+    some.table["image"] = pd.Series(names, some.table.index, dtype=object)
+    save_predictions(predictions_table(some, SPACE), tmp_path / f"p{suffix}")
+    assert load_predictions(tmp_path / f"p{suffix}", SPACE).table["image"].tolist() == names
+
+
+def test_a_bit_that_flipped_in_parquet_is_noticed(some, tmp_path):
+    path = tmp_path / "p.parquet"
+    save_predictions(predictions_table(some, SPACE), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"ok") + 1] ^= 1  # a label becomes another
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be read as predictions .*recame evaluate"):
+        load_predictions(path, SPACE)

@@ -26,6 +26,7 @@ from recame.cli.predicting import print_summary
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError, DataError, MissingDependencyError, UnreadableError
 from recame.label_space import LabelSpace
+from recame.names import text_of
 from recame.runs.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY, load_predictions
 from recame.runtime import predict_files
 from recame.runtime.partial_table import PartialTable
@@ -280,9 +281,8 @@ def test_names_with_commas_quotes_and_line_ends(
     summary = recame.predict(bundle, folder, out=tmp_path / "odd.csv")
     for path, expected in ((summary.out, names), (summary.unreadable_path, ["0\r.png"])):
         assert path is not None
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-        assert [Path(row[0]).name for row in rows[1:]] == expected
+        rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
+        assert [Path(text_of(row[0])).name for row in rows[1:]] == expected
     assert [Path(name).name for name, _ in summary.unreadable] == ["0\r.png"]
 
 
@@ -352,11 +352,62 @@ def test_two_starts_at_once_do_not_mix(bundle: Path, folder: Path, tmp_path: Pat
         assert list(partial.todo) == list(range(305))
 
 
-def test_parquet_refuses_names_that_are_no_text(bundle: Path, tmp_path: Path) -> None:
-    model = recame.load(bundle)
-    with pytest.raises(DataError, match=r"d\\udce9f\.png is no UTF-8"):
-        PartialTable(tmp_path / "out.parquet", model, ["d\udce9f.png"], resume=True)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.skipif(os.name == "nt", reason="Windows' names are made of UTF-16")
+class TestNamesThatAreNoText:
+    """`bad` and the byte FF: valid UTF-8 in every table, and the very name comes back."""
+
+    @pytest.fixture
+    def named(self, pictures: Pictures, tmp_path: Path) -> list[str]:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        names = [os.fsdecode(name) for name in (b"bad\xff.png", b"bad\\udcff.png", b"=\xff.png")]
+        paths = [str(folder / name) for name in names]
+        for path in paths:
+            Path(path).write_bytes((pictures[0] / "000.png").read_bytes())
+        (folder / os.fsdecode(b"torn\xfe.png")).write_bytes(b"")
+        return sorted(paths)
+
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+    def test_both_tables(self, suffix: str, named: list[str], bundle: Path, tmp_path: Path) -> None:
+        out = tmp_path / f"out{suffix}"
+        summary = recame.predict(bundle, tmp_path / "images", out=out, max_unreadable=1)
+        read = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+        plain = sorted(read["image"].map(lambda cell: Path(cell).name))
+        assert plain == ["=\\udcff.png", "bad\\\\udcff.png", "bad\\udcff.png"]
+        space = recame.load(bundle).label_space
+        assert load_predictions(out, space).table["image"].tolist() == named
+        assert summary.unreadable_path is not None
+        [torn] = pd.read_csv(summary.unreadable_path)["image"]
+        assert os.fsencode(Path(text_of(torn)).name) == b"torn\xfe.png"
+
+    def test_an_interrupted_start_knows_them(
+        self, named: list[str], bundle: Path, tmp_path: Path
+    ) -> None:
+        model = recame.load(bundle)
+        with PartialTable(tmp_path / "a.csv", model, named, resume=True) as partial:
+            partial.add(list(model.stream(named, checksums=True))[:2])
+        with PartialTable(tmp_path / "a.csv", model, named, resume=True) as partial:
+            assert list(partial.todo) == [2]
+
+    def test_a_terminal_of_ascii(
+        self,
+        named: list[str],
+        write_bundle: Callable[..., Path],
+        grey: PreprocessSpec,
+        tmp_path: Path,
+    ) -> None:
+        space = LabelSpace(("ok", "crack", "Bürste"), (90, 9, 3))
+        bundle = write_bundle(tmp_path / "b", grey, space=space)
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        words = ["predict", bundle, *named, "-o", tmp_path / "out.csv", "--device", "cpu"]
+        done = subprocess.run(
+            [sys.executable, "-c", "from recame.cli import main; main()", *words],
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"3 images: B\\xfcrste 3" in done.stdout
 
 
 class TestOutage:

@@ -165,6 +165,33 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded(
     )
 
 
+@pytest.mark.parametrize("how", ["replaced", "overwritten", "emptied", "removed"])
+def test_a_bundle_that_goes_while_a_stream_runs(
+    how: str,
+    write_bundle: Callable[..., Path],
+    expected: Expected,
+    grey: PreprocessSpec,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    path = write_bundle(tmp_path / "b", grey)
+
+    def images() -> Iterator[np.ndarray]:
+        for number, pixels in enumerate(pictures[1]):
+            if number == 80 and how == "replaced":
+                write_bundle(path, grey, seed=1, replace=True)
+            elif number == 80:
+                for file in path.iterdir():
+                    content = {"overwritten": b"x" * file.stat().st_size}.get(how, b"")
+                    file.unlink() if how == "removed" else file.write_bytes(content)
+            yield pixels
+
+    model = recame.load(path, threads=2)
+    for source in (images(), iter(pictures[1])):
+        found = np.stack([item.probabilities for item in model.stream(source)])
+        np.testing.assert_allclose(found, expected(pictures[1], grey), atol=1e-5)
+
+
 def test_a_class_that_is_called_like_a_decision_is_told(
     write_bundle: Callable[..., Path],
     grey: PreprocessSpec,

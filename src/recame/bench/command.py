@@ -21,6 +21,7 @@ from recame.bench.tables.results import METHOD_COLUMN, collect, read_elsewhere
 from recame.bench.tables.table import around_markers, headline, update_markdown, write_tables
 from recame.errors import ConfigError, DataError
 from recame.files import hold, holder, write_text
+from recame.names import command
 from recame.progress import progress_bars, say
 
 #: How long to wait at a time for another process that measures the costs.
@@ -329,9 +330,10 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
     elsewhere = read_elsewhere(request.elsewhere) if request.elsewhere else None
     costs = bench.costs()
     file, plan = request.plan, bench.plan
-    given = [f"--data {name}=PATH" for name in plan.data if plan.data[name].needs_path]
-    command = " ".join(["recame bench", str(file.name if file.is_absolute() else file), *given])
-    contest = Contest(collect(bench.path, elsewhere), bench.methods, plan, costs, command)
+    needed = [name for name, entry in plan.data.items() if entry.needs_path]
+    given = [word for name in needed for word in ("--data", f"{name}=PATH")]
+    again = command("recame", "bench", Path(file.name) if file.is_absolute() else file, *given)
+    contest = Contest(collect(bench.path, elsewhere), bench.methods, plan, costs, again)
     if contest.shown.empty:
         raise DataError(
             f"{bench.path} holds no finished run of this plan yet: there is no table to write."

@@ -8,10 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from recame.errors import RecameError, as_missing_dependency
+from recame.names import printable
 
 _PACKAGE = Path(__file__).parents[1]
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
@@ -25,6 +27,7 @@ _SPINS = 5000
 def main() -> None:
     """Entry point of `recame`: user errors on one line and their exit code, no traceback."""
     share_the_cores()
+    _print_anything()
     from recame.cli.app import app
 
     try:
@@ -69,13 +72,20 @@ def _warnings_in_words() -> Iterator[None]:
             others(message, category, filename, lineno, file, line)
         elif (text := str(message)) not in told:
             told.add(text)
-            print(f"warning: {text}", file=sys.stderr)  # noqa: T201
+            print(f"warning: {printable(text)}", file=sys.stderr)  # noqa: T201
 
     warnings.showwarning = show
     try:
         yield
     finally:
         warnings.showwarning = others
+
+
+def _print_anything() -> None:
+    """Let what a terminal's encoding has no sign for become an escape instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def share_the_cores() -> None:
@@ -91,5 +101,5 @@ def share_the_cores() -> None:
 def _refuse(error: BaseException | str) -> NoReturn:
     # What a library says in several lines, as of bad YAML, becomes one.
     line = " ".join(part.strip() for part in str(error).splitlines())
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    print(f"error: {printable(line)}", file=sys.stderr)  # noqa: T201
     sys.exit(error.exit_code if isinstance(error, RecameError) else 2)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget
 from recame.cli.research import bench, synth
+from recame.names import command
 from recame.progress import say
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def train(
 def _tell_trained(run: RunFolder, console: Console) -> None:
     """Print where a run lies, and leave with exit code 1 where its training ended too early."""
     say(console, f"Run: {run.path}")
-    say(console, f"Next: recame evaluate {run.path}")
+    say(console, f"Next: {command('recame', 'evaluate', run.path)}")
     if run.stopped is not None:
         say(console, f"Training ended before its time: {run.stopped}", "yellow")
         raise typer.Exit(1)
@@ -295,8 +296,8 @@ def export(
         console=console,
     )
     say(console, f"Bundle: {bundle.path}")
-    for step in (f"latency {bundle.path}", f"predict {bundle.path} FOLDER"):
-        say(console, f"Next: recame {step}")
+    say(console, f"Next: {command('recame', 'latency', bundle.path)}")
+    say(console, f"Next: {command('recame', 'predict', bundle.path, 'FOLDER')}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from recame.names import quoted
 from recame.progress import say
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     if summary.num_unreadable:
         say(console, f"{summary.num_unreadable:,} files cannot be read:", "yellow")
         for path, reason in summary.unreadable:
-            say(console, f"  {_printable(path)}: {_printable(reason)}")
+            say(console, f"  {path}: {reason}")
         if summary.num_unreadable > len(summary.unreadable):
             say(console, f"  and {summary.num_unreadable - len(summary.unreadable):,} more")
-    told = ", ".join(f"{name} {count:,}" for name, count in summary.counts.items())
+    told = ", ".join(f"{quoted(name)} {count:,}" for name, count in summary.counts.items())
     if summary.num_unanswered:
         told += f"{', ' if told else ''}none {summary.num_unanswered:,}"
     say(console, f"{summary.num_images:,} images: {told}")
@@ -82,7 +83,7 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
         text = f"{summary.num_unanswered:,} of them to review: the model's answer names no class"
         say(console, f"{text}. Check its weights and what runs it.", "yellow")
     for kind, (number, first) in summary.lost.items():
-        say(console, f"{number:,} images {_LOST[kind]} ({_printable(first)}, ...)", "yellow")
+        say(console, f"{number:,} images {_LOST[kind]} ({first}, ...)", "yellow")
     if summary.num_resumed:
         say(console, f"{summary.num_resumed:,} files were done before this start")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
@@ -90,7 +91,3 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     say(console, f"Written: {summary.out}")
     if summary.unreadable_path is not None:
         say(console, f"Written: {summary.unreadable_path}")
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()

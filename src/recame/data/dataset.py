@@ -23,6 +23,7 @@ from recame.data.splits import complete_splits, in_order
 from recame.data.transforms import to_unit
 from recame.errors import DataError, UnreadableError
 from recame.label_space import LabelSpace
+from recame.names import quoted
 from recame.progress import Progress, silent
 
 
@@ -108,7 +109,7 @@ class InspectionSet:
         if not len(indices):
             raise DataError(
                 f"There is no image in the split {split!r}; the splits are "
-                f"{', '.join(self.splits)}. Name one of them."
+                f"{', '.join(map(quoted, self.splits))}. Name one of them."
             )
         part = self.table.iloc[indices]
         return SplitView(split, indices, part["target"].to_numpy(), part["row"].to_numpy())
@@ -234,7 +235,7 @@ def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> Non
             f"The model was not trained on {names}, so it can never be right there. Correct these "
             "labels, leave the images out, or train again with them."
         )
-    where = ", ".join(sorted(set(unknown["split"])))
+    where = ", ".join(map(quoted, sorted(set(unknown["split"]))))
     raise DataError(
         f"Training never sees {names}, found only in the split {where}: no model could name such "
         "an image. Add training images of it, or remove the rows."

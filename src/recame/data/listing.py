@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recame.errors import DataError
+from recame.names import printable
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -62,7 +63,9 @@ class Unused:
         if not self._counts:
             return ""
         order = sorted(self._counts, key=lambda kind: (kind in _BESIDE, -self._counts[kind], kind))
-        shown = [f"{self._counts[kind]:,} {kind} ({_shown(self._first[kind])})" for kind in order]
+        shown = [
+            f"{self._counts[kind]:,} {kind} ({printable(self._first[kind])})" for kind in order
+        ]
         more = f" and {len(shown) - _NAMED} other kinds" if len(shown) > _NAMED else ""
         return f"{lead}{', '.join(shown[:_NAMED])}{more}. "
 
@@ -70,14 +73,10 @@ class Unused:
         """Warn where some may be images."""
         if self.maybe_images:
             warnings.warn(
-                f"{len(self):,} files in {_shown(str(where))} are not used, since they are not "
+                f"{len(self):,} files in {printable(str(where))} are not used, since they are not "
                 f"named as PNG, JPEG, BMP or TIFF: {self.told()}Convert them if they are to count.",
                 stacklevel=4,
             )
-
-
-def _shown(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def list_images(sources: Sequence[str | Path]) -> list[Path]:

@@ -18,6 +18,7 @@ from recame.data.listing import IMAGE_SUFFIXES, Unused, walk_images
 from recame.data.table_text import TableText, read_table_text
 from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
+from recame.names import escaped, printable
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -99,6 +100,11 @@ def read_manifest(
     source = Path(source)
     if not source.exists():
         raise DataError(f"No data at {source}: the path does not exist. Check its spelling.")
+    if escaped(place := str(source.absolute())) != place:
+        raise DataError(
+            f"The path {printable(place)} is no UTF-8, and no table could name the images below "
+            "it: rename its folders, or give them by a link of another name."
+        )
     folder = source.is_dir()
     table = _read_folder(source, labels) if folder else _read_table(source, columns, labels)
     _tell_look_alikes(table, source, columns)
@@ -169,7 +175,7 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
     files = [file for file in found if file.encode("utf-8", "ignore").decode() == file]
     odd = sorted(set(found).difference(files))
     if odd:
-        shown = odd[0].encode("utf-8", "backslashreplace").decode()
+        shown = printable(odd[0])
         warnings.warn(
             f"{len(odd)} images of {folder} have names that are no UTF-8 ({shown}, ...) and are "
             "left out, as no table could name them: rename them.",

@@ -24,6 +24,7 @@ from recame.data.decode import (
 )
 from recame.data.image_file import open_header, read_image, stored_form, whole_file
 from recame.errors import DataError
+from recame.names import printable
 from recame.progress import Progress, silent
 
 #: Pixels that `propose_spec` decodes at most, so that large images cost seconds and not minutes.
@@ -255,7 +256,7 @@ def tell_losses(cache: ImageCache, spec: PreprocessSpec, *, colour: bool = True)
 
 
 def _named(paths: Sequence[str]) -> str:
-    shown = [path.encode("utf-8", "backslashreplace").decode() for path in paths[:_NAMED]]
+    shown = [*map(printable, paths[:_NAMED])]
     more = ", ..." if len(paths) > _NAMED else ""
     return f"{len(paths):,} image{'s' * (len(paths) != 1)} ({', '.join(shown)}{more})"
 

@@ -12,6 +12,7 @@ import numpy as np
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.policy import names_a_class
 from recame.metrics.statistics import rate_at_most
+from recame.names import quoted
 
 #: A threshold that no probability reaches.
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
@@ -84,7 +85,7 @@ class NormalThreshold:
         )
         if worst:
             told = ", ".join(
-                f"{name} {facts['pass']} of {facts['images']} (at most "
+                f"{quoted(name)} {facts['pass']} of {facts['images']} (at most "
                 f"{facts['escape_at_most']:.0%})"
                 for name, facts in worst[:_NAMED]
             )

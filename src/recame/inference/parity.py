@@ -12,6 +12,7 @@ import torch
 from recame.contracts import Array, IntArray, PreprocessSpec
 from recame.inference.forward import BatchForward
 from recame.models import MultiExpertClassifier
+from recame.names import quoted
 
 #: Largest difference of a probability. Half precision keeps 11 bits, of which a sharp softmax over
 #: cosines times 16 loses some four; INT8 is judged by its decisions.
@@ -76,7 +77,7 @@ class Parity:
             f"{self.max_difference:.2g}, same class {self.agreement:.2%}"
         )
         if self.tail_agreement is not None:
-            names = ", ".join(self.tail_classes[:4])
+            names = ", ".join(map(quoted, self.tail_classes[:4]))
             more = ", ..." if len(self.tail_classes) > 4 else ""
             text += f", tail ({names}{more}) {self.tail_agreement:.2%} of {self.tail_images:,}"
         return f"{text}; black, white and random images {self.synthetic_difference:.2g}"

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from recame.inspection.check import Inspection, two_digits
 from recame.inspection.checks.structure import Structure
+from recame.names import one_line
 from recame.pages.render import counted
 
 _MOST_CLASSES = 30
@@ -41,7 +42,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         facts.append(f"{audit.products.shape[1]:,} products")
     if audit.splits:
         facts.append(", ".join(f"{name} {count:,}" for name, count in audit.splits.items()))
-    console.print(Text(f"\n{inspection.source}", "bold"), width=width)
+    console.print(Text(f"\n{one_line(str(inspection.source))}", "bold"), width=width)
     console.print(Text(f"{' · '.join(facts)}\n", "dim"), width=width)
     console.print(_class_table(inspection, console, width), width=width)
     if inspection.embedded is not None:
@@ -81,7 +82,7 @@ def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
         table.add_column("log scale", no_wrap=True)
     most = audit.classes["images"].max()
     for position, row in enumerate(audit.classes.head(_MOST_CLASSES).to_dict("records")):
-        cells: list[str | Text] = [Text(str(row["class"]))]
+        cells: list[str | Text] = [Text(one_line(str(row["class"])))]
         cells += [f"{row[name]:,}" for name in ("images", *splits)]
         if decoded:
             own = inspection[Structure].classes.iloc[position]

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from recame.errors import CheckpointError
-from recame.files import csv_text, read_json, records, write_together
+from recame.files import csv_text, read_json, records, text_bytes, write_together
 from recame.inspection.check import Inspection
 from recame.inspection.inspection_page import inspection_page
+from recame.names import cells_of
 
 INSPECTION_SCHEMA = 1
 
@@ -78,13 +79,13 @@ def save_inspection(inspection: Inspection, out: Path) -> Path:
     """
     advice = "Free some space, or choose another folder with --out."
     with write_together(out, advice=advice) as partial:
-        (partial / "inspection.html").write_text(inspection_page(inspection), encoding="utf-8")
+        (partial / "inspection.html").write_bytes(text_bytes(inspection_page(inspection)))
         text = json.dumps(inspection_dict(inspection), indent=1, ensure_ascii=False, default=str)
-        (partial / "inspection.json").write_text(text + "\n", encoding="utf-8")
+        (partial / "inspection.json").write_bytes(text_bytes(text + "\n"))
         for check in inspection.checks:
             for name, table in check.tables().items():
                 if len(table):
-                    text = csv_text(table, index=False)
+                    text = csv_text(cells_of(table), index=False)
                     (partial / f"{name}.csv").write_bytes(text.encode())
                 else:
                     (out / f"{name}.csv").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recame.errors import CheckpointError
 from recame.models.classifier import ExpertHead
+from recame.names import quoted
 
 Initialisation = Literal["random", "class_means"] | Path
 
@@ -94,9 +95,10 @@ def read_text_features(path: Path, names: Sequence[str]) -> Tensor:
             missing = [name for name in names if name not in found]
             if missing:
                 raise CheckpointError(
-                    f"{path} holds no text features of {', '.join(missing[:12])} (it has "
-                    f"{', '.join(list(found)[:12])}): the classifier needs a vector for each "
-                    "class, under its name. Write the file with this set's class names."
+                    f"{path} holds no text features of {', '.join(map(quoted, missing[:12]))} (it "
+                    f"has {', '.join(map(quoted, list(found)[:12]))}): the classifier needs a "
+                    "vector for each class, under its name. Write the file with this set's class "
+                    "names."
                 )
             features = torch.stack([found[name] for name in names]).float()
         else:

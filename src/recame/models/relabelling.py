@@ -13,6 +13,7 @@ from recame.label_space import LabelSpace
 from recame.models.adapters import rank_of
 from recame.models.checkpoint import LoadedModel
 from recame.models.classifier import CosineClassifier, LinearClassifier
+from recame.names import quoted
 
 
 @torch.no_grad()
@@ -55,9 +56,10 @@ def adapted_to(loaded: LoadedModel, label_space: LabelSpace) -> LoadedModel:
     kept = [index for index, name in enumerate(label_space.names) if name in known]
     if not kept:
         raise DataError(
-            f"None of the classes {', '.join(label_space.names[:12])} is one of the checkpoint's "
-            f"({', '.join(known.names[:12])}), so nothing of its classifier could be kept: correct "
-            "the names, or train a new one on its backbone (model.pretrained)."
+            f"None of the classes {', '.join(map(quoted, label_space.names[:12]))} is one of the "
+            f"checkpoint's ({', '.join(map(quoted, known.names[:12]))}), so nothing "
+            "of its classifier could be kept: correct the names, or train a new one on its "
+            "backbone (model.pretrained)."
         )
     model = copy.deepcopy(loaded.model)
     classifier, count = model.head.classifier, label_space.num_classes

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recame.contracts import Array
+from recame.names import printable, quoted
 from recame.pages.drawing import save_figure
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def figure_picture(
     with mpl.rc_context({"svg.hashsalt": "recame", "svg.fonttype": "path"}):
         how = {"format": "svg", "metadata": {"Date": None}} if vector else {"format": "png"}
         save_figure(figure, stream, dpi=dpi, **how)
+    if vector:  # names stand in it as remarks, and no XML holds control characters
+        stream = io.BytesIO(printable(stream.getvalue().decode()).encode())
     width = round(figure.get_figwidth() * 96)
     return Picture(_data_uri(stream, "svg+xml" if vector else "png"), alt, caption, width)
 
@@ -120,9 +123,9 @@ def render_page(room: str, template: str, **content: Any) -> str:
         content: what the template names.
 
     Returns:
-        A whole HTML document. Every text is escaped.
+        A whole HTML document. Every text is escaped, what turns the order of letters included.
     """
-    return _environment(room).get_template(template).render(**content)
+    return printable(_environment(room).get_template(template).render(**content))
 
 
 @cache
@@ -185,14 +188,19 @@ def counted(count: int, what: str = "image") -> str:
 
 
 def listed_text(names: Sequence[str], most: int = 6) -> str:
-    """Names with commas, those beyond `most` as a number.
+    """Names with commas, in quotes where they need them, those beyond `most` as a number.
 
     Examples:
         >>> listed_text(["open", "short", "spur"], 2)
         'open, short and 1 more'
     """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return joined_text([quoted(name) for name in names], most)
+
+
+def joined_text(texts: Sequence[str], most: int = 6) -> str:
+    """`listed_text` of what is put together already, as names with their figures."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:

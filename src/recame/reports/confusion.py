@@ -11,6 +11,7 @@ import pandas as pd
 from recame.contracts import Array
 from recame.files import csv_text, write_together
 from recame.label_space import LabelSpace
+from recame.names import cell_of, cells_of
 from recame.pages.drawing import figure_label, save_figure
 
 if TYPE_CHECKING:
@@ -96,11 +97,11 @@ def save_evaluation(evaluation: Evaluation, folder: Path, label_space: LabelSpac
     Raises:
         DataError: the folder cannot be written, or the disk is full.
     """
-    names = pd.Index(evaluation.names, name="is \\ called")
-    confusion = pd.DataFrame(evaluation.confusion, index=names, columns=list(evaluation.names))
+    names = pd.Index(map(cell_of, evaluation.names), name="is \\ called")
+    confusion = pd.DataFrame(evaluation.confusion, index=names, columns=list(names))
     with write_together(folder, advice=WRITABLE) as partial:
         tables = {"confusion": csv_text(confusion)}
-        tables["per_class"] = csv_text(evaluation.per_class, index=False)
+        tables["per_class"] = csv_text(cells_of(evaluation.per_class), index=False)
         for name, text in tables.items():
             (partial / f"{name}.csv").write_bytes(text.encode())
         if len(evaluation.names) <= MOST_DRAWN:

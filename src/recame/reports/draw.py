@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.errors import CheckpointError
-from recame.files import json_text, read_json, write_together
+from recame.files import json_text, read_json, text_bytes, write_together
 from recame.inference.finished_run import recorded_data
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
+from recame.names import command
 from recame.pages.render import counted
 from recame.progress import Progress, silent
 from recame.reports.confusion import WRITABLE
@@ -111,7 +111,7 @@ def write_report(report: RunReport, folder: Path) -> ReportFiles:
     texts = (report_html(report), report_markdown(report), json_text(report.to_dict()))
     with write_together(folder, advice=WRITABLE) as partial:
         for path, text in zip(files, texts, strict=True):
-            (partial / path.name).write_text(text, encoding="utf-8")
+            (partial / path.name).write_bytes(text_bytes(text))
     return files
 
 
@@ -167,16 +167,16 @@ def run_facts(
         "taught by": str(info.get("teacher", {}).get("path", "")),
         "run folder": str(folder.path.resolve()),
     }
-    run, data = shlex.quote(str(folder.path)), shlex.quote(str(info.get("data", "DATA")))
-    other = "" if baseline is None else f" --against {shlex.quote(baseline.path or baseline.name)}"
+    again = Path(f"{folder.path}-again")
+    other: list[str | Path] = (
+        [] if baseline is None else ["--against", Path(baseline.path or baseline.name)]
+    )
     # Images that the run was not trained from are named, the others are in its manifest.
     elsewhere = source is not None and str(source) != info.get("data")
-    judged = f" {shlex.quote(str(source))}" if elsewhere else ""
+    judged: list[str | Path] = [Path(str(source))] if elsewhere else []
     name = name or split
-    on_split, reported = (
-        "" if word == "test" else f" --split {shlex.quote(word)}" for word in (split, name)
-    )
-    judged += f" --name {shlex.quote(name)}" if elsewhere else ""
+    on_split, reported = ([] if word == "test" else ["--split", word] for word in (split, name))
+    judged += ["--name", name] if elsewhere else []
     return RunFacts(
         name=folder.path.resolve().name,
         split=name,
@@ -187,9 +187,9 @@ def run_facts(
         facts=tuple((name, text) for name, text in facts.items() if text.strip(", ")),
         reasons=tuple(folder.reasons()),
         commands=(
-            _training_command(info, data, run),
-            f"recame evaluate {run}-again{judged}{on_split}",
-            f"recame report {run}-again{reported}{other}",
+            command("recame", *_training_words(info, folder.path), "--out", again),
+            command("recame", "evaluate", again, *judged, *on_split),
+            command("recame", "report", again, *reported, *other),
         ),
         history=_history(folder),
         phases=_facts(folder.path / "phases.json"),
@@ -197,20 +197,19 @@ def run_facts(
     )
 
 
-def _training_command(info: dict[str, Any], data: str, run: str) -> str:
+def _training_words(info: dict[str, Any], run: Path) -> list[str | Path]:
     """What makes the run again; a student is made of its teacher."""
     teacher = info.get("teacher")
     if teacher is None:
-        return f"recame train {data} --config {run}/config.yaml --out {run}-again"
+        return ["train", Path(info.get("data", "DATA")), "--config", run / "config.yaml"]
     asked = teacher.get("asked", {})
-    words = [shlex.quote(teacher["path"])]
-    words += [f"--backbone {shlex.quote(asked['backbone'])}"] if asked.get("backbone") else []
-    words += [f"--unlabelled {shlex.quote(path)}" for path in asked.get("unlabelled", ())]
-    words += [
-        f"--set {shlex.quote(f'{name}={value if isinstance(value, str) else json.dumps(value)}')}"
-        for name, value in asked.get("changes", {}).items()
-    ]
-    return f"recame distill {' '.join(words)} --out {run}-again"
+    words: list[str | Path] = ["distill", Path(teacher["path"])]
+    words += ["--backbone", asked["backbone"]] if asked.get("backbone") else []
+    for path in asked.get("unlabelled", ()):
+        words += ["--unlabelled", Path(path)]
+    for name, value in asked.get("changes", {}).items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return words
 
 
 def _changed(settings: dict[str, dict[str, Any]]) -> tuple[Setting, ...]:

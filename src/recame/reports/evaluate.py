@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +22,7 @@ from recame.files import read_json, write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
+from recame.names import check_folder_name, command
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
 from recame.reports.run_report import Baseline
@@ -77,7 +78,14 @@ class _Judged:
         if not any((place / file).exists() for file in (JUDGED, PREDICTIONS)):
             return None
         values = read_json(place / JUDGED) if (place / JUDGED).exists() else {}
-        return cls(values.get("source"), values.get("split", name), values.get("weights", ""))
+        source, split = values.get("source"), values.get("split", name)
+        weights = values.get("weights", "")
+        if not all(isinstance(value, str) for value in (source or "", split, weights)):
+            raise CheckpointError(
+                f"{place / JUDGED} does not say which images were judged (source {source!r}, split "
+                f"{split!r}): it was edited or damaged. Judge them again after removing {place}."
+            )
+        return cls(source, split, weights)
 
     def write(self, place: Path) -> None:
         """Note it beside the predictions."""
@@ -119,6 +127,8 @@ def evaluate(
             taken by other images' figures, or another process judges under it now.
     """
     console = console or Console(quiet=True)
+    if name is not None:
+        check_folder_name(name, "--name")
     folder, config, loaded = open_finished(run)
     where = None if source is None else str(Path(source).absolute())
     judged = _Judged(where, split, folder.weights_sha256())
@@ -133,7 +143,7 @@ def _usual_name(judged: _Judged) -> str:
     """The split's name; another source's own, and its split's where that is none of `test`."""
     if judged.source is None:
         return judged.split
-    path = Path(judged.source)
+    path = Path(os.path.normpath(judged.source))  # `..` is no name
     own = path.name if path.is_dir() else path.stem
     return own if judged.split == "test" else f"{own}-{judged.split}"
 
@@ -232,11 +242,11 @@ def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> 
             write_text(path, traceback.format_exc(), advice="Free some space.")
         except RecameError as unwritten:
             kept = f"The traceback is lost: {unwritten}"
-        words = ["recame", "report", str(folder.path), "--split", name]
-        words += [] if against is None else ["--against", str(against)]
+        words: list[str | Path] = ["recame", "report", folder.path, "--split", name]
+        words += [] if against is None else ["--against", against]
         raise ReportError(
             f"The report could not be drawn ({reason}); the figures in {path.parent} stand without "
-            f"it. {kept} Draw it again with: {shlex.join(words)}"
+            f"it. {kept} Draw it again with: {command(*words)}"
         ) from error
     path.unlink(missing_ok=True)
 

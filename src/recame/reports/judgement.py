@@ -12,7 +12,8 @@ from recame.metrics.comparison import Comparison
 from recame.metrics.disagreement import Disagreement
 from recame.metrics.evaluation import Evaluation
 from recame.metrics.registry import METRICS
-from recame.pages.render import counted, listed_text
+from recame.names import quoted
+from recame.pages.render import counted, joined_text, listed_text
 
 #: Balanced accuracy from which a result is called good, and below which weak.
 GOOD, WEAK = 0.9, 0.7
@@ -122,11 +123,13 @@ def _class_losses(comparison: Comparison) -> list[Sentence]:
     table = comparison.recalls.dropna()
     lost = table[table["only_baseline_right"] - table["only_model_right"] > 0]
     lost = lost.assign(change=lost["recall"] - lost["other"]).sort_values("change")
-    listed = [f"{row['class']} {100 * row['change']:+.1f}" for row in lost.to_dict("records")]
+    listed = [
+        f"{quoted(row['class'])} {100 * row['change']:+.1f}" for row in lost.to_dict("records")
+    ]
     if not listed:
         return []
     level = "warn" if float(lost["change"].min()) < -0.05 else "note"
-    text = f"Recall below {comparison.baseline}'s (points): {listed_text(listed, 5)}."
+    text = f"Recall below {quoted(comparison.baseline)}'s (points): {joined_text(listed, 5)}."
     return [Sentence(level, text)]
 
 
@@ -137,7 +140,8 @@ def _inspection(evaluation: Evaluation) -> list[Sentence]:
     if escape is not None and escape.value is not None:
         level = "good" if escape.value < 0.01 else "warn" if escape.value < 0.05 else "bad"
         share = f"{escape.value:.1%} of the defects are" if escape.value else "No defect is"
-        text = f"{share} called {evaluation.normal} (escapes, {_range(escape.low, escape.high)})"
+        called = quoted(evaluation.normal)
+        text = f"{share} called {called} (escapes, {_range(escape.low, escape.high)})"
         if critical is not None and critical.value is not None:
             text += f"; of the critical ones {critical.value:.1%}"
             level = "bad" if critical.value > 0.01 and level != "bad" else level
@@ -145,8 +149,8 @@ def _inspection(evaluation: Evaluation) -> list[Sentence]:
         found.append(Sentence(level, text + "."))
     if overkill is not None and overkill.value is not None:
         level = "good" if overkill.value < 0.05 else "warn" if overkill.value < 0.2 else "bad"
-        share = f"{overkill.value:.1%} of {evaluation.normal}"
-        share = share if overkill.value else f"No image of {evaluation.normal}"
+        normal = quoted(evaluation.normal)
+        share = f"{overkill.value:.1%} of {normal}" if overkill.value else f"No image of {normal}"
         text = f"{share} is called a defect (overkill, {_range(overkill.low, overkill.high)})."
         level = "warn" if overkill.too_wide and level == "good" else level
         found.append(Sentence(level, text))
@@ -211,9 +215,9 @@ def _products(evaluation: Evaluation) -> list[Sentence]:
     low = table[table["accuracy_high"] < overall].sort_values("accuracy")
     if low.empty:
         return []
-    listed = [f"{row['product']} {row['accuracy']:.2f}" for row in low.to_dict("records")]
+    listed = [f"{quoted(row['product'])} {row['accuracy']:.2f}" for row in low.to_dict("records")]
     verb = "Products" if len(listed) > 1 else "A product"
-    text = f"{verb} clearly below the mean accuracy of {overall:.2f}: {listed_text(listed, 5)}."
+    text = f"{verb} clearly below the mean accuracy of {overall:.2f}: {joined_text(listed, 5)}."
     return [Sentence("warn", text)]
 
 
@@ -233,10 +237,10 @@ def doubts(evaluation: Evaluation) -> list[str]:
     unsure = table[(table["note"] != "") & (table["images"] > 0)].sort_values("images")
     if len(unsure):
         few = [
-            f"{name} ({counted(images, 'image')})"
+            f"{quoted(name)} ({counted(images, 'image')})"
             for name, images in zip(unsure["class"], unsure["images"], strict=True)
         ]
-        told.append(f"Too few images to tell the recall of {listed_text(few, _MOST_DOUBTS)}.")
+        told.append(f"Too few images to tell the recall of {joined_text(few, _MOST_DOUBTS)}.")
     absent = table.loc[table["images"] == 0, "class"].tolist()
     if absent:
         names = listed_text(absent, _MOST_DOUBTS)

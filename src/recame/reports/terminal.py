@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recame.metrics.registry import BY_NAME
+from recame.names import one_line, quoted
 from recame.pages.render import interval_text, listed_text, share_text
 from recame.reports.judgement import doubts
 
@@ -36,7 +37,7 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
     counted = f"{evaluation.num_images:,} images"
     if evaluation.num_unlabelled:
         counted += f", {evaluation.num_unlabelled:,} more without a label left out"
-    heading = Text.assemble("\n", (title, "bold"), "  ", (counted, "dim"))
+    heading = Text.assemble("\n", (one_line(title), "bold"), "  ", (counted, "dim"))
     console.print(heading, width=width)
     console.print(_headline_table(evaluation), width=width)
     console.print(_class_table(evaluation, console, width), width=width)
@@ -72,7 +73,7 @@ def _headline_table(evaluation: Evaluation) -> Table:
     table = _table("", "number", "value", f"{evaluation.confidence:.0%} interval")
     table.add_column("meaning", style="dim", overflow="fold")
     meaning = {
-        "worst_class_recall": evaluation.worst_class,
+        "worst_class_recall": quoted(evaluation.worst_class),
         "tail_recall": listed_text(evaluation.tail_classes, 4),
     }
     groups = evaluation.groups
@@ -182,6 +183,7 @@ def _product_table(products: pd.DataFrame) -> Table:
 
 
 def _short(name: str) -> str:
+    name = one_line(name)
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 2] + ".."
 
 

@@ -13,8 +13,9 @@ import pandas as pd
 
 from recame.contracts import Predictions
 from recame.errors import ConfigError, DataError
-from recame.files import cell_of, text_of, write_whole
+from recame.files import write_whole
 from recame.label_space import LabelSpace
+from recame.names import cells_of, escaped, quoted, text_of, texts_changed, unescaped
 
 PREDICTIONS_SCHEMA = 1
 
@@ -100,10 +101,9 @@ def save_predictions(table: pd.DataFrame, path: Path) -> None:
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    cells = table.copy(deep=False)
+    cells = cells_of(table)
     quoting: Literal[0, 2] = csv.QUOTE_MINIMAL
     for name in cells.select_dtypes(exclude="number"):
-        cells[name] = cells[name].map(lambda v: cell_of(v) if isinstance(v, str) else v)
         if cells[name].astype(str).str.contains("\r", regex=False).any():
             # It splits rows, and a CSV writer quotes only what ends its own lines.
             quoting = csv.QUOTE_NONNUMERIC
@@ -114,9 +114,9 @@ def _write_parquet(table: pd.DataFrame, path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = pa.Table.from_pandas(table, preserve_index=False)
+    columns = pa.Table.from_pandas(texts_changed(table, escaped), preserve_index=False)
     metadata = {**(columns.schema.metadata or {}), SCHEMA_KEY: str(PREDICTIONS_SCHEMA).encode()}
-    parquet.write_table(columns.replace_schema_metadata(metadata), path)
+    parquet.write_table(columns.replace_schema_metadata(metadata), path, write_page_checksum=True)
 
 
 def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
@@ -145,7 +145,8 @@ def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
         raise DataError(f"No predictions at {path}: check the path.") from None
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as predictions ({error}). Write it again with `recame predict`."
+            f"{path} cannot be read as predictions ({error}): it was cut off, edited or damaged. "
+            "Write it again with the command that made it, `recame evaluate` or `recame predict`."
         ) from error
     names = label_space.names
     ensemble = [f"p_{name}" for name in names]
@@ -158,7 +159,8 @@ def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
     if missing:
         raise DataError(
             f"{path} has no column {missing[0]!r}, so it holds no predictions of the classes "
-            f"{', '.join(names[:12])}. Give the predictions of the run whose label space is used."
+            f"{', '.join(map(quoted, names[:12]))}. Give the predictions of the run "
+            "whose label space is used."
         )
     drop = ["prediction", "confidence", *ensemble, *experts]
     shape = (len(table), len(prefixes), len(names))
@@ -174,29 +176,26 @@ def _read_csv(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     header = pd.read_csv(path, nrows=0).columns
     ours = {"confidence", *(f"p_{name}" for name in classes)}
     # A manifest's own column may be called p_lot.
-    numbers = {n: np.float32 for n in header if re.sub(r"^expert\d+_", "", n) in ours}
+    numbers = {n: np.float32 for n in header if re.sub(r"^expert\d+_", "", text_of(n)) in ours}
     # Class "NA" and lot "007" are names: only an empty cell means "none".
     text = {name: str for name in header if name not in numbers}
     # An answer without numbers has "nan" for them.
     empty = {name: ["", "nan"] if name in numbers else [""] for name in header}
     table = pd.read_csv(path, dtype={**numbers, **text}, keep_default_na=False, na_values=empty)
-    for name in text:
-        table[name] = table[name].map(text_of, na_action="ignore")
-    return table
+    return texts_changed(table, text_of).rename(columns=text_of)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     from pyarrow import parquet
 
-    columns = parquet.read_table(path)
+    columns = parquet.read_table(path, page_checksum_verification=True)
     schema = int((columns.schema.metadata or {}).get(SCHEMA_KEY, b"0"))
     if schema > PREDICTIONS_SCHEMA:
         raise DataError(
             f"{path} has schema {schema}; this version reads up to {PREDICTIONS_SCHEMA}. "
             "Update recame: pip install -U recame"
         )
-    table: pd.DataFrame = columns.to_pandas()
-    return table
+    return texts_changed(columns.to_pandas(), unescaped)
 
 
 def _target(

@@ -1,31 +1,12 @@
-"""The predictions table as Parquet, which holds each name as it is."""
+"""The predictions table as Parquet, whose texts no spreadsheet takes for formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from recame.errors import DataError
-
-#: What `recame.files.cell_of` puts in front of a text for spreadsheets.
+#: What `recame.names.cell_of` puts in front of a text for spreadsheets.
 _APOSTROPHE = r"^'('*[=+\-@\t\r])"
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse, before any work, file names that Parquet cannot hold.
-
-    Raises:
-        DataError: one is no UTF-8.
-    """
-    for name in names:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            raise DataError(
-                f"The name of {shown} is no UTF-8, and Parquet holds no other text: rename the "
-                "file, or write a .csv table."
-            ) from None
 
 
 def to_parquet(table: Path, header: Sequence[str]) -> Path:
@@ -53,7 +34,7 @@ def to_parquet(table: Path, header: Sequence[str]) -> Path:
         convert_options=arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
     )
-    with reader, parquet.ParquetWriter(target, schema) as writer:
+    with reader, parquet.ParquetWriter(target, schema, write_page_checksum=True) as writer:
         for block in reader:
             columns = pa.Table.from_batches([block])
             for place, name in enumerate(header):

@@ -6,31 +6,33 @@ the checksum of what was decoded. A file that could not even be opened has none,
 
 from __future__ import annotations
 
-import csv
 import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import count, islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Self
 
-import numpy as np
-
 from recame.errors import DataError, UnreadableError
-from recame.files import _sync, cell_of, sha256, text_of
+from recame.files import _sync, sha256
 from recame.machine import usable_cores
-from recame.runtime.parquet_table import check_names, to_parquet
+from recame.names import escaped
+from recame.runtime.parquet_table import to_parquet
 from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.table_lines import (
+    REASONS,
+    cells,
+    check_reasons,
+    lines,
+    unreadable_path,
+    write_lines,
+)
 
-PARTIAL_SCHEMA = 4
-
-#: How the name of a table of unreadable files ends.
-UNREADABLE_ENDING = "_unreadable.csv"
+PARTIAL_SCHEMA = 5
 
 #: What the versions whose rows are no database (schema 1) left in the folder.
 _EARLIER = "identity.json"
@@ -43,13 +45,11 @@ _PREPARE = (
 )
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
-    # `state` is one of those below, the label of what has none NULL. Names need not be valid text.
+    # `state` is one of those below, the label of what has none NULL. Names stand `escaped`.
     """CREATE TABLE IF NOT EXISTS rows
     (position INTEGER PRIMARY KEY, name, sha256, label, state, lost, line)""",
 )
 _DECIDED, _HELD, _UNANSWERED, _UNREADABLE = range(4)
-#: First line of the table of unreadable files.
-_REASONS = ["image", "reason"]
 #: Rows that are kept together, at least.
 _CHUNK = 256
 #: Unreadable files that a summary names.
@@ -106,16 +106,13 @@ class PartialTable:
 
     Raises:
         DataError: the rows are of another start that still runs, of another model, or of another
-            version; a file's name cannot stand in the table; or something else bears the name of
-            the table of unreadable files.
+            version; or something else bears the name of the table of unreadable files.
     """
 
     def __init__(
         self, out: Path, predictor: Predictor, names: Sequence[str], *, resume: bool
     ) -> None:
-        if out.suffix.lower() == ".parquet":
-            check_names(names)
-        _check_reasons(unreadable_path(out))
+        check_reasons(unreadable_path(out))
         self.out, self.folder = out, out.with_name(f"{out.name}.partial")
         self._names, self._space = names, predictor.label_space
         if (self.folder / _EARLIER).exists():
@@ -143,17 +140,18 @@ class PartialTable:
 
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
+        kept = lines(found, self._space.names)
         rows = (
             (
                 place,
-                _bytes(item.image),
+                escaped(item.image),
                 item.sha256,
                 item.label,
                 _state(item),
                 "\n".join(item.lost),
                 line,
             )
-            for item, line, place in zip(found, self._lines(found), self._places, strict=False)
+            for item, line, place in zip(found, kept, self._places, strict=False)
         )
         with self._db:
             self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
@@ -195,7 +193,7 @@ class PartialTable:
             )
         if num_unreadable > self._allowed(most):
             raise self._too_many(num_unreadable, most, "read")
-        unreadable = _read(islice(self._stored(readable=False), _NAMED))
+        unreadable = cells(islice(self._stored(readable=False), _NAMED))
         summary = PredictionSummary(
             out=self.out,
             num_images=len(self._names) - num_unreadable,
@@ -238,25 +236,25 @@ class PartialTable:
 
     def _first_reasons(self) -> str:
         rows = islice(self._stored(readable=False), 3)
-        return "; ".join(f"{name}: {reason}" for name, reason in _read(rows))
+        return "; ".join(f"{name}: {reason}" for name, reason in cells(rows))
 
     def _place(self) -> Path | None:
         """Write both tables beside the rows and move them in place."""
         table, listed = self.folder / "table.csv", self.folder / "unreadable.csv"
         reasons, classes = unreadable_path(self.out), self._space.names
-        [row] = _read([next(self._stored(readable=True))])
+        [row] = cells([next(self._stored(readable=True))])
         header = ["image", "prediction", "confidence", "decision", "reason"]
         header += [f"p_{c}" for c in classes]
         num_experts = (len(row) - len(header)) // len(classes)
         header += [f"expert{k}_p_{c}" for k in range(num_experts) for c in classes]
-        _write(table, header, self._stored(readable=True))
+        write_lines(table, header, self._stored(readable=True))
         if self.out.suffix.lower() == ".parquet":
             table = to_parquet(table, header)
         _sync(table)
         if next(self._stored(readable=False), None) is None:
             reasons.unlink(missing_ok=True)
         else:
-            _write(listed, _REASONS, self._stored(readable=False))
+            write_lines(listed, REASONS, self._stored(readable=False))
             _sync(listed)
             listed.replace(reasons)
         table.replace(self.out)
@@ -335,43 +333,12 @@ class PartialTable:
                 names = self._names[start : start + _CHUNK]
                 now = pool.map(_content, names)
                 for place, name, content in zip(count(start), names, now, strict=False):
-                    if not db.execute(kept, (-1 - place, _bytes(name), content)).rowcount:
+                    if not db.execute(kept, (-1 - place, escaped(name), content)).rowcount:
                         todo.append(place)
             db.execute("DELETE FROM rows WHERE position >= 0")
             db.execute("UPDATE rows SET position = -1 - position")
             db.execute("DROP INDEX by_name")
         return todo
-
-    def _lines(self, found: Sequence[Prediction]) -> list[bytes]:
-        """The line of either table for each file."""
-        values = [
-            item.probabilities
-            if item.expert_probabilities is None
-            else np.concatenate([item.probabilities, item.expert_probabilities.ravel()])
-            for item in found
-            if not item.unreadable
-        ]
-        # Shortest text that reads back as the same float32.
-        texts = iter(np.asarray(values, np.float32).astype(str).tolist())
-        numbers = [[] if item.unreadable else next(texts) for item in found]
-        words = _csv(
-            [item.image, str(item.error)] if item.unreadable else self._words(item, row)
-            for item, row in zip(found, numbers, strict=True)
-        )
-        # A CSV writer looks at each character; numbers need no quotes.
-        return [
-            _bytes(",".join([line, *row]) + "\n") for line, row in zip(words, numbers, strict=True)
-        ]
-
-    def _words(self, item: Prediction, row: Sequence[str]) -> list[str]:
-        sure = "nan" if item.label is None else row[self._space.names.index(item.label)]
-        return [
-            item.image,
-            item.label or "",
-            sure,
-            item.decision,
-            item.error or "; ".join(item.lost.values()),
-        ]
 
     @property
     def _advice(self) -> str:
@@ -392,53 +359,9 @@ def _content(name: str) -> str | None:
         return None
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _read(lines: Iterable[bytes]) -> Iterator[list[str]]:
-    for row in csv.reader(line.decode("utf-8", "surrogateescape") for line in lines):
-        yield [text_of(cell) for cell in row]
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> list[str]:
-    """A line a row, without its end."""
-    lines: list[str] = []
-    # A writer writes each row at once, and quotes whatever holds a part of its own line end: both
-    # of these characters split rows.
-    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
-    writer.writerows([cell_of(text) for text in row] for row in rows)
-    return [line.removesuffix("\r\n") for line in lines]
-
-
-def _write(path: Path, header: Sequence[str], lines: Iterable[bytes]) -> None:
-    with path.open("wb") as stream:
-        stream.writelines(chain([_bytes(f"{line}\n") for line in _csv([header])], lines))
-
-
-def unreadable_path(out: Path) -> Path:
-    """The table of unreadable files of a table, which is no other table's."""
-    stem = out.stem if out.suffix == ".csv" else out.name
-    return out.with_name(f"{stem}{UNREADABLE_ENDING}")
-
-
 def _state(item: Prediction) -> int:
     if item.unreadable:
         return _UNREADABLE
     if item.label is None:
         return _UNANSWERED
     return _DECIDED if item.decision == item.label else _HELD
-
-
-def _check_reasons(path: Path) -> None:
-    """Refuse, before any work, to write over a file that is no table of unreadable files."""
-    try:
-        with path.open("rb") as stream:
-            ours = stream.readline(100).rstrip() == ",".join(_REASONS).encode()
-    except OSError:
-        return
-    if not ours:
-        raise DataError(
-            f"{path} is where this prediction would list unreadable files, and it holds something "
-            "else, which would be lost: move it, or write the table under another name."
-        )

@@ -19,8 +19,9 @@ from typing import Literal
 
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError, MissingDependencyError
-from recame.runtime.partial_table import UNREADABLE_ENDING, PartialTable, PredictionSummary
+from recame.runtime.partial_table import PartialTable, PredictionSummary
 from recame.runtime.predictor import Predictor, load
+from recame.runtime.table_lines import UNREADABLE_ENDING
 
 #: Share of unreadable files that no healthy lot reaches.
 MAX_UNREADABLE = 0.1
@@ -81,14 +82,15 @@ def predict_files(
     max_unreadable: float = MAX_UNREADABLE,
     on_progress: OnProgress | None = None,
 ) -> PredictionSummary:
-    """Predict any number of files in order; memory holds their names and a few batches.
+    r"""Predict any number of files in order; memory holds their names and a few batches.
 
     The table has one row a readable image: `image, prediction, confidence, decision, reason,
     p_<class>...`, and where the model gives them `expert<k>_p_<class>...`; `reason` says why an
     answer names no class. Files that cannot be read go to `<out's stem>_unreadable.csv` (of a
     table that is no .csv: `<out's name>_unreadable.csv`; `image, reason`). Both are put in place
-    at the end. In a CSV, a name that a spreadsheet would take for a formula has an apostrophe in
-    front (`recame.files.cell_of`); Parquet holds it as it is.
+    at the end. Bytes of a name that are no text stand as escapes, `\udcff` for FF
+    (`recame.names.escaped`). In a CSV, a name that a spreadsheet would take for a formula has an
+    apostrophe in front (`recame.names.cell_of`).
 
     Args:
         predictor: from `load`.

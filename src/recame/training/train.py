@@ -17,6 +17,7 @@ from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.losses import LossFactory
 from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
+from recame.names import command
 from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data
@@ -66,10 +67,11 @@ def train(
         config = RunFolder.open(Path(out)).load_config()
     config = config or Config()
     if config.distill.teacher is not None:
+        words = ("--resume", "--out", Path(out)) if resume else (config.distill.teacher,)
         raise ConfigError(
-            f"These settings are a student's, taught by {config.distill.teacher}: use recame "
-            f"distill {'--resume --out ' + str(out) if resume else config.distill.teacher}, or set "
-            "distill.teacher=null to train the same network on labels alone."
+            f"These settings are a student's, taught by {config.distill.teacher}: use "
+            f"{command('recame', 'distill', *words)}, or set distill.teacher=null to train the "
+            "same network on labels alone."
         )
     if is_follower(config.run):
         if not config.finetune.enabled:

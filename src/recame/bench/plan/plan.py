@@ -217,11 +217,11 @@ def load_plan(path: Path) -> Plan:
 
 def _check_folders(plan: Plan, what: str, names: Iterable[str]) -> None:
     """Refuse names that cannot be folders on every system."""
-    if refused := [name for name in names if file_name(name) != name]:
+    if refused := [name for name in names if file_name(name) != name or name.startswith(".")]:
         raise ConfigError(
             f"Plan {plan.name}: a {what} is called {refused[0]!r}, and its name becomes a folder, "
             "which some system cannot have (a / or :, a dot at the end, a device of Windows as "
-            "con): choose another name."
+            "con) or nobody sees (a dot at the beginning): choose another name."
         )
 
 

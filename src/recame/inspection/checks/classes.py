@@ -18,6 +18,7 @@ from recame.inspection.check import (
 )
 from recame.inspection.figures import canvas
 from recame.metrics.statistics import TOO_WIDE, wilson_interval
+from recame.names import quoted
 from recame.pages.drawing import figure_label
 from recame.pages.render import (
     BLUE,
@@ -65,9 +66,9 @@ class Classes(Check):
                     "small",
                     "warn" if split else "note",
                     f"{counted(len(small), 'class')} too small to evaluate",
-                    f"{row['class']}: {counted(n, (split + ' image').strip())}; even {n} of "
-                    f"{n} right only shows a recall of {row['low']:.2f}-1.00, and half right "
-                    f"{row['half_low']:.2f}-{row['half_high']:.2f}.",
+                    f"{quoted(row['class'])}: {counted(n, (split + ' image').strip())}; even "
+                    f"{n} of {n} right only shows a recall of {row['low']:.2f}-1.00, and half "
+                    f"right {row['half_low']:.2f}-{row['half_high']:.2f}.",
                     "Collect more held-out images of "
                     f"{listed_text(small['class'].tolist())}; about 40 give an interval of 0.3.",
                     len(small),

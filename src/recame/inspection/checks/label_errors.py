@@ -21,6 +21,7 @@ from recame.inspection.check import (
     SetFinding,
 )
 from recame.inspection.checks.duplicates import Duplicates
+from recame.names import quoted
 from recame.pages.render import counted
 from recame.progress import Progress, silent
 
@@ -79,7 +80,9 @@ class LabelErrors(Check):
         if not len(suspects):
             text = f"None of {counted(judged, 'label')} is strongly contradicted by the others."
             return [SetFinding("labels", "good", "No label stands out as wrong", text)]
-        pairs = (suspects["label"] + " -> " + suspects["suggested"]).value_counts()
+        pairs = (
+            suspects["label"].map(quoted) + " -> " + suspects["suggested"].map(quoted)
+        ).value_counts()
         top = ", ".join(f"{pair} ({count})" for pair, count in pairs.head(3).items())
         return [
             SetFinding(

@@ -21,6 +21,7 @@ from recame.inference.finished_run import open_finished, recorded_data
 from recame.inference.predict import predict_split
 from recame.losses import LossFactory
 from recame.models import LoadedModel, MultiExpertClassifier, build_backbone
+from recame.names import command, quoted
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.begin import check_run, quiet_libraries, record_run
@@ -151,8 +152,8 @@ def _students_settings(folder: RunFolder) -> Config:
     config = folder.load_config()
     if config.distill.teacher is None:
         raise ConfigError(
-            f"{folder.path} is no student: continue it with recame train --resume --out "
-            f"{folder.path}."
+            f"{folder.path} is no student: continue it with "
+            f"{command('recame', 'train', '--resume', '--out', folder.path)}"
         )
     return config
 
@@ -336,7 +337,7 @@ def _tell_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
     """Say which images without labels are used, and which could not be."""
     names = run.data.label_space.names
     shown = np.bincount(found.predicted, minlength=len(names))
-    listed = ", ".join(f"{names[i]} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
+    listed = ", ".join(f"{quoted(names[i])} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
     say(run.console, f"{len(found):,} unlabelled images, by the teacher: {listed}")
     if found.num_known:
         say(run.console, f"  {found.num_known:,} more are left out: the run's own data hold them")
