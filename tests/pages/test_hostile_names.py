@@ -25,6 +25,7 @@ from recame.config import DataConfig
 from recame.contracts import Predictions
 from recame.label_space import LabelSpace
 from recame.names import printable
+from recame.pages.drawing import figure_label
 
 #: In the order of the hostile ones, where things are sorted by their names.
 PLAIN = ("crack", "abrasion", "edge", "dent", "flake", "burr")
@@ -262,3 +263,7 @@ def test_a_terminal_shows_names_as_they_are(tmp_path: Path) -> None:
     shown = " ".join(stream.getvalue().split())  # long lines are folded
     assert shown.count(HOSTILE[3]) >= 3
     assert "\x1b[31m" not in shown
+
+
+def test_a_figure_shows_what_cannot_be_seen() -> None:
+    assert figure_label("a\x1b\n\u202eb", 30) == "a\\x1b\\n\\u202eb"

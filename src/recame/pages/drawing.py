@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from recame.contracts import Array
+from recame.names import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,10 +39,11 @@ def figure_label(name: object, most: int) -> str:
     """A name as Matplotlib shall show it.
 
     Args:
-        name: any text; dollar signs are no formula, and a leading underscore hides no legend entry.
+        name: any text; dollar signs are no formula, a leading underscore hides no legend entry,
+            and what cannot be seen is shown as an escape.
         most: characters, beyond which it is cut.
     """
-    text = str(name)
+    text = one_line(str(name))
     text = text if len(text) <= most else text[: most - 1] + "…"
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
