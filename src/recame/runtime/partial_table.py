@@ -140,7 +140,7 @@ class PartialTable:
 
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
-        kept = lines(found, self._space.names)
+        kept = lines(found, [item.unreadable for item in found], self._space.names)
         rows = (
             (
                 place,

@@ -20,26 +20,29 @@ UNREADABLE_ENDING = "_unreadable.csv"
 REASONS = ("image", "reason")
 
 
-def lines(found: Sequence[Prediction], classes: Sequence[str]) -> list[bytes]:
+def lines(
+    found: Sequence[Prediction], unread: Sequence[bool], classes: Sequence[str]
+) -> list[bytes]:
     """The line of either table for each file, its end included.
 
     Args:
         found: what was predicted.
+        unread: of each, whether its file could not be read.
         classes: names of the C classes, in the order of the probabilities.
     """
     values = [
         item.probabilities
         if item.expert_probabilities is None
         else np.concatenate([item.probabilities, item.expert_probabilities.ravel()])
-        for item in found
-        if not item.unreadable
+        for item, lacks in zip(found, unread, strict=True)
+        if not lacks
     ]
     # Shortest text that reads back as the same float32.
     texts = iter(np.asarray(values, np.float32).astype(str).tolist())
-    numbers = [[] if item.unreadable else next(texts) for item in found]
+    numbers = [[] if lacks else next(texts) for lacks in unread]
     words = _csv(
-        [item.image, str(item.error)] if item.unreadable else _words(item, row, classes)
-        for item, row in zip(found, numbers, strict=True)
+        [item.image, str(item.error)] if lacks else _words(item, row, classes)
+        for item, lacks, row in zip(found, unread, numbers, strict=True)
     )
     # A CSV writer looks at each character; numbers need no quotes.
     return [
