@@ -34,6 +34,13 @@ class TestLifecycle:
         assert run.info()["finished"] >= run.info()["started"]
         assert run.info()["schema"] == RUN_SCHEMA
 
+    def test_the_way_on_can_be_copied_into_a_shell(self, tmp_path: Path) -> None:
+        folder = RunFolder.free(tmp_path / "lot 7")
+        folder.begin(tmp_path / "data", "f00d", Config())
+        with pytest.raises(CheckpointError) as refused:
+            RunFolder.open(folder.path, finished=True)
+        assert f"recame train DATA --out '{folder.path}' --resume" in str(refused.value)
+
     def test_finishing_drops_what_only_resuming_needs(self, run: RunFolder) -> None:
         run.probe_dir.mkdir()
         (run.probe_dir / "model.json").touch()

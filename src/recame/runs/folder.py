@@ -22,6 +22,7 @@ from recame.files import (
     write_json,
 )
 from recame.label_space import LabelSpace
+from recame.names import command
 from recame.runs.classes import load_classes
 from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
 from recame.runs.merged_json import merge_json
@@ -238,7 +239,7 @@ class RunFolder:
         if folder.info().get("state") != "finished" and finished:
             raise CheckpointError(
                 f"{path} is not finished: it was interrupted, or still trains. Continue it with: "
-                f"recame train DATA --out {path} --resume"
+                + command("recame", "train", "DATA", "--out", path, "--resume")
             )
         return folder
 
