@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recame.contracts import PreprocessSpec
 from recame.errors import DataError
 from recame.models import Architecture, FrozenForward, MultiExpertClassifier, frozen_forward
+from recame.models.recorded_graph import UnrecordableError
 
 
 class Features(nn.Module):
@@ -54,13 +55,57 @@ def test_graph_is_the_eager_forward(
 def test_path_depends_on_the_work_alone(
     module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen_forward, "_session_or_none", lambda *_: object())
+    monkeypatch.setattr(frozen_forward, "_session_or_none", lambda *_, **__: object())
     pixels = frozen_forward.GRAPH_PIXELS
     enough = -(-pixels // 32**2)
     assert FrozenForward(module, images, num_images=enough).uses_graph
     assert not FrozenForward(module, images, num_images=enough - 1).uses_graph
     monkeypatch.setattr(frozen_forward, "graph_runtime_available", lambda: False)
     assert not FrozenForward(module, images, num_images=enough).uses_graph
+
+
+def test_a_graph_is_recorded_and_exported_only_where_much_lies_ahead(
+    module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = []
+    monkeypatch.setattr(frozen_forward, "_program", lambda *_: exported.append(1) or 1 / 0)
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    assert FrozenForward(module, images, num_images=6).uses_graph
+    assert not exported
+
+    def refuse(*_: object) -> bytes:
+        raise UnrecordableError("nothing is written for aten.new.default")
+
+    monkeypatch.setattr(frozen_forward, "quick_onnx", refuse)
+    assert not FrozenForward(module, images, num_images=6).uses_graph
+    assert not exported
+    monkeypatch.setattr(frozen_forward, "EXPORT_PIXELS", 0)
+    assert not FrozenForward(module, images, num_images=6).uses_graph
+    assert exported == [1]
+
+
+def test_a_record_that_answers_otherwise_is_not_used(
+    module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = frozen_forward.quick_onnx
+
+    def of_another(module: nn.Module, example: Tensor) -> bytes:
+        return plain(Doubled(module).eval(), example)
+
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    monkeypatch.setattr(frozen_forward, "quick_onnx", of_another)
+    forward = FrozenForward(module, images, num_images=6)
+    assert not forward.uses_graph
+    torch.testing.assert_close(forward(images)[0], module(images)[0])
+
+
+class Doubled(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(2 * output for output in self.module(images))
 
 
 def test_eager_outputs_can_be_trained_on(module: Features, images: Tensor) -> None:
@@ -91,6 +136,7 @@ def test_a_network_without_graph_runs_eagerly(
     images: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    monkeypatch.setattr(frozen_forward, "EXPORT_PIXELS", 0)
     forward = FrozenForward(Unexportable(), images, num_images=6)
     assert not forward.uses_graph
     assert "cannot become a graph" in caplog.text

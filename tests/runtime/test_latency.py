@@ -84,7 +84,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakePredictor]:
             predictor.options = {"path": path, **options}
             return predictor
 
-        monkeypatch.setattr("recame.runtime.predictor.load", load)
+        monkeypatch.setattr("recame.runtime.opening.load", load)
         return predictor
 
     return make

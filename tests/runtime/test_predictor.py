@@ -403,11 +403,16 @@ class TestLoad:
         assert [Path(item.image).parent.name for item in found] == ["hole"] * 6 + ["ok"]
         assert found[0].expert_probabilities is not None
         assert found[0].expert_probabilities.shape == (2, 4)
-        assert (model.describe()["backend"], model.release_above) == ("torch", None)
+        assert (model.describe()["backend"], model.release_above) == ("onnxruntime", None)
         image = np.asarray(Image.open(defects / "ok" / "000.png"))
         np.testing.assert_allclose(
             model.predict(image)[0].probabilities, found[-1].probabilities, atol=1e-6
         )
+
+    def test_a_bundle_has_its_own_views(self, bundle: Path) -> None:
+        assert recame.load(bundle, views=1).fingerprint == recame.load(bundle).fingerprint
+        with pytest.raises(ConfigError, match=r"views=4: the bundle .* has 1 in its graph"):
+            recame.load(bundle, views=4)
 
     def test_fingerprints_differ(
         self, bundle: Path, write_bundle: Callable[..., Path], grey: PreprocessSpec, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -67,6 +68,24 @@ print(" ".join(item.label for item in found))
     assert [item.label for item in run] == [item.label for item in with_torch]
 
 
+def test_a_run_folder_answers_by_its_graph(finished: Path, defects: Path, tmp_path: Path) -> None:
+    code = """
+import recame
+import numpy as np
+model = recame.load(sys.argv[1], views=4)
+found = model.predict(sys.argv[2])
+recame.predict(sys.argv[1], sys.argv[2], out=sys.argv[3] + "/out.csv")
+np.save(sys.argv[3] + "/p.npy", np.stack([item.probabilities for item in found]))
+"""
+    # Not even what reads settings is there.
+    done = run_without(set(TRAINING_PACKAGES), code, finished, defects / "hole", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with_torch = recame.load(finished, views=4).predict(defects / "hole")
+    expected = np.stack([item.probabilities for item in with_torch])
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), expected)
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 7
+
+
 def test_the_command_line_predicts(exported: Path, defects: Path, tmp_path: Path) -> None:
     # Some versions of typer bring pydantic themselves.
     blocked = set(TRAINING_PACKAGES) - {"pydantic"}
@@ -116,9 +135,10 @@ def test_other_verbs_name_the_extra(words: list[str], finished: Path, defects: P
     assert re.search(r"^error: .*pip install 'recame\[(train|export)\]'", done.stderr)
 
 
-def test_python_names_the_extra(finished: Path) -> None:
+def test_python_names_the_extra(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("graph"))
     told = "MissingDependencyError: Package 'torch' is not installed"
-    done = run_without({"torch"}, "import recame\nrecame.load(sys.argv[1])", finished)
+    done = run_without({"torch"}, "import recame\nrecame.load(sys.argv[1])", run)
     assert told in done.stderr
     assert "pip install 'recame[train]'" in done.stderr
     done = run_without({"torch"}, "import recame\nrecame.train")

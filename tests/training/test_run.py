@@ -32,6 +32,7 @@ RUN_FILES = {
     "config.yaml",
     "decisions.json",
     "environment.json",
+    "graph",
     "history.csv",
     "label_space.json",
     "last.ckpt",
@@ -150,13 +151,13 @@ def test_val_and_other_splits_are_judged_by_one_rule(
     assert len(trained["per_product"]) == 10
     assert trained == judged
     recame.load(run).predict(defects_table.parent / "defects" / "hole")
-    assert used == ["bf16"] * 3
+    assert used == ["bf16"] * 4
     assert recame.load(run).describe()["precision"] == "bf16"
     # As the message on numbers that are none advises.
     text = (run / "config.yaml").read_text().replace("precision: bf16", "precision: '32'")
     (run / "config.yaml").write_text(text)
     recame.evaluate(run, split="val", report=False)
-    assert used[3:] == ["32"]
+    assert used[4:] == ["32"]
 
 
 class TestPhases:

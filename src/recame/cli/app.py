@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget
+from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget, Views
 from recame.cli.research import bench, synth
 from recame.names import command
 from recame.progress import say
@@ -46,7 +46,6 @@ def _root(
 
 @app.command()
 def train(
-    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(help="A folder per class, a folder with train/val/test, or a CSV/Parquet."),
@@ -70,7 +69,7 @@ def train(
     from recame.training.train import train as train_run
 
     console = Console()
-    run = train_run(source, settings, out=out, resume=resume, console=console, started=context.obj)
+    run = train_run(source, settings, out=out, resume=resume, console=console)
     _tell_trained(run, console)
 
 
@@ -85,7 +84,6 @@ def _tell_trained(run: RunFolder, console: Console) -> None:
 
 @app.command()
 def distill(
-    context: typer.Context,
     run: Annotated[
         Path | None, typer.Argument(help="Folder of the finished run that teaches.")
     ] = None,
@@ -122,7 +120,6 @@ def distill(
         changes=changes,
         resume=resume,
         console=console,
-        started=context.obj,
     )
     _tell_trained(student, console)
 
@@ -138,6 +135,7 @@ def evaluate(
         str | None,
         typer.Option(help="Keep the figures under this name. [the split's; DATA's own]"),
     ] = None,
+    views: Views = None,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Also write the report page.")
     ] = True,
@@ -146,7 +144,9 @@ def evaluate(
     from recame.reports.evaluate import evaluate as evaluate_run
 
     console = Console()
-    result = evaluate_run(run, data, split=split, name=name, report=report, console=console)
+    result = evaluate_run(
+        run, data, split=split, name=name, views=views, report=report, console=console
+    )
     say(console, f"Written: {result.folder}")
     if result.report_error is not None:
         raise typer.Exit(1)
@@ -222,6 +222,7 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="[every core]")] = None,
     device: Device = "auto",
+    views: Views = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an interrupted prediction has done.")
     ] = False,
@@ -244,6 +245,7 @@ def predict(
             threads=threads or "auto",
             batch_size=batch_size or "auto",
             device=device,
+            views=views,
             on_progress=advance,
         )
     print_summary(summary, console)

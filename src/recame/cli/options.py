@@ -22,3 +22,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted
 
 #: How a model is run.
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")]
+Views = Annotated[
+    int | None,
+    typer.Option(help="Test-time flips and turns, averaged: 1, 2, 4 or 8. [the run's own]"),
+]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.manifest import read_recorded_manifest
 from recame.inference.device import choose_device, judging_precision
+from recame.inference.graph_session import start_graph
 from recame.inference.predict import predict_split
+from recame.inference.run_graph import RunGraph
 from recame.models import LoadedModel, load_checkpoint
 from recame.progress import Progress
 from recame.runs.classes import check_classes
@@ -67,6 +70,15 @@ def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
     return read_recorded_manifest(path, config.data.product_column, folder.digests(path))
 
 
+def answering_graph(folder: RunFolder, config: Config) -> RunGraph | None:
+    """The graph that the run answers by here; None where torch does."""
+    device = choose_device(config.run.accelerator)
+    if device.type != "cpu" or judging_precision(folder, config, device) != "32":
+        return None
+    started = start_graph(folder, device="cpu", threads=torch.get_num_threads())
+    return None if started is None else started[1]
+
+
 def predict_run(
     folder: RunFolder,
     config: Config,
@@ -77,7 +89,10 @@ def predict_run(
     *,
     features: bool,
 ) -> Predictions:
-    """Predict a split as the run's settings say, not calibrated; large ones keep no features."""
+    """Predict a split as the settings say, not calibrated; large ones keep no features.
+
+    On a CPU by the graph that the run keeps, as `recame predict` does.
+    """
     device = choose_device(config.run.accelerator)
     return predict_split(
         loaded.model,
@@ -87,6 +102,7 @@ def predict_run(
         batch_size=config.evaluation.batch_size,
         device=device,
         precision=judging_precision(folder, config, device),
+        graph=answering_graph(folder, config),
         on_progress=progress,
         # Those of a very large split would fill the memory; the report then samples.
         with_features=features and len(data.view(split)) <= _MOST_FEATURES,

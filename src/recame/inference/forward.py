@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import Array, ExpertOutput, ensemble_logits
+from recame.data.stored_views import stored_view
 from recame.data.transforms import dihedral_view, to_unit
 from recame.inference.device import Precision
+from recame.inference.run_graph import RunGraph
 from recame.inference.weighting import weighted_logits
 from recame.models import FrozenForward
 
@@ -56,6 +58,7 @@ class BatchForward:
         num_images: how many images will pass; it decides whether a graph pays for itself.
         device: where the model lies.
         precision: `bf16` or `16` run under autocast.
+        graph: the graph that a run keeps of the model, which runs in its place.
 
     Attributes:
         expert_weights: (E,) of the experts' logits in the ensemble; None: their mean.
@@ -70,7 +73,9 @@ class BatchForward:
         num_images: int,
         device: torch.device | str,
         precision: Precision = "32",
+        graph: RunGraph | None = None,
     ) -> None:
+        self._graph = graph
         self._module = _Outputs(model)
         self._scale = scale
         self._num_views = num_views
@@ -93,17 +98,20 @@ class BatchForward:
             Probabilities of each expert (B, E, C) and of the ensemble (B, C), and features
             (B, E, D) or None, on the device.
         """
-        unit = self._unit(images)
+        if self._graph is not None and self.expert_weights is None:
+            # As `predict` has it, to the bit.
+            found = self._graph.averaged(images, self._num_views)
+            each, mean, seen = map(torch.from_numpy, found)
+            return each, mean, seen if with_features else None
         experts: Tensor | None = None
         ensemble: Tensor | None = None
         features: Tensor | None = None
-        for view in range(self._num_views):
-            logits, seen_features = self._run(unit, view)
+        for logits, seen in self._views(images, self._num_views):
             alone, together = logits.softmax(-1), self._together(logits).softmax(-1)
             experts = alone if experts is None else experts + alone
             ensemble = together if ensemble is None else ensemble + together
-            if with_features and view == 0:
-                features = seen_features
+            if with_features and features is None:
+                features = seen
         assert experts is not None
         assert ensemble is not None
         return experts / self._num_views, ensemble / self._num_views, features
@@ -120,8 +128,7 @@ class BatchForward:
         Returns:
             Probabilities of each expert (B, E, C), and of each ensemble (B, C), on the device.
         """
-        unit = self._unit(images)
-        views = [self._run(unit, view)[0] for view in range(self._num_views)]
+        views = [logits for logits, _ in self._views(images, self._num_views)]
         experts = torch.stack([logits.softmax(-1) for logits in views]).mean(0)
         ensembles = tuple(
             torch.stack([ensemble_logits(v[:, list(group)]).softmax(-1) for v in views]).mean(0)
@@ -138,8 +145,19 @@ class BatchForward:
         Returns:
             Twice (B, E, C), on the device.
         """
+        (plain, _), (mirrored, _) = self._views(images, 2)
+        return plain, mirrored
+
+    def _views(self, images: Array, num_views: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (B, E, C) and features (B, E, D) of each view."""
+        if self._graph is not None:
+            for view in range(num_views):
+                logits, features = self._graph(stored_view(images, view))
+                yield torch.from_numpy(logits), torch.from_numpy(features)
+            return
         unit = self._unit(images)
-        return self._run(unit, 0)[0], self._run(unit, 1)[0]
+        for view in range(num_views):
+            yield self._run(unit, view)
 
     def _unit(self, images: Array) -> Tensor:
         # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.

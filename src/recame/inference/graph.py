@@ -194,6 +194,23 @@ class DeploymentGraph(nn.Module):
         return total
 
 
+class OneView(DeploymentGraph):
+    """A classifier's experts on stored pixels, without views, ensemble and temperature.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+    """
+
+    def __init__(self, model: MultiExpertClassifier) -> None:
+        super().__init__(model)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Stored pixels (B, H, W, C) -> logits (B, E, C), features (B, E, D)."""
+        shared, own = self._pooled_maps(self._normalised(images))
+        output = self.model.head(_pooled(shared, own))
+        return output.logits, output.features
+
+
 def _pooled(shared: list[Tensor], own: list[list[Tensor]]) -> Tensor:
     """Averages over the maps, side by side: (B, E, P)."""
     common = [maps.mean((2, 3)) for maps in shared]

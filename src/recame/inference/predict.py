@@ -13,6 +13,7 @@ from recame.contracts import Array, FloatArray, Predictions
 from recame.data.dataset import InspectionSet, SplitView
 from recame.inference.device import Precision
 from recame.inference.forward import BatchForward, evaluating
+from recame.inference.run_graph import RunGraph
 from recame.inference.weighting import Weighting, stability_weights
 from recame.progress import Progress, silent
 
@@ -29,10 +30,12 @@ class Forwarding(_Required, total=False):
     - `num_views`: 1 to 8 test-time views, averaged;
     - `batch_size`: images a forward pass;
     - `device`: where the model lies;
-    - `precision`: `32` unless given; `bf16` or `16` run under autocast.
+    - `precision`: `32` unless given; `bf16` or `16` run under autocast;
+    - `graph`: the graph that a run keeps of the model, which runs in its place.
     """
 
     precision: Precision
+    graph: RunGraph | None
 
 
 def predict_cached(
@@ -142,6 +145,7 @@ def _forward(model: nn.Module, scale: float, num_images: int, how: Forwarding) -
         num_views=how["num_views"],
         device=how["device"],
         precision=how.get("precision", "32"),
+        graph=how.get("graph"),
     )
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recame.contracts import Array
+from recame.data.stored_views import check_views
 from recame.errors import ConfigError, MissingDependencyError
 from recame.label_space import LabelSpace
 from recame.runs.classes import check_classes
 from recame.runs.folder import RunFolder
-from recame.runs.settings import check_weighting, decided_views
+from recame.runs.judging import Judging
+from recame.runs.settings import check_weighting
 
 TORCH_DEVICES = ("auto", "cpu", "cuda")
 
@@ -29,11 +32,12 @@ class TorchSession:
         run: the run's folder.
         device: `auto` (the run's own setting), `cpu` or `cuda`.
         threads: CPU threads; None leaves torch's own number, which is the process's.
+        views: test-time views; None: those of the run's settings.
 
     Raises:
         CheckpointError: there is no finished run, or its model cannot be loaded, or has
             other classes than its `label_space.json`.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or the images have no such views.
         MissingDependencyError: the training packages are not installed.
 
     Attributes:
@@ -45,7 +49,9 @@ class TorchSession:
     backend = "torch"
     outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
 
-    def __init__(self, run: Path, *, device: str, threads: int | None) -> None:
+    def __init__(
+        self, run: Path, *, device: str, threads: int | None, views: int | None = None
+    ) -> None:
         folder = RunFolder.open(run, finished=True)
         try:
             import torch
@@ -65,15 +71,18 @@ class TorchSession:
         self.threads = torch.get_num_threads()
         self._precision = judging_precision(folder, config, self.device)
         self.precision = _PRECISIONS[self._precision]
-        self.answers = folder.answers(config)
         self.calibrate: Callable[[Array], Array] = np.asarray
         loaded = load_checkpoint(run, self.device)
         check_classes(run, loaded.label_space)
         self._model, self.spec = loaded.model, loaded.spec
         self.label_space: LabelSpace = loaded.label_space
-        self.num_views = decided_views(config, run)
-        self.batch_size = config.evaluation.batch_size
-        self.max_pixels = config.data.max_pixels
+        if views is not None:
+            check_views(views, self.spec.height, self.spec.width)
+        judging = Judging.of(config, run)
+        judging = replace(judging, views=views or judging.views)
+        self.answers = judging.answers(folder.weights_sha256())
+        self.num_views, self.batch_size = judging.views, judging.batch_size
+        self.max_pixels = judging.max_pixels
         self._make_forward = BatchForward
         self._inference_mode = torch.inference_mode
         self._forward: Any = None

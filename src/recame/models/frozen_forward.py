@@ -14,14 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from recame.errors import DataError
+from recame.models.onnx_kernels import write_onnx
+from recame.models.recorded_graph import UnrecordableError, record
 
 logger = logging.getLogger(__name__)
 
 #: One tensor or several, batch first.
 Outputs = Tensor | tuple[Tensor, ...]
 
-#: Pixels to embed from which exporting a graph (about ten seconds) pays for itself on a CPU.
-GRAPH_PIXELS = 40_000_000
+#: Pixels to embed from which a graph pays for itself on a CPU: one that is recorded (under a
+#: second), and one that `torch.onnx` must export (about ten).
+GRAPH_PIXELS, EXPORT_PIXELS = 4_000_000, 40_000_000
+#: How far a recorded graph may be from the network, beside the number's size or 1.
+_TOLERANCE = 1e-3
 _GIVEN_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS})
 
 
@@ -58,9 +63,11 @@ class FrozenForward:
         self._module = (module if function is None else _Calling(module, function)).eval()
         self._dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
         self._session: Any = None
-        pixels = num_images * example.shape[-1] * example.shape[-2]
-        if becomes_graph(example.device, pixels):
-            self._session = _session_or_none(self._module, example[:1])
+        work = num_images * example.shape[-1] * example.shape[-2]
+        if example.device.type == "cpu" and work >= GRAPH_PIXELS and graph_runtime_available():
+            self._session = _session_or_none(
+                self._module, example[:4], export=work >= EXPORT_PIXELS
+            )
 
     @property
     def uses_graph(self) -> bool:
@@ -77,20 +84,13 @@ class FrozenForward:
             The module's outputs as float32 tensors on the images' device.
         """
         if self._session is not None:
-            inputs = {self._session.get_inputs()[0].name: images.contiguous().numpy()}
-            outputs = self._session.run(None, inputs)
-            return tuple(torch.from_numpy(output) for output in outputs)
+            return _answers(self._session, images)
         autocast = torch.autocast(images.device.type, self._dtype, self._dtype is not None)
         with torch.inference_mode(), autocast:
             result = self._module(images)
         outputs = result if isinstance(result, tuple) else (result,)
         # A clone outside inference mode, so that heads can train on it.
         return tuple(output.float().clone() for output in outputs)
-
-
-def becomes_graph(device: torch.device, pixels: int) -> bool:
-    """Whether so many pixels pass an exported graph, on a device where that can be."""
-    return device.type == "cpu" and pixels >= GRAPH_PIXELS and graph_runtime_available()
 
 
 class _Calling(nn.Module):
@@ -110,21 +110,15 @@ def graph_runtime_available() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
-def _session_or_none(module: nn.Module, example: Tensor) -> Any:
+def _session_or_none(module: nn.Module, example: Tensor, *, export: bool) -> Any:
     try:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        # A waiting thread must not spin on a core that another program could use: it slows the
-        # graph itself down, and alone it gains nothing.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Two images: the exporter would take a batch of one for a constant. In memory: no disk that
-        # may be full has a part in it.
-        program = _program(module, example.contiguous().repeat(2, 1, 1, 1), None)
-        graph = program.model_proto.SerializeToString()
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = _recorded_session(module, example)
+        if session is None and export:
+            # Two images: the exporter would take a batch of one for a constant. In memory: no disk
+            # that may be full has a part in it.
+            program = _program(module, example[:1].contiguous().repeat(2, 1, 1, 1), None)
+            session = _session(program.model_proto.SerializeToString())
+        return session
     except Exception as error:  # the exporter fails in many ways; eager always runs
         if _gave_out(error):
             raise DataError(
@@ -138,6 +132,38 @@ def _session_or_none(module: nn.Module, example: Tensor) -> Any:
         return None
 
 
+def _recorded_session(module: nn.Module, example: Tensor) -> Any:
+    """None where the network cannot be recorded, or the record answers otherwise than it."""
+    try:
+        session = _session(quick_onnx(module, example))
+    except UnrecordableError:
+        return None
+    with torch.inference_mode():
+        result = module(example)
+    found = _answers(session, example)
+    for ours, theirs in zip(found, result if isinstance(result, tuple) else (result,), strict=True):
+        if not ((ours - theirs).abs() <= _TOLERANCE * theirs.abs().clamp_min(1)).all():
+            return None
+    return session
+
+
+def _session(graph: bytes) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    # A waiting thread must not spin on a core that another program could use: it slows the graph
+    # itself down, and alone it gains nothing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _answers(session: Any, images: Tensor) -> tuple[Tensor, ...]:
+    inputs = {session.get_inputs()[0].name: images.contiguous().numpy()}
+    return tuple(torch.from_numpy(output) for output in session.run(None, inputs))
+
+
 def _gave_out(error: BaseException) -> bool:
     """Whether it was the machine that failed, not the network."""
     told: BaseException | None = error
@@ -148,6 +174,22 @@ def _gave_out(error: BaseException) -> bool:
             return True
         told = told.__cause__ or told.__context__
     return False
+
+
+def quick_onnx(module: nn.Module, example: Tensor, *, output_names: Sequence[str] = ()) -> bytes:
+    """A module's graph, written from two recorded forwards (`recorded_graph`), in under a second.
+
+    Args:
+        module: as for `export_onnx`, on the CPU.
+        example: (B, ...), one image or more.
+        output_names: of the graph's outputs; none: `output_0` and so on. The input is `images`.
+
+    Raises:
+        UnrecordableError: this network needs `torch.onnx`.
+    """
+    recording = record(module, example)
+    names = output_names or [f"output_{number}" for number in range(len(recording.outputs))]
+    return write_onnx(recording, names)
 
 
 def export_onnx(

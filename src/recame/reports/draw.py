@@ -14,7 +14,7 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.errors import CheckpointError
 from recame.files import json_text, read_json, text_bytes, write_together
-from recame.inference.finished_run import recorded_data
+from recame.inference.finished_run import answering_graph, recorded_data
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
 from recame.names import command
@@ -84,6 +84,7 @@ def draw_report(
         seed=config.run.seed,
         of_the_run=learned,
         missing=missing or why,
+        graph=None if data is None else answering_graph(folder, config),
         on_progress=progress,
     )
     name = name or split

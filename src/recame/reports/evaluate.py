@@ -16,6 +16,7 @@ from rich.console import Console
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
+from recame.data.stored_views import NUM_VIEWS, check_views
 from recame.decisions.calibration import calibrated_predictions, load_calibration
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
@@ -65,11 +66,13 @@ class _Judged:
         source: where other images than the run's own are described, absolute; None: the run's.
         split: which split of them.
         weights: SHA-256 of the weights that judged; empty where the version before did.
+        views: test-time views that were asked for; None: the run's own.
     """
 
     source: str | None
     split: str
     weights: str
+    views: int | None = None
 
     @classmethod
     def read(cls, folder: RunFolder, name: str) -> _Judged | None:
@@ -85,7 +88,12 @@ class _Judged:
                 f"{place / JUDGED} does not say which images were judged (source {source!r}, split "
                 f"{split!r}): it was edited or damaged. Judge them again after removing {place}."
             )
-        return cls(source, split, weights)
+        if (views := values.get("views")) is not None and views not in NUM_VIEWS:
+            raise CheckpointError(
+                f"{place / JUDGED} tells of {views!r} views: it was edited or damaged. Judge the "
+                f"images again after removing {place}."
+            )
+        return cls(source, split, weights, views)
 
     def write(self, place: Path) -> None:
         """Note it beside the predictions."""
@@ -93,7 +101,12 @@ class _Judged:
 
     def words(self) -> str:
         """As an error names it."""
-        return f"split {self.split} of {self.source or 'the run itself'}"
+        words = f"split {self.split} of {self.source or 'the run itself'}"
+        return words if self.views is None else f"{words} with {self.views} views"
+
+    def config(self, own: Config) -> Config:
+        """The run's settings with the views that judged."""
+        return own if self.views is None else own.updated({"evaluation.views": self.views})
 
 
 def evaluate(
@@ -102,6 +115,7 @@ def evaluate(
     *,
     split: str = "test",
     name: str | None = None,
+    views: int | None = None,
     report: bool = True,
     console: Console | None = None,
 ) -> EvaluatedRun:
@@ -117,7 +131,10 @@ def evaluate(
             A source without splits is judged whole.
         split: which split to judge.
         name: under which the figures are kept; None: the split's name, or of another source its
-            own file's or folder's, so that the run's own figures stay.
+            own file's or folder's, so that the run's own figures stay; with other views than the
+            run's these stand behind it (`test-1-views`).
+        views: test-time views, 1, 2, 4 or 8; None: the run's own, which its calibration was fitted
+            for. With others the probabilities are not calibrated, which is said.
         report: also draw the report; if that fails, the figures stay, the reason is printed and
             returned, and its traceback lies in `report_error.txt`.
         console: where progress and figures go; silent if None.
@@ -131,7 +148,11 @@ def evaluate(
         check_folder_name(name, "--name")
     folder, config, loaded = open_finished(run)
     where = None if source is None else str(Path(source).absolute())
-    judged = _Judged(where, split, folder.weights_sha256())
+    if views is not None:
+        check_views(views, loaded.spec.height, loaded.spec.width)
+    others = None if views == config.evaluation.views else views
+    judged = _Judged(where, split, folder.weights_sha256(), others)
+    config = judged.config(config)
     name = name or _usual_name(judged)
     _check_name(folder, name, judged)
     with folder.in_evaluation(name):
@@ -141,23 +162,24 @@ def evaluate(
 
 def _usual_name(judged: _Judged) -> str:
     """The split's name; another source's own, and its split's where that is none of `test`."""
-    if judged.source is None:
-        return judged.split
-    path = Path(os.path.normpath(judged.source))  # `..` is no name
-    own = path.name if path.is_dir() else path.stem
-    return own if judged.split == "test" else f"{own}-{judged.split}"
+    name = judged.split
+    if judged.source is not None:
+        path = Path(os.path.normpath(judged.source))  # `..` is no name
+        own = path.name if path.is_dir() else path.stem
+        name = own if judged.split == "test" else f"{own}-{judged.split}"
+    return name if judged.views is None else f"{name}-{judged.views}-views"
 
 
 def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
-    """Refuse for other images a name that belongs to the run's own."""
+    """Refuse for other images, or other views, a name that belongs to the run's own."""
     own = {"train", "val", "test"}
-    if judged.source is None:
+    if judged.source is None and judged.views is None:
         return
     with suppress(CheckpointError):  # other images are what a run without its own is judged by
         own |= set(recorded_data(folder, folder.load_config())["split"].dropna())
     if name in own:
         raise ConfigError(
-            f"{judged.source} would be judged under the name {name!r}, which is that of the run's "
+            f"{judged.words()} would be judged under the name {name!r}, which is that of the run's "
             "own split: its figures would be overwritten. Give another with --name."
         )
 
@@ -165,7 +187,7 @@ def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
 def _check_free(folder: RunFolder, name: str, judged: _Judged) -> None:
     """Refuse to overwrite other images' figures."""
     there = _Judged.read(folder, name)
-    if there is not None and (there.source, there.split) != (judged.source, judged.split):
+    if there is not None and replace(there, weights="") != replace(judged, weights=""):
         raise ConfigError(
             f"{folder.evaluation_dir(name)} holds the figures of {there.words()}, and those of "
             f"{judged.words()} would overwrite them. Give another name with --name, or remove that "
@@ -285,7 +307,7 @@ def report(
     folder, config, loaded = open_finished(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     judged = _Judged.read(folder, split) or _Judged(None, split, "")
-    source = judged.source
+    source, config = judged.source, judged.config(config)
     with (
         folder.in_evaluation(split),
         _failure_kept(folder, split, other),
@@ -316,8 +338,15 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     if judged is None:
         return evaluate(run, split=split, console=console, report=False).predictions
     if judged.weights not in ("", folder.weights_sha256()):
-        words = {"split": judged.split, "name": split}
-        return evaluate(run, judged.source, **words, console=console, report=False).predictions
+        return evaluate(
+            run,
+            judged.source,
+            split=judged.split,
+            name=split,
+            views=judged.views,
+            report=False,
+            console=console,
+        ).predictions
     return load_predictions(path, folder.label_space())
 
 

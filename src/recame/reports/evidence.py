@@ -11,6 +11,7 @@ from recame.data.dataset import InspectionSet
 from recame.data.sampling import balanced_sample
 from recame.inference.gates import GateLayer
 from recame.inference.projection import nearest_by_cosine
+from recame.inference.run_graph import RunGraph
 from recame.models import LoadedModel
 from recame.progress import Progress, silent
 from recame.reports.gallery import (
@@ -84,6 +85,7 @@ def gather_evidence(
     seed: int = 0,
     of_the_run: bool = True,
     missing: str = "",
+    graph: RunGraph | None = None,
     on_progress: Progress = silent,
 ) -> Evidence:
     """Look at the split's images again: the worst mistakes, a map, the gates.
@@ -102,6 +104,7 @@ def gather_evidence(
         of_the_run: whether the data are those that the model was trained on; else their training
             split says nothing of what it learned from.
         missing: why images are not among the data, in sentences.
+        graph: by which the run answers, in the model's place.
         on_progress: called while images pass.
     """
     space = loaded.label_space
@@ -117,7 +120,7 @@ def gather_evidence(
             missing if data is None else "No image of the data has the name of a judged one.",
         )
         return Evidence(tuple(mistakes), wrong, remarks=(remark,))
-    look = Look(loaded, data, batch_size, on_progress)
+    look = Look(loaded, data, batch_size, on_progress, graph)
     sample = np.sort(balanced_sample(np.where(rows >= 0, target, -2), MAP_IMAGES, seed))
     sample = sample[rows[sample] >= 0]
     shown = np.flatnonzero(rows[chosen] >= 0)

@@ -7,6 +7,7 @@ import numpy as np
 from recame.contracts import Array, IntArray, Predictions
 from recame.data.dataset import InspectionSet
 from recame.inference.predict import predict_cached
+from recame.inference.run_graph import RunGraph
 from recame.models import LoadedModel
 from recame.progress import Progress, relabelled
 
@@ -15,11 +16,16 @@ class Look:
     """The model over rows of the cache."""
 
     def __init__(
-        self, loaded: LoadedModel, data: InspectionSet, batch_size: int, progress: Progress
+        self,
+        loaded: LoadedModel,
+        data: InspectionSet,
+        batch_size: int,
+        progress: Progress,
+        graph: RunGraph | None = None,
     ) -> None:
         self.loaded = loaded
         self.data = data
-        self._batch_size = batch_size
+        self._batch_size, self._graph = batch_size, graph
         self._progress = progress
 
     def features(self, rows: IntArray, label: str) -> Array:
@@ -34,6 +40,7 @@ class Look:
             device=next(self.loaded.model.parameters()).device,
             on_progress=relabelled(self._progress, label),
             with_features=True,
+            graph=self._graph,
         )[2]
         assert found is not None
         return found

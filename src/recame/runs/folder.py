@@ -24,10 +24,10 @@ from recame.files import (
 from recame.label_space import LabelSpace
 from recame.names import command
 from recame.runs.classes import load_classes
+from recame.runs.judging import Judging
 from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
 from recame.runs.merged_json import merge_json
 from recame.runs.settings import (
-    decided_views,
     load_reasons,
     load_run_settings,
     settings_digest,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished
     from recame.config import Config
 
 #: What a run leaves, and a new one would take for its own; what `begin` writes it writes anew.
-_LEFT = ("model.json", "metrics.json", "phases.json", "history.csv", "evaluation")
+_LEFT = ("model.json", "metrics.json", "phases.json", "history.csv", "evaluation", "graph")
 
 
 @dataclass(frozen=True)
@@ -343,11 +343,7 @@ class RunFolder:
 
     def answers(self, config: Config) -> dict[str, object]:
         """What decides the ensemble's probabilities, so that a temperature holds for them."""
-        return {
-            "views": decided_views(config, self.path),
-            "weighting": config.evaluation.weighting,
-            "weights_sha256": self.weights_sha256(),
-        }
+        return Judging.of(config, self.path).answers(self.weights_sha256())
 
     def save_manifest(self, table: pd.DataFrame) -> None:
         """Write `manifest.csv`, without the columns that hold for this process alone."""

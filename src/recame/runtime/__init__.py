@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recame.runtime.bundle import Bundle, is_bundle, open_bundle
+    from recame.runtime.opening import load
     from recame.runtime.partial_table import PredictionSummary
     from recame.runtime.predict_files import predict, predict_files
-    from recame.runtime.predictor import Prediction, Predictor, load
+    from recame.runtime.predictor import Prediction, Predictor
 
 _HOME = {
     "Bundle": "bundle",
@@ -20,7 +21,7 @@ _HOME = {
     "PredictionSummary": "partial_table",
     "Predictor": "predictor",
     "is_bundle": "bundle",
-    "load": "predictor",
+    "load": "opening",
     "open_bundle": "bundle",
     "predict": "predict_files",
     "predict_files": "predict_files",

@@ -181,7 +181,7 @@ def measure_latency(
         DataError: none of `images` can be read.
         ConfigError: a batch size or `seconds` is not above zero.
     """
-    from recame.runtime.predictor import load
+    from recame.runtime.opening import load
 
     if not batches or min(batches) < 1 or not seconds > 0:
         raise ConfigError(

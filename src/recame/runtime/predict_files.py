@@ -19,8 +19,9 @@ from typing import Literal
 
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError, MissingDependencyError
+from recame.runtime.opening import load
 from recame.runtime.partial_table import PartialTable, PredictionSummary
-from recame.runtime.predictor import Predictor, load
+from recame.runtime.predictor import Predictor
 from recame.runtime.table_lines import UNREADABLE_ENDING
 
 #: Share of unreadable files that no healthy lot reaches.
@@ -40,6 +41,7 @@ def predict(
     threads: int | Literal["auto"] = "auto",
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
+    views: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> PredictionSummary:
     """Predict files with a bundle or a run folder, and write a table.
@@ -55,13 +57,14 @@ def predict(
         threads: as for `load`.
         batch_size: as for `load`.
         device: as for `load`.
+        views: as for `load`.
         on_progress: called with images done and images in all.
 
     Raises:
         RecameError: the model or a path cannot be used, or no image is readable.
     """
     check_table(Path(out))
-    predictor = load(path, threads=threads, batch_size=batch_size, device=device)
+    predictor = load(path, threads=threads, batch_size=batch_size, device=device, views=views)
     several = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     return predict_files(
         predictor,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -13,21 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product, repeat
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from recame.contracts import Array, FloatArray
 from recame.data.decode import Image, Loss, Reader, expanded
-from recame.decisions.calibration import load_calibration
 from recame.decisions.policy import decide
-from recame.errors import ConfigError, DataError
+from recame.errors import DataError
 from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
-from recame.runtime.bundle import find_bundle, open_bundle
-from recame.runtime.sessions import Session, open_session
+from recame.runtime.sessions import Session
 
 logger = logging.getLogger(__name__)
 
@@ -356,77 +352,6 @@ class Predictor:
                 continue
             label = self.label_space.names[index]
             yield label, sure, label if released else REVIEW, row, None, each
-
-
-def load(
-    path: Path | str,
-    *,
-    threads: int | Literal["auto"] = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    device: str = "auto",
-) -> Predictor:
-    """Load a bundle (`recame export`), which needs no torch, or a run folder, which does.
-
-    Args:
-        path: the folder.
-        threads: CPU threads of the model; `auto` takes every core that the process may use.
-        batch_size: images a forward pass; `auto` measures at the first long stream.
-        device: `auto`, `cpu`, `cuda`, `tensorrt` (ONNX bundles), or a device of OpenVINO.
-
-    Raises:
-        CheckpointError: there is no bundle and no finished run, or it is damaged.
-        ConfigError: a number below 1, or a device that is not there.
-        MissingDependencyError: a package is not installed that this model needs.
-    """
-    for name, value in (("threads", threads), ("batch_size", batch_size)):
-        if value != "auto" and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name}={value!r} is not a number above 0: leave it out for auto.")
-    folder = Path(path)
-    size = None if batch_size == "auto" else batch_size
-    if not find_bundle(folder):
-        return _load_run(folder, None if threads == "auto" else threads, size, device)
-    bundle = open_bundle(folder)
-    cores = usable_cores() if threads == "auto" else threads
-
-    def start(calls: int) -> Session:
-        return open_session(bundle, device=device, threads=cores, calls=calls)
-
-    return Predictor(
-        start(1),
-        bundle.label_space,
-        release_above=bundle.release_above,
-        max_pixels=bundle.max_pixels,
-        fingerprint=str(bundle.document["checksum"]),
-        facts={
-            "model": str(folder),
-            "format": bundle.format,
-            "precision": bundle.precision,
-            "escape_at_most": bundle.escape_at_most,
-        },
-        threads=cores,
-        batch_size=size,
-        reopen=start,
-    )
-
-
-def _load_run(folder: Path, threads: int | None, size: int | None, device: str) -> Predictor:
-    session = TorchSession(folder, device=device, threads=threads)
-    calibration = load_calibration(folder / "decisions.json", session.answers)
-    if calibration is not None:
-        session.calibrate = calibration.apply
-    # The answers hold the weights' checksum.
-    described = f"{session.answers} {session.precision} {calibration}".encode()
-    return Predictor(
-        session,
-        session.label_space,
-        release_above=None,
-        max_pixels=session.max_pixels,
-        fingerprint=hashlib.sha256(described).hexdigest(),
-        facts={"model": str(folder), "format": "run", "precision": session.precision},
-        threads=session.threads,
-        batch_size=size,
-        reopen=None,
-    )
 
 
 _ROUNDS = 2

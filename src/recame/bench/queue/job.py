@@ -242,13 +242,9 @@ def training_facts(out: Path) -> dict[str, Any]:
     else:
         started, finished = (datetime.fromisoformat(info[k]) for k in ("started", "finished"))
         train_s = (finished - started).total_seconds()
-    images = epochs * int(size) if epochs else 0
-    if config.finetune.steps is not None:  # which ended within the last epoch
-        step = config.finetune.batch_size * config.finetune.accumulate
-        images = min(images, config.finetune.steps * step)
     return {
         "epochs": epochs,
-        "images_seen": images,
+        "images_seen": epochs * int(size) if epochs else 0,
         "train_s": round(train_s, 1),
     }
 

@@ -1,0 +1,47 @@
+"""The symmetries of a square of stored pixels, for machines without torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recame.contracts import Array
+from recame.errors import ConfigError
+
+#: How many test-time views there may be.
+NUM_VIEWS = (1, 2, 4, 8)
+
+
+def stored_view(images: Array, view: int) -> Array:
+    """One of the eight views, as `recame.data.transforms.dihedral_view` numbers them.
+
+    Args:
+        images: (B, H, W, C).
+        view: 0 as is, 1 mirrored left-right, 2 mirrored up-down, 3 both; 4 to 7 the same of the
+            transposed image, which must be square.
+    """
+    if view >= 4:
+        images = images.transpose(0, 2, 1, 3)
+    if view & 1:
+        images = images[:, :, ::-1]
+    if view & 2:
+        images = images[:, ::-1]
+    return np.ascontiguousarray(images)
+
+
+def check_views(views: int, height: int, width: int) -> int:
+    """Refuse a number of views that images of this size do not have.
+
+    Raises:
+        ConfigError: it is none of `NUM_VIEWS`, or asks to turn images that are not square.
+    """
+    if views not in NUM_VIEWS:
+        raise ConfigError(
+            f"views={views}: the views of an image are its flips and turns, of which 1, 2, 4 or 8 "
+            "are averaged. Ask for one of these."
+        )
+    if views > 4 and height != width:
+        raise ConfigError(
+            f"views={views}: images of {height} x {width} pixels cannot be turned by 90 degrees. "
+            "Ask for at most 4."
+        )
+    return views

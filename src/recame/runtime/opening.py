@@ -1,0 +1,111 @@
+"""A folder that answers, opened: a bundle, or a finished run by its graph or in torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from recame.decisions.calibration import load_calibration
+from recame.errors import ConfigError
+from recame.inference.graph_session import open_graph_session
+from recame.inference.torch_session import TorchSession
+from recame.machine import usable_cores
+from recame.runtime.bundle import find_bundle, open_bundle
+from recame.runtime.predictor import Predictor
+from recame.runtime.sessions import Session, open_session
+
+
+def load(
+    path: Path | str,
+    *,
+    threads: int | Literal["auto"] = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    views: int | None = None,
+) -> Predictor:
+    """Load a bundle (`recame export`), which needs no torch, or a run folder.
+
+    A run folder answers by the graph that it keeps, without torch too, or in torch: where it keeps
+    none, and on a GPU.
+
+    Args:
+        path: the folder.
+        threads: CPU threads of the model; `auto` takes every core that the process may use.
+        batch_size: images a forward pass; `auto` measures at the first long stream.
+        device: `auto`, `cpu`, `cuda`, `tensorrt` (ONNX bundles), or a device of OpenVINO.
+        views: test-time views of a run folder: 1, 2, 4 or 8; None: the run's own, which its
+            calibration was fitted for. With others its probabilities are not calibrated.
+
+    Raises:
+        CheckpointError: there is no bundle and no finished run, or it is damaged.
+        ConfigError: a number below 1, a device that is not there, or views of a bundle, which has
+            its own in its graph.
+        MissingDependencyError: a package is not installed that this model needs.
+    """
+    for name, value in (("threads", threads), ("batch_size", batch_size)):
+        if value != "auto" and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}={value!r} is not a number above 0: leave it out for auto.")
+    folder = Path(path)
+    size = None if batch_size == "auto" else batch_size
+    if not find_bundle(folder):
+        return _load_run(folder, None if threads == "auto" else threads, size, device, views)
+    bundle = open_bundle(folder)
+    if views not in (None, bundle.views):
+        raise ConfigError(
+            f"views={views}: the bundle {folder} has {bundle.views} in its graph, which its "
+            "temperature and thresholds hold for. Export the run again with other --views, or give "
+            "the run's folder."
+        )
+    cores = usable_cores() if threads == "auto" else threads
+
+    def start(calls: int) -> Session:
+        return open_session(bundle, device=device, threads=cores, calls=calls)
+
+    return Predictor(
+        start(1),
+        bundle.label_space,
+        release_above=bundle.release_above,
+        max_pixels=bundle.max_pixels,
+        fingerprint=str(bundle.document["checksum"]),
+        facts={
+            "model": str(folder),
+            "format": bundle.format,
+            "precision": bundle.precision,
+            "escape_at_most": bundle.escape_at_most,
+        },
+        threads=cores,
+        batch_size=size,
+        reopen=start,
+    )
+
+
+def _load_run(
+    folder: Path, threads: int | None, size: int | None, device: str, views: int | None
+) -> Predictor:
+    cores = threads or usable_cores()
+    quick = open_graph_session(folder, device=device, threads=cores, views=views)
+    session = quick or TorchSession(folder, device=device, threads=threads, views=views)
+    calibration = load_calibration(folder / "decisions.json", session.answers)
+    if calibration is not None:
+        session.calibrate = calibration.apply
+    # The answers hold the weights' checksum.
+    described = f"{session.answers} {session.precision} {calibration}"
+    if quick is not None:
+        described += f" {quick.kept.checksum}"
+    return Predictor(
+        session,
+        session.label_space,
+        release_above=None,
+        max_pixels=session.max_pixels,
+        fingerprint=hashlib.sha256(described.encode()).hexdigest(),
+        facts={
+            "model": str(folder),
+            "format": "run",
+            "precision": session.precision,
+            "views": session.num_views,
+        },
+        threads=session.threads if isinstance(session, TorchSession) else cores,
+        batch_size=size,
+        reopen=None if quick is None else lambda calls: quick.reopened(cores, calls),
+    )

@@ -1,0 +1,209 @@
+"""The end of a training: the graph is made, checked against torch and kept; the price is told."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recame.contracts import Array, ensemble_logits
+from recame.data.sampling import balanced_sample
+from recame.errors import RecameError
+from recame.inference.device import judging_precision
+from recame.inference.forward import BatchForward
+from recame.inference.graph import OneView
+from recame.inference.parity import Parity, check_parity, in_batches, torch_forward
+from recame.inference.run_graph import OUTPUTS, RunGraph, save_graph
+from recame.machine import package_versions
+from recame.models import LoadedModel, load_checkpoint
+from recame.models.frozen_forward import export_onnx, graph_runtime_available, quick_onnx
+from recame.models.recorded_graph import UnrecordableError
+from recame.progress import say
+from recame.runs.judging import Judging
+from recame.training.ongoing_run import OngoingRun
+from recame.training.planner import budget_s
+
+#: Real images that the graph is compared with torch on: as many as torch answers in this time, no
+#: fewer and no more than these.
+_PARITY_S, _PARITY_IMAGES = 1.0, (48, 1000)
+#: How long answers are timed, and how many images pass at once.
+_PRICE_S, _PRICE_BATCH = 0.4, 16
+#: Largest difference of a feature, beside its size or 1.
+_MAX_FEATURE_DIFFERENCE = 1e-3
+#: What `torch.onnx` takes for a network that cannot be recorded.
+_SLOW_EXPORT_S = 20.0
+
+_PACKAGES = ("recame", "torch", "timm", "onnx", "onnxruntime")
+
+
+class _NoGraphError(Exception):
+    """Why a run keeps none."""
+
+
+def keep_graph(run: OngoingRun) -> None:
+    """Make the graph of the network that was kept, and tell how fast the run answers.
+
+    On a CPU in full precision; elsewhere, and where the graph cannot be made or does not answer as
+    torch does, the run keeps none and answers in torch: `run.json` says why. What it costs is
+    reckoned by `recame.training.loop.cost.graph_cost_s`.
+
+    Args:
+        run: whose folder holds its weights and settings.
+    """
+    loaded = load_checkpoint(run.folder.path, run.device)
+    views = int(run.config.evaluation.views)
+    images = _some_images(run)
+    answer, how = _in_torch(run, loaded, views), "torch"
+    facts: dict[str, Any] = {"kept": False}
+    try:
+        graph, found = _checked_graph(run, loaded)
+        session = RunGraph(graph, threads=torch.get_num_threads())
+        price = _images_per_s(lambda pixels: session.averaged(pixels, views), images)
+        how = "its graph"
+        save_graph(run.folder, graph, found, Judging.of(run.config, run.folder.path))
+        facts = {"kept": True}
+    except (_NoGraphError, RecameError, OSError, MemoryError) as error:
+        facts["reason"] = str(error)
+        price, how = _images_per_s(answer, images), "torch"
+        if run.device.type == "cpu":
+            say(run.console, f"No graph is kept, and the run answers in torch: {error}", "yellow")
+    run.folder.mark(run.folder.state, graph={**facts, "images_per_s": round(price, 1)})
+    spec, experts = loaded.spec, loaded.architecture.num_experts
+    say(
+        run.console,
+        f"Answers {price:,.0f} images/s at {spec.height} x {spec.width} px on this machine with "
+        f"{views} {'view' if views == 1 else 'views'} and {experts} "
+        f"{'network' if experts == 1 else 'networks'} (by {how})",
+    )
+
+
+def _checked_graph(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, dict[str, Any]]:
+    """The graph, and what its document tells of it."""
+    if run.device.type != "cpu":
+        raise _NoGraphError(f"it answers on {run.device.type}")
+    precision = judging_precision(run.folder, run.config, run.device)
+    if precision != "32":
+        raise _NoGraphError(f"it answers in precision {precision}")
+    if not graph_runtime_available():
+        raise _NoGraphError("onnx, onnxscript or onnxruntime is not installed")
+    began = time.perf_counter()
+    graph, how = _made(run, loaded)
+    made_s = time.perf_counter() - began
+    try:
+        session = RunGraph(graph, threads=torch.get_num_threads())
+    except RuntimeError as error:
+        raise _NoGraphError(str(error)) from error
+    parity, features = _compared(run, loaded, session)
+    if parity.failures:
+        raise _NoGraphError(
+            f"the graph does not answer as the network does: {'; '.join(parity.failures)}"
+        )
+    if not features <= _MAX_FEATURE_DIFFERENCE:
+        raise _NoGraphError(f"the graph's features are {features:.2g} off")
+    say(run.console, f"Graph ({made_s:.1f} s). Parity with torch on {parity.sentence()}")
+    return graph, {
+        "made": how,
+        "versions": package_versions(*_PACKAGES),
+        "parity": {**parity.to_dict(), "feature_difference": features},
+    }
+
+
+def _made(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, str]:
+    """The ONNX file's bytes, and what wrote them."""
+    spec, module = loaded.spec, OneView(loaded.model).eval()
+    blank = np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype)
+    example = torch.from_numpy(blank)
+    try:
+        return quick_onnx(module, example, output_names=OUTPUTS), "recorded"
+    except UnrecordableError as error:
+        reason = str(error)
+    budget = budget_s(run.config, run.device)
+    if budget is not None and budget - (time.monotonic() - run.started) < _SLOW_EXPORT_S:
+        raise _NoGraphError(f"{reason}, and the run has no time left for torch.onnx")
+    with tempfile.TemporaryDirectory(prefix="recame-graph-") as scratch:
+        path = Path(scratch) / "graph.onnx"
+        try:
+            export_onnx(module, example, path, output_names=OUTPUTS)
+        except Exception as error:  # the exporter fails in many ways
+            told = str(error).strip().partition("\n")[0]
+            raise _NoGraphError(f"{reason}, and torch.onnx cannot export it ({told})") from error
+        return path.read_bytes(), "exported"
+
+
+def _compared(run: OngoingRun, loaded: LoadedModel, session: RunGraph) -> tuple[Parity, float]:
+    """How far graph and torch are apart on real images, in probabilities and features."""
+    data, space, seed = run.data, run.data.label_space, run.config.run.seed
+    reference = torch_forward(loaded.model, loaded.spec, 1)
+    split = "val" if "val" in data.splits and len(data.view("val")) else "train"
+    view = data.view(split)
+    first = np.ascontiguousarray(data.cache.images[view.rows[:8]])
+    reference(first[:1])
+    began = time.perf_counter()
+    reference(first)
+    affordable = len(first) * _PARITY_S / (time.perf_counter() - began)
+    size = int(np.clip(affordable, *_PARITY_IMAGES))
+    chosen = balanced_sample(view.targets, size, seed)
+    groups = space.quantile_groups()
+
+    def answers(images: Array) -> Array:
+        logits = torch.from_numpy(session(images)[0])
+        return ensemble_logits(logits).softmax(-1).numpy().astype(np.float64)
+
+    parity = check_parity(
+        answers,
+        reference,
+        data.cache.images,
+        view.rows[chosen],
+        view.targets[chosen],
+        precision="fp32",
+        tail=tuple((n, i) for i, n in enumerate(space.names) if groups[i] == "few"),
+        spec=loaded.spec,
+        source=split,
+        seed=seed,
+    )
+    forward = BatchForward(
+        loaded.model, scale=loaded.spec.scale, num_views=1, num_images=0, device="cpu"
+    )
+    with torch.inference_mode():
+        features = forward(first, with_features=True)[2]
+    assert features is not None
+    expected = features.numpy()
+    found = in_batches(lambda images: session(images)[1], first)
+    return parity, float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
+
+
+def _in_torch(run: OngoingRun, loaded: LoadedModel, views: int) -> Callable[[Array], object]:
+    forward = BatchForward(
+        loaded.model,
+        scale=loaded.spec.scale,
+        num_views=views,
+        num_images=0,
+        device=run.device,
+        precision=judging_precision(run.folder, run.config, run.device),
+    )
+
+    def answer(images: Array) -> object:
+        with torch.inference_mode():
+            return forward(images)[1].cpu()  # a GPU is waited for
+
+    return answer
+
+
+def _some_images(run: OngoingRun) -> Array:
+    rows = run.data.view("train").rows
+    return np.ascontiguousarray(run.data.cache.images[np.resize(rows, _PRICE_BATCH)])
+
+
+def _images_per_s(answer: Callable[[Array], object], images: Array) -> float:
+    """Images a second, timed for a moment after a first call."""
+    answer(images)
+    rounds, began = 0, time.perf_counter()
+    while rounds == 0 or time.perf_counter() - began < _PRICE_S:
+        answer(images)
+        rounds += 1
+    return rounds * len(images) / (time.perf_counter() - began)
