@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import sys
+import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +45,23 @@ def package_versions(*names: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+def process_began() -> float:
+    """`time.monotonic()` at which this command began: what the interpreter's start took counts.
+
+    Now where the system does not say, or where other work went before in this process.
+    """
+    now = time.monotonic()
+    if "torch" in sys.modules:  # only a program that did something else has loaded it by now
+        return now
+    try:
+        # The fields after the name in brackets, which may hold spaces; the 22nd of all.
+        ticks = int(_text("/proc/self/stat").rpartition(")")[2].split()[19])
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (AttributeError, IndexError, ValueError, OSError):
+        return now
+    return now - max(0.0, age_s)
 
 
 def usable_cores() -> int:

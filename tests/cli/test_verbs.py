@@ -30,6 +30,7 @@ def test_console_script_trains(defects: Path, tiny_words: list[str], tmp_path: P
     assert (done.returncode, done.stderr) == (0, "")
     assert "102 images (train 70, val 16, test 16), 4 classes" in done.stdout
     assert "epoch 2/2  loss" in done.stdout
+    assert re.search(r"Time: \d+ s \(start \d+ s, images \d+ s, probe \d+ s, fine", done.stdout)
     assert f"Next: recame evaluate {tmp_path / 'run'}" in done.stdout
     assert load_config(tmp_path / "run" / "config.yaml").run.seed == 3
     assert (tmp_path / "run" / "model.safetensors").stat().st_size > 100_000
@@ -76,13 +77,16 @@ def test_train_evaluate_predict(
 def test_time_budget_plans_the_epochs(
     recame: Recame, defects: Path, tiny_words: list[str], tmp_path: Path
 ) -> None:
-    words = [*tiny_words, "--set", "finetune.epochs=auto", "--time-budget", "4s"]
+    # However slow the machine, fine-tuning is not left out.
+    settings = ["--set", "finetune.epochs=auto", "--set", "run.keep=last"]
+    words = [*tiny_words, *settings, "--time-budget", "4s"]
     code, out, err = recame("train", defects, "--out", tmp_path / "run", *words)
     assert (code, err) == (0, "")
     config = load_config(tmp_path / "run" / "config.yaml")
     assert config.run.time_budget_s == 4
     assert isinstance(config.finetune.epochs, int)
     assert re.search(r"finetune = \d+ epochs of", out)
+    assert re.search(r"Time: \d+ s of 4 s \(", out)
     # The clock may have changed their number since.
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == config.finetune.epochs
 

@@ -30,7 +30,7 @@ def ongoing(
         num_train = len(data.view("train"))
         if config.finetune.epochs != "auto":
             cost = StepCost(1.0, 0.0)
-            plan = plan_epochs(config, cost, num_train=num_train, elapsed_s=0.0, device=device)
+            plan = plan_epochs(config, cost, num_train=num_train, left_s=0.0, device=device)
             config = plan.config
         folder = RunFolder(tmp_path / "ongoing")
         folder.begin(defects, data.fingerprint, config)

@@ -111,6 +111,6 @@ def test_other_precisions_answer_in_torch(kept: OngoingRun) -> None:
     assert "(by torch)" in said(kept)
 
 
-def test_the_planner_leaves_time_for_it() -> None:
+def test_it_is_reckoned_by_a_forward() -> None:
     assert graph_cost_s(0.001) == 3.0
     assert graph_cost_s(0.1) == 10.0

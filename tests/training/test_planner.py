@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,23 +15,22 @@ from recame.errors import ConfigError
 from recame.inference.device import choose_device, choose_precision
 from recame.label_space import LabelSpace
 from recame.training import planner
-from recame.training.loop.cost import StepCost, graph_cost_s
+from recame.training.loop.cost import StepCost
 from recame.training.planner import (
-    DEFAULT_CPU_BUDGET_S,
     DEFAULT_GPU_PASSES,
     ENOUGH_IMAGES,
     ENOUGH_PASSES,
-    JUDGING_SHARE,
-    PLANNED_SHARE,
+    LEAST_PER_CLASS,
     choose_size,
+    num_embedded,
     num_processes,
     plan_epochs,
     plan_model,
+    plan_probe,
 )
 
-VIEWS = 4
 #: As it is when epochs are planned: the symmetry, and with it the views, are decided.
-CONFIG = Config().updated({"augment.symmetry": "flips", "evaluation.views": VIEWS})
+CONFIG = Config().updated({"augment.symmetry": "flips", "evaluation.views": 4})
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -39,56 +39,52 @@ def planned_s(config: Config, cost: StepCost) -> float:
     """Seconds that the planned epochs take, validation included."""
     settings = config.finetune
     steps = int(settings.epoch_size) / settings.batch_size
-    return int(settings.epochs) * (steps * cost.step_s + cost.val_s)
+    return int(settings.epochs) * (steps * cost.step_s + cost.epoch_end_s)
 
 
 class TestEpochs:
-    @pytest.mark.parametrize("budget", [60.0, 600.0, 3600.0])
+    @pytest.mark.parametrize("left_s", [40.0, 500.0, 3400.0])
     @pytest.mark.parametrize("step_s", [0.05, 0.5, 3.0])
     @pytest.mark.parametrize("num_train", [400, 30_000])
     @pytest.mark.parametrize("val_s", [0.0, 1.0])
-    def test_budget_is_used_and_kept(
-        self, budget: float, step_s: float, num_train: int, val_s: float
+    def test_time_is_used_and_kept(
+        self, left_s: float, step_s: float, num_train: int, val_s: float
     ) -> None:
-        config = CONFIG.updated({"run.time_budget_s": budget})
-        cost = StepCost(step_s, val_s)
-        plan = plan_epochs(config, cost, num_train=num_train, elapsed_s=20.0, device=CPU)
-        left = PLANNED_SHARE * budget - 20.0 - JUDGING_SHARE * 2 * VIEWS * val_s
-        left -= graph_cost_s(step_s / config.finetune.batch_size / 3)
-        assert plan.epochs_s == pytest.approx(left)
+        config = CONFIG.updated({"run.time_budget_s": left_s + 20})
+        cost = StepCost(step_s, val_s, checkpoint_s=0.1)
+        plan = plan_epochs(config, cost, num_train=num_train, left_s=left_s, device=CPU)
         seconds = planned_s(plan.config, cost)
-        assert seconds <= left
-        size = int(plan.config.finetune.epoch_size)
-        images = int(plan.config.finetune.epochs) * size
+        assert seconds <= left_s
+        images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
         enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
-        assert plan.config.finetune.epochs <= plan.most_epochs <= max(1, enough / size)
-        assert images >= 0.99 * enough or seconds >= 0.95 * left
+        assert plan.most_steps == enough // plan.config.finetune.batch_size
+        assert images >= 0.99 * enough or seconds >= 0.95 * left_s
         assert images <= enough * 1.01
-        assert f"{budget:.0f} s in all" in plan.reasons[0]
+        assert f"{left_s + 20:.0f} s in all" in plan.reasons[0]
 
     def test_nothing_is_left_open(self) -> None:
         cost = StepCost(0.3, 1.0)
-        plan = plan_epochs(CONFIG, cost, num_train=1000, elapsed_s=5.0, device=CPU)
+        plan = plan_epochs(CONFIG, cost, num_train=1000, left_s=500.0, device=CPU)
         assert isinstance(plan.config.finetune.epochs, int)
         assert isinstance(plan.config.finetune.epoch_size, int)
-        assert planned_s(plan.config, cost) <= DEFAULT_CPU_BUDGET_S
+        assert planned_s(plan.config, cost) <= 500
 
     def test_given_epochs_are_kept(self) -> None:
         config = CONFIG.updated({"finetune.epochs": 3, "run.time_budget_s": 10.0})
         cost = StepCost(100.0, 0.0)
-        plan = plan_epochs(config, cost, num_train=77, elapsed_s=9.0, device=CPU)
+        plan = plan_epochs(config, cost, num_train=77, left_s=1.0, device=CPU)
         assert (plan.config.finetune.epochs, plan.config.finetune.epoch_size) == (3, 77)
         assert plan.reasons == ()
 
     def test_given_epoch_size_is_kept(self) -> None:
         config = CONFIG.updated({"finetune.epoch_size": 640, "run.time_budget_s": 100.0})
-        plan = plan_epochs(config, StepCost(1.0, 0.0), num_train=70, elapsed_s=0.0, device=CPU)
+        plan = plan_epochs(config, StepCost(1.0, 0.0), num_train=70, left_s=95.0, device=CPU)
         assert plan.config.finetune.epoch_size == 640
-        assert plan.config.finetune.epochs == 9  # 95 of 100 s, 10 steps of 1 s an epoch
+        assert plan.config.finetune.epochs == 9  # 95 s, 10 steps of 1 s an epoch
 
     def test_a_spent_budget_leaves_one_short_epoch(self) -> None:
         config = CONFIG.updated({"run.time_budget_s": 30.0})
-        plan = plan_epochs(config, StepCost(2.0, 1.0), num_train=5000, elapsed_s=90.0, device=CPU)
+        plan = plan_epochs(config, StepCost(2.0, 1.0), num_train=5000, left_s=-60.0, device=CPU)
         assert plan.config.finetune.epochs == 1
         assert plan.config.finetune.epoch_size == plan.config.finetune.batch_size
 
@@ -100,28 +96,16 @@ class TestEpochs:
         cost = StepCost(2.0, 1.0)
         for devices, processes in ((3, 6), ("auto", 16)):
             asked = config.updated({"run.devices": devices})
-            plan = plan_epochs(asked, cost, num_train=5000, elapsed_s=90.0, device=GPU)
+            plan = plan_epochs(asked, cost, num_train=5000, left_s=-60.0, device=GPU)
             settings = plan.config.finetune
             assert settings.epoch_size == settings.batch_size * processes
         assert num_processes(config.updated({"run.devices": "auto"}).run, CPU) == 2
 
-    def test_a_third_phase_has_its_time(self) -> None:
-        config = CONFIG.updated({"run.time_budget_s": 300.0})
-        cost = StepCost(0.6, 1.0)
-        words: dict[str, Any] = {"num_train": 5000, "elapsed_s": 20.0, "device": CPU}
-        alone = plan_epochs(config, cost, **words)
-        config = config.updated({"retrain.enabled": True})
-        three = plan_epochs(config, cost, **words, retrained=6400)
-        assert alone.epochs_s is not None
-        assert three.epochs_s is not None
-        judged, embedded = JUDGING_SHARE * VIEWS * 1.0, 6400 / 64 * 0.6 / 3
-        assert alone.epochs_s - three.epochs_s == pytest.approx(judged + embedded)
-
     def test_passes_on_a_gpu(self) -> None:
-        plan = plan_epochs(CONFIG, StepCost(0.01, 0.1), num_train=4000, elapsed_s=0.0, device=GPU)
+        plan = plan_epochs(CONFIG, StepCost(0.01, 0.1), num_train=4000, left_s=0.0, device=GPU)
         images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
         assert images == pytest.approx(DEFAULT_GPU_PASSES * 4000, rel=0.05)
-        assert plan.epochs_s is None  # no time was given that could run out
+        assert plan.most_steps is None  # no time was given that could run out
 
 
 class TestSize:
@@ -175,25 +159,51 @@ def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
 
 class TestProbe:
     counts = np.array([6000, 900, 300, 36, 8])
+    val = np.array([1500, 225, 75, 9, 2])
 
-    def test_without_a_budget_it_is_whole(self) -> None:
-        assert planner.plan_probe(None, self.counts, pixels=8 * 64 * 64) == (1500, 800)
+    @pytest.mark.parametrize("fits", [0.0, 90.0, 1000.0, 20_000.0, 1e9])
+    def test_what_fits_is_embedded_and_no_more(self, fits: float) -> None:
+        words = {"views": 8, "draws": 204_800}
+        cap, views = plan_probe(fits, self.counts, self.val, **words)
+        embedded = num_embedded(self.counts, self.val, cap) * views
+        assert embedded <= fits or (cap, views) == (LEAST_PER_CLASS, 1)
+        another = num_embedded(self.counts, self.val, cap + 1) * views
+        assert another > fits or cap == self.counts.max()
 
-    @pytest.mark.parametrize("budget", [10.0, 60.0, 300.0, 3600.0])
-    def test_embedding_keeps_its_share(self, budget: float) -> None:
-        pixels = 8 * 64 * 64
-        cap, steps = planner.plan_probe(budget, self.counts, pixels=pixels)
-        spent = np.minimum(self.counts, cap).sum() * pixels / planner.EMBEDDED_PIXELS_PER_S
-        assert spent <= max(planner.EMBEDDING_SHARE * budget, 40 * pixels / 2.5e6)
-        assert 50 <= steps <= 800
+    def test_all_images_and_views_where_they_fit(self) -> None:
+        cap, views = plan_probe(1e9, self.counts, self.val, views=8, draws=10**6)
+        assert (cap, views) == (6000, 8)
 
-    def test_more_time_embeds_more(self) -> None:
-        caps = [
-            planner.plan_probe(budget, self.counts, pixels=8 * 128 * 128)[0]
-            for budget in (10.0, 100.0, 1000.0, 100_000.0)
-        ]
-        assert caps == sorted(caps)
-        assert caps[0] < caps[-1] == 1500
+    def test_no_more_than_the_heads_see(self) -> None:
+        cap, views = plan_probe(1e9, self.counts, self.val, views=8, draws=8 * 2000)
+        assert np.minimum(self.counts, cap).sum() <= 2000 < np.minimum(self.counts, cap + 1).sum()
+        assert views == 8
+
+    def test_views_go_where_a_few_images_do_not_fit(self) -> None:
+        least = num_embedded(self.counts, self.val, LEAST_PER_CLASS)
+        assert least == 5 * 8 + 4 * 8 + 2
+        for views in (4, 2, 1):
+            found = plan_probe(least * views, self.counts, self.val, views=8, draws=10**6)
+            assert found == (LEAST_PER_CLASS, views)
+
+    @pytest.mark.parametrize(
+        ("changes", "device", "measured"),
+        [
+            ({}, CPU, True),  # which has a time by default
+            ({"run.time_budget_s": 60.0}, GPU, True),
+            ({"run.time_budget_s": 60.0, "finetune.epochs": 3}, CPU, True),
+            ({"finetune.epochs": 3}, CPU, False),  # the same on any machine
+            ({"probe.enabled": False}, CPU, False),
+            ({}, GPU, False),
+        ],
+    )
+    def test_a_measured_speed_decides_where_time_does(
+        self, changes: dict[str, Any], device: torch.device, measured: bool
+    ) -> None:
+        config = Config().updated({"data.size": 64, **changes})
+        plan = plan_model(config, fake_data(), device).config
+        assert (plan.probe.max_per_class == "auto") == measured
+        assert 50 <= int(plan.probe.steps) <= 800
 
 
 class TestModel:
@@ -206,6 +216,7 @@ class TestModel:
             "data.encoding",  # each table's own bytes tell
             "augment.symmetry",  # the probe asks the data
             "evaluation.views",  # follows from the symmetry
+            "probe.max_per_class",
             "finetune.epochs",
             "finetune.epoch_size",
             "run.accelerator",
@@ -309,13 +320,13 @@ class TestModel:
 
         def spy(config: Config, cost: StepCost, **kwargs: Any) -> Any:
             measured.append(cost)
-            kwargs["elapsed_s"] = 29.9
-            return original(config, cost, **kwargs)
+            assert 0 < kwargs["left_s"] < 30
+            return replace(original(config, cost, **kwargs), most_steps=3)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recame.training.phases.finetune.plan_epochs", spy)
+            patch.setattr("recame.training.phases.finetune_length.plan_epochs", spy)
             run, _ = run_finetune(run, run.new_model())
         assert 0 < measured[0].step_s < 5
         assert 0 < measured[0].val_s < 5
-        assert planned_s(run.config, measured[0]) < 3
+        assert run.config.finetune.steps == 3
         assert run.folder.load_config() == run.config

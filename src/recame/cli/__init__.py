@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from recame.errors import RecameError, as_missing_dependency
+from recame.machine import process_began
 from recame.names import printable
 
 _PACKAGE = Path(__file__).parents[1]
@@ -26,13 +27,14 @@ _SPINS = 5000
 
 def main() -> None:
     """Entry point of `recame`: user errors on one line and their exit code, no traceback."""
+    began = process_began()
     share_the_cores()
     _print_anything()
     from recame.cli.app import app
 
     try:
         with _warnings_in_words():
-            app(standalone_mode=True)
+            app(standalone_mode=True, obj=began)  # a verb that keeps a time counts from here
     except RecameError as error:
         _refuse(error)
     except ModuleNotFoundError as error:

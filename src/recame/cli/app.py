@@ -46,6 +46,7 @@ def _root(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(help="A folder per class, a folder with train/val/test, or a CSV/Parquet."),
@@ -69,7 +70,7 @@ def train(
     from recame.training.train import train as train_run
 
     console = Console()
-    run = train_run(source, settings, out=out, resume=resume, console=console)
+    run = train_run(source, settings, out=out, resume=resume, console=console, started=context.obj)
     _tell_trained(run, console)
 
 
@@ -84,6 +85,7 @@ def _tell_trained(run: RunFolder, console: Console) -> None:
 
 @app.command()
 def distill(
+    context: typer.Context,
     run: Annotated[
         Path | None, typer.Argument(help="Folder of the finished run that teaches.")
     ] = None,
@@ -120,6 +122,7 @@ def distill(
         changes=changes,
         resume=resume,
         console=console,
+        started=context.obj,
     )
     _tell_trained(student, console)
 

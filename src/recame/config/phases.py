@@ -30,6 +30,9 @@ class FinetuneConfig(Section):
 
     enabled: bool = True
     epochs: Auto | Positive = "auto"
+    steps: Positive | None = Field(
+        None, description="the optimiser's steps, where they end within the last epoch"
+    )
     scope: Literal["all", "tails"] = Field(
         "all",
         description="tails: the shared trunk is frozen and computed once, under flips and turns "

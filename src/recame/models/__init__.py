@@ -9,7 +9,7 @@ from recame.models.classifier import (
     cosine_logits,
 )
 from recame.models.experts import Architecture, MultiExpertClassifier
-from recame.models.frozen_forward import FrozenForward
+from recame.models.frozen_forward import FrozenForward, becomes_graph
 from recame.models.initialisation import class_means, initialise_classifier, read_text_features
 from recame.models.pretrained import PACKAGED_BACKBONE, Pretrained, pretrained_mean_std
 from recame.models.regional_attention import (
@@ -33,6 +33,7 @@ __all__ = [
     "RegionalChannelAttention",
     "StagedBackbone",
     "adapted_to",
+    "becomes_graph",
     "build_backbone",
     "class_means",
     "continued",

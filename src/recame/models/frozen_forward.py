@@ -63,10 +63,10 @@ class FrozenForward:
         self._module = (module if function is None else _Calling(module, function)).eval()
         self._dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
         self._session: Any = None
-        work = num_images * example.shape[-1] * example.shape[-2]
-        if example.device.type == "cpu" and work >= GRAPH_PIXELS and graph_runtime_available():
+        pixels = num_images * example.shape[-1] * example.shape[-2]
+        if becomes_graph(example.device, pixels):
             self._session = _session_or_none(
-                self._module, example[:4], export=work >= EXPORT_PIXELS
+                self._module, example[:4], export=pixels >= EXPORT_PIXELS
             )
 
     @property
@@ -91,6 +91,11 @@ class FrozenForward:
         outputs = result if isinstance(result, tuple) else (result,)
         # A clone outside inference mode, so that heads can train on it.
         return tuple(output.float().clone() for output in outputs)
+
+
+def becomes_graph(device: torch.device, pixels: int) -> bool:
+    """Whether so many pixels pass a graph, on a device and with the packages for that."""
+    return device.type == "cpu" and pixels >= GRAPH_PIXELS and graph_runtime_available()
 
 
 class _Calling(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from recame.machine import environment
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
-from recame.training.ongoing_run import OngoingRun
+from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.planner import choose_size, num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
@@ -34,6 +35,8 @@ def _prepare(
     source: Path, config: Config, folder: RunFolder, console: Console, started: float
 ) -> tuple[OngoingRun, list[str]]:
     """Load the data and decide what is left open, with a reason for each decision."""
+    measured, began = Measured(), time.monotonic()
+    measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
     if config.data.size == "auto":
@@ -52,7 +55,9 @@ def _prepare(
     plan = plan_model(config, data, device)
     config = plan.config
     data = _with_normalisation(data, config)
-    return OngoingRun(folder, config, data, device, console, started), [*reasons, *plan.reasons]
+    measured.stages["images"] = time.monotonic() - began
+    run = OngoingRun(folder, config, data, device, console, started, measured=measured)
+    return run, [*reasons, *plan.reasons]
 
 
 def check_run(run: OngoingRun) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
@@ -16,6 +19,34 @@ from recame.runs.folder import RunFolder
 from recame.training.starting_weights import starting_network
 
 
+@dataclass
+class Measured:
+    """What stages of a run took on this machine, by which what follows them is reckoned.
+
+    Attributes:
+        stages: seconds of each stage, in order.
+        graph_s: seconds that making a network's graph takes; None where none was made.
+        graph_gain: how many times as fast a network is as a graph; None where none was made.
+        saving_s: seconds that writing a network takes; None where none was written.
+        head_step_s: seconds of a step of the heads on cached features; None where none was taken.
+    """
+
+    stages: dict[str, float] = field(default_factory=dict)
+    graph_s: float | None = None
+    graph_gain: float | None = None
+    saving_s: float | None = None
+    head_step_s: float | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
+
+
 @dataclass(frozen=True)
 class OngoingRun:
     """A run between its beginning and its end.
@@ -26,8 +57,9 @@ class OngoingRun:
         data: the images, decoded.
         device: where it trains.
         console: where progress goes.
-        started: `time.monotonic()` at its beginning.
+        started: `time.monotonic()` at the beginning of the command, from where its time counts.
         make_loss: makes the loss instead of the `objective` settings.
+        measured: what its stages took so far.
     """
 
     folder: RunFolder
@@ -37,6 +69,7 @@ class OngoingRun:
     console: Console
     started: float
     make_loss: LossFactory | None = None
+    measured: Measured = field(default_factory=Measured)
 
     @property
     def precision(self) -> Precision:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ import numpy as np
 import torch
 
 from recame.config import SYMMETRIES, Config, RunConfig
-from recame.contracts import Array
+from recame.contracts import IntArray
 from recame.data.dataset import InspectionSet
 from recame.data.proposal import working_side
 from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
 from recame.runs.folder import RunFolder
-from recame.training.loop.cost import StepCost, graph_cost_s
+from recame.training.loop.cost import StepCost
 from recame.training.starting_weights import own_source
 
 #: Time for a run on a CPU that was given none. On a GPU epochs are planned instead.
@@ -28,13 +30,18 @@ DEFAULT_GPU_PASSES = 60
 #: however much time there is: the rarest classes' few images would only be learnt by heart
 #: (docs/decisions/0003).
 ENOUGH_IMAGES, ENOUGH_PASSES = 40_000, 5
-#: Share of the budget that the probe's embedding may take, and the pixels a second it is reckoned
-#: with (about 600 images of 64 x 64). Reckoned, not measured, on purpose: a resumed
-#: probe must see the same images.
+#: Share of the budget that the probe's embedding may take, at a speed that it measures.
 EMBEDDING_SHARE = 0.15
+#: Of a run that no time was given, with epochs that were: pixels a second by which it is reckoned
+#: instead (about 600 images of 64 x 64), since it is to be the same on any machine.
 EMBEDDED_PIXELS_PER_S = 2.5e6
 #: The probe without a time budget.
 PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
+#: Images of a class that the probe sees at least, and of the validation split that decide the
+#: symmetry, at most.
+LEAST_PER_CLASS, VAL_PER_CLASS = 8, 200
+#: Fewer steps than these are no fine-tuning: after a probe it is left out.
+LEAST_STEPS = 8
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
 #: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
@@ -45,10 +52,6 @@ TAUS, LONE_TAU, STUDENT_TAU = (1.0, 2.0), 1.5, 1.0
 #: the pixels a second that they train on with one core: the probe needs the number before a step.
 PASSES_OF_TWO = 12
 TRAINED_PIXELS_PER_S, TRAINED_SHARE = 4.0e5, 0.75
-#: Share of the budget that is planned; the rest covers loading, saving and a noisy machine.
-PLANNED_SHARE = 0.95
-#: The last judgement on val runs in a graph: seconds of a pass, to those of one between epochs.
-JUDGING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,13 @@ class ResolvedConfig:
     Attributes:
         config: the settings.
         reasons: the sentences.
-        epochs_s: seconds that the epochs may take, where time decided their number.
-        most_epochs: and no more than these, however fast they turn out.
+        most_steps: where time decides when fine-tuning ends, no more steps than these are taken,
+            however fast they turn out; None: the settings decide.
     """
 
     config: Config
     reasons: tuple[str, ...]
-    epochs_s: float | None = None
-    most_epochs: int = 0
+    most_steps: int | None = None
 
 
 def choose_size(native: tuple[int, int]) -> tuple[int, str]:
@@ -149,13 +151,11 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
     frozen = bool(changes.get("finetune.freeze_batch_norm", config.finetune.freeze_batch_norm))
     why = "with frozen batch norms small steps suffice, and large ones diverge"
     decide("finetune.lr", FROZEN_LR if frozen else LR, why if frozen else "batch norms move")
-    max_per_class, steps = plan_probe(
-        budget_s(config, device),
-        np.asarray(data.label_space.counts),
-        pixels=config.probe.views * data.spec.height * data.spec.width,
-    )
+    budget = budget_s(config, device)
     why = "embedding and heads stay a small part of the time"
-    decide("probe.max_per_class", max_per_class, why)
+    if not measures_probe(config, device):
+        decide("probe.max_per_class", _reckoned_cap(budget, config, data), why)
+    steps = PROBE_STEPS if budget is None else int(np.clip(1.3 * budget, 50, PROBE_STEPS))
     decide("probe.steps", steps, why)
     if not config.probe.enabled:
         decide("augment.symmetry", "square", "no probe to ask; inspection images seldom have an up")
@@ -209,24 +209,54 @@ def plan_experts(
     return 1, f"{passes}, and further passes bring more than a second expert"
 
 
-def plan_probe(budget: float | None, counts: Array, *, pixels: int) -> tuple[int, int]:
-    """How many images of a class the probe embeds, and its steps.
+def measures_probe(config: Config, device: torch.device) -> bool:
+    """Whether a measured speed decides how much the probe embeds: where time ends the run."""
+    given, timed = config.run.time_budget_s is not None, budget_s(config, device) is not None
+    return config.probe.enabled and (given or (timed and config.finetune.epochs == "auto"))
+
+
+def _reckoned_cap(budget: float | None, config: Config, data: InspectionSet) -> int:
+    """Images of a class that the probe embeds where nothing is measured."""
+    if budget is None:
+        return PROBE_MAX_PER_CLASS
+    pixels = config.probe.views * data.spec.height * data.spec.width
+    affordable = EMBEDDING_SHARE * budget * EMBEDDED_PIXELS_PER_S / pixels
+    caps = np.array([LEAST_PER_CLASS, 16, 32, 64, 125, 250, 500, 1000, PROBE_MAX_PER_CLASS])
+    images = np.minimum(np.asarray(data.label_space.counts)[None, :], caps[:, None]).sum(1)
+    return int(caps[max(0, int(np.searchsorted(images, affordable, side="right")) - 1)])
+
+
+def plan_probe(
+    fits: float, counts: IntArray, val_counts: IntArray, *, views: int, draws: int
+) -> tuple[int, int]:
+    """How many images of a class the probe embeds, and under how many views.
+
+    All of them where they fit; views are given up last, where a few images of each class do not.
 
     Args:
-        budget: seconds for the whole run, or None.
+        fits: images that there is time for, each counted once a view.
         counts: (C,) training images.
-        pixels: of one image under all its views.
+        val_counts: (C,) validation images.
+        views: at most.
+        draws: images that the heads' training shows; to embed more of them would be in vain.
 
-    Returns:
-        `max_per_class` and `steps`.
+    Examples:
+        >>> plan_probe(1600, np.array([900, 50]), np.array([0, 0]), views=8, draws=10**6)
+        (150, 8)
     """
-    if budget is None:
-        return PROBE_MAX_PER_CLASS, PROBE_STEPS
-    affordable = EMBEDDING_SHARE * budget * EMBEDDED_PIXELS_PER_S / pixels
-    caps = np.array([8, 16, 32, 64, 125, 250, 500, 1000, PROBE_MAX_PER_CLASS])
-    images = np.minimum(counts[None, :], caps[:, None]).sum(1)
-    cap = caps[max(0, int(np.searchsorted(images, affordable, side="right")) - 1)]
-    return int(cap), int(np.clip(1.3 * budget, 50, PROBE_STEPS))
+    while views > 1 and num_embedded(counts, val_counts, LEAST_PER_CLASS) * views > fits:
+        views //= 2
+    larger = range(LEAST_PER_CLASS + 1, max(LEAST_PER_CLASS, int(counts.max())) + 1)
+    none = np.zeros_like(val_counts)
+    fitting = bisect_right(larger, fits / views, key=partial(num_embedded, counts, val_counts))
+    shown = bisect_right(larger, draws / views, key=partial(num_embedded, counts, none))
+    return LEAST_PER_CLASS + min(fitting, shown), views
+
+
+def num_embedded(counts: IntArray, val_counts: IntArray, cap: int) -> int:
+    """Images that a probe of at most `cap` of a class embeds, those of `val` included."""
+    decide = np.minimum(val_counts, min(cap, VAL_PER_CLASS))
+    return int(np.minimum(counts, cap).sum() + decide.sum())
 
 
 def _num_stages(backbone: str, channels: int) -> int:
@@ -238,10 +268,9 @@ def plan_epochs(
     cost: StepCost,
     *,
     num_train: int,
-    elapsed_s: float,
+    left_s: float,
     device: torch.device,
     patience: int = 1,
-    retrained: int = 0,
 ) -> ResolvedConfig:
     """Choose how many epochs of how many images, from the time left and the measured step.
 
@@ -249,10 +278,10 @@ def plan_epochs(
         config: settings; `finetune.epochs` and `finetune.epoch_size` may be `auto`.
         cost: measured on this device.
         num_train: training images.
-        elapsed_s: seconds since the run began.
+        left_s: seconds for the epochs, what follows them being set aside; of no account for a run
+            that has no time to keep.
         device: where the run trains.
         patience: how many times the images are enough that are enough to learn from labels alone.
-        retrained: images, each under all its views, that a third phase embeds afterwards.
     """
     settings = config.finetune
     size = settings.epoch_size
@@ -267,16 +296,9 @@ def plan_epochs(
         left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
         why = f"{DEFAULT_GPU_PASSES} passes over {num_train:,} images (no time budget given)"
     else:
-        # More passes over the validation split decide which of the phases' networks is kept.
-        passes = (2 + config.retrain.enabled) * int(config.evaluation.views)
-        left_s = PLANNED_SHARE * budget - elapsed_s - JUDGING_SHARE * passes * cost.val_s
-        # A forward takes about a third of a step.
-        left_s -= retrained / settings.batch_size * cost.step_s / 3
-        if device.type == "cpu":
-            left_s -= graph_cost_s(cost.step_s / settings.batch_size / 3)
         images = max(1.0, left_s) * images_per_s
         why = (
-            f"{budget:.0f} s in all, {elapsed_s:.0f} s are spent, a step of "
+            f"of {budget:.0f} s in all {max(0.0, left_s):.0f} s are left for them, a step of "
             f"{settings.batch_size} images takes {1000 * cost.step_s:.0f} ms"
         )
         if images > enough:
@@ -289,18 +311,19 @@ def plan_epochs(
         shortest = 20.0 * images_per_s
         size = int(max(least, min(max(num_train, shortest), images / 4)))
     epochs = max(1, round(images / size))
-    epoch_s = size / images_per_s + cost.val_s
+    epoch_s = size / images_per_s + cost.epoch_end_s
     if epochs * epoch_s > left_s:
         epochs = max(1, int(left_s / epoch_s))
     if open_size:  # epochs of a length that uses what whole ones would leave
-        affordable = (left_s / epochs - cost.val_s) * images_per_s
+        affordable = (left_s / epochs - cost.epoch_end_s) * images_per_s
         size = int(max(least, min(affordable, images / epochs)))
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
     planned = config.updated(changes)
     if budget is None:
         return ResolvedConfig(planned, (reason,))
-    return ResolvedConfig(planned, (reason,), left_s, max(epochs, int(enough // size)))
+    most_steps = max(1, enough // (settings.batch_size * settings.accumulate))
+    return ResolvedConfig(planned, (reason,), most_steps)
 
 
 def with_symmetry(config: Config, name: str) -> Config:

@@ -29,6 +29,7 @@ from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
 from recame.training.phases.probe import initial_model, run_probe
 from recame.training.phases.retrain import run_retrain
+from recame.training.reserve import tell_time
 from recame.training.starting_weights import own_source, starting_mean_std, starting_network
 
 
@@ -40,6 +41,7 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     make_loss: LossFactory | None = None,
+    started: float | None = None,
 ) -> RunFolder:
     """Train on a folder or table of images and leave a run folder.
 
@@ -52,6 +54,7 @@ def train(
         console: where progress goes; silent if None.
         make_loss: makes a loss of one's own, which the settings do not describe: give it again to
             resume. One device only.
+        started: `time.monotonic()` from where a time budget counts; now unless given.
 
     Returns:
         The finished run's folder. Where the loss or the weights were no longer finite, training
@@ -61,7 +64,7 @@ def train(
         RecameError: the data, the settings or the folder cannot be used as they are.
         SystemExit: in the other processes of a run on several devices, once training ended.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     console = console or Console(quiet=True)
     quiet_libraries()
     if resume:
@@ -106,20 +109,28 @@ def train(
 def _run_phases(run: OngoingRun) -> None:
     """Train phase by phase, and keep what `val` chooses."""
     candidates: dict[str, MultiExpertClassifier] = {}
+    stage = run.measured.stage
     if run.config.probe.enabled:
-        run, model = run_probe(run)
+        with stage("probe"):
+            run, model = run_probe(run)
         candidates["probe"] = model
     else:
-        model = initial_model(run)
+        with stage("first weights"):
+            model = initial_model(run)
     if run.config.finetune.enabled:
-        run, candidates["finetune"] = run_finetune(
-            run, copy.deepcopy(model) if candidates else model
-        )
+        with stage("fine-tuning"):
+            run, tuned = run_finetune(run, copy.deepcopy(model) if candidates else model)
+        if tuned is not None:
+            candidates["finetune"] = tuned
     if run.config.retrain.enabled:
         last = candidates[list(candidates)[-1]]
-        candidates["retrained"] = run_retrain(run, last)
-    keep_best(run, candidates)
-    keep_graph(run)
+        with stage("new heads"):
+            candidates["retrained"] = run_retrain(run, last)
+    with stage("judging"):
+        keep_best(run, candidates)
+    with stage("graph"):
+        keep_graph(run)
+    tell_time(run)
     run.folder.finish()
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +15,13 @@ import pandas as pd
 import pytest
 import torch
 
+from recame.runs.folder import RunFolder
 from recame.training.loop import pace
 from recame.training.loop.cost import StepCost
 from recame.training.loop.module import FinetuneModule
-from recame.training.loop.pace import KeepTime, Pace
+from recame.training.loop.pace import EndWithPace, KeepTime, Pace, steps_that_fit
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases import finetune
 from recame.training.phases.finetune import run_finetune
 
 Ongoing = Callable[..., OngoingRun]
@@ -72,110 +78,209 @@ class TestPace:
         assert again.warmup == made.warmup == 5
 
 
-class TestKeepTime:
-    def epochs_after(
-        self, epoch_s: list[float], planned: int, most: int, monkeypatch: pytest.MonkeyPatch
-    ) -> int:
-        """Epochs that are made where 100 s are allowed and they take `epoch_s`."""
-        now = 0.0
-        monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
-        made = begun(10 * planned)
-        keep = KeepTime(100.0, most, made)
-        trainer = SimpleNamespace(
+class TestStepsThatFit:
+    @pytest.mark.parametrize("left_s", [-5.0, 0.0, 1.9, 2.0, 12.0, 40.0, 100.0, 1000.0])
+    @pytest.mark.parametrize("end_s", [0.0, 2.0, 30.0])
+    @pytest.mark.parametrize("to_end", [0, 1, 7, 20])
+    def test_as_many_as_a_walk_through_the_epochs_finds(
+        self, left_s: float, end_s: float, to_end: int
+    ) -> None:
+        per_epoch, step_s = 20, 1.5
+
+        def needed(steps: int) -> float:
+            """Seconds of so many steps, and of the ends that they bring."""
+            spent = end_s if to_end == 0 else 0.0
+            for step in range(1, steps + 1):
+                over = step == steps or (step - to_end) % per_epoch == 0
+                spent += step_s + over * end_s
+            return spent
+
+        found = steps_that_fit(
+            left_s, step_s=step_s, end_s=end_s, to_end=to_end, per_epoch=per_epoch
+        )
+        fitting = [steps for steps in range(1, 800) if needed(steps) <= left_s + 1e-9]
+        # An epoch's end may cost more than the steps after it bring: fewer may fit than the most.
+        assert found == 0 or needed(found) <= left_s + 1e-3
+        assert found >= max(fitting, default=0) - end_s / step_s - 1
+
+
+class Machine:
+    """A trainer whose steps and epochs' ends take what a fake clock says."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, step_s: Callable[[float], float], end_s: float
+    ) -> None:
+        self.now, self.step_s, self.end_s = 0.0, step_s, end_s
+        monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def train(
+        self, keep: Callable[[Pace], KeepTime], *, planned: int, batches: int, accumulate: int = 1
+    ) -> tuple[int, Pace]:
+        """Train until the callbacks end it; how many steps that were, and the pace."""
+        per_epoch = math.ceil(batches / accumulate)
+        made = begun(planned * per_epoch)
+        callbacks = [keep(made), EndWithPace(made)]
+        trainer: Any = SimpleNamespace(
             world_size=1,
-            max_epochs=planned,
             current_epoch=0,
             global_step=0,
+            should_stop=False,
+            num_training_batches=batches,
+            accumulate_grad_batches=accumulate,
             fit_loop=SimpleNamespace(max_epochs=planned),
         )
         module = pl.LightningModule()
-        keep.on_train_start(trainer, module)  # type: ignore[arg-type]
-        while trainer.current_epoch < trainer.max_epochs:
-            now += epoch_s[min(trainer.current_epoch, len(epoch_s) - 1)]
-            trainer.global_step += 10
-            keep.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
-            trainer.max_epochs = trainer.fit_loop.max_epochs
+        while trainer.current_epoch < trainer.fit_loop.max_epochs and not trainer.should_stop:
+            for callback in callbacks:
+                callback.on_train_epoch_start(trainer, module)
+            for batch in range(batches):
+                self.now += self.step_s(self.now)
+                whole = (batch + 1) % accumulate == 0 or batch + 1 == batches
+                trainer.global_step += whole
+                for callback in callbacks:
+                    callback.on_train_batch_end(trainer, module, None, None, batch)
+                if trainer.should_stop:
+                    break
+            self.now += self.end_s
             trainer.current_epoch += 1
-        assert made.done(trainer.global_step + 1) == pytest.approx(1.0)
-        return int(trainer.current_epoch)
+        assert trainer.fit_loop.max_epochs == trainer.current_epoch
+        return trainer.global_step, made
 
+
+COST = StepCost(0.5, 2.0)
+
+
+class TestKeepTime:
     @pytest.mark.parametrize(
-        ("epoch_s", "planned", "epochs"),
+        "step_s",
         [
-            ([10.0], 10, 10),
-            ([20.0], 10, 5),  # a machine half as fast
-            ([8.0], 10, 12),
-            ([5.0, 10.0], 10, 10),  # fast at first
-            ([10.0, 10.0, 35.0, 10.0], 10, 7),  # one epoch that something else delayed
-            ([400.0], 10, 1),
+            lambda _: 0.5,
+            lambda _: 0.25,  # twice as fast as it was measured
+            lambda _: 2.0,
+            lambda now: 0.5 if now < 60 else 1.2,  # another program starts midway
+            lambda now: 1.2 if now < 60 else 0.5,  # and ends
+            lambda now: 0.5 + 0.3 * math.sin(now),
         ],
     )
-    def test_the_clock_decides(
-        self, epoch_s: list[float], planned: int, epochs: int, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("batches", [7, 60, 5000])
+    def test_ends_with_the_time_and_the_rate_with_it(
+        self, step_s: Callable[[float], float], batches: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert self.epochs_after(epoch_s, planned, 99, monkeypatch) == epochs
+        machine = Machine(monkeypatch, step_s, end_s=2.0)
+        keep = partial(KeepTime, 120.0, 0.0, 10**6, COST)
+        steps, made = machine.train(keep, planned=4, batches=batches)
+        longest = max(step_s(now) for now in np.linspace(90, 120))
+        # What a last epoch of one step and its judgement would take may be left.
+        assert 120 - 2 * longest - 2.0 - 1.0 <= machine.now <= 120 + longest
+        assert made.num_steps == steps
+        # The last steps were nearly the last of the plan already.
+        assert made.done(steps) == pytest.approx(1.0, abs=0.05)
+
+    def test_what_follows_has_its_time_and_more_where_steps_have_become_slower(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for factor in (1.0, 2.0):
+            machine = Machine(monkeypatch, lambda _, s=0.5 * factor: s, end_s=0.0)
+            keep = partial(KeepTime, 100.0, 20.0, 10**6, StepCost(0.5, 0.0))
+            machine.train(keep, planned=3, batches=1000)
+            assert machine.now == pytest.approx(100 - factor * 20, abs=2 * factor)
 
     def test_enough_is_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.epochs_after([1.0], 10, 12, monkeypatch) == 12
+        machine = Machine(monkeypatch, lambda _: 0.01, end_s=0.0)
+        keep = partial(KeepTime, 120.0, 0.0, 33, COST)
+        assert machine.train(keep, planned=2, batches=10)[0] == 33
+
+    def test_no_time_left_is_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine = Machine(monkeypatch, lambda _: 0.5, end_s=0.0)
+        keep = partial(KeepTime, -10.0, 5.0, 100, COST)
+        assert machine.train(keep, planned=2, batches=10)[0] == 1
+
+    @pytest.mark.parametrize("accumulate", [2, 3])
+    def test_a_step_of_several_batches_is_not_cut(
+        self, accumulate: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machine = Machine(monkeypatch, lambda _: 0.5, end_s=0.0)
+        keep = partial(KeepTime, 50.2, 0.0, 10**6, StepCost(0.5 * accumulate, 0.0))
+        steps, _ = machine.train(keep, planned=2, batches=1000, accumulate=accumulate)
+        assert steps == 100 // accumulate
 
     def test_several_processes_keep_their_plan(self) -> None:
+        made = begun(30)
         fit_loop = SimpleNamespace(max_epochs=3)
-        trainer = SimpleNamespace(world_size=2, fit_loop=fit_loop)
-        KeepTime(0.0, 3, begun(3)).on_train_epoch_end(
+        trainer = SimpleNamespace(world_size=2, fit_loop=fit_loop, global_step=1)
+        KeepTime(0.0, 0.0, 3, COST, made).on_train_batch_end(
             trainer,  # type: ignore[arg-type]
-            pl.LightningModule(),
+            *(pl.LightningModule(), None, None, 0),
         )
         assert fit_loop.max_epochs == 3
+        assert made.num_steps == 30
 
 
 class TestRun:
-    """A run that planned 4 epochs, on a machine that turns out four times slower, or faster."""
+    """A run that planned 4 epochs of 5 steps, on a machine that turns out slower, or faster."""
 
     @pytest.fixture
     def run(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> OngoingRun:
-        run = ongoing(finetune__epochs=4)
+        run = ongoing(finetune__epochs=4, finetune__ema_decay=0.9)
         settings = {"finetune.epochs": "auto", "run.time_budget_s": 1000.0, "run.keep": "last"}
-        run = replace(run, config=run.config.updated(settings))
-        monkeypatch.setattr(
-            "recame.training.phases.finetune.measure_cost",
-            # 4 epochs of the 70 images in batches of 16 take what is planned of the budget
-            lambda *_: StepCost(950.0 / (4 * 70 / 16), 0.0),
-        )
+        run = replace(run, config=run.config.updated(settings), started=0.0)
+        length = "recame.training.phases.finetune_length"
+        monkeypatch.setattr(f"{length}.time", SimpleNamespace(monotonic=lambda: 100.0))
+        monkeypatch.setattr(f"{length}.later_work", lambda *_: {"judging": 100.0})
+        # 4 epochs of the 70 images in batches of 16 take what is left
+        cost = StepCost(800.0 / (4 * 70 / 16), 0.0)
+        monkeypatch.setattr(f"{length}.measure_cost", lambda *_, **__: cost)
         return run
 
-    @pytest.mark.parametrize(("epoch_s", "epochs"), [(900.0, 1), (470.0, 2), (120.0, 8)])
-    def test_rate_falls_to_its_end(
-        self, epoch_s: float, epochs: int, run: OngoingRun, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        calls = iter(range(99))
-        # The first call plans the end, the second starts the clock.
-        clock = SimpleNamespace(monotonic=lambda: epoch_s * max(0, next(calls) - 1))
-        monkeypatch.setattr(pace, "time", clock)
-        ended, _ = run_finetune(run, run.new_model())
-        history = pd.read_csv(run.folder.history_path)
-        assert len(history) == ended.config.finetune.epochs == epochs
-        assert run.folder.load_config() == ended.config
-        assert f"finetune.epochs = {epochs}" in run.folder.reasons()[-1]
-        assert (history["lr"].iloc[-1] == 0) == (epochs > 1)
-        assert history["lr"].is_monotonic_decreasing
+    @staticmethod
+    def clock(step_s: float) -> SimpleNamespace:
+        """Looked at when an epoch starts and after each step."""
+        calls = iter(range(999))
+        return SimpleNamespace(monotonic=lambda: 100 + step_s * next(calls))
 
-    def test_a_resumed_run_keeps_the_changed_plan(
+    @pytest.mark.parametrize(("step_s", "steps"), [(100.0, 7), (60.0, 11), (20.0, 33)])
+    def test_ends_within_an_epoch(
+        self, step_s: float, steps: int, run: OngoingRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pace, "time", self.clock(step_s))
+        ended, _ = run_finetune(run, run.new_model())
+        settings = ended.config.finetune
+        history = pd.read_csv(run.folder.history_path)
+        done = int(history["step"].iloc[-1])
+        assert abs(done - steps) <= 2
+        assert settings.steps == (done if done % 5 else None)
+        assert len(history) == settings.epochs == math.ceil(done / 5)
+        assert run.folder.load_config() == ended.config
+        assert history["val/balanced_accuracy"].notna().all()
+        assert history["lr"].is_monotonic_decreasing
+        assert history["lr"].iloc[-1] < 0.1 * float(settings.lr)
+        reasons = "\n".join(run.folder.reasons())
+        assert f"finetune.epochs = {settings.epochs}" in reasons
+
+    def test_its_settings_repeat_it_without_a_clock(
         self, run: OngoingRun, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def clock() -> SimpleNamespace:
-            calls = iter(range(99))
-            return SimpleNamespace(monotonic=lambda: 120.0 * max(0, next(calls) - 1))
-
-        monkeypatch.setattr(pace, "time", clock())
-        _, whole = run_finetune(run, run.new_model())
-        history = pd.read_csv(run.folder.history_path)
-
-        left = (run.folder.last_checkpoint, run.folder.previous_checkpoint)
-        for path in (*left, run.folder.history_path):
+        monkeypatch.setattr(pace, "time", self.clock(45.0))
+        ended, _ = run_finetune(run, run.new_model())
+        first = pd.read_csv(run.folder.history_path)
+        assert ended.config.finetune.steps is not None
+        for path in (
+            *(run.folder.last_checkpoint, run.folder.previous_checkpoint),
+            run.folder.history_path,
+        ):
             path.unlink()
-        run.folder.save_config(run.config)
-        monkeypatch.setattr(pace, "time", clock())
-        original, steps = FinetuneModule.training_step, iter(range(99))
+        monkeypatch.setattr(pace, "time", None)  # asking for the time would fail
+        again, _ = run_finetune(ended, run.new_model())
+        assert again.config == ended.config
+        history = pd.read_csv(run.folder.history_path)
+        assert list(history["step"]) == list(first["step"])
+        assert history["lr"].iloc[-1] == 0
+
+    def test_a_resumed_run_keeps_the_changed_plan(
+        self, run: OngoingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pace, "time", self.clock(20.0))
+        original, steps = FinetuneModule.training_step, iter(range(999))
 
         def interrupted(module: FinetuneModule, *words: Any) -> Any:
             if next(steps) == 17:  # in the fourth epoch
@@ -186,14 +291,64 @@ class TestRun:
             patch.setattr(FinetuneModule, "training_step", interrupted)
             with pytest.raises(OSError, match="lights"):
                 run_finetune(run, run.new_model())
-        planned = run.folder.load_config()
-        assert planned.finetune.epochs < 8  # what the clock made of it, the checkpoint knows
-        again, resumed = run_finetune(replace(run, config=planned), run.new_model())
-        assert again.config.finetune.epochs == len(history) == 8
-        theirs = whole.state_dict()
-        ours = resumed.state_dict()
-        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-        ended = pd.read_csv(run.folder.history_path)
-        pd.testing.assert_frame_equal(
-            ended.drop(columns="seconds"), history.drop(columns="seconds")
-        )
+        planned = replace(run, config=run.folder.load_config())
+        assert (
+            planned.config.finetune.epochs == 4
+        )  # what the clock made of it, the checkpoint knows
+        kept = torch.load(run.folder.last_checkpoint, weights_only=True)["pace"]["num_steps"]
+        assert kept > 20
+        weights = []
+        for number in range(2):
+            copied = shutil.copytree(run.folder.path, tmp_path / f"left-{number}")
+            left = replace(planned, folder=RunFolder(copied))
+            monkeypatch.setattr(pace, "time", None)
+            again, resumed = run_finetune(left, run.new_model())
+            assert resumed is not None
+            weights.append(resumed.state_dict())
+            history = pd.read_csv(left.folder.history_path)
+            assert history["step"].iloc[-1] == kept
+            assert again.config.finetune.epochs == len(history) == math.ceil(kept / 5)
+            assert again.config.finetune.steps == (kept if kept % 5 else None)
+        assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+    def test_a_cut_epoch_is_not_trained_again(
+        self, run: OngoingRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed after the last checkpoint, before its settings were written."""
+        monkeypatch.setattr(pace, "time", self.clock(45.0))
+        planned: list[OngoingRun] = []
+
+        def spy(run: OngoingRun, *_: object, **__: object) -> Any:
+            planned.append(replace(run, config=run.folder.load_config()))
+            return original(run, *_, **__)
+
+        original = finetune._fit
+        monkeypatch.setattr(finetune, "_fit", spy)
+        ended, model = run_finetune(run, run.new_model())
+        assert ended.config.finetune.steps is not None
+        assert model is not None
+        history = run.folder.history_path.read_bytes()
+        run.folder.save_config(planned[0].config)
+
+        def never(*_: object) -> None:
+            raise AssertionError("it was over")
+
+        monkeypatch.setattr(FinetuneModule, "training_step", never)
+        again, taken = run_finetune(planned[0], run.new_model())
+        assert again.config == ended.config
+        assert taken is not None
+        theirs = model.state_dict()
+        assert all(torch.equal(theirs[n], value) for n, value in taken.state_dict().items())
+        assert run.folder.history_path.read_bytes() == history
+
+    def test_without_time_the_probe_is_kept(
+        self, run: OngoingRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = {"run.time_budget_s": 150.0, "run.keep": "best_on_val"}
+        run = replace(run, config=run.config.updated(settings))
+        ended, model = run_finetune(run, run.new_model())
+        assert model is None
+        assert ended.config.finetune.enabled is False
+        assert run.folder.load_config() == ended.config
+        assert "finetune.enabled = False: 0.0 s are left" in run.folder.reasons()[-1]
+        assert not run.folder.last_checkpoint.exists()

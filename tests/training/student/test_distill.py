@@ -613,7 +613,7 @@ def test_a_student_may_train_longer() -> None:
             config,
             StepCost(0.1, 0.0),
             num_train=1000,
-            elapsed_s=0.0,
+            left_s=36_000.0,
             device=torch.device("cpu"),
             patience=patience,
         ).config.finetune

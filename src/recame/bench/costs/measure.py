@@ -38,7 +38,7 @@ from recame.machine import describe_machine
 from recame.progress import Progress, silent
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
-from recame.training.planner import plan_model, with_symmetry
+from recame.training.planner import PROBE_MAX_PER_CLASS, plan_model, with_symmetry
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,8 @@ def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
     config = plan_model(config, data, device).config.updated({"model.pretrained": False})
     if config.augment.symmetry == "auto":
         config = with_symmetry(config, "square")
+    if config.probe.max_per_class == "auto":  # a run would measure what there is time for
+        config = config.updated({"probe.max_per_class": PROBE_MAX_PER_CLASS})
     with tempfile.TemporaryDirectory(prefix="recame-costs-") as folder:
         yield OngoingRun(
             RunFolder(Path(folder)),

@@ -242,9 +242,13 @@ def training_facts(out: Path) -> dict[str, Any]:
     else:
         started, finished = (datetime.fromisoformat(info[k]) for k in ("started", "finished"))
         train_s = (finished - started).total_seconds()
+    images = epochs * int(size) if epochs else 0
+    if config.finetune.steps is not None:  # which ended within the last epoch
+        step = config.finetune.batch_size * config.finetune.accumulate
+        images = min(images, config.finetune.steps * step)
     return {
         "epochs": epochs,
-        "images_seen": epochs * int(size) if epochs else 0,
+        "images_seen": images,
         "train_s": round(train_s, 1),
     }
 

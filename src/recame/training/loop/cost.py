@@ -1,8 +1,9 @@
-"""What a fine-tuning step costs, measured by a few real ones."""
+"""What a fine-tuning step and an epoch's end cost, measured by a few real ones."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from dataclasses import dataclass
 
@@ -12,22 +13,33 @@ from recame.contracts import Batch
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.step import TrainingStep
 
-# Few: on a small machine each takes seconds of the budget, and the epochs correct the plan.
+# Few: on a small machine each takes seconds of the budget, and the clock corrects the plan.
 _WARM_UP_STEPS = 1
 _TIMED_STEPS = 3
+#: Images of the validation split by which a forward is measured.
+_FORWARD_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a fine-tuning step costs on this device.
+    """What fine-tuning costs on this device.
 
     Attributes:
         step_s: seconds a training step.
         val_s: seconds one pass over the validation split takes.
+        forward_s: seconds that one image's forward without gradients takes.
+        checkpoint_s: seconds that writing a checkpoint takes.
     """
 
     step_s: float
     val_s: float
+    forward_s: float = 0.0
+    checkpoint_s: float = 0.0
+
+    @property
+    def epoch_end_s(self) -> float:
+        """Seconds between two epochs."""
+        return self.val_s + self.checkpoint_s
 
 
 def graph_cost_s(image_s: float) -> float:
@@ -41,27 +53,36 @@ def graph_cost_s(image_s: float) -> float:
 
 
 def measure_cost(
-    step: TrainingStep, data: FinetuneData, batch_size: int, precision: str
+    step: TrainingStep,
+    data: FinetuneData,
+    batch_size: int,
+    precision: str,
+    *,
+    most_s: float = math.inf,
 ) -> StepCost:
-    """Take a few steps on the clock.
+    """Take a few steps on the clock, and a forward.
 
     Args:
         step: on its device; its model takes real steps: throw it away afterwards.
         data: what it trains and validates on.
         batch_size: images of a whole batch.
         precision: `32`, `bf16` or `16`.
+        most_s: no further step begins after so many seconds; two are taken in any case.
     """
     device = next(step.model.parameters()).device
     groups = step.model.parameter_groups()
     learned = [p for group in groups.values() for p in group if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=0.0)
     dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
     step.model.train()
     batches = itertools.chain.from_iterable(data.sampler() for _ in itertools.count())
     seconds: list[float] = []
     for chosen in itertools.islice(batches, _WARM_UP_STEPS + _TIMED_STEPS):
+        if len(seconds) > _WARM_UP_STEPS and sum(seconds) > most_s:
+            break
         began = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with autocast:
             batch = Batch(*(part.to(device) for part in data.train[chosen]))
             total = step(batch, torch.Generator().manual_seed(0)).total
         step.backward(total)
@@ -71,7 +92,23 @@ def measure_cost(
             torch.cuda.synchronize(device)
         # A short batch counts for a whole one.
         seconds.append((time.perf_counter() - began) * batch_size / len(chosen))
-    step_s = sorted(seconds[_WARM_UP_STEPS:])[_TIMED_STEPS // 2]
-    num_val = 0 if data.val is None else len(data.val.dataset)  # type: ignore[arg-type]
-    # A forward without gradients costs about a third of a training step.
-    return StepCost(step_s, num_val / batch_size * step_s / 3)
+    timed = sorted(seconds[_WARM_UP_STEPS:])
+    step_s = timed[len(timed) // 2]
+    if data.val is None:
+        return StepCost(step_s, 0.0, step_s / batch_size / 3)  # about a third of a step
+    with autocast:
+        forward_s = _forward_s(step, next(iter(data.val)), device)
+    num_val = len(data.val.dataset)  # type: ignore[arg-type]
+    return StepCost(step_s, num_val * forward_s, forward_s)
+
+
+def _forward_s(step: TrainingStep, batch: Batch, device: torch.device) -> float:
+    """Seconds of one image's forward, the second time that it runs."""
+    few = Batch(*(part[:_FORWARD_IMAGES].to(device) for part in batch))
+    step.model.eval()
+    with torch.inference_mode():
+        for _ in range(2):
+            began = time.perf_counter()
+            step.decide(few).cpu()
+            taken = time.perf_counter() - began
+    return taken / len(few.target)

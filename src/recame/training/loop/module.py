@@ -144,6 +144,8 @@ class FinetuneModule(pl.LightningModule):
                 parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
             )
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        if settings.steps is not None:
+            num_steps = min(num_steps, settings.steps)
         self.pace.begin(num_steps, max(1, round(settings.warmup * num_steps)))
 
         def factor(step: int) -> float:

@@ -1,4 +1,4 @@
-"""How far fine-tuning is, and how many epochs the time allows: the plan follows the clock."""
+"""How far fine-tuning is, and how many steps the time allows: the plan follows the clock."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-#: Of an epoch that fits but for this share of it, the reserve of the plan pays the rest.
-_LATE_SHARE = 0.3
+from recame.training.loop.cost import StepCost
+
+#: How far back the time of a step is remembered, in seconds, however much time is left.
+_LONGEST_MEMORY_S = 20.0
+#: Share of a step by which sums of floating numbers may miss it.
+_ROUNDING = 1e-6
 
 
 class Pace:
@@ -32,6 +36,11 @@ class Pace:
         """Plan the steps; those of a checkpoint that was taken up stand."""
         if not self._taken_up:
             self._num_steps, self.warmup = max(1, num_steps), warmup
+
+    @property
+    def num_steps(self) -> int:
+        """After so many steps training ends."""
+        return self._num_steps
 
     def done(self, step: int) -> float:
         """The share in [0, 1] that is done before a step."""
@@ -60,36 +69,122 @@ class Pace:
 
 
 class KeepTime(Callback):
-    """Leave out epochs that the time no longer allows, and add those that it does.
+    """Let fine-tuning end when its time does, within an epoch too, its learning rate at its end.
 
-    A plan is made from a few steps; on a machine that does other work as well, epochs last longer
-    or shorter than these said. Looks at the clock after each epoch.
+    A plan is made from a few steps; on a machine that does other work as well, steps last longer
+    or shorter than these said. So after each step it is counted anew how many more there is time
+    for, epochs' ends included.
 
     Args:
-        time_s: from now on, for all epochs.
-        most_epochs: no more than these, however much time there is.
+        ends: `time.monotonic()` by which the whole run shall have ended.
+        later_s: of it, what is due after fine-tuning, as long as steps last what `cost` says; it
+            is taken to grow as they do.
+        most_steps: no more than these, however much time there is.
+        cost: of a step and of an epoch's end, as measured beforehand.
         pace: of the module that trains.
     """
 
-    def __init__(self, time_s: float, most_epochs: int, pace: Pace) -> None:
-        self._ends = time.monotonic() + time_s
-        self._most_epochs = most_epochs
+    def __init__(
+        self, ends: float, later_s: float, most_steps: int, cost: StepCost, pace: Pace
+    ) -> None:
+        self._ends, self._later_s, self._most_steps = ends, later_s, most_steps
+        self._planned_step_s = self._step_s = max(1e-9, cost.step_s)
+        self._end_s = cost.epoch_end_s
         self._pace = pace
-        self._began = 0.0
+        self._seen = (0, 0.0)
+        self._stepped_at: float | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; how long the end of the epoch before took is known by now."""
+        now = time.monotonic()
+        if self._stepped_at is not None:
+            self._end_s = now - self._stepped_at
+        self._seen = (trainer.global_step, now)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the epochs that still fit; several processes keep their plan."""
-        if trainer.world_size > 1:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Count the steps that still fit; several processes keep their plan."""
+        step, (seen, at) = trainer.global_step, self._seen
+        if trainer.world_size > 1 or step == seen:  # gradients of this batch wait for the next
             return
-        now, done = time.monotonic(), trainer.current_epoch + 1
-        fitting = (self._ends - now) / ((now - self._began) / done)
-        more = max(0, math.floor(fitting + _LATE_SHARE))
-        epochs = min(done + more, max(done, self._most_epochs))
-        if epochs != trainer.max_epochs:
-            steps = trainer.global_step
-            trainer.fit_loop.max_epochs = epochs
-            self._pace.change(steps, round(steps * epochs / done))
+        now = time.monotonic()
+        self._seen, self._stepped_at = (step, now), now
+        self._step_s = self._smoothed((now - at) / (step - seen), now - at, now)
+        left_s = self._ends - now - self._later_s * max(1.0, self._step_s / self._planned_step_s)
+        per_epoch = steps_of_epoch(trainer)
+        more = steps_that_fit(
+            left_s,
+            step_s=self._step_s,
+            end_s=self._end_s,
+            to_end=-step % per_epoch,
+            per_epoch=per_epoch,
+        )
+        total = min(step + more, max(step, self._most_steps))
+        trainer.fit_loop.max_epochs = math.ceil(total / per_epoch)
+        self._pace.change(step, total)
+
+    def _smoothed(self, step_s: float, took_s: float, now: float) -> float:
+        """The usual time of a step lately: of the last quarter of the time that is left."""
+        memory_s = min(_LONGEST_MEMORY_S, max(1.0, (self._ends - self._later_s - now) / 4))
+        return self._step_s + (step_s - self._step_s) * (1 - math.exp(-took_s / memory_s))
+
+
+class EndWithPace(Callback):
+    """End fine-tuning with the last step of its pace, be it within an epoch, and judge it there.
+
+    Args:
+        pace: of the module that trains.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Make the running epoch the last one where its steps are done."""
+        if trainer.global_step >= self._pace.num_steps:
+            trainer.fit_loop.max_epochs = trainer.current_epoch + 1
+            trainer.should_stop = True
+
+
+def steps_of_epoch(trainer: pl.Trainer) -> int:
+    """Steps of the optimiser that a whole epoch has."""
+    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+
+
+def steps_that_fit(
+    left_s: float, *, step_s: float, end_s: float, to_end: int, per_epoch: int
+) -> int:
+    """How many more steps there is time for.
+
+    Args:
+        left_s: seconds; below 0 where they are spent.
+        step_s: of a step.
+        end_s: of what follows the last step of an epoch, and the last one of all.
+        to_end: steps that the running epoch still has; 0 where it is over, its end not paid.
+        per_epoch: steps of a whole epoch.
+
+    Examples:
+        >>> steps_that_fit(10.0, step_s=1.0, end_s=2.0, to_end=20, per_epoch=30)
+        8
+        >>> steps_that_fit(10.0, step_s=1.0, end_s=2.0, to_end=3, per_epoch=30)
+        6
+    """
+    within = int((left_s - end_s) / step_s + _ROUNDING)
+    if within <= to_end:
+        return max(0, within)
+    left_s -= to_end * step_s + end_s
+    epochs, rest_s = divmod(left_s + _ROUNDING * step_s, per_epoch * step_s + end_s)
+    return to_end + int(epochs) * per_epoch + max(0, int((rest_s - end_s) / step_s))

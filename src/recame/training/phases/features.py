@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ def embed(
     view: SplitView,
     num_views: int,
     report: Progress = silent,
+    forward: FrozenForward | None = None,
 ) -> ProbeFeatures:
     """Pooled features of a split's images under `num_views` flips and turns, each computed once.
 
@@ -54,24 +56,40 @@ def embed(
         view: which images.
         num_views: 1 to 8 of the square's symmetries.
         report: told of the progress.
+        forward: of `open_forward`; opened for these images alone if None.
     """
-    pooled = model.pooled_single if model.tails_identical() else model.pooled
     was_training, batch_size = model.training, run.config.evaluation.batch_size
-    forward: FrozenForward | None = None
+    if forward is None:
+        # Of all views, wanted or not: a run resumed with fewer must take the same path.
+        forward = open_forward(run, model, len(view) * run.config.probe.views)
+    model.eval()
     parts: list[Tensor] = []
     for start in range(0, len(view), batch_size):
         images = run.data.images(view.rows[start : start + batch_size]).to(run.device)
-        if forward is None:
-            # Of all views, wanted or not: a run resumed with fewer must take the same path.
-            total = len(view) * run.config.probe.views
-            forward = FrozenForward(
-                model, images, function=pooled, num_images=total, precision=run.precision
-            )
         views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
         parts.append(torch.stack(views, 1))
         report(f"embedding {view.name}", start + len(images), len(view))
     model.train(was_training)
     return ProbeFeatures(torch.cat(parts), torch.from_numpy(view.targets.copy()))
+
+
+def open_forward(run: OngoingRun, model: MultiExpertClassifier, num_images: int) -> FrozenForward:
+    """The fastest way at hand from images to what the heads read.
+
+    Args:
+        run: its data and device; what a graph takes to be made is noted with it.
+        model: on the run's device, left in evaluation mode.
+        num_images: how many will pass, each counted once a view.
+    """
+    pooled = model.pooled_single if model.tails_identical() else model.pooled
+    example = run.data.images(run.data.view("train").rows[:1]).to(run.device)
+    began = time.monotonic()
+    forward = FrozenForward(
+        model, example, function=pooled, num_images=num_images, precision=run.precision
+    )
+    if forward.uses_graph:
+        run.measured.graph_s = time.monotonic() - began
+    return forward
 
 
 def fit_heads(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,13 +17,13 @@ import timm.layers
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from recame.config import SYMMETRIES, Config
+from recame.config import SYMMETRIES, Config, FinetuneConfig
 from recame.data.dataset import BatchDataset, make_loader
 from recame.data.samplers import EpochBatches, class_prior
 from recame.data.transforms import Augment, Mix
 from recame.errors import ConfigError, MissingDependencyError, TrainingError
 from recame.models import MultiExpertClassifier
-from recame.progress import progress_bars, say
+from recame.progress import progress_bars
 from recame.training.loop.allocation import freed_memory_kept
 from recame.training.loop.callbacks import History, StopAstray
 from recame.training.loop.checkpoints import (
@@ -36,28 +35,31 @@ from recame.training.loop.checkpoints import (
 from recame.training.loop.cost import StepCost, measure_cost
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.module import FinetuneModule, MovingAverage
-from recame.training.loop.pace import KeepTime
+from recame.training.loop.pace import EndWithPace, KeepTime, steps_of_epoch
 from recame.training.loop.processes import call_followers, is_follower
 from recame.training.loop.step import TrainingStep, TrunkStep
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
 from recame.training.ongoing_run import OngoingRun
-from recame.training.phases.retrain import num_retrained
-from recame.training.planner import ResolvedConfig, num_processes, plan_epochs
+from recame.training.phases.finetune_length import (
+    FinetunePlan,
+    plan_finetune,
+    record_decisions,
+)
+from recame.training.planner import num_processes
+from recame.training.reserve import ends_at
 
 _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
     "bf16": "bf16-mixed",
     "16": "16-mixed",
 }
-
-
 #: Makes of a plain step and its data a student's.
 Teaching = Callable[[OngoingRun, TrainingStep, FinetuneData], tuple[TrainingStep, FinetuneData]]
 
 
 def run_finetune(
     run: OngoingRun, model: MultiExpertClassifier, teaching: Teaching | None = None
-) -> tuple[OngoingRun, MultiExpertClassifier]:
+) -> tuple[OngoingRun, MultiExpertClassifier | None]:
     """Plan the epochs and fine-tune in place, from the newest checkpoint if there is one.
 
     Args:
@@ -67,23 +69,28 @@ def run_finetune(
 
     Returns:
         The run with its epochs decided, and the model; where training went astray, with the weights
-        of the last good epoch, and the run folder says why.
+        of the last good epoch, and the run folder says why. No model where there is a probe and
+        no time for more.
 
     Raises:
         TrainingError: no epoch was good.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
     with freed_memory_kept():
-        plan = _plan_epochs(run, model, trunk, teaching)
+        trial = partial(_trial, run, model, trunk, teaching)
+        plan = plan_finetune(run, trial, taught=teaching is not None)
         run = replace(run, config=plan.config)
+        if not plan.config.finetune.enabled:
+            return run, None
         try:
-            epochs, model = _fit(run, model, trunk, teaching, plan)
+            done, model = _fit(run, model, trunk, teaching, plan)
         except TrainingError as error:
             return _last_good(run, model, error)
-    if epochs != plan.config.finetune.epochs:
-        reason = f"finetune.epochs = {epochs}: as many as fitted, by the clock after each"
-        run = replace(run, config=plan.config.updated({"finetune.epochs": epochs}))
-        _record(run, (reason,))
+    if done != {name: getattr(plan.config.finetune, name) for name in done}:
+        ended = {f"finetune.{name}": value for name, value in done.items()}
+        reasons = [f"{name} = {value}: as many as fitted" for name, value in ended.items() if value]
+        run = replace(run, config=plan.config.updated(ended))
+        record_decisions(run, tuple(reasons))
     return run, model
 
 
@@ -104,11 +111,12 @@ def _last_good(
         ) from error
     epochs = last_good_weights(checkpoint, model)
     model.set_batch_norm_frozen(False)
-    run = replace(run, config=run.config.updated({"finetune.epochs": epochs}))
+    ended = {"finetune.epochs": epochs, "finetune.steps": None}
+    run = replace(run, config=run.config.updated(ended))
     if not is_follower(run.config.run):
         reason = f"finetune.epochs = {epochs}: stopped, because {error}"
         run.folder.mark(run.folder.state, stopped=f"{reason}. {advice}.")
-        _record(run, (reason,))
+        record_decisions(run, (reason,))
     return run, model.to(run.device).eval()
 
 
@@ -228,6 +236,16 @@ def _step(
     return (step, material) if teaching is None else teaching(run, step, material)
 
 
+def _trial(
+    run: OngoingRun,
+    model: MultiExpertClassifier,
+    trunk: TrunkCache | None,
+    teaching: Teaching | None,
+) -> tuple[TrainingStep, FinetuneData]:
+    """A step that may be taken without a trace."""
+    return _step(run, copy.deepcopy(model), trunk, teaching)
+
+
 def _can_be_graphed(run: OngoingRun) -> bool:
     """Whether a step's gradients are its own, as they come: not added up, shared or rescaled."""
     config = run.config
@@ -259,55 +277,22 @@ def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
         )
 
 
-def _plan_epochs(
-    run: OngoingRun,
-    model: MultiExpertClassifier,
-    trunk: TrunkCache | None,
-    teaching: Teaching | None,
-) -> ResolvedConfig:
-    """Fix the number of epochs: from the settings, or from the time left and a measured step."""
-    settings = run.config.finetune
-    if settings.epochs != "auto" and settings.epoch_size != "auto":
-        return ResolvedConfig(run.config, ())
-    num_train = len(run.data.view("train").targets)
-    cost = StepCost(1.0, 0.0)
-    if settings.epochs == "auto":
-        trial = _step(run, copy.deepcopy(model), trunk, teaching)
-        cost = measure_cost(*trial, settings.batch_size, run.precision)
-    plan = plan_epochs(
-        run.config,
-        cost,
-        num_train=num_train,
-        elapsed_s=time.monotonic() - run.started,
-        device=run.device,
-        patience=1 if teaching is None else run.config.distill.patience,
-        retrained=num_retrained(run) if run.config.retrain.enabled else 0,
-    )
-    _record(replace(run, config=plan.config), plan.reasons)
-    return plan
-
-
-def _record(run: OngoingRun, reasons: tuple[str, ...]) -> None:
-    """Say what was decided, and keep it with the run."""
-    run.folder.explain(reasons)
-    for reason in reasons:
-        say(run.console, f"  {reason}")
-    run.folder.save_config(run.config)
-
-
 def _fit(
     run: OngoingRun,
     model: MultiExpertClassifier,
     trunk: TrunkCache | None,
     teaching: Teaching | None,
-    plan: ResolvedConfig,
-) -> tuple[int, MultiExpertClassifier]:
-    """Fine-tune with Lightning, from the newest checkpoint if there is one; also how many epochs.
+    plan: FinetunePlan,
+) -> tuple[dict[str, int | None], MultiExpertClassifier]:
+    """Fine-tune with Lightning, from the newest checkpoint if there is one; also how long.
 
-    A run taken up again keeps the epochs that its checkpoint knows: they, and not the clock, make
+    A run taken up again keeps the steps that its checkpoint knows: they, and not the clock, make
     its end the one that it would have had.
+
+    Returns:
+        The settings `epochs` and `steps` that repeat what was done, and the network.
     """
-    config, settings = run.config, run.config.finetune
+    config, settings, ends = run.config, run.config.finetune, ends_at(run)
     model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
     model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
     module = FinetuneModule(
@@ -323,8 +308,10 @@ def _fit(
     ]
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))
-    if plan.epochs_s is not None:
-        callbacks.insert(0, KeepTime(plan.epochs_s, plan.most_epochs, module.pace))
+    callbacks.insert(0, EndWithPace(module.pace))
+    if plan.most_steps is not None and plan.cost is not None and ends is not None:
+        cost = replace(plan.cost, step_s=plan.cost.step_s * settings.accumulate)
+        callbacks.insert(0, KeepTime(ends, plan.later_s, plan.most_steps, cost, module.pace))
     watched = run.console.is_terminal and not run.console.quiet
     if watched:
         callbacks.append(RichProgressBar(leave=False))
@@ -356,8 +343,15 @@ def _fit(
     with _interruptible():
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     model.set_batch_norm_frozen(False)
-    assert trainer.max_epochs is not None
-    return trainer.max_epochs, model.to(run.device).eval()
+    return _done(module.pace.num_steps, trainer, settings), model.to(run.device).eval()
+
+
+def _done(num_steps: int, trainer: pl.Trainer, settings: FinetuneConfig) -> dict[str, int | None]:
+    """The settings that repeat the steps: whole epochs, or an end within the last one."""
+    epochs = trainer.max_epochs
+    assert epochs is not None
+    whole = num_steps == epochs * steps_of_epoch(trainer)
+    return {"epochs": epochs, "steps": None if whole else num_steps}
 
 
 @contextmanager

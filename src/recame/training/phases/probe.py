@@ -10,6 +10,7 @@ from recame.data.sampling import capped_view
 from recame.errors import CheckpointError
 from recame.losses import TrainingLoss
 from recame.models import (
+    FrozenForward,
     MultiExpertClassifier,
     initialise_classifier,
     load_checkpoint,
@@ -20,11 +21,9 @@ from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
+from recame.training.phases.probe_size import settle_probe
 from recame.training.phases.symmetry import choose_symmetry
-from recame.training.planner import with_symmetry
-
-#: Validation images of a class that decide the symmetry.
-_VAL_PER_CLASS = 200
+from recame.training.planner import VAL_PER_CLASS, with_symmetry
 
 
 def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
@@ -37,7 +36,9 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     if (left := _left_probe(run.folder)) is not None:
         return run, run.placed(left)
     began = time.monotonic()
-    model, settings, seed = run.new_model(), run.config.probe, run.config.run.seed
+    model, seed = run.new_model(), run.config.run.seed
+    run, forward = settle_probe(run, model)
+    settings = run.config.probe
     view = capped_view(run.data.view("train"), int(settings.max_per_class), seed)
     objective = run.objective(
         probe_prior(view.counts(run.data.label_space.num_classes)),
@@ -46,12 +47,13 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     symmetry = run.config.augment.symmetry
     num_views = settings.views if symmetry == "auto" else SYMMETRIES[symmetry]
     with progress_bars(run.console) as report:
-        features = embed(run, model, view, min(num_views, settings.views), report)
+        features = embed(run, model, view, min(num_views, settings.views), report, forward)
         if symmetry == "auto":
-            run = _decide_symmetry(run, model, features, objective, report)
+            run = _decide_symmetry(run, model, features, objective, report, forward)
             num_views = SYMMETRIES[run.config.augment.symmetry]
             features = replace(features, pooled=features.pooled[:, :num_views])
         _initialise(run, model, features)
+        fitting = time.monotonic()
         fit_heads(
             model.head,
             features,
@@ -61,7 +63,10 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
             seed=seed,
             on_progress=report,
         )
+    fitted = time.monotonic()
     save_checkpoint(run.folder.probe_dir, model, run.data.label_space, of_run=run.folder.identity)
+    run.measured.head_step_s = (fitted - fitting) / int(settings.steps)
+    run.measured.saving_s = time.monotonic() - fitted
     say(
         run.console,
         f"Probe: heads on frozen features of {len(view):,} images, "
@@ -103,13 +108,15 @@ def _decide_symmetry(
     features: ProbeFeatures,
     objective: TrainingLoss,
     report: Progress,
+    forward: FrozenForward,
 ) -> OngoingRun:
     if "val" not in run.data.splits:
         name, why = "square", "no val split to ask; inspection images seldom have an up"
     else:
         seed = run.config.run.seed
-        view = capped_view(run.data.view("val"), _VAL_PER_CLASS, seed)
-        val = embed(run, model, view, features.pooled.shape[1], report)
+        most = min(VAL_PER_CLASS, int(run.config.probe.max_per_class))
+        view = capped_view(run.data.view("val"), most, seed)
+        val = embed(run, model, view, features.pooled.shape[1], report, forward)
         name, scores = choose_symmetry(
             model.head,
             features,

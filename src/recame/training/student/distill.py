@@ -26,9 +26,10 @@ from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.answering import keep_graph
 from recame.training.begin import check_run, quiet_libraries, record_run
-from recame.training.ongoing_run import OngoingRun
+from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
+from recame.training.reserve import tell_time
 from recame.training.student.recipe import (
     asked_of_student,
     student_config,
@@ -78,6 +79,7 @@ def distill(
     resume: bool = False,
     console: Console | None = None,
     make_loss: LossFactory | None = None,
+    started: float | None = None,
 ) -> RunFolder:
     """Train a student of a finished run's ensemble and leave a run folder.
 
@@ -95,6 +97,7 @@ def distill(
         console: where progress goes; silent if None.
         make_loss: makes a loss on labels of one's own, instead of the `objective` settings'; give
             it again to resume.
+        started: `time.monotonic()` from where a time budget counts; now unless given.
 
     Returns:
         The finished run's folder. Where the loss or the weights were no longer finite, training
@@ -103,7 +106,7 @@ def distill(
     Raises:
         RecameError: the teacher, its images, the settings or the folder cannot be used.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     console = console or Console(quiet=True)
     quiet_libraries()
     words = {
@@ -135,16 +138,24 @@ def distill(
         )
         run = replace(run, make_loss=make_loss)
         check_run(run)
-        classroom = _classroom(run, teachers, resume=resume)
+        stage = run.measured.stage
+        with stage("teacher"):
+            classroom = _classroom(run, teachers, resume=resume)
         if not resume:
             folder.make()
             held.enter_context(folder.in_training())
             RunFolder.free(folder.path)  # another may have begun one meanwhile
         _record(run, teachers, classroom, reasons, asked, words, resume=resume)
         candidates = {"start": copy.deepcopy(classroom.model).eval()}
-        run, candidates["distilled"] = run_finetune(run, classroom.model, classroom.distillation)
-        keep_best(run, candidates)
-        keep_graph(run)
+        with stage("training"):
+            run, distilled = run_finetune(run, classroom.model, classroom.distillation)
+        assert distilled is not None  # without a probe training is never left out
+        candidates["distilled"] = distilled
+        with stage("judging"):
+            keep_best(run, candidates)
+        with stage("graph"):
+            keep_graph(run)
+        tell_time(run)
         folder.finish()
     return folder
 
@@ -181,6 +192,8 @@ def _prepare(
         The run, why its settings are as they are, and what of them was asked.
     """
     loaded, reasons, asked = teachers.loaded, list[str](), config
+    measured, began = Measured(), time.monotonic()
+    measured.stages["start"] = began - started
     if config is None:
         # What is left open is decided as for any student.
         changes = {name: value for name, value in (changes or {}).items() if value != "auto"}
@@ -213,7 +226,9 @@ def _prepare(
             label_space=loaded.label_space,
             on_progress=report,
         )
-    return OngoingRun(folder, config, data, device, console, started), reasons, asked or config
+    measured.stages["images"] = time.monotonic() - began
+    run = OngoingRun(folder, config, data, device, console, started, measured=measured)
+    return run, reasons, asked or config
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ _PLAIN_TRAINING: dict[str, Any] = {
     # There is no probe whose heads rely on the norms' statistics.
     "finetune.freeze_batch_norm": False,
     "finetune.epochs": "auto",
+    "finetune.steps": None,
     "finetune.epoch_size": "auto",
     "retrain.enabled": False,
     "evaluation.views": 1,

@@ -1,0 +1,108 @@
+"""How long fine-tuning is to go on: decided from the time left and a measured step, or left out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from recame.progress import say
+from recame.training.loop.cost import StepCost, measure_cost
+from recame.training.loop.data import FinetuneData
+from recame.training.loop.step import TrainingStep
+from recame.training.ongoing_run import OngoingRun
+from recame.training.planner import (
+    LEAST_STEPS,
+    ResolvedConfig,
+    budget_s,
+    num_processes,
+    plan_epochs,
+)
+from recame.training.reserve import ends_at, later_work
+
+#: Share of the budget that a trial of a step may take, two steps at least.
+_TRIAL_SHARE = 0.02
+#: A checkpoint holds weights, their average and the optimiser's two moments.
+_CHECKPOINT_SIZE = 4.0
+
+#: Makes a step and what it trains and validates on.
+Trial = Callable[[], tuple[TrainingStep, FinetuneData]]
+
+
+@dataclass(frozen=True)
+class FinetunePlan(ResolvedConfig):
+    """The plan, and by what it was made.
+
+    Attributes:
+        cost: of a step and of an epoch's end; None where nothing was measured.
+        later_s: seconds set aside for what follows fine-tuning.
+    """
+
+    cost: StepCost | None = None
+    later_s: float = 0.0
+
+
+def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePlan:
+    """Fix the number of epochs: from the settings, or from the time left and a measured step.
+
+    Args:
+        run: what is decided is said and written with it.
+        trial: makes a step to be measured, and what it trains on; called where one is needed.
+        taught: whether the network is a student.
+    """
+    settings, ends = run.config.finetune, ends_at(run)
+    if settings.epochs != "auto" and settings.epoch_size != "auto":
+        return FinetunePlan(run.config, ())
+    num_train = len(run.data.view("train").targets)
+    cost, later_s, left_s = StepCost(1.0, 0.0), 0.0, 0.0
+    if settings.epochs == "auto":
+        budget = budget_s(run.config, run.device)
+        most_s = math.inf if budget is None else _TRIAL_SHARE * budget
+        if ends is not None and _too_late(run, ends - time.monotonic(), 0.0):
+            return _without_finetuning(run, 0.0)  # not even a trial
+        cost = measure_cost(*trial(), settings.batch_size, run.precision, most_s=most_s)
+        cost = replace(cost, checkpoint_s=_CHECKPOINT_SIZE * (run.measured.saving_s or 0.0))
+        networks = 1 + run.config.retrain.enabled
+        networks += run.config.probe.enabled or taught
+        later_s = sum(later_work(run, cost.forward_s, networks).values())
+        if ends is not None:
+            left_s = ends - later_s - time.monotonic()
+            if _too_late(run, left_s - cost.epoch_end_s, cost.step_s * settings.accumulate):
+                return _without_finetuning(run, left_s)
+    plan = plan_epochs(
+        run.config,
+        cost,
+        num_train=num_train,
+        left_s=left_s,
+        device=run.device,
+        patience=run.config.distill.patience if taught else 1,
+    )
+    record_decisions(replace(run, config=plan.config), plan.reasons)
+    return FinetunePlan(plan.config, plan.reasons, plan.most_steps, cost, later_s)
+
+
+def _too_late(run: OngoingRun, left_s: float, step_s: float) -> bool:
+    """Whether the probe is all that there is time for."""
+    config = run.config
+    needed = config.retrain.enabled or config.run.keep in ("joined", "last")
+    alone = num_processes(config.run, run.device) == 1
+    return config.probe.enabled and alone and not needed and left_s < LEAST_STEPS * step_s
+
+
+def _without_finetuning(run: OngoingRun, left_s: float) -> FinetunePlan:
+    reason = (
+        f"finetune.enabled = False: {max(0.0, left_s):.1f} s are left for it, which is less than "
+        f"{LEAST_STEPS} steps; the probe is kept"
+    )
+    config = run.config.updated({"finetune.enabled": False})
+    record_decisions(replace(run, config=config), (reason,))
+    return FinetunePlan(config, (reason,))
+
+
+def record_decisions(run: OngoingRun, reasons: tuple[str, ...]) -> None:
+    """Say what was decided, and keep it with the run."""
+    run.folder.explain(reasons)
+    for reason in reasons:
+        say(run.console, f"  {reason}")
+    run.folder.save_config(run.config)

@@ -1,0 +1,120 @@
+"""How many images the probe embeds, under how many views: measured once, then a setting of the run.
+
+What is decided stands in the run's settings before the first image is embedded for good, so that
+a probe that is begun again sees the same images, however fast the machine is by then.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from recame.contracts import IntArray
+from recame.models import FrozenForward, MultiExpertClassifier, becomes_graph
+from recame.progress import say
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.features import open_forward
+from recame.training.planner import (
+    EMBEDDING_SHARE,
+    budget_s,
+    num_embedded,
+    plan_probe,
+)
+
+#: Images by which a forward is measured.
+_TIMED_IMAGES = 64
+#: A graph is tried where it would pay even for what no graph can embed in the time, so often.
+_HOPED_GAIN = 2.0
+
+
+def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[OngoingRun, FrozenForward]:
+    """Measure how fast the network embeds, and settle how much of it there is time for.
+
+    Args:
+        run: what its `probe` settings leave at `auto` is decided, said and written.
+        model: on the run's device, left in evaluation mode.
+
+    Returns:
+        The run, and the forward that embeds its images.
+    """
+    settings = run.config.probe
+    counts, val_counts = _counts(run)
+    forward: FrozenForward | None = None
+    if settings.max_per_class == "auto":
+        cap, views, why, forward = _measured(run, model, counts, val_counts)
+        config = run.config.updated({"probe.max_per_class": cap, "probe.views": views})
+        reasons = [f"probe.max_per_class = {cap}: {why}"]
+        if views < settings.views:
+            reasons.append(f"probe.views = {views}: a few images under more take longer than that")
+        run = replace(run, config=config)
+        run.folder.explain(reasons)
+        for reason in reasons:
+            say(run.console, f"  {reason}")
+        run.folder.save_config(config)
+    settings = run.config.probe
+    # Whether a graph embeds is decided by the settings alone, as when the run is taken up again.
+    images = num_embedded(counts, val_counts, int(settings.max_per_class)) * settings.views
+    pixels = images * run.data.spec.height * run.data.spec.width
+    if forward is None or forward.uses_graph != becomes_graph(run.device, pixels):
+        forward = open_forward(run, model, images)
+    return run, forward
+
+
+def _measured(
+    run: OngoingRun, model: MultiExpertClassifier, counts: IntArray, val_counts: IntArray
+) -> tuple[int, int, str, FrozenForward]:
+    """`max_per_class` and `views` that fit, a reason, and the forward that was measured."""
+    settings, side = run.config.probe, run.data.spec.height * run.data.spec.width
+    budget = budget_s(run.config, run.device)
+    assert budget is not None  # without one there is nothing to measure for
+    spent = time.monotonic() - run.started
+    share_s = max(0.0, min(EMBEDDING_SHARE * budget, (budget - spent) / 2))
+    ends = time.monotonic() + share_s
+    draws = int(settings.steps) * settings.batch_size
+
+    def plan(image_s: float, most_pixels: float = np.inf) -> tuple[int, int]:
+        fits = min((ends - time.monotonic()) / image_s, most_pixels / side)
+        return plan_probe(fits, counts, val_counts, views=settings.views, draws=draws)
+
+    forward = open_forward(run, model, 0)
+    image_s = eager_s = _image_s(run, forward)
+    cap, views = plan(eager_s / _HOPED_GAIN)
+    if becomes_graph(run.device, num_embedded(counts, val_counts, cap) * views * side):
+        graph = open_forward(run, model, num_embedded(counts, val_counts, cap) * views)
+        if graph.uses_graph:
+            graph_s = _image_s(run, graph)
+            run.measured.graph_gain = eager_s / graph_s
+            cap, views = plan(graph_s)
+            if becomes_graph(run.device, num_embedded(counts, val_counts, cap) * views * side):
+                forward, image_s = graph, graph_s
+    if not forward.uses_graph:
+        cap, views = plan(eager_s)
+    why = (
+        f"an image takes {1000 * image_s:.1f} ms a view, measured, and embedding may take "
+        f"{share_s:.0f} of the {budget:.0f} s"
+    )
+    return cap, views, why, forward
+
+
+def _image_s(run: OngoingRun, forward: FrozenForward) -> float:
+    """Seconds that an image takes, the second time that a batch runs."""
+    few = min(_TIMED_IMAGES, run.config.evaluation.batch_size)
+    images = run.data.images(run.data.view("train").rows[:few]).to(run.device)
+    taken = 0.0
+    for _ in range(2):
+        began = time.monotonic()
+        for output in forward(images):
+            output.cpu()
+        taken = max(1e-6, time.monotonic() - began)
+    return taken / len(images)
+
+
+def _counts(run: OngoingRun) -> tuple[IntArray, IntArray]:
+    """(C,) images of each class for training, and of the validation split, which may be none."""
+    num_classes = run.data.label_space.num_classes
+    train = run.data.view("train").counts(num_classes)
+    if "val" not in run.data.splits:
+        return train, np.zeros_like(train)
+    return train, run.data.view("val").counts(num_classes)

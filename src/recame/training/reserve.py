@@ -1,0 +1,80 @@
+"""What a run still owes after fine-tuning, and what its time was spent on."""
+
+from __future__ import annotations
+
+import time
+
+from recame.models import becomes_graph
+from recame.progress import say
+from recame.training.loop.cost import graph_cost_s
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.retrain import num_retrained
+from recame.training.planner import budget_s
+
+#: Seconds that making a network's graph takes, where none was made that could be measured.
+GRAPH_S = 2.0
+#: Turning the images and putting the answers together, beside the forwards of the judgement.
+_BESIDE_FORWARDS = 1.1
+#: Calibration, figures and files at the end, and the interpreter's end.
+_FIGURES_S, _LEAVING_S = 0.5, 0.7
+#: A run is over its time from this share on: then it says so.
+_OVER = 1.02
+
+
+def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str, float]:
+    """What is due after fine-tuning -> its seconds; whatever comes to be done there is added here.
+
+    Args:
+        run: its symmetry decided, what its stages took so far beside it.
+        forward_s: an image's forward through a network, measured.
+        num_networks: that are judged side by side.
+    """
+    settings, measured = run.config.evaluation, run.measured
+    num_val = len(run.data.view("val")) if "val" in run.data.splits else 0
+    judged, retrain = num_val * int(settings.views), run.config.retrain
+    work = {"judging": num_networks * _passing_s(run, judged, forward_s)}
+    if settings.weighting != "mean":  # judged again, to learn the weights, as are mirror images
+        work["weighing"] = 2 * _passing_s(run, judged + 2 * num_val, forward_s)
+    if retrain.enabled:
+        heads_s = retrain.steps * (measured.head_step_s or 0.005)
+        work["retraining"] = _passing_s(run, num_retrained(run), forward_s) + heads_s
+    if run.device.type == "cpu":
+        work["graph"] = graph_cost_s(forward_s)
+    work["saving"] = 2 * (measured.saving_s or 0.5)
+    work["figures"], work["leaving"] = _FIGURES_S, _LEAVING_S
+    return work
+
+
+def _passing_s(run: OngoingRun, num_images: int, forward_s: float) -> float:
+    """Seconds in which images, each counted once a view, pass a network."""
+    pixels = num_images * run.data.spec.height * run.data.spec.width
+    making_s = 0.0
+    if becomes_graph(run.device, pixels):
+        making_s = run.measured.graph_s or GRAPH_S
+        forward_s /= run.measured.graph_gain or 1.0
+    return making_s + num_images * forward_s * _BESIDE_FORWARDS
+
+
+def ends_at(run: OngoingRun) -> float | None:
+    """`time.monotonic()` by which the whole run shall have ended; None: it has no time to keep."""
+    budget = budget_s(run.config, run.device)
+    return None if budget is None else run.started + budget
+
+
+def tell_time(run: OngoingRun) -> None:
+    """Say, and note in `run.json`, what the time was spent on, and where it was not kept."""
+    took = time.monotonic() - run.started
+    stages = {name: round(seconds, 1) for name, seconds in run.measured.stages.items()}
+    run.folder.mark(run.folder.state, seconds={"whole": round(took, 1), **stages})
+    listed = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
+    budget = run.config.run.time_budget_s
+    of = "" if budget is None else f" of {budget:.0f} s"
+    say(run.console, f"Time: {took:.0f} s{of} ({listed})")
+    if budget is not None and took + _LEAVING_S > _OVER * budget:
+        longest = max(stages, key=lambda name: stages[name])
+        say(
+            run.console,
+            f"Longer than the time budget, {stages[longest]:.0f} s of it for {longest}: the run is "
+            "whole, but had less training than in a longer time.",
+            "yellow",
+        )

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from recame.training import reserve
+from recame.training.loop.cost import graph_cost_s
+from recame.training.ongoing_run import Measured, OngoingRun
+from recame.training.reserve import GRAPH_S, ends_at, later_work, tell_time
+
+Ongoing = Callable[..., OngoingRun]
+
+
+class TestLaterWork:
+    def test_judging_is_images_times_views_times_networks(self, ongoing: Ongoing) -> None:
+        run = ongoing(evaluation__views=4)
+        for networks in (1, 2, 3):
+            work = later_work(run, 0.01, networks)
+            assert work["judging"] == pytest.approx(16 * 4 * 0.01 * networks * 1.1)
+
+    def test_a_graph_is_made_for_each_network_and_gains_what_was_measured(
+        self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = ongoing(evaluation__views=4)
+        monkeypatch.setattr("recame.models.frozen_forward.GRAPH_PIXELS", 16 * 4 * 32 * 32)
+        assert later_work(run, 0.01, 2)["judging"] == pytest.approx(2 * (GRAPH_S + 0.704))
+        measured = replace(run, measured=Measured(graph_s=3.0, graph_gain=2.0))
+        assert later_work(measured, 0.01, 2)["judging"] == pytest.approx(2 * (3 + 0.352))
+        fewer = replace(run, config=run.config.updated({"evaluation.views": 2}))
+        assert later_work(fewer, 0.01, 2)["judging"] == pytest.approx(2 * 0.352)  # runs eagerly
+
+    def test_each_later_stage_has_its_time(self, ongoing: Ongoing) -> None:
+        run = ongoing()
+        plain = later_work(run, 0.01, 2)
+        assert plain["graph"] == graph_cost_s(0.01)
+        asked: dict[str, Any] = {"retrain.enabled": True, "evaluation.weighting": "stability"}
+        more = replace(run, config=run.config.updated(asked), measured=Measured(head_step_s=0.01))
+        work = later_work(more, 0.01, 3)
+        assert set(work) - set(plain) == {"retraining", "weighing"}
+        assert work["retraining"] == pytest.approx(70 * 4 * 0.01 * 1.1 + 400 * 0.01)
+        assert work["weighing"] == pytest.approx(2 * (16 + 32) * 0.01 * 1.1)
+        assert sum(work.values()) > sum(plain.values())
+
+    def test_without_val_nothing_is_judged(
+        self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = ongoing()
+        table = run.data.table[run.data.table["split"] != "val"].reset_index(drop=True)
+        run = replace(run, data=replace(run.data, table=table))
+        assert later_work(run, 0.01, 2)["judging"] == 0
+
+
+class TestTellTime:
+    def told(
+        self, ongoing: Ongoing, took: float, budget: float | None, patch: pytest.MonkeyPatch
+    ) -> tuple[str, OngoingRun]:
+        run = ongoing(run__time_budget_s=budget)
+        heard = io.StringIO()
+        stages = Measured(stages={"images": 0.7 * took, "probe": 0.2 * took})
+        run = replace(run, started=0.0, measured=stages, console=Console(file=heard, width=300))
+        patch.setattr(reserve, "time", SimpleNamespace(monotonic=lambda: took))
+        tell_time(run)
+        return heard.getvalue(), run
+
+    def test_kept(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
+        text, run = self.told(ongoing, 58.0, 60.0, monkeypatch)
+        assert "Time: 58 s of 60 s (images 41 s, probe 12 s)" in text
+        assert "Longer" not in text
+        assert run.folder.info()["seconds"] == {"whole": 58.0, "images": 40.6, "probe": 11.6}
+        assert ends_at(run) == 60.0
+
+    def test_not_kept(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
+        text, _ = self.told(ongoing, 64.0, 60.0, monkeypatch)
+        assert "Longer than the time budget, 45 s of it for images" in text
+
+    def test_no_time_was_given(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
+        text, _ = self.told(ongoing, 64.0, None, monkeypatch)
+        assert "Time: 64 s (" in text
+        assert "Longer" not in text
