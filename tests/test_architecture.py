@@ -46,9 +46,13 @@ NEVER_IN = {
 }
 #: Needed by the runtime extra beside `runtime` and `decisions`.
 SHARED_WITH_RUNTIME = (
-    "recame.data.decode",
-    "recame.data.image_file",
-    "recame.data.listing",
+    *(
+        f"recame.data.{name}"
+        for name in (
+            *("decode", "deep_colour", "image_file", "jpeg2000", "listing", "opened"),
+            *("paged_file", "pnm", "tiff", "webp"),
+        )
+    ),
     *(f"recame.{name}" for name in (*ROOMS[0], *ROOMS[1])),
 )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-PREPROCESS_SCHEMA = 1
+PREPROCESS_SCHEMA = 2
 
 ResizeRule = Literal["stretch", "pad", "crop"]
 
@@ -96,6 +96,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
+def _is_range(value: object) -> bool:
+    if value is None:
+        return True
+    pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
+    return pair and bool(value[0] < value[1])  # type: ignore[index]
+
+
 #: Pixels; a resized image holds at most the square of it.
 _LONGEST_SIDE = 2**15
 
@@ -117,6 +124,8 @@ class PreprocessSpec:
         std: one value a channel, in units of [0, 1].
         resize: `stretch` changes the aspect ratio; `pad` keeps it and pads with the border's
             median; `crop` keeps it and cuts the centre.
+        float_range: the values of floating-point files that are black and white; None: such files
+            are refused.
     """
 
     height: int
@@ -127,6 +136,7 @@ class PreprocessSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: ResizeRule = "stretch"
+    float_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check what no reader could repair."""
@@ -139,6 +149,7 @@ class PreprocessSpec:
             ("mean", self.mean, all(map(_is_number, self.mean))),
             ("std", self.std, all(_is_number(value) and value > 0 for value in self.std)),
             ("resize", self.resize, self.resize in get_args(ResizeRule)),
+            ("float_range", self.float_range, _is_range(self.float_range)),
         ):
             if not is_right:
                 raise CheckpointError(
@@ -157,8 +168,15 @@ class PreprocessSpec:
         return np.dtype(np.uint8 if self.bit_depth == 8 else np.uint16)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary with its schema version."""
-        return {"schema": PREPROCESS_SCHEMA, **asdict(self)}
+        """A JSON-ready dictionary with its schema version.
+
+        Without a range for floating-point files it is what the first schema holds, so that versions
+        that know no other can read it.
+        """
+        fields = asdict(self)
+        if self.float_range is None:
+            del fields["float_range"]
+        return {"schema": 1 if self.float_range is None else PREPROCESS_SCHEMA, **fields}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PreprocessSpec:
@@ -176,6 +194,8 @@ class PreprocessSpec:
             )
         try:
             fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
+            if fields.get("float_range") is not None:
+                fields["float_range"] = tuple(fields["float_range"])
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
@@ -185,7 +205,9 @@ class PreprocessSpec:
 
     def decode_fingerprint(self) -> str:
         """Hash of what decides the decoded bytes (not of the normalisation). 16 hex digits."""
-        what = [self.height, self.width, self.channels, self.bit_depth, self.resize]
+        what: list[Any] = [self.height, self.width, self.channels, self.bit_depth, self.resize]
+        if self.float_range is not None:
+            what.append([float(end) for end in self.float_range])
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

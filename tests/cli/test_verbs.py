@@ -358,9 +358,9 @@ def test_a_warning_is_one_line_said_once(
     recame: Recame, defects: Path, tiny_words: list[str], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(defects, tmp_path / "set"))
-    (folder / "hole" / "more.webp").write_bytes(b"RIFF")
+    (folder / "hole" / "more.gif").write_bytes(b"RIFF")
     code, _, err = recame("train", folder, "--out", tmp_path / "run", *tiny_words)
     assert code == 0
     (line,) = err.splitlines()
     assert line.startswith("warning: 1 files in")
-    assert "more.webp" in line
+    assert "more.gif" in line

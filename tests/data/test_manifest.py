@@ -273,21 +273,21 @@ def warned(call, *words, **options):
 
 def test_what_lies_in_the_folders_and_is_not_used_is_counted_by_kind(tmp_path):
     touch(tmp_path, "ok/a.png", "hole/b.png")
-    for name in ("ok/c.webp", "ok/d.WEBP", "hole/e.gif", "hole/f.pgm", "ok/g", "ok/.h.png"):
+    for name in ("ok/c.gif", "ok/d.GIF", "hole/e.avif", "hole/f.psd", "ok/g", "ok/.h.png"):
         (tmp_path / name).write_bytes(b"x")
     for name in ("ok/Thumbs.db", "notes.txt", "ok/._a.png", "hole/.DS_Store"):
         (tmp_path / name).write_bytes(b"x")
     table, (told,) = warned(read_manifest, tmp_path)
     assert len(table) == 2
     assert f"8 files in {tmp_path} are not used" in told
-    assert "2 .webp (ok/c.webp), 1 .gif (hole/e.gif), 1 .pgm (hole/f.pgm), 1 hidden .png" in told
+    assert "2 .gif (ok/c.gif), 1 .avif (hole/e.avif), 1 .psd (hole/f.psd), 1 hidden .png" in told
     listed, (told,) = warned(list_images, [tmp_path])
     assert len(listed) == 2
     assert "8 files in" in told
-    assert "2 .webp" in told
+    assert "2 .gif" in told
     listed, (told,) = warned(list_images, [str(tmp_path / "ok" / "*")])
     assert [path.name for path in listed] == ["a.png"]
-    assert "2 .webp" in told
+    assert "2 .gif" in told
 
 
 def test_notes_and_tables_beside_images_are_expected(tmp_path):
@@ -300,9 +300,9 @@ def test_notes_and_tables_beside_images_are_expected(tmp_path):
 
 def test_nothing_but_other_files_says_what_they_are(tmp_path):
     (tmp_path / "ok").mkdir()
-    (tmp_path / "ok" / "a.webp").write_bytes(b"x")
+    (tmp_path / "ok" / "a.gif").write_bytes(b"x")
     for call, given in ((read_manifest, tmp_path), (list_images, [tmp_path])):
-        with pytest.raises(DataError, match=r"No images in .* There are other files: 1 \.webp"):
+        with pytest.raises(DataError, match=r"No images in .* There are other files: 1 \.gif"):
             warned(call, given)
 
 

@@ -125,7 +125,26 @@ def lied(rng: random.Random, data: bytes) -> bytes:
         return data[:at] + struct.pack("<I", numbers[0]) + data[at + 4 :]
     if data[:2] in (b"II", b"MM"):
         return _lied_tiff(rng, data)
+    if data[:1] == b"P":
+        words = data.split(maxsplit=4)
+        words[rng.randrange(1, min(4, len(words)))] = str(numbers[0]).encode()
+        return b"\n".join(words)
+    if (at := data.find(b"\xff\x4f\xff\x51")) >= 0:
+        return _lied_size(rng, data, at + 8)
+    if data[8:12] == b"WEBP":
+        at = rng.choice((4, 16, 20, 24, 26, 27))
+        return data[:at] + struct.pack("<I", numbers[0] % 2**32) + data[at + 4 :]
     return data
+
+
+def _lied_size(rng: random.Random, data: bytes, at: int) -> bytes:
+    """JPEG 2000: image, tile and their places, in 32 bits each; then the channels."""
+    if rng.random() < 0.3:
+        at += 34 + rng.randrange(3)
+        return data[:at] + bytes([rng.choice((0, 1, 3, 7, 11, 15, 37, 143))]) + data[at + 1 :]
+    number = struct.pack(">I", rng.choice(NUMBERS) % 2**32)
+    at += 4 * rng.randrange(8)
+    return data[:at] + number + data[at + 4 :]
 
 
 def _lied_tiff(rng: random.Random, data: bytes) -> bytes:
@@ -276,8 +295,12 @@ class Kinds:
         data = self._image(rng)
         given: Any = data
         if rng.random() < 0.3:
-            given = self.work / f"image{rng.choice(('.png', '.jpg', '.tif', '.bmp'))}"
+            given = (
+                self.work / f"image{rng.choice(('.png', '.jpg', '.tif', '.bmp', '.webp', '.jp2'))}"
+            )
             given.write_bytes(data)
+            if rng.random() < 0.3:
+                given = f"{given}#{rng.choice((1, 2, 3, 999_999))}"
         (found,) = self._predictor.predict(given)
         assert (found.label is None) == (found.error is not None)
         if found.label is None:
@@ -295,12 +318,23 @@ class Kinds:
         for name in rng.sample(names, rng.randrange(1, 5)):
             (folder / name).mkdir(parents=True)
             for number in range(rng.randrange(4)):
-                suffix = rng.choice((".png", ".tif", ".jpg", ".bmp", ".PNG", ".webp", "", ".csv"))
+                suffix = rng.choice(
+                    (
+                        *(".png", ".tif", ".jpg", ".bmp", ".PNG", ".webp"),
+                        *(".pgm", ".jp2", "", ".csv"),
+                    )
+                )
                 data = rng.choice((self._image, lambda r: r.choice(self.files("images"))))(rng)
                 (folder / name / f"{number}{suffix}").write_bytes(data)
-        table = read_manifest(folder, min_classes=1)
+        pages = rng.choice(("first", "all"))
+        table = read_manifest(folder, min_classes=1, pages=pages)
         recame.inspect_set(table, decode=False)
-        config = DataConfig(cache_dir=self.work / "cache", size=16, max_broken_fraction=0.9)
+        config = DataConfig(
+            cache_dir=self.work / "cache",
+            size=16,
+            max_broken_fraction=0.9,
+            float_range=rng.choice((None, (0.0, 1.0))),
+        )
         load_inspection_set(table, config, seed=0)
 
     def manifests(self, rng: random.Random) -> None:

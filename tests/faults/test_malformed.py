@@ -86,7 +86,8 @@ def make_corpus(folder: Path) -> Path:
     for suffix in (".png", ".tif"):
         for name, pixels in (("deep", deep), ("deep colour", np.stack([deep] * 3, 2))):
             images[f"{name}{suffix}"] = cv2.imencode(suffix, pixels)[1].tobytes()
-    for kind in ("TIFF", "PNG"):
+    images |= _of_further_kinds(rng)
+    for kind in ("TIFF", "PNG", "WEBP"):
         stream = io.BytesIO()
         pages = [Image.fromarray(grey), Image.fromarray(grey + 1)]
         pages[0].save(stream, kind, save_all=True, append_images=pages[1:])
@@ -122,6 +123,40 @@ def make_corpus(folder: Path) -> Path:
     document = {"schema": 1, "calibration": decided}
     (folder / "run" / "decisions.json").write_text(json.dumps(document), encoding="utf-8")
     return folder
+
+
+def _of_further_kinds(rng: np.random.Generator) -> dict[str, bytes]:
+    """WebP, PBM, PGM, PPM, JPEG 2000 and TIFF of floating point."""
+    colour = rng.integers(0, 256, (72, 80, 3), dtype=np.uint8)
+    deep = rng.integers(0, 65536, (72, 80, 3), dtype=np.uint16)
+    images: dict[str, bytes] = {}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, kind, options in (
+        ("webp", "WEBP", {"exif": exif}),
+        ("webp lossless", "WEBP", {"lossless": True}),
+        ("j2k", "JPEG2000", {"no_jp2": True}),
+        ("jp2", "JPEG2000", {"tile_size": (32, 32)}),
+    ):
+        stream = io.BytesIO()
+        Image.fromarray(colour).save(stream, kind, **options)
+        images[name] = stream.getvalue()
+    for suffix in (".jp2", ".pgm", ".ppm"):
+        pixels = deep[..., 0] if suffix == ".pgm" else deep
+        images[f"deep{suffix}"] = cv2.imencode(suffix, pixels)[1].tobytes()
+    images["white.pgm"] = (
+        b"P5\n# a camera\n80 72\n4095\n" + (deep[..., 0] >> 4).astype(">u2").tobytes()
+    )
+    images["text.pgm"] = b"P2 6 4 300 " + b" ".join(b"%d" % n for n in range(24))
+    images["text.ppm"] = b"P3 2 2 7 " + b"1 2 3 " * 4
+    images["text.pbm"], images["bytes.pbm"] = b"P1 4 2 0110 1 0 0 1", b"P4 12 3\n" + bytes(range(6))
+    for kind in (np.float32, np.float64):
+        values = deep.astype(kind) / 65535
+        images[f"{np.dtype(kind)} grey"] = cv2.imencode(".tif", values[..., 0])[1].tobytes()
+        images[f"{np.dtype(kind)} colour"] = cv2.imencode(".tif", values)[1].tobytes()
+    pages = [deep[..., 0], deep[..., 1]]
+    images["deep pages"] = cv2.imencodemulti(".tif", pages)[1].tobytes()
+    return images
 
 
 def give(

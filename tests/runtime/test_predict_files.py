@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ import recame
 from recame.cli.predicting import print_summary
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError, DataError, MissingDependencyError, UnreadableError
+from recame.files import sha256
 from recame.label_space import LabelSpace
 from recame.names import text_of
 from recame.runs.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY, load_predictions
@@ -625,3 +627,45 @@ def test_files_that_are_no_images_keep_their_checksum(bundle: Path, tmp_path: Pa
     found = list(predictor.stream(names, checksums=True))
     assert [item.sha256 is None for item in found] == [False, False, True]
     assert found[1].sha256 == hashlib.sha256(b"text").hexdigest()
+
+
+def test_pages_are_named_in_the_table(bundle: Path, tmp_path: Path) -> None:
+    pages = list(np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8))
+    cv2.imwritemulti(str(tmp_path / "a.tif"), pages)
+    names = [str(tmp_path / f"a.tif{page}") for page in ("", "#1", "#2", "#3")]
+    out = tmp_path / "out.csv"
+    predictor = recame.load(bundle, threads=1)
+    summary = predict_files(predictor, names, out)
+    assert summary.num_images == 4
+    with out.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["image"] for row in rows] == names
+    # What a folder leaves out is said; who names pages leaves nothing out.
+    assert [row["reason"] for row in rows] == ["only the first of its 3 pages is read", "", "", ""]
+    answers = [found.probabilities for found in predictor.predict(names)]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    for page, answer in zip(pages, answers[1:], strict=True):
+        np.testing.assert_allclose(answer, predictor.predict(page)[0].probabilities, rtol=1e-6)
+    assert not np.array_equal(answers[1], answers[2])
+    (streamed,) = predictor.stream([Path(names[2])], num_images=1, checksums=True)
+    assert (streamed.image, streamed.sha256) == (names[2], sha256(tmp_path / "a.tif"))
+
+
+def test_pages_are_taken_up_by_what_their_file_holds(bundle: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.tif", tmp_path / "out.csv"
+    cv2.imwritemulti(str(path), [np.full((5, 6), n, np.uint8) for n in range(1, 4)] * 100)
+    names = [f"{path}#{page}" for page in range(1, 301)]
+    model = recame.load(bundle, batch_size=16, threads=1)
+
+    def stop(done: int, _total: int) -> None:
+        if done >= 256:
+            raise KeyboardInterrupt
+
+    for changed, resumed in ((False, 256), (True, 0)):
+        out.unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(model, names, out, on_progress=stop)
+        if changed:
+            cv2.imwritemulti(str(path), [np.full((5, 6), 9, np.uint8)] * 300)
+        summary = predict_files(model, names, out)
+        assert (summary.num_images, summary.num_resumed) == (300, resumed)

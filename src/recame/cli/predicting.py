@@ -57,10 +57,13 @@ def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 #: What an image has lost on its way to the model, as the end of "12 images ...".
 _LOST = {
-    "clipped": "have values above the model's white, which are cut off: another camera or setting?",
+    "clipped": "have values outside the model's range, which are cut off: of another camera?",
     "near black": "use fewer bits than the model's images, and are near black to it",
     "colour": "are in colour, of which the model sees the grey values alone",
-    "pages": "hold further pages or pictures, of which the first alone was looked at",
+    "pages": (
+        "hold further pages or pictures, of which the first alone was looked at; pages of a TIFF "
+        "are judged where they are named (file.tif#2)"
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recame.config.section import Auto, Count, Fraction, Positive, Section, Weight
+from recame.config.section import Auto, Count, Fraction, Positive, Range, Section, Weight
 
 #: Name -> how many views of an image it makes: itself, mirrored left to right, both mirrors, and
 #: these with quarter turns.
@@ -33,6 +33,12 @@ class DataConfig(Section):
     channels: Auto | Literal[1, 3] = "auto"
     bit_depth: Auto | Literal[8, 16] = "auto"
     resize: Literal["stretch", "pad", "crop"] = "stretch"
+    float_range: Range | None = Field(
+        None, description="values of floating-point files that are black and white"
+    )
+    pages: Literal["first", "all"] = Field(
+        "first", description="of TIFF files in a folder; a table names them (file.tif#2)"
+    )
     max_broken_fraction: Fraction = 0.05
     max_pixels: Positive = Field(178_956_970, description="an image with more is refused")
     cache_dir: Path | None = Field(None, description="default: the user's cache folder")

@@ -23,13 +23,14 @@ import numpy as np
 from recame.contracts import Array, IntArray, PreprocessSpec
 from recame.data.cache_room import make_room, note_use
 from recame.data.decode import PLAIN, FileFacts, decode_with_facts
-from recame.data.image_file import NOT_OPENED, decoders, whole_file
+from recame.data.image_file import NOT_OPENED, decoders, open_named, whole_file
+from recame.data.paged_file import file_state
 from recame.errors import DataError
-from recame.files import explained, hold, open_regular, write_text, write_whole
+from recame.files import explained, hold, write_text, write_whole
 from recame.progress import Progress, silent
 
 #: Part of each key: caches of another layout or other rules of decoding are not found.
-CACHE_SCHEMA = 2
+CACHE_SCHEMA = 3
 
 _DIGEST_BYTES = 16
 _WINDOW = 64  # decoded images held in memory while one before them is still being decoded
@@ -133,8 +134,8 @@ def build_cache(
     row_of = rows[[position_of[text] for text in texts]] if texts else rows
     broken = tuple(BrokenImage(unique[i], reason) for i, reason in sorted(reasons.items()))
     facts = tuple(
-        (unique[position], FileFacts(deep, peak, (above[0], above[1], above[2]), coloured, pages))
-        for position, deep, peak, above, coloured, pages in index["facts"]
+        (unique[position], FileFacts(deep, peak, (above[0], above[1], above[2]), *others))
+        for position, deep, peak, above, *others in index["facts"]
     )
     return ImageCache(images, row_of.astype(np.int64), broken, index["fingerprint"], facts)
 
@@ -143,7 +144,7 @@ def _key(unique: list[str], spec: PreprocessSpec, max_pixels: int) -> str:
     facts = [f"{CACHE_SCHEMA} {decoders()} {spec.decode_fingerprint()} {max_pixels}"]
     for text in unique:
         try:
-            stat = os.stat(text)  # noqa: PTH116 (100,000 Path objects would take a second)
+            stat = file_state(text)
             facts.append(f"{text}\t{stat.st_size}\t{stat.st_mtime_ns}")
         except (OSError, ValueError):
             facts.append(f"{text}\t-")
@@ -221,7 +222,8 @@ def _opens_now(index: dict[str, Any], unique: list[str]) -> bool:
     """Whether a file that the system refused to open can be read by now."""
     for position, reason in index["broken"]:
         if reason.startswith(NOT_OPENED):
-            with contextlib.suppress(OSError, ValueError), open_regular(Path(unique[position])):
+            with contextlib.suppress(OSError, ValueError):
+                open_named(Path(unique[position]))[0].close()
                 return True
     return False
 
@@ -292,9 +294,9 @@ def _decode_all(
 
     def decode(text: str) -> tuple[str, Array | str, FileFacts]:
         try:
-            with whole_file(Path(text), max_pixels=max_pixels) as data:
-                pixels, facts = decode_with_facts(data, spec, max_pixels=max_pixels)
-                return _digest(data), pixels, facts
+            with whole_file(Path(text), max_pixels=max_pixels) as file:
+                pixels, facts = decode_with_facts(file, spec, max_pixels=max_pixels)
+                return _digest(file.data), pixels, facts
         except DataError as error:
             return "", str(error), PLAIN
 

@@ -15,9 +15,10 @@ import pandas as pd
 
 from recame.contracts import Array, IntArray
 from recame.data.image_file import open_header, stored_form
+from recame.data.listing import split_page
+from recame.data.paged_file import content_sha256
 from recame.data.proposal import evenly_spaced
 from recame.errors import DataError
-from recame.files import sha256
 from recame.progress import Progress, silent
 
 #: Pixel values that are reckoned with at once.
@@ -40,9 +41,10 @@ def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
-            with contextlib.suppress(DataError, OSError), open_header(Path(path)) as stream:
+            with contextlib.suppress(DataError, OSError), open_header(Path(path)) as opened:
+                stream, page = opened
                 size = os.fstat(stream.fileno()).st_size
-                rows.append({"path": path, **stored_form(stream), "bytes": size})
+                rows.append({"path": path, **stored_form(stream, page), "bytes": size})
     columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -94,11 +96,11 @@ def equal_groups(digests: Sequence[str]) -> IntArray:
 
 
 def content_digests(paths: Sequence[str]) -> list[str]:
-    """Hash of each file's bytes; the path itself where it cannot be read."""
+    """Hash of each file's bytes and page; the path itself where it cannot be read."""
     digests = []
     for path in paths:
         try:
-            digests.append(sha256(Path(path)))
+            digests.append(f"{content_sha256(Path(path))}#{split_page(path)[1]}")
         except OSError:
             digests.append(path)
     return digests

@@ -162,7 +162,13 @@ def load_inspection_set(
             _check_labelled(table)
     else:
         least = 1 if trained else 2
-        table = read_manifest(source, ManifestColumns.of(config), min_classes=least, labels=labels)
+        table = read_manifest(
+            source,
+            ManifestColumns.of(config),
+            min_classes=least,
+            labels=labels,
+            pages=config.pages,
+        )
     if "split" not in table and split_if_absent is not None:
         table = table.assign(split=split_if_absent)
     if not trained or "split" not in table or (table["split"] == "train").any():
@@ -186,6 +192,7 @@ def load_inspection_set(
             bit_depth=config.bit_depth,
             resize=config.resize,
             max_pixels=config.max_pixels,
+            float_range=config.float_range,
         )
         spec, cache = settled(proposed, paths, config, on_progress=on_progress)
     else:

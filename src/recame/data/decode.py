@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 
 from recame.contracts import Array, Pixels, PreprocessSpec
-from recame.data.image_file import read_image, whole_file
+from recame.data.image_file import DecodedFile, FileContent, read_image, whole_file
 from recame.data.listing import list_image_names
+from recame.data.paged_file import content_sha256
 from recame.errors import DataError
-from recame.files import sha256 as file_sha256
 
 #: Cameras with 10, 12 or 14 bits store them in 16-bit files.
 CAMERA_BITS = (10, 12, 14)
@@ -57,7 +57,8 @@ class FileFacts(NamedTuple):
         peak: its largest value, of 16 bits; 0 where file and specification have 8.
         above: shares of its values that need more than 10, 12 and 14 bits.
         coloured: whether colour became grey; not looked at where colour is kept.
-        pages: images in the file, of which the first is read.
+        pages: images in the file, of which the first is read; 1 where a page was asked for.
+        outside: share of floating-point values outside the specification's range.
     """
 
     deep: bool = False
@@ -65,6 +66,7 @@ class FileFacts(NamedTuple):
     above: tuple[float, float, float] = (0.0, 0.0, 0.0)
     coloured: bool = False
     pages: int = 1
+    outside: float = 0.0
 
 
 #: Of a file of which nothing is worth a word.
@@ -72,9 +74,9 @@ PLAIN = FileFacts()
 
 
 def clipped_share(facts: FileFacts, spec: PreprocessSpec) -> float:
-    """Share of a file's values that lie above the specification's white."""
-    if spec.bit_depth == 8:
-        return 0.0
+    """Share of a file's values that lie above the specification's white, or outside its range."""
+    if facts.outside or spec.bit_depth == 8:
+        return facts.outside
     for bits, share in zip(CAMERA_BITS, facts.above, strict=True):
         if spec.scale < 2**bits:
             return share
@@ -91,7 +93,10 @@ def losses(facts: FileFacts, spec: PreprocessSpec) -> dict[Loss, str]:
     """
     told: dict[Loss, str] = {}
     bits = next((bits for bits in CAMERA_BITS if facts.peak < 2**bits), 16)
-    if share := clipped_share(facts, spec):
+    if facts.outside and spec.float_range is not None:
+        low, high = spec.float_range
+        told["clipped"] = f"{facts.outside:.1%} of its values lie outside {low:g} to {high:g}"
+    elif share := clipped_share(facts, spec):
         told["clipped"] = f"{share:.1%} of its values lie above {spec.scale:.0f}, which is white"
     if facts.deep and spec.bit_depth == 8 and bits < 16:
         told["near black"] = (
@@ -107,16 +112,19 @@ def losses(facts: FileFacts, spec: PreprocessSpec) -> dict[Loss, str]:
 
 
 def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int) -> Pixels:
-    """Decode PNG, JPEG, BMP or TIFF, grey or colour, 8 or 16 bit, and bring it to `spec`.
+    """Decode an image file, grey or colour, 8 or 16 bit or floating-point, and bring it to `spec`.
 
-    EXIF orientation is applied and alpha is dropped. 8-bit files become 16 bit by a factor of 257
-    (255 -> 65535), 16-bit files become 8 bit by their upper byte; colour becomes grey by the
-    weights of ITU-R BT.601, grey becomes colour by repetition. An image that already has the
+    PNG, JPEG, BMP, TIFF, WebP, JPEG 2000 and PBM, PGM, PPM are read, by their content. EXIF
+    orientation is applied and alpha is dropped. Files whose header says which value is white
+    (PGM and PPM of other maxima than 255 and 65535, JPEG 2000 of 9 to 15 bits) fill 8 or 16 bits
+    by it; floating-point values do by the specification's range. 8-bit files become 16 bit by a
+    factor of 257 (255 -> 65535), 16-bit files become 8 bit by their upper byte; colour becomes grey
+    by the weights of ITU-R BT.601, grey becomes colour by repetition. An image that already has the
     right size is not resampled.
 
     Args:
-        source: a file, or a file's bytes.
-        spec: size, channels, bit depth and resize rule.
+        source: a file, a page of a TIFF file (`file.tif#2`), or a file's bytes.
+        spec: size, channels, bit depth, resize rule and range.
         max_pixels: an image with more is refused before it is decoded.
 
     Returns:
@@ -127,16 +135,53 @@ def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int)
     """
     if isinstance(source, bytes):
         return decode_with_facts(source, spec, max_pixels=max_pixels)[0]
-    with whole_file(source, max_pixels=max_pixels) as data:
-        return decode_with_facts(data, spec, max_pixels=max_pixels)[0]
+    with whole_file(source, max_pixels=max_pixels) as file:
+        return decode_with_facts(file, spec, max_pixels=max_pixels)[0]
 
 
 def decode_with_facts(
-    data: bytes, spec: PreprocessSpec, *, max_pixels: int
+    file: FileContent | bytes, spec: PreprocessSpec, *, max_pixels: int
 ) -> tuple[Pixels, FileFacts]:
     """`decode_image` of a file's bytes, and what the file holds that may be lost."""
-    pixels, pages = read_image(data, max_pixels=max_pixels)
-    return match_with_facts(pixels, spec, pages=pages)
+    data, page = (file, 0) if isinstance(file, bytes) else file
+    decoded = read_image(data, max_pixels=max_pixels, page=page)
+    pixels, outside = stored_values(decoded, spec.float_range)
+    ready, facts = match_with_facts(pixels, spec)
+    pages = 1 if page else decoded.pages
+    if not (decoded.declares_white or outside or pages > 1):
+        return ready, facts
+    # The file's white is that of 16 bits: dark values are dark, and of no camera's fewer bits.
+    peak = 0xFFFF if decoded.declares_white and facts.peak else facts.peak
+    return ready, facts._replace(peak=peak, pages=pages, outside=outside)
+
+
+def stored_values(
+    decoded: DecodedFile, float_range: tuple[float, float] | None
+) -> tuple[Pixels, float]:
+    """Pixels as integers, and the share of floating-point values that are cut off by the range.
+
+    Floating-point values fill 16 bits linearly: the range's ends are 0 and 65535.
+
+    Raises:
+        DataError: they are floating-point without a range, or no numbers.
+    """
+    pixels = decoded.pixels
+    if pixels.dtype.kind != "f":
+        return pixels, 0.0
+    if odd := pixels.size - np.count_nonzero(np.isfinite(pixels)):
+        raise DataError(f"{odd:,} of its floating-point values are no numbers (NaN or infinite)")
+    least, most = float(pixels.min()), float(pixels.max())
+    if float_range is None:
+        raise DataError(
+            f"floating-point pixels, here from {least:.6g} to {most:.6g}, and nothing says which "
+            "are black and white: declare data.float_range=[BLACK,WHITE] before training"
+        )
+    low, high = float_range
+    values = pixels.astype(np.float64)  # the range's ends are none of fewer bits
+    outside = np.count_nonzero((values < low) | (values > high)) / values.size
+    values -= low
+    values *= 0xFFFF / (high - low)
+    return np.rint(np.clip(values, 0, 0xFFFF, out=values), out=values).astype(np.uint16), outside
 
 
 def match_pixels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
@@ -152,9 +197,7 @@ def match_pixels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
     return match_with_facts(pixels, spec)[0]
 
 
-def match_with_facts(
-    pixels: Pixels, spec: PreprocessSpec, *, pages: int = 1
-) -> tuple[Pixels, FileFacts]:
+def match_with_facts(pixels: Pixels, spec: PreprocessSpec) -> tuple[Pixels, FileFacts]:
     """`match_pixels`, and what the pixels hold that may be lost."""
     matched = _match_depth(pixels, spec)
     deep = pixels.dtype == np.uint16
@@ -163,7 +206,7 @@ def match_with_facts(
         peak, above = _brightness(pixels if deep else matched)
     coloured = spec.channels == 1 and is_coloured(pixels)
     ready = np.ascontiguousarray(_resize(_match_channels(matched, spec), spec))
-    return ready, FileFacts(deep, peak, above, coloured, pages)
+    return ready, FileFacts(deep, peak, above, coloured)
 
 
 def _brightness(values: Pixels) -> tuple[int, tuple[float, float, float]]:
@@ -276,10 +319,13 @@ class Reader:
         sha256 = None
         try:
             with contextlib.ExitStack() as opened:
-                data = image if isinstance(image, bytes) else self._bytes(Path(image), opened)
+                if isinstance(image, bytes):
+                    file = FileContent(image, 0)
+                else:
+                    file = self._file(Path(image), opened)
                 if checksum:
-                    sha256 = hashlib.sha256(data).hexdigest()
-                decoded = decode_with_facts(data, self._spec, max_pixels=self._max_pixels)
+                    sha256 = hashlib.sha256(file.data).hexdigest()
+                decoded = decode_with_facts(file, self._spec, max_pixels=self._max_pixels)
             return self._ready(*decoded, sha256)
         except DataError as error:
             if checksum and sha256 is None and not isinstance(image, bytes):
@@ -289,12 +335,12 @@ class Reader:
     def _ready(self, pixels: Array, facts: FileFacts, sha256: str | None) -> ReadImage:
         return ReadImage(pixels, sha256, losses(facts, self._spec))
 
-    def _bytes(self, path: Path, opened: contextlib.ExitStack) -> bytes:
+    def _file(self, path: Path, opened: contextlib.ExitStack) -> FileContent:
         """A file's content; what may pass, as a share that is away, is tried again."""
         waits = iter(_WAITS_S if self._away < _MANY_AWAY else ())
         while True:
             try:
-                data = opened.enter_context(whole_file(path, max_pixels=self._max_pixels))
+                file = opened.enter_context(whole_file(path, max_pixels=self._max_pixels))
             except DataError as error:
                 wait_s = next(waits, None) if _may_pass(error.__cause__) else None
                 if wait_s is None:
@@ -303,7 +349,7 @@ class Reader:
                 time.sleep(wait_s)
             else:
                 self._away = 0
-                return data
+                return file
 
 
 def _content(path: Path, reason: DataError) -> str | None:
@@ -311,7 +357,7 @@ def _content(path: Path, reason: DataError) -> str | None:
     if isinstance(reason.__cause__, OSError) and reason.__cause__.errno is not None:
         return None
     try:
-        return file_sha256(path)
+        return content_sha256(path)
     except OSError:
         return None
 

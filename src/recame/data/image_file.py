@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,11 +26,18 @@ from PIL import (
 )
 
 from recame.contracts import Pixels
+from recame.data.deep_colour import read_unchanged
+from recame.data.jpeg2000 import Jpeg2000Image
+from recame.data.listing import KINDS, split_page
+from recame.data.opened import Opened, one_line, oriented
+from recame.data.pnm import PnmImage
+from recame.data.tiff import FloatTiff, count_pages
+from recame.data.webp import WebpImage
 from recame.errors import DataError
 from recame.files import open_regular
 
-#: First bytes -> reader. Named readers rather than `Image.open`: the content decides and not the
-#: file's name, and `max_pixels` is the only limit on the size.
+#: First bytes -> Pillow's reader. Named readers rather than `Image.open`: the content decides and
+#: not the file's name, and `max_pixels` is the only limit on the size.
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -37,24 +46,30 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
     (b"II+\0", TiffImagePlugin.TiffImageFile),
 )
+#: And the readers of our own.
+_OTHERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO], Opened]], ...] = (
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebpImage),
+    (re.compile(rb"P[1-6][\s#]"), PnmImage),
+    (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), Jpeg2000Image),
+)
 #: How the reason starts where a file may open next time: a right, a drive that is away.
 NOT_OPENED = "cannot be opened"
 
 _ORIENTATION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 258, 339
 _UNSIGNED, _FLOAT = 1, 3
-#: Bytes of a pixel that no format exceeds (four samples of 16 bits), and what comes beside pixels.
+#: Bytes of a pixel that no file of integers exceeds (four samples of 16 bits; text and floating
+#: point take up to three times as many), and what comes beside pixels.
 _MOST_BYTES, _BESIDE_PIXELS = 8, 2**20
 #: Deflate packs no tighter.
 _MOST_PACKED = 1100
 #: Rows are taken over in parts of so many pixels, so that an image is not held three times.
 _PART_PIXELS = 2**24
-#: Pages of a file that are counted.
-_MOST_PAGES = 1000
 
 
 def decoders() -> str:
     """Name and version of everything that decides a decoded pixel."""
-    codecs = (f"{name} {features.version(name)}" for name in ("libjpeg_turbo", "jpg", "libtiff"))
+    named = ("libjpeg_turbo", "jpg", "libtiff", "webp", "jpg_2000")
+    codecs = (f"{name} {features.version(name)}" for name in named)
     return "; ".join((f"Pillow {PIL.__version__}", f"OpenCV {cv2.__version__}", *codecs))
 
 
@@ -90,37 +105,62 @@ class _Budget:
 _AT_ONCE = _Budget(2**30)
 
 
+class FileContent(NamedTuple):
+    """What a name leads to.
+
+    Attributes:
+        data: the whole file's bytes.
+        page: that the name asks for; 0: none, which means the first.
+    """
+
+    data: bytes
+    page: int
+
+
+def open_named(path: Path) -> tuple[BufferedReader, int]:
+    """Open `path`, or the file that `file.tif#2` names a page of; an existing file wins."""
+    try:
+        return open_regular(path), 0
+    except FileNotFoundError:
+        file, page = split_page(path)
+        if not page:
+            raise
+        return open_regular(Path(file)), page
+
+
 @contextmanager
-def open_header(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to look at its first bytes; never waits for a pipe or a device.
+def open_header(path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """Open a file to look at its first bytes, with the page that its name asks for.
+
+    Never waits for a pipe or a device.
 
     Raises:
         DataError: why it cannot be opened, in a few words and without its name.
     """
     with _readable():
-        stream = open_regular(path)
+        stream, page = open_named(path)
     with stream:
-        yield stream
+        yield stream, page
 
 
 @contextmanager
-def whole_file(path: Path, *, max_pixels: int) -> Iterator[bytes]:
-    """Read a file that is an image by its header and small enough, and give its bytes.
+def whole_file(path: Path, *, max_pixels: int) -> Iterator[FileContent]:
+    """Read a file that is an image by its header and small enough.
 
     Within the block file and pixels count among what all threads hold at once.
 
     Raises:
         DataError: why it cannot be read, in a few words and without its name.
     """
-    with open_header(path) as stream:
+    with open_header(path) as (stream, page):
         with _readable():
             size = os.fstat(stream.fileno()).st_size
-            needed = _needed(_open(stream), size, max_pixels)
+            needed = _needed(_open(stream, page), size, max_pixels)
         with _AT_ONCE.taking(needed):
             with _readable():
                 stream.seek(0)
                 data = stream.read()
-            yield data
+            yield FileContent(data, page)
 
 
 @contextmanager
@@ -140,8 +180,8 @@ def _readable() -> Iterator[None]:
         raise DataError(f"{NOT_OPENED}: {error}") from error
 
 
-def _needed(image: ImageFile.ImageFile, size: int, max_pixels: int) -> int:
-    """Bytes that decoding takes: the file, Pillow's pixels, and ours.
+def _needed(image: Opened, size: int, max_pixels: int) -> int:
+    """Bytes that decoding takes: the file, the decoder's pixels, and ours.
 
     Raises:
         DataError: there are too many pixels, or more than so many bytes can hold, or the other way
@@ -152,149 +192,205 @@ def _needed(image: ImageFile.ImageFile, size: int, max_pixels: int) -> int:
         raise DataError(
             f"{width} x {height} = {width * height:,} pixels, more than max_pixels ({max_pixels:,})"
         )
-    if size > (most := _MOST_BYTES * max_pixels + _BESIDE_PIXELS):
+    pixel = _MOST_BYTES if isinstance(image, PillowImage) else 3 * _MOST_BYTES
+    most = pixel * max_pixels + _BESIDE_PIXELS
+    if size > most and size > most * image.num_pages():
         raise DataError(
             f"{size:,} bytes, and no image of max_pixels ({max_pixels:,}) needs more than {most:,}"
         )
-    if image.format == "PNG" and width * height > 8 * _MOST_PACKED * max(size, 1024):
+    if image.kind == "PNG" and width * height > 8 * _MOST_PACKED * max(size, 1024):
         raise DataError(f"truncated: {size:,} bytes hold no {width} x {height} pixels")
-    grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
-    return size + width * height * (6 if grey else 16)
+    return size + width * height * image.pixel_bytes
 
 
-def read_image(data: bytes, *, max_pixels: int) -> tuple[Pixels, int]:
+class DecodedFile(NamedTuple):
+    """An image at its own size.
+
+    Attributes:
+        pixels: (H, W) or (H, W, 3), upright: uint8, uint16, float32 or float64.
+        pages: images in the file, of which this is one.
+        declares_white: whether the file says which value is white, so that integers fill their
+            type's range whatever their largest.
+    """
+
+    pixels: Pixels
+    pages: int
+    declares_white: bool
+
+
+def read_image(data: bytes, *, max_pixels: int, page: int = 0) -> DecodedFile:
     """Decode a file's bytes at its own size.
 
     Args:
         data: of the whole file.
         max_pixels: an image with more is refused before it is decoded.
-
-    Returns:
-        (H, W) or (H, W, 3) pixels, upright, uint8 or uint16; and how many images the file holds, of
-        which this is the first.
+        page: of a TIFF, from 1; 0: the first image of any file.
 
     Raises:
         DataError: why the file cannot be used, in a few words and without its name.
     """
-    image = _open(io.BytesIO(data))
+    image = _open(io.BytesIO(data), page)
     with _AT_ONCE.taking(_needed(image, len(data), max_pixels)):
-        pages = _num_pages(image, data)
-        return _read_pixels(image, data), pages
+        _ = image.bits  # refuses what is not read
+        pages = image.num_pages()
+        try:
+            pixels = image.pixels(data)
+        except DataError:
+            raise
+        except MemoryError:
+            raise DataError(f"{NOT_OPENED}: not enough memory") from None
+        except Exception as error:  # damaged pixels can break a decoder anywhere
+            text = one_line(error)
+            kind = "truncated" if "truncated" in text.lower() else "damaged"
+            raise DataError(f"{kind}: {text}") from error
+        return DecodedFile(pixels, pages, image.declares_white)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def stored_form(stream: BinaryIO) -> dict[str, Any]:
+def stored_form(stream: BinaryIO, page: int = 0) -> dict[str, Any]:
     """`height` and `width` as seen, `channels`, `bits` and `format` that a file's header names.
 
     Raises:
         DataError: it is no image, or of a kind that is not read.
     """
-    image = _open(stream)
-    stream.seek(0)
-    height, width = _upright_size(image)
-    grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
+    image = _open(stream, page)
+    height, width = image.upright_size
+    is_float = isinstance(image, FloatTiff)
     return {
         "height": height,
         "width": width,
-        "channels": 1 if grey else 3,
-        "bits": _bits(image, stream.read(32)),
-        "format": str(image.format),
+        "channels": 1 if image.grey else 3,
+        "bits": image.bits,
+        "format": f"{image.kind} float" if is_float else image.kind,
     }
 
 
-def _open(stream: BinaryIO) -> ImageFile.ImageFile:
+def _open(stream: BinaryIO, page: int) -> Opened:
     """Read the header only."""
-    head = stream.read(16)
+    head = stream.read(32)
     stream.seek(0)
     if not head:
         raise DataError("empty file (0 bytes)")
-    reader = next((reader for magic, reader in _READERS if head.startswith(magic)), None)
-    if reader is None:
-        raise DataError("not an image (neither PNG, JPEG, BMP nor TIFF)")
     try:
-        return reader(stream)
+        reader = next((reader for magic, reader in _READERS if head.startswith(magic)), None)
+        if reader is TiffImagePlugin.TiffImageFile:
+            return _open_tiff(stream, head, max(1, page))
+        image = (
+            _open_other(stream, head)
+            if reader is None
+            else PillowImage(reader(stream), stream, head)
+        )
+    except DataError:
+        raise
     except Exception as error:  # a damaged header can break a parser anywhere
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the file
-        if "unknown pixel mode" in str(error):
-            raise DataError(
-                "pixels that are neither 8 nor 16 bit unsigned integers: convert the file"
-            ) from error
-        raise DataError(f"damaged or truncated header: {_one_line(error)}") from error
+        raise DataError(f"damaged or truncated header: {one_line(error)}") from error
+    if page > 1:
+        raise DataError(f"no page {page}: TIFF alone is read by page, and this is {image.kind}")
+    return image
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
-    # Pillow's PNG reader would decode all pixels to look for metadata behind them.
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
+def _open_other(stream: BinaryIO, head: bytes) -> Opened:
+    opener = next((opener for magic, opener in _OTHERS if magic.match(head)), None)
+    if opener is None:
+        raise DataError(f"not an image (none of {KINDS})")
+    return opener(stream)
+
+
+def _open_tiff(stream: BinaryIO, head: bytes, page: int) -> Opened:
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
-        return 1  # a damaged note beside sound pixels
-    return value if value in range(1, 9) else 1
+        image = TiffImagePlugin.TiffImageFile(stream)
+        if page > 1:
+            image.seek(page - 1)
+    except EOFError:
+        raise DataError(f"no page {page}: the file has {count_pages(stream)}") from None
+    except Exception as error:
+        if "unknown pixel mode" not in str(error):
+            raise
+        return FloatTiff(stream, page)
+    if _FLOAT in image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,)):
+        return FloatTiff(stream, page)
+    return PillowImage(image, stream, head, page)
 
 
-def _upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
-    width, height = image.size
-    # Pillow's TIFF reader turns the size, and later the pixels, by itself.
-    turned = image.format != "TIFF" and _orientation(image) >= 5
-    return (width, height) if turned else (height, width)
+class PillowImage:
+    """PNG, JPEG, BMP and TIFF; 16-bit colour by OpenCV.
 
-
-def _bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Bits of a sample: 8 or 16.
-
-    Raises:
-        DataError: the samples are signed, floating-point or of more than 16 bits.
+    Args:
+        image: its header.
+        stream: of the file.
+        head: its first 32 bytes.
+        page: of a TIFF.
     """
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        return 16 if data[24] == 16 else 8
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 8
-    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    kinds = image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))
-    if _FLOAT in kinds:
-        raise DataError("floating-point pixels: convert the file to 8 or 16 bit")
-    if bits > 16 or any(kind > _FLOAT for kind in kinds) or 2 in kinds:
-        raise DataError(f"signed or {bits}-bit pixels: convert the file to 8 or 16 bit unsigned")
-    return 16 if bits > 8 else 8
 
+    declares_white = False
 
-def _read_pixels(image: ImageFile.ImageFile, data: bytes) -> Pixels:
-    bits = _bits(image, data)
-    try:
+    def __init__(
+        self, image: ImageFile.ImageFile, stream: BinaryIO, head: bytes, page: int = 1
+    ) -> None:
+        self._image, self._stream, self._head, self._page = image, stream, head, page
+        self.kind, self.size = str(image.format), image.size
+        self.grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
+        self.pixel_bytes = 6 if self.grey else 16
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(height, width) as seen."""
+        width, height = self.size
+        # Pillow's TIFF reader turns the size, and later the pixels, by itself.
+        turned = self.kind != "TIFF" and self._orientation() >= 5
+        return (width, height) if turned else (height, width)
+
+    @property
+    def bits(self) -> int:
+        """8 or 16.
+
+        Raises:
+            DataError: the samples are signed or of more than 16 bits.
+        """
+        if self.kind == "PNG":
+            return 16 if self._head[24] == 16 else 8
+        if not isinstance(self._image, TiffImagePlugin.TiffImageFile):
+            return 8
+        bits = max(self._image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+        kinds = self._image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+        if bits > 16 or any(kind > _FLOAT for kind in kinds) or 2 in kinds:
+            raise DataError(
+                f"signed or {bits}-bit pixels: convert the file to 8 or 16 bit unsigned"
+            )
+        return 16 if bits > 8 else 8
+
+    def num_pages(self) -> int:
+        """Pages of a TIFF, frames of a PNG or JPEG."""
+        if self.kind == "TIFF":
+            animated = self._page > 1 or getattr(self._image, "is_animated", False)
+            return max(2, count_pages(self._stream)) if animated else 1
+        # A JPEG of several names their place in its header.
+        frames = int(getattr(self._image, "n_frames", 1))
+        return frames + ("mpoffset" in self._image.info)
+
+    def pixels(self, data: bytes) -> Pixels:
+        """(H, W) or (H, W, 3), uint8 or uint16, upright."""
+        image = self._image
         image.load()
-        # Pillow cuts 16-bit colour to 8 bits; it has checked the file, OpenCV gives the values.
-        is_deep_colour = bits == 16 and not image.mode.startswith("I")
-        pixels = _read_deep_colour(data) if is_deep_colour else _to_array(image)
-    except DataError:
-        raise
-    except MemoryError:
-        raise DataError(f"{NOT_OPENED}: not enough memory") from None
-    except Exception as error:  # damaged pixels can break a decoder anywhere
-        text = _one_line(error)
-        kind = "truncated" if "truncated" in text.lower() else "damaged"
-        raise DataError(f"{kind}: {text}") from error
-    # Both libraries' TIFF readers turn the pixels by themselves.
-    return pixels if image.format == "TIFF" else _orient(pixels, _orientation(image))
+        if self.bits == 16 and not image.mode.startswith("I"):
+            # Pillow cuts 16-bit colour to 8 bits; it has checked the file, OpenCV gives the values.
+            pixels = read_unchanged(data, np.uint16, page=self._page)
+        else:
+            pixels = _to_array(image)
+        # Both libraries' TIFF readers turn the pixels by themselves.
+        orientation = 1 if self.kind == "TIFF" else self._orientation()
+        return pixels if orientation == 1 else oriented(pixels, orientation)
 
-
-def _num_pages(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Images in a file, of which the first is read: pages of a TIFF, frames of a PNG or JPEG."""
-    if image.format != "TIFF":  # a JPEG of several names their place in its header
-        return int(getattr(image, "n_frames", 1)) + ("mpoffset" in image.info)
-    if not getattr(image, "is_animated", False):
-        return 1
-    pages = _open(io.BytesIO(data))
-    try:
-        for number in range(1, _MOST_PAGES):
-            pages.seek(number)
-    except Exception:  # noqa: BLE001  # the end, or a page that is damaged
-        return max(2, pages.tell() + 1)
-    return _MOST_PAGES
+    def _orientation(self) -> int:
+        # Pillow's PNG reader would decode all pixels to look for metadata behind them.
+        if self.kind == "PNG" and "exif" not in self._image.info:
+            return 1
+        try:
+            value = self._image.getexif().get(_ORIENTATION, 1)
+        except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
+            return 1  # a damaged note beside sound pixels
+        return value if value in range(1, 9) else 1
 
 
 def _to_array(image: ImageFile.ImageFile) -> Pixels:
@@ -316,26 +412,3 @@ def _in_parts(image: ImageFile.ImageFile, channels: int) -> Pixels:
         part = np.asarray(image.crop((0, top, width, min(top + rows, height))))
         pixels[top : top + rows] = part.reshape(*part.shape[:2], -1)[..., :channels]
     return pixels[..., 0] if channels == 1 else pixels
-
-
-def _read_deep_colour(data: bytes) -> Pixels:
-    # Pillow has judged the file; what OpenCV remarks on its tags helps nobody.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise DataError(f"damaged: {_one_line(error)}") from error
-    if pixels is None or pixels.dtype != np.uint16:
-        raise DataError("16-bit colour in a layout that cannot be decoded: convert the file")
-    return np.asarray(pixels)[..., 2::-1] if pixels.ndim == 3 else np.asarray(pixels)
-
-
-def _orient(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation (1 to 8, CIPA DC-008 4.6.4)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,16 @@ from recame.errors import DataError
 from recame.names import printable
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
+    {
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".webp", ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k"),
+    }
 )
+
+#: Kinds of images, in words.
+KINDS = "PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, PBM, PGM and PPM"
+
+_PAGE = re.compile(r"(.+)#([1-9]\d{0,6})", re.DOTALL)
 
 #: Folders at the top of a drive that belong to the system, which lets nobody in.
 _OF_THE_SYSTEM = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN"})
@@ -74,15 +83,29 @@ class Unused:
         if self.maybe_images:
             warnings.warn(
                 f"{len(self):,} files in {printable(str(where))} are not used, since they are not "
-                f"named as PNG, JPEG, BMP or TIFF: {self.told()}Convert them if they are to count.",
+                f"named as one of {KINDS}: {self.told()}Convert them if they are to count.",
                 stacklevel=4,
             )
+
+
+def split_page(name: str | Path) -> tuple[str, int]:
+    """A file's name and the page that is asked for; 0 where a name asks for none.
+
+    Whether a file has the whole name is not looked at: one that has wins.
+
+    Examples:
+        >>> split_page("lot/7.tif#2"), split_page("lot #2/7.tif")
+        (('lot/7.tif', 2), ('lot #2/7.tif', 0))
+    """
+    found = _PAGE.fullmatch(str(name))
+    return (found[1], int(found[2])) if found else (str(name), 0)
 
 
 def list_images(sources: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders (with all below them) and glob patterns to image files.
 
-    A file that is named itself is kept whatever its suffix.
+    A file that is named itself is kept whatever its suffix, and so is a page of one
+    (`file.tif#2`); of the files in folders the first page is meant.
 
     Returns:
         Paths as they were named (relative stays relative), sorted, each file once.
@@ -101,7 +124,7 @@ def list_image_names(sources: Sequence[str | Path]) -> list[str]:
         path = Path(source)
         if path.is_dir():
             found.update(_below(path, unused))
-        elif path.exists():
+        elif path.exists() or Path(split_page(path)[0]).is_file():
             found.add(str(path))
         else:
             # Path.glob takes no absolute pattern.

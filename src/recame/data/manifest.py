@@ -14,8 +14,10 @@ from typing import Literal
 import pandas as pd
 
 from recame.config import DataConfig
-from recame.data.listing import IMAGE_SUFFIXES, Unused, walk_images
+from recame.data.listing import IMAGE_SUFFIXES, Unused, split_page, walk_images
+from recame.data.paged_file import pages_of
 from recame.data.table_text import TableText, read_table_text
+from recame.data.tiff import MOST_PAGES
 from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
 from recame.names import escaped, printable
@@ -69,6 +71,7 @@ def read_manifest(
     *,
     min_classes: int = 2,
     labels: Labels = "required",
+    pages: Literal["first", "all"] = "first",
 ) -> pd.DataFrame:
     """Read a folder per class, a folder of `train/val/test` with class folders, or a table.
 
@@ -82,10 +85,13 @@ def read_manifest(
 
     Args:
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
-            to the table's folder.
+            to the table's folder; `file.tif#2` is the second page of a TIFF file, unless there is
+            a file of that whole name.
         columns: what the table calls its columns.
         min_classes: fewer classes are refused, where labels are required.
         labels: whether images need them.
+        pages: of a folder's TIFF files: the first, which the file's name means; or each as an
+            image, `file.tif#1` and so on, where there are several. A table names what it means.
 
     Returns:
         One row an image: `image` (the text in the table, or the path relative to the folder),
@@ -106,7 +112,7 @@ def read_manifest(
             "it: rename its folders, or give them by a link of another name."
         )
     folder = source.is_dir()
-    table = _read_folder(source, labels) if folder else _read_table(source, columns, labels)
+    table = _read_folder(source, labels, pages) if folder else _read_table(source, columns, labels)
     _tell_look_alikes(table, source, columns)
     if labels == "required":
         found = table["label"].unique()
@@ -164,7 +170,9 @@ def read_recorded_manifest(
     return _plain_columns(table)
 
 
-def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
+def _read_folder(
+    folder: Path, labels: Labels, pages: Literal["first", "all"] = "first"
+) -> pd.DataFrame:
     names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     roles = {_SPLIT_NAMES.get(name.lower()) for name in names}
     # A folder named train alone is a split as well: as the only class it could not be used.
@@ -195,6 +203,8 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
         files = _below(folder, files, depth + 1, "class folders")
     elif has_splits:
         files = _below(folder, files, 1, "folders of the splits")
+    if pages == "all":
+        files = [name for file in files for name in _by_page(folder, file)]
     base = folder.absolute()
     parts = [file.split("/") for file in files]
     table = pd.DataFrame({"image": files, "path": [str(base / file) for file in files]})
@@ -203,6 +213,19 @@ def _read_folder(folder: Path, labels: Labels) -> pd.DataFrame:
     if has_splits:
         table["split"] = [_SPLIT_NAMES.get(part[0].lower(), part[0]) for part in parts]
     return table
+
+
+def _by_page(folder: Path, file: str) -> list[str]:
+    """A name for each page of a file of several."""
+    if not file.lower().endswith((".tif", ".tiff")) or (count := pages_of(folder / file)) == 1:
+        return [file]
+    if count == MOST_PAGES:
+        raise DataError(
+            f"{printable(str(folder / file))} has {count:,} pages or more, and some "
+            "might be left out without a word: name the pages that are meant in a table "
+            "(file.tif#2), or save it in parts."
+        )
+    return [f"{file}#{page}" for page in range(1, count + 1)]
 
 
 def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
@@ -348,7 +371,8 @@ def _tell_code_page(
         named = text[columns.image].str.strip()
         base = source.parent.absolute()
         for name in named[~named.map(str.isascii)].head(_NAMES_TRIED):
-            if not (base / name.replace("\\", "/")).exists():
+            file = base / name.replace("\\", "/")
+            if not file.exists() and not Path(split_page(file)[0]).exists():
                 raise DataError(
                     f"{source} is not UTF-8, and in {taken.guessed} it names {name!r}, which does "
                     f"not exist: if it has another encoding, {declare}, or save it as UTF-8."

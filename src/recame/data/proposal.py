@@ -21,6 +21,7 @@ from recame.data.decode import (
     clipped_share,
     is_coloured,
     losses,
+    stored_values,
 )
 from recame.data.image_file import open_header, read_image, stored_form, whole_file
 from recame.errors import DataError
@@ -45,6 +46,7 @@ def propose_spec(
     sample: int = 64,
     mean: float = 0.5,
     std: float = 0.5,
+    float_range: tuple[float, float] | None = None,
 ) -> tuple[PreprocessSpec, tuple[int, int]]:
     """Choose the preprocessing from an evenly spaced sample of the readable files.
 
@@ -64,6 +66,7 @@ def propose_spec(
         sample: how many files are looked at.
         mean: for every channel, in [0, 1].
         std: for every channel, in [0, 1].
+        float_range: of floating-point files, which are unreadable without.
 
     Returns:
         The spec, and the median (height, width) of the files.
@@ -77,14 +80,17 @@ def propose_spec(
     reason = "no files"
     for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
-            with whole_file(path, max_pixels=max_pixels) as data:
-                form = stored_form(io.BytesIO(data))
-                height, width, is_deep = form["height"], form["width"], form["bits"] == 16
+            with whole_file(path, max_pixels=max_pixels) as (data, page):
+                form = stored_form(io.BytesIO(data), page)
+                height, width, is_deep = form["height"], form["width"], form["bits"] > 8
                 wanted = (channels == "auto" and not coloured) or is_deep
                 # 8-bit files among the others need the whole range.
                 file_peak = 0 if is_deep else 0xFFFF
                 if wanted and (not sizes or decoded < _SAMPLE_PIXELS):
-                    pixels, _ = read_image(data, max_pixels=max_pixels)
+                    image = read_image(data, max_pixels=max_pixels, page=page)
+                    pixels, _ = stored_values(image, float_range)
+                    if image.declares_white:
+                        file_peak = 0xFFFF
                     decoded += height * width
                     coloured = coloured or is_coloured(pixels)
                     file_peak = max(file_peak, int(pixels.max()))
@@ -108,6 +114,7 @@ def propose_spec(
         mean=(mean,) * num_channels,
         std=(std,) * num_channels,
         resize=resize,
+        float_range=float_range,
     )
     return spec, native
 
@@ -231,9 +238,14 @@ def tell_losses(cache: ImageCache, spec: PreprocessSpec, *, colour: bool = True)
         for kind in losses(facts, spec):
             found.setdefault(kind, []).append(path)
     white = f"{spec.scale:.0f}" if spec.bit_depth == 16 else "that of 16 bits, of which 8 are kept"
+    beyond = f"above {spec.scale:.0f}, which is white here"
+    if spec.float_range is not None:
+        beyond += " or outside data.float_range={}..{}".format(
+            *map("{:g}".format, spec.float_range)
+        )
     words: dict[Loss, Callable[[str], str]] = {
         "clipped": lambda named: (
-            f"{named} with values above {spec.scale:.0f}, which is white here: they are cut off, "
+            f"{named} with values {beyond}: they are cut off, "
             f"up to {worst:.1%} of an image. They are of another camera or setting than the "
             "images that the model learns from: bring them to one range."
         ),
@@ -246,8 +258,9 @@ def tell_losses(cache: ImageCache, spec: PreprocessSpec, *, colour: bool = True)
             "training if colour matters."
         ),
         "pages": lambda named: (
-            f"{named} with further pages: only the first of each file is used. Save the others as "
-            "files of their own, if they are to count."
+            f"{named} with further pages: only the first of each file is used. If the others "
+            "are to count, set data.pages=all for a folder, or name them in a table (file.tif#2); "
+            "frames of other kinds can only be saved as files of their own."
         ),
     }
     for kind, paths in found.items():
@@ -284,8 +297,8 @@ def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:
     sizes, reason = [], "no files"
     for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
-            with open_header(path) as stream:
-                form = stored_form(stream)
+            with open_header(path) as (stream, page):
+                form = stored_form(stream, page)
             sizes.append((form["height"], form["width"]))
         except DataError as error:
             reason = f"{path}: {error}"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import IntArray
+from recame.data.page_groups import groups_of
 from recame.errors import ConfigError, DataError
 
 _NAMES = np.array(["train", "val", "test"], dtype=object)
@@ -108,6 +109,8 @@ def complete_splits(
     and further names are kept as further sets to evaluate on. Images without a label are spread
     over the splits as a class is.
 
+    The pages of one file (`file.tif#1`, `file.tif#2`) belong together like a group.
+
     Args:
         table: columns `image`, maybe `label` and `split`, and `group_by`.
         val_fraction: share for `val`, of the training rows if there are splits already.
@@ -126,7 +129,7 @@ def complete_splits(
     table = table.reset_index(drop=True)
     # By name, so that the same images get the same splits whatever the order of the rows.
     by_name = table.sort_values("image", kind="stable")
-    groups = None if group_by is None else by_name[group_by]
+    groups = groups_of(by_name, group_by)
     labels = by_name.get("label", pd.Series("", by_name.index))
     if labels.isna().any():
         labels = labels.astype(object).mask(labels.isna(), "")
@@ -156,10 +159,9 @@ def complete_splits(
             seed=seed,
         )
         split = split.where(~in_train, made)
-    straddling = 0 if groups is None else int((split.groupby(groups).agg("nunique") > 1).sum())
-    if straddling:
+    if groups is not None and (straddling := int((split.groupby(groups).agg("nunique") > 1).sum())):
         warnings.warn(
-            f"{straddling} values of {group_by!r} are found in more than one of the given "
+            f"{straddling} values of {groups.name!r} are found in more than one of the given "
             "splits: figures on the held-out splits will look better than they are.",
             stacklevel=2,
         )

@@ -97,7 +97,7 @@ def _examine(
             name, table = "table", source.reset_index(drop=True)
         else:
             name = str(source)
-            table = read_manifest(source, ManifestColumns.of(data), min_classes=1)
+            table = read_manifest(source, ManifestColumns.of(data), min_classes=1, pages=data.pages)
         audit = audit_manifest(table, product_column=data.product_column, group_by=data.group_by)
     inspection = Inspection(name, table, audit, seed, clock)
     if decode:
@@ -180,6 +180,7 @@ def _propose(paths: list[Path], data: DataConfig) -> PreprocessSpec:
         bit_depth=data.bit_depth,
         resize=data.resize,
         max_pixels=data.max_pixels,
+        float_range=data.float_range,
     )
     try:
         spec, native = propose(sample=64)

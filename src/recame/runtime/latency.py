@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recame.contracts import PreprocessSpec
+from recame.data.image_file import open_header
 from recame.data.listing import list_images
 from recame.errors import ConfigError, DataError
 from recame.files import write_json
@@ -268,7 +269,10 @@ def _readable_files(folder: Path, predictor: Predictor) -> list[bytes]:
     paths = list_images([folder])
     spread = np.unique(np.linspace(0, len(paths) - 1, _MOST_FILES).astype(int))
     tried = [(paths[i], predictor.predict([paths[i]])[0].error) for i in spread]
-    encoded = [path.read_bytes() for path, error in tried if error is None]
+    encoded = []
+    for path in (path for path, error in tried if error is None):
+        with open_header(path) as (stream, _):
+            encoded.append(stream.read())
     if not encoded:
         reason = f"{tried[-1][0]}: {tried[-1][1]}"
         raise DataError(

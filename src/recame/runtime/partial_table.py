@@ -17,8 +17,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Self
 
+from recame.data.paged_file import content_sha256
 from recame.errors import DataError, UnreadableError
-from recame.files import _sync, sha256
+from recame.files import _sync
 from recame.machine import usable_cores
 from recame.names import escaped
 from recame.runtime.parquet_table import to_parquet
@@ -354,7 +355,7 @@ class PartialTable:
 def _content(name: str) -> str | None:
     """Checksum of what the file holds now; None where it cannot be read."""
     try:
-        return sha256(Path(name))
+        return content_sha256(Path(name))
     except OSError:
         return None
 

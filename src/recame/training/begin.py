@@ -40,7 +40,7 @@ def _prepare(
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
     if config.data.size == "auto":
-        table = read_manifest(source, ManifestColumns.of(config.data))
+        table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
         paths = [Path(path) for path in table["path"]]
         size, why = choose_size(native_size(paths))
         config = config.updated({"data.size": size})

@@ -11,7 +11,7 @@ import pandas as pd
 
 from recame.data.cache import BrokenImage
 from recame.data.decode import losses
-from recame.data.listing import Unused, walk_images
+from recame.data.listing import KINDS, Unused, walk_images
 from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.figures import calm
 from recame.pages.render import BLUE, GREY, LINE, ORANGE, counted, figure_picture
@@ -27,7 +27,7 @@ _BROKEN_SHARE = 0.05
 _LOST = {
     "clipped": (
         "Images are brighter than white",
-        "Values above the range that the other images have are cut off.",
+        "Values above what the other images have, or outside data.float_range, are cut off.",
         "Bring all images to one range of values.",
     ),
     "near black": (
@@ -43,7 +43,7 @@ _LOST = {
     "pages": (
         "Files have more than one page",
         "Only the first page of each is used.",
-        "Save the others as files of their own, if they are to count.",
+        "If the others are to count, set data.pages=all, or name them in a table (file.tif#2).",
     ),
 }
 
@@ -99,9 +99,7 @@ class Files(Check):
                     "warn" if maybe else "note",
                     f"{counted(len(self.unused), 'file')} in the folder are not used",
                     self.unused.told().strip(),
-                    "Convert images to PNG, JPEG, BMP or TIFF if they are to count."
-                    if maybe
-                    else "",
+                    f"Convert images to one of {KINDS} if they are to count." if maybe else "",
                     len(self.unused),
                 )
             )

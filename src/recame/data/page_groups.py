@@ -1,0 +1,43 @@
+"""What must stay in one split: the rows of a group, and the pages of one file."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from recame.data.listing import split_page
+
+
+def groups_of(table: pd.DataFrame, group_by: str | None) -> pd.Series | None:
+    """A value for each row that those share which belong together; None where none do.
+
+    Args:
+        table: column `image`, and `group_by`.
+        group_by: a column; pages of one file that stand in several of its groups make one of them.
+
+    Returns:
+        (N,) named after what groups; missing where `group_by` is.
+    """
+    groups = None if group_by is None else table[group_by]
+    named = [split_page(image) for image in table["image"]]
+    files = pd.Series([file for file, _ in named], table.index, name="file of a page")
+    paged = pd.Series([page > 0 for _, page in named], table.index)
+    shared = files.duplicated(keep=False) & files.isin(files[paged])
+    if not shared.any():
+        return groups
+    if groups is None:
+        return files
+    # The first group of a file stands for all of them.
+    head: dict[object, object] = {}
+
+    def found(group: object) -> object:
+        while group in head:
+            group = head[group]
+        return group
+
+    first: dict[str, object] = {}
+    for file, group in zip(files[shared], groups[shared], strict=True):
+        if pd.notna(group):
+            one, other = found(first.setdefault(file, group)), found(group)
+            if one != other:
+                head[other] = one
+    return groups.map(found, na_action="ignore")
