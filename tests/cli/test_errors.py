@@ -284,6 +284,11 @@ def test_settings_of_bits_and_texts(
     settings = ["model.backbone=vgg11_bn", "model.pretrained=false", "data.size=16"]
     line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
     assert "data.size=16 is too small for vgg11_bn" in line
+    line = train_refused(
+        defects, *[word for s in settings[:2] for word in ("--set", s)], "--size", "16x96"
+    )
+    assert "data.size=16x96 is too small for vgg11_bn" in line
+    assert "each side lies in 16 to 2048 pixels" in train_refused(defects, "--size", "8x96")
 
 
 class TestRuns:

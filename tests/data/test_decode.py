@@ -273,11 +273,11 @@ def test_propose_spec_finds_grey_in_colour_files(tmp_path, rng):
     paths = [*save_all(tmp_path, grey), tmp_path / "missing.png"]
     found, native = propose_spec(paths, size=None, max_pixels=LIMIT)
     assert (found.channels, found.bit_depth, found.scale) == (1, 8, 255.0)
-    assert (found.height, found.width, native) == (20, 20, (10, 40))
+    assert (found.height, found.width, native) == (16, 40, (10, 40))
     assert native_size(paths) == (10, 40)
     grey[1][0, 0] = [200, 10, 10]
-    found, _ = propose_spec(save_all(tmp_path, grey), size=32, mean=0.4, max_pixels=LIMIT)
-    assert (found.channels, found.height, found.mean) == (3, 32, (0.4,) * 3)
+    found, _ = propose_spec(save_all(tmp_path, grey), size=(32, 48), mean=0.4, max_pixels=LIMIT)
+    assert (found.channels, found.height, found.width, found.mean) == (3, 32, 48, (0.4,) * 3)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from recame.config import DataConfig
 from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.proposal import MOST_ELONGATED, candidate_sizes, shaped, working_side
 
 #: Not one of the 64 files that are looked at first among 200.
 BEYOND = 102
@@ -124,3 +127,41 @@ def test_further_pages_are_named(tmp_path: Path, config: DataConfig):
     _, (told,) = load(source, config)
     assert told.startswith("1 image (")
     assert "a/x.tif) with further pages: only the first of each file is used" in told
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("native", "first"),
+        [
+            ((200, 5000), (64, 320)),
+            ((8000, 2000), (256, 64)),
+            ((1080, 1920), (96, 160)),
+            ((45, 90), (32, 96)),
+            ((1000, 1490), (128, 128)),  # nearly square: as ever
+            ((30, 20), (64, 64)),
+        ],
+    )
+    def test_what_is_taken_comes_first(
+        self, native: tuple[int, int], first: tuple[int, int]
+    ) -> None:
+        assert candidate_sizes(native)[0] == first
+
+    @given(st.integers(16, 9000), st.integers(16, 9000))
+    def test_candidates_have_the_images_shape(self, height: int, width: int) -> None:
+        native, found = (height, width), candidate_sizes((height, width))
+        side = working_side(native)
+        assert found[0] == shaped(side, native)
+        assert len(found) == len(set(found))
+        for sides in found:
+            assert all(value % 32 == 0 and value >= 32 for value in sides)
+            assert max(sides) <= MOST_ELONGATED * min(sides)
+            if sides[0] != sides[1]:
+                assert (sides[0] < sides[1]) == (height < width)
+        assert 0.6 <= found[0][0] * found[0][1] / side**2 <= 1.5
+        if max(native) < 1.5 * min(native):
+            assert all(a == b for a, b in found)
+
+    def test_a_shape_of_nobodys_choice_is_the_images_own(self, tmp_path: Path) -> None:
+        source = write(tmp_path / "set", {}, np.zeros((40, 200), np.uint8))
+        loaded, _ = load(source, DataConfig(cache_dir=tmp_path / "cache"))
+        assert (loaded.spec.height, loaded.spec.width) == (40, 200)

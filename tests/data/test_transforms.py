@@ -155,6 +155,23 @@ def test_cutmix_tells_the_true_area(seed):
     assert float(own) == pytest.approx(lam)
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 96), (40, 16)])
+@pytest.mark.parametrize("mix", [Mix(mixup=0.4), Mix(cutmix=1.0)])
+def test_what_is_not_square_keeps_its_shape(mix, height, width):
+    images = batch(height=height, width=width)
+    mixed, permutation, lam = mix(images, generator(3))
+    assert mixed.shape == images.shape
+    own = (mixed == images).all(1).float().mean((1, 2))
+    moved = (permutation != torch.arange(len(images))).nonzero().squeeze(1)
+    if mix.cutmix:  # the patch has the shares of both sides that lam says
+        torch.testing.assert_close(own[moved], torch.full((len(moved),), lam))
+    turned = Augment(quarter_turns=True)(images, generator(0))
+    halves = torch.stack([images, images.flip(-1, -2)])
+    assert (turned[None] == halves).all((2, 3, 4)).any(0).all()
+    shifted = Augment(shift=0.1)(images, generator(0))
+    assert shifted.shape == images.shape
+
+
 def test_mix_of_nothing_and_of_both():
     images = batch()
     mixed, permutation, lam = Mix()(images, generator())

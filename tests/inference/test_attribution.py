@@ -166,7 +166,7 @@ def test_an_overlay_shows_the_image_where_the_map_is_empty():
     heat = np.zeros((4, 8))
     heat[:2] = 1
     shown = overlay(pixels, heat, "#ff0000", side=16)
-    assert shown.shape == (8, 16, 3)
+    assert shown.shape == (11, 23, 3)  # as many pixels as 16 x 16
     grey = shown[-1]
     assert (grey == grey[:, :1]).all()
     assert grey[0, 0] < grey[-1, 0]

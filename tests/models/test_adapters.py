@@ -80,6 +80,7 @@ def moved_by_training(model: MultiExpertClassifier, num_steps: int = 3) -> set[s
     return {name for name, value in model.named_parameters() if not value.equal(before[name])}
 
 
+@pytest.mark.parametrize("columns", [3, 7])
 @pytest.mark.parametrize(
     ("name", "num_prefix"),
     [
@@ -91,24 +92,25 @@ def moved_by_training(model: MultiExpertClassifier, num_steps: int = 3) -> set[s
     ],
 )
 def test_stages_compute_what_timm_does(
-    name: str, num_prefix: int, monkeypatch: pytest.MonkeyPatch
+    name: str, num_prefix: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {} if name.startswith("test") else {"depth": 4}
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, **small}))
     torch.manual_seed(0)
-    side = 42 if "patch14" in name else 48
-    backbone = build_backbone(name, image_size=(side, side)).eval()
+    patch = 14 if "patch14" in name else 16
+    size = (3 * patch, columns * patch)
+    backbone = build_backbone(name, image_size=size).eval()
     torch.manual_seed(0)
     whole = timm.create_model(name, num_classes=0, dynamic_img_size=True)
-    whole.set_input_size((side, side))
-    x = 2 * images(2, side) - 1
+    whole.set_input_size(size)
+    x = 2 * images(2, max(size))[:, :, : size[0]] - 1
     with torch.no_grad():
         maps = backbone(x)
         expected = whole.eval().fc_norm(whole.forward_features(x))
     stage = backbone.stages[-1][-1]
     assert isinstance(stage, TransformerStage)
-    assert maps.shape == (2, stage.width * (1 + num_prefix), 3, 3)
+    assert maps.shape == (2, stage.width * (1 + num_prefix), 3, columns)
     tokens, found = maps_to_tokens(maps, stage.width)
     assert found == num_prefix
     torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)

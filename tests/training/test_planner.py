@@ -111,12 +111,29 @@ class TestEpochs:
 class TestSize:
     @pytest.mark.parametrize(
         ("native", "size"),
-        [((20, 20), 64), ((64, 64), 64), ((90, 100), 96), ((128, 128), 128), ((900, 1600), 128)],
+        [((20, 20), 64), ((64, 64), 64), ((90, 100), 96), ((128, 128), 128), ((900, 1300), 128)],
     )
     def test_side(self, native: tuple[int, int], size: int) -> None:
         chosen, why = choose_size(native)
         assert chosen == size
         assert f"{native[1]} x {native[0]} pixels" in why
+
+    @pytest.mark.parametrize(
+        ("native", "size", "told"),
+        [
+            (
+                (200, 5000),
+                "64x320",
+                "64x320 has about as many as 128 x 128, in their shape as far as 1:8",
+            ),
+            ((8000, 2000), "256x64", "in their shape, and"),
+            ((900, 1600), "96x160", "as many as 128 x 128"),
+        ],
+    )
+    def test_shape(self, native: tuple[int, int], size: str, told: str) -> None:
+        chosen, why = choose_size(native)
+        assert chosen == size
+        assert told in why
 
 
 class TestDevice:
@@ -144,9 +161,9 @@ class TestDevice:
         assert choose_precision("auto", GPU) == "bf16"
 
 
-def fake_data(channels: int = 3) -> Any:
+def fake_data(channels: int = 3, size: tuple[int, int] = (64, 64)) -> Any:
     mean = (0.5,) * channels
-    spec = PreprocessSpec(64, 64, channels, 8, 255.0, mean, mean)  # type: ignore[arg-type]
+    spec = PreprocessSpec(*size, channels, 8, 255.0, mean, mean)  # type: ignore[arg-type]
     return SimpleNamespace(spec=spec, label_space=LabelSpace(("ok", "crack"), (900, 12)))
 
 
@@ -244,6 +261,22 @@ class TestModel:
         assert values["data.channels"] == 1
         assert values["evaluation.views"] == 2  # as many as a mirror makes
         assert not any("model.num_experts" in reason for reason in plan.reasons)
+
+    def test_no_quarter_turn_of_what_is_not_square(self) -> None:
+        asked = {"augment.symmetry": "square", "evaluation.views": 8, "data.size": "32x96"}
+        plan = plan_model(Config().updated(asked), fake_data(size=(32, 96)), CPU)
+        config = plan.config
+        assert (config.augment.symmetry, config.evaluation.views) == ("flips", 4)
+        assert config.probe.views == 4
+        why = "images of 32 x 96 pixels (height x width) cannot be turned by 90 degrees"
+        assert plan.reasons[:2] == (
+            f"augment.symmetry = flips: {why}",
+            f"evaluation.views = 4: {why}",
+        )
+        assert plan_model(config, fake_data(size=(32, 96)), CPU).config == config
+        unasked = {"probe.enabled": False, "data.size": "32x96"}
+        config = plan_model(Config().updated(unasked), fake_data(size=(32, 96)), CPU).config
+        assert (config.augment.symmetry, config.evaluation.views) == ("flips", 4)
 
     @pytest.mark.parametrize(
         ("experts", "taus"), [("auto", (1.0, 2.0)), (3, (1.0, 1.5, 2.0)), (1, 1.5)]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from recame.cli.options import Device, Model, Resume, Run, Seed, Settings, TimeBudget, Views
+from recame.cli.options import (
+    Device,
+    Model,
+    Resume,
+    Run,
+    Seed,
+    Settings,
+    Size,
+    TimeBudget,
+    Views,
+)
 from recame.cli.research import bench, synth
 from recame.names import command
 from recame.progress import say
@@ -58,6 +68,7 @@ def train(
         Path | None, typer.Option(help="Settings (YAML); what it leaves out keeps its default.")
     ] = None,
     set_: Settings = None,
+    size: Size = None,
     time_budget: TimeBudget = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -65,7 +76,9 @@ def train(
     """Train on DATA and write a run folder."""
     from recame.cli.requests import train_request
 
-    source, settings, out = train_request(data, out, config, set_ or [], time_budget, seed, resume)
+    source, settings, out = train_request(
+        data, out, config, set_ or [], size, time_budget, seed, resume
+    )
 
     from recame.training.train import train as train_run
 
@@ -100,6 +113,7 @@ def distill(
         Path | None, typer.Option("--out", "-o", help="Run folder to write. [RUN-student]")
     ] = None,
     set_: Settings = None,
+    size: Size = None,
     time_budget: TimeBudget = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -108,7 +122,7 @@ def distill(
     from recame.cli.requests import distill_request
 
     changes, out = distill_request(
-        run, backbone, unlabelled or [], out, set_ or [], time_budget, seed, resume
+        run, backbone, unlabelled or [], out, set_ or [], size, time_budget, seed, resume
     )
 
     from recame.training.student.distill import distill as distill_run
@@ -188,6 +202,7 @@ def inspect(
         list[str] | None,
         typer.Option("--set", help="One setting, data.key=value; may be repeated."),
     ] = None,
+    size: Size = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Decode images, or read the table alone.")
     ] = True,
@@ -196,7 +211,7 @@ def inspect(
     """Say what DATA is like before training: classes, clusters, duplicates, leaks, label errors."""
     from recame.cli.requests import inspect_request
 
-    settings, out = inspect_request(data, out, run, set_ or [])
+    settings, out = inspect_request(data, out, run, set_ or [], size)
 
     from recame.inspection import inspect_set
     from recame.models import load_checkpoint

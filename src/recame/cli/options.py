@@ -16,6 +16,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting, section.key=value; may be repeated."),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Pixels of the images: a side, or height x width, as 128x512."),
+]
 TimeBudget = Annotated[str | None, typer.Option(help="Time for the whole run: 90s, 15m, 1h30m.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random number.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]

@@ -16,6 +16,7 @@ def train_request(
     out: Path | None,
     config: Path | None,
     settings: list[str],
+    size: str | None,
     time_budget: str | None,
     seed: int | None,
     resume: bool,
@@ -30,15 +31,15 @@ def train_request(
         DataError: no data is given, or it does not exist.
     """
     if resume:
-        given = config or settings or time_budget or seed is not None
-        out = _resumed(out, "RUN", "--config, --set", given)
+        given = config or settings or size or time_budget or seed is not None
+        out = _resumed(out, "RUN", "--config, --set, --size", given)
         from recame.runs.folder import RunFolder
 
         return data or RunFolder.open(out).source, Config(), out
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
     _check_exists(data)
-    changes = _changes(settings, time_budget, seed)
+    changes = _changes(settings, time_budget, seed, {"data.size": size})
     chosen = (load_config(config) if config else Config()).updated(changes)
     name = data.resolve().name if data.is_dir() else data.stem
     return data, chosen, (out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
@@ -50,6 +51,7 @@ def distill_request(
     unlabelled: list[Path],
     out: Path | None,
     settings: list[str],
+    size: str | None,
     time_budget: str | None,
     seed: int | None,
     resume: bool,
@@ -64,13 +66,13 @@ def distill_request(
         DataError: the run or a folder of images does not exist.
     """
     if resume:
-        given = backbone or unlabelled or settings or time_budget or seed is not None
-        return {}, _resumed(out, "STUDENT", "--backbone, --unlabelled, --set", given)
+        given = backbone or unlabelled or settings or size or time_budget or seed is not None
+        return {}, _resumed(out, "STUDENT", "--backbone, --unlabelled, --set, --size", given)
     if run is None:
         raise ConfigError("No teacher given: recame distill RUN, the folder of a finished run.")
     for path in unlabelled:
         _check_exists(path)
-    changes = _changes(settings, time_budget, seed)
+    changes = _changes(settings, time_budget, seed, {"distill.size": size})
     if backbone is not None and changes.get("model.backbone", backbone) != backbone:
         raise ConfigError(
             f"--backbone {backbone} contradicts --set model.backbone={changes['model.backbone']}: "
@@ -84,7 +86,7 @@ def distill_request(
 
 
 def inspect_request(
-    data: Path, out: Path | None, run: Path | None, settings: list[str]
+    data: Path, out: Path | None, run: Path | None, settings: list[str], size: str | None
 ) -> tuple[DataConfig, Path]:
     """Check the words; the settings of `--run` are where `--set` starts.
 
@@ -96,7 +98,7 @@ def inspect_request(
         DataError: the data does not exist.
     """
     _check_exists(data)
-    changes: dict[str, Any] = parse_settings(settings)
+    changes = _changes(settings, None, None, {"data.size": size})
     if foreign := [name for name in changes if not name.startswith("data.")]:
         raise ConfigError(
             f"{foreign[0]} has no effect on an inspection: --set takes data.key=value here."
@@ -147,13 +149,16 @@ def _resumed(out: Path | None, name: str, options: str, given: object) -> Path:
     return out
 
 
-def _changes(settings: list[str], time_budget: str | None, seed: int | None) -> dict[str, Any]:
-    """The settings that `--set` and the options of a run change."""
+def _changes(
+    settings: list[str], time_budget: str | None, seed: int | None, size: dict[str, str | None]
+) -> dict[str, Any]:
+    """The settings that `--set` and the options of a run change; the size by its setting's name."""
     changes: dict[str, Any] = parse_settings(settings)
     if time_budget is not None:
         changes["run.time_budget_s"] = parse_duration(time_budget)
     if seed is not None:
         changes["run.seed"] = seed
+    changes |= {name: value for name, value in size.items() if value is not None}
     return changes
 
 

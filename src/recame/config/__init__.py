@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recame.config.data import SYMMETRIES, AugmentConfig, DataConfig
+from recame.config.data import SYMMETRIES, AugmentConfig, DataConfig, largest_symmetry
 from recame.config.distill import DistillConfig
 from recame.config.files import load_config, parse_settings, read_settings, save_config
 from recame.config.model import ModelConfig
@@ -11,6 +11,7 @@ from recame.config.phases import FinetuneConfig, ProbeConfig, RetrainConfig
 from recame.config.run import EvaluationConfig, RunConfig
 from recame.config.section import Section
 from recame.config.settings import CONFIG_SCHEMA, Config, parse_config
+from recame.config.size import as_size, height_width
 
 __all__ = [
     "CONFIG_SCHEMA",
@@ -27,6 +28,9 @@ __all__ = [
     "RetrainConfig",
     "RunConfig",
     "Section",
+    "as_size",
+    "height_width",
+    "largest_symmetry",
     "load_config",
     "parse_config",
     "parse_settings",

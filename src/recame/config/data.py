@@ -8,10 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recame.config.section import Auto, Count, Fraction, Positive, Range, Section, Weight
+from recame.config.size import Size
 
 #: Name -> how many views of an image it makes: itself, mirrored left to right, both mirrors, and
-#: these with quarter turns.
+#: these with quarter turns, which only square images allow.
 SYMMETRIES = {"none": 1, "mirror": 2, "flips": 4, "square": 8}
+
+
+def largest_symmetry(height: int, width: int) -> str:
+    """The largest group of `SYMMETRIES` that images of this size, in pixels, allow."""
+    return "square" if height == width else "flips"
 
 
 class DataConfig(Section):
@@ -29,7 +35,9 @@ class DataConfig(Section):
     test_fraction: Fraction = 0.15
     normal_class: str | None = None
     critical_classes: tuple[str, ...] = ()
-    size: Auto | Annotated[int, Field(ge=16, le=2048)] = Field("auto", description="side, pixels")
+    size: Auto | Size = Field(
+        "auto", description="pixels: the side of a square, or height x width, as 128x512"
+    )
     channels: Auto | Literal[1, 3] = "auto"
     bit_depth: Auto | Literal[8, 16] = "auto"
     resize: Literal["stretch", "pad", "crop"] = "stretch"
@@ -50,7 +58,7 @@ class AugmentConfig(Section):
     symmetry: Auto | Literal["none", "mirror", "flips", "square"] = Field(
         "auto", description="flips and turns under which an image keeps its class"
     )
-    shift: Fraction = Field(0.1, description="largest shift, as a share of the side")
+    shift: Fraction = Field(0.1, description="largest shift, as a share of each side")
     scale: Fraction = Field(0.0, description="largest relative change of size")
     rotate_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
     brightness: Fraction = 0.1

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from recame.config.section import Count, Positive, Section, Weight
+from recame.config.size import Size
 
 
 class DistillConfig(Section):
@@ -20,8 +21,8 @@ class DistillConfig(Section):
         "of the teacher's own backbone, all of another one",
     )
     attention: Literal["none", "keep"] = Field("none", description="keep: as the teacher's")
-    size: Annotated[int, Field(ge=16, le=2048)] | None = Field(
-        None, description="side in pixels; default: the teacher's"
+    size: Size | None = Field(
+        None, description="pixels, a side or height x width; default: the teacher's"
     )
     experts: Literal["one", "ensemble", "each"] = Field(
         "one",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from recame.config import DataConfig
+from recame.config import DataConfig, height_width
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache
 from recame.data.manifest import Labels, ManifestColumns, read_manifest
@@ -187,7 +187,7 @@ def load_inspection_set(
     if spec is None:
         proposed, native = propose_spec(
             paths,
-            size=None if config.size == "auto" else config.size,
+            size=None if config.size == "auto" else height_width(config.size),
             channels=config.channels,
             bit_depth=config.bit_depth,
             resize=config.resize,

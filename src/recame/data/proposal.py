@@ -33,12 +33,17 @@ _SAMPLE_PIXELS = 2**27
 _SIDE_RANGE = (16, 2048)
 #: Files that a warning names.
 _NAMED = 3
+#: Images whose sides differ by less than this factor are brought to squares; beyond it they keep
+#: their shape, up to the other factor.
+NEAR_SQUARE, MOST_ELONGATED = 1.5, 8
+#: Sides of the squares whose numbers of pixels are worth trying.
+_SIDES = (64, 96, 128, 192, 256)
 
 
 def propose_spec(
     paths: Sequence[Path],
     *,
-    size: int | None,
+    size: tuple[int, int] | None,
     channels: Literal["auto", 1, 3] = "auto",
     bit_depth: Literal["auto", 8, 16] = "auto",
     resize: ResizeRule = "stretch",
@@ -51,14 +56,15 @@ def propose_spec(
     """Choose the preprocessing from an evenly spaced sample of the readable files.
 
     What is left open is decided so: three channels if any sampled image is really coloured; 16
-    bit if any file is; the side from the median of sqrt(height * width), within 16 to 2048. The
-    scale is 255, or for 16 bit 65535; where no sampled value needs more than 10, 12 or 14 bits
-    it is the largest value of that many bits, as cameras of that depth store it. What the other
-    files hold beyond that, `settled` mends.
+    bit if any file is; the side from the median of sqrt(height * width), within 16 to 2048, or for
+    images far from square their median height and width, no side beyond that. The scale is 255,
+    or for 16 bit 65535; where no sampled value needs more than 10, 12 or 14 bits it is the largest
+    value of that many bits, as cameras of that depth store it. What the other files hold beyond
+    that, `settled` mends.
 
     Args:
         paths: image files.
-        size: side of the square the images are brought to, or None for their own.
+        size: height and width that the images are brought to, or None for their own.
         channels: 1, 3 or `auto`.
         bit_depth: 8, 16 or `auto`.
         resize: how the aspect ratio is treated.
@@ -101,13 +107,12 @@ def propose_spec(
         deep = deep or is_deep
         peak = max(peak, file_peak)
     native = _median_size(sizes, reason)
-    own_side = round(float(np.median([(h * w) ** 0.5 for h, w in sizes])))
-    side = size or int(np.clip(own_side, *_SIDE_RANGE))
+    size = size or _own_size(native, sizes)
     num_channels: Literal[1, 3] = (3 if coloured else 1) if channels == "auto" else channels
     depth: Literal[8, 16] = (16 if deep else 8) if bit_depth == "auto" else bit_depth
     spec = PreprocessSpec(
-        height=side,
-        width=side,
+        height=size[0],
+        width=size[1],
         channels=num_channels,
         bit_depth=depth,
         scale=_white(peak) if depth == 16 else 255.0,
@@ -117,6 +122,17 @@ def propose_spec(
         float_range=float_range,
     )
     return spec, native
+
+
+def _own_size(native: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The images' own size, within `_SIDE_RANGE`; a square where they are nearly so."""
+    least, most = _SIDE_RANGE
+    if is_elongated(native):
+        ratio = min(1.0, most / max(native))
+        return max(least, round(native[0] * ratio)), max(least, round(native[1] * ratio))
+    side = round(float(np.median([(h * w) ** 0.5 for h, w in sizes])))
+    side = int(np.clip(side, least, most))
+    return side, side
 
 
 def _white(peak: int) -> float:
@@ -274,18 +290,81 @@ def _named(paths: Sequence[str]) -> str:
     return f"{len(paths):,} image{'s' * (len(paths) != 1)} ({', '.join(shown)}{more})"
 
 
+def is_elongated(native: tuple[int, int]) -> bool:
+    """Whether images are so far from square that they are brought to a shape of their own.
+
+    Args:
+        native: median height and width of the images.
+    """
+    return max(native) >= NEAR_SQUARE * min(native)
+
+
 def working_side(native: tuple[int, int]) -> int:
-    """Side in pixels that images are resized to where nobody says: near their own, 64 to 128.
+    """Side of the square whose number of pixels is worked with: near the images' own, 64 to 128.
 
     Args:
         native: median height and width of the images.
 
     Examples:
-        >>> working_side((20, 20)), working_side((90, 100)), working_side((900, 1600))
+        >>> working_side((20, 20)), working_side((90, 100)), working_side((900, 1000))
         (64, 96, 128)
     """
     side = math.sqrt(native[0] * native[1])
     return min(128, max(64, 32 * round(side / 32)))
+
+
+def candidate_sizes(native: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes (height, width) that images may be resized to where nobody says.
+
+    The first is what is taken: that of `working_side`. The others follow with ascending numbers of
+    pixels, up to 256 x 256 and none with more than the images have.
+
+    Args:
+        native: median height and width of the images.
+
+    Examples:
+        >>> candidate_sizes((180, 200))
+        [(128, 128), (64, 64), (96, 96)]
+        >>> candidate_sizes((200, 5000))
+        [(64, 320), (32, 160), (32, 256), (64, 512), (96, 704)]
+    """
+    first, own = working_side(native), math.sqrt(native[0] * native[1])
+    others = [side for side in _SIDES if side != first and side <= own]
+    return list(dict.fromkeys(shaped(side, native) for side in (first, *others)))
+
+
+def shaped(side: int, native: tuple[int, int]) -> tuple[int, int]:
+    """Height and width with about the pixels of a square, in the images' shape.
+
+    Both are multiples of 32, the longer at most 8 times the shorter. Images that are nearly square
+    get the square itself. A wrong number of pixels counts twice as much as a wrong aspect ratio.
+
+    Args:
+        side: of the square.
+        native: median height and width of the images.
+
+    Examples:
+        >>> shaped(128, (480, 640)), shaped(128, (8000, 2000)), shaped(96, (100, 220))
+        ((128, 128), (256, 64), (64, 128))
+    """
+    if not is_elongated(native):
+        return side, side
+    aspect = min(MOST_ELONGATED, max(native) / min(native))
+
+    def miss(shape: tuple[int, int]) -> float:
+        short, long = shape
+        pixels = math.log(short * long / side**2)
+        return 2 * pixels**2 + math.log(long / short / aspect) ** 2
+
+    short, long = min(
+        (
+            (short, long)
+            for short in range(32, side + 1, 32)
+            for long in range(short, MOST_ELONGATED * short + 1, 32)
+        ),
+        key=miss,
+    )
+    return (short, long) if native[0] < native[1] else (long, short)
 
 
 def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from recame.progress import Progress, silent
 #: The packaged network is cut after this many stages; the outputs of all but the first are pooled.
 #: Early stages see texture and edges, which is what product lines and defects differ in.
 NUM_STAGES = 5
-#: Side in pixels that images are brought to (smaller ones enlarged: the trunk's maps get finer).
+#: Side in pixels of the square that images are brought to, in another shape to about as many pixels
+#: (smaller ones enlarged: the trunk's maps get finer).
 SIDE = 96
 _BATCH = 128
 _BATCH_PIXELS = _BATCH * 256 * 256
@@ -62,9 +63,8 @@ class _PackagedTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> means and deviations (B, P), maxima (B, P / 2)."""
-        maps = nn.functional.interpolate(
-            images, size=(SIDE, SIDE), mode="bilinear", align_corners=False
-        )
+        size = _seen_size(int(images.shape[2]), int(images.shape[3]))
+        maps = nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
         maps = (maps - self.mean) / self.std
         means, deviations, peaks = [], [], []
         for number, stage in enumerate(self.stages):
@@ -76,6 +76,12 @@ class _PackagedTrunk(nn.Module):
                 deviations.append((flat.square().mean(2) - mean.square()).clamp_min(0).sqrt())
                 peaks.append(flat.amax(2))
         return torch.cat([*means, *deviations], 1), torch.cat(peaks, 1)
+
+
+def _seen_size(height: int, width: int) -> tuple[int, int]:
+    """What the packaged trunk sees: an image's shape, no side below a third of the square's."""
+    scale = SIDE / (height * width) ** 0.5
+    return max(SIDE // 3, round(height * scale)), max(SIDE // 3, round(width * scale))
 
 
 class _RunTrunk(nn.Module):
@@ -113,8 +119,9 @@ def embed_images(
     else:
         trunk, source = _RunTrunk(model.model), f"trained {model.architecture.backbone}"
     if model is None:
+        seen = _seen_size(spec.height, spec.width)
         return _embedded(
-            trunk.eval(), source, images, spec, num_pixels=SIDE**2, progress=on_progress
+            trunk.eval(), source, images, spec, num_pixels=seen[0] * seen[1], progress=on_progress
         )
     device, mode = next(model.model.parameters()).device, model.model.training
     try:

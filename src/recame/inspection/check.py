@@ -183,7 +183,7 @@ class Inspection:
         return sorted(found, key=lambda finding: _RANK[finding.level])
 
     def thumbnail(self, table_row: int, caption: str = "") -> Picture:
-        """An image of the set, at most 80 pixels wide."""
+        """An image of the set, with at most as many pixels as 80 x 80."""
         import cv2
 
         assert self.cache is not None
@@ -191,7 +191,7 @@ class Inspection:
         row = self.table.iloc[table_row]
         pixels = np.asarray(self.cache.images[int(row["row"])])
         height, width = pixels.shape[:2]
-        ratio = _THUMB / max(height, width)
+        ratio = _THUMB / (height * width) ** 0.5
         if ratio < 1:
             size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
             pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))

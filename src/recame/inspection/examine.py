@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.config import DataConfig
+from recame.config import DataConfig, height_width
 from recame.contracts import PreprocessSpec
 from recame.data.audit import audit_manifest
 from recame.data.cache import ImageCache, PickedRows
 from recame.data.contents import pixel_statistics, read_headers
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import (
+    candidate_sizes,
     decoded_as,
     native_size,
     propose_spec,
     settled,
-    working_side,
 )
 from recame.data.sampling import balanced_sample
 from recame.errors import DataError
@@ -175,7 +175,7 @@ def _propose(paths: list[Path], data: DataConfig) -> PreprocessSpec:
     propose = partial(
         propose_spec,
         paths,
-        size=None if data.size == "auto" else data.size,
+        size=None if data.size == "auto" else height_width(data.size),
         channels=data.channels,
         bit_depth=data.bit_depth,
         resize=data.resize,
@@ -188,5 +188,5 @@ def _propose(paths: list[Path], data: DataConfig) -> PreprocessSpec:
         # The few readable files may have been missed.
         native_size(paths, sample=len(paths))
         spec, native = propose(sample=len(paths))
-    side = working_side(native)  # as training does, so that both share one cache
-    return replace(spec, height=side, width=side) if data.size == "auto" else spec
+    height, width = candidate_sizes(native)[0]  # as training does, so that both share one cache
+    return replace(spec, height=height, width=width) if data.size == "auto" else spec

@@ -9,7 +9,8 @@ from recame.contracts import Array, FloatArray, IntArray
 from recame.data.cache import PickedRows
 from recame.inference.projection import nearest_rows
 
-#: The pixels that are compared: images are brought to this side.
+#: The pixels that are compared: images are brought to this side, or in their own shape to about as
+#: many pixels, each side a multiple of 16 and at least half of it.
 SIDE = 64
 _CANDIDATES = 3
 _THUMB = 16
@@ -97,24 +98,33 @@ def scene_groups(num_images: int, pairs: Array) -> IntArray:
 
 
 def _grey(images: Array | PickedRows, scale: float) -> FloatArray:
-    """(N, SIDE, SIDE) of [0, 255]."""
+    """(N, H, W) of [0, 255], in the images' shape."""
     import cv2
 
-    grey = np.empty((len(images), SIDE, SIDE), np.float32)
+    height, width = images[0].shape[:2]
+    ratio = SIDE / (height * width) ** 0.5
+    rows, columns = (max(SIDE // 2, 16 * round(side * ratio / 16)) for side in (height, width))
+    grey = np.empty((len(images), rows, columns), np.float32)
+    rule = cv2.INTER_AREA if height * width > rows * columns else cv2.INTER_LINEAR
     for row in range(len(images)):
         flat = images[row].astype(np.float32).mean(2) * (255.0 / scale)
-        rule = cv2.INTER_AREA if flat.shape[0] > SIDE else cv2.INTER_LINEAR
         # Of the same size, it stays as it is.
-        grey[row] = cv2.resize(flat, (SIDE, SIDE), interpolation=rule)
+        grey[row] = cv2.resize(flat, (columns, rows), interpolation=rule)
     return grey
 
 
 def _thumbnails(grey: FloatArray) -> FloatArray:
-    """Means of blocks, of mean 0 and length 1: (N, 256)."""
-    step = SIDE // _THUMB
-    small = grey.reshape(len(grey), _THUMB, step, _THUMB, step).mean((2, 4)).reshape(len(grey), -1)
+    """Means of blocks, of mean 0 and length 1: (N, 256), about so many of other shapes."""
+    small = _block_means(grey, SIDE // _THUMB).reshape(len(grey), -1)
     small -= small.mean(1, keepdims=True)
     return np.asarray(small / (np.linalg.norm(small, axis=1, keepdims=True) + 1e-6), np.float32)
+
+
+def _block_means(images: FloatArray, side: int) -> FloatArray:
+    """(N, H, W) -> (N, H / side, W / side)."""
+    num, rows, columns = images.shape
+    blocks = images.reshape(num, rows // side, side, columns // side, side)
+    return np.asarray(blocks.mean((2, 4)))
 
 
 def _noise(grey: FloatArray) -> FloatArray:
@@ -125,13 +135,13 @@ def _noise(grey: FloatArray) -> FloatArray:
 
 def _align(grey: FloatArray, pairs: IntArray) -> tuple[FloatArray, FloatArray]:
     """Height (M,) and place (M, 2: y, x) of each pair's phase correlation."""
-    frequency = np.fft.fftfreq(SIDE)
-    fy, fx = np.meshgrid(frequency, frequency, indexing="ij")
+    sides = grey.shape[1:]
+    fy, fx = np.meshgrid(*(np.fft.fftfreq(side) for side in sides), indexing="ij")
     # Half of them, since the others are their conjugates.
     kept = (np.hypot(fy, fx) < _BAND) & ((fy > 0) | ((fy == 0) & (fx > 0)))
     fy, fx = fy[kept], fx[kept]
-    window = np.hanning(SIDE + 2)[1:-1].astype(np.float32)
-    window = window[:, None] * window[None]
+    down, across = (np.hanning(side + 2)[1:-1].astype(np.float32) for side in sides)
+    window = down[:, None] * across[None]
     unit = np.empty((len(grey), len(fy)), np.complex64)
     for start in range(0, len(grey), 512):
         block = grey[start : start + 512]
@@ -161,16 +171,18 @@ def _fit(grey: FloatArray, pairs: IntArray, shift: FloatArray) -> tuple[FloatArr
     (what a shift finer than the search leaves, to first order) and a tilted plane of light explain
     the first; the deviation of the block means of what they leave unexplained is returned.
     """
-    fy, fx = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None]
+    height, width = grey.shape[1:]
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     blur = (0.5 + 0.5 * np.cos(2 * np.pi * fy)) * (0.5 + 0.5 * np.cos(2 * np.pi * fx))
-    inner, side = slice(_RIM, SIDE - _RIM), SIDE - 2 * _RIM
-    y, x = np.mgrid[inner, inner]
-    plane, _ = np.linalg.qr(np.stack([np.ones(y.size), y.ravel() - 32, x.ravel() - 32], 1))
+    inner = slice(_RIM, height - _RIM), slice(_RIM, width - _RIM)
+    y, x = np.mgrid[inner]
+    tilt = np.stack([np.ones(y.size), y.ravel() - height // 2, x.ravel() - width // 2], 1)
+    plane, _ = np.linalg.qr(tilt)
     plane = plane.astype(np.float32)
 
     def flat(spectrum: Array) -> FloatArray:
-        pixels = np.fft.irfft2(spectrum, s=(SIDE, SIDE))[:, inner, inner]
-        rows = pixels.reshape(-1, side**2).astype(np.float32)
+        pixels = np.fft.irfft2(spectrum, s=(height, width))[:, *inner]
+        rows = pixels.reshape(-1, y.size).astype(np.float32)
         return np.asarray(rows - (rows @ plane) @ plane.T)
 
     turn = shift[:, 0, None, None] * fy + shift[:, 1, None, None] * fx
@@ -185,7 +197,7 @@ def _fit(grey: FloatArray, pairs: IntArray, shift: FloatArray) -> tuple[FloatArr
     gram += ridge[:, None, None] * np.eye(len(slopes) + 1, dtype=np.float32)
     weight = np.linalg.solve(gram, parts @ first[:, :, None])
     rest = first - (weight.transpose(0, 2, 1) @ parts)[:, 0]
-    blocks = rest.reshape(-1, side // _BLOCK, _BLOCK, side // _BLOCK, _BLOCK).mean((2, 4))
+    blocks = _block_means(rest.reshape(-1, *y.shape), _BLOCK)
     power = (first**2).sum(1) * (second**2).sum(1) + 1e-6
     correlation = (first * second).sum(1) / np.sqrt(power)
     return np.sqrt((blocks**2).mean((1, 2))), np.asarray(correlation, np.float32)

@@ -97,12 +97,12 @@ def overlay(pixels: Array, heat: Array, colour: str, side: int = 160) -> Array:
         pixels: (H, W, C) in [0, 1], 1 or 3 channels.
         heat: (H, W) in [0, 1]; 0 shows the image alone.
         colour: as `#dd7b2f`.
-        side: of the result's longer edge, in pixels.
+        side: in pixels, of the square that the result has as many pixels as.
 
     Returns:
         (h, w, 3) uint8.
     """
-    scale = side / max(pixels.shape[:2])
+    scale = side / (pixels.shape[0] * pixels.shape[1]) ** 0.5
     height, width = (max(1, round(edge * scale)) for edge in pixels.shape[:2])
     base, alpha = (
         cv2.resize(np.asarray(part, np.float32), (width, height), interpolation=mode)

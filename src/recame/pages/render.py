@@ -46,12 +46,21 @@ class Picture:
         alt: what it shows, for those who cannot see it.
         caption: printed below; may be empty.
         width: natural width in CSS pixels; 0 lets it fill its column.
+        height: natural height, where it is known.
     """
 
     uri: str
     alt: str
     caption: str = ""
     width: int = 0
+    height: int = 0
+
+    @property
+    def layout(self) -> str:
+        """The style that gives it room: `wide`, `tall`, or nothing where it is nearly square."""
+        if self.width > 1.5 * self.height > 0:
+            return "wide"
+        return "tall" if self.height > 1.5 * self.width > 0 else ""
 
 
 def figure_picture(
@@ -95,7 +104,7 @@ def image_picture(pixels: Array, alt: str, caption: str = "", *, scale: float = 
         shown = np.clip(shown * (255.0 / scale) + 0.5, 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(shown).save(stream, format="PNG", optimize=True)
-    return Picture(_data_uri(stream, "png"), alt, caption, shown.shape[1])
+    return Picture(_data_uri(stream, "png"), alt, caption, *shown.shape[1::-1])
 
 
 def photo_picture(pixels: Array, alt: str, caption: str = "", quality: int = 82) -> Picture:
@@ -111,7 +120,7 @@ def photo_picture(pixels: Array, alt: str, caption: str = "", quality: int = 82)
 
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="JPEG", quality=quality, optimize=True)
-    return Picture(_data_uri(stream, "jpeg"), alt, caption, pixels.shape[1])
+    return Picture(_data_uri(stream, "jpeg"), alt, caption, *pixels.shape[1::-1])
 
 
 def render_page(room: str, template: str, **content: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -217,12 +218,14 @@ def thumb(pixels: Array, alt: str, caption: str = "") -> Picture:
     """
     shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     eight = np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8)
-    if max(eight.shape[:2]) <= _LOSSLESS_SIDE:
+    side = math.sqrt(eight.shape[0] * eight.shape[1])
+    if side <= _LOSSLESS_SIDE:
         return image_picture(eight, alt, caption)
     from PIL import Image
 
     small = Image.fromarray(eight).convert("RGB")
-    small.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+    ratio = _PHOTO_SIDE / side
+    small.thumbnail((math.ceil(small.width * ratio), math.ceil(small.height * ratio)))
     return photo_picture(np.asarray(small), alt, caption)
 
 

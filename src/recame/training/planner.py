@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from recame.config import SYMMETRIES, Config, RunConfig
+from recame.config import SYMMETRIES, Config, RunConfig, as_size, largest_symmetry
 from recame.contracts import IntArray
 from recame.data.dataset import InspectionSet
-from recame.data.proposal import working_side
+from recame.data.proposal import MOST_ELONGATED, candidate_sizes, is_elongated, working_side
 from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
 from recame.runs.folder import RunFolder
@@ -70,13 +70,22 @@ class ResolvedConfig:
     most_steps: int | None = None
 
 
-def choose_size(native: tuple[int, int]) -> tuple[int, str]:
-    """Side in pixels that images are resized to, and why.
+def choose_size(native: tuple[int, int]) -> tuple[int | str, str]:
+    """What images are resized to, as `data.size` says it, and why.
 
     Args:
         native: median height and width of the images.
     """
-    size = working_side(native)
+    height, width = candidate_sizes(native)[0]
+    size, side = as_size((height, width)), working_side(native)
+    if is_elongated(native):
+        far = max(native) > MOST_ELONGATED * min(native)
+        return size, (
+            f"images are about {native[0]} x {native[1]} pixels (height x width); {size} has about "
+            f"as many as {side} x {side}, in their shape"
+            + (f" as far as 1:{MOST_ELONGATED}" if far else "")
+            + ", and keeps an epoch short (set data.size for more)"
+        )
     return size, (
         f"images are about {native[1]} x {native[0]} pixels; {size} keeps an epoch short "
         "(64 to 128 is planned; set data.size for more)"
@@ -91,8 +100,9 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
         data: the set, loaded.
         device: where the run trains.
     """
-    changes: dict[str, Any] = {}
-    reasons: list[str] = []
+    fitted = fit_views(config, data.spec.height, data.spec.width)
+    config, changes = fitted.config, dict[str, Any]()
+    reasons = list(fitted.reasons)
 
     def decide(name: str, value: object, why: str) -> None:
         section, key = name.split(".")
@@ -158,7 +168,8 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
     steps = PROBE_STEPS if budget is None else int(np.clip(1.3 * budget, 50, PROBE_STEPS))
     decide("probe.steps", steps, why)
     if not config.probe.enabled:
-        decide("augment.symmetry", "square", "no probe to ask; inspection images seldom have an up")
+        largest = largest_symmetry(data.spec.height, data.spec.width)
+        decide("augment.symmetry", largest, "no probe to ask; inspection images seldom have an up")
         symmetry = str(changes.get("augment.symmetry", config.augment.symmetry))
         decide("evaluation.views", SYMMETRIES[symmetry], f"the views of symmetry {symmetry!r}")
     elif config.augment.symmetry != "auto":
@@ -324,6 +335,28 @@ def plan_epochs(
         return ResolvedConfig(planned, (reason,))
     most_steps = max(1, enough // (settings.batch_size * settings.accumulate))
     return ResolvedConfig(planned, (reason,), most_steps)
+
+
+def fit_views(config: Config, height: int, width: int) -> ResolvedConfig:
+    """The settings without the quarter turns that only square images allow.
+
+    Args:
+        config: settings that may hold `auto`.
+        height: of the images as they are trained on, pixels.
+        width: likewise.
+    """
+    largest = largest_symmetry(height, width)
+    most = SYMMETRIES[largest]
+    changes: dict[str, Any] = {}
+    if SYMMETRIES.get(config.augment.symmetry, 0) > most:
+        changes["augment.symmetry"] = largest
+    if config.evaluation.views != "auto" and config.evaluation.views > most:
+        changes["evaluation.views"] = most
+    why = f"images of {height} x {width} pixels (height x width) cannot be turned by 90 degrees"
+    reasons = tuple(f"{name} = {value}: {why}" for name, value in changes.items())
+    if config.probe.views > most:  # at most so many, so that nothing is denied
+        changes["probe.views"] = most
+    return ResolvedConfig(config.updated(changes) if changes else config, reasons)
 
 
 def with_symmetry(config: Config, name: str) -> Config:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
-from recame.config import Config
+from recame.config import Config, height_width
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.losses import LossFactory
@@ -160,17 +160,18 @@ def _check_network(config: Config) -> None:
     if channels == "auto":
         channels = 3 if source is None else source.spec.channels
     mean, std = starting_mean_std(plan.backbone, settings.pretrained, channels)
-    side = 64 if config.data.size == "auto" else config.data.size
-    spec = PreprocessSpec(side, side, channels, 8, 255.0, mean, std)
+    height, width = height_width(64 if config.data.size == "auto" else config.data.size)
+    spec = PreprocessSpec(height, width, channels, 8, 255.0, mean, std)
     model = starting_network(plan, 2, spec, settings.pretrained).eval()
-    if side >= 64:
+    if min(height, width) >= 64:
         return
     try:
         with torch.inference_mode():
-            model(torch.zeros(1, channels, side, side))
+            model(torch.zeros(1, channels, height, width))
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"data.size={side} is too small for {plan.backbone}, which leaves nothing of such "
-            f"an image ({reason}): give a larger size, fewer model.stages or another backbone."
+            f"data.size={config.data.size} is too small for {plan.backbone}, which leaves nothing "
+            f"of such an image ({reason}): give a larger size, fewer model.stages or another "
+            "backbone."
         ) from error

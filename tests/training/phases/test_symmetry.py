@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recame.config import Config, ProbeConfig
+from recame.config import SYMMETRIES, Config, ProbeConfig, largest_symmetry
 from recame.losses import Objective
 from recame.models import ExpertHead
 from recame.training.phases.features import ProbeFeatures
@@ -15,8 +15,8 @@ from recame.training.planner import with_symmetry
 NUM_CLASSES, WIDTH = 4, 8
 
 
-def features(num_images: int, num_honest: int, seed: int) -> ProbeFeatures:
-    """Eight views of each image; those after the first `num_honest` look like others'."""
+def features(num_images: int, num_honest: int, seed: int, num_views: int = 8) -> ProbeFeatures:
+    """Up to eight views of each image; those after the first `num_honest` look like others'."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(num_images) % NUM_CLASSES
     centres = 4 * torch.eye(NUM_CLASSES, WIDTH)
@@ -24,17 +24,17 @@ def features(num_images: int, num_honest: int, seed: int) -> ProbeFeatures:
     shift = torch.arange(8) * (torch.arange(8) >= num_honest)
     seen = (seen + shift) % NUM_CLASSES
     noise = torch.randn(num_images, 8, WIDTH, generator=generator)
-    return ProbeFeatures(centres[seen] + noise, target)
+    return ProbeFeatures((centres[seen] + noise)[:, :num_views], target)
 
 
-def choose(num_honest: int) -> tuple[str, dict[str, float]]:
+def choose(num_honest: int, num_views: int = 8) -> tuple[str, dict[str, float]]:
     torch.manual_seed(0)
     head = ExpertHead(1, WIDTH, NUM_CLASSES)
     objective = Objective([40] * NUM_CLASSES, num_experts=1, hard_weight=0, contrastive_weight=0)
     return choose_symmetry(
         head,
-        features(160, num_honest, 1),
-        features(200, num_honest, 2),
+        features(160, num_honest, 1, num_views),
+        features(200, num_honest, 2, num_views),
         objective,
         ProbeConfig(steps=60, batch_size=64, lr=0.01),
         num_experts=1,
@@ -50,6 +50,14 @@ def test_largest_group_that_keeps_the_class_is_taken(num_honest: int, expected: 
     assert name == expected
     assert list(scores) == ["none", "mirror", "flips", "square"]
     assert scores[name] > 0.75
+
+
+def test_images_that_are_not_square_are_asked_for_flips_at_most() -> None:
+    assert largest_symmetry(32, 96) == "flips"
+    name, scores = choose(8, num_views=SYMMETRIES[largest_symmetry(32, 96)])
+    assert name == "flips"
+    assert list(scores) == ["none", "mirror", "flips"]
+    assert largest_symmetry(64, 64) == "square"
 
 
 def test_a_turned_class_costs_accuracy() -> None:

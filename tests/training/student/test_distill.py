@@ -570,6 +570,7 @@ class TestRequest:
             "unlabelled": [],
             "out": None,
             "settings": [],
+            "size": None,
             "time_budget": None,
             "seed": None,
             "resume": False,
@@ -584,6 +585,7 @@ class TestRequest:
             "run.time_budget_s": 120.0,
             "run.seed": 3,
         }
+        assert self.ask(size="32x96")[0] == {"distill.size": "32x96"}
         assert self.ask(None, resume=True, out=Path("s")) == ({}, Path("s"))
         # Right only beside a teacher's own settings: unit vectors have no margin of 20.
         asked, _ = self.ask(settings=["objective.contrastive_weight=0.05", "objective.margin=20"])
@@ -596,6 +598,7 @@ class TestRequest:
             ({"resume": True}, "add --out"),
             ({"resume": True, "out": Path("s"), "seed": 1}, "leave --backbone"),
             ({"settings": ["distill.heat=2"]}, "distill.heat"),
+            ({"size": "32x9"}, "16 to 2048"),
             ({"settings": ["distill.teacher_weight=0", "distill.label_weight=0"]}, "both 0"),
             ({"backbone": "resnet18", "settings": ["model.backbone=lcnet_050"]}, "contradicts"),
         ],

@@ -179,8 +179,8 @@ class Files(Check):
         sides = ("left", "left", "left", "left", "right")
         heads = ("size", "channels", "depth", "format", "files")
         note = (
-            f"From {len(headers):,} headers. Looked at in {spec.width} x {spec.height} pixels; the "
-            "line marks the median."
+            f"From {len(headers):,} headers, width x height. Looked at in {spec.width} x "
+            f"{spec.height} pixels; the line marks the median."
         )
         spread = figure_picture(
             spread_figure(self.inspection.pixels), "Histograms of brightness and contrast"

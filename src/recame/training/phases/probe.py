@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from recame.config import SYMMETRIES
+from recame.config import SYMMETRIES, largest_symmetry
 from recame.data.sampling import capped_view
 from recame.errors import CheckpointError
 from recame.losses import TrainingLoss
@@ -111,7 +111,8 @@ def _decide_symmetry(
     forward: FrozenForward,
 ) -> OngoingRun:
     if "val" not in run.data.splits:
-        name, why = "square", "no val split to ask; inspection images seldom have an up"
+        name = largest_symmetry(run.data.spec.height, run.data.spec.width)
+        why = "no val split to ask; inspection images seldom have an up"
     else:
         seed = run.config.run.seed
         most = min(VAL_PER_CLASS, int(run.config.probe.max_per_class))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from recame.config import SYMMETRIES, Config
+from recame.config import SYMMETRIES, Config, height_width, largest_symmetry
 from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError
 from recame.inference.device import choose_device, choose_precision
@@ -29,6 +29,7 @@ from recame.training.begin import check_run, quiet_libraries, record_run
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
+from recame.training.planner import fit_views
 from recame.training.reserve import tell_time
 from recame.training.student.recipe import (
     asked_of_student,
@@ -212,7 +213,9 @@ def _prepare(
             backbone=backbone,
             changes=changes,
         )
-        reasons = student_reasons(config, loaded, len(whole.stages))
+        fitted = fit_views(config, *height_width(config.data.size))
+        config = fitted.config
+        reasons = [*student_reasons(config, loaded, len(whole.stages)), *fitted.reasons]
         given = changes if backbone is None else {**changes, "model.backbone": backbone}
         asked = asked_of_student(config, theirs, given)
     device = choose_device(config.run.accelerator)
@@ -252,9 +255,11 @@ def _classroom(run: OngoingRun, teachers: _TeachersRun, *, resume: bool) -> _Cla
     """The student at its start, and what teaches it."""
     settings = run.config.distill
     teacher_model = run.placed(teachers.loaded.model)
+    spec = teachers.loaded.spec
+    allowed = run.config.augment.symmetry, largest_symmetry(spec.height, spec.width)
     teacher = Teacher(
         teacher_model,
-        num_views=min(settings.teacher_views, SYMMETRIES[run.config.augment.symmetry]),
+        num_views=min(settings.teacher_views, *(SYMMETRIES[name] for name in allowed)),
         features=settings.feature_weight > 0,
         gates=settings.gate_weight > 0,
         # Reckoned, not planned, so that a resumed run takes the same path.

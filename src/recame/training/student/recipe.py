@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from recame.config import Config, DistillConfig, ObjectiveConfig
+from recame.config import Config, DistillConfig, ObjectiveConfig, as_size, height_width
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.models import PACKAGED_BACKBONE, Architecture, LoadedModel
@@ -88,7 +88,7 @@ def student_config(
     ).distill
     values = {
         **_network(teacher, architecture, distill, name, num_stages),
-        "data.size": distill.size or spec.height,
+        "data.size": distill.size or as_size((spec.height, spec.width)),
         "data.channels": spec.channels,
         "data.bit_depth": spec.bit_depth,
         "augment.mixup": max(teacher.augment.mixup, _MIXUP),
@@ -202,20 +202,20 @@ def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> lis
             f"model.attention = none: the teacher's {plan.attention} attention costs more time "
             "than it is worth to a student (distill.attention=keep)"
         )
-    if config.data.size != loaded.spec.height:
+    own = as_size((loaded.spec.height, loaded.spec.width))
+    if config.data.size != own:
         reasons.append(
-            f"data.size = {config.data.size}: the teacher sees each batch resized to "
-            f"{loaded.spec.height}"
+            f"data.size = {config.data.size}: the teacher sees each batch resized to {own}"
         )
     return reasons
 
 
 def student_spec(config: Config, loaded: LoadedModel) -> PreprocessSpec:
     """The teacher's specification at the student's size, normalised as the student's weights."""
-    size, spec = int(config.data.size), loaded.spec
+    (height, width), spec = height_width(config.data.size), loaded.spec
     mean, std = spec.mean, spec.std
     if config.model.backbone != loaded.architecture.backbone:
         mean, std = starting_mean_std(
             str(config.model.backbone), config.model.pretrained, spec.channels
         )
-    return replace(spec, height=size, width=size, mean=mean, std=std)
+    return replace(spec, height=height, width=width, mean=mean, std=std)
