@@ -3,7 +3,8 @@
 `python benchmarks/predicting/run.py` makes images and a run of each size first, then times whole
 processes, imports included, from files to a table: `recame predict` on the run's folder, the same
 without its graph, and a short script that loads the same backbone from timm and runs it in eager
-torch. They take turns, so that a machine's drift falls on all of them. Nothing else should run.
+torch. They take turns, so that a machine's drift falls on all of them. In brackets are seconds of
+the processor, all threads together, which other programs disturb less. Nothing else should run.
 `--out DIR` also writes `results.json` there, with the machine.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -82,8 +84,8 @@ def prepare(folder: Path, side: int, views: int, networks: int) -> None:
     shutil.copytree(run, folder / "without", ignore=shutil.ignore_patterns("graph"))
 
 
-def seconds(folder: Path, way: str, count: int, side: int) -> float:
-    """Of a whole process, from its start to the table on the disk."""
+def seconds(folder: Path, way: str, count: int, side: int) -> tuple[float, float]:
+    """Of a whole process, from its start to the table on the disk; and those of its processor."""
     images, out = folder / f"{count}", folder / "out.csv"
     out.unlink(missing_ok=True)
     if way == "timm":
@@ -91,11 +93,11 @@ def seconds(folder: Path, way: str, count: int, side: int) -> float:
     else:
         run = folder / {"graph": "run", "torch": "without"}[way]
         command = [sys.executable, "-c", VERB, "predict", run, images, "--out", out, "--fresh"]
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
-    took = time.perf_counter() - began
+    took, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert out.exists()
-    return took
+    return took, used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -103,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
-    parser.add_argument("--rounds", type=int, default=3, help="turns; of 2,000 images one")
+    parser.add_argument("--rounds", type=int, default=3, help="turns; of 300 images and more one")
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--networks", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a folder for results.json")
@@ -119,17 +121,21 @@ def main() -> None:
             folder = Path(temporary) / f"{side}"
             prepare(folder, side, asked.views, asked.networks)
             for count in asked.counts:
-                took: dict[str, list[float]] = {way: [] for way in ways}
-                for turn in range(1 if count >= 2000 else asked.rounds):
+                took: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+                for turn in range(1 if count >= 300 else asked.rounds):
                     for way in ways[:: -1 if turn % 2 else 1]:
                         took[way].append(seconds(folder, way, count, side))
-                graph, torch, timm = (statistics.median(took[way]) for way in ways)
                 rows.append({"side": side, "images": count, "seconds": took})
-                print(
-                    f"| {side} | {count:,} | {graph:.2f} | {torch:.2f} | {timm:.2f} | "
-                    f"{torch / graph:.2f} | {timm / graph:.2f} |",
-                    flush=True,
-                )
+                told = {
+                    way: [statistics.median(each) for each in zip(*took[way], strict=True)]
+                    for way in ways
+                }
+                cells = [f"{wall:.2f} ({used:.2f})" for wall, used in told.values()]
+                cells += [
+                    f"{told[way][0] / told['graph'][0]:.1f} ({told[way][1] / told['graph'][1]:.1f})"
+                    for way in ways[1:]
+                ]
+                print("|", " | ".join((f"{side}", f"{count:,}", *cells)), "|", flush=True)
     if asked.out is not None:
         from recame.machine import environment
 

@@ -31,7 +31,7 @@ GRAPH_DIR, GRAPH_FILE, GRAPH_DOCUMENT = "graph", "model.onnx", "graph.json"
 INPUT, OUTPUTS = "images", ("logits", "features")
 
 #: Pixels that pass at once: the activations of more leave a processor's cache.
-_PIXELS_AT_ONCE = 16 * 128 * 128
+_PIXELS_AT_ONCE = 4 * 128 * 128
 
 
 @dataclass(frozen=True)

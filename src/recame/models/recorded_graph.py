@@ -108,7 +108,13 @@ def record(module: nn.Module, example: Tensor) -> Recording:
     # Other pixels, as far as two forwards can tell whether what happens depends on them.
     image = example[:1]
     other = torch.zeros_like(image) if bool(image.any()) else torch.ones_like(image)
-    few, many = _Run.of(module, image, _BATCHES[0]), _Run.of(module, other, _BATCHES[1])
+    # So small batches gain nothing from threads, which on a busy machine wait for each other.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        few, many = _Run.of(module, image, _BATCHES[0]), _Run.of(module, other, _BATCHES[1])
+    finally:
+        torch.set_num_threads(threads)
     if [call.name for call in few.calls] != [call.name for call in many.calls]:
         raise UnrecordableError("its operations depend on the pixels or on how many images pass")
     merged = _Merging(few, many)
