@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import tempfile
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,31 @@ def test_graph_is_the_eager_forward(
         batch = images[:number].contiguous(memory_format=torch.channels_last)
         for ours, theirs in zip(graph(batch), eager(batch), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_large_batch_passes_a_graph_in_parts(
+    module: Features, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_forward, "GRAPH_PIXELS", 0)
+    graph = FrozenForward(module, images, num_images=6)
+    whole = graph(images)
+    sizes: list[int] = []
+    session = graph._session
+
+    class Watched:
+        get_inputs = session.get_inputs
+
+        def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            sizes.append(len(inputs["images"]))
+            return list(session.run(names, inputs))
+
+    graph._session = Watched()
+    for most, expected in ((4, [4, 2]), (6, [6]), (0, [1] * 6)):
+        monkeypatch.setattr(frozen_forward, "_PART_PIXELS", most * 32 * 32)
+        sizes.clear()
+        for ours, theirs in zip(graph(images), whole, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert sizes == expected
 
 
 def test_path_depends_on_the_work_alone(

@@ -47,6 +47,12 @@ class TestLaterWork:
         assert work["weighing"] == pytest.approx(2 * (16 + 32) * 0.01 * 1.1)
         assert sum(work.values()) > sum(plain.values())
 
+    def test_the_interpreter_leaves_as_fast_as_it_came(self, ongoing: Ongoing) -> None:
+        run = ongoing()
+        assert later_work(run, 0.01, 2)["leaving"] == 0  # called from Python
+        slow = replace(run, measured=Measured(stages={"start": 20.0}))
+        assert later_work(slow, 0.01, 2)["leaving"] == pytest.approx(4.0)
+
     def test_without_val_nothing_is_judged(
         self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
     ) -> None:

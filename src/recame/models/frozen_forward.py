@@ -25,6 +25,8 @@ Outputs = Tensor | tuple[Tensor, ...]
 #: Pixels to embed from which a graph pays for itself on a CPU: one that is recorded (under a
 #: second), and one that `torch.onnx` must export (about ten).
 GRAPH_PIXELS, EXPORT_PIXELS = 4_000_000, 40_000_000
+#: Pixels that pass a graph at once: a large batch goes in parts, whose maps stay in the caches.
+_PART_PIXELS = 1 << 17
 #: How far a recorded graph may be from the network, beside the number's size or 1.
 _TOLERANCE = 1e-3
 _GIVEN_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS})
@@ -165,8 +167,14 @@ def _session(graph: bytes) -> Any:
 
 
 def _answers(session: Any, images: Tensor) -> tuple[Tensor, ...]:
-    inputs = {session.get_inputs()[0].name: images.contiguous().numpy()}
-    return tuple(torch.from_numpy(output) for output in session.run(None, inputs))
+    name, whole = session.get_inputs()[0].name, images.contiguous().numpy()
+    size = max(1, _PART_PIXELS // (whole.shape[-1] * whole.shape[-2]))
+    starts = range(0, max(1, len(whole)), size)
+    found = [session.run(None, {name: whole[first : first + size]}) for first in starts]
+    return tuple(
+        torch.cat([torch.from_numpy(output) for output in outputs])
+        for outputs in zip(*found, strict=True)
+    )
 
 
 def _gave_out(error: BaseException) -> bool:

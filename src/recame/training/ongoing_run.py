@@ -25,6 +25,7 @@ class Measured:
 
     Attributes:
         stages: seconds of each stage, in order.
+        forward_s: seconds of an image's forward, without a graph; None where none was timed.
         graph_s: seconds that making a network's graph takes; None where none was made.
         graph_gain: how many times as fast a network is as a graph; None where none was made.
         saving_s: seconds that writing a network takes; None where none was written.
@@ -32,6 +33,7 @@ class Measured:
     """
 
     stages: dict[str, float] = field(default_factory=dict)
+    forward_s: float | None = None
     graph_s: float | None = None
     graph_gain: float | None = None
     saving_s: float | None = None

@@ -15,8 +15,10 @@ from recame.training.planner import budget_s
 GRAPH_S = 2.0
 #: Turning the images and putting the answers together, beside the forwards of the judgement.
 _BESIDE_FORWARDS = 1.1
-#: Calibration, figures and files at the end, and the interpreter's end.
-_FIGURES_S, _LEAVING_S = 0.5, 0.7
+#: Calibration, figures and files at the end.
+_FIGURES_S = 0.5
+#: Seconds of the interpreter's end to those of its start; a call from Python has neither.
+_LEAVING_SHARE = 0.2
 #: A run is over its time from this share on: then it says so.
 _OVER = 1.02
 
@@ -41,8 +43,12 @@ def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str
     if run.device.type == "cpu":
         work["graph"] = graph_cost_s(forward_s)
     work["saving"] = 2 * (measured.saving_s or 0.5)
-    work["figures"], work["leaving"] = _FIGURES_S, _LEAVING_S
+    work["figures"], work["leaving"] = _FIGURES_S, _leaving_s(run)
     return work
+
+
+def _leaving_s(run: OngoingRun) -> float:
+    return _LEAVING_SHARE * run.measured.stages.get("start", 0.0)
 
 
 def _passing_s(run: OngoingRun, num_images: int, forward_s: float) -> float:
@@ -70,7 +76,7 @@ def tell_time(run: OngoingRun) -> None:
     budget = run.config.run.time_budget_s
     of = "" if budget is None else f" of {budget:.0f} s"
     say(run.console, f"Time: {took:.0f} s{of} ({listed})")
-    if budget is not None and took + _LEAVING_S > _OVER * budget:
+    if budget is not None and took + _leaving_s(run) > _OVER * budget:
         longest = max(stages, key=lambda name: stages[name])
         say(
             run.console,

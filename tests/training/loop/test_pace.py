@@ -20,7 +20,7 @@ from recame.training.loop import pace
 from recame.training.loop.cost import StepCost
 from recame.training.loop.module import FinetuneModule
 from recame.training.loop.pace import EndWithPace, KeepTime, Pace, steps_that_fit
-from recame.training.ongoing_run import OngoingRun
+from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases import finetune
 from recame.training.phases.finetune import run_finetune
 
@@ -340,6 +340,25 @@ class TestRun:
         theirs = model.state_dict()
         assert all(torch.equal(theirs[n], value) for n, value in taken.state_dict().items())
         assert run.folder.history_path.read_bytes() == history
+
+    def test_the_probes_forward_tells_that_a_trial_would_be_in_vain(
+        self, run: OngoingRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = replace(run, config=run.config.updated({"run.keep": "best_on_val"}))
+        tried: list[object] = []
+        cost = StepCost(200.0, 0.0)
+
+        def measure(*words: object, **_: object) -> StepCost:
+            tried.append(words)
+            return cost
+
+        monkeypatch.setattr("recame.training.phases.finetune_length.measure_cost", measure)
+        # 800 s are left; eight steps and two of the trial take 3 * 16 forwards each.
+        for forward_s, trials in ((800 / 10 / 48 + 0.01, 0), (800 / 10 / 48 - 0.01, 1)):
+            asked = replace(run, measured=Measured(forward_s=forward_s))
+            assert run_finetune(asked, run.new_model())[1] is None
+            assert len(tried) == trials
+            run.folder.save_config(run.config)
 
     def test_without_time_the_probe_is_kept(
         self, run: OngoingRun, monkeypatch: pytest.MonkeyPatch

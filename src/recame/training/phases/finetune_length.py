@@ -59,12 +59,18 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
     if settings.epochs == "auto":
         budget = budget_s(run.config, run.device)
         most_s = math.inf if budget is None else _TRIAL_SHARE * budget
-        if ends is not None and _too_late(run, ends - time.monotonic(), 0.0):
-            return _without_finetuning(run, 0.0)  # not even a trial
-        cost = measure_cost(*trial(), settings.batch_size, run.precision, most_s=most_s)
-        cost = replace(cost, checkpoint_s=_CHECKPOINT_SIZE * (run.measured.saving_s or 0.0))
         networks = 1 + run.config.retrain.enabled
         networks += run.config.probe.enabled or taught
+        if ends is not None:
+            # By the probe's forward, of which a step takes three: a trial would take time, too.
+            forward_s = run.measured.forward_s or 0.0
+            guess_s = 3 * settings.batch_size * forward_s * (settings.scope == "all")
+            later_s = sum(later_work(run, forward_s, networks).values())
+            left_s = ends - later_s - time.monotonic()
+            if _too_late(run, left_s - 2 * guess_s, guess_s * settings.accumulate):
+                return _without_finetuning(run, left_s)
+        cost = measure_cost(*trial(), settings.batch_size, run.precision, most_s=most_s)
+        cost = replace(cost, checkpoint_s=_CHECKPOINT_SIZE * (run.measured.saving_s or 0.0))
         later_s = sum(later_work(run, cost.forward_s, networks).values())
         if ends is not None:
             left_s = ends - later_s - time.monotonic()

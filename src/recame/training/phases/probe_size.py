@@ -26,7 +26,7 @@ from recame.training.planner import (
 #: Images by which a forward is measured.
 _TIMED_IMAGES = 64
 #: A graph is tried where it would pay even for what no graph can embed in the time, so often.
-_HOPED_GAIN = 2.0
+_HOPED_GAIN = 4.0
 
 
 def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[OngoingRun, FrozenForward]:
@@ -79,7 +79,7 @@ def _measured(
         return plan_probe(fits, counts, val_counts, views=settings.views, draws=draws)
 
     forward = open_forward(run, model, 0)
-    image_s = eager_s = _image_s(run, forward)
+    image_s = eager_s = run.measured.forward_s = _image_s(run, forward)
     cap, views = plan(eager_s / _HOPED_GAIN)
     if becomes_graph(run.device, num_embedded(counts, val_counts, cap) * views * side):
         graph = open_forward(run, model, num_embedded(counts, val_counts, cap) * views)
