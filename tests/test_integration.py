@@ -16,7 +16,7 @@ from recame.config import Config, load_config
 def test_from_images_to_predictions(
     defects: Path, write_images: Callable[..., Path], tmp_path: Path
 ) -> None:
-    short = {"probe.steps": 20, "finetune.batch_size": 16, "run.time_budget_s": 5.0}
+    short = {"probe.steps": 20, "finetune.batch_size": 16, "run.time_budget_s": 10.0}
     asked = Config().updated({**short, "run.accelerator": "cpu"})
     run = recame.train(defects, asked, out=tmp_path / "run").path
 

@@ -112,5 +112,5 @@ def test_other_precisions_answer_in_torch(kept: OngoingRun) -> None:
 
 
 def test_it_is_reckoned_by_a_forward() -> None:
-    assert graph_cost_s(0.001) == 3.0
-    assert graph_cost_s(0.1) == 10.0
+    assert graph_cost_s(0.001) == pytest.approx(1.8)
+    assert graph_cost_s(0.1) == pytest.approx(9.3)

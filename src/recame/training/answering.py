@@ -30,7 +30,7 @@ from recame.training.planner import budget_s
 
 #: Real images that the graph is compared with torch on: as many as torch answers in this time, no
 #: fewer and no more than these.
-_PARITY_S, _PARITY_IMAGES = 1.0, (48, 1000)
+_PARITY_S, _PARITY_IMAGES = 0.5, (48, 1000)
 #: How long answers are timed, and how many images pass at once.
 _PRICE_S, _PRICE_BATCH = 0.4, 16
 #: Largest difference of a feature, beside its size or 1.

@@ -48,8 +48,8 @@ def graph_cost_s(image_s: float) -> float:
     Args:
         image_s: seconds that a forward of one image takes.
     """
-    # Loading, writing and timing; torch answers for a second, or at least some 80 images.
-    return 2.0 + max(1.0, 80 * image_s)
+    # Loading, writing and timing; torch answers for half a second, or at least some 80 images.
+    return 1.3 + max(0.5, 80 * image_s)
 
 
 def measure_cost(
