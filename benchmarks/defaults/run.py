@@ -44,6 +44,8 @@ PLAIN: dict[str, object] = {
     "objective.intra_weight": 0,
     "finetune.sampler": "instance",
     "finetune.freeze_batch_norm": False,
+    "finetune.frozen_stages": 0,
+    "evaluation.least_images_per_s": None,
     "augment.mixup": 0.4,
 }
 #: Method -> settings. The plain recipes flip but do not turn, and average four views at test time.

@@ -198,11 +198,11 @@ def test_groups_of_experts_are_ensembles_of_their_own(labelled):
     words = {"num_views": 4, "batch_size": 2, "device": "cpu"}
     groups = {"all": (0, 1), "last": (1,), "turned": (1, 0)}
     found = predict_groups(model, labelled, "test", groups, **words)
-    assert list(found) == list(groups)
-    for name, experts in groups.items():
-        alone = predict_split(Chosen(model, experts), labelled, "test", **words)
+    assert list(found) == [(name, views) for name in groups for views in (1, 2, 4)]
+    for (name, views), ours in found.items():
+        words["num_views"] = views
+        alone = predict_split(Chosen(model, groups[name]), labelled, "test", **words)
         for field in ("probabilities", "expert_probabilities", "target"):
-            ours, theirs = getattr(found[name], field), getattr(alone, field)
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-        pd.testing.assert_frame_equal(found[name].table, alone.table)
-    assert not np.allclose(found["all"].probabilities, found["last"].probabilities)
+            np.testing.assert_allclose(getattr(ours, field), getattr(alone, field), rtol=1e-5)
+        pd.testing.assert_frame_equal(ours.table, alone.table)
+    assert not np.allclose(found["all", 4].probabilities, found["last", 4].probabilities)

@@ -139,6 +139,48 @@ def test_frozen_batch_norms() -> None:
     assert not norm.training
 
 
+@pytest.mark.parametrize("shared", [0, 3])
+def test_frozen_stages_learn_nothing_until_they_are_freed(shared: int) -> None:
+    model = build(num_experts=2, shared_stages=shared)
+    model.set_frozen_stages(2)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(images(4)).logits.sum().backward()
+    first = {id(p) for e in range(2) for s in model.stages(e)[:2] for p in s.parameters()}
+    learning = {id(p) for p in model.parameters() if p.grad is not None}
+    assert learning == {id(p) for p in model.parameters()} - first
+    moved = {
+        name for name, value in model.state_dict().items() if not torch.equal(before[name], value)
+    }
+    after = {name for name in moved if name.startswith(("trunk.", "tails."))}
+    statistics = [
+        name
+        for name, _ in model.named_buffers()
+        if name.startswith(("trunk.", "tails.")) and "running" in name
+    ]
+    assert after
+    assert not [n for n in after if _stage(n, shared) < 2]
+    assert {n for n in statistics if _stage(n, shared) >= 2} <= after
+    model.set_frozen_stages(0)
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(part.training for part in model.modules())
+
+
+def test_freeing_stages_frees_only_what_was_stopped() -> None:
+    model = build(tuning="bias")
+    learning = [name for name, p in model.named_parameters() if p.requires_grad]
+    model.set_frozen_stages(2)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] != learning
+    model.set_frozen_stages(0)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == learning
+
+
+def _stage(name: str, shared: int) -> int:
+    """Number of the stage that holds a parameter or buffer: trunk.N..., tails.EXPERT.N..."""
+    part, first, second = name.split(".")[:3]
+    return int(first) if part == "trunk" else shared + int(second)
+
+
 def test_channels_last_autocast_and_compile() -> None:
     model = build().eval()
     x = images()

@@ -224,6 +224,24 @@ class TestProbe:
 
 
 class TestModel:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"probe.enabled": False},
+            {"model.pretrained": False},
+            {"finetune.scope": "tails"},
+            {"finetune.freeze_batch_norm": False},
+        ],
+    )
+    def test_every_stage_learns_where_none_was_probed(self, changes: dict[str, object]) -> None:
+        config = Config().updated({"data.size": 64, **changes})
+        assert plan_model(config, fake_data(), CPU).config.finetune.frozen_stages == 0
+
+    def test_more_frozen_stages_than_there_are(self) -> None:
+        config = Config().updated({"data.size": 64, "finetune.frozen_stages": 8})
+        with pytest.raises(ConfigError, match="frozen_stages=8, but tf_efficientnet_lite0 has 7"):
+            plan_model(config, fake_data(), CPU)
+
     def test_only_what_later_steps_measure_stays_open(self) -> None:
         plan = plan_model(Config().updated({"data.size": 64}), fake_data(), CPU)
         still = {
@@ -243,6 +261,7 @@ class TestModel:
         decided = [reason.split(" = ")[0] for reason in plan.reasons]
         assert {"model.backbone", "model.num_experts", "run.precision"} <= set(decided)
         assert plan.config.finetune.freeze_batch_norm is True
+        assert plan.config.finetune.frozen_stages == planner.FROZEN_STAGES
         assert plan.config.finetune.lr == planner.FROZEN_LR
         assert len(decided) == len(set(decided))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recame.config.section import Auto, Fraction, Positive, Section, Weight
+from recame.config.section import Auto, Count, Fraction, Positive, Section, Weight
 
 
 class ProbeConfig(Section):
@@ -40,6 +40,11 @@ class FinetuneConfig(Section):
     )
     trunk_views: Annotated[int, Field(ge=1, le=8)] = Field(
         4, description="flips and turns of each image that scope=tails caches"
+    )
+    frozen_stages: Auto | Count = Field(
+        "auto",
+        description="the backbone's first so many stages stay as they were loaded; auto: 2 where a "
+        "probe went before",
     )
     freeze_batch_norm: Auto | bool = Field(
         "auto", description="keep the backbone's statistics; auto: where a probe went before"

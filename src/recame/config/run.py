@@ -6,14 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from recame.config.section import Auto, Count, Positive, Section
+from recame.config.section import Auto, Count, Positive, Section, Weight
 
 
 class EvaluationConfig(Section):
     """Model + data -> predictions -> numbers."""
 
     views: Auto | Literal[1, 2, 4, 8] = Field(
-        "auto", description="test-time flips and turns, averaged; auto: those of augment.symmetry"
+        "auto",
+        description="test-time flips and turns, averaged; auto: of those of augment.symmetry, as "
+        "many as pay",
+    )
+    least_images_per_s: Weight | None = Field(
+        100.0,
+        description="test-time views and a second network are bought one by one where val says "
+        "that they pay, as long as two cores answer so many images a second; 0: at any price; "
+        "null: all are kept",
     )
     weighting: Literal["mean", "stability"] = Field(
         "mean",

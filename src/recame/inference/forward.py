@@ -42,6 +42,16 @@ class _Outputs(nn.Module):
         return output.logits, output.features
 
 
+def steps_of_views(num_views: int) -> list[int]:
+    """How many views may be averaged up to a number of them: the groups of the square's symmetries.
+
+    Examples:
+        >>> steps_of_views(4)
+        [1, 2, 4]
+    """
+    return [step for step in (1, 2, 4, 8) if step < num_views] + [num_views]
+
+
 class BatchForward:
     """A model over batches of stored pixels, averaged over test-time views.
 
@@ -118,7 +128,7 @@ class BatchForward:
 
     def grouped(
         self, images: Array, groups: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         """Predict one batch for several ensembles of the experts; call it in inference mode.
 
         Args:
@@ -126,15 +136,19 @@ class BatchForward:
             groups: the experts of each ensemble.
 
         Returns:
-            Probabilities of each expert (B, E, C), and of each ensemble (B, C), on the device.
+            For each number of `steps_of_views`: probabilities of each expert (B, E, C), and of each
+            ensemble (B, C), on the device.
         """
         views = [logits for logits, _ in self._views(images, self._num_views)]
-        experts = torch.stack([logits.softmax(-1) for logits in views]).mean(0)
-        ensembles = tuple(
-            torch.stack([ensemble_logits(v[:, list(group)]).softmax(-1) for v in views]).mean(0)
+        experts = torch.stack([logits.softmax(-1) for logits in views])
+        ensembles = [
+            torch.stack([ensemble_logits(v[:, list(group)]).softmax(-1) for v in views])
             for group in groups
-        )
-        return experts, ensembles
+        ]
+        return [
+            (experts[:num].mean(0), tuple(ensemble[:num].mean(0) for ensemble in ensembles))
+            for num in steps_of_views(self._num_views)
+        ]
 
     def mirrored_logits(self, images: Array) -> tuple[Tensor, Tensor]:
         """Logits of the images and of their mirror images; call it in inference mode.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recame.contracts import Array, FloatArray, Predictions
 from recame.data.dataset import InspectionSet, SplitView
 from recame.inference.device import Precision
-from recame.inference.forward import BatchForward, evaluating
+from recame.inference.forward import BatchForward, evaluating, steps_of_views
 from recame.inference.run_graph import RunGraph
 from recame.inference.weighting import Weighting, stability_weights
 from recame.progress import Progress, silent
@@ -74,7 +74,7 @@ def predict_groups(
     split: str,
     groups: Mapping[str, Sequence[int]],
     **how: Unpack[Forwarding],
-) -> dict[str, Predictions]:
+) -> dict[tuple[str, int], Predictions]:
     """Predict a split by several ensembles of a model's experts in one pass, by the ensemble rule.
 
     Args:
@@ -85,19 +85,22 @@ def predict_groups(
         how: see `Forwarding`.
 
     Returns:
-        Name -> predictions, as `predict_split` makes them of a model of these experts alone.
+        Name and number of views, of each of `steps_of_views` -> predictions, as `predict_split`
+        makes them of a model of these experts alone.
     """
     view = inspection_set.view(split)
     forward = _forward(model, inspection_set.spec.scale, len(view.rows), how)
-    found: dict[str, _Collected] = {name: _Collected() for name in groups}
+    steps = steps_of_views(how["num_views"])
+    found = {(name, step): _Collected() for name in groups for step in steps}
     with evaluating(model), torch.inference_mode():
         for batch in _batches(inspection_set.cache.images, view.rows, how):
-            experts, ensembles = forward.grouped(batch, list(groups.values()))
-            for (name, group), ensemble in zip(groups.items(), ensembles, strict=True):
-                found[name].add(experts[:, list(group)], ensemble, None)
+            answers = forward.grouped(batch, list(groups.values()))
+            for step, (experts, ensembles) in zip(steps, answers, strict=True):
+                for (name, group), ensemble in zip(groups.items(), ensembles, strict=True):
+                    found[name, step].add(experts[:, list(group)], ensemble, None)
     return {
-        name: _with_labels(inspection_set, view, *collected.arrays())
-        for name, collected in found.items()
+        key: _with_labels(inspection_set, view, *collected.arrays())
+        for key, collected in found.items()
     }
 
 

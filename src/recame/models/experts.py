@@ -154,6 +154,7 @@ class MultiExpertClassifier(nn.Module):
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         self._norms_frozen = False
+        self._stopped_stages: tuple[int, list[nn.Parameter]] = (0, [])
 
     def _build(self, pretrained: Pretrained, open_gates: bool) -> StagedBackbone:
         plan = self.architecture
@@ -274,15 +275,32 @@ class MultiExpertClassifier(nn.Module):
         self._norms_frozen = frozen
         self.train(self.training)
 
+    def set_frozen_stages(self, num: int) -> None:
+        """Stop every expert's first stages from learning, weights and statistics; 0 frees them.
+
+        No gradient passes a stage whose input and weights have none: the largest maps of a network
+        cost their forward alone.
+        """
+        for parameter in self._stopped_stages[1]:
+            parameter.requires_grad_(True)
+        first = nn.ModuleList(
+            stage for expert in range(self.num_experts) for stage in self.stages(expert)[:num]
+        )
+        stopped = [parameter for parameter in first.parameters() if parameter.requires_grad]
+        first.requires_grad_(False)
+        self._stopped_stages = (num, stopped)
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> MultiExpertClassifier:
         """Set training mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         # The statistics of a frozen backbone are frozen too. The head's standardisation follows
         # the features, whatever moves them.
-        if self._norms_frozen or self.architecture.tuning != "full":
-            for module in (*self.trunk.modules(), *self.tails.modules()):
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        frozen = self._norms_frozen or self.architecture.tuning != "full"
+        for expert in range(self.num_experts):
+            for number, stage in enumerate(self.stages(expert)):
+                if frozen or number < self._stopped_stages[0]:
+                    _stop_norms(stage)
         return self
 
     def head_map(self, maps: Tensor) -> Tensor:
@@ -358,3 +376,9 @@ def _same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules of one kind hold the same weights and statistics."""
     state, other = first.state_dict(), second.state_dict()
     return all(torch.equal(state[name], other[name]) for name in state)
+
+
+def _stop_norms(stage: nn.Module) -> None:
+    for module in stage.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

@@ -17,6 +17,12 @@ if TYPE_CHECKING:  # which need pydantic and YAML
 #: What of a run may be edited: how and where it is judged.
 EDITABLE = ("evaluation", "run.accelerator", "run.precision", "data.cache_dir")
 
+#: Settings that older runs do not name, and what these runs did.
+_OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
+    "finetune": {"frozen_stages": 0},
+    "evaluation": {"least_images_per_s": None},
+}
+
 
 def settings_digest(settings: dict[str, Any]) -> str:
     """SHA-256 of all settings but the editable ones, as a file of them says them."""
@@ -49,7 +55,7 @@ def load_run_settings(path: Path, known: Sequence[str] | None) -> Config:
             f"{path} is empty or cut off, and settings that are missing would silently become the "
             "defaults. Take the file again from a copy of the run, or train the run again."
         )
-    config = parse_config(values, str(path))
+    config = parse_config(_completed(values), str(path))
     if known is not None and settings_digest(values) not in known:
         raise ConfigError(
             f"{path} is not as the run wrote it (its hash in run.json is another), so it does not "
@@ -57,6 +63,15 @@ def load_run_settings(path: Path, known: Sequence[str] | None) -> Config:
             "others back, or train a new run with --config."
         )
     return config
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings with what its version did not know, as it did it."""
+    values = copy.deepcopy(values)
+    for section, known in _OF_OLDER_RUNS.items():
+        if isinstance(values.get(section), dict):
+            values[section] = {**known, **values[section]}
+    return values
 
 
 def with_auto(config: Config, reasons: Sequence[str]) -> Config:

@@ -16,6 +16,7 @@ from recame.config import SYMMETRIES, Config, RunConfig, as_size, largest_symmet
 from recame.contracts import IntArray
 from recame.data.dataset import InspectionSet
 from recame.data.proposal import MOST_ELONGATED, candidate_sizes, is_elongated, working_side
+from recame.errors import ConfigError
 from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
 from recame.runs.folder import RunFolder
@@ -44,6 +45,8 @@ LEAST_PER_CLASS, VAL_PER_CLASS = 8, 200
 LEAST_STEPS = 8
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
+#: First stages that stay as they were loaded (docs/decisions/0022).
+FROZEN_STAGES = 2
 #: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
 #: an expert who is alone (0011), and of a student, whose labels count little.
 TAUS, LONE_TAU, STUDENT_TAU = (1.0, 2.0), 1.5, 1.0
@@ -161,6 +164,13 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
     frozen = bool(changes.get("finetune.freeze_batch_norm", config.finetune.freeze_batch_norm))
     why = "with frozen batch norms small steps suffice, and large ones diverge"
     decide("finetune.lr", FROZEN_LR if frozen else LR, why if frozen else "batch norms move")
+    stages, why = plan_frozen_stages(config, num_stages, probed=frozen)
+    decide("finetune.frozen_stages", stages, why)
+    if (asked := config.finetune.frozen_stages) != "auto" and asked > num_stages:
+        raise ConfigError(
+            f"finetune.frozen_stages={asked}, but {backbone} has {num_stages} stages: give 0 (all "
+            f"learn) to {num_stages} (heads alone)."
+        )
     budget = budget_s(config, device)
     why = "embedding and heads stay a small part of the time"
     if not measures_probe(config, device):
@@ -218,6 +228,22 @@ def plan_experts(
     if images >= min(enough, PASSES_OF_TWO * num_train):
         return 2, f"{passes}, so that the second one brings more than further passes"
     return 1, f"{passes}, and further passes bring more than a second expert"
+
+
+def plan_frozen_stages(config: Config, num_stages: int, *, probed: bool) -> tuple[int, str]:
+    """How many first stages stay as they were loaded, and why.
+
+    Args:
+        config: settings; whatever `finetune.scope` and `model.tuning` freeze is frozen anyway.
+        num_stages: of the backbone.
+        probed: whether a probe on pretrained weights goes before, with frozen batch norms.
+    """
+    if not probed or config.finetune.scope != "all" or config.model.tuning != "full":
+        return 0, "every stage that may learn does"
+    frozen = min(FROZEN_STAGES, num_stages // 2)
+    return frozen, (
+        "pretrained edges and textures serve as they are, and the largest maps need no gradient"
+    )
 
 
 def measures_probe(config: Config, device: torch.device) -> bool:

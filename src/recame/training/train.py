@@ -127,7 +127,7 @@ def _run_phases(run: OngoingRun) -> None:
         with stage("new heads"):
             candidates["retrained"] = run_retrain(run, last)
     with stage("judging"):
-        keep_best(run, candidates)
+        run = keep_best(run, candidates)
     with stage("graph"):
         keep_graph(run)
     tell_time(run)

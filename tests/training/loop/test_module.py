@@ -304,6 +304,19 @@ class TestModes:
         # The backbone's; the head's standardisation follows the features.
         assert moved == {name for name in before if name.startswith("head.")} != set(before)
 
+    def test_frozen_stages_end_as_they_were_loaded(self, ongoing: Ongoing) -> None:
+        run = ongoing(finetune__frozen_stages=2, finetune__epochs=1)
+        model = run.new_model()
+        before = copy.deepcopy(model.state_dict())
+        _, trained = run_finetune(run, model)
+        first = nn.ModuleList(trained.stages(0)[:2]).state_dict()
+        kept = nn.ModuleList(run.new_model().stages(0)[:2]).state_dict()
+        assert all(torch.equal(first[name], kept[name]) for name in kept)
+        learnt = {n for n, v in trained.state_dict().items() if not torch.equal(before[n], v)}
+        weights = {name for name, _ in trained.named_parameters()}
+        assert len(weights - learnt) == len(list(nn.ModuleList(trained.stages(0)[:2]).parameters()))
+        assert all(parameter.requires_grad for parameter in trained.parameters())
+
     def test_synchronised_norms_keep_their_activations(self) -> None:
         from recame.contracts import PreprocessSpec
 

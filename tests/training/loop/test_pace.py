@@ -353,8 +353,8 @@ class TestRun:
             return cost
 
         monkeypatch.setattr("recame.training.phases.finetune_length.measure_cost", measure)
-        # 800 s are left; eight steps and two of the trial take 3 * 16 forwards each.
-        for forward_s, trials in ((800 / 10 / 48 + 0.01, 0), (800 / 10 / 48 - 0.01, 1)):
+        # 800 s are left; eight steps take 3 * 16 forwards each, and one may take a quarter of that.
+        for forward_s, trials in ((800 / 2 / 48 + 0.01, 0), (800 / 2 / 48 - 0.01, 1)):
             asked = replace(run, measured=Measured(forward_s=forward_s))
             assert run_finetune(asked, run.new_model())[1] is None
             assert len(tried) == trials

@@ -45,6 +45,8 @@ PLAIN: dict[str, Any] = {
     "probe.enabled": False,
     "finetune.sampler": "instance",
     "finetune.freeze_batch_norm": False,
+    "finetune.frozen_stages": 0,
+    "evaluation.least_images_per_s": None,
     "finetune.lr": 2e-3,
     "run.keep": "last",
 }

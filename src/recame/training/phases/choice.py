@@ -5,13 +5,16 @@ Its rare classes have a few images each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recame.config import SYMMETRIES
 from recame.contracts import BoolArray, ExpertOutput, Predictions
 from recame.decisions.calibration import (
     Calibration,
@@ -20,48 +23,67 @@ from recame.decisions.calibration import (
     save_calibration,
 )
 from recame.inference.device import judging_precision
+from recame.inference.forward import steps_of_views
 from recame.inference.predict import predict_groups, predict_split
 from recame.metrics.evaluation import evaluate_as_configured
 from recame.metrics.statistics import balanced_accuracy, class_means, standard_error
 from recame.models import MultiExpertClassifier, save_checkpoint
 from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.price import NOMINAL_MACS_PER_S, Option, buy, macs
 
 #: Another candidate must be better than `joined`, and than the one named here by so many standard
 #: errors (docs/decisions/0008): the probe alone is kept where fine-tuning failed.
 MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
 
 
-def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> None:
-    """Judge the phases on `val`, alone and joined; keep one, its temperature and its figures."""
+def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> OngoingRun:
+    """Judge the phases on `val`, alone and joined; keep one, its temperature and its figures.
+
+    Returns:
+        The run, with as many test-time views as pay.
+    """
     settings, space = run.config.evaluation, run.data.label_space
     last = list(candidates)[-1]
     chosen = "joined" if run.config.judges_joined else last
+    most = _most_views(run)
     if "val" not in run.data.splits:
         if run.config.run.keep != "joined" and last == "retrained":
             chosen = last  # a phase that was asked for is not thrown away unseen
         say(run.console, f"No val split to choose by: {chosen} is kept.")
+        run = _with_views(
+            run, _affordable(run, _network(candidates, chosen), most), "no val to ask"
+        )
         save_checkpoint(run.folder.path, _network(candidates, chosen), space)
         run.folder.update_json("phases.json", {"kept": chosen})
         _calibrate(run, None)
-        return
+        return run
     words: dict[str, Any] = {
-        "num_views": int(settings.views),
+        "num_views": most,
         "batch_size": settings.batch_size,
         "device": run.device,
         "precision": judging_precision(run.folder, run.config, run.device),
     }
     side_by_side = _SideBySide(candidates.values())
     groups = _groups(candidates, pairs=run.config.judges_joined)
-    predicted = predict_groups(side_by_side, run.data, "val", groups, **words)
+    found = predict_groups(side_by_side, run.data, "val", groups, **words)
+    predicted = {name: found[name, most] for name in groups}
     if run.config.run.keep.startswith("best"):
         chosen = choose(predicted)
-    model, kept = _network(candidates, chosen), predicted[chosen]
+    option = _bought(run, candidates, found, Option(chosen, most))
+    if option != (chosen, most):
+        run = _with_views(run, option.views, "on val no more of them pays")
+        chosen = option.network
+    model, kept = _network(candidates, chosen), found[option]
     if settings.weighting != "mean":  # learned on the images that are judged, for each network
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
-    accuracies = {name: _accuracy(found) for name, found in predicted.items()}
+    accuracies = {name: _accuracy(judged) for name, judged in predicted.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
-    say(run.console, f"Balanced accuracy on val: {listed}. Kept: {chosen}")
+    views = "1 view" if option.views == 1 else f"{option.views} views"
+    say(
+        run.console,
+        f"Balanced accuracy on val: {listed}. Kept: {chosen}, {views} ({_accuracy(kept):.3f})",
+    )
     save_checkpoint(run.folder.path, model, space)
     calibration = _calibrate(run, kept)
     evaluation = evaluate_as_configured(
@@ -69,6 +91,63 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     )
     run.folder.update_json("metrics.json", {"val": evaluation.to_dict()})
     run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
+    return run
+
+
+def _bought(
+    run: OngoingRun,
+    candidates: dict[str, MultiExpertClassifier],
+    found: dict[tuple[str, int], Predictions],
+    whole: Option,
+) -> Option:
+    """What of a choice is worth its price: fewer views, or one network of the two joined."""
+    settings = run.config.evaluation
+    if settings.least_images_per_s is None or settings.weighting != "mean":
+        return whole
+    names = [whole.network]
+    if run.config.judges_joined and run.config.run.keep == "best_on_val":
+        names = list(dict.fromkeys([*candidates, "joined", whole.network]))
+    cost = {name: macs(_network(candidates, name)) for name in names}
+    steps = steps_of_views(whole.views) if _open_views(run) else [whole.views]
+    options = [Option(name, views) for name in names for views in steps]
+    prices = {option: option.views * cost[option.network] for option in options}
+    return buy({option: found[option] for option in options}, prices, _limit(run))
+
+
+def _affordable(run: OngoingRun, model: MultiExpertClassifier, most: int) -> int:
+    """The most views that a limit allows, where nothing tells which of them pay."""
+    if run.config.evaluation.least_images_per_s is None or not _open_views(run):
+        return most
+    cost, limit = macs(model), _limit(run)
+    return max([views for views in steps_of_views(most) if views * cost <= limit], default=1)
+
+
+def _limit(run: OngoingRun) -> float:
+    """What an answer may cost."""
+    least = run.config.evaluation.least_images_per_s
+    return math.inf if not least or run.device.type != "cpu" else NOMINAL_MACS_PER_S / least
+
+
+def _open_views(run: OngoingRun) -> bool:
+    """Whether the user left it open how many views are averaged."""
+    return run.folder.asked().evaluation.views == "auto"
+
+
+def _most_views(run: OngoingRun) -> int:
+    """All that may be averaged; a run that was killed here may have chosen fewer already."""
+    symmetry = run.config.augment.symmetry
+    return SYMMETRIES[symmetry] if _open_views(run) else int(run.config.evaluation.views)
+
+
+def _with_views(run: OngoingRun, views: int, why: str) -> OngoingRun:
+    if views == run.config.evaluation.views:
+        return run
+    reason = f"evaluation.views = {views}: {why}"
+    run = replace(run, config=run.config.updated({"evaluation.views": views}))
+    run.folder.explain([reason])
+    say(run.console, f"  {reason}")
+    run.folder.save_config(run.config)
+    return run
 
 
 def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:

@@ -76,6 +76,7 @@ def run_finetune(
         TrainingError: no epoch was good.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
+    _freeze_first(run, model)
     with freed_memory_kept():
         trial = partial(_trial, run, model, trunk, teaching)
         plan = plan_finetune(run, trial, taught=teaching is not None)
@@ -110,7 +111,7 @@ def _last_good(
             "fine-tuning: finetune.enabled=false."
         ) from error
     epochs = last_good_weights(checkpoint, model)
-    model.set_batch_norm_frozen(False)
+    _thaw(model)
     ended = {"finetune.epochs": epochs, "finetune.steps": None}
     run = replace(run, config=run.config.updated(ended))
     if not is_follower(run.config.run):
@@ -182,6 +183,7 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
     settings = run.config.finetune
     trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
     model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
+    _freeze_first(run, model)
     with freed_memory_kept():
         return measure_cost(*_step(run, model, trunk), settings.batch_size, run.precision)
 
@@ -257,6 +259,18 @@ def _can_be_graphed(run: OngoingRun) -> bool:
         and run.precision != "16"
         and num_processes(config.run, run.device) == 1
     )
+
+
+def _freeze_first(run: OngoingRun, model: MultiExpertClassifier) -> None:
+    frozen = run.config.finetune.frozen_stages
+    assert frozen != "auto"
+    model.set_frozen_stages(frozen)
+
+
+def _thaw(model: MultiExpertClassifier) -> None:
+    """Leave nothing frozen to whoever takes the model next."""
+    model.set_batch_norm_frozen(False)
+    model.set_frozen_stages(0)
 
 
 def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
@@ -342,7 +356,7 @@ def _fit(
     checkpoint = newest_checkpoint(run.folder, run.console)
     with _interruptible():
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-    model.set_batch_norm_frozen(False)
+    _thaw(model)
     return _done(module.pace.num_steps, trainer, settings), model.to(run.device).eval()
 
 

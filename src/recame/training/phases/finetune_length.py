@@ -23,6 +23,8 @@ from recame.training.reserve import ends_at, later_work
 
 #: Share of the budget that a trial of a step may take, two steps at least.
 _TRIAL_SHARE = 0.02
+#: A forward that was timed once, in a busy moment, may have taken so many times what one takes.
+_GUESSED_SLOW = 4
 #: A checkpoint holds weights, their average and the optimiser's two moments.
 _CHECKPOINT_SIZE = 4.0
 
@@ -67,7 +69,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
             guess_s = 3 * settings.batch_size * forward_s * (settings.scope == "all")
             later_s = sum(later_work(run, forward_s, networks).values())
             left_s = ends - later_s - time.monotonic()
-            if _too_late(run, left_s - 2 * guess_s, guess_s * settings.accumulate):
+            if _too_late(run, left_s, guess_s * settings.accumulate / _GUESSED_SLOW):
                 return _without_finetuning(run, left_s)
         cost = measure_cost(*trial(), settings.batch_size, run.precision, most_s=most_s)
         cost = replace(cost, checkpoint_s=_CHECKPOINT_SIZE * (run.measured.saving_s or 0.0))

@@ -153,7 +153,7 @@ def distill(
         assert distilled is not None  # without a probe training is never left out
         candidates["distilled"] = distilled
         with stage("judging"):
-            keep_best(run, candidates)
+            run = keep_best(run, candidates)
         with stage("graph"):
             keep_graph(run)
         tell_time(run)

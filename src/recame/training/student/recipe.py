@@ -34,6 +34,7 @@ _PLAIN_TRAINING: dict[str, Any] = {
     "finetune.scope": "all",
     # There is no probe whose heads rely on the norms' statistics.
     "finetune.freeze_batch_norm": False,
+    "finetune.frozen_stages": 0,
     "finetune.epochs": "auto",
     "finetune.steps": None,
     "finetune.epoch_size": "auto",
