@@ -17,7 +17,7 @@ LOCKED = dict(
 
 #: No bound: a major version of theirs comes by the calendar and has broken nothing of ours, and a
 #: bound would keep their security fixes from a line's PC.
-UNBOUND = {"pillow", "rich", "pyarrow"}
+UNBOUND = {"pillow", "rich", "pyarrow", "fsspec"}
 
 
 def requirements() -> list[Requirement]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from recame.contracts import PreprocessSpec
+from recame.export.export import export
 from recame.label_space import LabelSpace
 from recame.runtime.bundle import assembling, write_document
 
@@ -152,3 +153,23 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray
     for number, image in enumerate(pixels):
         Image.fromarray(image[..., 0]).save(folder / f"{number:03d}.png")
     return folder, pixels
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster on this machine: a head without cores, and two nodes of one."""
+    pytest.importorskip("ray", reason="needs pip install 'recame[cluster]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    cluster.nodes_with_cores = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def exported_run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(finished, tmp_path_factory.mktemp("exported") / "bundle", normal="ok").path

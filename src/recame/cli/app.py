@@ -233,14 +233,22 @@ def inspect(
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs or URLs.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Table to write, .csv or .parquet.")
-    ] = Path("predictions.csv"),
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="[every core]")] = None,
+        str, typer.Option("--out", "-o", help="Table to write, .csv or .parquet; may be a URL.")
+    ] = "predictions.csv",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="[chosen by measuring; with --ray 16]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="[every core; with --ray one a shard]")
+    ] = None,
     device: Device = "auto",
     views: Views = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster: auto, local, HOST:6379 or ray://HOST:10001."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an interrupted prediction has done.")
     ] = False,
@@ -264,6 +272,7 @@ def predict(
             batch_size=batch_size or "auto",
             device=device,
             views=views,
+            ray=ray,
             on_progress=advance,
         )
     print_summary(summary, console)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -301,7 +302,7 @@ class Reader:
     """
 
     def __init__(self, spec: PreprocessSpec, max_pixels: int) -> None:
-        self._spec, self._max_pixels = spec, max_pixels
+        self._spec, self.max_pixels = spec, max_pixels
         self._away = 0
 
     def read(self, image: Image, *, checksum: bool = False) -> ReadImage:
@@ -322,25 +323,36 @@ class Reader:
                 if isinstance(image, bytes):
                     file = FileContent(image, 0)
                 else:
-                    file = self._file(Path(image), opened)
+                    file = self._file(image, opened)
                 if checksum:
                     sha256 = hashlib.sha256(file.data).hexdigest()
-                decoded = decode_with_facts(file, self._spec, max_pixels=self._max_pixels)
+                decoded = decode_with_facts(file, self._spec, max_pixels=self.max_pixels)
             return self._ready(*decoded, sha256)
         except DataError as error:
             if checksum and sha256 is None and not isinstance(image, bytes):
-                sha256 = _content(Path(image), error)
+                sha256 = None if _not_given(error) else self.content(image)
             return ReadImage(str(error), sha256, {})
 
     def _ready(self, pixels: Array, facts: FileFacts, sha256: str | None) -> ReadImage:
         return ReadImage(pixels, sha256, losses(facts, self._spec))
 
-    def _file(self, path: Path, opened: contextlib.ExitStack) -> FileContent:
+    def whole(self, image: Path | str) -> AbstractContextManager[FileContent]:
+        """An image's file, looked at before it is read."""
+        return whole_file(Path(image), max_pixels=self.max_pixels)
+
+    def content(self, image: Path | str) -> str | None:
+        """Checksum of a file that its header shows to be no image; None where it gives no bytes."""
+        try:
+            return content_sha256(Path(image))
+        except OSError:
+            return None
+
+    def _file(self, image: Path | str, opened: contextlib.ExitStack) -> FileContent:
         """A file's content; what may pass, as a share that is away, is tried again."""
         waits = iter(_WAITS_S if self._away < _MANY_AWAY else ())
         while True:
             try:
-                file = opened.enter_context(whole_file(path, max_pixels=self._max_pixels))
+                file = opened.enter_context(self.whole(image))
             except DataError as error:
                 wait_s = next(waits, None) if _may_pass(error.__cause__) else None
                 if wait_s is None:
@@ -352,14 +364,8 @@ class Reader:
                 return file
 
 
-def _content(path: Path, reason: DataError) -> str | None:
-    """Checksum of a file that its header shows to be no image; None where it gives no bytes."""
-    if isinstance(reason.__cause__, OSError) and reason.__cause__.errno is not None:
-        return None
-    try:
-        return content_sha256(path)
-    except OSError:
-        return None
+def _not_given(reason: DataError) -> bool:
+    return isinstance(reason.__cause__, OSError) and reason.__cause__.errno is not None
 
 
 def _may_pass(reason: BaseException | None) -> bool:

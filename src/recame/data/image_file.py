@@ -137,7 +137,7 @@ def open_header(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     Raises:
         DataError: why it cannot be opened, in a few words and without its name.
     """
-    with _readable():
+    with readable():
         stream, page = open_named(path)
     with stream:
         yield stream, page
@@ -153,18 +153,32 @@ def whole_file(path: Path, *, max_pixels: int) -> Iterator[FileContent]:
         DataError: why it cannot be read, in a few words and without its name.
     """
     with open_header(path) as (stream, page):
-        with _readable():
+        with readable():
             size = os.fstat(stream.fileno()).st_size
-            needed = _needed(_open(stream, page), size, max_pixels)
-        with _AT_ONCE.taking(needed):
-            with _readable():
-                stream.seek(0)
-                data = stream.read()
-            yield FileContent(data, page)
+        yield from checked_content(stream, page, size, max_pixels)
+
+
+def checked_content(
+    stream: BinaryIO, page: int, size: int, max_pixels: int
+) -> Iterator[FileContent]:
+    """An open file's content, once; its header was looked at before.
+
+    While it is used, file and pixels count among what all threads hold at once.
+
+    Raises:
+        DataError: as of `whole_file`.
+    """
+    with readable():
+        needed = _needed(_open(stream, page), size, max_pixels)
+    with _AT_ONCE.taking(needed):
+        with readable():
+            stream.seek(0)
+            data = stream.read()
+        yield FileContent(data, page)
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Say in a few words why the system gives no file; what may pass begins with `NOT_OPENED`.
 
     Raises:

@@ -10,20 +10,21 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-from recame.data.paged_file import content_sha256
+from recame.data.decode import Image
 from recame.errors import DataError, UnreadableError
 from recame.files import _sync
+from recame.label_space import LabelSpace
 from recame.machine import usable_cores
 from recame.names import escaped
 from recame.runtime.parquet_table import to_parquet
-from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.predictor import Prediction
 from recame.runtime.table_lines import (
     REASONS,
     cells,
@@ -32,6 +33,7 @@ from recame.runtime.table_lines import (
     unreadable_path,
     write_lines,
 )
+from recame.runtime.urls import content
 
 PARTIAL_SCHEMA = 5
 
@@ -62,7 +64,7 @@ class PredictionSummary:
     """What `predict_files` did.
 
     Attributes:
-        out: the table.
+        out: the table; a text where it is at a URL.
         num_images: images predicted, those of an interrupted start included.
         num_resumed: files that an interrupted start had done.
         counts: images of each predicted class, most frequent first.
@@ -77,7 +79,7 @@ class PredictionSummary:
         seconds: of this start.
     """
 
-    out: Path
+    out: Path | str
     num_images: int
     num_resumed: int
     counts: dict[str, int]
@@ -85,9 +87,31 @@ class PredictionSummary:
     num_unanswered: int
     num_unreadable: int
     unreadable: tuple[tuple[str, str], ...]
-    unreadable_path: Path | None
+    unreadable_path: Path | str | None
     lost: dict[str, tuple[int, str]]
     seconds: float
+
+
+class Scorer(Protocol):
+    """What rows are made by: a `Predictor`, or the nodes of a cluster in its place."""
+
+    label_space: LabelSpace
+    fingerprint: str
+
+    def batch_size_for(self, num_images: int) -> int:
+        """The batch size that a stream of so many images will have."""
+        ...
+
+    def stream(
+        self,
+        images: Iterable[Image],
+        *,
+        num_images: int | None = None,
+        batch_size: int | None = None,
+        checksums: bool = False,
+    ) -> Iterator[Prediction]:
+        """Predict images in order."""
+        ...
 
 
 class PartialTable:
@@ -95,7 +119,7 @@ class PartialTable:
 
     Args:
         out: the table.
-        predictor: whose rows they are.
+        scorer: whose rows they are.
         names: the files, in the table's order.
         resume: take up what lies there.
 
@@ -110,12 +134,10 @@ class PartialTable:
             version; or something else bears the name of the table of unreadable files.
     """
 
-    def __init__(
-        self, out: Path, predictor: Predictor, names: Sequence[str], *, resume: bool
-    ) -> None:
+    def __init__(self, out: Path, scorer: Scorer, names: Sequence[str], *, resume: bool) -> None:
         check_reasons(unreadable_path(out))
         self.out, self.folder = out, out.with_name(f"{out.name}.partial")
-        self._names, self._space = names, predictor.label_space
+        self._names, self._space = names, scorer.label_space
         if (self.folder / _EARLIER).exists():
             if resume:
                 raise self._another_version(1)
@@ -123,8 +145,8 @@ class PartialTable:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._db = self._connect()
         try:
-            known = self._start(predictor.fingerprint) if resume else None
-            self.batch_size = known or self._begin(predictor)
+            known = self._start(scorer.fingerprint) if resume else None
+            self.batch_size = known or self._begin(scorer)
             self.todo = self._take_up() if known else range(len(names))
         except BaseException:
             self._db.close()
@@ -304,9 +326,9 @@ class PartialTable:
             return int(batch_size)
         return None
 
-    def _begin(self, predictor: Predictor) -> int:
+    def _begin(self, scorer: Scorer) -> int:
         """Forget what lies here; returns the batch size of what comes."""
-        size = predictor.batch_size_for(len(self._names))
+        size = scorer.batch_size_for(len(self._names))
         with self._db:
             left = self._db.execute("SELECT schema FROM start").fetchall()
             if any(schema != PARTIAL_SCHEMA for (schema,) in left):  # which made them otherwise
@@ -317,7 +339,7 @@ class PartialTable:
             self._db.execute("DELETE FROM rows")
             self._db.execute("DELETE FROM start")
             self._db.execute(
-                "INSERT INTO start VALUES (?, ?, ?)", [PARTIAL_SCHEMA, predictor.fingerprint, size]
+                "INSERT INTO start VALUES (?, ?, ?)", [PARTIAL_SCHEMA, scorer.fingerprint, size]
             )
         return size
 
@@ -332,9 +354,9 @@ class PartialTable:
             db.execute("DELETE FROM rows WHERE sha256 IS NULL")
             for start in range(0, len(self._names), _CHUNK):
                 names = self._names[start : start + _CHUNK]
-                now = pool.map(_content, names)
-                for place, name, content in zip(count(start), names, now, strict=False):
-                    if not db.execute(kept, (-1 - place, escaped(name), content)).rowcount:
+                now = pool.map(content, names)
+                for place, name, sha256 in zip(count(start), names, now, strict=False):
+                    if not db.execute(kept, (-1 - place, escaped(name), sha256)).rowcount:
                         todo.append(place)
             db.execute("DELETE FROM rows WHERE position >= 0")
             db.execute("UPDATE rows SET position = -1 - position")
@@ -350,14 +372,6 @@ class PartialTable:
             f"{self.folder} was left by another version of recame (schema {schema!r}, this one "
             f"writes {PARTIAL_SCHEMA}), so it cannot be continued. {self._advice}"
         )
-
-
-def _content(name: str) -> str | None:
-    """Checksum of what the file holds now; None where it cannot be read."""
-    try:
-        return content_sha256(Path(name))
-    except OSError:
-        return None
 
 
 def _state(item: Prediction) -> int:

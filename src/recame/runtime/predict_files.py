@@ -7,6 +7,7 @@ image is done.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -20,9 +21,11 @@ from typing import Literal
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError, MissingDependencyError
 from recame.runtime.opening import load
-from recame.runtime.partial_table import PartialTable, PredictionSummary
-from recame.runtime.predictor import Predictor
+from recame.runtime.partial_table import PartialTable, PredictionSummary, Scorer
+from recame.runtime.predictor import DEFAULT_BATCH
 from recame.runtime.table_lines import UNREADABLE_ENDING
+from recame.runtime.url_table import local_table, send
+from recame.runtime.urls import UrlReader, is_url, list_names
 
 #: Share of unreadable files that no healthy lot reaches.
 MAX_UNREADABLE = 0.1
@@ -42,6 +45,7 @@ def predict(
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     views: int | None = None,
+    ray: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> PredictionSummary:
     """Predict files with a bundle or a run folder, and write a table.
@@ -50,34 +54,52 @@ def predict(
 
     Args:
         path: the bundle or the run folder.
-        sources: files, folders and globs.
-        out: the `.csv` or `.parquet` file to write; see `predict_files`.
+        sources: files, folders, globs, and URLs of each (`docs/cluster.md`).
+        out: the `.csv` or `.parquet` file to write, or its URL; see `predict_files`.
         resume: go on where an interrupted start left off.
         max_unreadable: as for `predict_files`.
         threads: as for `load`.
         batch_size: as for `load`.
         device: as for `load`.
         views: as for `load`.
+        ray: address of a Ray cluster that predicts with a bundle: `auto`, `local`, `HOST:6379` or
+            `ray://HOST:10001`. `threads` is then what each shard of files gets (auto: 1), and
+            `batch_size` is not measured (auto: 16).
         on_progress: called with images done and images in all.
 
     Raises:
-        RecameError: the model or a path cannot be used, or no image is readable.
+        RecameError: the model, a path or the cluster cannot be used, or no image is readable.
     """
-    check_table(Path(out))
-    predictor = load(path, threads=threads, batch_size=batch_size, device=device, views=views)
+    table = local_table(out)
+    check_table(table)
     several = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    return predict_files(
-        predictor,
-        several,
-        out,
-        resume=resume,
-        max_unreadable=max_unreadable,
-        on_progress=on_progress,
-    )
+    with contextlib.ExitStack() as opened:
+        scorer: Scorer
+        if ray is None:
+            scorer = load(path, threads=threads, batch_size=batch_size, device=device, views=views)
+            if any(map(is_url, several)):
+                scorer.reader = UrlReader(scorer.spec, scorer.reader.max_pixels)
+        else:
+            from recame.runtime.cluster import on_cluster
+
+            size = DEFAULT_BATCH if batch_size == "auto" else batch_size
+            cores = 1 if threads == "auto" else threads
+            scorer = opened.enter_context(
+                on_cluster(path, ray, threads=cores, batch_size=size, device=device, views=views)
+            )
+        summary = predict_files(
+            scorer,
+            several,
+            table,
+            resume=resume,
+            max_unreadable=max_unreadable,
+            on_progress=on_progress,
+        )
+    return send(summary, out)
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: Scorer,
     sources: Sequence[Path | str],
     out: Path | str,
     *,
@@ -96,7 +118,7 @@ def predict_files(
     apostrophe in front (`recame.names.cell_of`).
 
     Args:
-        predictor: from `load`.
+        predictor: from `load`, or from `recame.runtime.cluster.on_cluster`.
         sources: files, folders and globs; each file once, sorted.
         out: the `.csv` or `.parquet` file to write; missing folders are made.
         resume: go on where an interrupted start with the same model left off; files that have
@@ -120,7 +142,8 @@ def predict_files(
             f"--max-unreadable {max_unreadable}: the share of unreadable files that a table may be "
             "without lies in [0, 1], for example 0.1."
         )
-    names = list_image_names(sources)
+    plain = not any("://" in str(source) for source in sources)
+    names = list_image_names(sources) if plain else list_names(sources)
     with _writable(out), PartialTable(out, predictor, names, resume=resume) as partial:
         tell, done = on_progress or (lambda *_: None), len(names) - len(partial.todo)
         tell(done, len(names))

@@ -100,6 +100,7 @@ class Predictor:
             None.
         fingerprint: tells this model from others.
         outputs: what `run` returns.
+        reader: what reads its images.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Predictor:
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
         self._normal_index = label_space.normal_index
-        self._reader, self._facts = Reader(session.spec, max_pixels), facts
+        self.reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
         self._planning = threading.Lock()
@@ -303,7 +304,7 @@ class Predictor:
         gate: threading.Semaphore | None = None,
         checksums: bool = False,
     ) -> list[Prediction]:
-        read = [self._reader.read(image, checksum=checksums) for image in images]
+        read = [self.reader.read(image, checksum=checksums) for image in images]
         pixels = [image.pixels for image in read if not isinstance(image.pixels, str)]
         decided: Iterator[tuple[Any, ...]] = iter(())
         if pixels:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 import platform
 import secrets
 import shutil
-import socket
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,8 +34,9 @@ from recame.bench.queue.process import (
     outcome_of,
     start_process,
 )
-from recame.errors import ConfigError, DataError, MissingDependencyError, RecameError
+from recame.errors import ConfigError, DataError, RecameError
 from recame.files import Hold, explained, write_bytes
+from recame.runtime.ray_connection import connected
 
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
@@ -137,7 +136,7 @@ def run_on_cluster(
         return ledger.summary()
     with ExitStack() as stack:
         stack.enter_context(stopping_on_sigterm())
-        ray = stack.enter_context(_connected(address))
+        ray = stack.enter_context(connected(address, "to run a bench on a cluster"))
         display = stack.enter_context(QueueDisplay(bench, ledger, console, 1))
         ledger.listen(display.show, on_event)
         task = ray.remote(run_on_node).options(
@@ -341,38 +340,6 @@ def _sending(bench: Bench, threads: int, limit_s: float, ledger: Ledger) -> Send
     costs = bench.costs_path.read_bytes() if bench.costs_path.exists() else None
     at_home = tuple(job.key for job in ledger.finished_before)
     return Sending(version("recame"), marks[0].name, costs, threads, limit_s, at_home)
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """The ray package, connected; a connection that was there already is used and kept.
-
-    Raises:
-        MissingDependencyError: ray is not installed.
-        ConfigError: no cluster answers.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("ray", "cluster", "to run a bench on a cluster") from error
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        host, colon, port = address.removeprefix("ray://").rpartition(":")
-        if colon and port.isdigit():  # Ray itself would try for minutes where nobody listens
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(
-            f"No Ray cluster answers at {address!r} ({told}): start one with `ray start --head` "
-            "and `ray start --address HOST:6379` on the other nodes, or leave out --ray."
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _capacity(ray: Any, cpus: int, gpus: float) -> int:

@@ -1,0 +1,250 @@
+"""A bundle on the nodes of a Ray cluster: shards of the files go out, answers come home in order.
+
+`on_cluster` gives what a `Predictor` gives, so that everything that is done with the rows (their
+order, the tables, going on after a kill) is `predict_files`', as on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recame.data.decode import Image
+from recame.data.image_file import open_named
+from recame.errors import ConfigError, DataError
+from recame.runtime.bundle import DOCUMENT_FILE, Bundle, find_bundle, open_bundle
+from recame.runtime.cluster_node import Scored, Shipment, score, software
+from recame.runtime.predictor import DEFAULT_BATCH, Prediction
+from recame.runtime.ray_connection import connected
+
+#: Images that a node takes at once, at least: so many are done again where one dies.
+SHARD_IMAGES = 256
+#: How often a shard may lose its node, or its process.
+_RETRIES = 3
+_POLL_S = 1.0
+#: How long no node may be there.
+_NO_NODE_S = 60.0
+
+_Shard = TypeVar("_Shard")
+_Sent = TypeVar("_Sent")
+_Done = TypeVar("_Done")
+
+
+@contextmanager
+def on_cluster(
+    path: Path | str,
+    address: str,
+    *,
+    threads: int = 1,
+    batch_size: int = DEFAULT_BATCH,
+    device: str = "auto",
+    views: int | None = None,
+) -> Iterator[ClusterScorer]:
+    """Connect to a cluster, and ship it a bundle.
+
+    Each node scores shards of files, one for each `threads` of its cores at a time. A shard whose
+    node or process dies is done again, on whichever node has room; nodes that join take part.
+
+    Args:
+        path: the bundle.
+        address: as of `recame.runtime.ray_connection.connected`.
+        threads: cores that each shard gets.
+        batch_size: images a forward pass.
+        device: `auto` or `cpu`, which are the same here.
+        views: those of the bundle, or None.
+
+    Raises:
+        MissingDependencyError: ray is not installed.
+        CheckpointError: there is no bundle, or it is damaged.
+        ConfigError: a run folder, another device, other views or a number below 1 is given, no
+            cluster answers, or no node has so many cores.
+    """
+    if min(threads, batch_size) < 1:
+        raise ConfigError(f"threads={threads}, batch_size={batch_size}: give numbers above 0.")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"device={device!r}: --ray predicts on the nodes' CPUs alone. Leave --device out."
+        )
+    if not find_bundle(Path(path)) and (Path(path) / "run.json").exists():
+        raise ConfigError(
+            f"{path} is a run, and --ray takes a bundle, whose files are shipped to the nodes: "
+            f"write one with `recame export {path}`."
+        )
+    bundle = open_bundle(path)
+    if views not in (None, bundle.views):
+        raise ConfigError(
+            f"views={views}: the bundle {path} has {bundle.views} in its graph. Export the run "
+            "again with other --views."
+        )
+    with connected(address, "to predict on a cluster") as ray:
+        yield ClusterScorer(ray, bundle, threads=threads, batch_size=batch_size)
+
+
+class ClusterScorer:
+    """Answers as a `Predictor` of the same bundle would; `on_cluster` makes one.
+
+    Its fingerprint is the bundle's, so that a table may be begun on one machine.
+    """
+
+    def __init__(self, ray: Any, bundle: Bundle, *, threads: int, batch_size: int) -> None:
+        self.label_space, self.fingerprint = bundle.label_space, str(bundle.document["checksum"])
+        self._ray, self._threads, self._batch_size = ray, threads, batch_size
+        self._instructions: set[str] = set()
+        if not self._slots():
+            raise ConfigError(
+                f"A shard asks for {threads} cores, which no node of the cluster has: ask for less "
+                "(--threads), or add a node."
+            )
+        self._shipped = ray.put(
+            Shipment(
+                files={**bundle.files, DOCUMENT_FILE: json.dumps(bundle.document).encode()},
+                fingerprint=self.fingerprint,
+                cwd=str(Path.cwd()),
+                software=software(bundle.format),
+                threads=threads,
+                batch_size=batch_size,
+            )
+        )
+        self._task = ray.remote(score).options(
+            num_cpus=threads, max_retries=_RETRIES, name="recame predict"
+        )
+
+    def batch_size_for(self, num_images: int) -> int:
+        """The batch size of a stream of so many images: it is never measured here."""
+        return self._batch_size
+
+    def stream(
+        self,
+        images: Iterable[Image],
+        *,
+        num_images: int | None = None,
+        batch_size: int | None = None,
+        checksums: bool = False,
+    ) -> Iterator[Prediction]:
+        """Predict files on the nodes, in order, some shards ahead; their checksums are told.
+
+        Raises:
+            ConfigError: a node has other software.
+            DataError: a shard failed, its files are not on the node, or no node is left.
+        """
+        size = batch_size or self._batch_size
+        shards = shards_of(map(str, images), size)
+
+        def send(names: list[str]) -> Any:
+            return self._task.remote(self._shipped, names, size)
+
+        for found in in_order(shards, send, self._receive, self._ahead, self._cancel):
+            yield from found
+
+    def _slots(self) -> int:
+        """Shards that the nodes that are alive now can work on at once."""
+        alive = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
+        return sum(int(node.get("CPU", 0.0) // self._threads) for node in alive)
+
+    def _ahead(self) -> int:
+        """Shards that may be under way beside the one that is waited for."""
+        return 2 * max(1, self._slots())
+
+    def _receive(self, flight: Any, names: list[str]) -> tuple[Prediction, ...]:
+        """A shard's answers, once they are there."""
+        seen = time.monotonic()
+        while not self._ray.wait([flight], timeout=_POLL_S)[0]:
+            if self._slots():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _NO_NODE_S:
+                raise DataError(
+                    f"No node of the cluster has had {self._threads} cores for {_NO_NODE_S:.0f} s: "
+                    "start nodes and give the same command, which goes on where this stopped."
+                )
+        try:
+            scored: Scored = self._ray.get(flight)
+        except self._ray.exceptions.RayError as error:
+            raise DataError(_failure(self._ray, error, names)) from error
+        if scored.refusal:
+            raise ConfigError(f"Node {scored.node} scores nothing: {scored.refusal}")
+        self._warn_of_others(scored.instructions)
+        for item in scored.found:
+            if item.unreadable and item.sha256 is None and _opens(item.image):
+                raise DataError(
+                    f"{item.image} is on this machine, and not to be had on node {scored.node} "
+                    f"({item.error}), so rows would depend on the node: put the images on a disk "
+                    "that all nodes share, under the same path, and give the same command."
+                )
+        return scored.found
+
+    def _cancel(self, flight: Any) -> None:
+        self._ray.cancel(flight, force=True)
+
+    def _warn_of_others(self, instructions: str) -> None:
+        self._instructions.add(instructions)
+        if len(self._instructions) == 2:
+            warnings.warn(
+                "The nodes' processors have different instruction sets "
+                f"({'; '.join(sorted(self._instructions))}): the last digits of a probability may "
+                "depend on the node. Give nodes of one kind, where tables are to be equal.",
+                stacklevel=2,
+            )
+
+
+def shards_of(names: Iterable[str], batch_size: int) -> Iterator[list[str]]:
+    """Names in runs of whole batches, `SHARD_IMAGES` or a few more: the batches of one machine.
+
+    Examples:
+        >>> [len(shard) for shard in shards_of(map(str, range(600)), 100)]
+        [300, 300]
+    """
+    remaining, length = iter(names), batch_size * -(-SHARD_IMAGES // batch_size)
+    while shard := list(islice(remaining, length)):
+        yield shard
+
+
+def in_order(
+    shards: Iterable[_Shard],
+    send: Callable[[_Shard], _Sent],
+    receive: Callable[[_Sent, _Shard], _Done],
+    ahead: Callable[[], int],
+    cancel: Callable[[_Sent], object],
+) -> Iterator[_Done]:
+    """Send shards and give back what comes of them, in their order.
+
+    As many are under way as `ahead` allows beside the one that is waited for; those that nobody
+    waits for any more are cancelled.
+    """
+    flights: deque[tuple[_Sent, _Shard]] = deque()
+    try:
+        for shard in shards:
+            flights.append((send(shard), shard))
+            while len(flights) > ahead():
+                yield receive(*flights[0])
+                flights.popleft()
+        while flights:
+            yield receive(*flights[0])
+            flights.popleft()
+    finally:
+        for flight, _ in flights:
+            cancel(flight)
+
+
+def _opens(name: str) -> bool:
+    try:
+        open_named(Path(name))[0].close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _failure(ray: Any, error: Exception, names: list[str]) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
+    return (
+        f"The cluster gave up {len(names):,} files, {names[0]} to {names[-1]} "
+        f"({type(error).__name__}: {told}). What is done is kept: look at these files, or at the "
+        "nodes' memory, and give the same command, which goes on there."
+    )

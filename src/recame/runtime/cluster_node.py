@@ -1,0 +1,110 @@
+"""What a node of a cluster does: open the bundle that was shipped, and predict shards of files."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from recame.data.image_file import decoders
+from recame.errors import ConfigError, RecameError
+from recame.machine import describe_machine, package_versions
+from recame.runtime.bundle import open_bundle
+from recame.runtime.opening import load
+from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.urls import UrlReader, is_url
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What each node gets once.
+
+    Attributes:
+        files: of the bundle, its document among them.
+        fingerprint: of the bundle.
+        cwd: what relative names are relative to.
+        software: what decides a pixel or a digit, which must be the same there.
+        threads: of the model.
+        batch_size: images a forward pass.
+    """
+
+    files: dict[str, bytes]
+    fingerprint: str
+    cwd: str
+    software: str
+    threads: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a node answers.
+
+    Attributes:
+        node: its name.
+        instructions: of its processor, which may decide the last digits.
+        found: a prediction for each file, in order; none where there is a refusal.
+        refusal: why.
+    """
+
+    node: str
+    instructions: str
+    found: tuple[Prediction, ...] = ()
+    refusal: str = ""
+
+
+def software(form: str) -> str:
+    """Names and versions of what decides the pixels and the digits of a bundle of this format."""
+    runtimes = {"onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}[form]
+    found = package_versions("recame", "numpy", *runtimes)
+    return "; ".join((*(f"{name} {found[name]}" for name in found), decoders()))
+
+
+#: The bundle that this process of a node has loaded.
+_LOADED: dict[tuple[str, int], Predictor] = {}
+
+
+def score(shipment: Shipment, names: list[str], batch_size: int) -> Scored:
+    """Predict a shard on this node; relative names are relative to the sender's folder."""
+    node, instructions = platform.node(), " ".join(describe_machine()["instructions"])
+    try:
+        predictor = _loaded(shipment)
+        if any(map(is_url, names)):
+            predictor.reader = UrlReader(predictor.spec, predictor.reader.max_pixels)
+        found = predictor.stream(
+            [_found_at(name, shipment.cwd) for name in names],
+            num_images=len(names),
+            batch_size=batch_size,
+            checksums=True,
+        )
+        named = zip(found, names, strict=True)
+        return Scored(node, instructions, tuple(replace(item, image=name) for item, name in named))
+    except RecameError as error:
+        return Scored(node, instructions, refusal=str(error))
+
+
+def _found_at(name: str, cwd: str) -> str:
+    return name if is_url(name) else os.path.join(cwd, name)  # noqa: PTH118 - text, not paths
+
+
+def _loaded(shipment: Shipment) -> Predictor:
+    """The shipped bundle, its checksums looked at, once a process."""
+    key = shipment.fingerprint, shipment.threads
+    if key not in _LOADED:
+        with tempfile.TemporaryDirectory(prefix="recame-bundle-") as folder:
+            for name, content in shipment.files.items():
+                (Path(folder) / name).write_bytes(content)
+            here = software(open_bundle(folder).format)
+            if here != shipment.software:
+                raise ConfigError(
+                    f"it has {here}, and the machine that sends has {shipment.software}, so rows "
+                    "would differ: install the same versions on every node."
+                )
+            predictor = load(
+                folder, threads=shipment.threads, batch_size=shipment.batch_size, device="cpu"
+            )
+        _LOADED.clear()
+        _LOADED[key] = predictor
+    return _LOADED[key]

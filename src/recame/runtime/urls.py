@@ -1,0 +1,199 @@
+"""Images at URLs (`s3://` and whatever else fsspec knows), by the rules of files.
+
+`file://` is the plain path behind it. fsspec is imported where a URL is met.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from recame.data.decode import Reader
+from recame.data.image_file import FileContent, checked_content, readable
+from recame.data.listing import KINDS, Unused, is_image_name, list_image_names, split_page
+from recame.data.paged_file import content_sha256
+from recame.errors import ConfigError, DataError, MissingDependencyError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+#: Read at a time, so that a header does not bring the whole file.
+_BLOCK_BYTES = 2**16
+
+
+def is_url(name: object) -> bool:
+    """Whether a name is a URL of another place than this machine's disks.
+
+    Examples:
+        >>> is_url("s3://lots/7.png"), is_url("file:///lots/7.png"), is_url("c:/lots/7.png")
+        (True, False, False)
+    """
+    text = str(name)
+    return _URL.match(text) is not None and not text.startswith("file://")
+
+
+def plain_path(name: Path | str) -> Path | str:
+    """The path behind `file://`; any other name as it is."""
+    return name.removeprefix("file://") if isinstance(name, str) else name
+
+
+def list_names(sources: Sequence[Path | str]) -> list[str]:
+    """Image files of sources, of which some may be URLs: local ones first, each kind sorted.
+
+    Raises:
+        DataError: a source does not exist, or there is no image.
+        ConfigError: a URL's kind is unknown, or what reads it is not installed.
+    """
+    local = [plain_path(source) for source in sources if not is_url(source)]
+    urls = [str(source) for source in sources if is_url(source)]
+    names = list_image_names(local) if local or not urls else []
+    return names + sorted({name for url in urls for name in _below(url)}, key=_by_parts)
+
+
+def _by_parts(url: str) -> str:
+    """As paths sort."""
+    return url.replace("/", "\0")
+
+
+def _below(url: str) -> Iterator[str]:
+    fs, path = place_of(url)
+    with reached(url, "be listed"):
+        if fs.isfile(path) or (split_page(path)[1] and fs.isfile(split_page(path)[0])):
+            yield url
+            return
+        found = fs.glob(path) if any(sign in path for sign in "*?[") else fs.find(path)
+    unused, any_image = Unused(), False
+    for name in found:
+        last = name.removeprefix(path).strip("/").split("/")
+        if any(part.startswith(".") for part in last[:-1]):
+            continue
+        if is_image_name(name.rpartition("/")[2]):
+            any_image = True
+            yield fs.unstrip_protocol(name)
+        else:
+            unused.add(name)
+    if not any_image:
+        raise DataError(
+            f"No images at {url}: looked for {KINDS}. {unused.told('There are other files: ')}"
+            "Check the URL."
+        )
+    unused.tell(url)
+
+
+class UrlReader(Reader):
+    """Reads images at URLs too: header first, not more than an image may have, tried again."""
+
+    def whole(self, image: Path | str) -> AbstractContextManager[FileContent]:
+        """An image's file, looked at before it is read."""
+        return _whole_url(image, self.max_pixels) if is_url(image) else super().whole(image)
+
+    def content(self, image: Path | str) -> str | None:
+        """Checksum of an image's file; None where it gives no bytes."""
+        return content(str(image))
+
+
+def content(name: str) -> str | None:
+    """Checksum of what a file or URL holds now; None where it cannot be read."""
+    try:
+        if not is_url(name):
+            return content_sha256(Path(name))
+        with _as_system_errors():
+            stream, _ = _open(name)
+            with stream:
+                digest = hashlib.sha256()
+                while block := stream.read(2**22):
+                    digest.update(block)
+                return digest.hexdigest()
+    except OSError:
+        return None
+
+
+@contextmanager
+def _whole_url(url: Path | str, max_pixels: int) -> Iterator[FileContent]:
+    with readable(), _as_system_errors():
+        stream, page = _open(str(url))
+    with stream:
+        checked: Any = _Stream(stream)
+        yield from checked_content(checked, page, stream.size, max_pixels)
+
+
+class _Stream:
+    """A remote file whose every failure is the system's, which may pass."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        with _as_system_errors():
+            return bytes(self._stream.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _open(url: str) -> tuple[Any, int]:
+    fs, path = place_of(url)
+    words = {"mode": "rb", "block_size": _BLOCK_BYTES, "cache_type": "readahead"}
+    try:
+        return fs.open(path, **words), 0
+    except FileNotFoundError:
+        file, page = split_page(path)
+        if not page:
+            raise
+        return fs.open(file, **words), page
+
+
+def place_of(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it.
+
+    Raises:
+        MissingDependencyError: fsspec is not installed.
+        ConfigError: no file system is known by this name, or its package is not installed.
+    """
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("fsspec", "cluster", f"to use {url}") from error
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        packages = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+        name = packages.get(url.partition("://")[0])
+        told = f"Install it with: pip install {name}" if name else str(error)
+        raise ConfigError(
+            f"{url} needs a package of its own, which is not installed. {told}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{url} is no place that can be read: {error}") from error
+    return fs, str(path)
+
+
+@contextmanager
+def _as_system_errors() -> Iterator[None]:
+    """Let whatever a store's client raises be an error of the system, which may pass."""
+    try:
+        yield
+    except (OSError, ConfigError, MissingDependencyError):
+        raise
+    except Exception as error:  # each client has its own
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def reached(url: str, what: str, advice: str = "") -> Iterator[None]:
+    """Say what could not be done at a URL.
+
+    Raises:
+        DataError: the store, its client or the network failed.
+    """
+    try:
+        with _as_system_errors():
+            yield
+    except OSError as error:
+        raise DataError(
+            f"{url} cannot {what} ({error.strerror or error}): check the address, the network and "
+            f"the credentials.{advice}"
+        ) from error
