@@ -23,6 +23,7 @@ ROOMS = (
     ("training", "export", "reports"),
     ("bench", "serving"),
     ("cli",),
+    ("__main__",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 #: Rank 0 of the design has an order of its own, but its second row may use each other.

@@ -42,6 +42,12 @@ class TrainingError(RecameError):
     """Training went astray: a loss or weights that are not finite."""
 
 
+class ProcessError(RecameError):
+    """Another process of a run on several ended, or gives no sign any more."""
+
+    exit_code = 1
+
+
 class ExportError(RecameError):
     """A model cannot be turned into a deployable bundle."""
 

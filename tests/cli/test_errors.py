@@ -215,7 +215,7 @@ class TestSettings:
         [
             (["finetune.sampler=m_per_class", "finetune.batch_size=18"], "no multiple of"),
             (["run.strategy=telepathy"], "run.strategy='telepathy' is unknown"),
-            (["run.devices=64"], "fewer batches than the 64 devices"),
+            (["run.devices=64"], "fewer than two for each of 64 processes"),
             (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),
             (
                 ["finetune.batch_size=1", "model.standardise=true"],

@@ -98,7 +98,7 @@ def test_m_per_class():
         sampler(kind="m_per_class", batch_size=10)
 
 
-def test_devices_share_an_epoch_without_overlap():
+def test_processes_share_an_epoch_without_overlap():
     shares = [
         epoch(sampler(kind="instance", rank=rank, world_size=2, batch_size=10), 1)
         for rank in (0, 1)
@@ -106,8 +106,42 @@ def test_devices_share_an_epoch_without_overlap():
     flat = [i for share in shares for batch in share for i in batch]
     assert [len(share) for share in shares] == [5, 5]
     assert sorted(flat) == list(range(100))
-    with pytest.raises(ConfigError, match="fewer batches than the 8 devices"):
-        sampler(kind="instance", world_size=8)
+    with pytest.raises(ConfigError, match="fewer than two for each of 51 processes"):
+        sampler(kind="instance", world_size=51)
+
+
+@pytest.mark.parametrize("kind", ["instance", "class_balanced", "square_root"])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("epoch_size", [97, 100, 101])
+def test_processes_show_together_what_one_would(kind, world_size, epoch_size):
+    options = {"kind": kind, "epoch_size": epoch_size, "targets": np.repeat([0, 1, 3], [81, 18, 2])}
+    alone = epoch(sampler(**options, batch_size=6 * world_size), 2)
+    ranks = [
+        sampler(**options, batch_size=6, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    shares = [epoch(batches, 2) for batches in ranks]
+    together = [[i for part in parts for i in part] for parts in zip(*shares, strict=True)]
+    # A rest of less than two images each joins the step before; alone, a rest of one does.
+    assert [i for step in together for i in step] == [i for step in alone for i in step]
+    assert together[:-1] == alone[: len(together) - 1]
+    for number, step in enumerate(together):
+        weights = [batches.weight(number) for batches in ranks]
+        sizes = [len(share[number]) for share in shares]
+        assert weights == [size * world_size / len(step) for size in sizes]
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= 2
+
+
+def test_m_per_class_of_processes():
+    shares = [
+        epoch(sampler(kind="m_per_class", batch_size=8, rank=rank, world_size=2), 0)
+        for rank in (0, 1)
+    ]
+    assert [len(share) for share in shares] == [6, 6]
+    assert shares[0] != shares[1]
+    for batch in (*shares[0], *shares[1]):
+        assert np.unique(TARGETS[batch], return_counts=True)[1].tolist() == [4, 4]
 
 
 def test_every_class_is_shown_when_there_is_room():

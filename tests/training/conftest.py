@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,3 +41,50 @@ def ongoing(
         return OngoingRun(folder, config, data, device, Console(quiet=True), time.monotonic())
 
     return make
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path) -> Callable[..., list[Any]]:
+    """Call a function of the rank in two processes, as `torchrun` starts them.
+
+    `in_two_processes(function)` gives what each returned, the code it left with, or what it
+    raised. They are forked, which spares them the slow imports.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(function: Callable[[int], Any]) -> list[Any]:
+        context = multiprocessing.get_context("fork")
+        answers = context.SimpleQueue()
+
+        def child(rank: int) -> None:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+            names |= {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_WORLD_SIZE": 1}
+            os.environ |= {name: str(value) for name, value in names.items()}
+            os.environ |= {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"}
+            os.environ["MASTER_PORT"] = str(port)
+            try:
+                answers.put((rank, function(rank)))
+            except SystemExit as left:
+                answers.put((rank, left.code))
+            except BaseException as error:  # noqa: BLE001
+                answers.put((rank, f"{type(error).__name__}: {error}"))
+            finally:
+                os._exit(0)
+
+        children = [context.Process(target=child, args=(rank,)) for rank in (0, 1)]
+        for process in children:
+            process.start()
+        for process in children:
+            process.join(120)
+        found = {}
+        while not answers.empty():
+            rank, answer = answers.get()
+            found[rank] = answer
+        for process in children:
+            if process.is_alive():
+                process.kill()
+        return [found.get(rank, "nothing") for rank in (0, 1)]
+
+    return start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def train_request(
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
     _check_exists(data)
+    if out is None and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError(
+            "No --out given: each process that torchrun started would name the run folder by its "
+            "own clock. Name one that all of them see."
+        )
     changes = _changes(settings, time_budget, seed, {"data.size": size})
     chosen = (load_config(config) if config else Config()).updated(changes)
     name = data.resolve().name if data.is_dir() else data.stem

@@ -52,21 +52,23 @@ class EpochBatches(Sampler[list[int]]):
       class as fit.
 
     The last batch may be short; a last batch of one image joins the one before, since batch norm
-    cannot train on one. Several devices get disjoint batches, as many each; at most
-    `world_size - 1` of an epoch are left out.
+    cannot train on one. Several processes share what one process with `world_size` times the
+    batch would show in a step: the same images in the same order of steps, each process its own
+    part, of equal size but for the last step (`weight`). With `m_per_class` each process has
+    batches of its own instead, and an epoch is rounded to whole steps.
 
     Args:
         targets: (N,) class indices, none negative.
         kind: see above.
-        batch_size: images a batch and device.
-        epoch_size: images an epoch over all devices; default: N.
+        batch_size: images a batch and process.
+        epoch_size: images an epoch over all processes; default: N.
         samples_per_class: for `m_per_class`.
         seed: of every random choice.
-        rank: number of this device.
-        world_size: number of devices.
+        rank: number of this process.
+        world_size: number of processes.
 
     Raises:
-        ConfigError: the batch size does not fit the samples per class or the number of devices.
+        ConfigError: the batch size does not fit the samples per class, or the epoch the processes.
     """
 
     def __init__(
@@ -102,11 +104,11 @@ class EpochBatches(Sampler[list[int]]):
                 f"finetune.batch_size={batch_size} is no multiple of finetune.samples_per_class="
                 f"{samples_per_class}, so batches cannot hold that many of each class. Change one."
             )
-        if len(self) == 0:
+        if world_size > 1 and self._epoch_size < 2 * world_size:
             raise ConfigError(
-                f"An epoch of {self._epoch_size} images in batches of {batch_size} has fewer "
-                f"batches than the {world_size} devices. Use a smaller finetune.batch_size or "
-                "fewer run.devices."
+                f"An epoch of {self._epoch_size} images has fewer than two for each of "
+                f"{world_size} processes, and batch norms cannot train on one. Use fewer "
+                "run.devices or run.num_nodes, or a larger finetune.epoch_size."
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -114,30 +116,45 @@ class EpochBatches(Sampler[list[int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Number of batches an epoch and device."""
-        return self._num_batches() // self._world_size
+        """Number of batches an epoch and process, which is the number of steps."""
+        together = self._world_size * self._batch_size
+        if self._kind == "m_per_class":
+            together = self._world_size * self._classes_per_batch * self._per_class
+            return max(1, round(self._epoch_size / together))
+        full, rest = divmod(self._epoch_size, together)
+        return full + (rest >= 2 * self._world_size or full == 0)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The epoch's batches of this device, as lists of positions in `targets`."""
+        """The epoch's batches of this process, as lists of positions in `targets`."""
         # A generator: a resumed trainer makes the iterator first and sets the epoch afterwards.
         batches = self._class_batches() if self._kind == "m_per_class" else self._mixed_batches()
-        yield from (b.tolist() for b in batches[self._rank :: self._world_size][: len(self)])
+        yield from (batch.tolist() for batch in batches)
 
-    def _num_batches(self) -> int:
-        if self._kind == "m_per_class":
-            return max(1, round(self._epoch_size / (self._classes_per_batch * self._per_class)))
-        full, rest = divmod(self._epoch_size, self._batch_size)
-        return full + (rest > 1 or (rest == 1 and full == 0))
+    def weight(self, number: int) -> float:
+        """This process's share of a step's images, times the number of processes.
+
+        By it a mean over a batch has to be multiplied for the mean over all processes to be the
+        one over all images of the step: 1 but where the last step's images do not share out.
+
+        Args:
+            number: of the batch in the epoch, from 0.
+        """
+        if self._kind == "m_per_class" or number < len(self) - 1:
+            return 1.0
+        rest = self._epoch_size - number * self._batch_size * self._world_size
+        own = rest // self._world_size + (self._rank < rest % self._world_size)
+        return own * self._world_size / rest
 
     def _mixed_batches(self) -> list[IntArray]:
         first, number = _links(self._share, self._epoch_size, self._epoch)
         drawn = _draw(self._members, self._counts, first, number, self._seed)
         mixed = np.random.default_rng([self._seed, self._epoch]).permutation(drawn)
-        return np.split(mixed, np.arange(1, self._num_batches()) * self._batch_size)
+        steps = np.split(mixed, np.arange(1, len(self)) * self._batch_size * self._world_size)
+        return [np.array_split(step, self._world_size)[self._rank] for step in steps]
 
     def _class_batches(self) -> list[IntArray]:
         rng = np.random.default_rng([self._seed, self._epoch])
-        num_batches, per_class = self._num_batches(), self._per_class
+        num_batches, per_class = len(self) * self._world_size, self._per_class
         keys = rng.random((num_batches, len(self._counts)))
         classes = np.argsort(keys, axis=1)[:, : self._classes_per_batch].reshape(-1)
         needed = np.bincount(classes, minlength=len(self._counts)) * per_class
@@ -147,7 +164,7 @@ class EpochBatches(Sampler[list[int]]):
         places = np.argsort(np.repeat(classes, per_class), kind="stable")
         batches = np.empty_like(drawn)
         batches[places] = drawn
-        return list(batches.reshape(num_batches, -1))
+        return list(batches.reshape(num_batches, -1)[self._rank :: self._world_size])
 
 
 def _links(share: FloatArray, total: int, epoch: int) -> tuple[IntArray, IntArray]:

@@ -54,6 +54,10 @@ def _prepare(
         )
     plan = plan_model(config, data, device)
     config = plan.config
+    if config.run.devices == "auto":  # a run that is resumed needs as many
+        devices = num_processes(config.run, device) // config.run.num_nodes
+        config = config.updated({"run.devices": devices})
+        reasons.append(f"run.devices = {devices}: those that torch sees on this machine")
     data = _with_normalisation(data, config)
     measured.stages["images"] = time.monotonic() - began
     run = OngoingRun(folder, config, data, device, console, started, measured=measured)

@@ -359,7 +359,7 @@ def plan_epochs(
     planned = config.updated(changes)
     if budget is None:
         return ResolvedConfig(planned, (reason,))
-    most_steps = max(1, enough // (settings.batch_size * settings.accumulate))
+    most_steps = max(1, enough // (least * settings.accumulate))
     return ResolvedConfig(planned, (reason,), most_steps)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
-from contextlib import ExitStack
+import warnings
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from recame.config import Config, height_width
 from recame.contracts import PreprocessSpec
-from recame.errors import ConfigError
+from recame.errors import ConfigError, RecameError
 from recame.losses import LossFactory
 from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
 from recame.names import command
@@ -23,7 +25,13 @@ from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data
 from recame.training.answering import keep_graph
 from recame.training.begin import _prepare, check_run, quiet_libraries, record_run
-from recame.training.loop.processes import is_follower, leaders_run, leading
+from recame.training.loop.launched import as_launched
+from recame.training.loop.processes import (
+    is_follower,
+    leaders_run,
+    leading,
+    leave_with_leader,
+)
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
@@ -62,14 +70,14 @@ def train(
 
     Raises:
         RecameError: the data, the settings or the folder cannot be used as they are.
-        SystemExit: in the other processes of a run on several devices, once training ended.
+        SystemExit: in the other processes of a run on several, once the leader's run is finished.
     """
     started = time.monotonic() if started is None else started
     console = console or Console(quiet=True)
     quiet_libraries()
     if resume:
         config = RunFolder.open(Path(out)).load_config()
-    config = config or Config()
+    config = as_launched(config or Config(), resumed=resume)
     if config.distill.teacher is not None:
         words = ("--resume", "--out", Path(out)) if resume else (config.distill.teacher,)
         raise ConfigError(
@@ -78,14 +86,13 @@ def train(
             "same network on labels alone."
         )
     if is_follower(config.run):
-        if not config.finetune.enabled:
-            raise SystemExit(0)  # the leader needs no help with the rest
-        _follow(Path(source), Path(out), started)
+        _follow(Path(source), config, Path(out), started)
     with ExitStack() as held:
         if resume:
             folder = RunFolder.open(Path(out))
             held.enter_context(folder.in_training())
-            config = folder.load_config()  # nobody writes it any more
+            # Nobody writes it any more.
+            config = as_launched(folder.load_config(), resumed=True)
             if folder.finished:
                 folder.drop_unfinished()
                 say(console, f"{folder.path} is finished: nothing to resume.")
@@ -134,14 +141,21 @@ def _run_phases(run: OngoingRun) -> None:
     run.folder.finish()
 
 
-def _follow(source: Path, out: Path, started: float) -> NoReturn:
-    """Help another process with its fine-tuning; it alone writes and goes on."""
+def _follow(source: Path, config: Config, out: Path, started: float) -> NoReturn:
+    """Help another process with its fine-tuning; it alone writes, speaks and goes on."""
+    warnings.simplefilter("ignore")  # the leader's are the same
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    silent = Console(quiet=True)
+    with suppress(RecameError):  # the leader says it
+        # This node decodes the images, where it has not, while the leader trains its probe.
+        _prepare(source, config, RunFolder(out), silent, started)
     folder = leaders_run(out)
-    run, _ = _prepare(source, folder.load_config(), folder, Console(quiet=True), started)
+    run, _ = _prepare(source, folder.load_config(), folder, silent, started)
     check_same_data(folder, run.data.fingerprint)
     run, model = run_probe(run) if run.config.probe.enabled else (run, initial_model(run))
     run_finetune(run, model)
-    raise SystemExit(0)
+    leave_with_leader(folder.path)
 
 
 def _check_network(config: Config) -> None:

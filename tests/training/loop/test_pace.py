@@ -204,17 +204,6 @@ class TestKeepTime:
         steps, _ = machine.train(keep, planned=2, batches=1000, accumulate=accumulate)
         assert steps == 100 // accumulate
 
-    def test_several_processes_keep_their_plan(self) -> None:
-        made = begun(30)
-        fit_loop = SimpleNamespace(max_epochs=3)
-        trainer = SimpleNamespace(world_size=2, fit_loop=fit_loop, global_step=1)
-        KeepTime(0.0, 0.0, 3, COST, made).on_train_batch_end(
-            trainer,  # type: ignore[arg-type]
-            *(pl.LightningModule(), None, None, 0),
-        )
-        assert fit_loop.max_epochs == 3
-        assert made.num_steps == 30
-
 
 class TestRun:
     """A run that planned 4 epochs of 5 steps, on a machine that turns out slower, or faster."""

@@ -1,39 +1,36 @@
-"""Two processes on a CPU: one leads and writes, the other joins the fine-tuning."""
+"""Two processes: one leads and writes, the other waits for it, joins it, and leaves with it."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from recame.config import Config, RunConfig
-from recame.errors import CheckpointError
+from recame.errors import ProcessError
 from recame.runs.folder import RunFolder
 from recame.training.loop import processes
 from recame.training.loop.processes import (
+    RANK_VARIABLES,
     RUN_VARIABLE,
     call_followers,
     is_follower,
     leaders_run,
     leading,
+    leave_with_leader,
+    naming_lost,
 )
-
-RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*RANKS, RUN_VARIABLE):
+    for name in (*RANK_VARIABLES, RUN_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("variable", RANKS)
+@pytest.mark.parametrize("variable", RANK_VARIABLES)
 def test_who_leads(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     several = RunConfig(devices=2)
     assert not is_follower(several)
@@ -65,13 +62,16 @@ def test_followers_wait_for_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert leaders_run(tmp_path / "other").path.samefile(run.path)
 
 
-def test_followers_leave_a_finished_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stopped", "code"), [(None, 0), ("the loss was nan", 1)])
+def test_followers_leave_a_finished_run(stopped: str | None, code: int, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.begin(tmp_path, "f00d", Config())
+    run.mark("training", stopped=stopped)
     run.finish()
-    with pytest.raises(SystemExit) as left:
-        leaders_run(run.path)
-    assert left.value.code == 0
+    for leave in (leaders_run, leave_with_leader):
+        with pytest.raises(SystemExit) as left:
+            leave(run.path)
+        assert left.value.code == code
 
 
 class Clock:
@@ -93,17 +93,66 @@ def test_followers_give_up_a_leader_that_is_silent(
 ) -> None:
     clock = Clock(lambda _: None)
     monkeypatch.setattr(processes, "time", clock)
-    with pytest.raises(CheckpointError, match=r"\(the process of rank 0\) has given no sign for 5"):
-        leaders_run(tmp_path / "run", patience_s=5.0)
-    assert clock.now == pytest.approx(1005.5)
+    told = rf"{os.uname().nodename} sees no process that leads the run .*run, after 3 min"
+    with pytest.raises(ProcessError, match=told):
+        leaders_run(tmp_path / "run")
+    assert clock.now == pytest.approx(1180.5)
     # Of one that died on the way, its last words say where it was.
     run = RunFolder(tmp_path / "run")
     run.begin(tmp_path, "f00d", Config())
     (run.path / "leader.txt").write_text("7 process 41 on node-3\n")
-    with pytest.raises(
-        CheckpointError, match=r"\(process 41 on node-3\) has given no sign for 5 s"
-    ):
-        leaders_run(run.path, patience_s=5.0)
+    for wait in (leaders_run, leave_with_leader):
+        before = clock.now
+        with pytest.raises(
+            ProcessError, match=r"\(process 41 on node-3\) has given no sign for 10 min"
+        ):
+            wait(run.path)
+        assert clock.now - before == pytest.approx(600.5)
+
+
+def test_followers_leave_a_leader_that_ended_without_finishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(tmp_path, "f00d", Config())
+    run.mark("fine-tuning")
+    sign = run.path / "leader.txt"
+    sign.write_text("7 process 41 on node-3\n")
+    clock = Clock(lambda after_s: after_s > 100 and sign.unlink(missing_ok=True))
+    monkeypatch.setattr(processes, "time", clock)
+    with pytest.raises(ProcessError, match=r"\(process 41 on node-3\) ended without finishing"):
+        leave_with_leader(run.path)
+    assert clock.now < 1140
+
+
+def test_a_sign_that_is_out_of_sight_for_a_while_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(tmp_path, "f00d", Config())
+    sign = run.path / "leader.txt"
+
+    def leader(after_s: float) -> None:
+        sign.unlink(missing_ok=True)
+        if after_s % 20 < 5:
+            sign.write_text(f"{after_s // 20:.0f} process 41 on node-3\n")
+        if after_s > 100:
+            run.finish()
+
+    monkeypatch.setattr(processes, "time", Clock(leader))
+    with pytest.raises(SystemExit) as left:
+        leave_with_leader(run.path)
+    assert left.value.code == 0
+
+
+def test_a_lost_process_is_named(tmp_path: Path) -> None:
+    said = "[/pytorch/gloo/transport/tcp/pair.cc:545] Read error [::1]:4: Connection reset. Typical"
+    told = r"Another of the 2 processes .* \(Read error \[::1\]:4: Connection reset\), .*--resume"
+    with pytest.raises(ProcessError, match=told), naming_lost(tmp_path, 2):
+        raise RuntimeError(said)
+    for ours, size in ((said, 1), ("shapes differ", 2)):
+        with pytest.raises(RuntimeError, match=ours[-9:]), naming_lost(tmp_path, size):
+            raise RuntimeError(ours)
 
 
 def test_followers_wait_for_a_leader_that_lives(
@@ -136,20 +185,3 @@ def test_a_leader_gives_signs_while_it_leads(
     assert not sign.exists()
     with leading(tmp_path / "alone", RunConfig()):
         assert not (tmp_path / "alone").exists()
-
-
-@pytest.mark.slow
-def test_two_processes(defects: Path, tiny_words: list[str], tmp_path: Path) -> None:
-    script = Path(sys.executable).with_name("recame")
-    out = tmp_path / "run"
-    words = [*tiny_words, "--set", "run.devices=2", "--out", out]
-    done = subprocess.run(
-        [script, "train", defects, *words], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    history = pd.read_csv(out / "history.csv")
-    assert list(history["epoch"]) == [1, 2]
-    assert list(history["step"]) == [2, 4]  # 4 of 5 batches, 2 on each
-    assert json.loads((out / "run.json").read_text())["state"] == "finished"
-    assert done.stdout.count("epoch 1/2") == 1
-    assert "error" not in done.stderr.lower()

@@ -52,10 +52,11 @@ class FinetuneModule(pl.LightningModule):
         self._seed = seed
         self._confusion = torch.zeros(0)
         self.pace = Pace()
+        self._batches: Any = None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Whole batches; each process of a distributed run draws its own share."""
-        batches = self._data.sampler(
+        self._batches = batches = self._data.sampler(
             rank=self.trainer.global_rank, world_size=self.trainer.world_size
         )
         # From pinned memory a GPU takes a batch without waiting for its own work to end.
@@ -95,6 +96,8 @@ class FinetuneModule(pl.LightningModule):
             sync_dist=True,
         )
         total: Tensor = result.total
+        if self.trainer.world_size > 1:  # gradients are averaged over the processes, each alike
+            total = total * self._batches.weight(batch_idx)
         return total
 
     def on_validation_epoch_start(self) -> None:

@@ -109,10 +109,18 @@ class KeepTime(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Count the steps that still fit; several processes keep their plan."""
+        """Count the steps that still fit, and plan them."""
+        if trainer.global_step != self._seen[0]:  # else its gradients wait for the next batch's
+            end_after(self.count(trainer), trainer, self._pace)
+
+    @property
+    def step_s(self) -> float:
+        """The usual time of a step lately."""
+        return self._step_s
+
+    def count(self, trainer: pl.Trainer) -> int:
+        """After how many steps training is to end; called once after each."""
         step, (seen, at) = trainer.global_step, self._seen
-        if trainer.world_size > 1 or step == seen:  # gradients of this batch wait for the next
-            return
         now = time.monotonic()
         self._seen, self._stepped_at = (step, now), now
         self._step_s = self._smoothed((now - at) / (step - seen), now - at, now)
@@ -125,9 +133,7 @@ class KeepTime(Callback):
             to_end=-step % per_epoch,
             per_epoch=per_epoch,
         )
-        total = min(step + more, max(step, self._most_steps))
-        trainer.fit_loop.max_epochs = math.ceil(total / per_epoch)
-        self._pace.change(step, total)
+        return min(step + more, max(step, self._most_steps))
 
     def _smoothed(self, step_s: float, took_s: float, now: float) -> float:
         """The usual time of a step lately: of the last quarter of the time that is left."""
@@ -157,6 +163,12 @@ class EndWithPace(Callback):
         if trainer.global_step >= self._pace.num_steps:
             trainer.fit_loop.max_epochs = trainer.current_epoch + 1
             trainer.should_stop = True
+
+
+def end_after(num_steps: int, trainer: pl.Trainer, pace: Pace) -> None:
+    """Let training end after so many steps."""
+    trainer.fit_loop.max_epochs = math.ceil(num_steps / steps_of_epoch(trainer))
+    pace.change(trainer.global_step, num_steps)
 
 
 def steps_of_epoch(trainer: pl.Trainer) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from recame.config import RunConfig
 from recame.durations import spoken_duration
-from recame.errors import CheckpointError, RecameError
+from recame.errors import ProcessError, RecameError
 from recame.files import write_text
 from recame.runs.folder import RunFolder
 
@@ -20,20 +22,27 @@ from recame.runs.folder import RunFolder
 RUN_VARIABLE = "RECAME_RUN_FOLDER"
 
 #: Lightning, torchrun and SLURM number processes and nodes in these.
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
 
 _POLL_S = 0.5
 
-#: How often the leader says that it lives, and for how long the others believe it.
+#: How often the leader says that it lives, and for how long the others believe it. As long a
+#: process waits in training for another's gradients.
 _SIGN_S, PATIENCE_S = 10.0, 600.0
+#: How long there may be no first sign, as where a node does not see the leader's folder; and how
+#: long a sign may be gone, as while a shared folder is slow: only a leader that ends removes it.
+_FIRST_S, _GONE_S = 180.0, 30.0
 _SIGN_FILE = "leader.txt"
+
+#: By what torch says where another process of the group ended or is silent.
+_OF_ANOTHER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out", re.IGNORECASE)
 
 
 def is_follower(settings: RunConfig) -> bool:
     """Whether another process leads this run."""
     if settings.devices == 1 and settings.num_nodes == 1:
         return False
-    return any(os.environ.get(name, "0") not in {"", "0"} for name in _RANK_VARIABLES)
+    return any(os.environ.get(name, "0") not in {"", "0"} for name in RANK_VARIABLES)
 
 
 @contextmanager
@@ -77,26 +86,84 @@ def leaders_run(out: Path, patience_s: float = PATIENCE_S) -> RunFolder:
 
     Raises:
         SystemExit: the run is finished: there is nothing to help with.
-        CheckpointError: the leader gives no sign any more.
+        ProcessError: the leader ended, or gives no sign any more.
     """
     path = Path(os.environ.get(RUN_VARIABLE, out))
+    if _wait(path, ("fine-tuning", "finished"), patience_s) == "finished":
+        leave_with_leader(path)
+    return RunFolder.open(path)
+
+
+def leave_with_leader(path: Path, patience_s: float = PATIENCE_S) -> NoReturn:
+    """End this process once the leader's run is finished, with the exit code that it has.
+
+    Args:
+        path: the run's folder.
+        patience_s: seconds without a sign of the leader after which it is given up.
+
+    Raises:
+        SystemExit: 0, or 1 where training ended before its time.
+        ProcessError: the leader ended without finishing, or gives no sign any more.
+    """
+    _wait(path, ("finished",), patience_s)
+    raise SystemExit(0 if RunFolder.open(path).stopped is None else 1)
+
+
+@contextmanager
+def naming_lost(path: Path, world_size: int) -> Iterator[None]:
+    """Say in words that another process of the run was lost, as torch does not.
+
+    Args:
+        path: the run's folder.
+        world_size: processes that train.
+
+    Raises:
+        ProcessError: in place of what torch raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size == 1 or not _OF_ANOTHER.search(f"{type(error).__name__} {error}"):
+            raise
+        said = re.sub(r"^\[.*?\] ", "", str(error)).partition(". ")[0].partition("\n")[0]
+        raise ProcessError(
+            f"Another of the {world_size} processes that train {path} ended, or was silent for "
+            f"{spoken_duration(PATIENCE_S)} ({said[:200]}), and none can go on without the "
+            "others: see what it printed last; then start all of them again with --resume, which "
+            "goes on after the last epoch that was saved."
+        ) from error
+
+
+def _wait(path: Path, wanted: tuple[str, ...], patience_s: float) -> str:
+    """Wait until the leader's run is in one of some states, and tell in which."""
     sign, since = "", time.monotonic()
     while True:
+        newest = _sign(path)  # before the state: a leader that finished removes its sign last
         state = RunFolder.open(path).state if (path / "run.json").exists() else "to come"
-        if state == "fine-tuning":
-            return RunFolder.open(path)
-        if state == "finished":
-            raise SystemExit(0)
-        newest = _sign(path)
-        if newest != sign:  # by content: the clocks of two nodes need not agree
+        if state in wanted:
+            return state
+        if newest not in {"", sign}:  # by content: the clocks of two nodes need not agree
             sign, since = newest, time.monotonic()
-        if time.monotonic() - since > patience_s:
-            who = sign.partition(" ")[2].strip() or "the process of rank 0"
-            raise CheckpointError(
+        silent_s = time.monotonic() - since
+        if not sign and silent_s > min(_FIRST_S, patience_s):
+            raise ProcessError(
+                f"{platform.node()} sees no process that leads the run {path}, after "
+                f"{spoken_duration(min(_FIRST_S, patience_s))}: see what the process of rank 0 "
+                "printed last, and give a run folder that all nodes share (--out); nodes without "
+                "a common folder cannot train together."
+            )
+        who = sign.partition(" ")[2].strip()
+        again = "then start all again, with --resume where the run had begun."
+        if sign and not newest and silent_s > min(_GONE_S, patience_s):
+            raise ProcessError(
+                f"The process that led the run {path} ({who}) ended without finishing it: see "
+                f"what it printed last; {again}"
+            )
+        if silent_s > patience_s:
+            raise ProcessError(
                 f"The process that leads the run {path} ({who}) has given no sign for "
                 f"{spoken_duration(patience_s)}, so this one would wait for ever: see what it "
-                "printed last, and that all nodes see that folder; then start all again, with "
-                "--resume where the run had begun."
+                f"printed last, and that all nodes see that folder; {again}"
             )
         time.sleep(_POLL_S)
 

@@ -8,14 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
-import timm.layers
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 
 from recame.config import SYMMETRIES, Config, FinetuneConfig
 from recame.data.dataset import BatchDataset, make_loader
@@ -25,6 +26,7 @@ from recame.errors import ConfigError, MissingDependencyError, TrainingError
 from recame.models import MultiExpertClassifier
 from recame.progress import progress_bars
 from recame.training.loop.allocation import freed_memory_kept
+from recame.training.loop.batch_norms import shared_batch_norms
 from recame.training.loop.callbacks import History, StopAstray
 from recame.training.loop.checkpoints import (
     LastCheckpoint,
@@ -36,7 +38,13 @@ from recame.training.loop.cost import StepCost, measure_cost
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.module import FinetuneModule, MovingAverage
 from recame.training.loop.pace import EndWithPace, KeepTime, steps_of_epoch
-from recame.training.loop.processes import call_followers, is_follower
+from recame.training.loop.processes import (
+    PATIENCE_S,
+    call_followers,
+    is_follower,
+    naming_lost,
+)
+from recame.training.loop.shared_time import SharedTime
 from recame.training.loop.step import TrainingStep, TrunkStep
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
 from recame.training.ongoing_run import OngoingRun
@@ -91,7 +99,8 @@ def run_finetune(
         ended = {f"finetune.{name}": value for name, value in done.items()}
         reasons = [f"{name} = {value}: as many as fitted" for name, value in ended.items() if value]
         run = replace(run, config=plan.config.updated(ended))
-        record_decisions(run, tuple(reasons))
+        if not is_follower(run.config.run):
+            record_decisions(run, tuple(reasons))
     return run, model
 
 
@@ -323,9 +332,15 @@ def _fit(
     if settings.ema_decay > 0:
         callbacks.insert(0, MovingAverage(settings.ema_decay))
     callbacks.insert(0, EndWithPace(module.pace))
+    several = num_processes(config.run, run.device) > 1
+    keep = None
     if plan.most_steps is not None and plan.cost is not None and ends is not None:
         cost = replace(plan.cost, step_s=plan.cost.step_s * settings.accumulate)
-        callbacks.insert(0, KeepTime(ends, plan.later_s, plan.most_steps, cost, module.pace))
+        keep = KeepTime(ends, plan.later_s, plan.most_steps, cost, module.pace)
+    if several:
+        callbacks.insert(0, SharedTime(keep, module.pace))
+    elif keep is not None:
+        callbacks.insert(0, keep)
     watched = run.console.is_terminal and not run.console.quiet
     if watched:
         callbacks.append(RichProgressBar(leave=False))
@@ -333,7 +348,7 @@ def _fit(
         accelerator="gpu" if run.device.type == "cuda" else "cpu",
         devices=config.run.devices,
         num_nodes=config.run.num_nodes,
-        strategy=config.run.strategy,
+        strategy=_across_processes(config.run.strategy) if several else config.run.strategy,
         precision=_LIGHTNING_PRECISION[run.precision],
         max_epochs=int(settings.epochs),
         gradient_clip_val=settings.clip_norm or None,
@@ -348,16 +363,25 @@ def _fit(
         benchmark=run.device.type == "cuda",
         default_root_dir=run.folder.path,
     )
-    if trainer.world_size > 1 and run.device.type == "cuda":
-        # timm's own conversion: Lightning's would lose the activations inside timm's norms.
-        timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined,no-untyped-call]
     if trainer.world_size > 1 and trainer.is_global_zero:
         call_followers(run.folder)
     checkpoint = newest_checkpoint(run.folder, run.console)
-    with _interruptible():
+    with (
+        naming_lost(run.folder.path, trainer.world_size),
+        shared_batch_norms(model, run.device, trainer.world_size),
+        _interruptible(),
+    ):
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     _thaw(model)
     return _done(module.pace.num_steps, trainer, settings), model.to(run.device).eval()
+
+
+def _across_processes(strategy: str) -> DDPStrategy:
+    """Each process has the whole network, and waits for the others' gradients for so long."""
+    return DDPStrategy(
+        find_unused_parameters=strategy.endswith("find_unused_parameters_true"),
+        timeout=timedelta(seconds=PATIENCE_S),
+    )
 
 
 def _done(num_steps: int, trainer: pl.Trainer, settings: FinetuneConfig) -> dict[str, int | None]:

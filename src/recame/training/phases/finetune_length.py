@@ -16,7 +16,6 @@ from recame.training.planner import (
     LEAST_STEPS,
     ResolvedConfig,
     budget_s,
-    num_processes,
     plan_epochs,
 )
 from recame.training.reserve import ends_at, later_work
@@ -94,8 +93,7 @@ def _too_late(run: OngoingRun, left_s: float, step_s: float) -> bool:
     """Whether the probe is all that there is time for."""
     config = run.config
     needed = config.retrain.enabled or config.run.keep in ("joined", "last")
-    alone = num_processes(config.run, run.device) == 1
-    return config.probe.enabled and alone and not needed and left_s < LEAST_STEPS * step_s
+    return config.probe.enabled and not needed and left_s < LEAST_STEPS * step_s
 
 
 def _without_finetuning(run: OngoingRun, left_s: float) -> FinetunePlan:

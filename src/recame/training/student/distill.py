@@ -26,6 +26,7 @@ from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.answering import keep_graph
 from recame.training.begin import check_run, quiet_libraries, record_run
+from recame.training.loop.launched import refuse_several
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
@@ -108,6 +109,7 @@ def distill(
         RecameError: the teacher, its images, the settings or the folder cannot be used.
     """
     started = time.monotonic() if started is None else started
+    refuse_several("recame distill")
     console = console or Console(quiet=True)
     quiet_libraries()
     words = {
