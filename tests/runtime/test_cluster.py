@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import recame
+from recame.cli import main
 from recame.data.listing import list_image_names
 from recame.errors import (
     CheckpointError,
@@ -194,6 +195,24 @@ def test_tables_are_those_of_one_machine(
     assert [len(shard) for shard in ray.shards] == [256, 50]
     assert ray.options == {"num_cpus": 1, "max_retries": 3, "name": "recame predict"}
     assert (ray.cancelled, len(cluster_node._LOADED)) == (0, 1)
+
+
+def test_the_command_line(
+    bundle: Path,
+    folder: Path,
+    ray: FakeRay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["predict", str(bundle), str(folder), "-o", str(tmp_path / "out.csv")]
+    words += ["--ray", "any", "--threads", "2", "--batch-size", "8"]
+    monkeypatch.setattr(sys, "argv", ["recame", *words])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "300 images: " in capsys.readouterr().out
+    assert ray.options["num_cpus"] == 2
+    assert (tmp_path / "out.csv").exists()
 
 
 def test_a_start_on_a_cluster_ends_on_one_machine(

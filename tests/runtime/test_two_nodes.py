@@ -75,8 +75,9 @@ def test_a_node_is_killed_half_way(
         assert one == two
 
 
-def test_a_driver_that_is_killed_goes_on(
-    exported_run: Path, many: Path, two_nodes: Any, tmp_path: Path
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_stopped_goes_on(
+    how: signal.Signals, exported_run: Path, many: Path, two_nodes: Any, tmp_path: Path
 ) -> None:
     out, here = tmp_path / "out.parquet", tmp_path / "here.parquet"
     words = ["predict", exported_run, many, "--out", out, "--ray", two_nodes.address]
@@ -86,8 +87,8 @@ def test_a_driver_that_is_killed_goes_on(
     while not (rows.exists() and rows.stat().st_size > 2**16):
         assert driver.poll() is None
         time.sleep(0.02)
-    driver.kill()
-    driver.wait()
+    driver.send_signal(how)
+    assert driver.wait(60) == (130 if how is signal.SIGINT else -how)
     assert not out.exists()
     summary = recame.predict(exported_run, many, out=out, ray=two_nodes.address)
     assert 0 < summary.num_resumed < 2047
