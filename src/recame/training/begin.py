@@ -169,5 +169,6 @@ def quiet_libraries() -> None:
         ".*LeafSpec.*is deprecated.*",
         ".*Total length of .* is zero.*",
         ".*in eval mode at the start of training.*",  # frozen batch norms
+        ".*Grad strides do not match bucket view strides.*",  # of depthwise weights
     ):
         warnings.filterwarnings("ignore", pattern)
