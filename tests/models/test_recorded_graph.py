@@ -36,6 +36,15 @@ class Outputs(nn.Module):
         return output.logits, output.features
 
 
+def test_inference_mode_records_the_same() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Hardswish()).eval()
+    batch = torch.rand(3, 3, 8, 8)
+    expected, _ = answers(module, batch[:1], batch)
+    with torch.inference_mode():
+        found, _ = answers(module, batch[:1] + 0, batch + 0)
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
 @pytest.mark.parametrize(
     ("backbone", "side", "pooled"),
     [

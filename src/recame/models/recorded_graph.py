@@ -168,10 +168,12 @@ class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @classmethod
     def of(cls, module: nn.Module, image: Tensor, size: int) -> _Run:
         """A module on as many copies of an image (1, ...)."""
-        images = torch.cat([image] * size)
-        run = cls(images)
-        with torch.no_grad(), run:
-            result = module(images)
+        # In inference mode operations would pass whole that are made of several kernels.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            images = torch.cat([image] * size)
+            run = cls(images)
+            with run:
+                result = module(images)
         run.outputs = tuple(map(run.told, result if isinstance(result, tuple) else (result,)))
         return run
 
