@@ -353,7 +353,7 @@ class TestRuns:
         for words in (("evaluate", run), ("predict", run, defects)):
             line = refused(*words)
             assert "is not finished" in line
-            assert "--resume" in line
+            assert line.endswith(f"recame train --out {run} --resume")
 
     def test_no_run_there(self, refused: Callable[..., str], defects: Path) -> None:
         assert "holds no run" in refused("evaluate", defects)

@@ -105,8 +105,9 @@ def test_resume_takes_the_runs_own_settings(
 
     with monkeypatch.context() as patch:
         patch.setattr("recame.training.train.run_finetune", interrupt)
-        code, _, _ = recame("train", defects, "--out", run, *tiny_words)
+        code, _, told = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
+    assert told.endswith("interrupted\n")
     assert json.loads((run / "run.json").read_text())["state"] == "training"
     assert recame("train", "--out", run, "--resume")[0] == 0
     assert len(pd.read_csv(run / "history.csv")) == 2
@@ -128,8 +129,9 @@ def test_ctrl_c_while_it_trains(
     run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr("recame.training.loop.module.FinetuneModule.validation_step", interrupt)
-        code, _, _ = recame("train", defects, "--out", run, *tiny_words)
+        code, _, told = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
+    assert told.endswith("interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
     assert recame("train", "--out", run, "--resume")[0] == 0
 

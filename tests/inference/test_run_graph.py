@@ -136,6 +136,36 @@ def test_edited_weights_are_refused_by_torch(run: Path, caplog: pytest.LogCaptur
     assert "model.safetensors is not what" in caplog.text
 
 
+def unsettled(run: Path) -> None:
+    (run / "config.yaml").unlink()
+
+
+def other_settings(run: Path) -> None:
+    path = run / "config.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "junk: [", encoding="utf-8")
+
+
+def weightless(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (unsettled, "No settings file at"),
+        (other_settings, "cannot be read as YAML"),
+        (weightless, r"holds no model\.safetensors"),
+    ],
+)
+def test_what_torch_needs_too_is_refused_and_not_blamed_on_the_graph(
+    harm: Callable[[Path], None], told: str, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    harm(run)
+    with pytest.raises(recame.errors.RecameError, match=told):
+        recame.load(run, device="cpu")
+    assert "answers in torch" not in caplog.text
+
+
 def test_edited_settings_are_read_again(run: Path) -> None:
     path = run / "config.yaml"
     text = path.read_text(encoding="utf-8")

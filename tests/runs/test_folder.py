@@ -39,7 +39,7 @@ class TestLifecycle:
         folder.begin(tmp_path / "data", "f00d", Config())
         with pytest.raises(CheckpointError) as refused:
             RunFolder.open(folder.path, finished=True)
-        assert f"recame train DATA --out '{folder.path}' --resume" in str(refused.value)
+        assert f"recame train --out '{folder.path}' --resume" in str(refused.value)
 
     def test_finishing_drops_what_only_resuming_needs(self, run: RunFolder) -> None:
         run.probe_dir.mkdir()

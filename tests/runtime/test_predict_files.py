@@ -599,7 +599,11 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
     console = Console(record=True, width=200)
     print_summary(summary, console)
     told = console.export_text()
-    assert "2 images use fewer bits than the model's images, and are near black to it (" in told
+    assert "2 images use fewer bits than the model's images: near black to it (" in told
+    assert (
+        "1 image is in colour, of which the model sees the grey values alone "
+        f"({folder / 'red.png'})" in told
+    )
     assert "to review: normal, but not surely enough, or near black to the model" in told
 
 

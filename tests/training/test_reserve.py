@@ -64,11 +64,16 @@ class TestLaterWork:
 
 class TestTellTime:
     def told(
-        self, ongoing: Ongoing, took: float, budget: float | None, patch: pytest.MonkeyPatch
+        self,
+        ongoing: Ongoing,
+        took: float,
+        budget: float | None,
+        patch: pytest.MonkeyPatch,
+        **before: float,
     ) -> tuple[str, OngoingRun]:
         run = ongoing(run__time_budget_s=budget)
         heard = io.StringIO()
-        stages = Measured(stages={"images": 0.7 * took, "probe": 0.2 * took})
+        stages = Measured(stages=before | {"images": 0.7 * took, "probe": 0.2 * took})
         run = replace(run, started=0.0, measured=stages, console=Console(file=heard, width=300))
         patch.setattr(reserve, "time", SimpleNamespace(monotonic=lambda: took))
         tell_time(run)
@@ -84,6 +89,13 @@ class TestTellTime:
     def test_not_kept(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
         text, _ = self.told(ongoing, 64.0, 60.0, monkeypatch)
         assert "Longer than the time budget, 45 s of it for images" in text
+
+    def test_what_leaving_takes_is_told(
+        self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text, _ = self.told(ongoing, 58.0, 60.0, monkeypatch, start=20.0)
+        assert "Time: 58 s of 60 s (start 20 s, images 41 s, probe 12 s; some 4.0 s more" in text
+        assert "Longer than the time budget" in text
 
     def test_no_time_was_given(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
         text, _ = self.told(ongoing, 64.0, None, monkeypatch)

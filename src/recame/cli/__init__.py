@@ -24,6 +24,9 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 #: times slower. So few cost nothing on a quiet machine (benchmarks/training/busy.py).
 _SPINS = 5000
 
+#: The exit code after Ctrl-C.
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Entry point of `recame`: user errors on one line and their exit code, no traceback."""
@@ -42,9 +45,13 @@ def main() -> None:
         if known is error:
             raise
         _refuse(known)
+    except SystemExit as left:
+        if left.code == _INTERRUPTED:  # by typer, which says nothing
+            print("interrupted", file=sys.stderr)  # noqa: T201
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:

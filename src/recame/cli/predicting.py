@@ -55,16 +55,28 @@ def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-#: What an image has lost on its way to the model, as the end of "12 images ...".
+#: What an image has lost on its way to the model: the end of "1 image ..." and "12 images ...".
 _LOST = {
-    "clipped": "have values outside the model's range, which are cut off: of another camera?",
-    "near black": "use fewer bits than the model's images, and are near black to it",
-    "colour": "are in colour, of which the model sees the grey values alone",
+    "clipped": (
+        "has",
+        "have",
+        "values outside the model's range, which are cut off: of another camera?",
+    ),
+    "near black": ("uses", "use", "fewer bits than the model's images: near black to it"),
+    "colour": ("is", "are", "in colour, of which the model sees the grey values alone"),
     "pages": (
-        "hold further pages or pictures, of which the first alone was looked at; pages of a TIFF "
-        "are judged where they are named (file.tif#2)"
+        "holds",
+        "hold",
+        (
+            "further pages or pictures, of which the first alone was looked at; pages of a TIFF "
+            "are judged where they are named (file.tif#2)"
+        ),
     ),
 }
+
+
+def _images(number: int) -> str:
+    return f"{number:,} image{'' if number == 1 else 's'}"
 
 
 def print_summary(summary: PredictionSummary, console: Console) -> None:
@@ -78,7 +90,7 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     told = ", ".join(f"{quoted(name)} {count:,}" for name, count in summary.counts.items())
     if summary.num_unanswered:
         told += f"{', ' if told else ''}none {summary.num_unanswered:,}"
-    say(console, f"{summary.num_images:,} images: {told}")
+    say(console, f"{_images(summary.num_images)}: {told}")
     if held := summary.num_review - summary.num_unanswered:
         dark = ", or near black to the model" if "near black" in summary.lost else ""
         say(console, f"{held:,} of them to review: normal, but not surely enough{dark}")
@@ -86,7 +98,9 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
         text = f"{summary.num_unanswered:,} of them to review: the model's answer names no class"
         say(console, f"{text}. Check its weights and what runs it.", "yellow")
     for kind, (number, first) in summary.lost.items():
-        say(console, f"{number:,} images {_LOST[kind]} ({first}, ...)", "yellow")
+        one, several, what = _LOST[kind]
+        verb, named = (one, first) if number == 1 else (several, f"{first}, ...")
+        say(console, f"{_images(number)} {verb} {what} ({named})", "yellow")
     if summary.num_resumed:
         say(console, f"{summary.num_resumed:,} files were done before this start")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed

@@ -17,7 +17,7 @@ import numpy as np
 
 from recame.contracts import Array, FloatArray, PreprocessSpec
 from recame.data.stored_views import stored_view
-from recame.errors import CheckpointError, RecameError
+from recame.errors import CheckpointError, ConfigError, RecameError
 from recame.files import open_regular, read_json, sha256, write_json, write_together
 from recame.label_space import LabelSpace
 from recame.runs.folder import RunFolder
@@ -89,11 +89,15 @@ def open_graph(folder: RunFolder) -> KeptGraph | None:
     """A finished run's graph for answers on a CPU in full precision.
 
     Returns:
-        None where the run keeps none. Where it is torn, of other weights, or a file beside it was
-        edited, a warning says so: torch answers then, and judges what is wrong with the run.
+        None where the run keeps none, or no weights. Where it is torn, of other weights, or a file
+        beside it was edited, a warning says so: torch answers then, and judges what is wrong with
+        the run.
+
+    Raises:
+        ConfigError: the run's settings are missing, damaged, or edited where they may not be.
     """
     place = folder.path / GRAPH_DIR
-    if not (place / GRAPH_DOCUMENT).exists():
+    if not (place / GRAPH_DOCUMENT).exists() or not (folder.path / "model.safetensors").exists():
         return None
     try:
         document = read_json(place / GRAPH_DOCUMENT, newest=GRAPH_SCHEMA)
@@ -117,6 +121,8 @@ def open_graph(folder: RunFolder) -> KeptGraph | None:
             LabelSpace.from_dict(described["label_space"]),
             weights,
         )
+    except ConfigError:
+        raise  # torch asks the settings too
     except (RecameError, OSError, KeyError, TypeError, ValueError) as error:
         logger.warning(
             "%s cannot be used (%s): the run answers in torch, slower.",
@@ -132,8 +138,8 @@ def _described(run: Path) -> dict[str, Any]:
 
 def _judging(folder: RunFolder, noted: dict[str, Any]) -> Judging:
     """As noted; read again where the settings were edited, as they may be."""
-    values = dict(noted)
-    if sha256(folder.path / _SETTINGS) == values.pop("sha256"):
+    values, path = dict(noted), folder.path / _SETTINGS
+    if path.exists() and sha256(path) == values.pop("sha256"):
         return Judging.from_dict(values)
     return Judging.of(folder.load_config(), folder.path)
 

@@ -239,7 +239,7 @@ class RunFolder:
         if folder.info().get("state") != "finished" and finished:
             raise CheckpointError(
                 f"{path} is not finished: it was interrupted, or still trains. Continue it with: "
-                + command("recame", "train", "DATA", "--out", path, "--resume")
+                + command("recame", "train", "--out", path, "--resume")
             )
         return folder
 

@@ -69,14 +69,16 @@ def ends_at(run: OngoingRun) -> float | None:
 
 def tell_time(run: OngoingRun) -> None:
     """Say, and note in `run.json`, what the time was spent on, and where it was not kept."""
-    took = time.monotonic() - run.started
+    took, leaving = time.monotonic() - run.started, _leaving_s(run)
     stages = {name: round(seconds, 1) for name, seconds in run.measured.stages.items()}
     run.folder.mark(run.folder.state, seconds={"whole": round(took, 1), **stages})
     listed = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
+    if leaving:
+        listed += f"; some {leaving:.1f} s more to leave"
     budget = run.config.run.time_budget_s
     of = "" if budget is None else f" of {budget:.0f} s"
     say(run.console, f"Time: {took:.0f} s{of} ({listed})")
-    if budget is not None and took + _leaving_s(run) > _OVER * budget:
+    if budget is not None and took + leaving > _OVER * budget:
         longest = max(stages, key=lambda name: stages[name])
         say(
             run.console,
