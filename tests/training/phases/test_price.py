@@ -117,6 +117,8 @@ def test_a_run_keeps_what_it_bought(
     assert chosen in views
     said = [reason for reason in folder.reasons() if reason.startswith("evaluation.views")]
     assert said[-1].startswith(f"evaluation.views = {chosen}:")
+    if chosen != SYMMETRIES["square"]:
+        assert ("within evaluation.least_images_per_s = 1e+09" in said[-1]) == (least == 1e9)
     assert RunFolder.open(folder.path).answers(folder.load_config())["views"] == chosen
     if least == 1e9:
         assert not json.loads((folder.path / "phases.json").read_text())["kept"].startswith(

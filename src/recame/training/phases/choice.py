@@ -52,7 +52,9 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
             chosen = last  # a phase that was asked for is not thrown away unseen
         say(run.console, f"No val split to choose by: {chosen} is kept.")
         run = _with_views(
-            run, _affordable(run, _network(candidates, chosen), most), "no val to ask"
+            run,
+            _affordable(run, _network(candidates, chosen), most),
+            f"no val to ask{_within(run)}",
         )
         save_checkpoint(run.folder.path, _network(candidates, chosen), space)
         run.folder.update_json("phases.json", {"kept": chosen})
@@ -72,7 +74,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         chosen = choose(predicted)
     option = _bought(run, candidates, found, Option(chosen, most))
     if option != (chosen, most):
-        run = _with_views(run, option.views, "on val no more of them pays")
+        run = _with_views(run, option.views, f"on val no more of them pays{_within(run)}")
         chosen = option.network
     model, kept = _network(candidates, chosen), found[option]
     if settings.weighting != "mean":  # learned on the images that are judged, for each network
@@ -126,6 +128,13 @@ def _limit(run: OngoingRun) -> float:
     """What an answer may cost."""
     least = run.config.evaluation.least_images_per_s
     return math.inf if not least or run.device.type != "cpu" else NOMINAL_MACS_PER_S / least
+
+
+def _within(run: OngoingRun) -> str:
+    """The limit of what may be bought, as the end of a reason; empty where there is none."""
+    if math.isinf(_limit(run)):
+        return ""
+    return f", within evaluation.least_images_per_s = {run.config.evaluation.least_images_per_s:g}"
 
 
 def _open_views(run: OngoingRun) -> bool:
