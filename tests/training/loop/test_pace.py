@@ -185,6 +185,15 @@ class TestKeepTime:
             machine.train(keep, planned=3, batches=1000)
             assert machine.now == pytest.approx(100 - factor * 20, abs=2 * factor)
 
+    @pytest.mark.parametrize("when", [0.0, 3.0, 60.0])
+    def test_a_machine_that_stood_still_once_ends_nothing(
+        self, when: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machine = Machine(monkeypatch, lambda now: 26.0 if when <= now < when + 0.5 else 0.5, 0.0)
+        keep = partial(KeepTime, 120.0, 5.0, 10**6, StepCost(0.5, 0.0))
+        machine.train(keep, planned=3, batches=1000)
+        assert machine.now == pytest.approx(115, abs=1)
+
     def test_enough_is_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         machine = Machine(monkeypatch, lambda _: 0.01, end_s=0.0)
         keep = partial(KeepTime, 120.0, 0.0, 33, COST)

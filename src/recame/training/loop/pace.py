@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from statistics import median_low
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,8 +13,9 @@ from lightning.pytorch.callbacks import Callback
 
 from recame.training.loop.cost import StepCost
 
-#: How far back the time of a step is remembered, in seconds, however much time is left.
-_LONGEST_MEMORY_S = 20.0
+#: How far back the times of steps are remembered, in seconds, however much time is left; and how
+#: many steps are remembered, however long they took.
+_LONGEST_MEMORY_S, _LEAST_MEMORY = 20.0, 9
 #: Share of a step by which sums of floating numbers may miss it.
 _ROUNDING = 1e-6
 
@@ -89,6 +92,7 @@ class KeepTime(Callback):
     ) -> None:
         self._ends, self._later_s, self._most_steps = ends, later_s, most_steps
         self._planned_step_s = self._step_s = max(1e-9, cost.step_s)
+        self._recent: deque[tuple[float, float]] = deque([(-math.inf, self._step_s)])
         self._end_s = cost.epoch_end_s
         self._pace = pace
         self._seen = (0, 0.0)
@@ -123,7 +127,7 @@ class KeepTime(Callback):
         step, (seen, at) = trainer.global_step, self._seen
         now = time.monotonic()
         self._seen, self._stepped_at = (step, now), now
-        self._step_s = self._smoothed((now - at) / (step - seen), now - at, now)
+        self._remember((now - at) / (step - seen), now)
         left_s = self._ends - now - self._later_s * max(1.0, self._step_s / self._planned_step_s)
         per_epoch = steps_of_epoch(trainer)
         more = steps_that_fit(
@@ -135,10 +139,17 @@ class KeepTime(Callback):
         )
         return min(step + more, max(step, self._most_steps))
 
-    def _smoothed(self, step_s: float, took_s: float, now: float) -> float:
-        """The usual time of a step lately: of the last quarter of the time that is left."""
-        memory_s = min(_LONGEST_MEMORY_S, max(1.0, (self._ends - self._later_s - now) / 4))
-        return self._step_s + (step_s - self._step_s) * (1 - math.exp(-took_s / memory_s))
+    def _remember(self, step_s: float, now: float) -> None:
+        """Take in the time of a step: the usual one is the median of the last quarter of the time.
+
+        Of the time that is left, that is; and no mean, which one step that the machine stood still
+        in would move so far that training ended at once.
+        """
+        memory_s = min(_LONGEST_MEMORY_S, (self._ends - self._later_s - now) / 4)
+        self._recent.append((now, max(1e-9, step_s)))
+        while len(self._recent) > _LEAST_MEMORY and self._recent[0][0] < now - memory_s:
+            self._recent.popleft()
+        self._step_s = median_low(seconds for _, seconds in self._recent)
 
 
 class EndWithPace(Callback):
