@@ -73,7 +73,7 @@ def tell_time(run: OngoingRun) -> None:
     stages = {name: round(seconds, 1) for name, seconds in run.measured.stages.items()}
     run.folder.mark(run.folder.state, seconds={"whole": round(took, 1), **stages})
     listed = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
-    if leaving:
+    if leaving >= 0.5:
         listed += f"; some {leaving:.1f} s more to leave"
     budget = run.config.run.time_budget_s
     of = "" if budget is None else f" of {budget:.0f} s"
