@@ -50,8 +50,8 @@ SHARED_WITH_RUNTIME = (
     *(
         f"recame.data.{name}"
         for name in (
-            *("decode", "deep_colour", "image_file", "jpeg2000", "listing", "opened"),
-            *("paged_file", "pnm", "tiff", "webp"),
+            *("decode", "deep_colour", "file_part", "image_file", "image_table", "jpeg2000"),
+            *("listing", "opened", "paged_file", "pnm", "table_text", "tiff", "webp"),
         )
     ),
     *(f"recame.{name}" for name in (*ROOMS[0], *ROOMS[1])),

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-PREPROCESS_SCHEMA = 2
+PREPROCESS_SCHEMA = 3
+#: Sides of what is seen of a box, in lengths of its longer side, where nothing else is said; for
+#: ever, as what holds another value says so.
+CONTEXT = 2.0
 
 ResizeRule = Literal["stretch", "pad", "crop"]
 
@@ -126,6 +129,8 @@ class PreprocessSpec:
             median; `crop` keeps it and cuts the centre.
         float_range: the values of floating-point files that are black and white; None: such files
             are refused.
+        context: side of the square that is seen of a box (`file.png#xywh=10,20,30,40`), in lengths
+            of the box's longer side; 1 or more.
     """
 
     height: int
@@ -137,6 +142,7 @@ class PreprocessSpec:
     std: tuple[float, ...]
     resize: ResizeRule = "stretch"
     float_range: tuple[float, float] | None = None
+    context: float = CONTEXT
 
     def __post_init__(self) -> None:
         """Check what no reader could repair."""
@@ -150,6 +156,7 @@ class PreprocessSpec:
             ("std", self.std, all(_is_number(value) and value > 0 for value in self.std)),
             ("resize", self.resize, self.resize in get_args(ResizeRule)),
             ("float_range", self.float_range, _is_range(self.float_range)),
+            ("context", self.context, _is_number(self.context) and self.context >= 1),
         ):
             if not is_right:
                 raise CheckpointError(
@@ -170,13 +177,16 @@ class PreprocessSpec:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary with its schema version.
 
-        Without a range for floating-point files it is what the first schema holds, so that versions
-        that know no other can read it.
+        Without a range for floating-point files it is what the first schema holds, and with the
+        usual context no more than the second, so that versions that know no other can read it.
         """
         fields = asdict(self)
         if self.float_range is None:
             del fields["float_range"]
-        return {"schema": 1 if self.float_range is None else PREPROCESS_SCHEMA, **fields}
+        if self.context == CONTEXT:
+            del fields["context"]
+        schema = 3 if "context" in fields else 2 if "float_range" in fields else 1
+        return {"schema": schema, **fields}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PreprocessSpec:
@@ -208,6 +218,8 @@ class PreprocessSpec:
         what: list[Any] = [self.height, self.width, self.channels, self.bit_depth, self.resize]
         if self.float_range is not None:
             what.append([float(end) for end in self.float_range])
+        if self.context != CONTEXT:
+            what.append({"context": float(self.context)})
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

@@ -20,10 +20,11 @@ from recame.data.cache import build_cache
 from recame.data.contents import content_digests, read_headers
 from recame.data.dataset import load_inspection_set
 from recame.data.decode import Reader, decode_image
+from recame.data.file_groups import groups_of
+from recame.data.file_part import split_part
 from recame.data.image_file import read_image
-from recame.data.listing import list_image_names, split_page
+from recame.data.listing import list_image_names
 from recame.data.manifest import read_manifest
-from recame.data.page_groups import groups_of
 from recame.data.paged_file import content_sha256, pages_of
 from recame.data.proposal import native_size, propose_spec
 from recame.data.splits import complete_splits
@@ -97,10 +98,10 @@ def test_an_existing_file_wins(three):
 @given(st.text(), st.integers(0, 10**8))
 def test_splitting_a_name_loses_nothing(file, page):
     name = f"{file}#{page}"
-    found, number = split_page(name)
-    assert (f"{found}#{number}" if number else found) == name
+    found, part = split_part(name)
+    assert f"{found}{part}" == name
     if file and 0 < page < 10**7:
-        assert (found, number) == (file, page)
+        assert (found, part.page) == (file, page)
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32])
@@ -229,7 +230,9 @@ def test_pages_and_groups_stay_together():
 def test_given_splits_that_part_a_file_are_told():
     images = [f"{n}.tif#{page}" for n in range(4) for page in (1, 2)]
     table = pd.DataFrame({"image": images, "label": "x", "split": ["train", "val"] * 4})
-    with pytest.warns(UserWarning, match="4 values of 'file of a page' are found in more than one"):
+    with pytest.warns(
+        UserWarning, match="4 values of 'file of a page or box' are found in more than one"
+    ):
         complete_splits(table, val_fraction=0.1, test_fraction=0.1, group_by=None, seed=0)
 
 

@@ -107,7 +107,7 @@ def distill(
     ] = None,
     unlabelled: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder of further images, no labels needed; may be repeated."),
+        typer.Option(help="A folder or table of further images, no labels; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder to write. [RUN-student]")
@@ -233,7 +233,9 @@ def inspect(
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs or URLs.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders, globs, tables or URLs.")
+    ],
     out: Annotated[
         str, typer.Option("--out", "-o", help="Table to write, .csv or .parquet; may be a URL.")
     ] = "predictions.csv",
@@ -255,12 +257,16 @@ def predict(
     max_unreadable: Annotated[
         float, typer.Option(help="Share of unreadable files; exit code 3 if there are more.")
     ] = 0.1,
+    image_column: Annotated[str, typer.Option(help="Of a table: the images' paths.")] = "image",
+    box_columns: Annotated[
+        str, typer.Option(help="Of a table: left, top, width, height of boxes; or none.")
+    ] = "x,y,width,height",
 ) -> None:
     """Predict IMAGES with MODEL; killed and called again, it goes on where it stopped."""
-    from recame.cli.predicting import print_summary, progress_bar
+    from recame.cli.predicting import print_summary, progress_bar, table_columns
     from recame.runtime import predict as predict_images
 
-    console = Console()
+    console, columns = Console(), table_columns(image_column, box_columns)
     with progress_bar(console) as advance:
         summary = predict_images(
             model,
@@ -273,6 +279,7 @@ def predict(
             device=device,
             views=views,
             ray=ray,
+            columns=columns,
             on_progress=advance,
         )
     print_summary(summary, console)

@@ -17,11 +17,32 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from recame.data.image_table import TableColumns
+from recame.errors import ConfigError
 from recame.names import quoted
 from recame.progress import say
 
 if TYPE_CHECKING:
     from recame.runtime import PredictionSummary
+
+
+def table_columns(image: str, boxes: str) -> TableColumns:
+    """The columns that `--image-column` and `--box-columns` name.
+
+    Raises:
+        ConfigError: those of boxes are not four names, nor `none`.
+    """
+    if boxes == "none":
+        return TableColumns(image, None)
+    names = [name.strip() for name in boxes.split(",")]
+    if len(names) != 4 or not all(names):
+        raise ConfigError(
+            f"--box-columns {boxes!r} are not four names: those of a box's left and upper edge, "
+            "its width and its height, as x,y,width,height; or none, where a table means whole "
+            "images."
+        )
+    left, top, width, height = names
+    return TableColumns(image, (left, top, width, height))
 
 
 class _Rate(TextColumn):

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from recame.config.section import Auto, Count, Fraction, Positive, Range, Section, Weight
 from recame.config.size import Size
+from recame.contracts import CONTEXT
 
 #: Name -> how many views of an image it makes: itself, mirrored left to right, both mirrors, and
 #: these with quarter turns, which only square images allow.
@@ -46,6 +47,13 @@ class DataConfig(Section):
     )
     pages: Literal["first", "all"] = Field(
         "first", description="of TIFF files in a folder; a table names them (file.tif#2)"
+    )
+    box_columns: tuple[str, str, str, str] | None = Field(
+        ("x", "y", "width", "height"),
+        description="of a table's boxes, in pixels of the upright file; null: it has none",
+    )
+    context: Annotated[float, Field(ge=1.0)] = Field(
+        CONTEXT, description="side of the square seen of a box, in lengths of its longer side"
     )
     max_broken_fraction: Fraction = 0.05
     max_pixels: Positive = Field(178_956_970, description="an image with more is refused")

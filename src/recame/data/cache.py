@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,15 @@ import numpy as np
 
 from recame.contracts import Array, IntArray, PreprocessSpec
 from recame.data.cache_room import make_room, note_use
-from recame.data.decode import PLAIN, FileFacts, decode_with_facts
-from recame.data.image_file import NOT_OPENED, decoders, open_named, whole_file
+from recame.data.decode import PLAIN, FileFacts, decode_with_facts, fitted
+from recame.data.file_part import split_part
+from recame.data.image_file import (
+    NOT_OPENED,
+    decoders,
+    open_named,
+    read_image,
+    whole_file,
+)
 from recame.data.paged_file import file_state
 from recame.errors import DataError
 from recame.files import explained, hold, write_text, write_whole
@@ -37,6 +45,11 @@ _WINDOW = 64  # decoded images held in memory while one before them is still bei
 #: Pixels that share a checksum.
 _BLOCK_BYTES = 2**24
 _WAIT_S = 0.2
+#: Boxes of a file that are cut from one decoding.
+_BOXES_AT_ONCE = 16
+
+#: Content hash, pixels or the reason why there are none, and facts.
+_Decoded = tuple[str, Array | str, FileFacts]
 
 
 @dataclass(frozen=True)
@@ -289,32 +302,71 @@ def _build(
 
 def _decode_all(
     unique: list[str], spec: PreprocessSpec, max_pixels: int, workers: int | None
-) -> Iterator[tuple[str, Array | str, FileFacts]]:
+) -> Iterator[_Decoded]:
     """Content hash, pixels or the reason why there are none, and facts, in the files' order."""
 
-    def decode(text: str) -> tuple[str, Array | str, FileFacts]:
+    def decode(names: list[str]) -> list[_Decoded]:
+        if split_part(names[0])[1].box is not None and _leads_to_a_part(names[0]):
+            return _decode_boxes(names, spec, max_pixels)
         try:
-            with whole_file(Path(text), max_pixels=max_pixels) as file:
+            with whole_file(Path(names[0]), max_pixels=max_pixels) as file:
                 pixels, facts = decode_with_facts(file, spec, max_pixels=max_pixels)
-                return _digest(file.data), pixels, facts
+                return [(_digest(file.data), pixels, facts)]
         except DataError as error:
-            return "", str(error), PLAIN
+            return [("", str(error), PLAIN)]
 
     # Threads: the decoders release the interpreter's lock, and nothing has to be copied between.
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
-    pending: deque[Future[tuple[str, Array | str, FileFacts]]] = deque()
+    pending: deque[Future[list[_Decoded]]] = deque()
     try:
         with warnings.catch_warnings():
             # Pillow remarks on odd tags of files that decode well.
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            for text in unique:
-                pending.append(pool.submit(decode, text))
+            for names in _by_file(unique):
+                pending.append(pool.submit(decode, names))
                 if len(pending) >= _WINDOW:
-                    yield pending.popleft().result()
+                    yield from pending.popleft().result()
             while pending:
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _by_file(unique: list[str]) -> Iterator[list[str]]:
+    """Names that are decoded together: some boxes of one file; any other name alone."""
+
+    def decoded(name: str) -> object:
+        file, part = split_part(name)
+        return (file, part.page) if part.box is not None and _leads_to_a_part(name) else name
+
+    for _, names in groupby(unique, decoded):
+        while some := list(islice(names, _BOXES_AT_ONCE)):
+            yield some
+
+
+def _leads_to_a_part(name: str) -> bool:
+    return not os.path.lexists(name)
+
+
+def _decode_boxes(names: list[str], spec: PreprocessSpec, max_pixels: int) -> list[_Decoded]:
+    """What is seen of some boxes of one file, which is decoded once."""
+    found: list[_Decoded] = []
+    try:
+        with whole_file(Path(names[0]), max_pixels=max_pixels) as file:
+            content = hashlib.blake2b(file.data, digest_size=_DIGEST_BYTES)
+            decoded = read_image(file.data, max_pixels=max_pixels, page=file.part.page)
+            for name in names:
+                part = file.part._replace(box=split_part(name)[1].box)
+                digest = content.copy()
+                digest.update(str(part).encode())
+                try:
+                    pixels, facts = fitted(decoded, part, spec)
+                    found.append((digest.hexdigest(), pixels, facts))
+                except DataError as error:
+                    found.append(("", str(error), PLAIN))
+    except DataError as error:
+        return [("", str(error), PLAIN)] * len(names)
+    return found
 
 
 class PickedRows:

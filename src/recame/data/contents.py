@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recame.contracts import Array, IntArray
+from recame.contracts import CONTEXT, Array, IntArray
+from recame.data.file_part import split_part
 from recame.data.image_file import open_header, stored_form
-from recame.data.listing import split_page
 from recame.data.paged_file import content_sha256
 from recame.data.proposal import evenly_spaced
 from recame.errors import DataError
@@ -25,7 +25,9 @@ from recame.progress import Progress, silent
 _BLOCK_VALUES = 1 << 24
 
 
-def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
+def read_headers(
+    paths: Sequence[str], sample: int = 2000, *, context: float = CONTEXT
+) -> pd.DataFrame:
     """Size, channels and bit depth that the files' headers name; files without one are left out.
 
     A palette counts as colour, whatever colours it holds; sizes are of the upright image.
@@ -33,6 +35,7 @@ def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
     Args:
         paths: files.
         sample: at most so many are opened, evenly spaced.
+        context: what is seen of a box, see `PreprocessSpec`.
 
     Returns:
         One row a file: `path`, `height`, `width`, `channels`, `bits`, `format`, `bytes`.
@@ -42,9 +45,10 @@ def read_headers(paths: Sequence[str], sample: int = 2000) -> pd.DataFrame:
         warnings.simplefilter("ignore")
         for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
             with contextlib.suppress(DataError, OSError), open_header(Path(path)) as opened:
-                stream, page = opened
+                stream, part = opened
                 size = os.fstat(stream.fileno()).st_size
-                rows.append({"path": path, **stored_form(stream, page), "bytes": size})
+                form = stored_form(stream, part, context)
+                rows.append({"path": path, **form, "bytes": size})
     columns = ["path", "height", "width", "channels", "bits", "format", "bytes"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -96,11 +100,11 @@ def equal_groups(digests: Sequence[str]) -> IntArray:
 
 
 def content_digests(paths: Sequence[str]) -> list[str]:
-    """Hash of each file's bytes and page; the path itself where it cannot be read."""
+    """Hash of each file's bytes and part; the path itself where it cannot be read."""
     digests = []
     for path in paths:
         try:
-            digests.append(f"{content_sha256(Path(path))}#{split_page(path)[1]}")
+            digests.append(f"{content_sha256(Path(path))}{split_part(path)[1]}")
         except OSError:
             digests.append(path)
     return digests

@@ -193,10 +193,11 @@ def load_inspection_set(
             resize=config.resize,
             max_pixels=config.max_pixels,
             float_range=config.float_range,
+            context=config.context,
         )
         spec, cache = settled(proposed, paths, config, on_progress=on_progress)
     else:
-        native = native_size(paths)
+        native = native_size(paths, context=spec.context)
         cache = decoded_as(spec, paths, config, on_progress=on_progress)
     learns = not trained and labels == "required"
     table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from recame.contracts import Array, Pixels, PreprocessSpec
+from recame.data.file_part import FilePart
 from recame.data.image_file import DecodedFile, FileContent, read_image, whole_file
-from recame.data.listing import list_image_names
+from recame.data.listing import is_table, list_image_names
 from recame.data.paged_file import content_sha256
 from recame.errors import DataError
 
@@ -124,8 +125,9 @@ def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int)
     right size is not resampled.
 
     Args:
-        source: a file, a page of a TIFF file (`file.tif#2`), or a file's bytes.
-        spec: size, channels, bit depth, resize rule and range.
+        source: a file, a page of a TIFF file (`file.tif#2`) or a box with what surrounds it
+            (`file.png#xywh=10,20,30,40`), or a file's bytes.
+        spec: size, channels, bit depth, resize rule, range and context of boxes.
         max_pixels: an image with more is refused before it is decoded.
 
     Returns:
@@ -144,11 +146,22 @@ def decode_with_facts(
     file: FileContent | bytes, spec: PreprocessSpec, *, max_pixels: int
 ) -> tuple[Pixels, FileFacts]:
     """`decode_image` of a file's bytes, and what the file holds that may be lost."""
-    data, page = (file, 0) if isinstance(file, bytes) else file
-    decoded = read_image(data, max_pixels=max_pixels, page=page)
+    data, part = FileContent(file) if isinstance(file, bytes) else file
+    decoded = read_image(data, max_pixels=max_pixels, page=part.page)
+    return fitted(decoded, part, spec)
+
+
+def fitted(decoded: DecodedFile, part: FilePart, spec: PreprocessSpec) -> tuple[Pixels, FileFacts]:
+    """What `decode_with_facts` gives, of a file that is decoded already.
+
+    Raises:
+        DataError: why the part cannot be used.
+    """
+    if part.box is not None:
+        decoded = decoded._replace(pixels=part.cut(decoded.pixels, spec.context))
     pixels, outside = stored_values(decoded, spec.float_range)
     ready, facts = match_with_facts(pixels, spec)
-    pages = 1 if page else decoded.pages
+    pages = 1 if part.page else decoded.pages
     if not (decoded.declares_white or outside or pages > 1):
         return ready, facts
     # The file's white is that of 16 bits: dark values are dark, and of no camera's fewer bits.
@@ -320,10 +333,7 @@ class Reader:
         sha256 = None
         try:
             with contextlib.ExitStack() as opened:
-                if isinstance(image, bytes):
-                    file = FileContent(image, 0)
-                else:
-                    file = self._file(image, opened)
+                file = FileContent(image) if isinstance(image, bytes) else self._file(image, opened)
                 if checksum:
                     sha256 = hashlib.sha256(file.data).hexdigest()
                 decoded = decode_with_facts(file, self._spec, max_pixels=self.max_pixels)
@@ -376,8 +386,10 @@ def _may_pass(reason: BaseException | None) -> bool:
 
 
 def expanded(image: Image) -> Sequence[Image]:
-    """A folder's images, or the image itself."""
-    if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112 - as cheap
+    """A folder's or a table's images, or the image itself."""
+    if not isinstance(image, (str, os.PathLike)):
+        return [image]
+    if os.path.isdir(image) or (is_table(image) and os.path.isfile(image)):  # noqa: PTH112, PTH113 - as cheap
         return list_image_names([image])
     return [image]
 

@@ -8,7 +8,7 @@ import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,10 +25,11 @@ from PIL import (
     features,
 )
 
-from recame.contracts import Pixels
+from recame.contracts import CONTEXT, Pixels
 from recame.data.deep_colour import read_unchanged
+from recame.data.file_part import WHOLE, FilePart, readings
 from recame.data.jpeg2000 import Jpeg2000Image
-from recame.data.listing import KINDS, split_page
+from recame.data.listing import KINDS
 from recame.data.opened import Opened, one_line, oriented
 from recame.data.pnm import PnmImage
 from recame.data.tiff import FloatTiff, count_pages
@@ -110,27 +111,27 @@ class FileContent(NamedTuple):
 
     Attributes:
         data: the whole file's bytes.
-        page: that the name asks for; 0: none, which means the first.
+        part: that the name asks for.
     """
 
     data: bytes
-    page: int
+    part: FilePart = WHOLE
 
 
-def open_named(path: Path) -> tuple[BufferedReader, int]:
-    """Open `path`, or the file that `file.tif#2` names a page of; an existing file wins."""
+def open_named(path: Path) -> tuple[BufferedReader, FilePart]:
+    """Open `path`, or the file that it names a part of, as `file.tif#2`; an existing file wins."""
     try:
-        return open_regular(path), 0
+        return open_regular(path), WHOLE
     except FileNotFoundError:
-        file, page = split_page(path)
-        if not page:
-            raise
-        return open_regular(Path(file)), page
+        for file, part in list(readings(path))[1:]:
+            with suppress(FileNotFoundError):
+                return open_regular(Path(file)), part
+        raise
 
 
 @contextmanager
-def open_header(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """Open a file to look at its first bytes, with the page that its name asks for.
+def open_header(path: Path) -> Iterator[tuple[BufferedReader, FilePart]]:
+    """Open a file to look at its first bytes, with the part that its name asks for.
 
     Never waits for a pipe or a device.
 
@@ -138,9 +139,9 @@ def open_header(path: Path) -> Iterator[tuple[BufferedReader, int]]:
         DataError: why it cannot be opened, in a few words and without its name.
     """
     with readable():
-        stream, page = open_named(path)
+        stream, part = open_named(path)
     with stream:
-        yield stream, page
+        yield stream, part
 
 
 @contextmanager
@@ -152,14 +153,14 @@ def whole_file(path: Path, *, max_pixels: int) -> Iterator[FileContent]:
     Raises:
         DataError: why it cannot be read, in a few words and without its name.
     """
-    with open_header(path) as (stream, page):
+    with open_header(path) as (stream, part):
         with readable():
             size = os.fstat(stream.fileno()).st_size
-        yield from checked_content(stream, page, size, max_pixels)
+        yield from checked_content(stream, part, size, max_pixels)
 
 
 def checked_content(
-    stream: BinaryIO, page: int, size: int, max_pixels: int
+    stream: BinaryIO, part: FilePart, size: int, max_pixels: int
 ) -> Iterator[FileContent]:
     """An open file's content, once; its header was looked at before.
 
@@ -169,12 +170,12 @@ def checked_content(
         DataError: as of `whole_file`.
     """
     with readable():
-        needed = _needed(_open(stream, page), size, max_pixels)
+        needed = _needed(_open(stream, part.page), size, max_pixels)
     with _AT_ONCE.taking(needed):
         with readable():
             stream.seek(0)
             data = stream.read()
-        yield FileContent(data, page)
+        yield FileContent(data, part)
 
 
 @contextmanager
@@ -260,14 +261,21 @@ def read_image(data: bytes, *, max_pixels: int, page: int = 0) -> DecodedFile:
         return DecodedFile(pixels, pages, image.declares_white)
 
 
-def stored_form(stream: BinaryIO, page: int = 0) -> dict[str, Any]:
+def stored_form(
+    stream: BinaryIO, part: FilePart = WHOLE, context: float = CONTEXT
+) -> dict[str, Any]:
     """`height` and `width` as seen, `channels`, `bits` and `format` that a file's header names.
 
+    Args:
+        stream: the file.
+        part: that is asked for.
+        context: what is seen of a box, see `PreprocessSpec`.
+
     Raises:
-        DataError: it is no image, or of a kind that is not read.
+        DataError: it is no image, or of a kind that is not read, or a box lies outside of it.
     """
-    image = _open(stream, page)
-    height, width = image.upright_size
+    image = _open(stream, part.page)
+    height, width = part.size(*image.upright_size, context)
     is_float = isinstance(image, FloatTiff)
     return {
         "height": height,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from recame.data.file_part import exists
+from recame.data.image_table import USUAL, TableColumns, table_images
 from recame.errors import DataError
 from recame.names import printable
 
@@ -22,8 +23,6 @@ IMAGE_SUFFIXES = frozenset(
 
 #: Kinds of images, in words.
 KINDS = "PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, PBM, PGM and PPM"
-
-_PAGE = re.compile(r"(.+)#([1-9]\d{0,6})", re.DOTALL)
 
 #: Folders at the top of a drive that belong to the system, which lets nobody in.
 _OF_THE_SYSTEM = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN"})
@@ -88,27 +87,16 @@ class Unused:
             )
 
 
-def split_page(name: str | Path) -> tuple[str, int]:
-    """A file's name and the page that is asked for; 0 where a name asks for none.
-
-    Whether a file has the whole name is not looked at: one that has wins.
-
-    Examples:
-        >>> split_page("lot/7.tif#2"), split_page("lot #2/7.tif")
-        (('lot/7.tif', 2), ('lot #2/7.tif', 0))
-    """
-    found = _PAGE.fullmatch(str(name))
-    return (found[1], int(found[2])) if found else (str(name), 0)
-
-
 def list_images(sources: Sequence[str | Path]) -> list[Path]:
-    """Expand files, folders (with all below them) and glob patterns to image files.
+    """Expand files, folders (with all below them), tables and glob patterns to image files.
 
-    A file that is named itself is kept whatever its suffix, and so is a page of one
-    (`file.tif#2`); of the files in folders the first page is meant.
+    A file that is named itself is kept whatever its suffix, and so is a part of one, a page
+    (`file.tif#2`) or a box (`file.png#xywh=10,20,30,40`); of the files in folders the first page
+    is meant. A table that is named itself, `.csv` or `.parquet`, names images, see `table_images`.
 
     Returns:
-        Paths as they were named (relative stays relative), sorted, each file once.
+        Paths as they were named (relative stays relative), sorted, each once; those of one table
+        alone in its order.
 
     Raises:
         DataError: a source does not exist or matches nothing, or there is no image at all.
@@ -116,16 +104,26 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
     return [Path(name) for name in list_image_names(sources)]
 
 
-def list_image_names(sources: Sequence[str | Path]) -> list[str]:
-    """`list_images` as text, which takes a tenth of the memory: some 15 MB for 100,000 files."""
-    found: set[str] = set()
+def list_image_names(sources: Sequence[str | Path], columns: TableColumns = USUAL) -> list[str]:
+    """`list_images` as text, which takes a tenth of the memory: some 15 MB for 100,000 files.
+
+    Args:
+        sources: files, folders, tables and patterns.
+        columns: what tables call theirs.
+
+    Raises:
+        DataError: as of `list_images`, or a table cannot be used.
+    """
+    found: dict[str, None] = {}  # in the order of a table
     unused = Unused()
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found.update(_below(path, unused))
-        elif path.exists() or Path(split_page(path)[0]).is_file():
-            found.add(str(path))
+            found.update(dict.fromkeys(_below(path, unused)))
+        elif is_table(path) and path.is_file():
+            found.update(dict.fromkeys(table_images(path, columns)))
+        elif path.exists() or exists(path):
+            found[str(path)] = None
         else:
             # Path.glob takes no absolute pattern.
             matches = [Path(m) for m in glob.glob(str(source), recursive=True)]  # noqa: PTH207
@@ -136,11 +134,11 @@ def list_image_names(sources: Sequence[str | Path]) -> list[str]:
                 )
             for match in (m for m in matches if m.is_file()):
                 if is_image_name(match.name):
-                    found.add(str(match))
+                    found[str(match)] = None
                 else:
                     unused.add(str(match))
             for folder in (m for m in matches if m.is_dir()):
-                found.update(_below(folder, unused))
+                found.update(dict.fromkeys(_below(folder, unused)))
     if not found:
         raise DataError(
             f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
@@ -148,13 +146,18 @@ def list_image_names(sources: Sequence[str | Path]) -> list[str]:
             f"{unused.told('There are other files: ')}Name files or another folder."
         )
     unused.tell(", ".join(map(str, sources)))
-    names = sorted(found, key=_by_parts)
     if len(sources) == 1:
-        return names
+        return list(found) if is_table(sources[0]) else sorted(found, key=_by_parts)
+    names = sorted(found, key=_by_parts)
     # Two sources may name one file in two ways.
     here = str(Path.cwd())
     whole = {os.path.join(here, name): name for name in names}  # noqa: PTH118 - text, not paths
     return [whole[key] for key in sorted(whole, key=_by_parts)]
+
+
+def is_table(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a table of images: `.csv`, `.parquet` or `.pq`."""
+    return os.fspath(name).lower().endswith((".csv", ".parquet", ".pq"))
 
 
 def is_image_name(name: str) -> bool:

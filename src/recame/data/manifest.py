@@ -14,7 +14,9 @@ from typing import Literal
 import pandas as pd
 
 from recame.config import DataConfig
-from recame.data.listing import IMAGE_SUFFIXES, Unused, split_page, walk_images
+from recame.data.file_part import exists
+from recame.data.image_table import USUAL, box_columns_of, boxed_names
+from recame.data.listing import IMAGE_SUFFIXES, Unused, walk_images
 from recame.data.paged_file import pages_of
 from recame.data.table_text import TableText, read_table_text
 from recame.data.tiff import MOST_PAGES
@@ -37,6 +39,10 @@ Labels = Literal["required", "optional", "ignored"]
 #: File names with letters beyond ASCII that are looked for.
 _NAMES_TRIED = 100
 _OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
+_BOX_ADVICE = (
+    "Name them with --set data.box_columns=[LEFT,TOP,WIDTH,HEIGHT], or, if the table means whole "
+    "images, --set data.box_columns=null"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class ManifestColumns:
         image: paths.
         label: classes.
         split: parts of the set.
+        box: of boxes, see `TableColumns`.
         names: further columns that name things, as products and lots: text, even if of digits.
         encoding: of a CSV file; `auto` takes what is certain, see `read_table_text`.
     """
@@ -54,6 +61,7 @@ class ManifestColumns:
     image: str = "image"
     label: str = "label"
     split: str = "split"
+    box: tuple[str, str, str, str] | None = USUAL.box
     names: tuple[str, ...] = ()
     encoding: str = "auto"
 
@@ -62,7 +70,7 @@ class ManifestColumns:
         """As the settings say."""
         names = tuple(name for name in (config.product_column, config.group_by) if name is not None)
         image, label, split = config.image_column, config.label_column, config.split_column
-        return cls(image, label, split, names, config.encoding)
+        return cls(image, label, split, config.box_columns, names, config.encoding)
 
 
 def read_manifest(
@@ -86,7 +94,9 @@ def read_manifest(
     Args:
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
             to the table's folder; `file.tif#2` is the second page of a TIFF file, unless there is
-            a file of that whole name.
+            a file of that whole name. A row with a box (columns `x, y, width, height`) means
+            what is seen around it: an image of its own, `file.png#xywh=10,20,30,40`; one whose
+            four cells are empty means the whole.
         columns: what the table calls its columns.
         min_classes: fewer classes are refused, where labels are required.
         labels: whether images need them.
@@ -94,11 +104,11 @@ def read_manifest(
             image, `file.tif#1` and so on, where there are several. A table names what it means.
 
     Returns:
-        One row an image: `image` (the text in the table, or the path relative to the folder),
-        `path` (absolute), `label` (absent if no image has one, missing where an image has none),
-        `split` (absent if the source has none), and every further column of the table unchanged;
-        one that would clash with a name of ours becomes `manifest_<name>`. A folder's rows are
-        sorted by path, a table's keep their order.
+        One row an image: `image` (the text in the table with the row's box, or the path relative to
+        the folder), `path` (absolute), `label` (absent if no image has one, missing where an image
+        has none), `split` (absent if the source has none), and every further column of the table
+        unchanged; one that would clash with a name of ours becomes `manifest_<name>`. A folder's
+        rows are sorted by path, a table's keep their order.
 
     Raises:
         DataError: the source cannot be used; the message says why and what to do.
@@ -312,6 +322,9 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         )
     table = _plain_columns(table)
     _check_columns(table, source, columns, labels)
+    boxes = box_columns_of(
+        list(map(str, table)), columns.box, source, _BOX_ADVICE, declared=columns.box != USUAL.box
+    )
     if table.empty:
         raise DataError(f"{source} has a header but no rows: there is nothing to learn from.")
     renamed = {columns.image: "image"}
@@ -323,6 +336,10 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     table = table.rename(columns={**clashing, **renamed}).reset_index(drop=True)
     _check_filled(table["image"], source, columns.image)
     table["image"] = table["image"].astype(str)
+    if boxes is not None:
+        cells = list(zip(*(table[name].tolist() for name in boxes), strict=True))
+        table["image"] = boxed_names(table["image"].tolist(), cells, boxes, source)
+        table[list(boxes)] = table[list(boxes)].apply(pd.to_numeric)
     if "label" in table:
         if labels == "required":
             _check_filled(table["label"], source, columns.label)
@@ -339,7 +356,8 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
 
 
 def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
-    wanted = {columns.image, columns.label, columns.split, *columns.names}
+    boxes = set(columns.box or ())
+    wanted = {columns.image, columns.label, columns.split, *boxes, *columns.names}
     taken = read_table_text(source, wanted, columns.encoding)
     try:
         text = pd.read_csv(
@@ -350,8 +368,9 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
         raise DataError(f"{source} cannot be read as a table ({error}).") from error
     if taken.guessed is not None:
         _tell_code_page(source, taken, text, columns)
-    own = {columns.image, columns.label, columns.split}
-    # A class may be called "NA" and a lot "0012": neither is a missing value or a number.
+    own = {columns.image, columns.label, columns.split} | (boxes if boxes <= set(text) else set())
+    # A class may be called "NA" and a lot "0012": neither is a missing value or a number. A box
+    # of NaN is half filled rather than none.
     for name in text:
         if name in own:
             table[name] = text[name].str.strip()
@@ -372,7 +391,7 @@ def _tell_code_page(
         base = source.parent.absolute()
         for name in named[~named.map(str.isascii)].head(_NAMES_TRIED):
             file = base / name.replace("\\", "/")
-            if not file.exists() and not Path(split_page(file)[0]).exists():
+            if not exists(file):
                 raise DataError(
                     f"{source} is not UTF-8, and in {taken.guessed} it names {name!r}, which does "
                     f"not exist: if it has another encoding, {declare}, or save it as UTF-8."

@@ -1,13 +1,14 @@
-"""The file behind a name that may ask for one of its pages, as `lot/7.tif#2`."""
+"""The file behind a name that may ask for a part of it, as `lot/7.tif#2`."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
 
+from recame.data.file_part import readings
 from recame.data.image_file import open_named
-from recame.data.listing import split_page
 from recame.data.tiff import count_pages
 from recame.files import open_regular
 
@@ -21,10 +22,10 @@ def file_state(name: str) -> os.stat_result:
     try:
         return os.stat(name)  # noqa: PTH116 (100,000 Path objects would take a second)
     except FileNotFoundError:
-        file, page = split_page(name)
-        if not page:
-            raise
-        return os.stat(file)  # noqa: PTH116
+        for file, _ in list(readings(name))[1:]:
+            with contextlib.suppress(FileNotFoundError):
+                return os.stat(file)  # noqa: PTH116
+        raise
 
 
 def content_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from recame.config import DataConfig
-from recame.contracts import PreprocessSpec, ResizeRule
+from recame.contracts import CONTEXT, PreprocessSpec, ResizeRule
 from recame.data.cache import ImageCache, build_cache
 from recame.data.decode import (
     CAMERA_BITS,
@@ -52,6 +52,7 @@ def propose_spec(
     mean: float = 0.5,
     std: float = 0.5,
     float_range: tuple[float, float] | None = None,
+    context: float = CONTEXT,
 ) -> tuple[PreprocessSpec, tuple[int, int]]:
     """Choose the preprocessing from an evenly spaced sample of the readable files.
 
@@ -73,6 +74,7 @@ def propose_spec(
         mean: for every channel, in [0, 1].
         std: for every channel, in [0, 1].
         float_range: of floating-point files, which are unreadable without.
+        context: what is seen of a box.
 
     Returns:
         The spec, and the median (height, width) of the files.
@@ -86,18 +88,19 @@ def propose_spec(
     reason = "no files"
     for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
-            with whole_file(path, max_pixels=max_pixels) as (data, page):
-                form = stored_form(io.BytesIO(data), page)
+            with whole_file(path, max_pixels=max_pixels) as (data, part):
+                form = stored_form(io.BytesIO(data), part, context)
                 height, width, is_deep = form["height"], form["width"], form["bits"] > 8
                 wanted = (channels == "auto" and not coloured) or is_deep
                 # 8-bit files among the others need the whole range.
                 file_peak = 0 if is_deep else 0xFFFF
                 if wanted and (not sizes or decoded < _SAMPLE_PIXELS):
-                    image = read_image(data, max_pixels=max_pixels, page=page)
+                    image = read_image(data, max_pixels=max_pixels, page=part.page)
+                    decoded += math.prod(image.pixels.shape[:2])
+                    image = image._replace(pixels=part.cut(image.pixels, context))
                     pixels, _ = stored_values(image, float_range)
                     if image.declares_white:
                         file_peak = 0xFFFF
-                    decoded += height * width
                     coloured = coloured or is_coloured(pixels)
                     file_peak = max(file_peak, int(pixels.max()))
         except DataError as error:
@@ -120,6 +123,7 @@ def propose_spec(
         std=(std,) * num_channels,
         resize=resize,
         float_range=float_range,
+        context=context,
     )
     return spec, native
 
@@ -367,8 +371,15 @@ def shaped(side: int, native: tuple[int, int]) -> tuple[int, int]:
     return (short, long) if native[0] < native[1] else (long, short)
 
 
-def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:
+def native_size(
+    paths: Sequence[Path], *, sample: int = 64, context: float = CONTEXT
+) -> tuple[int, int]:
     """Median (height, width) of an evenly spaced sample of files, from their headers alone.
+
+    Args:
+        paths: image files.
+        sample: how many of them are looked at.
+        context: what is seen of a box.
 
     Raises:
         DataError: none of the sampled files has a readable header.
@@ -376,8 +387,8 @@ def native_size(paths: Sequence[Path], *, sample: int = 64) -> tuple[int, int]:
     sizes, reason = [], "no files"
     for path in (paths[i] for i in evenly_spaced(len(paths), sample)):
         try:
-            with open_header(path) as (stream, page):
-                form = stored_form(stream, page)
+            with open_header(path) as (stream, part):
+                form = stored_form(stream, part, context)
             sizes.append((form["height"], form["width"]))
         except DataError as error:
             reason = f"{path}: {error}"

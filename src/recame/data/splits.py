@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import IntArray
-from recame.data.page_groups import groups_of
+from recame.data.file_groups import groups_of
 from recame.errors import ConfigError, DataError
 
 _NAMES = np.array(["train", "val", "test"], dtype=object)
@@ -109,7 +109,8 @@ def complete_splits(
     and further names are kept as further sets to evaluate on. Images without a label are spread
     over the splits as a class is.
 
-    The pages of one file (`file.tif#1`, `file.tif#2`) belong together like a group.
+    The pages and boxes of one file (`file.tif#1`, `file.png#xywh=10,20,30,40`) belong together like
+    a group.
 
     Args:
         table: columns `image`, maybe `label` and `split`, and `group_by`.

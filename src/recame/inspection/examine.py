@@ -102,7 +102,7 @@ def _examine(
     inspection = Inspection(name, table, audit, seed, clock)
     if decode:
         with clock("reading headers"):
-            inspection.headers = read_headers(table["path"].tolist())
+            inspection.headers = read_headers(table["path"].tolist(), context=data.context)
         inspection.spec, inspection.cache = spec, cache = _decode(table, data, model, clock)
         inspection.table = table.assign(row=cache.row_of)
         with clock("measuring pixels") as step:
@@ -181,12 +181,13 @@ def _propose(paths: list[Path], data: DataConfig) -> PreprocessSpec:
         resize=data.resize,
         max_pixels=data.max_pixels,
         float_range=data.float_range,
+        context=data.context,
     )
     try:
         spec, native = propose(sample=64)
     except DataError:
         # The few readable files may have been missed.
-        native_size(paths, sample=len(paths))
+        native_size(paths, sample=len(paths), context=data.context)
         spec, native = propose(sample=len(paths))
     height, width = candidate_sizes(native)[0]  # as training does, so that both share one cache
     return replace(spec, height=height, width=width) if data.size == "auto" else spec

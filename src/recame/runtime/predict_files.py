@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from recame.data.image_table import USUAL, TableColumns
 from recame.data.listing import list_image_names
 from recame.errors import ConfigError, DataError, MissingDependencyError
 from recame.runtime.opening import load
@@ -46,6 +47,7 @@ def predict(
     device: str = "auto",
     views: int | None = None,
     ray: str | None = None,
+    columns: TableColumns = USUAL,
     on_progress: OnProgress | None = None,
 ) -> PredictionSummary:
     """Predict files with a bundle or a run folder, and write a table.
@@ -54,7 +56,8 @@ def predict(
 
     Args:
         path: the bundle or the run folder.
-        sources: files, folders, globs, and URLs of each (`docs/cluster.md`).
+        sources: files, folders, globs, tables of images, and URLs of files, folders and globs
+            (`docs/cluster.md`).
         out: the `.csv` or `.parquet` file to write, or its URL; see `predict_files`.
         resume: go on where an interrupted start left off.
         max_unreadable: as for `predict_files`.
@@ -65,6 +68,7 @@ def predict(
         ray: address of a Ray cluster that predicts with a bundle: `auto`, `local`, `HOST:6379` or
             `ray://HOST:10001`. `threads` is then what each shard of files gets (auto: 1), and
             `batch_size` is not measured (auto: 16).
+        columns: what tables call the columns of images and of boxes.
         on_progress: called with images done and images in all.
 
     Raises:
@@ -93,6 +97,7 @@ def predict(
             table,
             resume=resume,
             max_unreadable=max_unreadable,
+            columns=columns,
             on_progress=on_progress,
         )
     return send(summary, out)
@@ -105,6 +110,7 @@ def predict_files(
     *,
     resume: bool = True,
     max_unreadable: float = MAX_UNREADABLE,
+    columns: TableColumns = USUAL,
     on_progress: OnProgress | None = None,
 ) -> PredictionSummary:
     r"""Predict any number of files in order; memory holds their names and a few batches.
@@ -119,12 +125,14 @@ def predict_files(
 
     Args:
         predictor: from `load`, or from `recame.runtime.cluster.on_cluster`.
-        sources: files, folders and globs; each file once, sorted.
+        sources: files, folders, globs and tables (`.csv`, `.parquet`) of images, whole or by boxes;
+            each once, sorted, those of one table alone in its order.
         out: the `.csv` or `.parquet` file to write; missing folders are made.
         resume: go on where an interrupted start with the same model left off; files that have
             changed or come since are predicted, rows of files that are not asked for any more are
             dropped. False starts afresh.
         max_unreadable: share of the files, rounded up to whole files, that may be unreadable.
+        columns: what tables call the columns of images and of boxes.
         on_progress: called with images done and images in all.
 
     Raises:
@@ -143,7 +151,7 @@ def predict_files(
             "without lies in [0, 1], for example 0.1."
         )
     plain = not any("://" in str(source) for source in sources)
-    names = list_image_names(sources) if plain else list_names(sources)
+    names = list_image_names(sources, columns) if plain else list_names(sources, columns)
     with _writable(out), PartialTable(out, predictor, names, resume=resume) as partial:
         tell, done = on_progress or (lambda *_: None), len(names) - len(partial.todo)
         tell(done, len(names))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from recame.data.decode import Reader
+from recame.data.file_part import FilePart, readings
 from recame.data.image_file import FileContent, checked_content, readable
-from recame.data.listing import KINDS, Unused, is_image_name, list_image_names, split_page
+from recame.data.image_table import USUAL, TableColumns
+from recame.data.listing import KINDS, Unused, is_image_name, is_table, list_image_names
 from recame.data.paged_file import content_sha256
 from recame.errors import ConfigError, DataError, MissingDependencyError
 
@@ -40,16 +43,25 @@ def plain_path(name: Path | str) -> Path | str:
     return name.removeprefix("file://") if isinstance(name, str) else name
 
 
-def list_names(sources: Sequence[Path | str]) -> list[str]:
+def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> list[str]:
     """Image files of sources, of which some may be URLs: local ones first, each kind sorted.
 
+    Args:
+        sources: as of `list_image_names`, and URLs.
+        columns: what local tables call theirs.
+
     Raises:
-        DataError: a source does not exist, or there is no image.
+        DataError: a source does not exist, is a table at a URL, or there is no image.
         ConfigError: a URL's kind is unknown, or what reads it is not installed.
     """
     local = [plain_path(source) for source in sources if not is_url(source)]
     urls = [str(source) for source in sources if is_url(source)]
-    names = list_image_names(local) if local or not urls else []
+    for url in filter(is_table, urls):
+        raise DataError(
+            f"{url} is a table at a URL, and tables are read from this machine's disks only: copy "
+            "it here, or name the images' folder."
+        )
+    names = list_image_names(local, columns) if local or not urls else []
     return names + sorted({name for url in urls for name in _below(url)}, key=_by_parts)
 
 
@@ -61,7 +73,7 @@ def _by_parts(url: str) -> str:
 def _below(url: str) -> Iterator[str]:
     fs, path = place_of(url)
     with reached(url, "be listed"):
-        if fs.isfile(path) or (split_page(path)[1] and fs.isfile(split_page(path)[0])):
+        if any(fs.isfile(file) for file, _ in readings(path)):
             yield url
             return
         found = fs.glob(path) if any(sign in path for sign in "*?[") else fs.find(path)
@@ -114,10 +126,10 @@ def content(name: str) -> str | None:
 @contextmanager
 def _whole_url(url: Path | str, max_pixels: int) -> Iterator[FileContent]:
     with readable(), _as_system_errors():
-        stream, page = _open(str(url))
+        stream, part = _open(str(url))
     with stream:
         checked: Any = _Stream(stream)
-        yield from checked_content(checked, page, stream.size, max_pixels)
+        yield from checked_content(checked, part, stream.size, max_pixels)
 
 
 class _Stream:
@@ -134,16 +146,16 @@ class _Stream:
         return getattr(self._stream, name)
 
 
-def _open(url: str) -> tuple[Any, int]:
+def _open(url: str) -> tuple[Any, FilePart]:
     fs, path = place_of(url)
     words = {"mode": "rb", "block_size": _BLOCK_BYTES, "cache_type": "readahead"}
-    try:
-        return fs.open(path, **words), 0
-    except FileNotFoundError:
-        file, page = split_page(path)
-        if not page:
-            raise
-        return fs.open(file, **words), page
+    missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+    for file, part in readings(path):
+        try:
+            return fs.open(file, **words), part
+        except FileNotFoundError as error:
+            missing = error
+    raise missing
 
 
 def place_of(url: str) -> tuple[Any, str]:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from recame.config import Config
 from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.file_part import split_part
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import native_size
 from recame.errors import ConfigError
@@ -42,7 +43,7 @@ def _prepare(
     if config.data.size == "auto":
         table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
         paths = [Path(path) for path in table["path"]]
-        size, why = choose_size(native_size(paths))
+        size, why = choose_size(native_size(paths, context=config.data.context))
         config = config.updated({"data.size": size})
         reasons.append(f"data.size = {size}: {why}")
     with progress_bars(console) as report:
@@ -151,6 +152,13 @@ def _describe(data: InspectionSet, console: Console) -> None:
         f"{len(data.table):,} images ({sizes}), {data.label_space.num_classes} classes, "
         f"{max(counts):,} to {min(counts):,} training images a class",
     )
+    boxes = [file for file, part in map(split_part, data.table["image"]) if part.box is not None]
+    if boxes:
+        say(
+            console,
+            f"{len(boxes):,} of them are boxes of {len(set(boxes)):,} files, each seen in a square "
+            f"of {data.spec.context:g} times its longer side (data.box_columns, data.context)",
+        )
     if data.cache.broken:
         say(console, f"{len(data.cache.broken)} images cannot be used:", "yellow")
         for broken in data.cache.broken[:20]:

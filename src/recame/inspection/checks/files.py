@@ -114,10 +114,10 @@ class Files(Check):
                 SetFinding(
                     "repeated",
                     "bad" if conflicts else "warn",
-                    f"{counted(len(repeated), 'row')} name a file more than once",
-                    f"{counted(repeated['path'].nunique(), 'file')}, {conflicts:,} of them "
+                    f"{counted(len(repeated), 'row')} name an image more than once",
+                    f"{counted(repeated['path'].nunique())}, {conflicts:,} of them "
                     "with different labels.",
-                    "Keep one row a file.",
+                    "Keep one row an image.",
                     len(repeated),
                 )
             )

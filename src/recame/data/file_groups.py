@@ -1,10 +1,12 @@
-"""What must stay in one split: the rows of a group, and the pages of one file."""
+"""What must stay in one split: the rows of a group, and the pages and boxes of one file."""
 
 from __future__ import annotations
 
+import os
+
 import pandas as pd
 
-from recame.data.listing import split_page
+from recame.data.file_part import WHOLE, split_part
 
 
 def groups_of(table: pd.DataFrame, group_by: str | None) -> pd.Series | None:
@@ -12,16 +14,20 @@ def groups_of(table: pd.DataFrame, group_by: str | None) -> pd.Series | None:
 
     Args:
         table: column `image`, and `group_by`.
-        group_by: a column; pages of one file that stand in several of its groups make one of them.
+        group_by: a column; parts of one file that stand in several of its groups make one of them.
 
     Returns:
         (N,) named after what groups; missing where `group_by` is.
     """
     groups = None if group_by is None else table[group_by]
-    named = [split_page(image) for image in table["image"]]
-    files = pd.Series([file for file, _ in named], table.index, name="file of a page")
-    paged = pd.Series([page > 0 for _, page in named], table.index)
-    shared = files.duplicated(keep=False) & files.isin(files[paged])
+    named = [split_part(image) for image in table["image"]]
+    in_part = pd.Series([part != WHOLE for _, part in named], table.index)
+    if not in_part.any():
+        return groups
+    # However a table writes it, `./a.png` is `a.png`.
+    written = [os.path.normpath(file.replace("\\", "/")) for file, _ in named]
+    files = pd.Series(written, table.index, name="file of a page or box")
+    shared = files.duplicated(keep=False) & files.isin(files[in_part])
     if not shared.any():
         return groups
     if groups is None:
