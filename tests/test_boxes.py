@@ -204,10 +204,11 @@ def test_training_says_what_it_takes_for_boxes(
     boards: Path, tiny_words: list[str], tmp_path: Path
 ) -> None:
     words = ["train", str(boards), "--out", str(tmp_path / "run"), *tiny_words]
-    words += ["--set", "finetune.enabled=false"]
+    words += ["--set", "finetune.enabled=false", "--set", "probe.views=1"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     told = " ".join(done.output.split())
-    assert "288 of them are boxes of 36 files, each seen in a square of 2 times its longer" in told
+    assert "288 of them are boxes of 36 files, each seen in a square whose side is" in told
+    assert re.search(r"features of \d+ images, 1 view each", told)
     done = CliRunner().invoke(app, ["predict", "m", "t.csv", "--box-columns", "a,b"])
     assert "--box-columns 'a,b' are not four names" in str(done.exception)

@@ -19,6 +19,7 @@ from recame.names import (
     cells_of,
     check_folder_name,
     command,
+    counted,
     escaped,
     one_line,
     printable,
@@ -121,3 +122,7 @@ def test_what_is_no_plain_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["test", "lot 7", "val_2", "缺陷", "a.b", "lot-7"])
 def test_plain_names_are_taken(name: str) -> None:
     check_folder_name(name, "--name")
+
+
+def test_a_number_has_its_noun() -> None:
+    assert [counted(n, "view") for n in (0, 1, 2)] == ["0 views", "1 view", "2 views"]

@@ -34,6 +34,17 @@ _BETWEEN = frozenset(",;\"'()")
 _LONGEST = 200
 
 
+def counted(count: int, what: str = "image") -> str:
+    """A number with its noun.
+
+    Examples:
+        >>> counted(1), counted(1200, "pair"), counted(2, "class")
+        ('1 image', '1,200 pairs', '2 classes')
+    """
+    many = "" if count == 1 else "es" if what.endswith("ss") else "s"
+    return f"{count:,} {what}{many}"
+
+
 def escaped(text: str) -> str:
     r"""A name as valid Unicode: what is no text becomes an escape, as `\udcff` for the byte FF.
 

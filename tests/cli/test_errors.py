@@ -255,6 +255,28 @@ class TestSettings:
         assert "update recame" in train_refused(defects, "--config", path).lower()
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_who_is_interrupted_learns_how_to_go_on(
+    begun: bool, recame: Recame, defects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a run"
+
+    def interrupted(*_: object, **__: object) -> None:
+        if begun:
+            out.mkdir()
+            (out / "run.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    for module in ("recame.training.train.train", "recame.training.student.distill.distill"):
+        monkeypatch.setattr(module, interrupted)
+    for verb in ("train", "distill"):
+        left, _, err = recame(verb, defects, "--out", out)
+        assert left == 130
+        told = f"interrupted: {out} keeps what is done. Go on with: recame {verb} --out '{out}' "
+        assert err.strip() == (f"{told}--resume" if begun else "interrupted")
+        shutil.rmtree(out, ignore_errors=True)
+
+
 def test_settings_of_bits_and_texts(
     train_refused: Callable[..., str], defects: Path, tmp_path: Path
 ) -> None:

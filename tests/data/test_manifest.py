@@ -138,6 +138,19 @@ def test_source_errors(tmp_path):
     assert read_manifest(tmp_path / "one", min_classes=1)["label"].tolist() == ["ok"]
 
 
+def test_a_table_beside_images_may_have_been_meant(tmp_path):
+    touch(tmp_path, "set/images/a.png", "flat/a.png")
+    for folder in ("set", "flat"):
+        (tmp_path / folder / "manifest.csv").write_text("image,label\n")
+        with pytest.raises(DataError) as refused:
+            read_manifest(tmp_path / folder)
+        table = tmp_path / folder / "manifest.csv"
+        assert f"Was the table meant? Give {table} itself. " in str(refused.value)
+    (tmp_path / "set" / "notes.csv").touch()
+    with pytest.raises(DataError, match=r"manifest\.csv itself \(2 tables lie there\)"):
+        read_manifest(tmp_path / "set")
+
+
 def test_images_that_nobody_labelled(tmp_path):
     touch(tmp_path, "flat/b.png", "flat/a.png", "night/2024/01/a.png", "night/2024/b.png")
     for labels in ("optional", "ignored"):

@@ -69,8 +69,10 @@ def test_a_name_asks_for_a_page(three):
     ("name", "reason"),
     [
         ("a.tif#4", "no page 4: the file has 3"),
-        ("a.tif#0", "no such file"),
-        ("a.tif#01", "no such file"),
+        ("a.tif#0", "no page 0: pages are counted from 1"),
+        ("a.tif#01", "no page 01: pages are counted from 1"),
+        ("a.tif#-1", "no page -1: pages are counted from 1"),
+        ("b.tif#0", "no such file"),
         ("a.tif#x", "no such file"),
         ("b.tif#1", "no such file"),
         ("a.png#2", "no page 2: TIFF alone is read by page, and this is PNG"),
@@ -188,7 +190,7 @@ def test_a_folder_takes_first_pages_or_all(tmp_path):
 
 def test_too_many_pages_are_not_cut_off_without_a_word(tmp_path, monkeypatch):
     folder = paged_set(tmp_path / "set", 1)
-    monkeypatch.setattr("recame.data.manifest.MOST_PAGES", 3)
+    monkeypatch.setattr("recame.data.image_folder.MOST_PAGES", 3)
     with pytest.raises(DataError, match="has 3 pages or more"):
         read_manifest(folder, pages="all")
 
@@ -239,8 +241,10 @@ def test_given_splits_that_part_a_file_are_told():
 def test_sources_of_a_prediction_may_name_pages(three):
     assert list_image_names([f"{three}#2"]) == [f"{three}#2"]
     assert list_image_names([str(three.parent)]) == [str(three)]
-    with pytest.raises(DataError, match="No image at"):
+    with pytest.raises(DataError, match=r"No image at .*no file matches it"):
         list_image_names([f"{three.with_name('none.tif')}#2"])
+    with pytest.raises(DataError, match=r"No image at .*: no page 0: pages are counted from 1"):
+        list_image_names([f"{three}#0"])
 
 
 def test_equal_pages_of_one_file_are_not_equal_files(three):

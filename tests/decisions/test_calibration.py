@@ -98,3 +98,21 @@ def test_equal_temperature_and_no_image_change_nothing() -> None:
     probabilities = np.array([[0.25, 0.75]], np.float32)
     assert calibrated(probabilities, 1.0) is probabilities
     assert calibrated(np.zeros((0, 0), np.float32), 2.0).shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"state": "finished", "tables": {}}, True),
+        ({"state": "finished"}, False),  # a version that wrote none
+        ({"state": "training", "tables": {}}, False),  # not yet
+    ],
+)
+def test_a_file_that_is_lost_is_told(
+    facts: dict, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_json(tmp_path / "run.json", {"schema": 1, **facts})
+    path = tmp_path / "decisions.json"
+    assert load_calibration(path, ANSWERS) is None
+    words = f"{path} is missing, which the run's training wrote: probabilities are as the network"
+    assert (words in caplog.text, "recame export" in caplog.text) == (told, told)

@@ -152,7 +152,7 @@ def weightless(run: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (unsettled, "No settings file at"),
+        (unsettled, r"config\.yaml is missing"),
         (other_settings, "cannot be read as YAML"),
         (weightless, r"holds no model\.safetensors"),
     ],

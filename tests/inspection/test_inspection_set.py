@@ -244,3 +244,18 @@ def test_thousands_of_classes_with_images(tmp_path: Path, monkeypatch: pytest.Mo
     assert inspection.embedded is not None
     assert len(inspection.embedded.rows) <= 60
     assert "sampled" in keys
+
+
+def test_parts_of_a_file_are_kept_together_without_advice(tmp_path: Path) -> None:
+    table = images(tmp_path, ["ok"] * 6 + ["hole"] * 6)
+    found, _, _ = inspected(table, tmp_path / "whole")
+    [finding] = [f for f in found.findings() if f.key == "no-splits"]
+    assert "data.group_by" in finding.action
+    # Two small boxes beside each other show the same.
+    boxes = [f"{name}#xywh={x},14,4,4" for name in table["image"] for x in (12, 13)]
+    rows = pd.DataFrame({"image": boxes, "path": boxes, "label": ["ok"] * 12 + ["hole"] * 12})
+    found, keys, _ = inspected(rows, tmp_path / "parts")
+    told = {f.key: f for f in found.findings()}
+    assert "keep the pages and boxes of each file together" in told["no-splits"].text
+    assert "duplicates" in keys
+    assert "data.group_by" not in told["no-splits"].action + told["duplicates"].action

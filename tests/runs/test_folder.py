@@ -131,7 +131,7 @@ class TestSettings:
 
     def test_a_missing_one_is_refused(self, run: RunFolder) -> None:
         (run.path / "asked.yaml").unlink()
-        with pytest.raises(ConfigError, match=r"No settings file at .*asked\.yaml"):
+        with pytest.raises(ConfigError, match=r"asked\.yaml is missing, .* copy of the run"):
             run.asked()
 
     @pytest.mark.parametrize(

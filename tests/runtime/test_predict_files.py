@@ -562,6 +562,21 @@ def test_ctrl_c_keeps_what_is_done(bundle: Path, folder: Path, tmp_path: Path) -
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_advice_follows_the_reasons(bundle: Path, tmp_path: Path) -> None:
+    heights = np.linspace(0, 1, 30, dtype=np.float32).reshape(6, 5)
+    for number in range(4):
+        name = str(tmp_path / f"{number}.tif")
+        cv2.imwrite(name, heights if number else (heights * 255).astype(np.uint8))
+    names = [tmp_path / f"{number}.tif" for number in range(4)]
+    with pytest.raises(UnreadableError) as refused:
+        recame.predict(bundle, names, out=tmp_path / "out.csv")
+    told = str(refused.value)
+    assert "3 of 4 files cannot be read" in told
+    assert "Bring the files back" not in told
+    assert "convert those of a kind that the model does not take, or train one that does" in told
+    assert told.endswith("or accept a table without them with --max-unreadable 1.")
+
+
 def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -21,10 +21,13 @@ from recame.training.planner import (
     ENOUGH_IMAGES,
     ENOUGH_PASSES,
     LEAST_PER_CLASS,
+    TRAINED_PIXELS_PER_S,
+    TRAINED_SHARE,
     choose_size,
     num_embedded,
     num_processes,
     plan_epochs,
+    plan_experts,
     plan_model,
     plan_probe,
 )
@@ -382,3 +385,13 @@ class TestModel:
         assert 0 < measured[0].val_s < 5
         assert run.config.finetune.steps == 3
         assert run.folder.load_config() == run.config
+
+
+@pytest.mark.parametrize(
+    ("num_train", "often"),
+    [(100_000, "less than once"), (15_000, "about once"), (1000, "about 16 times")],
+)
+def test_how_often_images_are_seen_is_said_in_words(num_train: int, often: str) -> None:
+    pixels = round(TRAINED_SHARE * 1000.0 * TRAINED_PIXELS_PER_S / 16_000)
+    _, why = plan_experts(1000.0, num_train, pixels=pixels, cores=1)
+    assert f"two would see each of {num_train:,} images {often}," in why

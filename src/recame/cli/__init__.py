@@ -46,8 +46,8 @@ def main() -> None:
             raise
         _refuse(known)
     except SystemExit as left:
-        if left.code == _INTERRUPTED:  # by typer, which says nothing
-            print("interrupted", file=sys.stderr)  # noqa: T201
+        if left.code == _INTERRUPTED:  # by a verb, which knows how to go on, or by typer
+            print(": ".join(["interrupted", *getattr(left, "__notes__", [])]), file=sys.stderr)  # noqa: T201
         raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,8 +85,26 @@ def train(
     from recame.training.train import train as train_run
 
     console = Console()
-    run = train_run(source, settings, out=out, resume=resume, console=console, started=context.obj)
+    with _going_on("train", out):
+        run = train_run(
+            source, settings, out=out, resume=resume, console=console, started=context.obj
+        )
     _tell_trained(run, console)
+
+
+@contextmanager
+def _going_on(verb: str, out: Path) -> Iterator[None]:
+    """Let who is interrupted know how the run goes on, where it has begun."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = SystemExit(130)
+        if (out / "run.json").exists():
+            left.add_note(
+                f"{out} keeps what is done. Go on with: "
+                f"{command('recame', verb, '--out', out, '--resume')}"
+            )
+        raise left from None
 
 
 def _tell_trained(run: RunFolder, console: Console) -> None:
@@ -128,16 +148,17 @@ def distill(
     from recame.training.student.distill import distill as distill_run
 
     console = Console()
-    student = distill_run(
-        run,
-        out=out,
-        backbone=backbone,
-        unlabelled=unlabelled or [],
-        changes=changes,
-        resume=resume,
-        console=console,
-        started=context.obj,
-    )
+    with _going_on("distill", out):
+        student = distill_run(
+            run,
+            out=out,
+            backbone=backbone,
+            unlabelled=unlabelled or [],
+            changes=changes,
+            resume=resume,
+            console=console,
+            started=context.obj,
+        )
     _tell_trained(student, console)
 
 

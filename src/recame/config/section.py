@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -19,7 +19,13 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Range = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_rising)]
+def _pair(ends: object) -> object:
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        raise ValueError("give the lower and the upper end in brackets, as [0,1]")
+    return ends
+
+
+Range = Annotated[tuple[FiniteFloat, FiniteFloat], BeforeValidator(_pair), AfterValidator(_rising)]
 
 
 class Section(BaseModel):

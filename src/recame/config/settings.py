@@ -119,20 +119,24 @@ def parse_config(values: object, source: str = "the settings") -> Config:
 
 def _explained(error: ValidationError) -> str:
     """One clause a setting: what it may be, and what it was."""
-    told: dict[str, list[str]] = {}
+    told: dict[str, list[tuple[str, str]]] = {}
     for item in error.errors():
         where = [str(part) for part in item["loc"]]
         if item["type"] == "extra_forbidden":
             known = _known_names(where[0] if len(where) > 1 else None)
-            text = f"unknown (known here: {', '.join(known)})"
+            text, given = f"unknown (known here: {', '.join(known)})", ""
         else:
-            text = item["msg"].removeprefix("Value error, ")
+            text, given = item["msg"].removeprefix("Value error, "), ""
             if not isinstance(item["input"], dict | BaseModel):  # else a whole section
-                text += f", got {_SHORT.repr(item['input'])}"
-        told.setdefault(".".join(where[:2]), []).append(text)
+                given = f", got {_SHORT.repr(item['input'])}"
+        told.setdefault(".".join(where[:2]), []).append((text, given))
     listed = []
-    for name, texts in told.items():
-        text = " or ".join(dict.fromkeys(texts))
+    for name, clauses in told.items():
+        # What several rules refuse is shown once.
+        texts: dict[str, dict[str, None]] = {}
+        for text, given in clauses:
+            texts.setdefault(given, {})[text] = None
+        text = " or ".join(f"{' or '.join(refused)}{given}" for given, refused in texts.items())
         listed.append(f"{name}: {text}" if name else text)
     return "; ".join(listed)
 

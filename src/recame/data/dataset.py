@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from recame.config import DataConfig, height_width
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache
-from recame.data.manifest import Labels, ManifestColumns, read_manifest
+from recame.data.image_folder import Labels
+from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import decoded_as, native_size, propose_spec, settled
 from recame.data.splits import complete_splits, in_order
 from recame.data.transforms import to_unit

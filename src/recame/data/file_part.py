@@ -109,9 +109,10 @@ def split_part(name: str | Path) -> tuple[str, FilePart]:
         >>> split_part("lot #2/7.tif") == ("lot #2/7.tif", WHOLE)
         True
     """
-    found = _PART.fullmatch(str(name))
+    text = str(name)
+    found = _PART.fullmatch(text) if "#" in text else None
     if found is None:
-        return str(name), WHOLE
+        return text, WHOLE
     page = int(found[2] or found[3] or 0)
     if found[4] is None:
         return found[1], FilePart(page)
@@ -136,6 +137,19 @@ def readings(name: str | Path) -> Iterator[tuple[str, FilePart]]:
 def exists(name: str | Path) -> bool:
     """Whether a name leads to a file."""
     return any(Path(file).is_file() for file, _ in readings(name))
+
+
+def why_missing(name: str | Path) -> str:
+    """Why a name leads to no file, in a few words; of a page, that they begin at 1.
+
+    Examples:
+        >>> why_missing("nowhere/7.tif#0")
+        'no such file'
+    """
+    file, sign, page = str(name).rpartition("#")
+    if sign and re.fullmatch(r"-?\d+", page) and Path(file).is_file():
+        return f"no page {page}: pages are counted from 1, as #1, #2"
+    return "no such file"
 
 
 def crop(box: Box, height: int, width: int, context: float) -> tuple[slice, slice]:

@@ -27,7 +27,7 @@ from PIL import (
 
 from recame.contracts import CONTEXT, Pixels
 from recame.data.deep_colour import read_unchanged
-from recame.data.file_part import WHOLE, FilePart, readings
+from recame.data.file_part import WHOLE, FilePart, readings, why_missing
 from recame.data.jpeg2000 import Jpeg2000Image
 from recame.data.listing import KINDS
 from recame.data.opened import Opened, one_line, oriented
@@ -139,7 +139,10 @@ def open_header(path: Path) -> Iterator[tuple[BufferedReader, FilePart]]:
         DataError: why it cannot be opened, in a few words and without its name.
     """
     with readable():
-        stream, part = open_named(path)
+        try:
+            stream, part = open_named(path)
+        except FileNotFoundError:
+            raise DataError(why_missing(path)) from None
     with stream:
         yield stream, part
 

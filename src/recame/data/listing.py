@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from recame.data.file_part import exists
+from recame.data.file_part import exists, why_missing
 from recame.data.image_table import USUAL, TableColumns, table_images
 from recame.errors import DataError
 from recame.names import printable
@@ -128,10 +128,10 @@ def list_image_names(sources: Sequence[str | Path], columns: TableColumns = USUA
             # Path.glob takes no absolute pattern.
             matches = [Path(m) for m in glob.glob(str(source), recursive=True)]  # noqa: PTH207
             if not matches:
-                raise DataError(
-                    f"No image at {source}: no such file or folder, and no file matches it as a "
-                    "pattern. Check the path."
-                )
+                why = why_missing(path)
+                if why == why_missing(""):
+                    why = "no such file or folder, and no file matches it as a pattern"
+                raise DataError(f"No image at {source}: {why}. Check the path.")
             for match in (m for m in matches if m.is_file()):
                 if is_image_name(match.name):
                     found[str(match)] = None

@@ -15,26 +15,12 @@ import pandas as pd
 
 from recame.config import DataConfig
 from recame.data.file_part import exists
+from recame.data.image_folder import SPLIT_NAMES, Labels, read_folder, tables_beside
 from recame.data.image_table import USUAL, box_columns_of, boxed_names
-from recame.data.listing import IMAGE_SUFFIXES, Unused, walk_images
-from recame.data.paged_file import pages_of
 from recame.data.table_text import TableText, read_table_text
-from recame.data.tiff import MOST_PAGES
 from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
 from recame.names import escaped, printable
-
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-#: Whether each image must have a label, may have one, or is asked for none.
-Labels = Literal["required", "optional", "ignored"]
 
 #: File names with letters beyond ASCII that are looked for.
 _NAMES_TRIED = 100
@@ -122,14 +108,15 @@ def read_manifest(
             "it: rename its folders, or give them by a link of another name."
         )
     folder = source.is_dir()
-    table = _read_folder(source, labels, pages) if folder else _read_table(source, columns, labels)
+    table = read_folder(source, labels, pages) if folder else _read_table(source, columns, labels)
     _tell_look_alikes(table, source, columns)
     if labels == "required":
         found = table["label"].unique()
         if len(found) < min_classes:
             raise DataError(
-                f"{source} holds only one class ({found[0]!r}), and a classifier needs two. Add a "
-                "folder or rows of another class, or check data.label_column."
+                f"{source} holds only one class ({found[0]!r}), and a classifier needs two. "
+                f"{tables_beside(source)}Add a folder or rows of another class, or check "
+                "data.label_column."
             )
     elif "label" in table and table["label"].isna().all():
         table = table.drop(columns="label")
@@ -180,82 +167,6 @@ def read_recorded_manifest(
     return _plain_columns(table)
 
 
-def _read_folder(
-    folder: Path, labels: Labels, pages: Literal["first", "all"] = "first"
-) -> pd.DataFrame:
-    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    roles = {_SPLIT_NAMES.get(name.lower()) for name in names}
-    # A folder named train alone is a split as well: as the only class it could not be used.
-    has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
-    unused = Unused()
-    found = sorted(walk_images(folder, unused))
-    unused.tell(folder)
-    files = [file for file in found if file.encode("utf-8", "ignore").decode() == file]
-    odd = sorted(set(found).difference(files))
-    if odd:
-        shown = printable(odd[0])
-        warnings.warn(
-            f"{len(odd)} images of {folder} have names that are no UTF-8 ({shown}, ...) and are "
-            "left out, as no table could name them: rename them.",
-            stacklevel=3,
-        )
-    if not files:
-        raise DataError(
-            f"No images in {folder}: looked in it and in all folders below it for files ending in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}. {unused.told('There are other files: ')}Check "
-            "the path."
-        )
-    has_splits = has_splits and any("/" in file for file in files)
-    depth = int(has_splits)  # of the class folders
-    if labels != "ignored":
-        _tell_empty(folder, files, depth)
-    if labels == "required":
-        files = _below(folder, files, depth + 1, "class folders")
-    elif has_splits:
-        files = _below(folder, files, 1, "folders of the splits")
-    if pages == "all":
-        files = [name for file in files for name in _by_page(folder, file)]
-    base = folder.absolute()
-    parts = [file.split("/") for file in files]
-    table = pd.DataFrame({"image": files, "path": [str(base / file) for file in files]})
-    if labels != "ignored":
-        table["label"] = [part[depth] if len(part) >= depth + 2 else None for part in parts]
-    if has_splits:
-        table["split"] = [_SPLIT_NAMES.get(part[0].lower(), part[0]) for part in parts]
-    return table
-
-
-def _by_page(folder: Path, file: str) -> list[str]:
-    """A name for each page of a file of several."""
-    if not file.lower().endswith((".tif", ".tiff")) or (count := pages_of(folder / file)) == 1:
-        return [file]
-    if count == MOST_PAGES:
-        raise DataError(
-            f"{printable(str(folder / file))} has {count:,} pages or more, and some "
-            "might be left out without a word: name the pages that are meant in a table "
-            "(file.tif#2), or save it in parts."
-        )
-    return [f"{file}#{page}" for page in range(1, count + 1)]
-
-
-def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
-    """Warn of folders that would be no class and no split, since nothing in them is read."""
-    empty: list[str] = []
-    for level in range(1, depth + 2):
-        there = {path.relative_to(folder).as_posix() for path in folder.glob("*/" * level)}
-        used = {"/".join(file.split("/")[:level]) for file in files}
-        below = tuple(f"{name}/" for name in empty)
-        empty += sorted(
-            name for name in there - used if not name.startswith((".", *below)) and "/." not in name
-        )
-    if empty:
-        warnings.warn(
-            f"{len(empty)} folders of {folder} hold no image that is read, and count as no class: "
-            f"{', '.join(map(repr, empty[:5]))}{', ...' if len(empty) > 5 else ''}.",
-            stacklevel=4,
-        )
-
-
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in case, blanks or Unicode form only.
 
@@ -284,25 +195,6 @@ def _tell_look_alikes(table: pd.DataFrame, source: Path, columns: ManifestColumn
                 "one name.",
                 stacklevel=3,
             )
-
-
-def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
-    """The images at least so many folders deep; of others their place does not say enough."""
-    inside = [file for file in files if file.count("/") >= depth]
-    loose = sorted(set(files).difference(inside))
-    if not inside:
-        raise DataError(
-            f"{folder} has {len(files)} images but no {what} ({loose[0]}, ...), so nothing "
-            "says what they show, and nothing can be learned from them or judged by them. Put each "
-            "class in a folder of its name, or give a .csv table with image and label."
-        )
-    if loose:
-        warnings.warn(
-            f"{len(loose)} images of {folder} lie outside the {what} ({loose[0]}, ...) and are "
-            "left out.",
-            stacklevel=4,
-        )
-    return inside
 
 
 def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.DataFrame:
@@ -347,7 +239,7 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     if "split" in table:
         _check_filled(table["split"], source, columns.split)
         names = table["split"].astype(str)
-        table["split"] = names.str.lower().map(_SPLIT_NAMES).fillna(names)
+        table["split"] = names.str.lower().map(SPLIT_NAMES).fillna(names)
     base = source.parent.absolute()
     slashed = table["image"].str.replace("\\", "/", regex=False)
     table.insert(1, "path", [str(base / image) for image in slashed])

@@ -14,6 +14,7 @@ import numpy as np
 from recame.contracts import Array, FloatArray, IntArray, Predictions
 from recame.errors import CheckpointError
 from recame.files import read_json, write_json
+from recame.runs.marker import read_marker
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +94,14 @@ def load_calibration(path: Path, answers: Mapping[str, object]) -> Calibration |
         answers: the run's `views`, `weighting` and `weights_sha256` now.
 
     Returns:
-        None without a file, or where it was fitted to other answers, which is said.
+        None without a file, or where it was fitted to other answers. Both are said, but of a run
+        of a version that wrote no such file.
 
     Raises:
         CheckpointError: the file is damaged or of a newer schema.
     """
     if not path.exists():
+        _tell_lost(path)
         return None
     values = read_json(path, newest=DECISIONS_SCHEMA)
     try:
@@ -131,6 +134,21 @@ def load_calibration(path: Path, answers: Mapping[str, object]) -> Calibration |
         "; ".join(changed),
     )
     return None
+
+
+def _tell_lost(path: Path) -> None:
+    """Warn where a finished run had the file: who keeps hashes of its tables wrote one too."""
+    marker = path.with_name("run.json")
+    if not marker.exists():
+        return
+    facts = read_marker(marker)
+    if facts.get("state") == "finished" and "tables" in facts:
+        logger.warning(
+            "%s is missing, which the run's training wrote: probabilities are as the network gives "
+            "them, not calibrated, so that confidences and thresholds mean something else than "
+            "before. Take it from a copy of the run; `recame export` fits it anew.",
+            path,
+        )
 
 
 def fit_temperature(logits: FloatArray, target: IntArray) -> float:

@@ -41,6 +41,7 @@ from recame.label_space import LabelSpace
 from recame.machine import package_versions
 from recame.models import LoadedModel
 from recame.models.frozen_forward import export_onnx
+from recame.names import counted
 from recame.progress import Progress, progress_bars, relabelled, say
 from recame.runs.folder import RunFolder
 from recame.runs.settings import check_weighting
@@ -380,7 +381,7 @@ def _refusal(parity: Parity, precision: str) -> str:
 
 def _tell(bundle: Bundle, parity: Parity, console: Console) -> None:
     size = sum(facts["bytes"] for facts in bundle.document["files"].values()) / 1e6
-    views = f"{bundle.views} {'view' if bundle.views == 1 else 'views'}"
+    views = counted(bundle.views, "view")
     lines = [
         f"Exported {bundle.format} {bundle.precision}, {size:.1f} MB, {views}: "
         + ", ".join(bundle.outputs),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from recame.inspection.check import Inspection, Section, SetFinding
 from recame.inspection.checks.structure import Structure
-from recame.pages.render import counted, render_page
+from recame.names import counted
+from recame.pages.render import render_page
 
 
 def inspection_page(inspection: Inspection) -> str:

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from recame.inspection.check import Inspection, two_digits
 from recame.inspection.checks.structure import Structure
-from recame.names import one_line
-from recame.pages.render import counted
+from recame.names import counted, one_line
 
 _MOST_CLASSES = 30
 _BAR = 16

@@ -185,17 +185,6 @@ def interval_text(low: float | None, high: float | None, digits: int = 2) -> str
     return f"{low:.{digits}f}-{high:.{digits}f}"
 
 
-def counted(count: int, what: str = "image") -> str:
-    """A number with its noun.
-
-    Examples:
-        >>> counted(1), counted(1200, "pair"), counted(2, "class")
-        ('1 image', '1,200 pairs', '2 classes')
-    """
-    many = "" if count == 1 else "es" if what.endswith("ss") else "s"
-    return f"{count:,} {what}{many}"
-
-
 def listed_text(names: Sequence[str], most: int = 6) -> str:
     """Names with commas, in quotes where they need them, those beyond `most` as a number.
 

@@ -17,8 +17,7 @@ from recame.files import json_text, read_json, text_bytes, write_together
 from recame.inference.finished_run import answering_graph, recorded_data
 from recame.metrics.evaluation import Evaluation
 from recame.models import LoadedModel
-from recame.names import command
-from recame.pages.render import counted
+from recame.names import command, counted
 from recame.progress import Progress, silent
 from recame.reports.confusion import WRITABLE
 from recame.reports.evidence import gather_evidence

@@ -23,7 +23,7 @@ from recame.files import read_json, write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
-from recame.names import check_folder_name, command
+from recame.names import check_folder_name, command, counted
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
 from recame.reports.run_report import Baseline
@@ -102,7 +102,7 @@ class _Judged:
     def words(self) -> str:
         """As an error names it."""
         words = f"split {self.split} of {self.source or 'the run itself'}"
-        return words if self.views is None else f"{words} with {self.views} views"
+        return words if self.views is None else f"{words} with {counted(self.views, 'view')}"
 
     def config(self, own: Config) -> Config:
         """The run's settings with the views that judged."""

@@ -12,8 +12,8 @@ from recame.metrics.comparison import Comparison
 from recame.metrics.disagreement import Disagreement
 from recame.metrics.evaluation import Evaluation
 from recame.metrics.registry import METRICS
-from recame.names import quoted
-from recame.pages.render import counted, joined_text, listed_text
+from recame.names import counted, quoted
+from recame.pages.render import joined_text, listed_text
 
 #: Balanced accuracy from which a result is called good, and below which weak.
 GOOD, WEAK = 0.9, 0.7

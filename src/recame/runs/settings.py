@@ -49,6 +49,11 @@ def load_run_settings(path: Path, known: Sequence[str] | None) -> Config:
     """
     from recame.config import parse_config, read_settings
 
+    if not path.exists():
+        raise ConfigError(
+            f"{path} is missing, so nothing says what the run was trained by. Take it from a copy "
+            "of the run, or train the run again."
+        )
     values = read_settings(path)
     if not isinstance(values, dict) or "run" not in values:  # the last section
         raise ConfigError(

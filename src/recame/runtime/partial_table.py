@@ -253,8 +253,21 @@ class PartialTable:
             f"{number:,} of {len(self._names):,} files cannot be {what} (more than "
             f"--max-unreadable {most:g} allows; {self._first_reasons()}): a table of the others "
             f"could pass for the whole. None was written; what is done lies in {self.folder}. "
-            "Bring the files back and give the same command, which goes on there, or accept a "
-            "table without them with --max-unreadable 1."
+            f"{self._way_out()} or accept a table without them with --max-unreadable 1."
+        )
+
+    def _way_out(self) -> str:
+        """What helps against most of the reasons."""
+        away, found = self._db.execute(
+            "SELECT count(*) FILTER (WHERE sha256 IS NULL), count(sha256) FROM rows "
+            "WHERE state = ?",
+            [_UNREADABLE],
+        ).fetchone()
+        if away >= found:
+            return "Bring the files back and give the same command, which goes on there,"
+        return (
+            "Replace the files that are damaged and give the same command, which goes on there; "
+            "convert those of a kind that the model does not take, or train one that does;"
         )
 
     def _first_reasons(self) -> str:

@@ -23,6 +23,7 @@ from recame.machine import package_versions
 from recame.models import LoadedModel, load_checkpoint
 from recame.models.frozen_forward import export_onnx, graph_runtime_available, quick_onnx
 from recame.models.recorded_graph import UnrecordableError
+from recame.names import counted
 from recame.progress import say
 from recame.runs.judging import Judging
 from recame.training.ongoing_run import OngoingRun
@@ -77,8 +78,7 @@ def keep_graph(run: OngoingRun) -> None:
     say(
         run.console,
         f"Answers {price:,.0f} images/s at {spec.height} x {spec.width} px on this machine with "
-        f"{views} {'view' if views == 1 else 'views'} and {experts} "
-        f"{'network' if experts == 1 else 'networks'} (by {how})",
+        f"{counted(views, 'view')} and {counted(experts, 'network')} (by {how})",
     )
 
 

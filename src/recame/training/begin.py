@@ -23,6 +23,7 @@ from recame.files import remove_partial, write_json
 from recame.inference.device import choose_device
 from recame.losses import LossFactory
 from recame.machine import environment
+from recame.names import counted
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
@@ -156,8 +157,9 @@ def _describe(data: InspectionSet, console: Console) -> None:
     if boxes:
         say(
             console,
-            f"{len(boxes):,} of them are boxes of {len(set(boxes)):,} files, each seen in a square "
-            f"of {data.spec.context:g} times its longer side (data.box_columns, data.context)",
+            f"{len(boxes):,} of them are boxes of {counted(len(set(boxes)), 'file')}, each seen in "
+            f"a square whose side is its longer side x {data.spec.context:g} (data.box_columns, "
+            "data.context)",
         )
     if data.cache.broken:
         say(console, f"{len(data.cache.broken)} images cannot be used:", "yellow")

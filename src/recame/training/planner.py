@@ -224,7 +224,9 @@ def plan_experts(
         return 2, "the second expert buys most of what an ensemble can"
     images = TRAINED_SHARE * budget * cores * TRAINED_PIXELS_PER_S / pixels
     enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
-    passes = f"two would see each of {num_train:,} images about {images / num_train:.0f} times"
+    times = round(images / num_train)
+    often = f"about {times} times" if times > 1 else "about once" if times else "less than once"
+    passes = f"two would see each of {num_train:,} images {often}"
     if images >= min(enough, PASSES_OF_TWO * num_train):
         return 2, f"{passes}, so that the second one brings more than further passes"
     return 1, f"{passes}, and further passes bring more than a second expert"

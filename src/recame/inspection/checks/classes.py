@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from recame.data.audit import ManifestAudit
+from recame.data.file_groups import groups_of
 from recame.inspection.check import (
     MOST_ROWS,
     Block,
@@ -18,17 +19,9 @@ from recame.inspection.check import (
 )
 from recame.inspection.figures import canvas
 from recame.metrics.statistics import TOO_WIDE, wilson_interval
-from recame.names import quoted
+from recame.names import counted, quoted
 from recame.pages.drawing import figure_label
-from recame.pages.render import (
-    BLUE,
-    GREY,
-    LINE,
-    counted,
-    figure_picture,
-    interval_text,
-    listed_text,
-)
+from recame.pages.render import BLUE, GREY, LINE, figure_picture, interval_text, listed_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,11 +41,16 @@ class Classes(Check):
             hint = "Add images of another class before training."
             found.append(SetFinding("one-class", "bad", "There is only one class", text, hint, 1))
         if not audit.splits:
-            text = "The source has no splits; `recame train` would draw them, stratified by class."
-            hint = (
-                "Name a column whose values belong together (data.group_by), so that none "
-                "straddles."
-            )
+            text = "The source has no splits; `recame train` would draw them, stratified by class"
+            if groups_of(self.inspection.table, None) is None:
+                text += "."
+                hint = (
+                    "Name a column whose values belong together (data.group_by), so that none "
+                    "straddles."
+                )
+            else:
+                text += ", and keep the pages and boxes of each file together."
+                hint = ""
             found.append(SetFinding("no-splits", "note", "No splits are given", text, hint))
         else:
             found += _missing_in_splits(audit)

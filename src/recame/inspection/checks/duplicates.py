@@ -10,9 +10,10 @@ import pandas as pd
 from recame.contracts import IntArray
 from recame.data.cache import PickedRows
 from recame.data.contents import content_digests, equal_groups
+from recame.data.file_part import split_part
 from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.scenes import near_duplicates, scene_groups
-from recame.pages.render import counted
+from recame.names import counted
 
 _MOST_CARDS = 8
 
@@ -95,6 +96,8 @@ class Duplicates(Check):
         inside, pairs = equal["group"].nunique() - num_crossing, len(near) - num_across
         if inside or pairs:
             unless = ", or give them a common column and set data.group_by, before splits are made"
+            if splits or self._of_one_file():  # whose parts are kept together anyway
+                unless = ""
             found.append(
                 SetFinding(
                     "duplicates",
@@ -103,8 +106,7 @@ class Duplicates(Check):
                     f"{counted(inside, 'set')} of equal images and "
                     f"{counted(pairs, 'pair')} of near-duplicates (same place, small shift, "
                     "other light or noise) within a split.",
-                    "They count as one observation: drop the copies (duplicates.csv)"
-                    f"{'' if splits else unless}.",
+                    f"They count as one observation: drop the copies (duplicates.csv){unless}.",
                     int(inside) + pairs,
                 )
             )
@@ -112,6 +114,14 @@ class Duplicates(Check):
             text = "No two images have equal pixels, and no two show the same scene."
             found.append(SetFinding("duplicates", "good", "No duplicates", text))
         return found
+
+    def _of_one_file(self) -> bool:
+        """Whether all repetitions are pages or boxes of one file each."""
+        file = self.inspection.table["image"].map(lambda image: split_part(image)[0]).to_numpy()
+        rows = self.equal["table_row"].to_numpy(np.int64)
+        shared = pd.Series(file[rows]).groupby(self.equal["group"].to_numpy()).nunique()
+        first, second = (file[self.near[end].to_numpy(np.int64)] for end in ("first", "second"))
+        return bool((shared == 1).all() and (first == second).all())
 
     def _by_chance(self) -> str:
         """How many leaks lie on different products, where simple patterns repeat by chance."""

@@ -14,7 +14,8 @@ from recame.data.decode import losses
 from recame.data.listing import KINDS, Unused, walk_images
 from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.figures import calm
-from recame.pages.render import BLUE, GREY, LINE, ORANGE, counted, figure_picture
+from recame.names import counted
+from recame.pages.render import BLUE, GREY, LINE, ORANGE, figure_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from typing import Any
 
 from recame.data.audit import FEWEST_GROUPS, GroupAudit
 from recame.inspection.check import Block, Check, Section, SetFinding
-from recame.pages.render import counted
+from recame.names import counted
 
 
 class Groups(Check):

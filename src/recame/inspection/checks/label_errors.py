@@ -21,8 +21,7 @@ from recame.inspection.check import (
     SetFinding,
 )
 from recame.inspection.checks.duplicates import Duplicates
-from recame.names import quoted
-from recame.pages.render import counted
+from recame.names import counted, quoted
 from recame.progress import Progress, silent
 
 _MOST_SHOWN = 24

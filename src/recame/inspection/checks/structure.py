@@ -27,7 +27,8 @@ from recame.inspection.clusters import (
     mixing,
 )
 from recame.inspection.figures import clusters_figure, map_figure, mixing_figure
-from recame.pages.render import counted, figure_picture, listed_text
+from recame.names import counted
+from recame.pages.render import figure_picture, listed_text
 
 #: Points on the map.
 MOST_MAPPED = 2500

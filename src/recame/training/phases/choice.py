@@ -28,6 +28,7 @@ from recame.inference.predict import predict_groups, predict_split
 from recame.metrics.evaluation import evaluate_as_configured
 from recame.metrics.statistics import balanced_accuracy, class_means, standard_error
 from recame.models import MultiExpertClassifier, save_checkpoint
+from recame.names import counted
 from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.price import NOMINAL_MACS_PER_S, Option, buy, macs
@@ -81,7 +82,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
     accuracies = {name: _accuracy(judged) for name, judged in predicted.items()}
     listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
-    views = "1 view" if option.views == 1 else f"{option.views} views"
+    views = counted(option.views, "view")
     say(
         run.console,
         f"Balanced accuracy on val: {listed}. Kept: {chosen}, {views} ({_accuracy(kept):.3f})",

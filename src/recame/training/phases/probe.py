@@ -17,6 +17,7 @@ from recame.models import (
     save_checkpoint,
 )
 from recame.models.checkpoint import owner
+from recame.names import counted
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
@@ -70,7 +71,7 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     say(
         run.console,
         f"Probe: heads on frozen features of {len(view):,} images, "
-        f"{features.pooled.shape[1]} views each, {time.monotonic() - began:.0f} s",
+        f"{counted(features.pooled.shape[1], 'view')} each, {time.monotonic() - began:.0f} s",
     )
     return run, model
 

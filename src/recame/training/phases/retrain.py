@@ -18,6 +18,7 @@ from recame.data.dataset import SplitView
 from recame.data.samplers import class_prior
 from recame.data.sampling import capped_view
 from recame.models import MultiExpertClassifier
+from recame.names import counted
 from recame.progress import progress_bars, say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import embed, fit_heads
@@ -57,8 +58,8 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
         )
     say(
         run.console,
-        f"Retrained: new heads on features of {len(view):,} images, {num_views} views each, "
-        f"{time.monotonic() - began:.0f} s",
+        f"Retrained: new heads on features of {len(view):,} images, "
+        f"{counted(num_views, 'view')} each, {time.monotonic() - began:.0f} s",
     )
     return model.eval()
 
