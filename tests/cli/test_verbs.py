@@ -99,6 +99,7 @@ def test_resume_takes_the_runs_own_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
+    go_on = f"recame train --out {run} --resume"
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -107,7 +108,7 @@ def test_resume_takes_the_runs_own_settings(
         patch.setattr("recame.training.train.run_finetune", interrupt)
         code, _, told = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
-    assert told.endswith("interrupted\n")
+    assert told.endswith(f"interrupted: {run} keeps what is done. Go on with: {go_on}\n")
     assert json.loads((run / "run.json").read_text())["state"] == "training"
     assert recame("train", "--out", run, "--resume")[0] == 0
     assert len(pd.read_csv(run / "history.csv")) == 2
@@ -127,11 +128,12 @@ def test_ctrl_c_while_it_trains(
         raise KeyboardInterrupt
 
     run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
+    go_on = f"recame train --out {run} --resume"
     with monkeypatch.context() as patch:
         patch.setattr("recame.training.loop.module.FinetuneModule.validation_step", interrupt)
         code, _, told = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
-    assert told.endswith("interrupted\n")
+    assert told.endswith(f"interrupted: {run} keeps what is done. Go on with: {go_on}\n")
     assert signal.getsignal(signal.SIGINT) is before
     assert recame("train", "--out", run, "--resume")[0] == 0
 
