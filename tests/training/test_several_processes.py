@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from recame.config import Config
 from recame.runs.folder import RunFolder
+from recame.training import begin
 from recame.training import train as train_file
 from recame.training.loop import processes
 from recame.training.loop.module import FinetuneModule
@@ -106,6 +107,23 @@ def test_the_leaders_time_ends_both(
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert history["step"].iloc[-1] == 7
     assert RunFolder.open(tmp_path / "run").load_config().finetune.steps == 7
+
+
+def test_the_leader_alone_decides_the_size(
+    defects: Path, config: Config, tmp_path: Path, in_two_processes: InTwo
+) -> None:
+    open_size = config.updated({"data.size": "auto", "finetune.epochs": 1})
+
+    def child(rank: int) -> str:
+        begin.settle_size = lambda *_, **__: (48 + 16 * rank, f"of rank {rank}")
+        return str(train(defects, open_size, out=tmp_path / "run"))
+
+    leader, follower = in_two_processes(child)
+    assert "RunFolder" in leader
+    assert follower == 0
+    run = RunFolder.open(tmp_path / "run")
+    assert run.load_config().data.size == 48
+    assert [why for why in run.reasons() if "rank" in why] == ["data.size = 48: of rank 0"]
 
 
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -37,7 +37,9 @@ class DataConfig(Section):
     normal_class: str | None = None
     critical_classes: tuple[str, ...] = ()
     size: Auto | Size = Field(
-        "auto", description="pixels: the side of a square, or height x width, as 128x512"
+        "auto",
+        description="pixels: the side of a square, or height x width, as 128x512; auto: what the "
+        "time allows, and val says",
     )
     channels: Auto | Literal[1, 3] = "auto"
     bit_depth: Auto | Literal[8, 16] = "auto"

@@ -36,8 +36,10 @@ _NAMED = 3
 #: Images whose sides differ by less than this factor are brought to squares; beyond it they keep
 #: their shape, up to the other factor.
 NEAR_SQUARE, MOST_ELONGATED = 1.5, 8
-#: Sides of the squares whose numbers of pixels are worth trying.
-_SIDES = (64, 96, 128, 192, 256)
+#: Sides of the squares whose numbers of pixels are worth trying, and how far images are enlarged:
+#: pretrained networks see more of a small image that is, but not of one that is no longer small.
+_SIDES = (64, 96, 128, 160, 192, 224, 256)
+_ENLARGED, _LARGE_ENOUGH = 2.0, (128, 192)
 
 
 def propose_spec(
@@ -320,20 +322,25 @@ def working_side(native: tuple[int, int]) -> int:
 def candidate_sizes(native: tuple[int, int]) -> list[tuple[int, int]]:
     """Sizes (height, width) that images may be resized to where nobody says.
 
-    The first is what is taken: that of `working_side`. The others follow with ascending numbers of
-    pixels, up to 256 x 256 and none with more than the images have.
+    The first is what is taken without a closer look: that of `working_side`. The others follow with
+    ascending numbers of pixels, up to those of 256 x 256: as many as the images have, and of small
+    images more, up to twice their side (and in any case 128, at most 192).
 
     Args:
         native: median height and width of the images.
 
     Examples:
         >>> candidate_sizes((180, 200))
-        [(128, 128), (64, 64), (96, 96)]
-        >>> candidate_sizes((200, 5000))
-        [(64, 320), (32, 160), (32, 256), (64, 512), (96, 704)]
+        [(128, 128), (64, 64), (96, 96), (160, 160), (192, 192)]
+        >>> candidate_sizes((64, 64)) == candidate_sizes((32, 32))
+        True
+        >>> candidate_sizes((200, 5000))[:4]
+        [(64, 320), (32, 160), (32, 256), (64, 448)]
     """
     first, own = working_side(native), math.sqrt(native[0] * native[1])
-    others = [side for side in _SIDES if side != first and side <= own]
+    least, most = _LARGE_ENOUGH
+    largest = max(own, least, min(_ENLARGED * own, most))
+    others = [side for side in _SIDES if side != first and side <= largest]
     return list(dict.fromkeys(shaped(side, native) for side in (first, *others)))
 
 

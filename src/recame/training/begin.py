@@ -17,7 +17,6 @@ from recame.config import Config
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.file_part import split_part
 from recame.data.manifest import ManifestColumns, read_manifest
-from recame.data.proposal import native_size
 from recame.errors import ConfigError
 from recame.files import remove_partial, write_json
 from recame.inference.device import choose_device
@@ -29,7 +28,8 @@ from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
-from recame.training.planner import choose_size, num_processes, plan_model
+from recame.training.phases.image_size import settle_size
+from recame.training.planner import num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
 
 
@@ -42,9 +42,10 @@ def _prepare(
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
     if config.data.size == "auto":
-        table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
-        paths = [Path(path) for path in table["path"]]
-        size, why = choose_size(native_size(paths, context=config.data.context))
+        with measured.stage("size"), progress_bars(console) as report:
+            table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
+            size, why = settle_size(table, config, device, started=started, report=report)
+        began = time.monotonic()
         config = config.updated({"data.size": size})
         reasons.append(f"data.size = {size}: {why}")
     with progress_bars(console) as report:

@@ -147,6 +147,8 @@ def _follow(source: Path, config: Config, out: Path, started: float) -> NoReturn
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     silent = Console(quiet=True)
+    if config.data.size == "auto":  # the leader decides, by its clock
+        config = leaders_run(out, begun=True).load_config()
     with suppress(RecameError):  # the leader says it
         # This node decodes the images, where it has not, while the leader trains its probe.
         _prepare(source, config, RunFolder(out), silent, started)

@@ -77,19 +77,21 @@ def call_followers(folder: RunFolder) -> None:
     folder.mark("fine-tuning")
 
 
-def leaders_run(out: Path, patience_s: float = PATIENCE_S) -> RunFolder:
+def leaders_run(out: Path, patience_s: float = PATIENCE_S, *, begun: bool = False) -> RunFolder:
     """The leader's run, once its fine-tuning begins.
 
     Args:
         out: the run folder that was asked for, seen by all nodes.
         patience_s: seconds without a sign of the leader after which it is given up.
+        begun: do not wait for longer than until its settings are decided.
 
     Raises:
         SystemExit: the run is finished: there is nothing to help with.
         ProcessError: the leader ended, or gives no sign any more.
     """
     path = Path(os.environ.get(RUN_VARIABLE, out))
-    if _wait(path, ("fine-tuning", "finished"), patience_s) == "finished":
+    first = ("training",) if begun else ()
+    if _wait(path, (*first, "fine-tuning", "finished"), patience_s) == "finished":
         leave_with_leader(path)
     return RunFolder.open(path)
 

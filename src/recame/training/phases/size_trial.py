@@ -1,0 +1,321 @@
+"""A sample of a set at several sizes: which of them time and answers allow, and how each fares."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+
+from recame.config import Config, as_size
+from recame.contracts import Array, BoolArray, IntArray, PreprocessSpec
+from recame.data.at_sizes import decode_at_sizes
+from recame.data.cache import ImageCache
+from recame.data.dataset import InspectionSet
+from recame.data.proposal import candidate_sizes
+from recame.data.sampling import balanced_sample
+from recame.data.splits import complete_splits
+from recame.inference.separability import Judged, judge
+from recame.label_space import LabelSpace
+from recame.models import MultiExpertClassifier
+from recame.progress import Progress
+from recame.runs.folder import RunFolder
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.features import embed, open_forward
+from recame.training.phases.price import NOMINAL_MACS_PER_S, macs
+from recame.training.planner import num_processes, plan_model
+from recame.training.starting_weights import starting_mean_std
+
+#: Seconds that opening a size takes: its network and graph.
+OPENING_S = 0.8
+#: Images that a forward is measured by, and for so many a graph is always worth it.
+_TIMED, _MANY = 16, 10**6
+#: Images of the training split and of `val` that are looked at, at most, and in all at least.
+_MOST_TRAIN, _MOST_VAL, _LEAST = 480, 240, 60
+#: Images of a class in `val` that judge it alone.
+_ENOUGH_VAL = 20
+#: A step of fine-tuning takes so many forwards (docs/decisions/0026).
+STEP_FORWARDS = 2.7
+#: Fine-tuning shall show each training image so often, or in all so many images (0026).
+LEAST_PASSES, MANY_IMAGES, FEWEST_IMAGES = 6, 20_000, 2_000
+#: Pixels of a candidate where no time is planned: on a CPU, whose epochs grow with them.
+_UNTIMED_CPU_PIXELS = 128 * 128
+
+Size = tuple[int, int]
+
+
+class Tried(NamedTuple):
+    """A size, how images were judged at it, and seconds that each of them took."""
+
+    size: Size
+    judged: Judged
+    image_s: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Sizes that are worth a look.
+
+    Attributes:
+        sizes: height and width, the first that which is taken unless another is better.
+        left: sentences on what was left out, and why.
+    """
+
+    sizes: tuple[Size, ...]
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Files of the training split and of `val`, in an order whose beginning is a sample, too.
+
+    Attributes:
+        paths: N files.
+        target: (N,) class indices.
+        of_val: (N,) whether of `val`.
+        classes: of the training split.
+        num_train: images of the whole training split.
+    """
+
+    paths: list[Path]
+    target: IntArray
+    of_val: BoolArray
+    classes: LabelSpace
+    num_train: int
+
+    @classmethod
+    def draw(cls, table: pd.DataFrame, config: Config) -> Sample:
+        """Draw from a table of `read_manifest`, with the splits that training makes.
+
+        Raises:
+            DataError: it cannot be split.
+        """
+        settings, seed = config.data, config.run.seed
+        table = complete_splits(
+            table,
+            val_fraction=settings.val_fraction,
+            test_fraction=settings.test_fraction,
+            group_by=settings.group_by,
+            seed=seed,
+        )
+        labels = table["label"]
+        train = np.flatnonzero((table["split"] == "train") & labels.notna())
+        classes = LabelSpace.from_labels(labels.iloc[train])
+        target = pd.Index(classes.names).get_indexer(pd.Index(labels)).astype(np.int64)
+        val = np.flatnonzero((table["split"] == "val") & (target >= 0))
+        rows = [
+            part[balanced_sample(target[part], most, seed)]
+            for part, most in ((train, _MOST_TRAIN), (val, _MOST_VAL))
+        ]
+        # So that a beginning of the two holds as large a part of each.
+        place = np.concatenate([np.linspace(0, 1, len(part)) for part in rows])
+        order = np.argsort(place, kind="stable")
+        chosen = np.concatenate(rows)[order]
+        of_val = np.repeat([False, True], [len(part) for part in rows])[order]
+        paths = [Path(path) for path in table["path"].iloc[chosen]]
+        return cls(paths, target[chosen], of_val, classes, len(train))
+
+
+class Trial:
+    """The run's network with one expert, and how it fares at several sizes."""
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        sample: Sample,
+        native: Size,
+        spec: PreprocessSpec,
+    ) -> None:
+        self._config, self._device, self._sample = config, device, sample
+        self._native, self._spec = native, spec
+
+    def candidates(self, left_s: float | None) -> Candidates:
+        """What of the sizes answers and time allow.
+
+        Args:
+            left_s: seconds for fine-tuning; None: its time is not limited.
+        """
+        sizes = candidate_sizes(self._native)
+        first = sizes[0]
+        run = self._at(first, np.zeros((8, *first, self._spec.channels), self._spec.dtype))
+        model = run.new_model()
+        pixels = {size: math.prod(size) / math.prod(first) for size in sizes}
+        left = []
+        if slow := self._slow(sizes, macs(model), pixels):
+            size, images_per_s = next(iter(slow.items()))
+            least = self._config.evaluation.least_images_per_s
+            left.append(
+                f"{as_size(size)} would answer about {images_per_s:.0f} images a second on two "
+                f"cores, less than evaluation.least_images_per_s = {least:g} (0 lifts that)"
+            )
+            sizes = [size for size in sizes if size not in slow]
+        if left_s is None:
+            if self._device.type == "cpu":  # epochs grow with the pixels, and nobody limits them
+                most = max(_UNTIMED_CPU_PIXELS, math.prod(first))
+                sizes = [size for size in sizes if math.prod(size) <= most]
+        elif self._config.finetune.enabled:
+            step_s = STEP_FORWARDS * _forward_s(run, model)
+            shown = left_s * num_processes(self._config.run, self._device) / step_s
+            num_train = self._sample.num_train
+            rare = [s for s in sizes if shown / pixels[s] < needed_images(num_train)]
+            sizes = [s for s in sizes if s not in rare] or [min(sizes, key=math.prod)]
+            if rare:
+                size = min(rare, key=math.prod)
+                left.append(
+                    f"at {as_size(size)} fine-tuning would show each of {num_train:,} images "
+                    f"about {shown / pixels[size] / num_train:.1f} times"
+                )
+        return Candidates(chosen_three(sizes, first), tuple(left))
+
+    def _slow(
+        self, sizes: Sequence[Size], cost: float, pixels: Mapping[Size, float]
+    ) -> dict[Size, float]:
+        """Dearer sizes at which even one view of one network is slower than asked: images/s."""
+        least = self._config.evaluation.least_images_per_s
+        if not least or self._device.type != "cpu":
+            return {}
+        rates = {size: NOMINAL_MACS_PER_S / cost / pixels[size] for size in sizes[1:]}
+        return {size: rate for size, rate in rates.items() if rate < least and pixels[size] > 1}
+
+    def judge(self, sizes: Sequence[Size], ends: float | None, report: Progress) -> list[Tried]:
+        """Judge the sample at each size that there is time for; none where that is one size.
+
+        Args:
+            sizes: ascending.
+            ends: `time.monotonic()` by which it shall be done; None: no hurry.
+            report: told of the progress.
+        """
+        decoded = decode_at_sizes(
+            self._sample.paths,
+            self._spec,
+            sizes,
+            max_pixels=self._config.data.max_pixels,
+            most_s=None if ends is None else (ends - time.monotonic()) / 3,
+        )
+        num_images = len(decoded.positions)
+        if ends is not None and num_images:
+            image_s = self._image_s(sizes[0], decoded.images[0])
+            sizes, num_images = fitting(image_s, sizes, num_images, ends - time.monotonic())
+        tried: list[Tried] = []
+        positions = decoded.positions[:num_images]
+        if len(sizes) == 1 or not len(positions):
+            return tried
+        for size, images in zip(sizes, decoded.images, strict=False):
+            began = time.monotonic()
+            judged = self._judged(size, images[:num_images], positions)
+            tried.append(Tried(size, judged, (time.monotonic() - began) / num_images))
+            report("trying sizes", len(tried), len(sizes))
+            if judged.right.all():
+                break  # nothing is left to win
+        return tried
+
+    def _at(self, size: Size, images: Array) -> OngoingRun:
+        """A run of one expert on images in memory, all of which train."""
+        spec = replace(self._spec, height=size[0], width=size[1])
+        table = pd.DataFrame({"split": "train", "target": -1, "row": np.arange(len(images))})
+        cache = ImageCache(images, np.arange(len(images)), (), "")
+        data = InspectionSet(table, self._sample.classes, spec, cache, self._native)
+        config = self._config.updated({"data.size": as_size(size)})
+        config = plan_model(config, data, self._device).config
+        mean, std = starting_mean_std(config.model.backbone, config.model.pretrained, spec.channels)
+        data = replace(data, spec=replace(spec, mean=mean, std=std))
+        one = config.model.model_copy(update={"num_experts": 1})
+        config = config.model_copy(update={"model": one})
+        quiet = Console(quiet=True)
+        return OngoingRun(RunFolder(Path()), config, data, self._device, quiet, time.monotonic())
+
+    def _image_s(self, size: Size, images: Array) -> float:
+        """Seconds that an image takes on the way to its features, the second time."""
+        run = self._at(size, images[:_TIMED])
+        model = run.new_model()
+        forward, taken = open_forward(run, model, _MANY), 0.0
+        for _ in range(2):
+            began = time.monotonic()
+            embed(run, model, run.data.view("train"), 1, forward=forward)
+            taken = time.monotonic() - began
+        return taken / len(run.data.table)
+
+    def _judged(self, size: Size, images: Array, positions: IntArray) -> Judged:
+        run = self._at(size, images)
+        model = run.new_model()
+        view = run.data.view("train")
+        pooled = embed(run, model, view, 1, forward=open_forward(run, model, _MANY)).pooled
+        features = pooled[:, 0].flatten(1).numpy()
+        target, of_val = self._sample.target[positions], self._sample.of_val[positions]
+        return judge(
+            features[~of_val],
+            target[~of_val],
+            features[of_val],
+            target[of_val],
+            self._sample.classes.num_classes,
+            enough=_ENOUGH_VAL,
+        )
+
+
+def chosen_three(sizes: Sequence[Size], first: Size) -> tuple[Size, ...]:
+    """The first, the largest, and the one between, by their numbers of pixels.
+
+    Args:
+        sizes: that there is time for.
+        first: what is taken without a look; the largest that is left below it if it is not.
+
+    Examples:
+        >>> chosen_three([(64, 64), (96, 96), (128, 128), (160, 160), (192, 192)], (96, 96))
+        ((96, 96), (128, 128), (192, 192))
+    """
+    ascending = sorted(sizes, key=math.prod)
+    below = [size for size in ascending if math.prod(size) <= math.prod(first)]
+    first = below[-1] if below else ascending[0]
+    larger = [size for size in ascending if math.prod(size) > math.prod(first)]
+    if len(larger) < 3:
+        return first, *larger
+    middle = math.sqrt(math.prod(first) * math.prod(larger[-1]))
+    between = min(larger[:-1], key=lambda size: abs(math.log(math.prod(size) / middle)))
+    return first, between, larger[-1]
+
+
+def fitting(
+    image_s: float, sizes: Sequence[Size], num_images: int, left_s: float
+) -> tuple[tuple[Size, ...], int]:
+    """The sizes, and the number of images, that there is time to try.
+
+    Args:
+        image_s: seconds that an image takes at the first size.
+        sizes: ascending; the last are given up where too few images would fit.
+        num_images: at most.
+        left_s: seconds.
+    """
+    sizes = tuple(sizes)
+    while len(sizes) > 1:
+        pixels = sum(math.prod(size) for size in sizes) / math.prod(sizes[0])
+        fits = int((left_s - OPENING_S * len(sizes)) / (image_s * pixels))
+        if fits >= min(_LEAST, num_images):
+            return sizes, min(num_images, fits)
+        sizes = sizes[:-1]
+    return sizes, 0
+
+
+def needed_images(num_train: int) -> int:
+    """Images that fine-tuning shall show at least at a size larger than the smallest."""
+    return max(FEWEST_IMAGES, min(MANY_IMAGES, LEAST_PASSES * num_train))
+
+
+def _forward_s(run: OngoingRun, model: MultiExpertClassifier) -> float:
+    """Seconds of an image's forward as in training, the best of three."""
+    images = run.data.images(np.arange(len(run.data.table))).to(run.device)
+    model.eval()
+    taken = []
+    with torch.inference_mode():
+        for _ in range(3):
+            began = time.monotonic()
+            model(images).logits.cpu()
+            taken.append(time.monotonic() - began)
+    return min(taken) / len(images)
