@@ -53,8 +53,9 @@ class _PackagedTrunk(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, side: int) -> None:
         super().__init__()
+        self.side = side
         trunk = build_backbone(PACKAGED_BACKBONE, pretrained="package", in_channels=channels)
         self.stages = nn.ModuleList(list(trunk.stages)[:NUM_STAGES])
         mean, std = pretrained_mean_std(PACKAGED_BACKBONE, "package", channels)
@@ -63,7 +64,7 @@ class _PackagedTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> means and deviations (B, P), maxima (B, P / 2)."""
-        size = _seen_size(int(images.shape[2]), int(images.shape[3]))
+        size = _seen_size(int(images.shape[2]), int(images.shape[3]), self.side)
         maps = nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
         maps = (maps - self.mean) / self.std
         means, deviations, peaks = [], [], []
@@ -78,10 +79,10 @@ class _PackagedTrunk(nn.Module):
         return torch.cat([*means, *deviations], 1), torch.cat(peaks, 1)
 
 
-def _seen_size(height: int, width: int) -> tuple[int, int]:
+def _seen_size(height: int, width: int, side: int) -> tuple[int, int]:
     """What the packaged trunk sees: an image's shape, no side below a third of the square's."""
-    scale = SIDE / (height * width) ** 0.5
-    return max(SIDE // 3, round(height * scale)), max(SIDE // 3, round(width * scale))
+    scale = side / (height * width) ** 0.5
+    return max(side // 3, round(height * scale)), max(side // 3, round(width * scale))
 
 
 class _RunTrunk(nn.Module):
@@ -102,6 +103,7 @@ def embed_images(
     spec: PreprocessSpec,
     *,
     model: LoadedModel | None = None,
+    side: int = SIDE,
     on_progress: Progress = silent,
 ) -> Embedding:
     """Embed images by the packaged EfficientNet-Lite0, or by a trained model.
@@ -111,15 +113,17 @@ def embed_images(
         spec: how they were decoded; of the model where one is given.
         model: whose pooled features are taken instead; it has seen the labels of its training
             images, so that label errors it has learnt by heart stay hidden.
+        side: of the square whose number of pixels the packaged network sees.
         on_progress: told of the progress.
     """
     trunk: nn.Module
     if model is None:
-        trunk, source = _PackagedTrunk(spec.channels), "EfficientNet-Lite0 (ImageNet), not trained"
+        trunk = _PackagedTrunk(spec.channels, side)
+        source = "EfficientNet-Lite0 (ImageNet), not trained"
     else:
         trunk, source = _RunTrunk(model.model), f"trained {model.architecture.backbone}"
     if model is None:
-        seen = _seen_size(spec.height, spec.width)
+        seen = _seen_size(spec.height, spec.width, side)
         return _embedded(
             trunk.eval(), source, images, spec, num_pixels=seen[0] * seen[1], progress=on_progress
         )

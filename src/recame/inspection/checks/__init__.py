@@ -7,6 +7,7 @@ from recame.inspection.checks.files import Files
 from recame.inspection.checks.groups import Groups
 from recame.inspection.checks.label_errors import LabelErrors
 from recame.inspection.checks.products import Products
+from recame.inspection.checks.resolution import Resolution
 from recame.inspection.checks.structure import Structure
 
 #: In this order they look, and speak where their findings are of one level.
@@ -18,4 +19,5 @@ CHECKS: tuple[type[Check], ...] = (
     Classes,
     Products,
     Structure,
+    Resolution,
 )

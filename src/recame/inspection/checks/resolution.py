@@ -1,0 +1,196 @@
+"""Whether the size that images are brought to shrinks away what tells the classes apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.config import as_size
+from recame.contracts import Array, IntArray, PreprocessSpec
+from recame.data.at_sizes import decode_at_sizes
+from recame.data.proposal import candidate_sizes
+from recame.data.sampling import balanced_sample
+from recame.inference.embedding import embed_images
+from recame.inference.separability import Judged, gain, judge
+from recame.inspection.check import Block, Check, EmbeddedImages, Section, SetFinding
+from recame.pages.render import image_picture
+
+#: Images that are looked at, at most, and pixels of all of them at all sizes.
+_MOST_IMAGES, _MOST_PIXELS = 240, 2**23
+#: A larger size is better from so many standard errors of the paired difference on.
+_MARGIN = 2.0
+#: Pictures of the page, and the side of the square whose pixels the file's own have at most.
+_SHOWN, _SHOWN_SIDE = 6, 256
+#: Images that were decoded once are not refused now.
+_ANY = 2**40
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    size: Size
+    judged: Judged
+
+
+class Resolution(Check):
+    """Classes at the size that is worked with, beside larger ones up to the images' own.
+
+    Attributes:
+        tried: the size and, ascending, larger ones, each with how images were judged by a
+            classifier, on the packaged network's features, that had not seen them; empty where
+            nothing is shrunk or too few images are known.
+        better: position in `tried` of the smallest size that is clearly better, or None.
+        pictures: row of the table, pixels as they are filed and as a network sees them; rare
+            classes first.
+    """
+
+    place = 7
+    of_images = True
+    tried: tuple[_Tried, ...] = ()
+    better: int | None = None
+    pictures: tuple[tuple[int, Array, Array], ...] = ()
+
+    def find(self) -> None:
+        """Judge a sample of the images at each size, and keep a few to be shown."""
+        inspection, embedded = self.inspection, self.inspection.embedded
+        if embedded is None or inspection.spec is None or not len(inspection.headers):
+            return
+        with inspection.clock("comparing sizes"):
+            spec, native = inspection.spec, self._native()
+            sizes = [(spec.height, spec.width), *self._larger(spec, native)]
+            most = _MOST_PIXELS // sum(map(math.prod, sizes))
+            # The page may lead to another size, and no size is chosen by images of test.
+            split = inspection.table.get("split", pd.Series("", inspection.table.index))
+            usable = np.flatnonzero((split.iloc[embedded.rows] != "test").to_numpy())
+            most = min(_MOST_IMAGES, most)
+            chosen = usable[balanced_sample(embedded.target[usable], most, inspection.seed)]
+            if len(sizes) > 1:
+                self._judge(spec, sizes, embedded, chosen)
+            frequency = np.bincount(embedded.target)[embedded.target[chosen]]
+            rare = np.argsort(frequency, kind="stable")
+            self._picture(spec, native, embedded.rows[chosen[rare[:: max(1, len(rare) // _SHOWN)]]])
+
+    def _native(self) -> Size:
+        height, width = self.inspection.headers[["height", "width"]].median()
+        return round(height), round(width)
+
+    def _larger(self, spec: PreprocessSpec, native: Size) -> list[Size]:
+        """One or two sizes above the one that is worked with, none above the images' own."""
+        larger = [
+            size
+            for size in sorted(candidate_sizes(native), key=math.prod)
+            if spec.height * spec.width < math.prod(size) <= math.prod(native)
+        ]
+        return [larger[(len(larger) - 1) // 2], larger[-1]] if len(larger) > 1 else larger
+
+    def _judge(
+        self,
+        spec: PreprocessSpec,
+        sizes: Sequence[Size],
+        embedded: EmbeddedImages,
+        chosen: IntArray,
+    ) -> None:
+        paths = self._paths(embedded.rows[chosen])
+        decoded = decode_at_sizes(paths, spec, sizes, max_pixels=_ANY)
+        target = embedded.target[chosen[decoded.positions]]
+        if len(np.unique(target)) < 2:
+            return
+        tried = []
+        for (height, width), images in zip(sizes, decoded.images, strict=True):
+            at = replace(spec, height=height, width=width)
+            features = embed_images(images, at, side=round(math.sqrt(height * width))).details
+            none = features[:0], target[:0]
+            judged = judge(features, target, *none, int(target.max()) + 1, enough=1)
+            if not len(judged.target):
+                return
+            tried.append(_Tried((height, width), judged))
+        self.tried = tuple(tried)
+        for number in range(1, len(tried)):
+            better, error = gain(tried[0].judged, tried[number].judged)
+            if self.better is None and better > _MARGIN * error:
+                self.better = number
+
+    def _picture(self, spec: PreprocessSpec, native: Size, rows: IntArray) -> None:
+        shrunk = min(1.0, _SHOWN_SIDE / math.sqrt(math.prod(native)))
+        own = max(1, round(native[0] * shrunk)), max(1, round(native[1] * shrunk))
+        sizes = [own, (spec.height, spec.width)]
+        decoded = decode_at_sizes(self._paths(rows[:_SHOWN]), spec, sizes, max_pixels=_ANY)
+        filed, seen = decoded.images
+        shown = rows[decoded.positions]
+        self.pictures = tuple(
+            (int(row), *pair) for row, *pair in zip(shown, filed, seen, strict=True)
+        )
+
+    def _paths(self, rows: IntArray) -> list[Path]:
+        return [Path(path) for path in self.inspection.table["path"].iloc[rows]]
+
+    def say(self) -> list[SetFinding]:
+        """Whether a larger size tells the classes apart clearly better."""
+        if not self.tried:
+            return []
+        native, (first, *_) = self._native(), self.tried
+        height, width = first.size
+        listed = ", ".join(
+            f"{one.judged.accuracy:.2f} at {one.size[0]} x {one.size[1]}" for one in self.tried
+        )
+        text = (
+            f"Files of about {native[0]} x {native[1]} pixels (height x width) are brought to "
+            f"{height} x {width}. Balanced accuracy of a classifier on the features of the "
+            f"packaged network, {len(first.judged.target)} images judged without themselves: "
+            f"{listed}."
+        )
+        if self.better is None:
+            title = f"{height} x {width} pixels show the classes as well as more would"
+            return [SetFinding("resolution", "good", title, text)]
+        size = as_size(self.tried[self.better].size)
+        return [
+            SetFinding(
+                "resolution",
+                "warn",
+                f"{height} x {width} pixels shrink away what tells classes apart",
+                text,
+                f"Train with --size {size}; or leave data.size open and give more time: recame "
+                "train tries larger sizes itself, where it can show each image often enough.",
+            )
+        ]
+
+    def show(self) -> list[Section]:
+        """Images as they are filed, beside what a network sees of them."""
+        spec, table = self.inspection.spec, self.inspection.table
+        assert spec is not None
+        cards = []
+        for row, filed, seen in self.pictures:
+            name, label = str(table["image"].iloc[row]), str(table["label"].iloc[row])
+            told = f"{spec.height} x {spec.width}, as a network sees it"
+            pair = [
+                image_picture(filed, name, "as filed", scale=spec.scale),
+                image_picture(seen, name, told, scale=spec.scale),
+            ]
+            cards.append({"text": f"{label}: {name}", "pictures": pair})
+        note = (
+            "Look whether the smallest defect can still be seen on the right; a larger --size "
+            "shows more, and costs time in proportion to its pixels."
+        )
+        blocks = [Block("note", note), Block("cards", cards)]
+        return [Section("resolution", "As a network sees the images", blocks, "Size")]
+
+    def facts(self) -> dict[str, Any]:
+        """What each size scored."""
+        return {
+            "resolution": [
+                {
+                    "size": as_size(one.size),
+                    "balanced_accuracy": one.judged.accuracy,
+                    "loss": one.judged.mean_loss,
+                    "images": len(one.judged.target),
+                }
+                for one in self.tried
+            ]
+        }
