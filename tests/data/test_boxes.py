@@ -16,6 +16,7 @@ from PIL import Image
 from recame.config import DataConfig
 from recame.contracts import PreprocessSpec
 from recame.data import cache as cache_module
+from recame.data import decode as decode_module
 from recame.data.cache import build_cache
 from recame.data.contents import content_digests, read_headers
 from recame.data.dataset import load_inspection_set
@@ -195,6 +196,39 @@ def test_a_file_is_decoded_once_for_its_boxes(board: Path, monkeypatch: pytest.M
     os.utime(board, (1, 1))
     cached(names)
     assert len(decoded) == 4
+
+
+def test_a_prediction_decodes_a_file_once_for_boxes_that_follow_each_other(
+    board: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = board.with_name("other.png")
+    other.write_bytes(board.read_bytes())
+    decoded = []
+    real = decode_module.read_image
+
+    def counting(*args: object, **options: object) -> object:
+        decoded.append(args)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decode_module, "read_image", counting)
+    reader = Reader(SPEC, LIMIT)
+
+    def corner(path: Path, x: int) -> int:
+        return int(
+            np.asarray(reader.read(f"{path}#xywh={x},10,10,10", checksum=x > 40).pixels)[0, 0, 0]
+        )
+
+    assert [corner(board, x) for x in (20, 40, 60)] == [9, 29, 49]
+    assert corner(other, 20) == 9  # the same bytes
+    assert len(decoded) == 1
+    Image.fromarray(np.full((200, 100), 7, np.uint8)).save(board)
+    assert [corner(board, x) for x in (20, 40)] == [7, 7]
+    assert len(decoded) == 2
+    assert reader.read(board).lost == {}
+    assert len(decoded) == 3  # a whole image is not kept
+    monkeypatch.setattr(decode_module, "_MOST_KEPT", 100)
+    assert [corner(other, x) for x in (20, 40)] == [9, 29]
+    assert len(decoded) == 5
 
 
 def table(path: Path, rows: list[str], header: str = "image,label,x,y,width,height") -> Path:

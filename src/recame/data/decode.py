@@ -41,6 +41,8 @@ _WAITS_S = (0.1, 0.4, 1.6)
 #: After so many files in a row that stayed away, each further one is tried once: it is not the
 #: file that is ill, but the place where all of them lie.
 _MANY_AWAY = 8
+#: Bytes of decoded pixels that are kept for a file's next box.
+_MOST_KEPT = 2**28
 #: What no waiting mends.
 _LASTING = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
@@ -317,6 +319,7 @@ class Reader:
     def __init__(self, spec: PreprocessSpec, max_pixels: int) -> None:
         self._spec, self.max_pixels = spec, max_pixels
         self._away = 0
+        self._last: tuple[tuple[str, int], DecodedFile] | None = None
 
     def read(self, image: Image, *, checksum: bool = False) -> ReadImage:
         """Read and decode one image.
@@ -336,12 +339,24 @@ class Reader:
                 file = FileContent(image) if isinstance(image, bytes) else self._file(image, opened)
                 if checksum:
                     sha256 = hashlib.sha256(file.data).hexdigest()
-                decoded = decode_with_facts(file, self._spec, max_pixels=self.max_pixels)
+                decoded = self._decoded(file, sha256)
             return self._ready(*decoded, sha256)
         except DataError as error:
             if checksum and sha256 is None and not isinstance(image, bytes):
                 sha256 = None if _not_given(error) else self.content(image)
             return ReadImage(str(error), sha256, {})
+
+    def _decoded(self, file: FileContent, sha256: str | None) -> tuple[Pixels, FileFacts]:
+        """`decode_with_facts`; the file of the last box is kept, as its next box mostly follows."""
+        data, part = file
+        if part.box is None:
+            return decode_with_facts(file, self._spec, max_pixels=self.max_pixels)
+        key = sha256 or hashlib.sha256(data).hexdigest(), part.page
+        kept = self._last
+        if kept is None or kept[0] != key:
+            kept = key, read_image(data, max_pixels=self.max_pixels, page=part.page)
+            self._last = kept if kept[1].pixels.nbytes <= _MOST_KEPT else None
+        return fitted(kept[1], part, self._spec)
 
     def _ready(self, pixels: Array, facts: FileFacts, sha256: str | None) -> ReadImage:
         return ReadImage(pixels, sha256, losses(facts, self._spec))
