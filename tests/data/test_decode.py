@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,8 +17,8 @@ import pytest
 from PIL import Image
 
 from recame.contracts import PreprocessSpec
-from recame.data import image_file
-from recame.data.decode import decode_image, decode_with_facts, losses
+from recame.data import decode, image_file
+from recame.data.decode import decode_image, decode_with_facts, losses, match_with_facts
 from recame.data.image_file import read_image, whole_file
 from recame.data.proposal import native_size, propose_spec
 from recame.errors import DataError
@@ -365,6 +366,41 @@ def test_large_images_are_taken_over_in_parts(rng, monkeypatch):
         wanted = array[..., :3] if shape[2:] in ((3,), (4,)) else array.reshape(7, 9, -1)[..., 0]
         np.testing.assert_array_equal(pixels, wanted)
         assert pages == 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_large_images_are_brought_to_a_spec_in_parts(rng, monkeypatch, kind, channels, bit_depth):
+    wanted = replace(spec(7, 9, channels, bit_depth), scale=2.0**bit_depth - 1)
+    pixels = rng.integers(0, 2**12 if kind == np.uint16 else 256, (50, 40, 3)).astype(kind)
+    grey = np.repeat(pixels[..., :1], 3, 2)
+    odd = grey.copy()
+    odd[-1, -1] = np.iinfo(kind).max, 0, 0  # colour, and nothing else, in the last part
+    for image in (pixels, grey, odd, pixels[..., 0]):
+        whole, facts = match_with_facts(image, wanted)
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "_AT_ONCE_PIXELS", 120)
+            found, same_facts = match_with_facts(image, wanted)
+        np.testing.assert_array_equal(found, whole)
+        assert same_facts == facts
+        assert facts.coloured == (channels == 1 and image is not grey and image.ndim == 3)
+        factor = 257 if kind == np.uint8 else 1
+        unseen = bit_depth == 8 and kind == np.uint8
+        assert facts.peak == (0 if unseen else int(image.max()) * factor)
+
+
+def test_a_large_image_takes_no_copies_of_it():
+    wanted = replace(spec(16, 16, 1, 16), scale=65535.0)
+    pixels = np.zeros((3000, 3000, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        match_with_facts(pixels, wanted)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Grey of 16 bits takes 0.67 of it, and what is done at once as much again.
+    assert peak < 1.5 * pixels.nbytes
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

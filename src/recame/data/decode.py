@@ -27,6 +27,9 @@ from recame.errors import DataError
 
 #: Cameras with 10, 12 or 14 bits store them in 16-bit files.
 CAMERA_BITS = (10, 12, 14)
+#: Pixels that are brought to a specification at once: whole copies of a large image, one for each
+#: step, would take several times the memory of the image.
+_AT_ONCE_PIXELS = 2**20
 #: Differences between channels up to here (of 255) are rounding, not colour.
 _GREY_TOLERANCE = 2
 
@@ -215,24 +218,32 @@ def match_pixels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
 
 def match_with_facts(pixels: Pixels, spec: PreprocessSpec) -> tuple[Pixels, FileFacts]:
     """`match_pixels`, and what the pixels hold that may be lost."""
-    matched = _match_depth(pixels, spec)
     deep = pixels.dtype == np.uint16
-    peak, above = 0, (0.0, 0.0, 0.0)
-    if deep or spec.bit_depth == 16:
-        peak, above = _brightness(pixels if deep else matched)
-    coloured = spec.channels == 1 and is_coloured(pixels)
-    ready = np.ascontiguousarray(_resize(_match_channels(matched, spec), spec))
-    return ready, FileFacts(deep, peak, above, coloured)
+    watched = deep or spec.bit_depth == 16
+    ready = pixels[..., None] if pixels.ndim == 2 and spec.channels == 1 else pixels
+    peak, above, coloured = 0, [0] * len(CAMERA_BITS), False
+    changes = ready.dtype != spec.dtype or ready.shape[2:] != (spec.channels,)
+    if changes:
+        ready = np.empty((*pixels.shape[:2], spec.channels), spec.dtype)
+    rows = max(1, _AT_ONCE_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), rows) if changes or watched else ():
+        part = pixels[top : top + rows]
+        matched = _match_depth(part, spec)
+        if watched:
+            peak, above = _brighter(part if deep else matched, peak, above)
+        coloured = coloured or (spec.channels == 1 and is_coloured(part))
+        if changes:
+            ready[top : top + rows] = _match_channels(matched, spec)
+    ten, twelve, fourteen = (number / pixels.size for number in above)
+    facts = FileFacts(deep, peak, (ten, twelve, fourteen), coloured)
+    return np.ascontiguousarray(_resize(ready, spec)), facts
 
 
-def _brightness(values: Pixels) -> tuple[int, tuple[float, float, float]]:
-    """The largest of 16-bit values, and the shares that need more than each camera's bits."""
-    peak = int(values.max())
-    ten, twelve, fourteen = (
-        np.count_nonzero(values >= 2**bits) / values.size if peak >= 2**bits else 0.0
-        for bits in CAMERA_BITS
-    )
-    return peak, (ten, twelve, fourteen)
+def _brighter(values: Pixels, peak: int, above: list[int]) -> tuple[int, list[int]]:
+    """The largest of 16-bit values, and how many need more than each camera's bits, so far."""
+    most = int(values.max())
+    more = [int(np.count_nonzero(values >= 2**b)) if most >= 2**b else 0 for b in CAMERA_BITS]
+    return max(peak, most), [sum(both) for both in zip(above, more, strict=True)]
 
 
 def is_coloured(pixels: Pixels) -> bool:

@@ -64,7 +64,7 @@ _MOST_BYTES, _BESIDE_PIXELS = 8, 2**20
 #: Deflate packs no tighter.
 _MOST_PACKED = 1100
 #: Rows are taken over in parts of so many pixels, so that an image is not held three times.
-_PART_PIXELS = 2**24
+_PART_PIXELS = 2**20
 
 
 def decoders() -> str:
