@@ -17,7 +17,7 @@ from recame.data.transforms import dihedral_view
 from recame.errors import ConfigError
 from recame.inference.forward import BatchForward
 from recame.inference.graph_session import open_graph_session, start_graph
-from recame.inference.run_graph import open_graph
+from recame.inference.run_graph import _parts, open_graph
 from recame.models import load_checkpoint
 from recame.runs.folder import RunFolder
 
@@ -65,11 +65,36 @@ def test_it_answers_as_torch_does(views: int, run: Path) -> None:
     assert found["probabilities"].dtype == found["expert_probabilities"].dtype == np.float32
 
 
+@pytest.mark.parametrize("views", [1, 4])
+def test_an_image_has_one_answer_in_any_batch(views: int, run: Path) -> None:
+    images, answers = pixels(34), set()
+    for threads in (1, 2, 4):
+        session = open_graph_session(run, device="cpu", threads=threads, views=views)
+        assert session is not None
+        assert session.steady
+        for size in (1, 2, 3, 7, 8, 16, 32, 33):
+            found = [session.run(images[at : at + size]) for at in range(0, len(images), size)]
+            answers.add(
+                tuple(np.concatenate([f[name] for f in found]).tobytes() for name in found[0])
+            )
+    assert len(answers) == 1
+
+
+def test_no_part_is_of_one_image_where_others_are_of_several() -> None:
+    for number in range(1, 40):
+        for size in (1, 2, 3, 4, 16):
+            parts = [len(part) for part in _parts(np.arange(number), size)]
+            assert sum(parts) == number
+            assert min(parts) >= min(2, size, number)
+            assert max(parts) <= max(3, size)
+
+
 def test_the_document_tells_of_it(run: Path) -> None:
     document = json.loads((run / "graph" / "graph.json").read_text(encoding="utf-8"))
     assert document["weights_sha256"] == RunFolder(run).weights_sha256()
     assert document["made"] == "recorded"
     assert document["parity"]["max_difference"] <= 1e-4
+    assert document["parity"]["batch_difference"] == 0
     assert document["parity"]["differing"] == document["parity"]["ties"]
     assert "torch" in document["versions"]
     assert RunFolder(run).info()["graph"]["kept"] is True

@@ -90,6 +90,7 @@ def write_bundle() -> Callable[..., Path]:
         at_white: float | None = None,
         space: LabelSpace = SPACE,
         replace: bool = False,
+        steady: bool = True,
     ) -> Path:
         facts = {
             "recame": "0.1.0",
@@ -111,7 +112,7 @@ def write_bundle() -> Callable[..., Path]:
             "data_fingerprint": "0" * 16,
             "run": {"seed": 0, "backbone": "linear"},
             "versions": {},
-            "parity": {},
+            "parity": {"batch_difference": 0.0 if steady else 1e-7},
             "max_pixels": 1_000_000,
         }
         with assembling(folder, replace=replace) as inside:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -410,6 +411,36 @@ class TestNamesThatAreNoText:
         )
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"3 images: B\\xfcrste 3" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["graph", "torch", "bundle"])
+def test_digits_do_not_depend_on_what_is_missing(
+    kind: str, finished: Path, exported_run: Path, defects: Path, tmp_path: Path
+) -> None:
+    images = Path(shutil.copytree(defects, tmp_path / "images"))
+    model = exported_run
+    if kind != "bundle":
+        model = Path(shutil.copytree(finished, tmp_path / "run"))
+    if kind == "torch":
+        shutil.rmtree(model / "graph")
+    # Torch rounds alike in batches of one size only.
+    recame.predict(
+        model, images, out=tmp_path / "whole.csv", batch_size=2 if kind == "torch" else 16
+    )
+    hidden = sorted(images.rglob("*.png"))[1::2]
+
+    def hide(_done: int, _total: int) -> None:  # each batch keeps one image
+        for path in hidden:
+            path.rename(path.with_suffix(".away"))
+        hidden.clear()
+
+    options: dict[str, Any] = {"out": tmp_path / "out.csv", "batch_size": 2}
+    with pytest.raises(UnreadableError, match="51 of 102 files cannot be opened"):
+        recame.predict(model, images, on_progress=hide, **options)
+    for path in images.rglob("*.away"):
+        path.rename(path.with_suffix(".png"))
+    assert recame.predict(model, images, **options).num_resumed == 51
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 class TestOutage:

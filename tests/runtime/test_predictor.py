@@ -332,6 +332,34 @@ class TestStream:
         assert len(list(model.stream(pictures[1][:20]))) == 20
         assert model.describe()["chosen"] == "not measured: no long stream yet"
 
+    @pytest.mark.parametrize("steady", [True, False])
+    def test_unsteady_models_get_whole_batches(
+        self,
+        steady: bool,
+        write_bundle: Callable[..., Path],
+        grey: PreprocessSpec,
+        pictures: Pictures,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        path = write_bundle(tmp_path / "b", grey, steady=steady)
+        model = recame.load(path, batch_size=8, threads=1)
+        sizes, run = [], model._session.run
+
+        def noted(images: np.ndarray) -> dict[str, np.ndarray]:
+            sizes.append(len(images))
+            return run(images)
+
+        monkeypatch.setattr(model._session, "run", noted)
+        images = [*pictures[1][:3], b"broken", *pictures[1][3:12]]
+        found = list(model.stream(images, num_images=13))
+        assert sorted(sizes) == ([5, 7] if steady else [8, 8])
+        assert [item.error is None for item in found] == [n != 3 for n in range(13)]
+        assert [item.image for item in found] == [f"#{n}" for n in range(13)]
+        known = model.probabilities(pictures[1][:12])
+        answered = [item.probabilities for item in found if item.error is None]
+        np.testing.assert_allclose(np.stack(answered), known, atol=1e-6)
+
     def test_decoding_runs_while_the_model_does(
         self, bundle: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -377,6 +405,17 @@ class TestMeasuring:
         told = self.measured(bundle, monkeypatch, rates)
         assert (told["parallel_batches"], told["batch_size"], told["decode_threads"]) == (1, 4, 2)
         assert "1 x batch 4: 90000/s" in str(told["chosen"])
+
+    def test_threads_share_no_batch_of_an_unsteady_model(
+        self,
+        write_bundle: Callable[..., Path],
+        grey: PreprocessSpec,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        rates = {(2, 1): 3e4, (2, 4): 5e4, (2, 16): 8e4}
+        path = write_bundle(tmp_path / "b", grey, steady=False)
+        assert self.measured(path, monkeypatch, rates)["parallel_batches"] == 2
 
     def test_what_takes_too_long_is_not_tried(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch

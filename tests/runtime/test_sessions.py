@@ -15,6 +15,7 @@ import pytest
 
 from recame.contracts import PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
+from recame.export.export import export
 from recame.inference.torch_session import TorchSession
 from recame.runtime import sessions
 from recame.runtime.bundle import open_bundle
@@ -47,6 +48,30 @@ def test_both_runtimes_say_the_same(
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected(pixels, grey), atol=1e-5)
     np.testing.assert_allclose(answers[2]["probabilities"], got, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_an_image_has_one_answer_in_any_batch(
+    form: str, finished: Path, exported_run: Path, tmp_path: Path
+) -> None:
+    path = exported_run
+    if form == "openvino":
+        pytest.importorskip("openvino")
+        path = export(finished, tmp_path / "bundle", format=form, normal="ok").path
+    bundle = open_bundle(path)
+    shape = (34, bundle.spec.height, bundle.spec.width, bundle.spec.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    answers = set()
+    for threads in (1, 2, 4):
+        session = open_session(bundle, device="cpu", threads=threads, calls=1)
+        assert session.steady
+        for size in (1, 2, 3, 7, 8, 16, 32, 33):
+            found = [
+                session.run(images[at : at + size])["probabilities"]
+                for at in range(0, len(images), size)
+            ]
+            answers.add(np.concatenate(found).tobytes())
+    assert len(answers) == 1
 
 
 @pytest.mark.parametrize(("threads", "calls"), [(1, 1), (2, 1), (2, 2), (8, 1)])

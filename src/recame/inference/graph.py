@@ -11,7 +11,13 @@ from torch.nn import functional
 from recame.contracts import ensemble_logits
 from recame.data.transforms import dihedral_view
 from recame.errors import ExportError
-from recame.models import CosineClassifier, MultiExpertClassifier, RegionalChannelAttention
+from recame.models import (
+    CosineClassifier,
+    LinearClassifier,
+    MultiExpertClassifier,
+    RegionalChannelAttention,
+)
+from recame.models.classifier import unit_vectors
 from recame.models.regional_attention import apply_gates, pool_regions, region_bounds
 
 #: What a graph can return beside `probabilities`.
@@ -54,7 +60,7 @@ class DeploymentGraph(nn.Module):
                 f"(model.hidden={model.architecture.hidden}), through which no position's share of "
                 "a logit can be told. Leave attribution out, or train with model.hidden=0."
             )
-        self.model = with_convolutional_gates(model)
+        self.model = rewritten(model)
         self.views = views
         self.temperature = temperature
         self.outputs = tuple(outputs)
@@ -170,13 +176,12 @@ class DeploymentGraph(nn.Module):
         """
         head = self.model.head
         classifier = head.classifier
-        weight: Tensor = classifier.weight
-        if isinstance(classifier, CosineClassifier):
-            weight = classifier.scale * functional.normalize(weight, dim=-1)
+        assert isinstance(classifier, SeparateExperts)
+        weight = classifier.scale * torch.stack(list(classifier.weights))
         weight = weight - weight.mean(1, keepdim=True)
         # (C, E, D) -> (B, E, D)
         chosen = weight.transpose(0, 1)[called]
-        if isinstance(classifier, CosineClassifier):
+        if classifier.cosine:
             length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
             chosen = chosen / length.clamp_min(1e-6)
         constant = -(chosen * (head.mean / head.std)).sum(-1)
@@ -286,11 +291,44 @@ class ConvolutionalGates(nn.Module):
         return x * gates
 
 
-def with_convolutional_gates(model: MultiExpertClassifier) -> MultiExpertClassifier:
-    """A copy of a model on the CPU, in evaluation mode, with `ConvolutionalGates` and no LoRA."""
+class SeparateExperts(nn.Module):
+    """A layer of E experts, one after the other: an image has the same digits in any batch.
+
+    How runtimes add up a product with constant weights of two axes depends on the weights alone. Of
+    three axes, it depends on how many images there are (another kernel for one alone) and on how
+    many threads share them.
+
+    Args:
+        layer: whose weights are taken.
+    """
+
+    def __init__(self, layer: LinearClassifier) -> None:
+        super().__init__()
+        self.cosine = isinstance(layer, CosineClassifier)
+        self.scale = layer.scale if isinstance(layer, CosineClassifier) else 1.0
+        weight = unit_vectors(layer.weight) if self.cosine else layer.weight
+        self.weights = nn.ParameterList(each.detach().clone() for each in weight)
+        self.bias = nn.Parameter(layer.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, E, D) to (B, E, C)."""
+        if self.cosine:
+            x = unit_vectors(x)
+        each = [functional.linear(x[:, k], weight) for k, weight in enumerate(self.weights)]
+        found = torch.stack(each, 1)
+        return (self.scale * found if self.cosine else found) + self.bias
+
+
+def rewritten(model: MultiExpertClassifier) -> MultiExpertClassifier:
+    """A copy on the CPU, in evaluation mode, as runtimes run it best; without LoRA.
+
+    With `ConvolutionalGates` and `SeparateExperts`.
+    """
     copied = model.merged().cpu().eval()
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, RegionalChannelAttention):
                 setattr(parent, name, ConvolutionalGates(child))
+            elif isinstance(child, LinearClassifier):
+                setattr(parent, name, SeparateExperts(child))
     return copied

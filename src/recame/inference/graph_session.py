@@ -40,7 +40,7 @@ class GraphSession:
 
     def __init__(self, kept: KeptGraph, graph: RunGraph, *, views: int) -> None:
         self.kept, self._graph, self.num_views = kept, graph, views
-        self.spec, self.label_space = kept.spec, kept.label_space
+        self.spec, self.label_space, self.steady = kept.spec, kept.label_space, kept.steady
         self.max_pixels = kept.judging.max_pixels
         self.answers = replace(kept.judging, views=views).answers(kept.weights_sha256)
         self.calibrate: Callable[[Array], Array] = np.asarray

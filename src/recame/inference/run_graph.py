@@ -45,6 +45,7 @@ class KeptGraph:
         spec: how images are decoded.
         label_space: the C classes.
         weights_sha256: of the run's weights.
+        steady: whether it was measured to give an image the same bits in batches of any size.
     """
 
     graph: bytes
@@ -53,6 +54,7 @@ class KeptGraph:
     spec: PreprocessSpec
     label_space: LabelSpace
     weights_sha256: str
+    steady: bool
 
 
 def save_graph(folder: RunFolder, graph: bytes, facts: dict[str, Any], judging: Judging) -> None:
@@ -120,6 +122,7 @@ def open_graph(folder: RunFolder) -> KeptGraph | None:
             PreprocessSpec.from_dict(described["preprocess"]),
             LabelSpace.from_dict(described["label_space"]),
             weights,
+            document["parity"]["batch_difference"] == 0,
         )
     except ConfigError:
         raise  # torch asks the settings too
@@ -219,8 +222,9 @@ class RunGraph:
 
 
 def _parts(images: Array, size: int) -> Iterator[Array]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+    """Parts of up to `size`, none of one image alone where others are of several."""
+    count = min(-(-len(images) // size), len(images) // min(2, size))
+    yield from np.array_split(images, max(1, count))
 
 
 def _softmax(logits: FloatArray) -> FloatArray:

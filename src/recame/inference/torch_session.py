@@ -47,6 +47,7 @@ class TorchSession:
     """
 
     backend = "torch"
+    steady = False
     outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
 
     def __init__(

@@ -40,10 +40,10 @@ def cosine_logits(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tens
     """
     # Half precision would round away the differences between confident classes.
     with torch.autocast(x.device.type, enabled=False):
-        return scale * expert_linear(_unit(x), _unit(weight)) + bias.float()
+        return scale * expert_linear(unit_vectors(x), unit_vectors(weight)) + bias.float()
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit_vectors(x: Tensor) -> Tensor:
     """Vectors of length 1, in float32; those shorter than 1e-6 become 0, and so do gradients."""
     x = x.float()
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -81,6 +81,11 @@ class Bundle:
         return None if value is None else float(value)
 
     @property
+    def steady(self) -> bool:
+        """Whether the graph was measured to give an image the same bits in batches of any size."""
+        return bool(self.document.get("parity", {}).get("batch_difference") == 0)
+
+    @property
     def escape_at_most(self) -> float | None:
         """Share of the defects that may pass as normal, with 95 % confidence; None: not known."""
         normal = self.thresholds.get("normal", {})
@@ -246,7 +251,7 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
         document=document,
     )
     space, release = bundle.label_space, bundle.release_above
-    _ = bundle.escape_at_most  # refuses what is no number
+    _ = bundle.escape_at_most, bundle.steady  # refuses what is no number, and no figures
     for is_right, reason in (
         (
             bundle.format in MODEL_FILES,

@@ -125,8 +125,8 @@ class PartialTable:
 
     Attributes:
         todo: positions in `names` without a row, or whose file has changed since.
-        batch_size: of the start that began, since other batches would round the last digit
-            otherwise.
+        batch_size: of the start that began, since of a model that is not `steady` other batches
+            would round the last digit otherwise.
         chunk: rows that `add` shall be given at once: whole batches.
 
     Raises:

@@ -43,12 +43,15 @@ class Session(Protocol):
         outputs: what `run` returns, `probabilities` first.
         backend: `onnxruntime`, `openvino` or `torch`.
         device: where it runs, as `cpu` or `cuda`.
+        steady: whether an image has the same answer, to the last bit, in a batch of any size. Else
+            only batches of one size are compared.
     """
 
     spec: PreprocessSpec
     outputs: tuple[str, ...]
     backend: str
     device: str
+    steady: bool
 
     def run(self, images: Array) -> dict[str, Array]:
         """Run one batch; several threads may call at once.
@@ -118,6 +121,7 @@ class OnnxSession:
                 f"libraries are not found. Install them: {_GPU_ADVICE[device]}."
             )
         self.device = next((name for name, known in _PROVIDERS.items() if known == used), used)
+        self.steady = bundle.steady and self.device == "cpu"
         self._input = self._session.get_inputs()[0].name
 
     def run(self, images: Array) -> dict[str, Array]:
@@ -169,6 +173,7 @@ class OpenvinoSession:
             )
         properties: dict[str, Any] = {}
         self.device, self._at_once = name.lower(), sys.maxsize
+        self.steady = bundle.steady and name == "CPU"
         if name == "CPU":
             properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
             pixels = _PIXELS_AT_ONCE[bundle.precision]
@@ -205,7 +210,8 @@ class OpenvinoSession:
         cores = max(1, self._threads // self._calls)
         requests = self._requests("parts", 2 * cores)
         count = cores * math.ceil(len(images) / (cores * self._at_once))
-        parts = np.array_split(images, min(count, len(images)))
+        # None of one image alone where others are of several: it might round otherwise.
+        parts = np.array_split(images, min(count, len(images) // min(2, self._at_once)))
         found: list[dict[str, Array]] = []
         for number in range(len(parts) + len(requests)):
             request = requests[number % len(requests)]
