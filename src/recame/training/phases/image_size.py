@@ -25,7 +25,7 @@ from recame.training.planner import TRAINED_SHARE, budget_s, choose_size
 #: Share of the time budget that the search may take, and seconds of its first forwards.
 SHARE, _FIRST_S = 0.08, 1.0
 #: A dearer size must lose less by so many standard errors (docs/decisions/0026).
-MARGIN = 1.5
+MARGIN = 3.0
 
 
 def settle_size(
@@ -74,9 +74,6 @@ def settle_size(
         if tried:
             best = best_size([one.judged for one in tried])
             return as_size(tried[best].size), _told(native, tried, best, sample) + said
-    if found.sizes[0] != candidate_sizes(native)[0]:
-        size = as_size(found.sizes[0])
-        why = f"images are about {native[1]} x {native[0]} pixels"
     return size, why + said
 
 

@@ -44,7 +44,7 @@ _ENOUGH_VAL = 20
 #: A step of fine-tuning takes so many forwards (docs/decisions/0026).
 STEP_FORWARDS = 2.7
 #: Fine-tuning shall show each training image so often, or in all so many images (0026).
-LEAST_PASSES, MANY_IMAGES, FEWEST_IMAGES = 6, 20_000, 2_000
+LEAST_PASSES, MANY_IMAGES, FEWEST_IMAGES = 2.5, 20_000, 1_000
 #: Pixels of a candidate where no time is planned: on a CPU, whose epochs grow with them.
 _UNTIMED_CPU_PIXELS = 128 * 128
 
@@ -165,8 +165,9 @@ class Trial:
             step_s = STEP_FORWARDS * _forward_s(run, model)
             shown = left_s * num_processes(self._config.run, self._device) / step_s
             num_train = self._sample.num_train
-            rare = [s for s in sizes if shown / pixels[s] < needed_images(num_train)]
-            sizes = [s for s in sizes if s not in rare] or [min(sizes, key=math.prod)]
+            needed = needed_images(num_train)
+            rare = [s for s in sizes if pixels[s] > 1 and shown / pixels[s] < needed]
+            sizes = [size for size in sizes if size not in rare]
             if rare:
                 size = min(rare, key=math.prod)
                 left.append(
@@ -264,17 +265,14 @@ def chosen_three(sizes: Sequence[Size], first: Size) -> tuple[Size, ...]:
     """The first, the largest, and the one between, by their numbers of pixels.
 
     Args:
-        sizes: that there is time for.
-        first: what is taken without a look; the largest that is left below it if it is not.
+        sizes: that may be taken.
+        first: what is taken without a look; smaller ones are not tried.
 
     Examples:
         >>> chosen_three([(64, 64), (96, 96), (128, 128), (160, 160), (192, 192)], (96, 96))
         ((96, 96), (128, 128), (192, 192))
     """
-    ascending = sorted(sizes, key=math.prod)
-    below = [size for size in ascending if math.prod(size) <= math.prod(first)]
-    first = below[-1] if below else ascending[0]
-    larger = [size for size in ascending if math.prod(size) > math.prod(first)]
+    larger = [s for s in sorted(sizes, key=math.prod) if math.prod(s) > math.prod(first)]
     if len(larger) < 3:
         return first, *larger
     middle = math.sqrt(math.prod(first) * math.prod(larger[-1]))
@@ -303,8 +301,8 @@ def fitting(
     return sizes, 0
 
 
-def needed_images(num_train: int) -> int:
-    """Images that fine-tuning shall show at least at a size larger than the smallest."""
+def needed_images(num_train: int) -> float:
+    """Images that fine-tuning shall show at least at a size that is dearer than the rule's."""
     return max(FEWEST_IMAGES, min(MANY_IMAGES, LEAST_PASSES * num_train))
 
 
