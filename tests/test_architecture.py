@@ -15,7 +15,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "recame"
 #: A file may import what has a lower rank, and what lies in its own room.
 ROOMS = (
     ("errors",),
-    ("contracts", "label_space", "durations", "files", "folders", "names", "progress", "machine"),
+    (
+        "contracts",
+        "label_space",
+        "durations",
+        "files",
+        "folders",
+        "names",
+        "pieces",
+        "progress",
+        "machine",
+    ),
     ("config",),
     ("data", "models", "losses", "metrics", "pages", "runs"),
     ("datasets", "inference", "decisions"),
@@ -51,7 +61,17 @@ SHARED_WITH_RUNTIME = (
         f"recame.data.{name}"
         for name in (
             *("decode", "deep_colour", "file_part", "image_file", "image_table", "jpeg2000"),
-            *("listing", "opened", "paged_file", "pnm", "table_text", "tiff", "webp"),
+            *(
+                "listing",
+                "opened",
+                "paged_file",
+                "pnm",
+                "resize",
+                "table_text",
+                "tiff",
+                "tiles",
+                "webp",
+            ),
         )
     ),
     *(f"recame.{name}" for name in (*ROOMS[0], *ROOMS[1])),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-PREPROCESS_SCHEMA = 3
+PREPROCESS_SCHEMA = 4
 #: Sides of what is seen of a box, in lengths of its longer side, where nothing else is said; for
 #: ever, as what holds another value says so.
 CONTEXT = 2.0
@@ -131,6 +131,8 @@ class PreprocessSpec:
             are refused.
         context: side of the square that is seen of a box (`file.png#xywh=10,20,30,40`), in lengths
             of the box's longer side; 1 or more.
+        tiles: tiles of the image that follow below the whole of it, all of one size
+            (`recame.data.tiles`): `height` is that of all pieces together.
     """
 
     height: int
@@ -143,6 +145,7 @@ class PreprocessSpec:
     resize: ResizeRule = "stretch"
     float_range: tuple[float, float] | None = None
     context: float = CONTEXT
+    tiles: int = 0
 
     def __post_init__(self) -> None:
         """Check what no reader could repair."""
@@ -157,17 +160,34 @@ class PreprocessSpec:
             ("resize", self.resize, self.resize in get_args(ResizeRule)),
             ("float_range", self.float_range, _is_range(self.float_range)),
             ("context", self.context, _is_number(self.context) and self.context >= 1),
+            ("tiles", self.tiles, self.tiles == 0 or _is_count(self.tiles)),
         ):
             if not is_right:
                 raise CheckpointError(
                     f"PreprocessSpec has {name}={value!r}, by which no image can be prepared: it "
                     "was edited or damaged. Take it again from the run that wrote it."
                 )
+        if self.height % (self.tiles + 1):
+            raise CheckpointError(
+                f"PreprocessSpec has height={self.height}, which {self.tiles + 1} pieces of one "
+                "height do not have: it was edited or damaged. Take it again from the run that "
+                "wrote it."
+            )
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise CheckpointError(
                 f"PreprocessSpec has {self.channels} channels but {len(self.mean)} means and "
                 f"{len(self.std)} deviations: give one value a channel."
             )
+
+    @property
+    def pieces(self) -> int:
+        """Images that a model sees of one: itself, and its tiles."""
+        return self.tiles + 1
+
+    @property
+    def piece_size(self) -> tuple[int, int]:
+        """Height and width of each of them, in pixels; those of the image where it is whole."""
+        return self.height // self.pieces, self.width
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -179,13 +199,17 @@ class PreprocessSpec:
 
         Without a range for floating-point files it is what the first schema holds, and with the
         usual context no more than the second, so that versions that know no other can read it.
+        Without tiles it is at most the third.
         """
         fields = asdict(self)
         if self.float_range is None:
             del fields["float_range"]
         if self.context == CONTEXT:
             del fields["context"]
-        schema = 3 if "context" in fields else 2 if "float_range" in fields else 1
+        if not self.tiles:
+            del fields["tiles"]
+        newer = {"tiles": 4, "context": 3, "float_range": 2}
+        schema = max((newer[name] for name in newer.keys() & fields), default=1)
         return {"schema": schema, **fields}
 
     @classmethod
@@ -220,6 +244,8 @@ class PreprocessSpec:
             what.append([float(end) for end in self.float_range])
         if self.context != CONTEXT:
             what.append({"context": float(self.context)})
+        if self.tiles:
+            what.append({"tiles": self.tiles, "scale": float(self.scale)})
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

@@ -45,6 +45,7 @@ def test_deterministic_in_range_and_leaves_the_input(settings, channels, width):
 def test_fields_mirror_the_settings():
     known = set(AugmentConfig.model_fields) - {"mixup", "cutmix", "symmetry"}
     known |= {"horizontal_flip", "vertical_flip", "quarter_turns"}  # what a symmetry means here
+    known |= {"pieces"}  # of the images, not of their changes
     assert set(Augment.__dataclass_fields__) == known
 
 

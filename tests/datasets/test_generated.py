@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from recame.datasets.generated import (
     plan,
     render,
     train_counts,
+    windows,
     write,
 )
 from recame.errors import ConfigError, DataError
@@ -265,3 +267,71 @@ def test_nothing_is_replaced_and_nothing_half_written(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write(spec, tmp_path / "file" / "set")
+
+
+LARGE = SyntheticSpec(
+    num_images=40,
+    num_classes=3,
+    num_products=2,
+    size=48,
+    canvas=(100, 160),
+    defects=("particle", "bridge"),
+    val_per_class=2,
+    test_per_class=2,
+)
+
+
+def test_a_defect_lies_in_its_window_of_a_larger_image():
+    table = plan(LARGE)
+    images = render(table, LARGE)
+    assert images.shape == (40, 100, 160)
+    place = windows(table, LARGE)
+    spoilt = table[table["label"] != "normal"]
+    assert set(spoilt["label"]) == {"particle", "bridge"}
+    sound = render(spoilt.assign(true_label="normal"), LARGE)
+    corners = set()
+    for row, clean in zip(spoilt.index, sound, strict=True):
+        top, left = int(place["y"][row]), int(place["x"][row])
+        changed = np.argwhere(images[row] != clean)
+        assert len(changed) > 10
+        assert (changed >= (top, left)).all()
+        assert (changed < (top + 48, left + 48)).all()
+        corners.add((top, left))
+    assert len(corners) > 8
+
+
+def test_a_larger_image_goes_on_where_its_window_ends():
+    """What a window shows is what the image shows there: no seam tells where a defect may be."""
+    table = plan(LARGE)
+    images, place = render(table, LARGE).astype(np.float64), windows(table, LARGE)
+    inner, outer = [], []
+    for row, image in enumerate(images):
+        steps = np.abs(np.diff(image, axis=1))
+        edges = [int(place["x"][row]) - 1, int(place["x"][row]) + 47]
+        inner += [steps[:, edge].mean() for edge in edges if 0 <= edge < steps.shape[1]]
+        outer.append(steps.mean())
+    assert np.mean(inner) < 1.15 * np.mean(outer)
+
+
+def test_large_sets_tell_where_their_defects_are(tmp_path):
+    manifest = write(LARGE, tmp_path / "set")
+    truth = pd.read_csv(manifest.parent / "truth.csv")
+    assert list(truth.columns[-4:]) == ["x", "y", "width", "height"]
+    assert (truth["width"] == 48).all()
+    assert not {"x", "y"} & set(pd.read_csv(manifest).columns)
+    assert digest(render(plan(LARGE).iloc[:4], LARGE)) == "d8fac283750ce41e"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"canvas": (40, 160)}, r"canvas = \(40, 160\)"),
+        ({"canvas": (100, 9000)}, "8192"),
+        ({"defects": ("particle",)}, "does not name 2 different ones"),
+        ({"defects": ("particle", "normal")}, "does not name 2"),
+        ({"defects": ("particle", "dust")}, "choose from particle"),
+    ],
+)
+def test_a_large_set_that_cannot_be_is_refused(wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        replace(LARGE, **wrong)

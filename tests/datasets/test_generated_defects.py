@@ -137,7 +137,7 @@ def test_hashes_are_uniform_and_independent():
 
 
 def test_noise_is_white_with_unit_variance():
-    noise = pixel_noise(make_keys(1, np.arange(50)), "noise", 64)
+    noise = pixel_noise(make_keys(1, np.arange(50)), "noise", (64, 64))
     assert noise.dtype == np.float32
     assert abs(noise.mean()) < 0.01
     assert abs(noise.std() - 1) < 0.01

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_views_are_averaged_for_the_rows_asked(stored, views):
         model,
         stored,
         rows,
-        scale=255.0,
+        spec=SPEC,
         num_views=views,
         batch_size=2,
         device="cpu",
@@ -85,7 +86,7 @@ def test_views_are_averaged_for_the_rows_asked(stored, views):
 
 
 def test_features_are_of_the_untouched_image(stored):
-    args = {"scale": 255.0, "batch_size": 4, "device": "cpu", "with_features": True}
+    args = {"spec": SPEC, "batch_size": 4, "device": "cpu", "with_features": True}
     one = predict_cached(TinyExperts(), stored, np.arange(7), num_views=1, **args)[2]
     many = predict_cached(TinyExperts(), stored, np.arange(7), num_views=8, **args)[2]
     assert one.shape == (7, EXPERTS, 4)
@@ -96,7 +97,7 @@ def test_features_are_of_the_untouched_image(stored):
 def test_mode_comes_back_module_by_module(stored):
     model = TinyExperts().train()
     model.dropout.eval()
-    args = {"scale": 255.0, "num_views": 1, "batch_size": 4, "device": "cpu"}
+    args = {"spec": SPEC, "num_views": 1, "batch_size": 4, "device": "cpu"}
     predict_cached(model, stored, np.arange(2), **args)
     assert model.training
     assert not model.dropout.training
@@ -115,12 +116,14 @@ def test_sixteen_bit_and_memory_map_and_bf16(stored, tmp_path):
     deep = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint16, stored.shape)
     deep[:] = stored.astype(np.uint16) * 257
     args = {"num_views": 2, "batch_size": 4, "device": "cpu"}
-    shallow = predict_cached(TinyExperts(), stored, np.arange(7), scale=255.0, **args)[1]
-    got = predict_cached(TinyExperts(), deep, np.arange(7), scale=65535.0, **args)[1]
-    np.testing.assert_allclose(got, shallow, rtol=1e-4)
-    half = predict_cached(
-        TinyExperts(), stored, np.arange(7), scale=255.0, precision="bf16", **args
+    shallow = predict_cached(TinyExperts(), stored, np.arange(7), spec=SPEC, **args)[1]
+    got = predict_cached(
+        TinyExperts(), deep, np.arange(7), spec=replace(SPEC, bit_depth=16, scale=65535.0), **args
     )[1]
+    np.testing.assert_allclose(got, shallow, rtol=1e-4)
+    half = predict_cached(TinyExperts(), stored, np.arange(7), spec=SPEC, precision="bf16", **args)[
+        1
+    ]
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, shallow, atol=0.05)
     np.testing.assert_allclose(half.sum(1), 1, rtol=1e-5)

@@ -52,7 +52,7 @@ def test_it_answers_as_torch_does(views: int, run: Path) -> None:
     session = open_graph_session(run, device="cpu", threads=1, views=views)
     assert session is not None
     model = load_checkpoint(run).model
-    forward = BatchForward(model, scale=255.0, num_views=views, num_images=0, device="cpu")
+    forward = BatchForward(model, spec=model.spec, num_views=views, num_images=0, device="cpu")
     images = pixels(7)
     with torch.inference_mode():
         experts, ensemble, features = forward(images, with_features=True)

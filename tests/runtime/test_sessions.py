@@ -183,11 +183,12 @@ class TestRunFolder:
         session = TorchSession(finished, device="cpu", threads=1)
         pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), dtype=np.uint8)
         got = session.run(pixels)
+        loaded = load_checkpoint(finished)
         experts, ensemble, _ = predict_cached(
-            load_checkpoint(finished).model,
+            loaded.model,
             pixels,
             np.arange(5),
-            scale=255.0,
+            spec=loaded.spec,
             num_views=1,
             batch_size=5,
             device="cpu",

@@ -41,6 +41,11 @@ class DataConfig(Section):
         description="pixels: the side of a square, or height x width, as 128x512; auto: what the "
         "time allows, and val says",
     )
+    tiles: Auto | Annotated[int, Field(ge=0, le=64)] = Field(
+        "auto",
+        description="pieces of a large image that are seen as they are, each of data.size, beside "
+        "the whole shrunk to it; 0: none",
+    )
     channels: Auto | Literal[1, 3] = "auto"
     bit_depth: Auto | Literal[8, 16] = "auto"
     resize: Literal["stretch", "pad", "crop"] = "stretch"

@@ -195,6 +195,7 @@ def load_inspection_set(
             max_pixels=config.max_pixels,
             float_range=config.float_range,
             context=config.context,
+            tiles=0 if config.tiles == "auto" else config.tiles,
         )
         spec, cache = settled(proposed, paths, config, on_progress=on_progress)
     else:

@@ -23,6 +23,7 @@ from recame.data.file_part import FilePart
 from recame.data.image_file import DecodedFile, FileContent, read_image, whole_file
 from recame.data.listing import is_table, list_image_names
 from recame.data.paged_file import content_sha256
+from recame.data.resize import brought_to
 from recame.errors import DataError
 
 #: Cameras with 10, 12 or 14 bits store them in 16-bit files.
@@ -236,7 +237,7 @@ def match_with_facts(pixels: Pixels, spec: PreprocessSpec) -> tuple[Pixels, File
             ready[top : top + rows] = _match_channels(matched, spec)
     ten, twelve, fourteen = (number / pixels.size for number in above)
     facts = FileFacts(deep, peak, (ten, twelve, fourteen), coloured)
-    return np.ascontiguousarray(_resize(ready, spec)), facts
+    return np.ascontiguousarray(brought_to(ready, spec)), facts
 
 
 def _brighter(values: Pixels, peak: int, above: list[int]) -> tuple[int, list[int]]:
@@ -272,37 +273,6 @@ def _match_channels(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
     if spec.channels == 3:
         return pixels
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None])
-
-
-def _scaled(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Shrink by area, enlarge linearly, each axis by what it needs."""
-    pixels = np.ascontiguousarray(pixels)
-    smaller = (min(height, pixels.shape[0]), min(width, pixels.shape[1]))
-    for target, rule in ((smaller, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
-        if pixels.shape[:2] != target:
-            pixels = np.asarray(cv2.resize(pixels, target[::-1], interpolation=rule))
-    return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def _resize(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
-    """(H', W', C) -> (H, W, C) by the spec's rule."""
-    height, width = pixels.shape[:2]
-    if (height, width) == (spec.height, spec.width):
-        return pixels
-    if spec.resize == "stretch":
-        return _scaled(pixels, spec.height, spec.width)
-    ratios = (spec.height / height, spec.width / width)
-    ratio = min(ratios) if spec.resize == "pad" else max(ratios)
-    pixels = _scaled(pixels, max(1, round(height * ratio)), max(1, round(width * ratio)))
-    height, width = pixels.shape[:2]
-    top, left = (spec.height - height) // 2, (spec.width - width) // 2
-    if spec.resize == "crop":
-        return pixels[-top : -top + spec.height, -left : -left + spec.width]
-    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    fill = np.median(rim, axis=0).astype(spec.dtype)
-    canvas = np.full((spec.height, spec.width, spec.channels), fill)
-    canvas[top : top + height, left : left + width] = pixels
-    return canvas
 
 
 class ReadImage(NamedTuple):

@@ -55,6 +55,7 @@ def propose_spec(
     std: float = 0.5,
     float_range: tuple[float, float] | None = None,
     context: float = CONTEXT,
+    tiles: int = 0,
 ) -> tuple[PreprocessSpec, tuple[int, int]]:
     """Choose the preprocessing from an evenly spaced sample of the readable files.
 
@@ -77,6 +78,7 @@ def propose_spec(
         std: for every channel, in [0, 1].
         float_range: of floating-point files, which are unreadable without.
         context: what is seen of a box.
+        tiles: that follow below the whole image, each of `size`.
 
     Returns:
         The spec, and the median (height, width) of the files.
@@ -116,7 +118,7 @@ def propose_spec(
     num_channels: Literal[1, 3] = (3 if coloured else 1) if channels == "auto" else channels
     depth: Literal[8, 16] = (16 if deep else 8) if bit_depth == "auto" else bit_depth
     spec = PreprocessSpec(
-        height=size[0],
+        height=size[0] * (tiles + 1),
         width=size[1],
         channels=num_channels,
         bit_depth=depth,
@@ -126,6 +128,7 @@ def propose_spec(
         resize=resize,
         float_range=float_range,
         context=context,
+        tiles=tiles,
     )
     return spec, native
 

@@ -11,14 +11,18 @@ from recame.errors import ConfigError
 NUM_VIEWS = (1, 2, 4, 8)
 
 
-def stored_view(images: Array, view: int) -> Array:
+def stored_view(images: Array, view: int, pieces: int = 1) -> Array:
     """One of the eight views, as `recame.data.transforms.dihedral_view` numbers them.
 
     Args:
         images: (B, H, W, C).
         view: 0 as is, 1 mirrored left-right, 2 mirrored up-down, 3 both; 4 to 7 the same of the
             transposed image, which must be square.
+        pieces: that each image is made of, one below the other; each is turned by itself.
     """
+    if pieces > 1:
+        rows = images.reshape(len(images) * pieces, -1, *images.shape[2:])
+        return stored_view(rows, view).reshape(images.shape)
     if view >= 4:
         images = images.transpose(0, 2, 1, 3)
     if view & 1:

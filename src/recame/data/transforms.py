@@ -17,6 +17,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms.v2 import functional as vision
 
 from recame.errors import ConfigError
+from recame.pieces import apart, together
 
 _BLUR_SIGMA = (0.3, 1.5)  # pixels
 _MAX_MAGNITUDE = 30  # of RandAugment
@@ -42,6 +43,7 @@ class Augment:
         blur: probability of a Gaussian blur of 0.3 to 1.5 pixels.
         rand_augment: operations of RandAugment.
         rand_augment_magnitude: their strength, 0 to 30.
+        pieces: that each image is made of, one below the other; each is changed by itself.
     """
 
     horizontal_flip: bool = False
@@ -55,6 +57,7 @@ class Augment:
     blur: float = 0.0
     rand_augment: int = 0
     rand_augment_magnitude: int = 9
+    pieces: int = 1
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change a batch.
@@ -67,6 +70,7 @@ class Augment:
             (B, C, H, W) in [0, 1].
         """
         warps = self.scale > 0 or self.rotate_deg > 0
+        images = apart(images, self.pieces)
         if self.horizontal_flip or self.vertical_flip or self.quarter_turns or (self.shift > 0):
             images = self._move(images, generator, shifts=not warps)
         if warps:
@@ -77,7 +81,7 @@ class Augment:
             images = self._blur(images, generator)
         if self.rand_augment > 0:
             images = rand_augment(images, self.rand_augment, self.rand_augment_magnitude, generator)
-        return images
+        return together(images, self.pieces)
 
     def _move(self, images: Tensor, generator: torch.Generator, *, shifts: bool) -> Tensor:
         """Flips, turns and whole-pixel shifts, in one gather."""
@@ -253,17 +257,20 @@ def rand_augment(
     return images
 
 
-def dihedral_view(images: Tensor, view: int) -> Tensor:
+def dihedral_view(images: Tensor, view: int, pieces: int = 1) -> Tensor:
     """One of the eight symmetries of a square.
 
     Args:
-        images: (..., H, W).
+        images: (..., H, W); (B, C, H, W) where they are made of pieces.
         view: 0 as is, 1 mirrored left-right, 2 mirrored up-down, 3 both (a half turn); 4 to 7 the
             same of the transposed image.
+        pieces: that each image is made of, one below the other; each is turned by itself.
 
     Raises:
         ConfigError: the view does not exist, or needs square images.
     """
+    if pieces > 1:
+        return together(dihedral_view(apart(images, pieces), view), pieces)
     if not 0 <= view < 8:
         raise ConfigError(f"There is no view {view}: a square has the views 0 to 7.")
     if view >= 4:

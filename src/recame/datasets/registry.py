@@ -108,6 +108,18 @@ def _generated(imbalance: int) -> PublicSet:
     )
 
 
+def _large(height: int, width: int) -> PublicSet:
+    return PublicSet(
+        title=f"ICDefectSynth {height} x {width}",
+        module="ic_defect_synth",
+        function="prepare_large",
+        raw="",
+        source="generated here",
+        licence="Apache-2.0",
+        options={"canvas": (height, width)},
+    )
+
+
 PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
     {
         "cifar10_lt": _cifar(10, "cifar-10-batches-py"),
@@ -164,6 +176,8 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
         ),
         "ic_defect_synth_100": _generated(100),
         "ic_defect_synth_500": _generated(500),
+        "ic_defect_synth_large": _large(1024, 1024),
+        "ic_defect_synth_line": _large(512, 4096),
     }
 )
 

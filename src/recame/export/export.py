@@ -180,9 +180,10 @@ def _open(run: Path, views: int | None, normal: str | None, progress: Progress) 
     data = images_to_judge(recorded_data(folder, config), config, loaded, "val", progress)
     asked = config.evaluation.views
     number = views or (1 if asked == "auto" else asked)
-    if number > 4 and loaded.spec.height != loaded.spec.width:
+    height, width = loaded.spec.piece_size
+    if number > 4 and height != width:
         raise ConfigError(
-            f"--views {number}: images of {loaded.spec.height} x {loaded.spec.width} pixels cannot "
+            f"--views {number}: images of {height} x {width} pixels cannot "
             "be turned by 90 degrees. Ask for at most 4."
         )
     return _Source(folder, config, loaded, data, label_space, number)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recame.contracts import Array
 from recame.inference.forward import evaluating
 from recame.models import MultiExpertClassifier
+from recame.pieces import apart, together
 
 #: Least sides of the two maps that are blended: the coarse one sees what, the fine one where.
 _SIDES = (4, 8)
@@ -29,7 +30,7 @@ def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[in
     """
     blind = int(model.architecture.pooling == "token" and model.num_stages > 1)
     with evaluating(model), torch.no_grad():
-        maps = (images[:1] - model.mean) / model.std
+        maps = (apart(images[:1], model.spec.pieces) - model.mean) / model.std
         sides = []
         for stage in model.stages()[: model.num_stages - blind]:
             maps = stage(maps)
@@ -69,7 +70,7 @@ def attribution_maps(
     from captum.attr import LayerAttribution, LayerGradientXActivation
 
     stages = attribution_stages(model, images) if stages is None else stages
-    size = (int(images.shape[2]), int(images.shape[3]))
+    pieces, size = model.spec.pieces, (int(images.shape[2]), int(images.shape[3]))
     count, num_maps = len(images), classes.shape[1] * model.num_experts
     # captum follows gradients from the images on.
     seen = images.detach().clone().requires_grad_(True)
@@ -82,7 +83,7 @@ def attribution_maps(
                     layer = model.stages(expert)[stage]
                     method = LayerGradientXActivation(_logit_above_mean(model, expert), layer)
                     found = method.attribute(seen, target=target).detach()
-                    parts.append(found.sum(1, keepdim=True))
+                    parts.append(together(found.sum(1, keepdim=True), pieces))
             maps = torch.cat(parts, 1)
             largest = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
             total += LayerAttribution.interpolate(maps / largest, size, "bilinear").relu()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from recame.contracts import Array, ExpertOutput, ensemble_logits
+from recame.contracts import Array, ExpertOutput, PreprocessSpec, ensemble_logits
 from recame.data.stored_views import stored_view
 from recame.data.transforms import dihedral_view, to_unit
 from recame.inference.device import Precision
@@ -63,7 +63,7 @@ class BatchForward:
     Args:
         model: takes images in [0, 1], (B, C, H, W), and returns `ExpertOutput`; on `device`, in
             evaluation mode.
-        scale: what divides stored pixels to fall in [0, 1].
+        spec: of the images; its scale divides stored pixels, its pieces are turned one by one.
         num_views: 1 to 8.
         num_images: how many images will pass; it decides whether a graph pays for itself.
         device: where the model lies.
@@ -78,7 +78,7 @@ class BatchForward:
         self,
         model: nn.Module,
         *,
-        scale: float,
+        spec: PreprocessSpec,
         num_views: int,
         num_images: int,
         device: torch.device | str,
@@ -87,7 +87,7 @@ class BatchForward:
     ) -> None:
         self._graph = graph
         self._module = _Outputs(model)
-        self._scale = scale
+        self._scale, self._pieces = spec.scale, spec.pieces
         self._num_views = num_views
         self._num_images = num_images
         self._device = torch.device(device)
@@ -110,7 +110,7 @@ class BatchForward:
         """
         if self._graph is not None and self.expert_weights is None:
             # As `predict` has it, to the bit.
-            found = self._graph.averaged(images, self._num_views)
+            found = self._graph.averaged(images, self._num_views, self._pieces)
             each, mean, seen = map(torch.from_numpy, found)
             return each, mean, seen if with_features else None
         experts: Tensor | None = None
@@ -166,7 +166,7 @@ class BatchForward:
         """Logits (B, E, C) and features (B, E, D) of each view."""
         if self._graph is not None:
             for view in range(num_views):
-                logits, features = self._graph(stored_view(images, view))
+                logits, features = self._graph(stored_view(images, view, self._pieces))
                 yield torch.from_numpy(logits), torch.from_numpy(features)
             return
         unit = self._unit(images)
@@ -184,7 +184,8 @@ class BatchForward:
         return weighted_logits(logits, self.expert_weights)
 
     def _run(self, unit: Tensor, view: int) -> tuple[Tensor, Tensor]:
-        images = dihedral_view(unit, view).contiguous(memory_format=torch.channels_last)
+        turned = dihedral_view(unit, view, self._pieces)
+        images = turned.contiguous(memory_format=torch.channels_last)
         if self._forward is None:
             self._forward = FrozenForward(
                 self._module,

@@ -93,11 +93,12 @@ def gate_layers(
         return []
     device = next(model.parameters()).device
     attention = [layer for _, _, layer in layers]
+    shown = np.repeat(target, model.spec.pieces)
     with reading_gates(attention) as read, evaluating(model), torch.no_grad():
         for start in range(0, len(images), _BATCH):
             model(images[start : start + _BATCH].to(device))
     return [
-        _summarise(stage + 1, expert, torch.cat(gates).float().cpu().numpy(), target, num_classes)
+        _summarise(stage + 1, expert, torch.cat(gates).float().cpu().numpy(), shown, num_classes)
         for (stage, expert, _), gates in zip(layers, read, strict=True)
     ]
 

@@ -54,6 +54,12 @@ class DeploymentGraph(nn.Module):
         outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if "attribution" in outputs and model.spec.pieces > 1:
+            raise ExportError(
+                f"No attribution map can be exported: the model sees {model.spec.pieces} pieces of "
+                "an image, which lie anywhere on it. Leave attribution out; the report of the run "
+                "shows the pieces and where the network looked on them."
+            )
         if "attribution" in outputs and model.head.hidden is not None:
             raise ExportError(
                 f"No attribution map can be exported: the head has a hidden layer "
@@ -61,7 +67,7 @@ class DeploymentGraph(nn.Module):
                 "a logit can be told. Leave attribution out, or train with model.hidden=0."
             )
         self.model = rewritten(model)
-        self.views = views
+        self.views, self._pieces = views, model.spec.pieces
         self.temperature = temperature
         self.outputs = tuple(outputs)
         spec = model.spec
@@ -87,7 +93,7 @@ class DeploymentGraph(nn.Module):
         if self.views > 1:
             maps = torch.cat([dihedral_view(maps, view) for view in range(self.views)])
         shared, own = self._pooled_maps(maps)
-        output = self.model.head(_pooled(shared, own))
+        output = self.model.head(_pooled(shared, own, self._pieces))
         num = images.shape[0]
         probabilities = self._ensemble(output.logits)
         results = [probabilities]
@@ -112,11 +118,14 @@ class DeploymentGraph(nn.Module):
         return _grid([*shared, *own[0]])
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """Stored pixels (B, H, W, C) to normalised images (B, C, H, W)."""
+        """Stored pixels (B, H, W, C) to normalised images (B, C, H, W), their pieces apart."""
         pixels = images.to(torch.float32)
+        height, width = self.model.spec.piece_size
+        if self._pieces > 1:
+            pixels = pixels.reshape(-1, height, width, pixels.shape[3])
         if self.model.spec.channels == 1:
             # The same memory under another shape.
-            pixels = pixels.reshape(-1, 1, pixels.shape[1], pixels.shape[2])
+            pixels = pixels.reshape(-1, 1, height, width)
         else:
             pixels = pixels.permute(0, 3, 1, 2)
         if self._largest is not None:
@@ -212,16 +221,18 @@ class OneView(DeploymentGraph):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Stored pixels (B, H, W, C) -> logits (B, E, C), features (B, E, D)."""
         shared, own = self._pooled_maps(self._normalised(images))
-        output = self.model.head(_pooled(shared, own))
+        output = self.model.head(_pooled(shared, own, self._pieces))
         return output.logits, output.features
 
 
-def _pooled(shared: list[Tensor], own: list[list[Tensor]]) -> Tensor:
-    """Averages over the maps, side by side: (B, E, P)."""
+def _pooled(shared: list[Tensor], own: list[list[Tensor]], pieces: int) -> Tensor:
+    """Averages over the maps, side by side: (B, E, P), of T pieces an image (B, E, T * P)."""
     common = [maps.mean((2, 3)) for maps in shared]
-    if not own[0]:
-        return torch.cat(common, 1)[:, None].expand(-1, len(own), -1)
     each = [torch.cat([*common, *(maps.mean((2, 3)) for maps in stages)], 1) for stages in own]
+    if pieces > 1:
+        each = [rows.reshape(-1, pieces * rows.shape[1]) for rows in each]
+    if not own[0]:
+        return each[0][:, None].expand(-1, len(own), -1)
     return torch.stack(each, 1)
 
 

@@ -47,7 +47,7 @@ class GraphSession:
 
     def run(self, images: Array) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
-        experts, ensemble, _ = self._graph.averaged(images, self.num_views)
+        experts, ensemble, _ = self._graph.averaged(images, self.num_views, self.spec.pieces)
         return {"probabilities": self.calibrate(ensemble), "expert_probabilities": experts}
 
     def reopened(self, threads: int, calls: int) -> GraphSession:
@@ -85,7 +85,7 @@ def open_graph_session(
     check_classes(run, kept.label_space)
     check_weighting(run, kept.judging.weighting)
     if views is not None:
-        check_views(views, kept.spec.height, kept.spec.width)
+        check_views(views, *kept.spec.piece_size)
     return GraphSession(kept, graph, views=views or kept.judging.views)
 
 

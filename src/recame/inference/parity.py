@@ -85,7 +85,7 @@ class Parity:
 
 def torch_forward(model: MultiExpertClassifier, spec: PreprocessSpec, views: int) -> Forward:
     """The reference: the network in eager torch as evaluation runs it."""
-    forward = BatchForward(model, scale=spec.scale, num_views=views, num_images=0, device="cpu")
+    forward = BatchForward(model, spec=spec, num_views=views, num_images=0, device="cpu")
 
     def probabilities(images: Array) -> Array:
         with torch.inference_mode():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recame.contracts import Array, FloatArray, Predictions
+from recame.contracts import Array, FloatArray, Predictions, PreprocessSpec
 from recame.data.dataset import InspectionSet, SplitView
 from recame.inference.device import Precision
 from recame.inference.forward import BatchForward, evaluating, steps_of_views
@@ -43,7 +43,7 @@ def predict_cached(
     images: Array,
     rows: Array,
     *,
-    scale: float,
+    spec: PreprocessSpec,
     on_progress: Progress = silent,
     with_features: bool = False,
     **how: Unpack[Forwarding],
@@ -54,7 +54,7 @@ def predict_cached(
         model: as for `BatchForward`; its training mode is given back.
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of `images`.
-        scale: what divides stored pixels to fall in [0, 1].
+        spec: of the images.
         on_progress: told of each batch.
         with_features: also return the features of the untouched image.
         how: see `Forwarding`.
@@ -63,7 +63,7 @@ def predict_cached(
         Probabilities of each expert (N, E, C) and of the ensemble (N, C), and features (N, E, D)
         or None. With N = 0, E and D are 0.
     """
-    forward = _forward(model, scale, len(rows), how)
+    forward = _forward(model, spec, len(rows), how)
     with evaluating(model), torch.inference_mode():
         return _predict(forward, images, rows, how, on_progress, with_features=with_features)
 
@@ -89,7 +89,7 @@ def predict_groups(
         makes them of a model of these experts alone.
     """
     view = inspection_set.view(split)
-    forward = _forward(model, inspection_set.spec.scale, len(view.rows), how)
+    forward = _forward(model, inspection_set.spec, len(view.rows), how)
     steps = steps_of_views(how["num_views"])
     found = {(name, step): _Collected() for name in groups for step in steps}
     with evaluating(model), torch.inference_mode():
@@ -129,7 +129,7 @@ def predict_split(
     view, images = inspection_set.view(split), inspection_set.cache.images
     stable = weighting == "stability"
     passing = len(view.rows) * (2 if stable else 1)
-    forward = _forward(model, inspection_set.spec.scale, passing, how)
+    forward = _forward(model, inspection_set.spec, passing, how)
     with evaluating(model), torch.inference_mode():
         if stable:
             pairs = [forward.mirrored_logits(b) for b in _batches(images, view.rows, how)]
@@ -140,10 +140,12 @@ def predict_split(
     return _with_labels(inspection_set, view, *found, forward.expert_weights)
 
 
-def _forward(model: nn.Module, scale: float, num_images: int, how: Forwarding) -> BatchForward:
+def _forward(
+    model: nn.Module, spec: PreprocessSpec, num_images: int, how: Forwarding
+) -> BatchForward:
     return BatchForward(
         model,
-        scale=scale,
+        spec=spec,
         num_images=num_images,
         num_views=how["num_views"],
         device=how["device"],

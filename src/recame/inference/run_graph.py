@@ -199,12 +199,15 @@ class RunGraph:
         logits, features = zip(*parts, strict=True)
         return np.concatenate(logits), np.concatenate(features)
 
-    def averaged(self, images: Array, num_views: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def averaged(
+        self, images: Array, num_views: int, pieces: int = 1
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Softmax probabilities, averaged over the first `num_views` views.
 
         Args:
             images: (B, H, W, C) stored pixels, B >= 1.
             num_views: 1 to 8.
+            pieces: of each image, one below the other; views turn each by itself.
 
         Returns:
             Of each expert (B, E, C), of the ensemble (softmax of the mean logits) (B, C), and the
@@ -213,7 +216,7 @@ class RunGraph:
         experts: FloatArray | float = 0.0
         ensemble: FloatArray | float = 0.0
         for view in range(num_views):
-            logits, seen = self(stored_view(images, view))
+            logits, seen = self(stored_view(images, view, pieces))
             experts = experts + _softmax(logits)
             ensemble = ensemble + _softmax(logits.mean(1))
             if view == 0:

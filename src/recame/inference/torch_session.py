@@ -78,7 +78,7 @@ class TorchSession:
         self._model, self.spec = loaded.model, loaded.spec
         self.label_space: LabelSpace = loaded.label_space
         if views is not None:
-            check_views(views, self.spec.height, self.spec.width)
+            check_views(views, *self.spec.piece_size)
         judging = Judging.of(config, run)
         judging = replace(judging, views=views or judging.views)
         self.answers = judging.answers(folder.weights_sha256())
@@ -103,7 +103,7 @@ class TorchSession:
             if self._forward is None:
                 self._forward = self._make_forward(
                     self._model,
-                    scale=self.spec.scale,
+                    spec=self.spec,
                     num_views=self.num_views,
                     num_images=self._expected,
                     device=self.device,

@@ -96,6 +96,36 @@ class CosineClassifier(LinearClassifier):
         return cosine_logits(x, self.weight, self.bias, self.scale)
 
 
+class PieceAttention(nn.Module):
+    """Gated attention over the pieces of an image, of each expert's own (Ilse et al., ICML 2018).
+
+    It starts undecided: every piece weighs the same.
+
+    Args:
+        num_experts: E.
+        in_features: P.
+        width: of its hidden layer.
+    """
+
+    def __init__(self, num_experts: int, in_features: int, width: int = 64) -> None:
+        super().__init__()
+        self.look = LinearClassifier(num_experts, in_features, width)
+        self.gate = LinearClassifier(num_experts, in_features, width)
+        self.weigh = LinearClassifier(num_experts, width, 1)
+        nn.init.zeros_(self.weigh.weight)
+
+    def forward(self, rows: Tensor, pieces: int) -> Tensor:
+        """(B * T, E, P) -> (B, E, P)."""
+        weights = self.weights(rows, pieces)
+        return (rows.view(-1, pieces, *rows.shape[1:]) * weights).sum(1)
+
+    def weights(self, rows: Tensor, pieces: int) -> Tensor:
+        """(B * T, E, P) -> (B, T, E, 1), whose sums over the pieces are 1."""
+        seen = torch.tanh(self.look(rows)) * torch.sigmoid(self.gate(rows))
+        scores: Tensor = self.weigh(seen)
+        return scores.view(-1, pieces, *scores.shape[1:]).softmax(1)
+
+
 class ExpertHead(nn.Module):
     """From pooled features to logits, for all experts at once.
 
@@ -106,6 +136,10 @@ class ExpertHead(nn.Module):
     the moving features. Held fixed it would leave them off centre, and a common offset hides from
     a cosine what sets the classes apart (docs/decisions/0004).
 
+    Of an image that is seen in pieces every piece is standardised, and a gated attention of each
+    expert's own weighs them (Ilse et al., Attention-based Deep Multiple Instance Learning, ICML
+    2018): one label for all pieces, and one of them may decide it.
+
     Args:
         num_experts: E.
         in_features: P, width of the pooled features.
@@ -115,6 +149,7 @@ class ExpertHead(nn.Module):
         hidden: width of the hidden layer; 0 leaves it out.
         dropout: rate, of the pooled and of the hidden features.
         standardise: whether pooled features are centred and scaled; false as published.
+        pieces: T, that each image is seen in.
 
     Raises:
         ConfigError: the classifier's kind is unknown.
@@ -131,12 +166,14 @@ class ExpertHead(nn.Module):
         hidden: int = 0,
         dropout: float = 0.0,
         standardise: bool = True,
+        pieces: int = 1,
     ) -> None:
         super().__init__()
-        self.shape = (num_experts, in_features)
+        self.shape, self.pieces = (num_experts, in_features), pieces
         self.standardise = (
             nn.BatchNorm1d(num_experts * in_features, affine=False) if standardise else None
         )
+        self.attention = PieceAttention(num_experts, in_features) if pieces > 1 else None
         self.dropout = nn.Dropout(dropout)
         self.hidden = LinearClassifier(num_experts, in_features, hidden) if hidden else None
         width = hidden or in_features
@@ -234,6 +271,18 @@ class ExpertHead(nn.Module):
         usable = torch.isfinite(unit).all(-1, keepdim=True) & (unit.abs().amax(-1, True) > 0)
         self.classifier.weight.copy_(unit.where(usable, self.classifier.weight))
 
+    def mean_piece(self, pooled: Tensor) -> Tensor:
+        """The mean over an image's pieces: (..., T * P) -> (..., P)."""
+        return pooled.view(*pooled.shape[:-1], self.pieces, -1).mean(-2)
+
+    def _rows(self, pooled: Tensor) -> Tensor:
+        """(B, E, T * P) -> (B * T, E, P)."""
+        if self.pieces == 1:
+            return pooled
+        num_experts, width = self.shape
+        rows = pooled.reshape(-1, num_experts, self.pieces, width).transpose(1, 2)
+        return rows.reshape(-1, num_experts, width)
+
     @torch.no_grad()
     def take_experts(self, chosen: Sequence[tuple[ExpertHead, int]]) -> None:
         """Make this head's experts copies of one expert each of other heads, which are alike.
@@ -254,13 +303,15 @@ class ExpertHead(nn.Module):
         """Classify.
 
         Args:
-            pooled: (B, E, P).
+            pooled: (B, E, P), of T pieces an image (B, E, T * P).
 
         Returns:
             Logits (B, E, C), and the features (B, E, D) that the classifiers saw.
         """
+        rows = self._rows(pooled)
         if self.standardise is not None:
-            pooled = self.standardise(pooled.flatten(1)).view_as(pooled)
+            rows = self.standardise(rows.flatten(1)).view_as(rows)
+        pooled = rows if self.attention is None else self.attention(rows, self.pieces)
         features = self.dropout(pooled)
         if self.hidden is not None:
             features = self.dropout(functional.gelu(self.hidden(features)))

@@ -16,6 +16,7 @@ from recame.models.adapters import merge_lora, tune
 from recame.models.backbone import StagedBackbone, build_backbone
 from recame.models.classifier import ExpertHead
 from recame.models.pretrained import Pretrained
+from recame.pieces import apart, together
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class MultiExpertClassifier(nn.Module):
             hidden=architecture.hidden,
             dropout=architecture.dropout,
             standardise=architecture.standardise,
+            pieces=spec.pieces,
         )
         # The specification travels beside the weights; it is the one place that holds these.
         for name, values in (("mean", spec.mean), ("std", spec.std)):
@@ -167,7 +169,7 @@ class MultiExpertClassifier(nn.Module):
             reduction=plan.reduction,
             num_stages=plan.stages,
             pooling=plan.pooling,
-            image_size=(self.spec.height, self.spec.width),
+            image_size=self.spec.piece_size,
             open_gates=open_gates,
         )
         tune(backbone, plan.tuning, plan.tuning_rank, self.num_classes)
@@ -220,17 +222,22 @@ class MultiExpertClassifier(nn.Module):
         Returns:
             The last shared stage's map (B, c, h, w) (without shared stages: the normalised
             images), and the pooled outputs of the shared stages that feed the head (B, Q), where
-            Q may be 0.
+            Q may be 0. Of T pieces an image the maps lie below each other, (B, c, T * h, w), and
+            their outputs side by side, (B, T * Q).
         """
-        maps, pooled = self._run(self.trunk, (images - self.mean) / self.std, 0)
-        return maps, torch.cat(pooled, 1) if pooled else maps.new_empty(maps.shape[0], 0)
+        seen = apart(images, self.spec.pieces)
+        maps, parts = self._run(self.trunk, (seen - self.mean) / self.std, 0)
+        pooled = (
+            self._of_images(torch.cat(parts, 1)) if parts else maps.new_empty(images.shape[0], 0)
+        )
+        return together(maps, self.spec.pieces), pooled
 
     def from_trunk(self, maps: Tensor, pooled: Tensor) -> ExpertOutput:
         """Run tails and heads on what `trunk_features` returned.
 
         Args:
-            maps: (B, c, h, w).
-            pooled: (B, Q).
+            maps: as `trunk_features` returns them.
+            pooled: the same.
 
         Returns:
             Logits (B, E, C) and features (B, E, D).
@@ -244,7 +251,7 @@ class MultiExpertClassifier(nn.Module):
             images: (B, C, H, W) in [0, 1].
 
         Returns:
-            (B, E, P).
+            (B, E, P), of T pieces an image (B, E, T * P).
         """
         return self._pooled_from_trunk(*self.trunk_features(images))
 
@@ -256,7 +263,7 @@ class MultiExpertClassifier(nn.Module):
             expert: which.
 
         Returns:
-            (B, P).
+            (B, P), of T pieces an image (B, T * P).
         """
         return self._expert_pooled(expert, *self.trunk_features(images))
 
@@ -358,11 +365,18 @@ class MultiExpertClassifier(nn.Module):
         return maps, pooled
 
     def _expert_pooled(self, expert: int, maps: Tensor, shared: Tensor) -> Tensor:
-        tail = self.tails[expert]
+        tail, pieces = self.tails[expert], self.spec.pieces
         assert isinstance(tail, nn.ModuleList)
-        _, own = self._run(tail, maps, len(self.trunk))
-        parts = [shared, *own] if shared.shape[1] else own
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        _, own = self._run(tail, apart(maps, pieces), len(self.trunk))
+        if shared.shape[1]:
+            of_pieces = shared if pieces == 1 else shared.reshape(-1, shared.shape[1] // pieces)
+            own = [of_pieces, *own]
+        return self._of_images(torch.cat(own, 1) if len(own) > 1 else own[0])
+
+    def _of_images(self, rows: Tensor) -> Tensor:
+        """Values of pieces (B * T, Q) side by side (B, T * Q)."""
+        pieces = self.spec.pieces
+        return rows if pieces == 1 else rows.reshape(-1, pieces * rows.shape[1])
 
     def _pooled_from_trunk(self, maps: Tensor, shared: Tensor) -> Tensor:
         if len(self.trunk) == self.num_stages:

@@ -63,10 +63,10 @@ def initialise_classifier(
             features are not as wide as them.
         CheckpointError: the file cannot be read, or lacks a class.
     """
-    flat = pooled.reshape(-1, pooled.shape[-1])
+    flat = pooled.reshape(-1, head.shape[1])
     head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
     if how == "class_means":
-        head.set_class_means(class_means(pooled.mean(1), target, len(names)))
+        head.set_class_means(class_means(head.mean_piece(pooled.mean(1)), target, len(names)))
     elif how != "random":
         assert isinstance(how, Path)
         head.set_class_directions(read_text_features(how, names))

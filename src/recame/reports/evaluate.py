@@ -149,7 +149,7 @@ def evaluate(
     folder, config, loaded = open_finished(run)
     where = None if source is None else str(Path(source).absolute())
     if views is not None:
-        check_views(views, loaded.spec.height, loaded.spec.width)
+        check_views(views, *loaded.spec.piece_size)
     others = None if views == config.evaluation.views else views
     judged = _Judged(where, split, folder.weights_sha256(), others)
     config = judged.config(config)

@@ -34,7 +34,7 @@ class Look:
             self.loaded.model,
             self.data.cache.images,
             rows,
-            scale=self.data.spec.scale,
+            spec=self.data.spec,
             num_views=1,
             batch_size=self._batch_size,
             device=next(self.loaded.model.parameters()).device,

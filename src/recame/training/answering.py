@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recame.contracts import Array, ensemble_logits
+from recame.contracts import Array, PreprocessSpec, ensemble_logits
+from recame.data.decode import Reader
 from recame.data.sampling import balanced_sample
 from recame.errors import RecameError
 from recame.inference.device import judging_precision
@@ -36,6 +37,8 @@ _PARITY_S, _PARITY_IMAGES = 0.5, (48, 1000)
 _PRICE_S, _PRICE_BATCH = 0.4, 16
 #: Largest difference of a feature, beside its size or 1.
 _MAX_FEATURE_DIFFERENCE = 1e-3
+#: Large images that are read to tell what their tiles cost.
+_READ = 4
 #: What `torch.onnx` takes for a network that cannot be recorded.
 _SLOW_EXPORT_S = 20.0
 
@@ -77,9 +80,27 @@ def keep_graph(run: OngoingRun) -> None:
     spec, experts = loaded.spec, loaded.architecture.num_experts
     say(
         run.console,
-        f"Answers {price:,.0f} images/s at {spec.height} x {spec.width} px on this machine with "
-        f"{counted(views, 'view')} and {counted(experts, 'network')} (by {how})",
+        f"Answers {price:,.0f} images/s {_seen(spec)} on this machine with "
+        f"{counted(views, 'view')} and {counted(experts, 'network')} (by {how})"
+        + (f"; {_reading(run)}" if spec.tiles else ""),
     )
+
+
+def _seen(spec: PreprocessSpec) -> str:
+    height, width = spec.piece_size
+    return f"at {f'{spec.pieces} pieces of ' if spec.tiles else ''}{height} x {width} px"
+
+
+def _reading(run: OngoingRun) -> str:
+    """What tiles cost before the network sees them."""
+    paths = run.data.table["path"].iloc[: _READ + 1]
+    reader = Reader(run.data.spec, run.config.data.max_pixels)
+    reader.read(paths.iloc[0])  # once for what it opens
+    began = time.perf_counter()
+    for path in paths:
+        reader.read(path)
+    image_s = (time.perf_counter() - began) / len(paths)
+    return f"reading an image and finding its tiles takes {1000 * image_s:.0f} ms of a core before"
 
 
 def _checked_graph(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, dict[str, Any]]:
@@ -166,9 +187,7 @@ def _compared(run: OngoingRun, loaded: LoadedModel, session: RunGraph) -> tuple[
         source=split,
         seed=seed,
     )
-    forward = BatchForward(
-        loaded.model, scale=loaded.spec.scale, num_views=1, num_images=0, device="cpu"
-    )
+    forward = BatchForward(loaded.model, spec=loaded.spec, num_views=1, num_images=0, device="cpu")
     with torch.inference_mode():
         features = forward(first, with_features=True)[2]
     assert features is not None
@@ -180,7 +199,7 @@ def _compared(run: OngoingRun, loaded: LoadedModel, session: RunGraph) -> tuple[
 def _in_torch(run: OngoingRun, loaded: LoadedModel, views: int) -> Callable[[Array], object]:
     forward = BatchForward(
         loaded.model,
-        scale=loaded.spec.scale,
+        spec=loaded.spec,
         num_views=views,
         num_images=0,
         device=run.device,

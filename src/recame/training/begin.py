@@ -23,12 +23,13 @@ from recame.inference.device import choose_device
 from recame.losses import LossFactory
 from recame.machine import environment
 from recame.names import counted
-from recame.progress import progress_bars, say
+from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.phases.image_size import settle_size
+from recame.training.phases.image_tiles import TILE_SIDE, settle_tiles
 from recame.training.planner import num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
 
@@ -41,13 +42,10 @@ def _prepare(
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
-    if config.data.size == "auto":
+    if "auto" in (config.data.size, config.data.tiles):
         with measured.stage("size"), progress_bars(console) as report:
-            table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
-            size, why = settle_size(table, config, device, started=started, report=report)
+            config, reasons = _with_size(source, config, device, started, report)
         began = time.monotonic()
-        config = config.updated({"data.size": size})
-        reasons.append(f"data.size = {size}: {why}")
     with progress_bars(console) as report:
         data = load_inspection_set(
             source,
@@ -65,6 +63,32 @@ def _prepare(
     measured.stages["images"] = time.monotonic() - began
     run = OngoingRun(folder, config, data, device, console, started, measured=measured)
     return run, [*reasons, *plan.reasons]
+
+
+def _with_size(
+    source: Path, config: Config, device: torch.device, started: float, report: Progress
+) -> tuple[Config, list[str]]:
+    """Settings in which size and tiles are decided, with a reason for each decision."""
+    if config.data.size != "auto":  # who says what images are brought to means the whole of them
+        return config.updated({"data.tiles": 0}), []
+    if config.data.tiles not in ("auto", 0):
+        return config.updated({"data.size": TILE_SIDE}), [
+            f"data.size = {TILE_SIDE}: of each of {config.data.tiles} tiles, and of the whole image"
+        ]
+    table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
+    size, why = settle_size(table, config, device, started=started, report=report)
+    config, reasons = config.updated({"data.size": size}), [f"data.size = {size}: {why}"]
+    if config.data.tiles == "auto":
+        tiles = settle_tiles(table, config, device, started=started, report=report)
+        config = config.updated({"data.tiles": tiles.number, "data.size": tiles.size})
+        if tiles.why is not None:
+            told = f"data.tiles = {tiles.number}: {tiles.why}"
+            reasons = (
+                [f"data.size = {TILE_SIDE}: of each piece", told]
+                if tiles.number
+                else [*reasons, told]
+            )
+    return config, reasons
 
 
 def check_run(run: OngoingRun) -> None:

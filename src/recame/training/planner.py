@@ -103,7 +103,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
         data: the set, loaded.
         device: where the run trains.
     """
-    fitted = fit_views(config, data.spec.height, data.spec.width)
+    fitted = fit_views(config, *data.spec.piece_size)
     config, changes = fitted.config, dict[str, Any]()
     reasons = list(fitted.reasons)
 
@@ -178,7 +178,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
     steps = PROBE_STEPS if budget is None else int(np.clip(1.3 * budget, 50, PROBE_STEPS))
     decide("probe.steps", steps, why)
     if not config.probe.enabled:
-        largest = largest_symmetry(data.spec.height, data.spec.width)
+        largest = largest_symmetry(*data.spec.piece_size)
         decide("augment.symmetry", largest, "no probe to ask; inspection images seldom have an up")
         symmetry = str(changes.get("augment.symmetry", config.augment.symmetry))
         decide("evaluation.views", SYMMETRIES[symmetry], f"the views of symmetry {symmetry!r}")

@@ -174,7 +174,7 @@ def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
     # Planned as its runs are, of which the weights to start from decide the network too.
     config = plan_model(config, data, device).config.updated({"model.pretrained": False})
     if config.augment.symmetry == "auto":
-        config = with_symmetry(config, largest_symmetry(data.spec.height, data.spec.width))
+        config = with_symmetry(config, largest_symmetry(*data.spec.piece_size))
     if config.probe.max_per_class == "auto":  # a run would measure what there is time for
         config = config.updated({"probe.max_per_class": PROBE_MAX_PER_CLASS})
     with tempfile.TemporaryDirectory(prefix="recame-costs-") as folder:

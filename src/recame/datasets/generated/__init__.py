@@ -10,7 +10,7 @@ compression library; its pixels do not.)
 from __future__ import annotations
 
 from recame.datasets.generated.defects import CLASSES, DefectClass
-from recame.datasets.generated.generate import generate, render, write
+from recame.datasets.generated.generate import generate, render, windows, write
 from recame.datasets.generated.plan import SyntheticSpec, is_head, plan, train_counts
 from recame.datasets.generated.products import DESIGNS
 
@@ -24,5 +24,6 @@ __all__ = [
     "plan",
     "render",
     "train_counts",
+    "windows",
     "write",
 ]

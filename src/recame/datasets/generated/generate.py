@@ -15,7 +15,7 @@ import pandas as pd
 from recame.contracts import Pixels
 from recame.datasets.generated.defects import CLASSES
 from recame.datasets.generated.hashing import I64, make_keys
-from recame.datasets.generated.imaging import take
+from recame.datasets.generated.imaging import take, window
 from recame.datasets.generated.plan import SyntheticSpec, plan
 from recame.datasets.generated.products import DESIGNS, VARIANTS, Shots, pick
 from recame.errors import DataError
@@ -44,7 +44,7 @@ def render(table: pd.DataFrame, spec: SyntheticSpec, on_progress: Progress = sil
         on_progress: told of the progress.
 
     Returns:
-        (N, size, size), or (N, size, size, 3) red, green, blue; uint8 or uint16.
+        (N, height, width), or (N, height, width, 3) red, green, blue; uint8 or uint16.
 
     Raises:
         DataError: the table lacks a column.
@@ -59,19 +59,23 @@ def render(table: pd.DataFrame, spec: SyntheticSpec, on_progress: Progress = sil
     design = shots.product % len(DESIGNS)
     order = np.lexsort((shots.label, design))
     ends = np.flatnonzero(np.diff(design[order], append=-1)) + 1
-    most = max(1, _CHUNK_PIXELS // spec.size**2)
+    most = 1 if spec.canvas else max(1, _CHUNK_PIXELS // spec.size**2)
     chunks = [
         part
         for group in np.split(order, ends[:-1])
         if len(group)
         for part in np.array_split(group, -(-len(group) // most))
     ]
-    shape = (len(table), spec.size, spec.size, 3 if spec.colour else 1)
+    shape = (len(table), *spec.shape, 3 if spec.colour else 1)
     pixels = np.empty(shape, f"uint{spec.bit_depth}")
 
     def draw(rows: I64) -> int:
         pixels[rows] = take(
-            pick(shots, rows), size=spec.size, bit_depth=spec.bit_depth, colour=spec.colour
+            pick(shots, rows),
+            size=spec.size,
+            bit_depth=spec.bit_depth,
+            colour=spec.colour,
+            canvas=spec.canvas,
         )
         return len(rows)
 
@@ -121,7 +125,7 @@ def write(spec: SyntheticSpec, out: Path, on_progress: Progress = silent) -> Pat
     with new_folder(out) as folder:
         for product in table["product"].unique():
             (folder / "images" / product).mkdir(parents=True)
-        step = max(1, _BLOCK_PIXELS // spec.size**2)
+        step = max(1, _BLOCK_PIXELS // (spec.shape[0] * spec.shape[1]))
         with ThreadPoolExecutor(usable_cores()) as pool:
             for start in range(0, len(table), step):
                 block = table.iloc[start : start + step]
@@ -129,9 +133,18 @@ def write(spec: SyntheticSpec, out: Path, on_progress: Progress = silent) -> Pat
                 list(pool.map(write_png, paths, render(block, spec)))
                 on_progress("drawing", start + len(block), len(table))
         table[list(MANIFEST_COLUMNS)].to_csv(folder / "manifest.csv", index=False)
-        table[list(TRUTH_COLUMNS)].to_csv(folder / "truth.csv", index=False)
+        truth = table[list(TRUTH_COLUMNS)]
+        if spec.canvas:
+            truth = truth.assign(**windows(table, spec))
+        truth.to_csv(folder / "truth.csv", index=False)
         write_json(folder / "spec.json", {"schema": 1, **asdict(spec)})
     return out / "manifest.csv"
+
+
+def windows(table: pd.DataFrame, spec: SyntheticSpec) -> dict[str, I64 | int]:
+    """The window of each image, in which the defect lies: `x, y, width, height`, in pixels."""
+    top, left = window(_shots(table, spec).content, spec.size, spec.shape)
+    return {"x": left, "y": top, "width": spec.size, "height": spec.size}
 
 
 def write_png(path: Path, pixels: Pixels) -> None:

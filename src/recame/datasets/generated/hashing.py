@@ -74,13 +74,13 @@ def shuffled(keys: U64, name: str) -> I64:
     return np.argsort(named(keys, name), kind="stable")
 
 
-def pixel_noise(keys: U64, name: str, size: int) -> F32:
+def pixel_noise(keys: U64, name: str, shape: tuple[int, int]) -> F32:
     """White noise for each pixel: sum of four random bytes, which is Gaussian but for its far tail.
 
     Returns:
-        (N, size, size) of mean 0 and deviation 1.
+        (N, *shape) of mean 0 and deviation 1.
     """
-    x: Any = _mix(np.arange(size * size, dtype=np.uint32).reshape(1, size, size))
+    x: Any = _mix(np.arange(shape[0] * shape[1], dtype=np.uint32).reshape(1, *shape))
     x = _mix(x ^ low_word(named(keys, name)))
     y = x & 0x00FF00FF
     x >>= 8
@@ -108,31 +108,35 @@ def cell_hash(keys: U32, i: F32, j: F32) -> F32:
     return np.asarray((_mix(x ^ keys) >> 8).astype(np.float32) * np.float32(2.0**-24))
 
 
-def smooth_field(keys: U64, name: str, cells: int, size: int) -> F32:
+def smooth_field(
+    keys: U64, name: str, cells: int, size: int, shape: tuple[int, int] | None = None
+) -> F32:
     """Smooth random hills over an image: random values on a lattice, smoothly interpolated.
 
     Args:
         keys: (N,).
         name: what the field is for.
-        cells: lattice cells a side.
-        size: pixels a side.
+        cells: lattice cells a window's side.
+        size: pixels a window's side.
+        shape: height and width of the image, pixels; None for a window.
 
     Returns:
-        (N, size, size) in [-1, 1].
+        (N, *shape) in [-1, 1].
     """
-    side = cells + 1
-    lattice = _mix(np.arange(side * side, dtype=np.uint32).reshape(1, side, side))
+    height, width = shape or (size, size)
+    step = -(-size // cells)
+    rows, columns = (max(cells, -(-side // step)) + 1 for side in (height, width))
+    lattice = _mix(np.arange(rows * columns, dtype=np.uint32).reshape(1, rows, columns))
     lattice = _mix(lattice ^ low_word(named(keys, name)))
     values = (lattice >> 8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)
-    step = -(-size // cells)
     t = (np.arange(step, dtype=np.float32) + np.float32(0.5)) / np.float32(step)
     weight = t * t * (3 - 2 * t)
     # A cell is a whole number of pixels, so that broadcasting interpolates without a gather.
     low, high = values[:, :-1, None, :], values[:, 1:, None, :]
-    rows = (low + (high - low) * weight[None, None, :, None]).reshape(len(keys), -1, side)
-    left, right = rows[:, :size, :-1, None], rows[:, :size, 1:, None]
+    lines = (low + (high - low) * weight[None, None, :, None]).reshape(len(keys), -1, columns)
+    left, right = lines[:, :height, :-1, None], lines[:, :height, 1:, None]
     field = left + (right - left) * weight
-    return np.asarray(field.reshape(len(keys), size, -1)[..., :size])
+    return np.asarray(field.reshape(len(keys), height, -1)[..., :width])
 
 
 def low_word(keys: U64) -> U32:

@@ -21,6 +21,7 @@ DENSE = 10
 ELSEWHERE = 5
 _IMAGES_A_BOARD, _BOARDS_A_LOT = 12, 4
 _MAX_PRODUCTS = 960
+_MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class SyntheticSpec:
         num_images: of all splits together.
         num_classes: 2 to 14: `normal` and the first defects of `CLASSES`.
         num_products: the first 12 have a design each; later ones are its further generations.
-        size: side, pixels, 32 to 256.
+        size: side, pixels, 32 to 256; where there is a canvas, of the window in it.
+        canvas: height and width, pixels, of images that are larger than what a defect spoils: that
+            lies in one window somewhere on them.
+        defects: the defects' names; default the first of `CLASSES`.
         imbalance: images of the largest over the smallest class in the train split. No class has
             less than one image, so that small sets may end below it.
         clusters_per_class: clusters (product x region) that a head class fills; default 6, or all
@@ -68,6 +72,8 @@ class SyntheticSpec:
     bit_depth: int = 8
     colour: bool = False
     seed: int = 0
+    canvas: tuple[int, int] | None = None
+    defects: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check what no plan could meet."""
@@ -86,6 +92,20 @@ class SyntheticSpec:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name} = {value} is out of range: choose {low:g} to {high:g}.")
+        if self.canvas and not all(self.size <= side <= _MAX_SIDE for side in self.canvas):
+            raise ConfigError(
+                f"canvas = {self.canvas} is out of range: choose sides of {self.size}, the "
+                f"window's, to {_MAX_SIDE}."
+            )
+        known = [c.name for c in CLASSES[1:]]
+        if self.defects is not None and (
+            len(self.defects) != self.num_classes - 1
+            or len({*self.defects} & {*known}) < len(self.defects)
+        ):
+            raise ConfigError(
+                f"defects = {self.defects} does not name {self.num_classes - 1} different ones, as "
+                f"num_classes = {self.num_classes} asks for: choose from {', '.join(known)}."
+            )
         if self.bit_depth not in (8, 16):
             raise ConfigError(f"bit_depth = {self.bit_depth}: cameras here give 8 or 16 bits.")
         val, test = self.num_held_out
@@ -132,7 +152,13 @@ class SyntheticSpec:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, the most frequent first."""
-        return tuple(c.name for c in CLASSES[: self.num_classes])
+        first = tuple(c.name for c in CLASSES[: self.num_classes])
+        return first if self.defects is None else (first[0], *self.defects)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the images, pixels."""
+        return self.canvas or (self.size, self.size)
 
 
 def train_counts(spec: SyntheticSpec) -> I64:

@@ -31,6 +31,45 @@ def benchmark_spec(imbalance: float = 100, seed: int = 0, num_classes: int = 10)
     )
 
 
+def large_spec(canvas: tuple[int, int], seed: int = 0) -> SyntheticSpec:
+    """Images on which a defect of 8 to 24 pixels lies anywhere: six classes, 406 to 8 images.
+
+    Three products, and defects that a network which sees the defect's own window tells apart.
+
+    Args:
+        canvas: height and width of the images, pixels.
+        seed: another one gives other images of the same products.
+    """
+    defects = ("particle", "residue", "extra_pattern", "open", "bridge")
+    num_classes = len(defects) + 1
+    val, test = 12, 30
+    return SyntheticSpec(
+        num_images=741 + num_classes * (val + test),
+        num_classes=num_classes,
+        num_products=3,
+        size=96,
+        imbalance=50,
+        val_per_class=val,
+        test_per_class=test,
+        seed=seed,
+        canvas=canvas,
+        defects=defects,
+    )
+
+
+def prepare_large(
+    out: Path,
+    *,
+    canvas: tuple[int, int] = (1024, 1024),
+    seed: int = 0,
+    on_progress: Progress = silent,
+) -> Path:
+    """Generate the set of `large_spec`, as `prepare` does."""
+    spec = large_spec(canvas, seed)
+    recipe = {"set": f"ICDefectSynth {canvas[0]} x {canvas[1]}", "spec": asdict(spec)}
+    return prepare_folder(out, recipe, lambda partial: write(spec, partial, on_progress))
+
+
 def prepare(
     out: Path,
     *,

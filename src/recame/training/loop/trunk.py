@@ -85,7 +85,7 @@ def build_trunk_cache(
     device = next(model.parameters()).device
     if all(path.exists() for path in paths[:2]) and _owner(paths[2]) == of_run:
         return TrunkCache(*(np.load(path, mmap_mode="r") for path in paths[:2]))
-    was_training = model.training
+    was_training, pieces = model.training, data.spec.pieces
     first = data.images(view.rows[:2]).to(device)
     forward = FrozenForward(
         model,
@@ -108,7 +108,9 @@ def build_trunk_cache(
         for start in range(0, len(view), batch_size):
             images = data.images(view.rows[start : start + batch_size]).to(device)
             for v in range(num_views):
-                for file, output in zip(files, forward(dihedral_view(images, v)), strict=True):
+                for file, output in zip(
+                    files, forward(dihedral_view(images, v, pieces)), strict=True
+                ):
                     file[start : start + len(images), v] = output.cpu().numpy()
             on_progress("fine-tune: embedding", min(start + batch_size, len(view)), len(view))
         for file in files:

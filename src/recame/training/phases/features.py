@@ -63,10 +63,11 @@ def embed(
         # Of all views, wanted or not: a run resumed with fewer must take the same path.
         forward = open_forward(run, model, len(view) * run.config.probe.views)
     model.eval()
+    pieces = run.data.spec.pieces
     parts: list[Tensor] = []
     for start in range(0, len(view), batch_size):
         images = run.data.images(view.rows[start : start + batch_size]).to(run.device)
-        views = [forward(dihedral_view(images, v))[0].cpu() for v in range(num_views)]
+        views = [forward(dihedral_view(images, v, pieces))[0].cpu() for v in range(num_views)]
         parts.append(torch.stack(views, 1))
         report(f"embedding {view.name}", start + len(images), len(view))
     model.train(was_training)
@@ -121,7 +122,7 @@ def fit_heads(
         TrainingError: the heads are not finite at the end.
     """
     pooled = features.pooled
-    flat = pooled.reshape(-1, pooled.shape[-1])
+    flat = pooled.reshape(-1, head.shape[1])
     head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)

@@ -235,6 +235,7 @@ def _step(
         objective,
         scale=data.spec.scale,
         augment=Augment(
+            pieces=run.data.spec.pieces,
             horizontal_flip=num_views >= 2,
             vertical_flip=num_views >= 4,
             quarter_turns=num_views == 8,

@@ -54,7 +54,7 @@ def settle_size(
     paths = [Path(path) for path in table["path"]]
     native = native_size(paths, context=config.data.context)
     size, why = choose_size(native)
-    budget = _time_to_keep(config, device)
+    budget = time_to_keep(config, device)
     began = time.monotonic()
     ends = None if budget is None else began + SHARE * budget
     if config.model.pretrained is False or len(candidate_sizes(native)) == 1:
@@ -108,8 +108,8 @@ def _proposed(sample: Sample, config: Config, native: Size) -> PreprocessSpec:
     return spec
 
 
-def _time_to_keep(config: Config, device: torch.device) -> float | None:
-    """Seconds that the run has; None where time does not end it, and sizes are alike to it."""
+def time_to_keep(config: Config, device: torch.device) -> float | None:
+    """Seconds that a run has; None where time does not end it, and sizes are alike to it."""
     if config.finetune.enabled and config.finetune.epochs != "auto":
         return None
     return budget_s(config, device)

@@ -112,7 +112,7 @@ def _decide_symmetry(
     forward: FrozenForward,
 ) -> OngoingRun:
     if "val" not in run.data.splits:
-        name = largest_symmetry(run.data.spec.height, run.data.spec.width)
+        name = largest_symmetry(*run.data.spec.piece_size)
         why = "no val split to ask; inspection images seldom have an up"
     else:
         seed = run.config.run.seed

@@ -211,7 +211,7 @@ class Trial:
             return tried
         for size, images in zip(sizes, decoded.images, strict=False):
             began = time.monotonic()
-            judged = self._judged(size, images[:num_images], positions)
+            judged = self.judged(size, images[:num_images], positions)
             tried.append(Tried(size, judged, (time.monotonic() - began) / num_images))
             report("trying sizes", len(tried), len(sizes))
             if judged.right.all():
@@ -244,12 +244,23 @@ class Trial:
             taken = time.monotonic() - began
         return taken / len(run.data.table)
 
-    def _judged(self, size: Size, images: Array, positions: IntArray) -> Judged:
+    def judged(self, size: Size, images: Array, positions: IntArray) -> Judged:
+        """Judge images in memory by the features that the pretrained network has of them.
+
+        Args:
+            size: theirs, pixels.
+            images: (N, H, W, C) of the trial's specification, but for the size.
+            positions: (N,) which of the sample's files they are.
+        """
         run = self._at(size, images)
         model = run.new_model()
         view = run.data.view("train")
         pooled = embed(run, model, view, 1, forward=open_forward(run, model, _MANY)).pooled
-        features = pooled[:, 0].flatten(1).numpy()
+        pooled = pooled[:, 0].flatten(1)
+        if run.data.spec.tiles:  # which piece decides is not known yet
+            rows = pooled.view(len(pooled), run.data.spec.pieces, -1)
+            pooled = torch.cat([rows.mean(1), rows.amax(1)], 1)
+        features = pooled.numpy()
         target, of_val = self._sample.target[positions], self._sample.of_val[positions]
         return judge(
             features[~of_val],

@@ -258,7 +258,7 @@ def _classroom(run: OngoingRun, teachers: _TeachersRun, *, resume: bool) -> _Cla
     settings = run.config.distill
     teacher_model = run.placed(teachers.loaded.model)
     spec = teachers.loaded.spec
-    allowed = run.config.augment.symmetry, largest_symmetry(spec.height, spec.width)
+    allowed = run.config.augment.symmetry, largest_symmetry(*spec.piece_size)
     teacher = Teacher(
         teacher_model,
         num_views=min(settings.teacher_views, *(SYMMETRIES[name] for name in allowed)),

@@ -89,7 +89,8 @@ def student_config(
     ).distill
     values = {
         **_network(teacher, architecture, distill, name, num_stages),
-        "data.size": distill.size or as_size((spec.height, spec.width)),
+        "data.size": distill.size or as_size(spec.piece_size),
+        "data.tiles": spec.tiles,
         "data.channels": spec.channels,
         "data.bit_depth": spec.bit_depth,
         "augment.mixup": max(teacher.augment.mixup, _MIXUP),
@@ -203,7 +204,7 @@ def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> lis
             f"model.attention = none: the teacher's {plan.attention} attention costs more time "
             "than it is worth to a student (distill.attention=keep)"
         )
-    own = as_size((loaded.spec.height, loaded.spec.width))
+    own = as_size(loaded.spec.piece_size)
     if config.data.size != own:
         reasons.append(
             f"data.size = {config.data.size}: the teacher sees each batch resized to {own}"
@@ -219,4 +220,4 @@ def student_spec(config: Config, loaded: LoadedModel) -> PreprocessSpec:
         mean, std = starting_mean_std(
             str(config.model.backbone), config.model.pretrained, spec.channels
         )
-    return replace(spec, height=height, width=width, mean=mean, std=std)
+    return replace(spec, height=height * spec.pieces, width=width, mean=mean, std=std)

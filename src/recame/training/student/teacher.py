@@ -13,6 +13,7 @@ from recame.data.transforms import dihedral_view
 from recame.losses import Lesson
 from recame.models import FrozenForward, MultiExpertClassifier
 from recame.models.gates import forward_with_gates
+from recame.pieces import apart, together
 
 
 class Resized(nn.Module):
@@ -34,10 +35,12 @@ class Resized(nn.Module):
 
 def at_size(images: Tensor, model: MultiExpertClassifier) -> Tensor:
     """Images (B, C, H, W) at the size that a model was trained for."""
-    size = (model.spec.height, model.spec.width)
-    if tuple(images.shape[2:]) == size:
+    spec = model.spec
+    if tuple(images.shape[2:]) == (spec.height, spec.width):
         return images
-    return functional.interpolate(images, size, mode="bilinear", antialias=True)
+    seen = apart(images, spec.pieces)
+    resized = functional.interpolate(seen, spec.piece_size, mode="bilinear", antialias=True)
+    return together(resized, spec.pieces)
 
 
 class Teacher:
@@ -109,6 +112,8 @@ def _lesson(
         # As evaluation averages views: their probabilities. The log is logits again.
         mean = logits.softmax(-1)
         for view in range(1, num_views):
-            mean = mean + ensemble_logits(model(dihedral_view(images, view)).logits).softmax(-1)
+            mean = mean + ensemble_logits(
+                model(dihedral_view(images, view, model.spec.pieces)).logits
+            ).softmax(-1)
         logits = (mean / num_views).clamp_min(1e-12).log()
     return (logits, *rest)

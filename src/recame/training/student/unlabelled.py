@@ -117,7 +117,7 @@ def load_unlabelled(
         teacher,
         cache.images,
         rows,
-        scale=run.data.spec.scale,
+        spec=run.data.spec,
         num_views=1,
         batch_size=run.config.evaluation.batch_size,
         device=run.device,

@@ -1,0 +1,155 @@
+"""Whether large images are seen in tiles: what the time allows, and then what `val` says.
+
+Decided after `data.size`, and as that is: before the set is decoded, once, on a sample.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from recame.config import Config, as_size, height_width
+from recame.contracts import PreprocessSpec
+from recame.data.at_sizes import ImagesAtSizes, decode_at_sizes
+from recame.data.proposal import native_size, propose_spec
+from recame.errors import DataError
+from recame.inference.separability import Judged, gain
+from recame.machine import usable_cores
+from recame.progress import Progress, silent
+from recame.training.phases.image_size import MARGIN, SHARE, time_to_keep
+from recame.training.phases.size_trial import OPENING_S, Sample, Trial
+
+#: Images with fewer pixels a side, as a square, lose little when they are shrunk.
+LARGE = 512
+#: The tiles of an image, and the side of each, pixels (docs/decisions/0027).
+NUM_TILES, TILE_SIDE = 4, 64
+#: Share of the time budget in which the tiles of all images shall be found.
+_FINDING_SHARE = 0.35
+#: Images that decide, at least.
+_LEAST = 40
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What was decided.
+
+    Attributes:
+        number: of tiles, 0 for none.
+        size: of each piece, as `data.size`.
+        why: in a sentence; None where nothing was to be decided.
+    """
+
+    number: int
+    size: int | str
+    why: str | None = None
+
+
+def settle_tiles(
+    table: pd.DataFrame,
+    config: Config,
+    device: torch.device,
+    *,
+    started: float,
+    report: Progress = silent,
+) -> Tiles:
+    """Decide `data.tiles` where it is open, and `data.size` with it.
+
+    Args:
+        table: of `read_manifest`.
+        config: the settings; `data.size` is that of whole images.
+        device: where the run trains.
+        started: `time.monotonic()` from where the run's time counts.
+        report: told of the progress.
+    """
+    whole = Tiles(0, config.data.size)
+    paths = [Path(path) for path in table["path"]]
+    native = native_size(paths, context=config.data.context)
+    if math.sqrt(native[0] * native[1]) < LARGE or min(native) < 2 * TILE_SIDE:
+        return whole
+    if config.model.pretrained is False:
+        return whole
+    size = height_width(config.data.size)
+    try:
+        sample = Sample.draw(table, config)
+        plain = _proposed(sample, config, size, 0)
+    except DataError:  # what is wrong with the files is told where all of them are read
+        return whole
+    budget = time_to_keep(config, device)
+    ends = math.inf if budget is None else time.monotonic() + SHARE * budget
+    tiled = _proposed(sample, config, (TILE_SIDE, TILE_SIDE), NUM_TILES)
+    tiled = replace(tiled, channels=plain.channels, bit_depth=plain.bit_depth, scale=plain.scale)
+    found = _decoded(sample, tiled, config, (ends - time.monotonic() - 2 * OPENING_S) / 2)
+    if len(found.positions) < min(_LEAST, len(sample.paths)):
+        why = "the time is too short to try tiles of images as large"
+        return replace(whole, why=f"{why} ({native[1]} x {native[0]} pixels)")
+    image_s = found.seconds / len(found.positions)
+    all_s = image_s * len(paths)
+    if budget is not None and all_s > _FINDING_SHARE * budget:
+        return replace(
+            whole,
+            why=f"finding the tiles of {len(paths):,} images would take {all_s:.0f} of the "
+            f"{budget:.0f} s; with more time they are tried",
+        )
+    seen = _seen(sample, plain, found, config)
+    positions = found.positions
+    judged = []
+    for spec, images in ((plain, seen.images[0]), (tiled, found.images[0])):
+        trial = Trial(config, device, sample, native, spec)
+        judged.append(trial.judged((spec.height, spec.width), images, positions))
+        report("trying tiles", len(judged), 2)
+    better, error = gain(*judged)
+    why = _told(native, as_size(size), judged, image_s)
+    if better > MARGIN * error:
+        return Tiles(NUM_TILES, TILE_SIDE, f"{why}; better beyond chance")
+    return replace(whole, why=f"{why}; tiles must be better beyond chance")
+
+
+def _proposed(sample: Sample, config: Config, size: tuple[int, int], tiles: int) -> PreprocessSpec:
+    settings = config.data
+    return propose_spec(
+        sample.paths,
+        size=size,
+        tiles=tiles,
+        channels=settings.channels,
+        bit_depth=settings.bit_depth,
+        resize=settings.resize,
+        max_pixels=settings.max_pixels,
+        float_range=settings.float_range,
+        context=settings.context,
+        sample=8,
+    )[0]
+
+
+def _decoded(sample: Sample, spec: PreprocessSpec, config: Config, most_s: float) -> ImagesAtSizes:
+    return decode_at_sizes(
+        sample.paths,
+        spec,
+        [(spec.height, spec.width)],
+        max_pixels=config.data.max_pixels,
+        most_s=None if math.isinf(most_s) else most_s,
+    )
+
+
+def _seen(
+    sample: Sample, spec: PreprocessSpec, found: ImagesAtSizes, config: Config
+) -> ImagesAtSizes:
+    """The same files as a whole."""
+    chosen = replace(sample, paths=[sample.paths[place] for place in found.positions])
+    return _decoded(chosen, spec, config, math.inf)
+
+
+def _told(native: tuple[int, int], size: int | str, judged: list[Judged], image_s: float) -> str:
+    """What both scored, and what finding tiles costs."""
+    plain, tiled = (f"{one.accuracy:.3f} (loss {one.mean_loss:.3f})" for one in judged)
+    return (
+        f"images are about {native[1]} x {native[0]} pixels; balanced accuracy of classifiers on "
+        f"the pretrained features of {len(judged[0].target):,} images: whole at {size} {plain}; "
+        f"whole at {TILE_SIDE} beside the {NUM_TILES} places that are most unlike the rest, "
+        f"{TILE_SIDE} x {TILE_SIDE} pixels each, {tiled}; to read an image and find them takes "
+        f"{1000 * image_s * usable_cores():.0f} ms of a core"
+    )

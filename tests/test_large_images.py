@@ -1,0 +1,94 @@
+"""Images of which a run sees tiles, through the verbs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import recame
+from recame.config import Config, load_config
+from recame.export.export import export
+from recame.runtime import load
+
+TILES, SIDE = 3, 32
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grids of pads on 192 x 256 px: of some a pad is missing, of others one is bright."""
+    folder, rng = tmp_path_factory.mktemp("data") / "boards", np.random.default_rng(0)
+    y, x = np.mgrid[:192, :256]
+    for name, count in {"ok": 40, "bright": 24, "missing": 16}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pad = np.hypot(y % 16 - 8, x % 16 - 8) < 5
+            image = np.where(pad, 150, 70) + rng.normal(0, 4, (192, 256))
+            row, column = rng.integers(1, 11), rng.integers(1, 15)
+            odd = pad & (y // 16 == row) & (x // 16 == column)
+            image[odd] += {"ok": 0, "bright": 70, "missing": -80}[name]
+            pixels = np.clip(image, 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"{number:03d}.png"), pixels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(boards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    short = {
+        "data.tiles": TILES,
+        "data.size": SIDE,
+        "probe.steps": 40,
+        "finetune.epochs": 8,
+        "finetune.batch_size": 16,
+        "evaluation.bootstrap": 50,
+        "run.accelerator": "cpu",
+    }
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return recame.train(boards, Config().updated(short), out=out).path
+
+
+def test_a_run_learns_from_the_labels_of_images_what_their_tiles_show(run: Path) -> None:
+    config = load_config(run / "config.yaml")
+    assert (config.data.tiles, config.data.size) == (TILES, SIDE)
+    spec = json.loads((run / "model.json").read_text())["preprocess"]
+    assert (spec["tiles"], spec["height"], spec["width"]) == (TILES, 4 * SIDE, SIDE)
+    recame.evaluate(run)
+    accuracy = json.loads((run / "metrics.json").read_text())["test"]["balanced_accuracy"]
+    assert accuracy["value"] > 0.8  # chance: 0.33; nothing of it is seen on the whole at 32 px
+
+
+def test_run_and_bundles_answer_alike(run: Path, boards: Path, tmp_path: Path) -> None:
+    images = sorted(boards.glob("*/*.png"))[::4]
+    summary = recame.predict(run, images, out=tmp_path / "run.parquet")
+    expected = pd.read_parquet(summary.out)
+    columns = [f"p_{name}" for name in recame.load(run).label_space.names]
+    right = np.array([path.parent.name for path in images]) == expected["prediction"]
+    assert right.mean() > 0.8
+    for precision, most in (("fp32", 2e-4), ("int8", 0.4)):
+        export(run, tmp_path / precision, precision=precision)
+        found = load(tmp_path / precision).predict(list(map(str, images)))
+        scores = np.stack([one.probabilities for one in found])
+        assert np.abs(scores - expected[columns].to_numpy()).max() < most
+
+
+def test_views_turn_pieces_in_graph_and_torch_alike(
+    run: Path, boards: Path, tmp_path: Path
+) -> None:
+    images = list(map(str, sorted(boards.glob("*/*.png"))[::9]))
+    by_graph = recame.load(run, views=4).predict(images)
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("graph"))
+    by_torch = recame.load(tmp_path / "run", views=4).predict(images)
+    for one, other in zip(by_graph, by_torch, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
+
+
+def test_an_array_is_brought_to_pieces_like_its_file(run: Path, boards: Path) -> None:
+    path = next(boards.glob("bright/*.png"))
+    model = recame.load(run)
+    of_file, of_pixels = model.predict([str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)])
+    np.testing.assert_array_equal(of_file.probabilities, of_pixels.probabilities)
