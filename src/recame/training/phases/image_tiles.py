@@ -21,7 +21,7 @@ from recame.errors import DataError
 from recame.inference.separability import Judged, gain
 from recame.machine import usable_cores
 from recame.progress import Progress, silent
-from recame.training.phases.image_size import MARGIN, SHARE, time_to_keep
+from recame.training.phases.image_size import SHARE, time_to_keep
 from recame.training.phases.size_trial import OPENING_S, Sample, Trial
 
 #: Images with fewer pixels a side, as a square, lose little when they are shrunk.
@@ -30,6 +30,9 @@ LARGE = 512
 NUM_TILES, TILE_SIDE = 4, 64
 #: Share of the time budget in which the tiles of all images shall be found.
 _FINDING_SHARE = 0.35
+#: Tiles must lose less by so many standard errors. Less than what a larger size must: on images as
+#: large the whole often tells nothing, and a small sample is not sure of anything.
+_MARGIN = 1.5
 #: Images that decide, at least.
 _LEAST = 40
 
@@ -104,7 +107,7 @@ def settle_tiles(
         report("trying tiles", len(judged), 2)
     better, error = gain(*judged)
     why = _told(native, as_size(size), judged, image_s)
-    if better > MARGIN * error:
+    if better > _MARGIN * error:
         return Tiles(NUM_TILES, TILE_SIDE, f"{why}; better beyond chance")
     return replace(whole, why=f"{why}; tiles must be better beyond chance")
 
