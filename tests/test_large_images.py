@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,13 @@ import pytest
 
 import recame
 from recame.config import Config, load_config
+from recame.data.resize import brought_to
 from recame.export.export import export
+from recame.inspection import inspect_set
+from recame.inspection.checks.resolution import Resolution
+from recame.models import load_checkpoint
+from recame.pages.drawing import GAP, PIECES_NOTE, side_by_side
+from recame.runs.folder import RunFolder
 from recame.runtime import load
 
 TILES, SIDE = 3, 32
@@ -60,6 +68,41 @@ def test_a_run_learns_from_the_labels_of_images_what_their_tiles_show(run: Path)
     recame.evaluate(run)
     accuracy = json.loads((run / "metrics.json").read_text())["test"]["balanced_accuracy"]
     assert accuracy["value"] > 0.8  # chance: 0.33; nothing of it is seen on the whole at 32 px
+
+
+def test_a_report_shows_the_pieces_side_by_side(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    table = pd.read_csv(copy / "manifest.csv")
+    wrong = table.index[(table["split"] == "test") & (table["label"] == "ok")][:2]
+    table.loc[wrong, "label"] = "missing"
+    RunFolder(copy).save_manifest(table)
+    recame.evaluate(copy)
+    page = (copy / "evaluation" / "test" / "report.html").read_text("utf-8")
+    assert page.count(PIECES_NOTE) == 1
+    (shown, *_) = re.findall(r'class="maps wide">\s*<figure><img src="data:.*?,(.*?)"', page)
+    encoded = np.frombuffer(base64.b64decode(shown), np.uint8)
+    pixels = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+    assert pixels.shape == (SIDE, (TILES + 1) * SIDE + TILES * GAP)
+    first, *_ = re.findall(r'<p class="file">(.*?)</p>', page)
+    path = table.loc[table["image"] == first, "path"].item()
+    spec = recame.load(run).spec
+    stored = brought_to(cv2.imread(path, cv2.IMREAD_GRAYSCALE)[..., None], spec)
+    np.testing.assert_array_equal(pixels, side_by_side(stored, spec.pieces, 255)[..., 0])
+
+
+def test_a_set_is_inspected_by_a_run_that_sees_pieces(run: Path, boards: Path) -> None:
+    model = load_checkpoint(run)
+    found = inspect_set(boards, model=model)
+    sizes = [seen.shape[:2] for _, _, seen in found[Resolution].pictures]
+    row = (SIDE, (TILES + 1) * SIDE + TILES * GAP)
+    assert sizes == [row] * 6
+    assert found[Resolution].tried == ()  # pieces show what is small
+    picture = found.thumbnail(0)
+    assert (picture.height, picture.width, picture.layout) == (*row, "wide")
+    (section,) = found[Resolution].show()
+    note, *pictures = section.blocks
+    assert note.content == f"4 pieces of 32 x 32 pixels. {PIECES_NOTE}"
+    assert [(block.kind, block.content.width) for block in pictures] == [("picture", row[1])] * 6
 
 
 def test_run_and_bundles_answer_alike(run: Path, boards: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recame.contracts import PreprocessSpec
-from recame.inference.attribution import attribution_maps, attribution_stages
+from recame.inference.attribution import _enlarged, attribution_maps, attribution_stages
 from recame.inference.gates import gate_layers
 from recame.models import Architecture, MultiExpertClassifier, RegionalChannelAttention
 from recame.pages.drawing import overlay
@@ -108,6 +108,15 @@ def test_a_map_finds_the_patch_that_decides():
     near[:32, 28:] = True
     change = np.abs(heat - base)
     assert change[near].mean() > 3 * change[~near].mean()
+
+
+def test_no_piece_tints_the_one_below_it():
+    maps = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])[None, None, :, None].expand(2, 3, 6, 2)
+    found = _enlarged(maps, (24, 8), pieces=3)
+    assert found.shape == (2, 3, 24, 8)
+    assert (found[:, :, 8:16] == 1).all()
+    assert not found[:, :, :8].any()
+    assert not found[:, :, 16:].any()
 
 
 def test_gates_are_those_of_the_layers(images):

@@ -67,7 +67,7 @@ def attribution_maps(
     Returns:
         (B, K, E, H, W) float32, 0 or more.
     """
-    from captum.attr import LayerAttribution, LayerGradientXActivation
+    from captum.attr import LayerGradientXActivation
 
     stages = attribution_stages(model, images) if stages is None else stages
     pieces, size = model.spec.pieces, (int(images.shape[2]), int(images.shape[3]))
@@ -86,9 +86,18 @@ def attribution_maps(
                     parts.append(together(found.sum(1, keepdim=True), pieces))
             maps = torch.cat(parts, 1)
             largest = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-            total += LayerAttribution.interpolate(maps / largest, size, "bilinear").relu()
+            total += _enlarged(maps / largest, size, pieces).relu()
     shape = (count, classes.shape[1], model.num_experts, *size)
     return np.asarray((total / len(stages)).view(shape).cpu().numpy())
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int], pieces: int) -> Tensor:
+    """Maps (B, M, h, w) at the size of the images; no piece tints the one below it."""
+    from captum.attr import LayerAttribution
+
+    each = apart(maps, pieces)
+    of_piece = (size[0] // pieces, size[1])
+    return together(LayerAttribution.interpolate(each, of_piece, "bilinear"), pieces)
 
 
 def _logit_above_mean(model: nn.Module, expert: int) -> Callable[[Tensor], Tensor]:

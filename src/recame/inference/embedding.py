@@ -93,8 +93,13 @@ class _RunTrunk(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in [0, 1] -> (B, P), and nothing more (B, 0)."""
+        """Images (B, C, H, W) in [0, 1] -> (B, P), and nothing more (B, 0).
+
+        Of an image in pieces the largest of each feature: one piece may hold what is odd.
+        """
         pooled = self.model.pooled(images).mean(1)
+        if self.model.spec.tiles:
+            pooled = pooled.view(len(pooled), self.model.spec.pieces, -1).amax(1)
         return pooled, pooled[:, :0]
 
 

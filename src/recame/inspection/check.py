@@ -14,6 +14,7 @@ import pandas as pd
 from recame.contracts import BoolArray, FloatArray, IntArray, PreprocessSpec
 from recame.data.audit import ManifestAudit
 from recame.data.cache import ImageCache
+from recame.pages.drawing import side_by_side
 from recame.pages.render import Picture, image_picture
 from recame.progress import Progress, relabelled
 
@@ -183,15 +184,16 @@ class Inspection:
         return sorted(found, key=lambda finding: _RANK[finding.level])
 
     def thumbnail(self, table_row: int, caption: str = "") -> Picture:
-        """An image of the set, with at most as many pixels as 80 x 80."""
+        """An image of the set, each of its pieces with at most as many pixels as 80 x 80."""
         import cv2
 
         assert self.cache is not None
         assert self.spec is not None
         row = self.table.iloc[table_row]
         pixels = np.asarray(self.cache.images[int(row["row"])])
+        pixels = side_by_side(pixels, self.spec.pieces, white=self.spec.scale)
         height, width = pixels.shape[:2]
-        ratio = _THUMB / (height * width) ** 0.5
+        ratio = _THUMB * (self.spec.pieces / (height * width)) ** 0.5
         if ratio < 1:
             size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
             pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))

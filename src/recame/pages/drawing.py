@@ -1,4 +1,4 @@
-"""Names of classes and products in figures: short, taken as they are, in a font that has them."""
+"""What pages draw: images in pieces, maps over images, names in a font that has them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from recame.names import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Columns between the pieces of an image, white as the page.
+GAP = 4
+#: What an image in pieces shows, in words.
+PIECES_NOTE = (
+    "Each row of pieces: the whole image, then its most unusual places, first the most unusual."
+)
 #: Tried in this order for what Matplotlib's own font lacks, as Chinese, Japanese and Korean.
 FALLBACK_FONTS = (
     "Noto Sans CJK SC",
@@ -90,7 +96,28 @@ def _tell_missing(example: str) -> None:
     )
 
 
-def overlay(pixels: Array, heat: Array, colour: str, side: int = 160) -> Array:
+def side_by_side(pixels: Array, pieces: int, white: float) -> Array:
+    """An image whose pieces lie below each other with them in a row, so that a page has room.
+
+    Args:
+        pixels: (..., T * h, w, C).
+        pieces: T; 1 changes nothing.
+        white: the value of the gaps.
+
+    Returns:
+        (..., h, T * w + (T - 1) * GAP, C), of the same dtype.
+    """
+    if pieces == 1:
+        return pixels
+    *lead, height, width, channels = pixels.shape
+    rows = height // pieces
+    apart = pixels.reshape(*lead, pieces, rows, width, channels)
+    row = np.full((*lead, rows, pieces, width + GAP, channels), white, pixels.dtype)
+    row[..., :width, :] = np.moveaxis(apart, -4, -3)
+    return row.reshape(*lead, rows, pieces * (width + GAP), channels)[..., :-GAP, :]
+
+
+def overlay(pixels: Array, heat: Array, colour: str, side: int = 160, pieces: int = 1) -> Array:
     """An image, paled, with a map laid over it in one colour.
 
     Args:
@@ -98,10 +125,16 @@ def overlay(pixels: Array, heat: Array, colour: str, side: int = 160) -> Array:
         heat: (H, W) in [0, 1]; 0 shows the image alone.
         colour: as `#dd7b2f`.
         side: in pixels, of the square that the result has as many pixels as.
+        pieces: that the image consists of, one below the other; the result shows them in a row.
 
     Returns:
         (h, w, 3) uint8.
     """
+    if pieces > 1:
+        parts = zip(np.split(pixels, pieces), np.split(heat, pieces), strict=True)
+        each = round(side / pieces**0.5)
+        drawn = [overlay(part, over, colour, each) for part, over in parts]
+        return side_by_side(np.concatenate(drawn), pieces, white=255)
     scale = side / (pixels.shape[0] * pixels.shape[1]) ** 0.5
     height, width = (max(1, round(edge * scale)) for edge in pixels.shape[:2])
     base, alpha = (

@@ -60,6 +60,7 @@ class Evidence:
         gates: empty without attention.
         gate_examples: for the layer whose gates vary most; empty where no gate varies.
         num_gate_images: images whose gates were read.
+        pieces: that each image is shown in, side by side.
         train_searched: training images among which neighbours were sought, of how many.
         remarks: what is missing and why, in sentences.
     """
@@ -70,6 +71,7 @@ class Evidence:
     gates: tuple[GateLayer, ...] = ()
     gate_examples: tuple[GateExample, ...] = ()
     num_gate_images: int = 0
+    pieces: int = 1
     train_searched: tuple[int, int] = (0, 0)
     remarks: tuple[str, ...] = ()
 
@@ -157,6 +159,7 @@ def gather_evidence(
         gates=tuple(gates),
         gate_examples=tuple(examples),
         num_gate_images=num_read,
+        pieces=data.spec.pieces,
         train_searched=searched,
         remarks=tuple(remarks),
     )

@@ -199,7 +199,8 @@ def mistake_maps(
         for who, part in sources:
             called, true = (
                 photo_picture(
-                    overlay(image, heat / largest, colour), f"what speaks for {name} to the {who}"
+                    overlay(image, heat / largest, colour, pieces=model.spec.pieces),
+                    f"what speaks for {name} to the {who}",
                 )
                 for heat, (name, colour) in zip(part, sides, strict=True)
             )

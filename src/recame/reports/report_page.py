@@ -12,6 +12,7 @@ import yaml
 
 from recame.files import records
 from recame.metrics.registry import METRICS, Metric
+from recame.pages.drawing import PIECES_NOTE
 from recame.pages.render import (
     BLUE,
     GROUP_COLOURS,
@@ -72,6 +73,7 @@ def report_html(report: RunReport) -> str:
         "made": _made(report),
         "called_colour": CALLED_COLOUR,
         "true_colour": TRUE_COLOUR,
+        "pieces_note": PIECES_NOTE if report.evidence.pieces > 1 else "",
     }
     content["contents"] = _contents(report, content)
     return render_page("recame.reports", "report.html.j2", **content)

@@ -9,6 +9,7 @@ from recame.data.dataset import InspectionSet
 from recame.inference.predict import predict_cached
 from recame.inference.run_graph import RunGraph
 from recame.models import LoadedModel
+from recame.pages.drawing import side_by_side
 from recame.progress import Progress, relabelled
 
 
@@ -52,12 +53,12 @@ class Look:
         return np.asarray(np.clip(images, 0.0, 1.0, out=images))
 
     def shown(self, rows: IntArray) -> Array:
-        """(n, H, W, C) in [0, 1], as people should see them: 16-bit images use all the greys."""
-        pixels = self.pixels(rows)
-        if self.data.spec.bit_depth == 8 or not len(rows):
-            return pixels
-        low, high = np.quantile(pixels, (0.005, 0.995), axis=(1, 2, 3), keepdims=True)
-        return np.asarray(np.clip((pixels - low) / np.maximum(high - low, 1e-6), 0.0, 1.0))
+        """(n, h, w, C) in [0, 1] for people: pieces in a row, 16-bit images in all the greys."""
+        pixels, spec = self.pixels(rows), self.data.spec
+        if spec.bit_depth != 8 and len(rows):
+            low, high = np.quantile(pixels, (0.005, 0.995), axis=(1, 2, 3), keepdims=True)
+            pixels = np.clip((pixels - low) / np.maximum(high - low, 1e-6), 0.0, 1.0)
+        return side_by_side(pixels, spec.pieces, white=1.0)
 
 
 def cache_rows(data: InspectionSet, split: str, predictions: Predictions) -> IntArray | None:

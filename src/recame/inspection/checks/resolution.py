@@ -19,6 +19,7 @@ from recame.data.sampling import balanced_sample
 from recame.inference.embedding import embed_images
 from recame.inference.separability import Judged, gain, judge
 from recame.inspection.check import Block, Check, EmbeddedImages, Section, SetFinding
+from recame.pages.drawing import PIECES_NOTE, side_by_side
 from recame.pages.render import image_picture
 
 #: Images that are looked at, at most, and pixels of all of them at all sizes.
@@ -83,6 +84,8 @@ class Resolution(Check):
 
     def _larger(self, spec: PreprocessSpec, native: Size) -> list[Size]:
         """One or two sizes above the one that is worked with, none above the images' own."""
+        if spec.tiles:  # what is small is seen in them
+            return []
         larger = [
             size
             for size in sorted(candidate_sizes(native), key=math.prod)
@@ -120,10 +123,13 @@ class Resolution(Check):
     def _picture(self, spec: PreprocessSpec, native: Size, rows: IntArray) -> None:
         shrunk = min(1.0, _SHOWN_SIDE / math.sqrt(math.prod(native)))
         own = max(1, round(native[0] * shrunk)), max(1, round(native[1] * shrunk))
-        sizes = [own, (spec.height, spec.width)]
-        decoded = decode_at_sizes(self._paths(rows[:_SHOWN]), spec, sizes, max_pixels=_ANY)
-        filed, seen = decoded.images
+        whole = replace(spec, height=own[0], width=own[1], tiles=0)
+        decoded = decode_at_sizes(self._paths(rows[:_SHOWN]), whole, [own], max_pixels=_ANY)
+        (filed,) = decoded.images
         shown = rows[decoded.positions]
+        assert self.inspection.cache is not None
+        cached = self.inspection.table["row"].iloc[shown].to_numpy(np.int64)
+        seen = side_by_side(self.inspection.cache.images[cached], spec.pieces, white=spec.scale)
         self.pictures = tuple(
             (int(row), *pair) for row, *pair in zip(shown, filed, seen, strict=True)
         )
@@ -165,6 +171,8 @@ class Resolution(Check):
         """Images as they are filed, beside what a network sees of them."""
         spec, table = self.inspection.spec, self.inspection.table
         assert spec is not None
+        if spec.tiles:
+            return [self._pieces(spec)]
         cards = []
         for row, filed, seen in self.pictures:
             name, label = str(table["image"].iloc[row]), str(table["label"].iloc[row])
@@ -180,6 +188,17 @@ class Resolution(Check):
         )
         blocks = [Block("note", note), Block("cards", cards)]
         return [Section("resolution", "As a network sees the images", blocks, "Size")]
+
+    def _pieces(self, spec: PreprocessSpec) -> Section:
+        """What a network sees of images that it sees in pieces."""
+        height, width = spec.piece_size
+        note = f"{spec.pieces} pieces of {height} x {width} pixels. {PIECES_NOTE}"
+        blocks = [Block("note", note)]
+        for row, _, seen in self.pictures:
+            name, label = self.inspection.table.loc[:, ["image", "label"]].iloc[row].astype(str)
+            picture = image_picture(seen, name, f"{label}: {name}", scale=spec.scale)
+            blocks.append(Block("picture", picture))
+        return Section("resolution", "As a network sees the images", blocks, "Size")
 
     def facts(self) -> dict[str, Any]:
         """What each size scored."""
