@@ -35,6 +35,8 @@ _BLOCK = 64
 _NEAR = 1
 #: What is added to the variances that features are whitened by, of 1.
 _RIDGE = 0.01
+#: Rings of cells that see the mirrored border, and the quantile by which they are compared.
+_BORDER, _HIGH = 2, 0.9
 #: Deviation, in cells, of the Gaussian that evens single cells out.
 _SMOOTH = 0.5
 _SESSIONS = threading.Lock()
@@ -89,7 +91,23 @@ def unusualness(pixels: Pixels, scale: float) -> FloatArray:
     for rows in _blocks(found.shape[0]):
         for columns in _blocks(found.shape[1]):
             found[rows, columns] = _alone(features[rows, columns])
-    return np.asarray(cv2.GaussianBlur(found, (0, 0), _SMOOTH), np.float32)
+    return _at_the_border(np.asarray(cv2.GaussianBlur(found, (0, 0), _SMOOTH), np.float32))
+
+
+def _at_the_border(unusual: FloatArray) -> FloatArray:
+    """Damp the outermost cells, whose mirrored surroundings are like those of no cell inside.
+
+    Each ring of cells is brought down to where its 90th percentile is that of the cells inside.
+    """
+    down, along = (np.minimum(np.arange(n), np.arange(n)[::-1]) for n in unusual.shape)
+    ring = np.minimum(down[:, None], along[None])
+    inside = unusual[ring >= _BORDER]
+    if inside.size:
+        usual = np.quantile(inside, _HIGH)
+        for number in range(_BORDER):
+            cells = ring == number
+            unusual[cells] *= min(1.0, usual / max(float(np.quantile(unusual[cells], _HIGH)), 1e-9))
+    return unusual
 
 
 def _whitened(features: FloatArray) -> FloatArray:
