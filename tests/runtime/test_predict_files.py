@@ -105,6 +105,7 @@ def wait_for_rows(folder: Path) -> Path:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not rows.exists() or rows.stat().st_size < 50_000):
         time.sleep(0.01)
+    time.sleep(0.02)  # a commit counts when all of it is written
     return rows
 
 

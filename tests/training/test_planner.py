@@ -246,7 +246,7 @@ class TestModel:
             plan_model(config, fake_data(), CPU)
 
     def test_only_what_later_steps_measure_stays_open(self) -> None:
-        plan = plan_model(Config().updated({"data.size": 64}), fake_data(), CPU)
+        plan = plan_model(Config().updated({"data.size": 64, "data.tiles": 0}), fake_data(), CPU)
         still = {
             name for name, value in leaves(plan.config.model_dump()).items() if value == "auto"
         }

@@ -42,7 +42,9 @@ def _prepare(
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
     reasons: list[str] = []
-    if "auto" in (config.data.size, config.data.tiles):
+    if config.data.size != "auto" and config.data.tiles == "auto":
+        config = config.updated({"data.tiles": 0})  # who says a size means the whole image's
+    if config.data.size == "auto":
         with measured.stage("size"), progress_bars(console) as report:
             config, reasons = _with_size(source, config, device, started, report)
         began = time.monotonic()
@@ -69,8 +71,6 @@ def _with_size(
     source: Path, config: Config, device: torch.device, started: float, report: Progress
 ) -> tuple[Config, list[str]]:
     """Settings in which size and tiles are decided, with a reason for each decision."""
-    if config.data.size != "auto":  # who says what images are brought to means the whole of them
-        return config.updated({"data.tiles": 0}), []
     if config.data.tiles not in ("auto", 0):
         return config.updated({"data.size": TILE_SIDE}), [
             f"data.size = {TILE_SIDE}: of each of {config.data.tiles} tiles, and of the whole image"
