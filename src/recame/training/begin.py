@@ -41,9 +41,7 @@ def _prepare(
     measured, began = Measured(), time.monotonic()
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
-    reasons: list[str] = []
-    if config.data.size != "auto" and config.data.tiles == "auto":
-        config = config.updated({"data.tiles": 0})  # who says a size means the whole image's
+    config, reasons = _as_asked(config)
     if config.data.size == "auto":
         with measured.stage("size"), progress_bars(console) as report:
             config, reasons = _with_size(source, config, device, started, report)
@@ -67,14 +65,21 @@ def _prepare(
     return run, [*reasons, *plan.reasons]
 
 
+def _as_asked(config: Config) -> tuple[Config, list[str]]:
+    """Settings in which what is said of size or tiles decides the other, with the reason."""
+    size, tiles = config.data.size, config.data.tiles
+    if size != "auto" and tiles == "auto":  # who says a size means that of the whole image
+        return config.updated({"data.tiles": 0}), []
+    if size == "auto" and tiles not in ("auto", 0):
+        why = f"data.size = {TILE_SIDE}: of each of {tiles} tiles, and of the whole image"
+        return config.updated({"data.size": TILE_SIDE}), [why]
+    return config, []
+
+
 def _with_size(
     source: Path, config: Config, device: torch.device, started: float, report: Progress
 ) -> tuple[Config, list[str]]:
     """Settings in which size and tiles are decided, with a reason for each decision."""
-    if config.data.tiles not in ("auto", 0):
-        return config.updated({"data.size": TILE_SIDE}), [
-            f"data.size = {TILE_SIDE}: of each of {config.data.tiles} tiles, and of the whole image"
-        ]
     table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
     size, why = settle_size(table, config, device, started=started, report=report)
     config, reasons = config.updated({"data.size": size}), [f"data.size = {size}: {why}"]

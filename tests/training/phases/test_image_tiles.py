@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import torch
 
 from recame.config import Config
 from recame.data.manifest import read_manifest
-from recame.training.begin import _with_size
+from recame.training.begin import _as_asked
 from recame.training.phases import image_tiles
 from recame.training.phases.image_tiles import NUM_TILES, TILE_SIDE, Tiles, settle_tiles
 
@@ -102,11 +101,9 @@ def test_small_and_narrow_images_are_not_asked(
         ({"data.tiles": 0, "data.size": 48}, 48, 0),
     ],
 )
-def test_what_was_asked_is_taken(
-    small_marks: Path, asked: dict[str, object], size: int, tiles: int
-) -> None:
-    config = Config().updated(asked)
-    if "auto" in (config.data.size, config.data.tiles):
-        nothing: Callable[..., None] = lambda *_: None  # noqa: E731
-        config, _ = _with_size(small_marks, config, CPU, time.monotonic(), nothing)
+def test_what_was_asked_is_taken(asked: dict[str, object], size: int, tiles: int) -> None:
+    config, reasons = _as_asked(Config().updated(asked))
+    assert [reason.split(" = ")[0] for reason in reasons] == (
+        ["data.size"] if "data.size" not in asked else []
+    )
     assert (config.data.size, config.data.tiles) == (size, tiles)
