@@ -14,8 +14,7 @@ import pandas as pd
 import torch
 
 from recame.config import Config, as_size
-from recame.contracts import PreprocessSpec
-from recame.data.proposal import candidate_sizes, native_size, propose_spec
+from recame.data.proposal import candidate_sizes, native_size
 from recame.errors import DataError
 from recame.inference.separability import Judged, gain
 from recame.progress import Progress, silent
@@ -63,7 +62,9 @@ def settle_size(
         return size, f"{why}; the time is too short to try others"
     try:
         sample = Sample.draw(table, config)
-        trial = Trial(config, device, sample, native, _proposed(sample, config, native))
+        trial = Trial(
+            config, device, sample, native, sample.proposed(config, candidate_sizes(native)[0])
+        )
     except DataError:  # what is wrong with the files is told where all of them are read
         return size, why
     left_s = None if budget is None else TRAINED_SHARE * budget - (began - started)
@@ -90,22 +91,6 @@ def best_size(judged: Sequence[Judged]) -> int:
         if better > MARGIN * error:
             chosen = number
     return chosen
-
-
-def _proposed(sample: Sample, config: Config, native: Size) -> PreprocessSpec:
-    settings = config.data
-    spec, _ = propose_spec(
-        sample.paths,
-        size=candidate_sizes(native)[0],
-        channels=settings.channels,
-        bit_depth=settings.bit_depth,
-        resize=settings.resize,
-        max_pixels=settings.max_pixels,
-        float_range=settings.float_range,
-        context=settings.context,
-        sample=16,
-    )
-    return spec
 
 
 def time_to_keep(config: Config, device: torch.device) -> float | None:

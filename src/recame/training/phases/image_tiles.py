@@ -16,7 +16,7 @@ import torch
 from recame.config import Config, as_size, height_width
 from recame.contracts import PreprocessSpec
 from recame.data.at_sizes import ImagesAtSizes, decode_at_sizes
-from recame.data.proposal import native_size, propose_spec
+from recame.data.proposal import native_size
 from recame.errors import DataError
 from recame.inference.separability import Judged, gain
 from recame.machine import usable_cores
@@ -79,12 +79,12 @@ def settle_tiles(
     size = height_width(config.data.size)
     try:
         sample = Sample.draw(table, config)
-        plain = _proposed(sample, config, size, 0)
+        plain = sample.proposed(config, size)
     except DataError:  # what is wrong with the files is told where all of them are read
         return whole
     budget = time_to_keep(config, device)
     ends = math.inf if budget is None else time.monotonic() + SHARE * budget
-    tiled = _proposed(sample, config, (TILE_SIDE, TILE_SIDE), NUM_TILES)
+    tiled = sample.proposed(config, (TILE_SIDE, TILE_SIDE), tiles=NUM_TILES)
     tiled = replace(tiled, channels=plain.channels, bit_depth=plain.bit_depth, scale=plain.scale)
     found = _decoded(sample, tiled, config, (ends - time.monotonic() - 2 * OPENING_S) / 2)
     if len(found.positions) < min(_LEAST, len(sample.paths)):
@@ -110,22 +110,6 @@ def settle_tiles(
     if better > _MARGIN * error:
         return Tiles(NUM_TILES, TILE_SIDE, f"{why}; better beyond chance")
     return replace(whole, why=f"{why}; tiles must be better beyond chance")
-
-
-def _proposed(sample: Sample, config: Config, size: tuple[int, int], tiles: int) -> PreprocessSpec:
-    settings = config.data
-    return propose_spec(
-        sample.paths,
-        size=size,
-        tiles=tiles,
-        channels=settings.channels,
-        bit_depth=settings.bit_depth,
-        resize=settings.resize,
-        max_pixels=settings.max_pixels,
-        float_range=settings.float_range,
-        context=settings.context,
-        sample=8,
-    )[0]
 
 
 def _decoded(sample: Sample, spec: PreprocessSpec, config: Config, most_s: float) -> ImagesAtSizes:

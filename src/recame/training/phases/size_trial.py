@@ -19,7 +19,7 @@ from recame.contracts import Array, BoolArray, IntArray, PreprocessSpec
 from recame.data.at_sizes import decode_at_sizes
 from recame.data.cache import ImageCache
 from recame.data.dataset import InspectionSet
-from recame.data.proposal import candidate_sizes
+from recame.data.proposal import candidate_sizes, propose_spec
 from recame.data.sampling import balanced_sample
 from recame.data.splits import complete_splits
 from recame.inference.separability import Judged, judge
@@ -39,6 +39,8 @@ OPENING_S = 0.8
 _TIMED, _MANY = 16, 10**6
 #: Images of the training split and of `val` that are looked at, at most, and in all at least.
 _MOST_TRAIN, _MOST_VAL, _LEAST = 480, 240, 60
+#: Files by which channels, depth and scale of the sample are proposed.
+_LOOKED_AT = 16
 #: Images of a class in `val` that judge it alone.
 _ENOUGH_VAL = 20
 #: A step of fine-tuning takes so many forwards (docs/decisions/0026).
@@ -121,6 +123,31 @@ class Sample:
         of_val = np.repeat([False, True], [len(part) for part in rows])[order]
         paths = [Path(path) for path in table["path"].iloc[chosen]]
         return cls(paths, target[chosen], of_val, classes, len(train))
+
+    def proposed(self, config: Config, size: Size, *, tiles: int = 0) -> PreprocessSpec:
+        """How these files are decoded, by a few of them.
+
+        Args:
+            config: what of it was asked for.
+            size: height and width, of each piece where there are tiles.
+            tiles: of each image.
+
+        Raises:
+            DataError: none of the few can be read.
+        """
+        settings = config.data
+        return propose_spec(
+            self.paths,
+            size=size,
+            tiles=tiles,
+            channels=settings.channels,
+            bit_depth=settings.bit_depth,
+            resize=settings.resize,
+            max_pixels=settings.max_pixels,
+            float_range=settings.float_range,
+            context=settings.context,
+            sample=_LOOKED_AT,
+        )[0]
 
 
 class Trial:
