@@ -3,7 +3,7 @@
     python benchmarks/tiles/places.py DIR [--images 24] [--json FILE]
 
 `DIR` is a folder of `ic_defect_synth_large` or `_line` (generated there if it is empty or absent).
-So many test images of each defect are searched; a tile holds a defect if the middle of its window
+So many images of each defect, of train and val, are searched; a tile holds a defect if the middle of its window
 lies on it. The variants each leave one part of the finder out. A few minutes on one core.
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
     table = pd.read_csv(words.folder / "manifest.csv").merge(
         pd.read_csv(words.folder / "truth.csv"), on="image"
     )
-    table = table[(table["split"] == "test") & (table["label"] != "normal")]
+    table = table[(table["split"] != "test") & (table["label"] != "normal")]
     table = table.groupby("label").head(words.images)
     middle = np.stack([table["y"] + table["height"] / 2, table["x"] + table["width"] / 2], 1)
     images = [
