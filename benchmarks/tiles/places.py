@@ -3,8 +3,9 @@
     python benchmarks/tiles/places.py DIR [--images 24] [--json FILE]
 
 `DIR` is a folder of `ic_defect_synth_large` or `_line` (generated there if it is empty or absent).
-So many images of each defect, of train and val, are searched; a tile holds a defect if the middle of its window
-lies on it. The variants each leave one part of the finder out. A few minutes on one core.
+So many images of each defect, of train and val, are searched; a tile holds a defect if the middle
+of its window lies on it. The variants each leave one part of the finder out. A few minutes on one
+core.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "border not damped": {"_at_the_border": untouched},
     "features standardised, not whitened": {"_whitened": standardised},
     "neighbours count as counterparts": {"_NEAR": 0},
+    "both of these": {"_whitened": standardised, "_NEAR": 0},
     "not evened out": {"_SMOOTH": 1e-3},
     "evened out twice as far": {"_SMOOTH": 1.0},
     "blocks of 16 cells": {"_BLOCK": 16},
