@@ -1,13 +1,16 @@
 """The default of `recame train` beside plain recipes, on small sets of several kinds.
 
     python benchmarks/defaults/run.py --deeppcb MANIFEST.csv --cifar cifar10_lt100.zip
-        [--time-budget 90s] [--seeds 0 1] [--runs DIR] [--sets NAME ...]
-        [--methods NAME ...] [--out DIR]
+        [--whole NAME=MANIFEST.csv ...] [--time-budget 90s] [--seeds 0 1] [--runs DIR]
+        [--sets NAME ...] [--methods NAME ...] [--out DIR]
+
+`--whole` adds a set as it is, with the splits of its table.
 
 Every method gets the same time on the same images and is judged on images that neither training
 nor selection saw. A resumable queue: what is finished is not run again. Run nothing beside it:
 time is what is being shared out. On two cores two may run side by side, a seed each, with
-OMP_NUM_THREADS=1; a last call with both seeds then writes the table of all.
+OMP_NUM_THREADS=1; a last call with both seeds then writes the table of all. With PYTHONPATH at
+another checkout of recame (and --runs and --out elsewhere) that one is measured.
 """
 
 from __future__ import annotations
@@ -207,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--deeppcb", type=Path)
     parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--whole", nargs="+", default=[], metavar="NAME=MANIFEST")
     parser.add_argument("--time-budget", default="90s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--runs", type=Path, help="default: runs/defaults-BUDGET")
@@ -222,11 +226,14 @@ def main() -> None:
         makers["deeppcb small"] = lambda: deeppcb(options.deeppcb)
     if options.cifar:
         makers["cifar small"] = lambda: cifar(options.cifar)
-    makers = {name: make for name, make in makers.items() if name in (options.sets or makers)}
+    whole = {
+        name: Path(table) for name, _, table in (each.partition("=") for each in options.whole)
+    }
+    names = [name for name in (*makers, *whole) if name in (options.sets or (*makers, *whole))]
     rows = []
-    for name, maker in makers.items():
+    for name in names:
         slug = name.replace(" ", "-")
-        manifest = write(maker(), kept / "sets" / slug)
+        manifest = whole.get(name) or write(makers[name](), kept / "sets" / slug)
         for number, (method, settings) in enumerate(METHODS.items()):
             if method not in options.methods:
                 continue
@@ -243,9 +250,9 @@ def main() -> None:
     results = pd.DataFrame(rows)
     folder.mkdir(parents=True, exist_ok=True)
     results.to_csv(folder / "results.csv", index=False, float_format="%.5f")
-    lines = [f"| method | {' | '.join(makers)} |", "| --- " * (1 + len(makers)) + "|"]
+    lines = [f"| method | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
     for method, runs in results.groupby("method", sort=False):
-        cells = [scores(runs[runs["set"] == name]["balanced_accuracy"]) for name in makers]
+        cells = [scores(runs[runs["set"] == name]["balanced_accuracy"]) for name in names]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")

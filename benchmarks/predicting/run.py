@@ -25,7 +25,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIZES, COUNTS, BACKBONE = (128, 224), (1, 30, 300, 2000), "tf_efficientnet_lite0"
+from recame.config import height_width
+
+SIZES, COUNTS = ("128", "224", "96x320"), (1, 30, 300, 2000)
+BACKBONE = "tf_efficientnet_lite0"
 SETTINGS = {
     "model.backbone": BACKBONE,
     "data.val_fraction": 0.05,
@@ -43,14 +46,14 @@ import csv, sys
 import numpy as np, timm, torch
 from PIL import Image
 from pathlib import Path
-side, classes = int(sys.argv[3]), 2
-model = timm.create_model(sys.argv[4], pretrained=False, num_classes=classes).eval()
+height, width, classes = int(sys.argv[3]), int(sys.argv[4]), 2
+model = timm.create_model(sys.argv[5], pretrained=False, num_classes=classes).eval()
 files = sorted(Path(sys.argv[1]).glob("*.png"))
 with open(sys.argv[2], "w", newline="") as out, torch.inference_mode():
     table = csv.writer(out)
     for start in range(0, len(files), 64):
         part = files[start : start + 64]
-        pixels = [np.asarray(Image.open(f).convert("RGB").resize((side, side))) for f in part]
+        pixels = [np.asarray(Image.open(f).convert("RGB").resize((width, height))) for f in part]
         batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div(255)
         for file, row in zip(part, model((batch - 0.5) / 0.5).softmax(1)):
             table.writerow([file, *row.tolist()])
@@ -58,25 +61,26 @@ with open(sys.argv[2], "w", newline="") as out, torch.inference_mode():
 VERB = "from recame.cli import main; main()"
 
 
-def prepare(folder: Path, side: int, views: int, networks: int) -> None:
+def prepare(folder: Path, size: str, views: int, networks: int) -> None:
     """Images in two classes, folders of some of them, and the run with and without its graph."""
     import recame
 
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(50)]
+    height, width = height_width(size)
+    pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(50)]
     for name, level in (("ok", 0), ("spot", 90)):
         (folder / "train" / name).mkdir(parents=True)
         for number in range(60):
             image = pictures[number % 50].copy()
-            image[: side // 4, : side // 4] //= 2
-            image[: side // 4, : side // 4] += np.uint8(level)
+            image[: height // 4, : width // 4] //= 2
+            image[: height // 4, : width // 4] += np.uint8(level)
             Image.fromarray(image).save(folder / "train" / name / f"{number}.png")
     for count in COUNTS:
         (folder / f"{count}").mkdir()
         for number in range(count):
             shifted = np.roll(pictures[number % 50], number, 0)
             Image.fromarray(shifted).save(folder / f"{count}" / f"{number:05d}.png")
-    changes = {"data.size": side, "evaluation.views": views, "model.num_experts": networks}
+    changes = {"data.size": size, "evaluation.views": views, "model.num_experts": networks}
     run = recame.train(
         folder / "train", recame.Config().updated(SETTINGS | changes), out=folder / "run"
     ).path
@@ -84,12 +88,12 @@ def prepare(folder: Path, side: int, views: int, networks: int) -> None:
     shutil.copytree(run, folder / "without", ignore=shutil.ignore_patterns("graph"))
 
 
-def seconds(folder: Path, way: str, count: int, side: int) -> tuple[float, float]:
+def seconds(folder: Path, way: str, count: int, size: str) -> tuple[float, float]:
     """Of a whole process, from its start to the table on the disk; and those of its processor."""
     images, out = folder / f"{count}", folder / "out.csv"
     out.unlink(missing_ok=True)
     if way == "timm":
-        command = [sys.executable, "-c", PLAIN, images, out, side, BACKBONE]
+        command = [sys.executable, "-c", PLAIN, images, out, *height_width(size), BACKBONE]
     else:
         run = folder / {"graph": "run", "torch": "without"}[way]
         command = [sys.executable, "-c", VERB, "predict", run, images, "--out", out, "--fresh"]
@@ -103,7 +107,7 @@ def seconds(folder: Path, way: str, count: int, side: int) -> tuple[float, float
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES))
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--rounds", type=int, default=3, help="turns; of 300 images and more one")
     parser.add_argument("--views", type=int, default=1)
@@ -117,15 +121,15 @@ def main() -> None:
     print("timm / graph |\n| --: | --: | --: | --: | --: | --: | --: |", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         os.environ |= {"RECAME_CACHE": f"{temporary}/cache", "GOMP_SPINCOUNT": "5000"}
-        for side in asked.sizes:
-            folder = Path(temporary) / f"{side}"
-            prepare(folder, side, asked.views, asked.networks)
+        for size in asked.sizes:
+            folder = Path(temporary) / size
+            prepare(folder, size, asked.views, asked.networks)
             for count in asked.counts:
                 took: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
                 for turn in range(1 if count >= 300 else asked.rounds):
                     for way in ways[:: -1 if turn % 2 else 1]:
-                        took[way].append(seconds(folder, way, count, side))
-                rows.append({"side": side, "images": count, "seconds": took})
+                        took[way].append(seconds(folder, way, count, size))
+                rows.append({"size": size, "images": count, "seconds": took})
                 told = {
                     way: [statistics.median(each) for each in zip(*took[way], strict=True)]
                     for way in ways
@@ -135,7 +139,7 @@ def main() -> None:
                     f"{told[way][0] / told['graph'][0]:.1f} ({told[way][1] / told['graph'][1]:.1f})"
                     for way in ways[1:]
                 ]
-                print("|", " | ".join((f"{side}", f"{count:,}", *cells)), "|", flush=True)
+                print("|", " | ".join((size, f"{count:,}", *cells)), "|", flush=True)
     if asked.out is not None:
         from recame.machine import environment
 

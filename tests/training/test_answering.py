@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,6 +47,40 @@ def test_a_graph_and_its_price(kept: OngoingRun) -> None:
     assert "Parity with torch on" in said(kept)
     price = f"Answers {facts['graph']['images_per_s']:,.0f} images/s at 32 x 32 px"
     assert f"{price} on this machine with 1 view and 2 networks (by its graph)" in said(kept)
+
+
+def answering_with(ongoing: Callable[..., OngoingRun], **changes: object) -> OngoingRun:
+    """A run after it has kept its graph."""
+    run = replace(ongoing(**changes), console=Console(file=io.StringIO(), width=400))
+    save_checkpoint(run.folder.path, run.new_model().eval(), run.data.label_space)
+    answering.keep_graph(run)
+    return run
+
+
+def test_a_student_is_offered_where_it_would_be_faster(
+    ongoing: Callable[..., OngoingRun],
+) -> None:
+    run = answering_with(ongoing, evaluation__views=4)
+    (offer,) = [line for line in said(run).splitlines() if line.startswith("Faster: ")]
+    assert f"recame distill {run.folder.path} teaches" in offer
+    assert "what 2 networks decide under 4 views" in offer
+    times = re.search(r"answers ([\d.]+) times as fast \(about ([\d,]+) images/s\)", offer)
+    assert times is not None
+    assert float(times[1]) >= 4
+    answered = run.folder.info()["graph"]["images_per_s"]
+    assert int(times[2].replace(",", "")) == pytest.approx(answered * float(times[1]), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model__num_experts": 1}, {"evaluation__views": 4, "evaluation__weighting": "stability"}],
+)
+def test_no_student_is_offered_that_would_gain_nothing(
+    ongoing: Callable[..., OngoingRun], changes: dict[str, object]
+) -> None:
+    run = answering_with(ongoing, **changes)
+    assert "Answers" in said(run)
+    assert "Faster: " not in said(run)
 
 
 def test_a_graph_that_answers_otherwise_is_not_kept(

@@ -29,6 +29,7 @@ from recame.progress import say
 from recame.runs.judging import Judging
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import budget_s
+from recame.training.student.offer import student_offer
 
 #: Real images that the graph is compared with torch on: as many as torch answers in this time, no
 #: fewer and no more than these.
@@ -84,6 +85,9 @@ def keep_graph(run: OngoingRun) -> None:
         f"{counted(views, 'view')} and {counted(experts, 'network')} (by {how})"
         + (f"; {_reading(run)}" if spec.tiles else ""),
     )
+    offer = student_offer(run, loaded, price)
+    if offer is not None:
+        say(run.console, offer)
 
 
 def _seen(spec: PreprocessSpec) -> str:

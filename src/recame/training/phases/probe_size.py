@@ -23,8 +23,8 @@ from recame.training.planner import (
     plan_probe,
 )
 
-#: Images by which a forward is measured.
-_TIMED_IMAGES = 64
+#: Images by which a forward is measured, and how often.
+_TIMED_IMAGES, _TIMED_ROUNDS = 64, 2
 #: A graph is tried where it would pay even for what no graph can embed in the time, so often.
 _HOPED_GAIN = 4.0
 
@@ -99,16 +99,18 @@ def _measured(
 
 
 def _image_s(run: OngoingRun, forward: FrozenForward) -> float:
-    """Seconds that an image takes, the second time that a batch runs."""
+    """Seconds that an image takes once a batch has run; the least of a few, as others may stall."""
     few = min(_TIMED_IMAGES, run.config.evaluation.batch_size)
     images = run.data.images(run.data.view("train").rows[:few]).to(run.device)
-    taken = 0.0
-    for _ in range(2):
+
+    def taken() -> float:
         began = time.monotonic()
         for output in forward(images):
             output.cpu()
-        taken = max(1e-6, time.monotonic() - began)
-    return taken / len(images)
+        return max(1e-6, time.monotonic() - began)
+
+    taken()
+    return min(taken() for _ in range(_TIMED_ROUNDS)) / len(images)
 
 
 def _counts(run: OngoingRun) -> tuple[IntArray, IntArray]:

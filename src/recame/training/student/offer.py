@@ -1,0 +1,62 @@
+"""What a student of a finished run would gain and cost, in one sentence at the run's end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from recame.errors import RecameError
+from recame.models import LoadedModel
+from recame.names import command, counted
+from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.price import macs
+from recame.training.student.recipe import student_config
+
+#: Times as fast from which a student is worth a word.
+_LEAST_GAIN = 1.5
+
+
+def student_offer(run: OngoingRun, loaded: LoadedModel, images_per_s: float) -> str | None:
+    """What `recame distill` would make of the run.
+
+    Args:
+        run: which has settled its views.
+        loaded: the network that it keeps.
+        images_per_s: at which it answers.
+
+    Returns:
+        None where a student would gain little, where the run cannot teach one or is one itself.
+    """
+    views, settings = int(run.config.evaluation.views), run.config
+    one_answer = loaded.architecture.num_experts == views == 1
+    if (
+        one_answer
+        or settings.distill.teacher is not None
+        or settings.evaluation.weighting != "mean"
+    ):
+        return None
+    try:
+        config = student_config(
+            settings,
+            run.folder.asked(),
+            loaded.architecture,
+            loaded.spec,
+            num_stages=loaded.model.num_stages,
+            backbone=None,
+            changes={},
+        )
+        student = replace(run, config=config).new_model(pretrained=False)
+    except RecameError:  # what it cannot be made of, it is not made of
+        return None
+    gain = views * macs(loaded.model) / macs(student)
+    if gain < _LEAST_GAIN:
+        return None
+    budget = settings.run.time_budget_s
+    words = () if budget is None else ("--time-budget", f"{budget:g}s")
+    verb = command("recame", "distill", run.folder.path, *words)
+    return (
+        f"Faster: {verb} teaches one small network what "
+        f"{counted(loaded.architecture.num_experts, 'network')} decide under "
+        f"{counted(views, 'view')}. By its multiplications it answers {gain:.1f} times as fast "
+        f"(about {images_per_s * gain:,.0f} images/s); what it keeps of the accuracy on val is "
+        "said at its end"
+    )
