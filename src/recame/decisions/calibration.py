@@ -151,7 +151,9 @@ def _tell_lost(path: Path) -> None:
         )
 
 
-def fit_temperature(logits: FloatArray, target: IntArray) -> float:
+def fit_temperature(
+    logits: FloatArray, target: IntArray, weights: FloatArray | None = None
+) -> float:
     """Find the temperature T that makes softmax(logits / T) most likely (Guo et al., ICML 2017).
 
     The likelihood is concave in 1 / T; its slope is bisected over log T. Where every
@@ -161,6 +163,7 @@ def fit_temperature(logits: FloatArray, target: IntArray) -> float:
         logits: (N, C) logits or log-probabilities; which of the two makes no difference. Rows that
             are no numbers are left out.
         target: (N,) class indices; rows with -1 are left out.
+        weights: (N,) how much each image counts; None: all the same.
 
     Returns:
         T > 0; above 1 the model was too sure. 1.0 when no row has a label.
@@ -173,13 +176,15 @@ def fit_temperature(logits: FloatArray, target: IntArray) -> float:
     # A probability of exactly 0 has no logarithm; its class stays hopeless, and finite.
     scores = np.maximum(scores - scores.max(1, keepdims=True), -1e4)
     own = scores[np.arange(len(scores)), target[known]]
+    counted = None if weights is None else weights[known]
 
     low, high = np.log(TEMPERATURE_RANGE)
     while high - low > 1e-5:
         middle = (low + high) / 2
         powers = np.exp(scores * np.exp(-middle))
         # How the loss grows with 1 / T.
-        slope = ((powers * scores).sum(1) / powers.sum(1) - own).mean()
+        slopes = (powers * scores).sum(1) / powers.sum(1) - own
+        slope = slopes.mean() if counted is None else counted @ slopes
         low, high = (middle, high) if slope > 0 else (low, middle)
     return float(np.exp((low + high) / 2))
 

@@ -1,0 +1,377 @@
+"""How the ensemble's logits become probabilities: a temperature, or more where images pay for it.
+
+Three maps, each holding the one before: one temperature (Guo et al., ICML 2017); a temperature and
+a bias for each class (Alexandari, Kundaje and Shrikumar, ICML 2020); a scale and a bias for each
+class (vector scaling, Guo et al.). They act on log-probabilities, which are the logits without
+the offset of each row that softmax does not see either, but that scales of their own would.
+
+Every class weighs the same in the fit, however many images it has. Where there is a bias for each
+class, the probabilities are therefore those of a set in which all classes are equally frequent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from recame.contracts import FloatArray, IntArray
+from recame.decisions.calibration import BELIEVED, fit_temperature
+from recame.errors import CheckpointError, DataError
+
+Method = Literal["temperature", "bias_corrected", "vector"]
+#: From the plainest to the richest.
+METHODS: tuple[Method, ...] = get_args(Method)
+
+#: A class of fewer images gets no bias or scale of its own.
+LEAST_IMAGES = 20
+#: Standard errors by which a richer map has to be better.
+ERRORS_ASKED = 1.0
+
+#: Of how many images' worth the pull of biases and of a class's scale to identity is.
+_RIDGE = 0.1
+#: Log-probabilities end here: what is impossible stays hopeless, and finite.
+_FLOOR = -1e4
+_MOST_STEPS = 100
+_DEALS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrator:
+    """Softmax of `scale * log-probabilities + bias`.
+
+    Attributes:
+        method: which of `METHODS` it is.
+        scale: (C,) within `BELIEVED`; all alike but for vector scaling.
+        bias: (C,) all 0 for a temperature.
+    """
+
+    method: Method
+    scale: FloatArray
+    bias: FloatArray
+
+    def apply(self, logits: FloatArray) -> FloatArray:
+        """Calibrated probabilities (N, C) of logits or log-probabilities (N, C).
+
+        Rows with NaN or an infinite largest logit become NaN. Reckoned in float64, returned as the
+        logits' type, at least float32.
+
+        Raises:
+            DataError: they are of another number of classes.
+        """
+        if logits.ndim != 2 or logits.shape[1] != len(self.scale):
+            raise DataError(
+                f"Logits of shape {logits.shape} for a calibrator of {len(self.scale)} classes: "
+                "each column has a scale and a bias of its own. Fit it to this model's logits."
+            )
+        scores = log_probabilities(logits) * self.scale + self.bias
+        wanted = np.result_type(logits.dtype, np.float32)
+        return np.exp(log_probabilities(scores)).astype(wanted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"method": self.method, "scale": self.scale.tolist(), "bias": self.bias.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibrator:
+        """Read what `to_dict` gave.
+
+        Raises:
+            CheckpointError: it was edited or damaged.
+        """
+        try:
+            method = values["method"]
+            scale = np.asarray(values["scale"], np.float64)
+            bias = np.asarray(values["bias"], np.float64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"No calibrator can be read ({error!r}). {_ANEW}") from error
+        fits = scale.ndim == 1 and scale.shape == bias.shape
+        if method not in METHODS or not fits:
+            raise CheckpointError(
+                f"A calibrator of method {method!r}, {scale.shape} scales and {bias.shape} biases "
+                f"is none of {', '.join(METHODS)} with one of each a class. {_ANEW}"
+            )
+        if not (np.isfinite(scale).all() and np.isfinite(bias).all() and (scale > 0).all()):
+            raise CheckpointError(
+                f"A calibrator's scales {scale.tolist()} and biases {bias.tolist()} must be "
+                f"numbers, scales above 0, or no probability comes of them. {_ANEW}"
+            )
+        return cls(method, scale, bias)
+
+
+_ANEW = "It was edited or damaged; fit it anew."
+
+
+def log_probabilities(logits: FloatArray) -> FloatArray:
+    """Log-softmax over classes, (N, C) float64, down to `_FLOOR` below the largest."""
+    scores = np.asarray(logits, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf: a row that is no number
+        scores = scores - scores.max(1, keepdims=True, initial=-np.inf)
+    scores = np.maximum(scores, _FLOOR)
+    found: FloatArray = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    return found
+
+
+def fit_calibrator(
+    logits: FloatArray,
+    target: IntArray,
+    groups: Sequence[Hashable] | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> Calibrator:
+    """Fit the plainest map that the images do not speak against.
+
+    The log loss, every class counting alike, is cross-validated for all three; a richer map is
+    taken if it is lower by more than `ERRORS_ASKED` standard errors of the paired difference. A
+    temperature is all there is where a class has fewer than `LEAST_IMAGES` images, or where all
+    of its images are of one group, so that no other image could tell of it.
+
+    Args:
+        logits: (N, C) of images that taught the network nothing; rows that are no numbers are
+            left out.
+        target: (N,) class indices; rows with -1 are left out.
+        groups: (N,) what belongs together, as the pieces of one wafer, and so never lies on both
+            sides of a fold.
+        folds: at least 2.
+        seed: of the folds.
+
+    Returns:
+        Identity where images of fewer than two classes are left.
+    """
+    scores, target, kept = _usable(logits, target)
+    num_classes = scores.shape[1]
+    images = np.bincount(target, minlength=num_classes)
+    if (images > 0).sum() < 2:
+        return Calibrator("temperature", np.ones(num_classes), np.zeros(num_classes))
+    method: Method = "temperature"
+    if images.min() >= LEAST_IMAGES:
+        group = _coded(groups, kept)
+        fold = _dealt(group, target, num_classes, folds, np.random.default_rng(seed))
+        if fold is not None:
+            method = _chosen(_held_out_losses(scores, target, fold), target, group)
+    return _fitted(scores, target, method, _balanced(target))
+
+
+def fit_method(
+    logits: FloatArray, target: IntArray, method: Method, *, balanced: bool = True
+) -> Calibrator:
+    """Fit one of `METHODS`.
+
+    A temperature is that of `fit_temperature`. From there the others go by Newton's steps within
+    the bounds of the scales (Bertsekas, SIAM Journal on Control and Optimization 1982): the loss
+    is convex. Scales of classes and biases are pulled to 1 and to 0, as if a tenth of an image
+    asked for it; the one scale of all classes is not.
+
+    Args:
+        logits: (N, C); rows that are no numbers are left out.
+        target: (N,) class indices; rows with -1 are left out.
+        method: which.
+        balanced: every class weighs the same, else every image.
+    """
+    scores, target, _ = _usable(logits, target)
+    if not len(target):
+        return Calibrator(method, np.ones(scores.shape[1]), np.zeros(scores.shape[1]))
+    weights = _balanced(target) if balanced else np.full(len(target), 1 / len(target))
+    return _fitted(scores, target, method, weights)
+
+
+def _usable(logits: FloatArray, target: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
+    """Log-probabilities and classes of the rows that count, and which these are."""
+    known = (target >= 0) & np.isfinite(logits.max(1, initial=-np.inf))
+    kept = np.flatnonzero(known)
+    return log_probabilities(logits[kept]), target[kept], kept
+
+
+def _balanced(target: IntArray) -> FloatArray:
+    """Weights (N,) of images, summing to 1 over all and to the same over each class."""
+    images = np.bincount(target)
+    return 1 / (np.count_nonzero(images) * images[target].astype(np.float64))
+
+
+class _Form(NamedTuple):
+    """What a method may change: `scale, bias = split(spread @ parameters)`."""
+
+    spread: FloatArray
+    identity: FloatArray
+    low: FloatArray
+    high: FloatArray
+    ridge: FloatArray
+
+
+def _form(method: Method, num_classes: int, weights: FloatArray) -> _Form:
+    own, none = np.eye(num_classes), np.zeros((num_classes, num_classes))
+    scales = own if method == "vector" else np.ones((num_classes, 1))
+    spread = np.hstack([np.vstack([scales, np.zeros_like(scales)]), np.vstack([none, own])])
+    is_scale = np.arange(spread.shape[1]) < scales.shape[1]
+    # The squared weights tell how many images of the same weight these are worth.
+    ridge = _RIDGE * (weights**2).sum()
+    return _Form(
+        spread,
+        is_scale.astype(np.float64),
+        np.where(is_scale, 1 / BELIEVED[1], -np.inf),
+        np.where(is_scale, 1 / BELIEVED[0], np.inf),
+        np.where(is_scale & (method != "vector"), 0.0, ridge),
+    )
+
+
+def _fitted(
+    scores: FloatArray, target: IntArray, method: Method, weights: FloatArray
+) -> Calibrator:
+    """Minimise the weighted log loss of (N, C) log-probabilities."""
+    num_classes = scores.shape[1]
+    scale = 1 / float(np.clip(fit_temperature(scores, target, weights), *BELIEVED))
+    if method == "temperature":
+        return Calibrator(method, np.full(num_classes, scale), np.zeros(num_classes))
+    form = _form(method, num_classes, weights)
+    found = scale * form.identity
+    value = _loss(found, scores, target, weights, form)
+    for _ in range(_MOST_STEPS):
+        slope, curvature = _derivatives(found, scores, target, weights, form)
+        held = ((found <= form.low) & (slope > 0)) | ((found >= form.high) & (slope < 0))
+        free = np.flatnonzero(~held)
+        if np.abs(slope[free]).max(initial=0.0) < 1e-10:
+            break
+        step = np.zeros_like(found)
+        inner = curvature[np.ix_(free, free)] + 1e-12 * np.eye(len(free))
+        step[free] = np.linalg.solve(inner, slope[free])
+        share = 1.0
+        while share > 1e-9:
+            there = np.clip(found - share * step, form.low, form.high)
+            lower = _loss(there, scores, target, weights, form)
+            if lower <= value - 1e-4 * float(slope @ (found - there)):
+                break
+            share /= 2
+        else:  # as low as rounding lets it
+            break
+        found, value = there, lower
+    return Calibrator(method, *np.split(form.spread @ found, 2))
+
+
+def _loss(
+    parameters: FloatArray,
+    scores: FloatArray,
+    target: IntArray,
+    weights: FloatArray,
+    form: _Form,
+) -> float:
+    scale, bias = np.split(form.spread @ parameters, 2)
+    pull = form.ridge @ (parameters - form.identity) ** 2 / 2
+    return float(weights @ _log_losses(scores, target, scale, bias) + pull)
+
+
+def _log_losses(
+    scores: FloatArray, target: IntArray, scale: FloatArray, bias: FloatArray
+) -> FloatArray:
+    """(N,) minus the log-probability of each image's own class."""
+    moved = scores * scale + bias
+    top = moved.max(1)
+    whole = top + np.log(np.exp(moved - top[:, None]).sum(1))
+    losses: FloatArray = whole - moved[np.arange(len(moved)), target]
+    return losses
+
+
+def _derivatives(
+    parameters: FloatArray,
+    scores: FloatArray,
+    target: IntArray,
+    weights: FloatArray,
+    form: _Form,
+) -> tuple[FloatArray, FloatArray]:
+    """Gradient (P,) and Hessian (P, P) of `_loss`."""
+    scale, bias = np.split(form.spread @ parameters, 2)
+    moved = scores * scale + bias
+    powers = np.exp(moved - moved.max(1, keepdims=True))
+    likely = powers / powers.sum(1, keepdims=True)
+    weighted = weights[:, None] * likely
+    missed = weighted.copy()
+    missed[np.arange(len(target)), target] -= weights
+    slope = form.spread.T @ np.concatenate([(missed * scores).sum(0), missed.sum(0)])
+
+    scales, biases = np.split(form.spread, 2)
+    square, cross, plain = ((weighted * scores**power).sum(0)[:, None] for power in (2, 1, 0))
+    within = scales.T @ (square * scales + cross * biases)
+    within += biases.T @ (cross * scales + plain * biases)
+    means = (likely * scores) @ scales + likely @ biases
+    curvature = within - means.T @ (weights[:, None] * means)
+    pulled = slope + form.ridge * (parameters - form.identity)
+    return pulled, curvature + np.diag(form.ridge)
+
+
+def _coded(groups: Sequence[Hashable] | None, kept: IntArray) -> IntArray:
+    """Whole numbers from 0 in place of what names the groups."""
+    if groups is None:
+        return np.arange(len(kept))
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(groups[row], len(codes)) for row in kept], np.int64)
+
+
+def _dealt(
+    group: IntArray,
+    target: IntArray,
+    num_classes: int,
+    folds: int,
+    generator: np.random.Generator,
+) -> IntArray | None:
+    """The fold (N,) of each image, whole groups together and each class spread over the folds.
+
+    Groups are dealt out in turn, those of one class after those of another, a group of several
+    classes with its rarest; a few deals are tried.
+
+    Returns:
+        None where no deal leaves images of every class outside each fold.
+    """
+    holds = np.zeros((group.max() + 1, num_classes), np.int64)
+    np.add.at(holds, (group, target), 1)
+    within = (holds > 0).sum(0)
+    if within.min() < 2:
+        return None
+    rarest = np.where(holds > 0, within, len(group) + 1).argmin(1)
+    folds = min(folds, len(holds))
+    for _ in range(_DEALS):
+        # The largest of a class first, so that the folds differ little.
+        order = np.lexsort([generator.random(len(holds)), -holds.sum(1), rarest])
+        fold = np.empty(len(holds), np.int64)
+        fold[order] = np.arange(len(holds)) % folds
+        inside = np.zeros((folds, num_classes), np.int64)
+        np.add.at(inside, fold, holds)
+        if (inside < holds.sum(0)).all():
+            return fold[group]
+    return None
+
+
+def _held_out_losses(scores: FloatArray, target: IntArray, fold: IntArray) -> FloatArray:
+    """(3, N) log loss of each image under each method, fitted without its fold."""
+    losses = np.empty((len(METHODS), len(target)))
+    for part in range(fold.max() + 1):
+        out = fold == part
+        weights = _balanced(target[~out])
+        for row, method in enumerate(METHODS):
+            fitted = _fitted(scores[~out], target[~out], method, weights)
+            losses[row, out] = _log_losses(scores[out], target[out], fitted.scale, fitted.bias)
+    return losses
+
+
+def _chosen(losses: FloatArray, target: IntArray, group: IntArray) -> Method:
+    """The richest method that is better than the last one taken, by more than chance."""
+    taken = 0
+    for richer in range(1, len(METHODS)):
+        gain, error = _paired(losses[taken] - losses[richer], target, group)
+        if gain > ERRORS_ASKED * error:
+            taken = richer
+    return METHODS[taken]
+
+
+def _paired(difference: FloatArray, target: IntArray, group: IntArray) -> tuple[float, float]:
+    """Mean over classes of the images' differences (N,), and its standard error over groups."""
+    weights = _balanced(target)
+    means = np.bincount(target, difference) / np.bincount(target)
+    of_class = np.unique(np.stack([target, group]), axis=1)[0]
+    seen = np.bincount(of_class).astype(np.float64)
+    # A class of few groups is nearer to its own mean than to that of all there could be.
+    apart = weights * (difference - means[target]) * np.sqrt(seen / (seen - 1))[target]
+    error = math.sqrt((np.bincount(group, apart) ** 2).sum())
+    return float(weights @ difference), error
