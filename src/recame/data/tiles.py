@@ -27,10 +27,10 @@ _SHRINK, CELL = 2, 8
 #: Pixels that are searched at most: larger images are shrunk further.
 _MOST_SEARCHED = 2**21
 #: The border is mirrored by so many cells, which see no edge then.
-_RIM = 4
+_RIM = 2
 #: Cells are compared with those of their block of about so many a side, so that time and memory
-#: grow with the image and not with its square.
-_BLOCK = 64
+#: grow with the image and not with its square; so many rows of them at once.
+_BLOCK, _ROWS = 64, 8
 #: Cells so near are no counterparts: they see the same, and a defect may cover several.
 _NEAR = 1
 #: What is added to the variances that features are whitened by, of 1.
@@ -122,19 +122,24 @@ def _whitened(features: FloatArray) -> FloatArray:
 def _alone(features: FloatArray) -> FloatArray:
     """(h, w, D) -> (h, w): distance of each cell to the nearest that is no neighbour."""
     height, width, depth = features.shape
-    flat = np.ascontiguousarray(features.reshape(-1, depth))
-    square = np.einsum("nd,nd->n", flat, flat)
-    away = flat @ (-2 * flat.T)
-    away += square
+    flat = features.reshape(-1, depth)
+    square = np.einsum("nd,nd->n", flat, flat)[:, None]
+    # The products of these are squared distances, but for the cell's own square.
+    cells = np.concatenate([-2 * flat, np.ones_like(square)], 1)
+    others = np.ascontiguousarray(np.concatenate([flat, square], 1).T)
     numbers = np.arange(height * width).reshape(height, width)
-    for down, along in product(range(-_NEAR, _NEAR + 1), repeat=2):
-        rows, columns = (
-            slice(max(0, -shift), cells - max(0, shift))
-            for shift, cells in ((down, height), (along, width))
-        )
-        own = numbers[rows, columns]
-        away[own, own + down * width + along] = np.inf
-    nearest: FloatArray = away.min(1) + square
+    nearest: FloatArray = np.empty(height * width, np.float32)
+    # A few rows of cells at once, whose distances stay in the processor's cache.
+    for top in range(0, height, _ROWS):
+        bottom = min(height, top + _ROWS)
+        part = slice(top * width, bottom * width)
+        away = cells[part] @ others
+        for down, along in product(range(-_NEAR, _NEAR + 1), repeat=2):
+            rows = slice(max(top, -down), min(bottom, height - down))
+            own = numbers[rows, max(0, -along) : width - max(0, along)]
+            away[own - part.start, own + down * width + along] = np.inf
+        nearest[part] = away.min(1)
+    nearest += square[:, 0]
     # Where all are neighbours, none is unlike the others.
     nearest[~np.isfinite(nearest)] = 0
     return np.asarray(np.sqrt(np.maximum(nearest, 0)).reshape(height, width))

@@ -29,7 +29,7 @@ LARGE = 512
 #: The tiles of an image, and the side of each, pixels (docs/decisions/0027).
 NUM_TILES, TILE_SIDE = 4, 64
 #: Share of the time budget in which the tiles of all images shall be found.
-_FINDING_SHARE = 0.35
+_FINDING_SHARE = 0.5
 #: Tiles must lose less by so many standard errors. Less than what a larger size must: on images as
 #: large the whole often tells nothing, and a small sample is not sure of anything.
 _MARGIN = 1.5
