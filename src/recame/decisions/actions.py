@@ -1,0 +1,206 @@
+"""A fitted policy: from scores to an action for each image, and the reason for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recame.contracts import Array, BoolArray, FloatArray, IntArray
+from recame.decisions.scored import class_log_odds
+from recame.errors import CheckpointError
+
+RELEASE, AUTOMATIC, REVIEW, UNKNOWN, UNREADABLE = range(5)
+#: What is done with an image, by these numbers.
+ACTIONS = ("release", "automatic", "review", "unknown", "unreadable")
+
+#: Reason -> the action that follows from it. An image has the first that is true of it, in this
+#: order, from `not_finite` on; the audit comes before what it audits.
+ACTION_OF = {
+    "not_finite": REVIEW,
+    "unknown": UNKNOWN,
+    "product_unseen": REVIEW,
+    "audit": REVIEW,
+    "released": RELEASE,
+    "below_release": REVIEW,
+    "automatic": AUTOMATIC,
+    "class_not_promised": REVIEW,
+    "ambiguous": REVIEW,
+}
+REASONS = tuple(ACTION_OF)
+
+
+class Acted(NamedTuple):
+    """What is done with N images.
+
+    Attributes:
+        reason: (N,) numbers of `REASONS`.
+        action: (N,) numbers of `ACTIONS`.
+        best: (N,) the most probable class; meaningless where nothing is finite.
+        odds: (N,) its log-odds; NaN where nothing is finite.
+    """
+
+    reason: IntArray
+    action: IntArray
+    best: IntArray
+    odds: FloatArray
+
+    def words(self) -> tuple[list[str], list[str]]:
+        """Each image's action and reason."""
+        return [ACTIONS[a] for a in self.action], [REASONS[r] for r in self.reason]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What scores lead to.
+
+    Attributes:
+        names: of the C classes.
+        normal: index of the class that may be released; None: there is none.
+        release_above: log-odds of the normal class that an image must exceed to be released; it
+            must also be called normal.
+        automatic_above: (C,) log-odds of its class that any other image must exceed to be decided
+            by it without a person; inf: nothing is.
+        unknown_above: strangeness from which on an image is unknown; None: nothing says so.
+        products: those of the training; None: they are not asked.
+    """
+
+    names: tuple[str, ...]
+    normal: int | None
+    release_above: float
+    automatic_above: FloatArray = field(repr=False)
+    unknown_above: float | None = None
+    products: frozenset[str] | None = None
+
+    def act(
+        self,
+        logits: FloatArray,
+        *,
+        strangeness: FloatArray | None = None,
+        products: Sequence[str | None] | None = None,
+        audited: BoolArray | None = None,
+    ) -> Acted:
+        """Decide N images.
+
+        Args:
+            logits: (N, C) of the ensemble, not divided by a temperature.
+            strangeness: (N,) unknown scores; NaN counts as strange.
+            products: (N,) of the images.
+            audited: (N,) those that people see in any case.
+        """
+        odds = class_log_odds(logits)
+        finite: BoolArray = np.asarray(np.isfinite(odds).all(1))
+        best = np.nan_to_num(odds, nan=0.0).argmax(1)
+        own = np.take_along_axis(odds, best[:, None], 1)[:, 0]
+        nothing = np.zeros(len(odds), np.bool_)
+        # What is no number is greater than nothing, and so never above a threshold.
+        normal = nothing if self.normal is None else finite & (best == self.normal)
+        released = normal & (own > self.release_above)
+        above = self.automatic_above[best]
+        facts: dict[str, BoolArray] = {
+            "not_finite": ~finite,
+            "unknown": nothing if strangeness is None else self._strange(strangeness),
+            "product_unseen": self._unseen(products, len(odds)),
+            "audit": nothing if audited is None else audited,
+            "released": released,
+            "below_release": normal,
+            "automatic": finite & (own > above),
+            "class_not_promised": above == math.inf,
+            "ambiguous": ~nothing,
+        }
+        reason = np.stack([facts[name] for name in REASONS]).argmax(0)
+        return Acted(reason, np.array(list(ACTION_OF.values()))[reason], best, own)
+
+    def _strange(self, strangeness: FloatArray) -> BoolArray:
+        if self.unknown_above is None:
+            return np.zeros(len(strangeness), np.bool_)
+        known: BoolArray = strangeness <= self.unknown_above
+        return ~known
+
+    def _unseen(self, products: Sequence[str | None] | None, number: int) -> BoolArray:
+        if self.products is None or products is None:
+            return np.zeros(number, np.bool_)
+        return np.array([product not in self.products for product in products], np.bool_)
+
+    def candidates(self, probabilities: Array, least: float = 0.05, most: int = 3) -> list[str]:
+        """For each image the classes that a person should look for, the likeliest first.
+
+        Args:
+            probabilities: (N, C), calibrated.
+            least: probability of each but the first.
+            most: classes.
+        """
+        order = np.argsort(-probabilities, 1, kind="stable")[:, :most]
+        likely = np.take_along_axis(probabilities, order, 1) >= least
+        likely[:, 0] = True
+        return [
+            "|".join(self.names[index] for index in row[keep])
+            for row, keep in zip(order, likely, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, which has no infinity: `never` and `always` stand for it."""
+        automatic = {
+            name: _told(above)
+            for index, (name, above) in enumerate(
+                zip(self.names, self.automatic_above, strict=True)
+            )
+            if index != self.normal
+        }
+        return {
+            "normal": None if self.normal is None else self.names[self.normal],
+            "release_above": _told(self.release_above),
+            "automatic_above": automatic,
+            "unknown_above": self.unknown_above,
+            "products": None if self.products is None else sorted(self.products),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], names: Sequence[str]) -> Policy:
+        """Read what `to_dict` wrote.
+
+        Args:
+            values: of the JSON.
+            names: of the model's C classes.
+
+        Raises:
+            CheckpointError: it is damaged, or of other classes.
+        """
+        try:
+            normal = values["normal"]
+            index = None if normal is None else list(names).index(normal)
+            automatic = values["automatic_above"]
+            others = [name for name in names if name != normal]
+            if sorted(automatic) != sorted(others):
+                raise ValueError(f"thresholds of {sorted(automatic)}")
+            above = [math.inf if n == normal else _number(automatic[n]) for n in names]
+            unknown, products = values["unknown_above"], values["products"]
+            return cls(
+                names=tuple(names),
+                normal=index,
+                release_above=_number(values["release_above"]),
+                automatic_above=np.array(above),
+                unknown_above=None if unknown is None else _number(unknown),
+                products=None if products is None else frozenset(map(str, products)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The decision policy cannot be read ({error!r}): decisions.json was edited or "
+                "damaged, or is of a model of other classes. Fit it anew with recame tune."
+            ) from error
+
+
+def _told(threshold: float) -> float | str:
+    threshold = float(threshold)
+    return threshold if math.isfinite(threshold) else "never" if threshold > 0 else "always"
+
+
+def _number(told: float | str) -> float:
+    if isinstance(told, str):
+        return {"never": math.inf, "always": -math.inf}[told]
+    if isinstance(told, bool) or math.isnan(told):
+        raise ValueError(f"a threshold of {told!r}")
+    return float(told)

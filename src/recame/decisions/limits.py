@@ -1,0 +1,324 @@
+"""What an engineer asks of decisions and signs: `limits.yaml` as a value, checked.
+
+```yaml
+confidence: 0.95
+escape: {default: 0.02, bridge: 0.01}  # of a defect class, released at most; or `smallest`
+purity: {default: 0.95}          # of what is called a class automatically, of it at least
+overkill: 0.10                   # of normal images, not released at most
+review: {share: 0.08}            # of all images on the line
+unknown_false_alarm: {overall: 0.02, tail: 0.06}
+line_mix: {good: 98, bridge: 1, open: 1}  # how often each class comes; or `estimate`
+prices: {escape: 500, false_call: 2, review: 1}
+audit: 0.01                      # of all images: people see them whatever the score
+group: board                     # the column whose values count
+signed_by: A. Engineer, 2026-11-30
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from recame.contracts import FloatArray
+from recame.errors import ConfigError
+from recame.names import quoted
+
+#: The limit of a class that is not given one: the smallest that its images promise.
+SMALLEST = "smallest"
+#: The line's mix of classes: told from a lot's own predictions, without labels.
+ESTIMATE = "estimate"
+#: The escape limit that `smallest` does not go below: more is promised by higher thresholds only.
+USUAL_ESCAPE = 0.02
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """A limit for each class.
+
+    Attributes:
+        default: of the classes that have none of their own; None: they have no limit.
+        of: class -> its own.
+    """
+
+    default: float | str | None = None
+    of: dict[str, float] = field(default_factory=dict)
+
+    def limit(self, name: str) -> float | str | None:
+        """Of one class: a share, `smallest`, or None."""
+        return self.of.get(name, self.default)
+
+    @property
+    def asked(self) -> bool:
+        """Whether any class has one."""
+        return self.default is not None or bool(self.of)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a decision costs where it is wrong, or a person has to look, in any one currency."""
+
+    escape: float
+    false_call: float
+    review: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked.
+
+    Attributes:
+        confidence: with which all promises of a tuning hold together.
+        escape: largest share of each defect class that may be released.
+        purity: smallest share of what is automatically called a class that is of it.
+        overkill: largest share of normal images that are not released.
+        review_share: largest share of all images on the line that people look at.
+        unknown_false_alarm: largest share of known images that are called unknown.
+        tail_false_alarm: the same of the tail classes together.
+        line_mix: class -> weight on the line; `estimate`: of the lot, without labels; None: as
+            the labelled images come.
+        prices: choose among what the promises leave open.
+        audit: share of all images that people see whatever their score.
+        group: column of a table whose values count instead of images.
+        signed_by: who, and when.
+    """
+
+    confidence: float = 0.95
+    escape: PerClass = PerClass(SMALLEST)
+    purity: PerClass = PerClass()
+    overkill: float | None = None
+    review_share: float | None = None
+    unknown_false_alarm: float | None = None
+    tail_false_alarm: float | None = None
+    line_mix: dict[str, float] | str | None = None
+    prices: Prices | None = None
+    audit: float = 0.0
+    group: str | None = None
+    signed_by: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "limits") -> Limits:
+        """Read what a YAML file holds.
+
+        Args:
+            values: its keys; what is left out is as `Limits()` has it.
+            source: how an error names where they came from.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is not one that a limit can have.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{source} must hold limits by name, found {type(values).__name__}: for instance "
+                "escape: {default: 0.02}"
+            )
+        read = _Reader(source, dict(values))
+        escape = read.per_class("escape", PerClass(SMALLEST), smallest=True)
+        review = read.section("review", ("share",))
+        unknown = read.section("unknown_false_alarm", ("overall", "tail"), alone="overall")
+        prices = read.section("prices", ("escape", "false_call", "review"), most=math.inf)
+        if prices and len(prices) < 3:
+            missing = {"escape", "false_call", "review"} - prices.keys()
+            raise ConfigError(
+                f"{source}: prices lack {', '.join(sorted(missing))}: what is cheap beside another "
+                "cannot be told. Give all three, in one currency."
+            )
+        limits = cls(
+            confidence=read.share("confidence", 0.95, least=0.5, below=True),
+            escape=escape,
+            purity=read.per_class("purity", PerClass()),
+            overkill=read.share("overkill"),
+            review_share=review.get("share"),
+            unknown_false_alarm=unknown.get("overall"),
+            tail_false_alarm=unknown.get("tail"),
+            line_mix=read.mix("line_mix"),
+            prices=Prices(**prices) if prices else None,
+            audit=read.share("audit", 0.0),
+            group=read.text("group"),
+            signed_by=read.text("signed_by"),
+        )
+        read.refuse_rest()
+        return limits
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was asked, as `from_dict` reads it."""
+        review = {"share": self.review_share} if self.review_share is not None else None
+        unknown = {"overall": self.unknown_false_alarm, "tail": self.tail_false_alarm}
+        unknown = {name: value for name, value in unknown.items() if value is not None}
+        told = {
+            "confidence": self.confidence,
+            "escape": _per_class_dict(self.escape),
+            "purity": _per_class_dict(self.purity),
+            "overkill": self.overkill,
+            "review": review,
+            "unknown_false_alarm": unknown or None,
+            "line_mix": self.line_mix,
+            "prices": None if self.prices is None else asdict(self.prices),
+            "audit": self.audit or None,
+            "group": self.group,
+            "signed_by": self.signed_by,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+    def check_classes(self, names: Sequence[str], normal: str | None, source: str) -> None:
+        """Refuse limits of classes that there are not, and what needs a normal class without one.
+
+        Args:
+            names: of the C classes.
+            normal: the class that may be released.
+            source: how an error names where the limits came from.
+
+        Raises:
+            ConfigError: names what does not fit.
+        """
+        mix = self.line_mix if isinstance(self.line_mix, dict) else {}
+        named = {"escape": self.escape.of, "purity": self.purity.of, "line_mix": mix}
+        for key, classes in named.items():
+            for name in classes:
+                if name not in names:
+                    raise ConfigError(
+                        f"{source}: {key} names the class {name!r}, which the model does not know "
+                        f"({', '.join(map(quoted, names[:12]))}): correct its name."
+                    )
+        if normal is not None and normal in self.escape.of:
+            raise ConfigError(
+                f"{source}: escape limits are of defects, and {normal!r} is the normal class: use "
+                "overkill for what of it is not released."
+            )
+        if normal is None and (self.escape != PerClass(SMALLEST) or self.overkill is not None):
+            raise ConfigError(
+                f"{source}: escape and overkill need a normal class, which this model has not "
+                f"been told: set data.normal_class to one of {', '.join(map(quoted, names[:12]))}."
+            )
+
+    def mix(self, names: Sequence[str], usual: FloatArray) -> FloatArray:
+        """(C,) shares of the classes on the line, of sum 1.
+
+        Args:
+            names: of the C classes.
+            usual: (C,) weights where none are stated, as the labelled images come.
+        """
+        weights = np.asarray(usual, np.float64)
+        if isinstance(self.line_mix, dict):
+            weights = np.array([self.line_mix.get(name, 0.0) for name in names])
+        shares: FloatArray = weights / weights.sum()
+        return shares
+
+
+def _per_class_dict(limit: PerClass) -> dict[str, Any] | str | None:
+    if not limit.asked:
+        return None
+    if limit == PerClass(SMALLEST):
+        return SMALLEST
+    default = {} if limit.default is None else {"default": limit.default}
+    return {**default, **limit.of}
+
+
+class _Reader:
+    """Takes keys out of a mapping, checked; what is left is unknown."""
+
+    def __init__(self, source: str, values: dict[str, Any]) -> None:
+        self._source, self._values = source, values
+
+    def share(
+        self,
+        key: str,
+        default: Any = None,
+        *,
+        least: float = 0.0,
+        most: float = 1.0,
+        below: bool = False,
+    ) -> Any:
+        """A number within `least` and `most`; `below`: and between them."""
+        value = self._values.pop(key, None)
+        if value is None:
+            return default
+        return self._checked(key, value, least, most, below=below)
+
+    def per_class(self, key: str, default: PerClass, *, smallest: bool = False) -> PerClass:
+        """A share for all classes, or one for each."""
+        value = self._values.pop(key, None)
+        if value is None:
+            return default
+        if smallest and value == SMALLEST:
+            return PerClass(SMALLEST)
+        if not isinstance(value, Mapping):
+            return PerClass(self._checked(key, value, 0.0, 1.0))
+        own = {str(name): limit for name, limit in value.items()}
+        rest: float | str | None = own.pop("default", default.default)
+        if rest is not None and not (smallest and rest == SMALLEST):
+            rest = self._checked(f"{key}.default", rest, 0.0, 1.0)
+        of = {name: self._checked(f"{key}.{name}", v, 0.0, 1.0) for name, v in own.items()}
+        return PerClass(rest, of)
+
+    def section(
+        self, key: str, names: Sequence[str], *, alone: str | None = None, most: float = 1.0
+    ) -> dict[str, float]:
+        """Numbers by these names; a number alone is that of `alone`."""
+        value = self._values.pop(key, None)
+        if value is None:
+            return {}
+        if alone is not None and not isinstance(value, Mapping):
+            value = {alone: value}
+        if not isinstance(value, Mapping) or not set(value) <= set(names):
+            raise ConfigError(
+                f"{self._source}: {key} is {value!r}; it takes {', '.join(names)}, for instance "
+                f"{key}: {{{names[0]}: 0.02}}"
+            )
+        return {str(n): self._checked(f"{key}.{n}", v, 0.0, most) for n, v in value.items()}
+
+    def mix(self, key: str) -> dict[str, float] | str | None:
+        """Weights of classes, or `estimate`."""
+        value = self._values.pop(key, None)
+        if value is None:
+            return None
+        if value == ESTIMATE:
+            return ESTIMATE
+        if not isinstance(value, Mapping) or not value:
+            raise ConfigError(
+                f"{self._source}: {key} is {value!r}; give each class its weight on the line, for "
+                f"instance {key}: {{good: 98, bridge: 2}}, or estimate."
+            )
+        weights = {str(n): self._checked(f"{key}.{n}", v, 0.0, math.inf) for n, v in value.items()}
+        if sum(weights.values()) <= 0:
+            raise ConfigError(f"{self._source}: the weights of {key} are all 0: no image comes.")
+        return weights
+
+    def text(self, key: str) -> str | None:
+        """A text, which is not empty."""
+        value = self._values.pop(key, None)
+        if value is None:
+            return None
+        if not str(value).strip():
+            raise ConfigError(f"{self._source}: {key} is empty: give it a value or leave it out.")
+        return str(value)
+
+    def refuse_rest(self) -> None:
+        """Refuse keys that nothing has taken: a limit that is not read is not kept."""
+        if self._values:
+            known = (*(f.name for f in fields(Limits)), "review")
+            hidden = {"review_share", "tail_false_alarm"}
+            raise ConfigError(
+                f"{self._source}: {', '.join(map(quoted, map(str, self._values)))} is no limit, "
+                "so it would not be kept. Known are "
+                f"{', '.join(name for name in known if name not in hidden)}."
+            )
+
+    def _checked(
+        self, key: str, value: object, least: float, most: float, *, below: bool = False
+    ) -> float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        fits = number and least <= float(value) <= most  # type: ignore[arg-type]
+        if fits and below:
+            fits = least < float(value) < most  # type: ignore[arg-type]
+        if not fits or not math.isfinite(float(value)):  # type: ignore[arg-type]
+            wanted = (
+                f"from {least:g} to {most:g}" if math.isfinite(most) else f"of {least:g} or more"
+            )
+            raise ConfigError(f"{self._source}: {key} is {value!r}; it must be a number {wanted}.")
+        return float(value)  # type: ignore[arg-type]

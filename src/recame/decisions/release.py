@@ -1,0 +1,131 @@
+"""Which normal images pass unseen: the threshold under which each defect class's limit is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recame.contracts import FloatArray, IntArray
+from recame.decisions.exact import above_all_but, most_allowed, smallest_limit
+from recame.decisions.limits import SMALLEST, USUAL_ESCAPE, PerClass
+from recame.decisions.promises import WORTHLESS, Promise, can_promise, too_few
+from recame.errors import ConfigError
+from recame.names import quoted
+
+
+@dataclass(frozen=True)
+class Release:
+    """The threshold of the normal class's log-odds, and what it promises.
+
+    Attributes:
+        above: an image passes whose log-odds exceed it; inf: none does.
+        promises: one a defect class.
+    """
+
+    above: float
+    promises: tuple[Promise, ...]
+
+
+def promised_classes(
+    target: IntArray, names: Sequence[str], normal: int, escape: PerClass
+) -> list[int]:
+    """Defect classes whose escapes are to be promised: what the risk is divided over.
+
+    Told by limits and by numbers of images alone, so that no score has a part in it. Where the
+    smallest limit is asked, classes of too few images for any that is worth a word are left out.
+    """
+    counts = np.bincount(target, minlength=len(names))
+    enough = [smallest_limit(int(number), 0, 1 / 20) < WORTHLESS for number in counts]
+    limits = [escape.limit(name) for name in names]
+    return [
+        index
+        for index, limit in enumerate(limits)
+        if index != normal and limit is not None and (limit != SMALLEST or enough[index])
+    ]
+
+
+def fit_release(
+    scores: FloatArray,
+    target: IntArray,
+    names: Sequence[str],
+    normal: int,
+    escape: PerClass,
+    *,
+    risk: float,
+    unit: str = "image",
+    why: str = "",
+) -> Release:
+    """The lowest threshold under which every defect class keeps its limit.
+
+    For a class of n images the (k + 1)-th largest score, k as large as P(Bin(n, limit) <= k) <=
+    risk allows (`exact`): the share of the class that will exceed it is above the limit with no
+    more than that risk. The largest threshold of all classes keeps all limits.
+
+    Args:
+        scores: (N,) log-odds of the normal class; NaN where the model gives no numbers.
+        target: (N,) class indices.
+        names: of the C classes.
+        normal: index of the normal class.
+        escape: limits.
+        risk: of each promise.
+        unit: what counts.
+        why: what makes estimates of all promises; empty where they hold.
+
+    Raises:
+        ConfigError: a limit cannot be promised by so few images; says how many it takes.
+    """
+    promised = promised_classes(target, names, normal, escape)
+    refused: list[tuple[str, int, float]] = []
+    above, fitted = -math.inf, []
+    for index, name in enumerate(names):
+        if index == normal:
+            continue
+        own = scores[target == index]
+        asked = escape.limit(name)
+        if index not in promised:
+            # Nothing is promised, but what is known of the class is still kept from passing.
+            if asked is not None and len(own):
+                above = max(above, above_all_but(own, 0))
+            reason = "it has no limit" if asked is None else "it has too few images"
+            fitted.append((index, Promise("escape", name, None, len(own), 0, 0, 0.0, reason)))
+            continue
+        smallest = max(USUAL_ESCAPE, smallest_limit(len(own), 0, risk))
+        limit = asked if isinstance(asked, float) else smallest
+        if limit is asked and not can_promise(len(own), limit, risk):
+            refused.append((name, len(own), limit))
+            continue
+        # By rounding the smallest limit may fall short of what its images promise.
+        allowed = max(0, most_allowed(len(own), limit, risk))
+        above = max(above, above_all_but(own, allowed))
+        fitted.append((index, Promise("escape", name, limit, len(own), 0, allowed, risk, why)))
+    if refused:
+        raise ConfigError(
+            f"Limits that these images cannot promise: {too_few(refused, risk, unit)}. Nothing was "
+            f"loosened. Label more, ask for escape: {SMALLEST}, or give these classes limits that "
+            "their images promise."
+        )
+    if not any(promise.limit is not None for _, promise in fitted):
+        above = math.inf  # nothing that is promised: nothing passes
+    passed = [int((scores[target == index] > above).sum()) for index, _ in fitted]
+    promises = tuple(
+        Promise(**{**promise.to_dict(), "beyond": beyond})
+        for (_, promise), beyond in zip(fitted, passed, strict=True)
+    )
+    return Release(above, promises)
+
+
+def check_defects(target: IntArray, names: Sequence[str], normal: int) -> None:
+    """Refuse a calibration that holds no defect.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    if not (target != normal).any():
+        raise ConfigError(
+            f"The calibration holds {len(target):,} images of {quoted(names[normal])} and no "
+            "defect, so nothing is known of how often one would be released. Give labelled images "
+            "of the defects too."
+        )

@@ -1,0 +1,121 @@
+"""What decisions are fitted to and made by: raw scores of images, and which images count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recame.contracts import Array, BoolArray, FloatArray, IntArray
+from recame.errors import DataError
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of N labelled images.
+
+    Attributes:
+        logits: (N, C) of the ensemble, not divided by a temperature.
+        target: (N,) class indices; -1 where the label is unknown.
+        images: their N names, by whose hash one of a group is drawn.
+        groups: (N,) of each image its board, wafer or production lot; None: images count alone.
+        unknown: (N,) how strange each is; None where nothing says so.
+    """
+
+    logits: FloatArray
+    target: IntArray
+    images: Sequence[str]
+    groups: Sequence[str] | None = None
+    unknown: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        """Check that all speak of the same images."""
+        lengths = {
+            name: len(values)
+            for name in ("logits", "target", "images", "groups", "unknown")
+            if (values := getattr(self, name)) is not None
+        }
+        if len(set(lengths.values())) > 1 or self.logits.ndim != 2:
+            raise DataError(
+                f"Scores of shape {self.logits.shape} and {lengths} of the rest are not of the "
+                "same images: give (N, C) logits and N of everything else."
+            )
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.target)
+
+    def chosen(self, rows: BoolArray) -> Scored:
+        """Some of the images."""
+        places = np.flatnonzero(rows).tolist()
+        return replace(
+            self,
+            logits=self.logits[rows],
+            target=self.target[rows],
+            images=[self.images[place] for place in places],
+            groups=None if self.groups is None else [self.groups[place] for place in places],
+            unknown=None if self.unknown is None else self.unknown[rows],
+        )
+
+    def counted(self) -> Scored:
+        """The labelled images that count: all, or one of each group and class.
+
+        Images of one board are no independent witnesses. The one whose name's SHA-256 is smallest
+        is taken, which no score has chosen.
+        """
+        labelled = self.chosen(self.target >= 0)
+        if labelled.groups is None:
+            return labelled
+        drawn = [hashlib.sha256(str(name).encode()).hexdigest() for name in labelled.images]
+        first: dict[tuple[str, int], int] = {}
+        for place in np.argsort(drawn, kind="stable").tolist():
+            first.setdefault((str(labelled.groups[place]), int(labelled.target[place])), place)
+        kept = np.zeros(len(labelled), np.bool_)
+        kept[list(first.values())] = True
+        return labelled.chosen(kept)
+
+
+def class_log_odds(logits: FloatArray) -> FloatArray:
+    """Of each class against all others together: log p - log(1 - p), without rounding at 1.
+
+    Probabilities in float32 are 1 from log-odds of 17 on, where images still differ, and a
+    temperature changes the order of images by the probability of one of several classes.
+
+    Args:
+        logits: (N, C).
+
+    Returns:
+        (N, C) float64; NaN in rows that hold anything but numbers.
+
+    Examples:
+        >>> class_log_odds(np.array([[40.0, 1.0, 0.0], [0.0, 0.0, np.nan]])).round(2)
+        array([[ 38.69, -39.  , -40.  ],
+               [   nan,    nan,    nan]])
+    """
+    scores = np.asarray(logits, np.float64)
+    finite: BoolArray = np.asarray(np.isfinite(scores).all(1))
+    scores = np.where(finite[:, None], scores, 0.0)
+    best = scores.argmax(1)[:, None]
+    largest = np.take_along_axis(scores, best, 1)
+    rest = scores.copy()
+    np.put_along_axis(rest, best, -np.inf, 1)
+    second = rest.max(1, keepdims=True)
+    # Beside any other class stands the best one, so nothing is lost in this difference.
+    powers = np.exp(rest - largest)
+    odds = scores - largest - np.log1p(np.maximum(powers.sum(1, keepdims=True) - powers, 0.0))
+    of_rest = second + np.log(np.exp(rest - second).sum(1, keepdims=True))
+    np.put_along_axis(odds, best, largest - of_rest, 1)
+    found: FloatArray = np.where(finite[:, None], odds, np.nan)
+    return found
+
+
+def logits_of(probabilities: Array, temperature: float = 1.0) -> FloatArray:
+    """Logits behind calibrated probabilities (N, C), up to a number for each image.
+
+    What was rounded to 0 or 1 stays so: better scores are those of the graph's `logits`.
+    """
+    tiny = np.finfo(np.float32).tiny
+    logits: FloatArray = temperature * np.log(np.maximum(probabilities, tiny).astype(np.float64))
+    return logits

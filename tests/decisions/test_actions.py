@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from recame.decisions.actions import Policy
+from recame.errors import CheckpointError
+
+NAMES = ("good", "bridge", "open")
+
+
+def policy(**changes: object) -> Policy:
+    values: dict[str, object] = {
+        "names": NAMES,
+        "normal": 0,
+        "release_above": 2.0,
+        "automatic_above": np.array([math.inf, 1.0, math.inf]),
+        "unknown_above": 5.0,
+        "products": frozenset({"P1", "P2"}),
+        **changes,
+    }
+    return Policy(**values)  # type: ignore[arg-type]
+
+
+def logits(*odds: tuple[int, float]) -> np.ndarray:
+    """Rows in which a class has so much more than the two others, which are alike."""
+    rows = np.zeros((len(odds), 3))
+    for row, (index, value) in zip(rows, odds, strict=True):
+        row[index] = value + math.log(2)
+    return rows
+
+
+def test_every_reason_in_its_order() -> None:
+    scores = logits((0, 3), (0, 3), (0, 3), (0, 3), (0, 3), (0, 1.9), (1, 2), (1, 0.5), (2, 9))
+    scores[0, 1] = math.nan
+    acted = policy().act(
+        scores,
+        strangeness=np.array([0, 6, 1, 1, 1, 1, 1, 1, 1.0]),
+        products=["P1", "P1", "P9", "P1", "P1", "P1", "P2", "P2", "P1"],
+        audited=np.array([False, False, False, True] + [False] * 5),
+    )
+    actions, reasons = acted.words()
+    assert reasons == [
+        *("not_finite", "unknown", "product_unseen", "audit", "released", "below_release"),
+        *("automatic", "ambiguous", "class_not_promised"),
+    ]
+    assert actions == [
+        *("review", "unknown", "review", "review", "release", "review"),
+        *("automatic", "review", "review"),
+    ]
+    assert acted.best.tolist()[1:] == [0, 0, 0, 0, 0, 1, 1, 2]
+    assert math.isnan(acted.odds[0])
+    assert acted.odds[4] == pytest.approx(3)
+
+
+def test_a_threshold_is_not_above_itself() -> None:
+    scores = logits((0, 2.0))
+    exact = policy(release_above=float(policy().act(scores).odds[0]))
+    assert exact.act(scores).words()[1] == ["below_release"]
+    assert exact.act(scores + np.array([1e-9, 0, 0])).words()[1] == ["released"]
+
+
+def test_what_is_strange_beyond_numbers_is_unknown() -> None:
+    acted = policy().act(logits((0, 9), (0, 9)), strangeness=np.array([math.nan, 5.0]))
+    assert acted.words()[1] == ["unknown", "released"]
+
+
+def test_without_a_normal_class_nothing_is_released() -> None:
+    free = policy(normal=None, automatic_above=np.full(3, -math.inf), release_above=math.inf)
+    assert set(free.act(logits((0, 9), (1, 0.1))).words()[0]) == {"automatic"}
+
+
+def test_what_no_one_asks_of_is_not_asked() -> None:
+    plain = policy(unknown_above=None, products=None)
+    acted = plain.act(logits((0, 9)), strangeness=np.array([1e9]), products=["P77"])
+    assert acted.words() == (["release"], ["released"])
+
+
+def test_no_image() -> None:
+    acted = policy().act(np.zeros((0, 3)))
+    assert len(acted.reason) == len(acted.best) == 0
+    assert acted.words() == ([], [])
+
+
+def test_candidates_for_a_person() -> None:
+    found = policy().candidates(
+        np.array([[0.5, 0.44, 0.06], [0.97, 0.02, 0.01], [0.3, 0.3, 0.4]], np.float32)
+    )
+    assert found == ["good|bridge|open", "good", "open|good|bridge"]
+
+
+def test_a_policy_is_read_as_it_was_written() -> None:
+    told = json.loads(json.dumps(policy().to_dict(), allow_nan=False))
+    assert told["automatic_above"] == {"bridge": 1.0, "open": "never"}
+    again = Policy.from_dict(told, NAMES)
+    assert again.to_dict() == told
+    assert again.automatic_above.tolist() == [math.inf, 1.0, math.inf]
+    free = policy(normal=None, automatic_above=np.full(3, -math.inf), release_above=math.inf)
+    assert Policy.from_dict(free.to_dict(), NAMES).release_above == math.inf
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normal": "fine"},
+        {"release_above": "often"},
+        {"release_above": math.nan},
+        {"release_above": None},
+        {"release_above": True},
+        {"automatic_above": {"bridge": 1.0}},
+        {"products": 3},
+    ],
+)
+def test_a_damaged_policy_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match="recame tune"):
+        Policy.from_dict({**policy().to_dict(), **change}, NAMES)
+    lacking = policy().to_dict()
+    del lacking["products"]
+    with pytest.raises(CheckpointError, match="products"):
+        Policy.from_dict(lacking, NAMES)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW
+from recame.decisions.limits import Limits
+from recame.decisions.promises import risk_of_each
+from recame.decisions.scored import Scored
+from recame.decisions.tune import FRONTIER_LIMITS, tune
+from recame.errors import ConfigError, DataError
+
+NAMES = ("good", "bridge", "open")
+
+
+def scored(
+    number: int | tuple[int, int, int] = 400,
+    spread: float = 5.0,
+    seed: int = 0,
+    groups: bool = False,
+) -> Scored:
+    rng = np.random.default_rng(seed)
+    counts = (number,) * 3 if isinstance(number, int) else number
+    target = np.repeat([0, 1, 2], counts)
+    logits = spread * np.eye(3)[target] + rng.normal(0, 1, (len(target), 3))
+    names = [f"{place}.png" for place in range(len(target))]
+    boards = [f"B{place // 4}" for place in range(len(target))] if groups else None
+    return Scored(logits, target, names, boards)
+
+
+def test_the_usual_policy() -> None:
+    found = tune(scored(), NAMES, "good")
+    assert [promise.of for promise in found.promises] == ["bridge", "open"]
+    assert all(promise.limit == 0.02 for promise in found.promises)
+    assert found.facts["risk"] == risk_of_each(0.95, promises=2)
+    assert found.policy.automatic_above.tolist() == [-math.inf] * 3
+    share = found.expected.by_class
+    assert share.sum(1) == pytest.approx(1)
+    acted = found.policy.act(scored().logits)
+    target = scored().target
+    assert share[0, RELEASE] == (acted.action[target == 0] == RELEASE).mean()
+    assert share[1, RELEASE] <= 0.02
+    assert share[2, AUTOMATIC] > 0.9
+    assert found.sentences()[0].startswith("At most 2.00% of bridge is released (")
+    assert "All of these limits hold together with 95% confidence." in found.sentences()
+    assert any("images are taken as independent" in note for note in found.notes)
+
+
+def test_each_tuning_and_each_comparison_costs() -> None:
+    first = tune(scored(spread=3.0), NAMES, "good")
+    later = tune(scored(spread=3.0), NAMES, "good", tuning=3, comparisons=5)
+    assert later.facts["risk"] == pytest.approx(first.facts["risk"] / 45)
+    assert later.policy.release_above > first.policy.release_above
+
+
+def test_groups_count_instead_of_images() -> None:
+    found = tune(scored(groups=True), NAMES, "good", unit="board")
+    assert found.facts["counts"] == {"good": 100, "bridge": 100, "open": 100}
+    assert "of 100 boards in the calibration" in found.sentences()[0]
+    assert not any("independent" in note for note in found.notes)
+
+
+def test_what_was_fitted_to_these_images_is_an_estimate() -> None:
+    found = tune(scored(), NAMES, "good", estimate="Joining weights were fitted to these images")
+    assert not any(promise.holds for promise in found.promises)
+    assert found.sentences()[0].startswith("Estimated, not promised: at most 2.00% of bridge")
+    assert not any("hold together" in told for told in found.sentences())
+
+
+def test_limits_that_exclude_each_other_are_said_and_nothing_is_loosened() -> None:
+    limits = Limits.from_dict({"escape": 0.02, "overkill": 0.01, "review": {"share": 0.001}})
+    loose = tune(scored(spread=3.0), NAMES, "good", Limits.from_dict({"escape": 0.02}))
+    found = tune(scored(spread=3.0), NAMES, "good", limits)
+    assert found.policy.to_dict() == loose.policy.to_dict()
+    overkill, review = found.unmet
+    assert f"{found.expected.overkill:.1%} of 400 normal images are not released" in overkill
+    assert "1.0% were asked. No escape limit was loosened" in overkill
+    assert "and 0.1% were asked" in review
+
+
+def test_the_frontier_gives_a_row_for_each_limit() -> None:
+    rows = tune(scored(spread=3.0), NAMES, "good").frontier
+    assert [row["escape_limit"] for row in rows] == list(FRONTIER_LIMITS)
+    above = [row["release_above"] for row in rows]
+    assert above == sorted(above, reverse=True)
+    released = [row["normal_released"] for row in rows]
+    assert released == sorted(released)
+    assert [row["promised_classes"] for row in rows] == [0, 0, 0, 0, *[2] * 8]
+
+
+def test_prices_choose_only_what_promises_leave_open() -> None:
+    plain = tune(scored(spread=2.0), NAMES, "good", Limits.from_dict({"escape": 0.3}))
+
+    def priced(escape: float, review: float) -> float:
+        asked = {"escape": escape, "false_call": 1.0, "review": review}
+        limits = Limits.from_dict({"escape": 0.3, "prices": asked})
+        return tune(scored(spread=2.0), NAMES, "good", limits).policy.release_above
+
+    assert priced(0.0, 1.0) == plain.policy.release_above
+    assert priced(1000.0, 1.0) > plain.policy.release_above
+    assert priced(1.0, 1e6) == plain.policy.release_above
+
+
+def cost(limits: Limits, above: float) -> float:
+    """Of releasing above a threshold, in plain words."""
+    assert limits.prices is not None
+    images, total = scored(spread=2.0), 0.0
+    policy = tune(images, NAMES, "good", limits).policy
+    moved = type(policy)(policy.names, 0, above, policy.automatic_above)
+    acted = moved.act(images.logits)
+    for target, best, action in zip(images.target, acted.best, acted.action, strict=True):
+        if best == 0:
+            total += limits.prices.review if action == REVIEW else 0.0
+            total += limits.prices.escape if action == RELEASE and target != 0 else 0.0
+    return total
+
+
+def test_the_threshold_of_least_cost() -> None:
+    asked = {"escape": 30.0, "false_call": 1.0, "review": 1.0}
+    limits = Limits.from_dict({"escape": 0.3, "prices": asked})
+    found = tune(scored(spread=2.0), NAMES, "good", limits).policy.release_above
+    best = cost(limits, found)
+    bare = tune(scored(spread=2.0), NAMES, "good", Limits.from_dict({"escape": 0.3}))
+    for above in np.linspace(max(-1.0, bare.policy.release_above), 8, 60):
+        assert best <= cost(limits, float(above)) + 1e-9
+
+
+def test_a_stated_line_weighs_the_classes() -> None:
+    limits = Limits.from_dict({"line_mix": {"good": 98, "bridge": 2}})
+    found = tune(scored(), NAMES, "good", limits).expected
+    assert found.mix.tolist() == [0.98, 0.02, 0.0]
+    assert found.share(RELEASE) == pytest.approx(
+        0.98 * found.by_class[0, RELEASE] + 0.02 * found.by_class[1, RELEASE]
+    )
+    assert found.escape == pytest.approx(found.by_class[1, RELEASE])
+    told = found.to_dict(NAMES)
+    assert told["by_class"]["good"]["release"] == found.by_class[0, RELEASE]
+    assert told["overkill"] == found.overkill
+
+
+def test_without_a_normal_class_purity_is_what_can_be_asked() -> None:
+    found = tune(scored(), NAMES, None, Limits.from_dict({"purity": 0.9}))
+    assert found.policy.normal is None
+    assert found.expected.escape is None
+    assert [promise.kind for promise in found.promises] == ["purity"] * 3
+    assert found.frontier == ()
+
+
+def test_calibrations_that_tell_nothing() -> None:
+    with pytest.raises(ConfigError, match="no defect"):
+        tune(scored((50, 0, 0)), NAMES, "good")
+    unlabelled = scored()
+    unlabelled.target[:] = -1
+    with pytest.raises(DataError, match="No image of the calibration has a label"):
+        tune(unlabelled, NAMES, "good")
+
+
+def test_one_defect_promises_nothing_and_nothing_passes() -> None:
+    found = tune(scored((50, 1, 0)), NAMES, "good")
+    assert found.policy.release_above == math.inf
+    assert found.expected.overkill == 1.0
+    assert "No image of open is in the calibration" in " ".join(found.notes)
+    assert "No limit is promised for escapes of bridge" in found.sentences()[0]
+
+
+def test_eight_images() -> None:
+    found = tune(scored((4, 2, 2)), NAMES, "good")
+    assert found.facts["images"] == 8
+    assert found.expected.share(RELEASE) == 0.0
+
+
+def test_scores_that_are_no_numbers_go_to_a_person() -> None:
+    images = scored()
+    images.logits[3] = math.nan
+    found = tune(images, NAMES, "good")
+    assert "1 image of the calibration have no finite score" in " ".join(found.notes)
+    assert found.policy.act(images.logits).words()[1][3] == "not_finite"
