@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from recame.metrics.breakdown import macro_statistics
 from recame.metrics.statistics import (
+    area_under_roc,
     balanced_accuracy,
     bootstrap_intervals,
     class_counts,
@@ -153,3 +154,19 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
     target, called = rng.choice([0, 2, 5], 60), rng.choice([0, 2, 5], 60)
     expected = balanced_accuracy_score(target, called)
     assert balanced_accuracy(called == target, target) == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(0, 6), min_size=1), st.lists(st.integers(2, 9), min_size=1))
+def test_area_under_roc_is_scikit_learns(negative: list[int], positive: list[int]) -> None:
+    labels = [0] * len(negative) + [1] * len(positive)
+    expected = roc_auc_score(labels, negative + positive)
+    found = area_under_roc(np.array(negative, float), np.array(positive, float))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_area_under_roc_at_its_ends() -> None:
+    infinite = np.array([np.inf, -np.inf])
+    assert area_under_roc(infinite, np.array([np.inf])) == 0.75
+    assert area_under_roc(infinite, infinite[:0]) is None
+    with pytest.raises(ValueError, match="NaN"):
+        area_under_roc(infinite, np.array([np.nan]))
