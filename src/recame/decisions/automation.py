@@ -109,16 +109,45 @@ def _impurity(
 ) -> float:
     """The largest share of what is taken that may be of other classes."""
     hits = np.bincount(target[taken], minlength=len(counts))
+    return most_impure(hits, counts, own, mix, risk / 2 / len(_COVERED), risk / 2)
+
+
+def most_impure(
+    hits: IntArray, counts: IntArray, own: int, mix: FloatArray, own_risk: float, risk: float
+) -> float:
+    """The largest share of what is called a class that may be of others, on a line.
+
+    Args:
+        hits: (C,) images of each class that are called so.
+        counts: (C,) all images of each class.
+        own: index of the class.
+        mix: (C,) shares of the classes on the line.
+        own_risk: with which the class's own share may be below its bound.
+        risk: with which the others' shares may be above theirs, together.
+    """
     others = mix > 0
     others[own] = False
-    missed = smallest_limit(
-        int(counts[own]), int(counts[own] - hits[own]), risk / 2 / len(_COVERED)
-    )
+    missed = smallest_limit(int(counts[own]), int(counts[own] - hits[own]), own_risk)
     right = mix[own] * (1 - missed)
-    each = risk / 2 / max(1, int(others.sum()))
+    each = risk / max(1, int(others.sum()))
     # Without a hit the bound has a closed form, and most classes have none.
     most = np.where(counts > 0, 1 - each ** (1 / np.maximum(counts, 1)), 1.0)
     for index in np.flatnonzero(hits):
         most[index] = smallest_limit(int(counts[index]), int(hits[index]), each)
     wrong = float((mix * most)[others].sum())
     return float(wrong / (wrong + right)) if right > 0 else 1.0
+
+
+def least_impure(hits: IntArray, counts: IntArray, own: int, mix: FloatArray, risk: float) -> float:
+    """The smallest such share: of the class itself at most, of the others at least so many."""
+    present = counts > 0
+    each = risk / max(1, int(present.sum()))
+    least = np.zeros(len(counts))
+    for index in np.flatnonzero(hits * present):
+        least[index] = 1 - smallest_limit(
+            int(counts[index]), int(counts[index] - hits[index]), each
+        )
+    most = smallest_limit(int(counts[own]), int(hits[own]), each)
+    wrong = float((mix * least).sum() - mix[own] * least[own])
+    right = float(mix[own] * most)
+    return wrong / (wrong + right) if wrong + right > 0 else 0.0
