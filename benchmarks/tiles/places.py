@@ -53,8 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "blocks of 16 cells": {"_BLOCK": 16},
     "searched at full size": {"_SHRINK": 1},
     "searched at a quarter": {"_SHRINK": 4},
-    "mirrored by four cells": {"_RIM": 4},
-    "mirrored by one cell": {"_RIM": 1},
+    "mirrored by two cells only": {"_RIM": 2},
 }
 
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW
+from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW, UNKNOWN
+from recame.decisions.expected import FRONTIER_LIMITS
 from recame.decisions.limits import Limits
 from recame.decisions.promises import risk_of_each
 from recame.decisions.scored import Scored
-from recame.decisions.tune import FRONTIER_LIMITS, tune
+from recame.decisions.tune import tune
 from recame.errors import ConfigError, DataError
 
 NAMES = ("good", "bridge", "open")
@@ -169,6 +171,28 @@ def test_eight_images() -> None:
     found = tune(scored((4, 2, 2)), NAMES, "good")
     assert found.facts["images"] == 8
     assert found.expected.share(RELEASE) == 0.0
+
+
+def test_false_alarms_of_the_unknown() -> None:
+    images = replace(scored(600), unknown=np.random.default_rng(5).random(1800))
+    asked = {"escape": 0.05, "unknown_false_alarm": {"overall": 0.02, "tail": 0.06}}
+    tail = np.array([False, False, True])
+    found = tune(images, NAMES, "good", Limits.from_dict(asked), tail=tail)
+    overall, of_tail = found.promises[2:]
+    assert (overall.kind, of_tail.kind) == ("unknown_false_alarm", "tail_false_alarm")
+    assert found.facts["risk"] == risk_of_each(0.95, promises=4)
+    above = found.policy.unknown_above
+    assert above is not None
+    assert (images.unknown > above).sum() == overall.beyond <= overall.allowed
+    assert (images.unknown[images.target == 2] > above).sum() == of_tail.beyond
+    assert (found.expected.by_class[:, UNKNOWN] > 0).any()
+    assert "At most 2.00% of the known images is called unknown" in " ".join(found.sentences())
+    with pytest.raises(ConfigError, match="a score of how strange each image is"):
+        tune(scored(), NAMES, "good", Limits.from_dict(asked), tail=tail)
+    few = replace(scored(30), unknown=np.zeros(90))
+    asked["escape"] = "smallest"
+    with pytest.raises(ConfigError, match=r"unknown_false_alarm 2.00% \(90 images: it takes"):
+        tune(few, NAMES, "good", Limits.from_dict(asked), tail=tail)
 
 
 def test_scores_that_are_no_numbers_go_to_a_person() -> None:

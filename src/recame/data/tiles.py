@@ -27,7 +27,7 @@ _SHRINK, CELL = 2, 8
 #: Pixels that are searched at most: larger images are shrunk further.
 _MOST_SEARCHED = 2**21
 #: The border is mirrored by so many cells, which see no edge then.
-_RIM = 2
+_RIM = 4
 #: Cells are compared with those of their block of about so many a side, so that time and memory
 #: grow with the image and not with its square; so many rows of them at once.
 _BLOCK, _ROWS = 64, 8

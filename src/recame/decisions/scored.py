@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -109,6 +110,12 @@ def class_log_odds(logits: FloatArray) -> FloatArray:
     np.put_along_axis(odds, best, largest - of_rest, 1)
     found: FloatArray = np.where(finite[:, None], odds, np.nan)
     return found
+
+
+def normal_scores(odds: FloatArray, normal: int) -> FloatArray:
+    """(N,) log-odds of the normal class; -inf where an image is called another, or nothing."""
+    called = np.isfinite(odds).all(1) & (np.nan_to_num(odds).argmax(1) == normal)
+    return np.where(called, odds[:, normal], -math.inf)
 
 
 def logits_of(probabilities: Array, temperature: float = 1.0) -> FloatArray:

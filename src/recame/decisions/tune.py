@@ -7,79 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
-from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW, UNKNOWN, Policy
-from recame.decisions.automation import Automation, fit_automation
-from recame.decisions.exact import above_all_but, most_allowed
-from recame.decisions.limits import Limits, Prices
+from recame.decisions.actions import REVIEW, UNKNOWN, Policy
+from recame.decisions.automation import fit_automation
+from recame.decisions.expected import Expected, expect, frontier
+from recame.decisions.limits import Limits
+from recame.decisions.prices import cheapest
 from recame.decisions.promises import Promise, risk_of_each
 from recame.decisions.release import Release, check_defects, fit_release, promised_classes
-from recame.decisions.scored import Scored, class_log_odds
-from recame.errors import DataError
+from recame.decisions.scored import Scored, class_log_odds, normal_scores
+from recame.decisions.unknown import fit_unknown_threshold
+from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
-
-#: Escape limits that the frontier shows.
-FRONTIER_LIMITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a policy does, as its calibration images tell.
-
-    Attributes:
-        by_class: (C, 4) share of each class that is released, decided automatically, sent to a
-            person, or unknown; NaN without images.
-        mix: (C,) shares of the classes on the line.
-        right: share of what is decided automatically that is of its class; NaN where nothing is.
-        normal: index of the normal class; None: there is none.
-        num_normal: normal images in the calibration.
-    """
-
-    by_class: FloatArray
-    mix: FloatArray
-    right: float
-    normal: int | None
-    num_normal: int
-
-    def share(self, action: int) -> float:
-        """Share of all images on the line that have an action."""
-        return float(np.nansum(self.mix * np.nan_to_num(self.by_class[:, action])))
-
-    @property
-    def overkill(self) -> float | None:
-        """Share of normal images that are not released."""
-        return None if self.normal is None else float(1 - self.by_class[self.normal, RELEASE])
-
-    @property
-    def escape(self) -> float | None:
-        """Share of the defects on the line that are released."""
-        if self.normal is None:
-            return None
-        defects = np.arange(len(self.mix)) != self.normal
-        weight = float(self.mix[defects].sum())
-        passed = float((self.mix * np.nan_to_num(self.by_class[:, RELEASE]))[defects].sum())
-        return passed / weight if weight else 0.0
-
-    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Ready for JSON."""
-        kinds = ("release", "automatic", "review", "unknown")
-        return {
-            **{kind: self.share(action) for action, kind in enumerate(kinds)},
-            "overkill": self.overkill,
-            "escape": self.escape,
-            "automatic_right": None if math.isnan(self.right) else self.right,
-            "line_mix": dict(zip(names, self.mix.tolist(), strict=True)),
-            "by_class": {
-                name: None if np.isnan(row).any() else dict(zip(kinds, row.tolist(), strict=True))
-                for name, row in zip(names, self.by_class, strict=True)
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -172,14 +117,18 @@ def tune(
         scores = normal_scores(odds, index)
         words: dict[str, Any] = {"risk": risk, "unit": unit, "why": estimate}
         release = fit_release(scores, images.target, names, index, limits.escape, **words)
-        rows = _frontier(scores, images.target, index, mix, risk)
+        rows = frontier(scores, images.target, index, mix, risk)
     automation = fit_automation(
         odds, images.target, names, index, limits.purity, mix, risk=risk, why=estimate
     )
     if limits.prices is not None:
-        release, automation = _priced(odds, images.target, index, mix, limits, release, automation)
+        free = np.array([limits.purity.limit(name) is None for name in names])
+        release, automation = cheapest(
+            odds, images.target, index, mix, limits.prices, free, release, automation
+        )
+    above, alarms = _unknown(images, limits, mix, tail, risk, estimate)
     known = None if products is None else frozenset(products)
-    policy = Policy(tuple(names), index, release.above, automation.above, None, known)
+    policy = Policy(tuple(names), index, release.above, automation.above, above, known)
     expected = expect(policy, images, mix)
     notes = _notes(images, odds, counts, names, limits)
     facts = {
@@ -193,7 +142,7 @@ def tune(
     }
     return Tuned(
         policy=policy,
-        promises=(*release.promises, *automation.promises),
+        promises=(*release.promises, *automation.promises, *alarms),
         expected=expected,
         frontier=tuple(rows),
         unmet=tuple(_unmet(limits, expected, rows)),
@@ -202,119 +151,51 @@ def tune(
     )
 
 
-def normal_scores(odds: FloatArray, normal: int) -> FloatArray:
-    """(N,) log-odds of the normal class; -inf where an image is called another, or nothing."""
-    called = np.isfinite(odds).all(1) & (np.nan_to_num(odds).argmax(1) == normal)
-    return np.where(called, odds[:, normal], -math.inf)
-
-
-def expect(policy: Policy, images: Scored, mix: FloatArray) -> Expected:
-    """What a policy does with labelled images, on a line with these shares of the classes."""
-    acted = policy.act(images.logits, strangeness=images.unknown)
-    counts = np.bincount(images.target, minlength=len(mix))
-    table = np.zeros((len(mix), 4))
-    np.add.at(table, (images.target, acted.action), 1.0)
-    with np.errstate(invalid="ignore"):
-        shares = table / counts[:, None]
-    automatic = acted.action == AUTOMATIC
-    weight = (mix / np.maximum(counts, 1))[images.target]
-    taken = float(weight[automatic].sum())
-    right = float(weight[automatic & (acted.best == images.target)].sum())
-    number = 0 if policy.normal is None else int(counts[policy.normal])
-    return Expected(shares, mix, right / taken if taken else math.nan, policy.normal, number)
-
-
-def _frontier(
-    scores: FloatArray, target: IntArray, normal: int, mix: FloatArray, risk: float
-) -> list[dict[str, Any]]:
-    """For each escape limit, of all defect classes alike: whether it is promised, and its price."""
-    counts = np.bincount(target, minlength=len(mix))
-    defects = [i for i in range(len(mix)) if i != normal and counts[i]]
-    own = {index: np.sort(scores[target == index]) for index in defects}
-    called = scores > -math.inf
-    weight = (mix / np.maximum(counts, 1))[target]
-    rows = []
-    for limit in FRONTIER_LIMITS:
-        allowed = {i: most_allowed(int(counts[i]), limit, risk) for i in defects}
-        above = max((above_all_but(own[i], max(0, allowed[i])) for i in defects), default=math.inf)
-        passes = scores > above
-        rows.append(
-            {
-                "escape_limit": limit,
-                "promised_classes": sum(k >= 0 for k in allowed.values()),
-                "defect_classes": len(defects),
-                "release_above": above,
-                "normal_released": float(passes[target == normal].mean())
-                if counts[normal]
-                else math.nan,
-                "defects_released": int((passes & (target != normal)).sum()),
-                "review_of_called_normal": float(weight[called & ~passes].sum()),
-            }
-        )
-    return rows
-
-
-def _priced(
-    odds: FloatArray,
-    target: IntArray,
-    normal: int | None,
-    mix: FloatArray,
+def _unknown(
+    images: Scored,
     limits: Limits,
-    release: Release,
-    automation: Automation,
-) -> tuple[Release, Automation]:
-    """Of what the promises leave open, what costs least: higher thresholds promise no less."""
-    prices = limits.prices
-    assert prices is not None  # asked where there are some
-    counts = np.bincount(target, minlength=len(mix))
-    weight = (mix / np.maximum(counts, 1))[target]
-    finite = np.isfinite(odds).all(1)
-    best = np.where(finite, np.nan_to_num(odds).argmax(1), -1)
-    if normal is not None:
-        above = _cheapest(
-            normal_scores(odds, normal), target == normal, weight, prices.escape, prices,
-            at_least=release.above,
-        )  # fmt: skip
-        release = replace(release, above=above)
-    thresholds = automation.above.copy()
-    for index in range(len(mix)):
-        # A limit of purity is shown at its own threshold alone, and no other is taken.
-        if index == normal or np.isfinite(thresholds[index]) or thresholds[index] == math.inf:
-            continue
-        scores = np.where(best == index, odds[:, index], -math.inf)
-        thresholds[index] = _cheapest(
-            scores, target == index, weight, prices.false_call, prices, at_least=-math.inf
+    mix: FloatArray,
+    tail: BoolArray | None,
+    risk: float,
+    why: str,
+) -> tuple[float | None, tuple[Promise, ...]]:
+    """The strangeness from which on an image is unknown, and what is promised of false alarms."""
+    overall, of_tail = limits.unknown_false_alarm, limits.tail_false_alarm
+    if overall is None and of_tail is None:
+        return None, ()
+    if overall is None or images.unknown is None or (of_tail is not None and tail is None):
+        raise ConfigError(
+            "unknown_false_alarm cannot be kept: it takes a limit `overall`, a score of how "
+            "strange each image is, and, for `tail`, which classes are the tail. Leave it out, or "
+            "give what is missing."
         )
-    return release, replace(automation, above=thresholds)
-
-
-def _cheapest(
-    scores: FloatArray,
-    right: BoolArray,
-    weight: FloatArray,
-    wrong_price: float,
-    prices: Prices,
-    *,
-    at_least: float,
-) -> float:
-    """The threshold of least cost: who exceeds it and is wrong costs, and who is held back, too."""
-    called = scores > -math.inf
-    order = np.argsort(-scores[called], kind="stable")
-    ranked = scores[called][order]
-    each = weight[called][order]
-    wrong = np.where(right[called][order], 0.0, each)
-    # With the first so many above it.
-    cost = wrong_price * np.concatenate([[0.0], np.cumsum(wrong)])
-    cost += prices.review * (each.sum() - np.concatenate([[0.0], np.cumsum(each)]))
-    # A threshold is a score: those that equal it are held back.
-    thresholds = np.append(ranked, -math.inf)
-    number_above = np.searchsorted(-ranked, -thresholds, side="left")
-    costs = cost[number_above]
-    costs[thresholds < at_least] = math.inf
-    if not np.isfinite(costs).any():
-        return at_least
-    found = float(thresholds[costs.argmin()])
-    return max(found, at_least)
+    classes = np.zeros(len(mix), np.bool_) if tail is None else tail
+    parts = 1 if of_tail is None else 2
+    found = fit_unknown_threshold(
+        images.unknown,
+        images.target,
+        classes,
+        limit=overall,
+        tail_limit=of_tail,
+        risk=risk * parts,
+        mix=mix,
+    )
+    told = {"unknown_false_alarm": found.known, "tail_false_alarm": found.tail}
+    lacking = [
+        f"{kind} {alarms.limit:.2%} ({counted(alarms.images)}: it takes {alarms.needed})"
+        for kind, alarms in told.items()
+        if alarms is not None and not alarms.kept
+    ]
+    if lacking:
+        raise ConfigError(
+            f"Limits that these images cannot promise: {'; '.join(lacking)}. Nothing was loosened. "
+            "Label more, or ask for less."
+        )
+    return found.threshold, tuple(
+        Promise(kind, "", alarms.limit, alarms.images, alarms.alarms, alarms.allowed, risk, why)
+        for kind, alarms in told.items()
+        if alarms is not None
+    )
 
 
 def _unmet(limits: Limits, expected: Expected, rows: Sequence[dict[str, Any]]) -> list[str]:

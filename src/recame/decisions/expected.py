@@ -1,0 +1,118 @@
+"""What a policy does with the images it was fitted to, and what other limits would cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recame.contracts import FloatArray, IntArray
+from recame.decisions.actions import AUTOMATIC, RELEASE, Policy
+from recame.decisions.exact import above_all_but, most_allowed
+from recame.decisions.scored import Scored
+
+#: Escape limits that the frontier shows.
+FRONTIER_LIMITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a policy does, as its calibration images tell.
+
+    Attributes:
+        by_class: (C, 4) share of each class that is released, decided automatically, sent to a
+            person, or unknown; NaN without images.
+        mix: (C,) shares of the classes on the line.
+        right: share of what is decided automatically that is of its class; NaN where nothing is.
+        normal: index of the normal class; None: there is none.
+        num_normal: normal images in the calibration.
+    """
+
+    by_class: FloatArray
+    mix: FloatArray
+    right: float
+    normal: int | None
+    num_normal: int
+
+    def share(self, action: int) -> float:
+        """Share of all images on the line that have an action."""
+        return float(np.nansum(self.mix * np.nan_to_num(self.by_class[:, action])))
+
+    @property
+    def overkill(self) -> float | None:
+        """Share of normal images that are not released."""
+        return None if self.normal is None else float(1 - self.by_class[self.normal, RELEASE])
+
+    @property
+    def escape(self) -> float | None:
+        """Share of the defects on the line that are released."""
+        if self.normal is None:
+            return None
+        defects = np.arange(len(self.mix)) != self.normal
+        weight = float(self.mix[defects].sum())
+        passed = float((self.mix * np.nan_to_num(self.by_class[:, RELEASE]))[defects].sum())
+        return passed / weight if weight else 0.0
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Ready for JSON."""
+        kinds = ("release", "automatic", "review", "unknown")
+        return {
+            **{kind: self.share(action) for action, kind in enumerate(kinds)},
+            "overkill": self.overkill,
+            "escape": self.escape,
+            "automatic_right": None if math.isnan(self.right) else self.right,
+            "line_mix": dict(zip(names, self.mix.tolist(), strict=True)),
+            "by_class": {
+                name: None if np.isnan(row).any() else dict(zip(kinds, row.tolist(), strict=True))
+                for name, row in zip(names, self.by_class, strict=True)
+            },
+        }
+
+
+def expect(policy: Policy, images: Scored, mix: FloatArray) -> Expected:
+    """What a policy does with labelled images, on a line with these shares of the classes."""
+    acted = policy.act(images.logits, strangeness=images.unknown)
+    counts = np.bincount(images.target, minlength=len(mix))
+    table = np.zeros((len(mix), 4))
+    np.add.at(table, (images.target, acted.action), 1.0)
+    with np.errstate(invalid="ignore"):
+        shares = table / counts[:, None]
+    automatic = acted.action == AUTOMATIC
+    weight = (mix / np.maximum(counts, 1))[images.target]
+    taken = float(weight[automatic].sum())
+    right = float(weight[automatic & (acted.best == images.target)].sum())
+    number = 0 if policy.normal is None else int(counts[policy.normal])
+    return Expected(shares, mix, right / taken if taken else math.nan, policy.normal, number)
+
+
+def frontier(
+    scores: FloatArray, target: IntArray, normal: int, mix: FloatArray, risk: float
+) -> list[dict[str, Any]]:
+    """For each escape limit, of all defect classes alike: whether it is promised, and its price."""
+    counts = np.bincount(target, minlength=len(mix))
+    defects = [i for i in range(len(mix)) if i != normal and counts[i]]
+    own = {index: np.sort(scores[target == index]) for index in defects}
+    called = scores > -math.inf
+    weight = (mix / np.maximum(counts, 1))[target]
+    rows = []
+    for limit in FRONTIER_LIMITS:
+        allowed = {i: most_allowed(int(counts[i]), limit, risk) for i in defects}
+        above = max((above_all_but(own[i], max(0, allowed[i])) for i in defects), default=math.inf)
+        passes = scores > above
+        rows.append(
+            {
+                "escape_limit": limit,
+                "promised_classes": sum(k >= 0 for k in allowed.values()),
+                "defect_classes": len(defects),
+                "release_above": above,
+                "normal_released": float(passes[target == normal].mean())
+                if counts[normal]
+                else math.nan,
+                "defects_released": int((passes & (target != normal)).sum()),
+                "review_of_called_normal": float(weight[called & ~passes].sum()),
+            }
+        )
+    return rows
