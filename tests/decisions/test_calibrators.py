@@ -50,7 +50,7 @@ def test_fit_is_the_minimum_that_scipy_finds(method: Method) -> None:
     logits, target = drawn([60, 30, 45], classes=3, tilt=np.array([1.0, 0.0, -1.0]))
     found = fit_method(logits, target, method)
     shares = 1 / (3 * np.bincount(target)[target])
-    ridge = 0.1 * (shares**2).sum()
+    worth = (shares**2).sum()  # of one image
     scores = log_softmax(logits, 1)
 
     def parts(values: FloatArray) -> tuple[Any, Any]:
@@ -60,8 +60,8 @@ def test_fit_is_the_minimum_that_scipy_finds(method: Method) -> None:
     def loss(values: FloatArray) -> float:
         scale, bias = parts(values)
         own = log_softmax(scores * scale + bias, 1)[np.arange(len(target)), target]
-        pull = (bias**2).sum() + (((scale - 1) ** 2).sum() if method == "vector" else 0)
-        return float(-(shares @ own) + ridge * pull / 2)
+        pull = (bias**2).sum() / 9 + (4 * ((scale - 1) ** 2).sum() if method == "vector" else 0)
+        return float(-(shares @ own) + worth * pull / 2)
 
     start = {"temperature": [1.0], "bias_corrected": [1.0, 0, 0, 0], "vector": [1.0] * 3 + [0] * 3}
     within = [(0.25, 4.0)] * (3 if method == "vector" else 1)
@@ -103,8 +103,9 @@ def test_a_known_tilt_is_found_and_taken_back() -> None:
 
 def test_scales_of_their_own_are_taken_where_images_show_them() -> None:
     factors = np.array([0.6, 0.9, 1.3, 1.7, 2.2, 2.8])
-    logits, target = drawn(400, too_sure=factors, tilt=TILT)
+    logits, target = drawn([400, 400, 400, 400, 400, 40], too_sure=factors, tilt=TILT)
     assert fit_calibrator(logits, target).method == "vector"
+    assert fit_calibrator(logits[:-1], target[:-1]).method == "bias_corrected"  # 39 of the last
 
 
 def test_what_is_chosen_is_never_much_worse_than_a_temperature() -> None:

@@ -1,1 +1,1 @@
-"""Scores -> decisions: calibration and thresholds, from arrays alone."""
+"""Scores -> decisions: calibration, thresholds, the prior of a lot; from arrays alone."""

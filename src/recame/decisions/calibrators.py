@@ -26,13 +26,13 @@ Method = Literal["temperature", "bias_corrected", "vector"]
 #: From the plainest to the richest.
 METHODS: tuple[Method, ...] = get_args(Method)
 
-#: A class of fewer images gets no bias or scale of its own.
+#: Images of each class that a number of its own takes: its bias, then its scale besides.
 LEAST_IMAGES = 20
 #: Standard errors by which a richer map has to be better.
 ERRORS_ASKED = 1.0
 
-#: Of how many images' worth the pull of biases and of a class's scale to identity is.
-_RIDGE = 0.1
+#: Standard deviations of the Gaussian priors of a class's scale, around 1, and bias, around 0.
+_SCALE_SPREAD, _BIAS_SPREAD = 0.5, 3.0
 #: Log-probabilities end here: what is impossible stays hopeless, and finite.
 _FLOOR = -1e4
 _MOST_STEPS = 100
@@ -128,7 +128,8 @@ def fit_calibrator(
     The log loss, every class counting alike, is cross-validated for all three; a richer map is
     taken if it is lower by more than `ERRORS_ASKED` standard errors of the paired difference. A
     temperature is all there is where a class has fewer than `LEAST_IMAGES` images, or where all
-    of its images are of one group, so that no other image could tell of it.
+    of its images are of one group, so that no other image could tell of it; scales take twice as
+    many.
 
     Args:
         logits: (N, C) of images that taught the network nothing; rows that are no numbers are
@@ -148,11 +149,12 @@ def fit_calibrator(
     if (images > 0).sum() < 2:
         return Calibrator("temperature", np.ones(num_classes), np.zeros(num_classes))
     method: Method = "temperature"
-    if images.min() >= LEAST_IMAGES:
+    tried = METHODS[: 1 + images.min() // LEAST_IMAGES]
+    if len(tried) > 1:
         group = _coded(groups, kept)
         fold = _dealt(group, target, num_classes, folds, np.random.default_rng(seed))
         if fold is not None:
-            method = _chosen(_held_out_losses(scores, target, fold), target, group)
+            method = _chosen(_held_out_losses(scores, target, fold, tried), target, group)
     return _fitted(scores, target, method, _balanced(target))
 
 
@@ -163,8 +165,8 @@ def fit_method(
 
     A temperature is that of `fit_temperature`. From there the others go by Newton's steps within
     the bounds of the scales (Bertsekas, SIAM Journal on Control and Optimization 1982): the loss
-    is convex. Scales of classes and biases are pulled to 1 and to 0, as if a tenth of an image
-    asked for it; the one scale of all classes is not.
+    is convex. Scales and biases of classes have Gaussian priors around identity, a narrow one and
+    a wide one; the one scale of all classes has none.
 
     Args:
         logits: (N, C); rows that are no numbers are left out.
@@ -208,7 +210,7 @@ def _form(method: Method, num_classes: int, weights: FloatArray) -> _Form:
     spread = np.hstack([np.vstack([scales, np.zeros_like(scales)]), np.vstack([none, own])])
     is_scale = np.arange(spread.shape[1]) < scales.shape[1]
     # The squared weights tell how many images of the same weight these are worth.
-    ridge = _RIDGE * (weights**2).sum()
+    ridge = np.where(is_scale, _SCALE_SPREAD, _BIAS_SPREAD) ** -2.0 * (weights**2).sum()
     return _Form(
         spread,
         is_scale.astype(np.float64),
@@ -233,11 +235,11 @@ def _fitted(
         slope, curvature = _derivatives(found, scores, target, weights, form)
         held = ((found <= form.low) & (slope > 0)) | ((found >= form.high) & (slope < 0))
         free = np.flatnonzero(~held)
-        if np.abs(slope[free]).max(initial=0.0) < 1e-10:
-            break
         step = np.zeros_like(found)
         inner = curvature[np.ix_(free, free)] + 1e-12 * np.eye(len(free))
         step[free] = np.linalg.solve(inner, slope[free])
+        if slope @ step < 1e-13:  # the loss has no more digits to win
+            break
         share = 1.0
         while share > 1e-9:
             there = np.clip(found - share * step, form.low, form.high)
@@ -343,13 +345,15 @@ def _dealt(
     return None
 
 
-def _held_out_losses(scores: FloatArray, target: IntArray, fold: IntArray) -> FloatArray:
-    """(3, N) log loss of each image under each method, fitted without its fold."""
-    losses = np.empty((len(METHODS), len(target)))
+def _held_out_losses(
+    scores: FloatArray, target: IntArray, fold: IntArray, methods: Sequence[Method]
+) -> FloatArray:
+    """(methods, N) log loss of each image under each method, fitted without its fold."""
+    losses = np.empty((len(methods), len(target)))
     for part in range(fold.max() + 1):
         out = fold == part
         weights = _balanced(target[~out])
-        for row, method in enumerate(METHODS):
+        for row, method in enumerate(methods):
             fitted = _fitted(scores[~out], target[~out], method, weights)
             losses[row, out] = _log_losses(scores[out], target[out], fitted.scale, fitted.bias)
     return losses
@@ -358,7 +362,7 @@ def _held_out_losses(scores: FloatArray, target: IntArray, fold: IntArray) -> Fl
 def _chosen(losses: FloatArray, target: IntArray, group: IntArray) -> Method:
     """The richest method that is better than the last one taken, by more than chance."""
     taken = 0
-    for richer in range(1, len(METHODS)):
+    for richer in range(1, len(losses)):
         gain, error = _paired(losses[taken] - losses[richer], target, group)
         if gain > ERRORS_ASKED * error:
             taken = richer
