@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
     from recame.reports.evaluate import evaluate, report
+    from recame.reports.tuning import tune
     from recame.runtime import load, predict
     from recame.training.student.distill import distill
     from recame.training.train import train
@@ -39,6 +40,7 @@ _HOMES = {
     "predict": "runtime",
     "report": "reports.evaluate",
     "train": "training.train",
+    "tune": "reports.tuning",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "predict",
     "report",
     "train",
+    "tune",
 ]
 
 

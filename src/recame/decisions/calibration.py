@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from recame.runs.marker import read_marker
 
 logger = logging.getLogger(__name__)
 
-DECISIONS_SCHEMA = 1
+DECISIONS_SCHEMA = 2
 
 #: Where `fit_temperature` looks.
 TEMPERATURE_RANGE = (0.05, 20.0)
@@ -82,8 +83,14 @@ def fit_calibration(
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write it into `decisions.json`, whole or not at all."""
-    write_json(path, {"schema": DECISIONS_SCHEMA, "calibration": asdict(calibration)})
+    """Write it into `decisions.json`, whole or not at all; a policy in it stays."""
+    kept: dict[str, Any] = {}
+    if path.exists():
+        with suppress(CheckpointError):  # damaged: what was in it is lost
+            kept = read_json(path, newest=DECISIONS_SCHEMA)
+    # The schema before knew calibrations alone, and its versions can read one.
+    schema = DECISIONS_SCHEMA if "policy" in kept else 1
+    write_json(path, {**kept, "schema": schema, "calibration": asdict(calibration)})
 
 
 def load_calibration(path: Path, answers: Mapping[str, object]) -> Calibration | None:

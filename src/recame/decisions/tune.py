@@ -130,7 +130,7 @@ def tune(
     known = None if products is None else frozenset(products)
     policy = Policy(tuple(names), index, release.above, automation.above, above, known)
     expected = expect(policy, images, mix)
-    notes = _notes(images, odds, counts, names, limits)
+    notes = _notes(images, odds, counts, names, limits, trained=usual_mix is not None)
     facts = {
         "confidence": limits.confidence,
         "tuning": tuning,
@@ -233,8 +233,10 @@ def _notes(
     counts: IntArray,
     names: Sequence[str],
     limits: Limits,
+    *,
+    trained: bool,
 ) -> list[str]:
-    """What an engineer should know beside the promises."""
+    """What an engineer should know beside the promises; `trained`: the usual mix is given."""
     notes = []
     empty = int((~np.isfinite(odds).all(1)).sum())
     if empty:
@@ -253,5 +255,6 @@ def _notes(
             "taken as independent. If they are not, the promises are too good; name it as group."
         )
     if limits.line_mix is None and limits.purity.asked:
-        notes.append("Purity is for a line on which the classes come as in the calibration.")
+        where = "training" if trained else "the calibration"
+        notes.append(f"Purity is for a line on which the classes come as in {where}.")
     return notes

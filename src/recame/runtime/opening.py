@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from recame.decisions.calibration import load_calibration
+from recame.decisions.document import load_policy
 from recame.errors import ConfigError
 from recame.inference.graph_session import open_graph_session
 from recame.inference.torch_session import TorchSession
@@ -89,8 +90,11 @@ def _load_run(
     calibration = load_calibration(folder / "decisions.json", session.answers)
     if calibration is not None:
         session.calibrate = calibration.apply
+    fitted = load_policy(folder / "decisions.json", session.answers, session.label_space.names)
+    policy = None if fitted is None else fitted[0]
     # The answers hold the weights' checksum.
     described = f"{session.answers} {session.precision} {calibration}"
+    described += "" if policy is None else f" {policy.to_dict()}"
     if quick is not None:
         described += f" {quick.kept.checksum}"
     return Predictor(
@@ -104,8 +108,11 @@ def _load_run(
             "format": "run",
             "precision": session.precision,
             "views": session.num_views,
+            "policy": None if policy is None else policy.to_dict(),
         },
         threads=session.threads if isinstance(session, TorchSession) else cores,
         batch_size=size,
         reopen=None if quick is None else lambda calls: quick.reopened(cores, calls),
+        policy=policy,
+        temperature=1.0 if calibration is None else calibration.temperature,
     )

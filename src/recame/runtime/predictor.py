@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recame.contracts import Array, FloatArray
 from recame.data.decode import Image, Loss, Reader, expanded
+from recame.decisions.actions import AUTOMATIC, RELEASE, Policy
 from recame.decisions.policy import decide
+from recame.decisions.scored import logits_of
 from recame.errors import DataError
 from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
@@ -48,15 +50,16 @@ class Prediction:
             or the model's answer names no class.
         confidence: its probability; NaN without a label.
         decision: the label; `review` where the label is the normal class but less probable than
-            the bundle's threshold asks for, where the model's answer names no class, and where
-            values of fewer than 16 bits are near black to a model of 8-bit images;
-            `unreadable`.
+            the bundle's threshold asks for, or a fitted policy sends the image to a person, where
+            the model's answer names no class, and where values of fewer than 16 bits are near black
+            to a model of 8-bit images; `unreadable`.
         probabilities: (C,) float32, in the label space's order.
         error: why there is no label.
         expert_probabilities: (E, C) float32, where the model gives them.
         sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
         lost: what the image has lost on its way to the model, by kind and in words: `clipped`
             values above its white, `near black` from fewer bits, `colour`, further `pages`.
+        reason: of a fitted policy (`recame tune`) for its decision; empty without one.
     """
 
     image: str
@@ -68,11 +71,24 @@ class Prediction:
     expert_probabilities: FloatArray | None = field(default=None, repr=False)
     sha256: str | None = field(default=None, repr=False)
     lost: dict[Loss, str] = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def unreadable(self) -> bool:
         """Whether the image could not be read, so that the model has not seen it."""
         return self.label is None and self.decision == UNREADABLE
+
+
+class _Answer(NamedTuple):
+    """Fields of a `Prediction` that follow from the model's numbers."""
+
+    label: str | None
+    confidence: float
+    decision: str
+    probabilities: FloatArray
+    error: str | None
+    expert_probabilities: FloatArray | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Predictor:
         spec: how it wants its images decoded.
         release_above: probability of the normal class below which an image goes to review, or
             None.
+        policy: what `recame tune` has fitted, in the place of that threshold; None without.
         fingerprint: tells this model from others.
         outputs: what `run` returns.
         reader: what reads its images.
@@ -115,8 +132,13 @@ class Predictor:
         threads: int,
         batch_size: int | None,
         reopen: Callable[[int], Session] | None,
+        policy: Policy | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        """Wrap a session; `reopen` starts another one for a number of calls at once."""
+        """Wrap a session; `reopen` starts another one for a number of calls at once.
+
+        `temperature` is what the session's probabilities went through, which a policy undoes.
+        """
         for name in sorted({REVIEW, UNREADABLE} & set(label_space.names)):
             logger.warning(
                 "The class %r is called like a decision: an image is of the class only where "
@@ -128,6 +150,7 @@ class Predictor:
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
         self._normal_index = label_space.normal_index
+        self.policy, self._temperature = policy, temperature
         self.reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
@@ -321,7 +344,7 @@ class Predictor:
         """
         read = [self.reader.read(image, checksum=checksums) for image in images]
         pixels = [image.pixels for image in read if not isinstance(image.pixels, str)]
-        decided: Iterator[tuple[Any, ...]] = iter(())
+        decided: Iterator[_Answer] = iter(())
         if pixels:
             with gate or threading.Semaphore():
                 outputs = session.run(np.stack(pixels + pixels[-1:] * (least - len(pixels))))
@@ -331,10 +354,11 @@ class Predictor:
         for number, (image, got) in enumerate(zip(images, read, strict=True), start):
             name = f"#{number}" if isinstance(image, (bytes, np.ndarray)) else str(image)
             if isinstance(got.pixels, str):
-                answer = None, math.nan, UNREADABLE, nothing, got.pixels, None
+                answer = _Answer(None, math.nan, UNREADABLE, nothing, got.pixels, None, "")
             else:
                 answer = next(decided)
-            prediction = Prediction(name, *answer, got.sha256, got.lost)
+            facts = {**answer._asdict(), "sha256": got.sha256, "lost": got.lost}
+            prediction = Prediction(name, **facts)
             if self.spec.bit_depth == 8 and "near black" in got.lost:
                 prediction = replace(prediction, decision=REVIEW)
             found.append(prediction)
@@ -345,8 +369,8 @@ class Predictor:
         probabilities: FloatArray,
         expert_probabilities: FloatArray | None = None,
         **_: Array,
-    ) -> Iterator[tuple[Any, ...]]:
-        """Fields of a `Prediction` from `label` on, for each image that was run."""
+    ) -> Iterator[_Answer]:
+        """What is said of each image that was run."""
         answers = decide(
             probabilities,
             expert_probabilities,
@@ -354,20 +378,27 @@ class Predictor:
             release_above=self.release_above,
         )
         experts = repeat(None) if expert_probabilities is None else expert_probabilities
-        for index, sure, released, reason, row, each in zip(
+        stands, why = answers.released, [""] * len(probabilities)
+        if self.policy is not None:
+            acted = self.policy.act(logits_of(probabilities, self._temperature))
+            stands = (acted.action == RELEASE) | (acted.action == AUTOMATIC)
+            why = acted.words()[1]
+        for index, sure, released, reason, row, each, told in zip(
             answers.best.tolist(),
             answers.confidence.tolist(),
-            answers.released.tolist(),
+            stands.tolist(),
             answers.reasons,
             probabilities,
             experts,
+            why,
             strict=False,
         ):
             if reason is not None:
-                yield None, math.nan, REVIEW, row, reason, each
+                yield _Answer(None, math.nan, REVIEW, row, reason, each, told)
                 continue
             label = self.label_space.names[index]
-            yield label, sure, label if released else REVIEW, row, None, each
+            decision = label if released else REVIEW
+            yield _Answer(label, sure, decision, row, None, each, told)
 
 
 _ROUNDS = 2

@@ -12,7 +12,7 @@ import numpy as np
 
 from recame.errors import DataError
 from recame.names import cell_of, text_of
-from recame.runtime.predictor import Prediction
+from recame.runtime.predictor import REVIEW, Prediction
 
 #: How the name of a table of unreadable files ends.
 UNREADABLE_ENDING = "_unreadable.csv"
@@ -93,8 +93,13 @@ def _words(item: Prediction, row: Sequence[str], classes: Sequence[str]) -> list
         item.label or "",
         sure,
         item.decision,
-        item.error or "; ".join(item.lost.values()),
+        item.error or "; ".join(item.lost.values()) or _held_back(item),
     ]
+
+
+def _held_back(item: Prediction) -> str:
+    """Why a fitted policy sends an image to a person."""
+    return item.reason if item.decision == REVIEW else ""
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> list[str]:

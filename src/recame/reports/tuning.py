@@ -1,0 +1,206 @@
+"""`recame tune`: labelled images that trained nothing -> decisions with promised limits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from recame.config import SYMMETRIES, Config
+from recame.contracts import Predictions
+from recame.decisions.document import earlier_tunings, save_policy
+from recame.decisions.limits import ESTIMATE, Limits
+from recame.decisions.scored import Scored, logits_of
+from recame.decisions.tune import Tuned
+from recame.decisions.tune import tune as tune_scores
+from recame.errors import ConfigError, DataError
+from recame.files import csv_text, write_text
+from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
+from recame.label_space import LabelSpace
+from recame.metrics.statistics import wilson_interval
+from recame.names import command, quoted
+from recame.progress import progress_bars, say
+
+#: Names that a normal class often has; one is proposed, and never taken unasked.
+_USUAL_NORMAL = ("good", "ok", "pass", "normal", "false_call", "no_defect", "none")
+#: What is not decided by a run folder, so that a limit on it could not be kept.
+_NOT_KEPT = (
+    "the decisions of a run folder do not keep it. Leave it out, or tune scores with it "
+    "(docs/promised-limits.md)."
+)
+#: Sizes, and tiles or none, that are compared where they are left open, at most.
+_SIZES, _TILES = 3, 2
+
+
+def tune(
+    run: Path | str,
+    calibration: Path | str | None = None,
+    limits: Path | str | Limits | None = None,
+    *,
+    normal: str | None = None,
+    console: Console | None = None,
+) -> Tuned:
+    """Fit decisions to a finished run and keep them in its `decisions.json`.
+
+    From then on `recame predict RUN` and `recame.load(RUN)` decide by them. `frontier.csv` beside
+    it tells what other escape limits would cost.
+
+    Args:
+        run: the run's folder.
+        calibration: labelled images that neither trained nor chose anything; None: the run's
+            `val`, which has chosen among models: all of these are paid for.
+        limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
+        normal: the class that may be released, where the run was trained without naming it.
+        console: where progress and promises go; silent if None.
+
+    Raises:
+        ConfigError: a limit cannot be promised, or the normal class is not known.
+        RecameError: the run, the images or the limits cannot be used.
+    """
+    console = console or Console(quiet=True)
+    asked = limits if isinstance(limits, Limits) else _read(limits)
+    folder, config, loaded = open_finished(run)
+    space = _with_normal(loaded.label_space, normal, folder.path)
+    source: Path | pd.DataFrame = recorded_data(folder, config)
+    split, comparisons, estimate = "val", compared(folder.asked(), config), ""
+    if calibration is not None:
+        source, split, comparisons = Path(calibration), "calibration", 1
+    if config.evaluation.weighting != "mean":
+        estimate = "The experts are weighed anew for each set of images"
+    with progress_bars(console) as progress:
+        data = images_to_judge(source, config, loaded, split, progress)
+        if split not in data.splits and calibration is None:
+            raise DataError(
+                f"{folder.path} has no val split, and the images that trained it promise nothing: "
+                "give labelled images that did not, with --calibration."
+            )
+        split = split if split in data.splits else next(iter(data.splits))
+        found = predict_run(folder, config, loaded, data, split, progress, features=False)
+    group = asked.group or config.data.group_by
+    scored = _scored(found, group)
+    digest = _images_sha256(found)
+    tuned = tune_scores(
+        scored,
+        space.names,
+        space.normal,
+        replace(asked, group=group),
+        unit=group or "image",
+        comparisons=comparisons,
+        tuning=1 + earlier_tunings(folder.decisions_path, digest),
+        estimate=estimate,
+        usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
+    )
+    answers = folder.answers(config)
+    save_policy(folder.decisions_path, tuned, replace(asked, group=group), answers, digest)
+    write_text(folder.path / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
+    _tell(tuned, split, console, stated=asked.line_mix is not None)
+    return tuned
+
+
+def compared(asked: Config, config: Config) -> int:
+    """How many models `val` may have chosen among, at most: what was left open, multiplied.
+
+    Args:
+        asked: the settings with `auto` where the run decided.
+        config: as the run decided.
+    """
+    number = 1
+    if asked.data.size == "auto":
+        number *= _SIZES
+        number *= _TILES if asked.data.tiles == "auto" else 1
+    if asked.augment.symmetry == "auto":
+        number *= len(SYMMETRIES)
+    if asked.evaluation.views == "auto":
+        most = SYMMETRIES[config.augment.symmetry] if config.augment.symmetry != "auto" else 8
+        number *= most.bit_length()
+    phases = 1 + config.finetune.enabled + config.retrain.enabled - (not config.probe.enabled)
+    if config.run.keep in ("best_on_val", "best_phase"):
+        number *= max(1, phases) + (2 if config.judges_joined else 0)
+    return number
+
+
+def _read(path: Path | str | None) -> Limits:
+    """Limits of a YAML file."""
+    if path is None:
+        return Limits()
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as limits ({error}): give a YAML file, for instance with the "
+            "line escape: {default: 0.02}"
+        ) from error
+    limits = Limits.from_dict({} if values is None else values, str(path))
+    for key, value in (
+        ("audit", limits.audit),
+        ("line_mix: estimate", limits.line_mix == ESTIMATE),
+        ("unknown_false_alarm", limits.unknown_false_alarm or limits.tail_false_alarm),
+    ):
+        if value:
+            raise ConfigError(f"{path}: {key}: {_NOT_KEPT}")
+    return limits
+
+
+def _with_normal(space: LabelSpace, normal: str | None, run: Path) -> LabelSpace:
+    """The classes with the normal one, which must be named."""
+    if normal is not None or space.normal is not None:
+        return replace(space, normal=normal or space.normal)
+    likely = [name for name in space.names if name.casefold() in _USUAL_NORMAL]
+    name = likely[0] if likely else space.names[0]
+    proposal = f"{quoted(likely[0])} looks like it" if likely else "for instance"
+    raise ConfigError(
+        f"{run} does not say which class is normal, and none is released unasked; {proposal}: "
+        f"{command('recame', 'tune', run, '--normal', name)}"
+    )
+
+
+def _scored(found: Predictions, group: str | None) -> Scored:
+    if group is not None and group not in found.table:
+        columns = [str(name) for name in found.table if name not in ("path", "row", "target")]
+        raise ConfigError(
+            f"The calibration has no column {group!r}, by which its images belong together: "
+            f"it has {', '.join(map(quoted, columns))}. Name one of them as group."
+        )
+    groups = None if group is None else [str(value) for value in found.table[group]]
+    images = [str(name) for name in found.table["image"]]
+    return Scored(logits_of(found.probabilities), found.target, images, groups)
+
+
+def _images_sha256(found: Predictions) -> str:
+    """Tells a calibration's labelled images from others, whatever their order."""
+    rows: list[Any] = sorted(
+        zip(map(str, found.table["image"]), found.target.tolist(), strict=True)
+    )
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _tell(tuned: Tuned, split: str, console: Console, *, stated: bool) -> None:
+    """Print what is promised and what it costs; `stated`: on a line that the limits describe."""
+    facts, expected = tuned.facts, tuned.expected
+    tried = f", {facts['comparisons']:,} models compared on it" if facts["comparisons"] > 1 else ""
+    say(console, f"Fitted to {facts['images']:,} of {split}{tried}; tuning {facts['tuning']}.")
+    for sentence in tuned.sentences():
+        say(console, f"  {sentence}")
+    if expected.overkill is not None:
+        missed = round(expected.overkill * expected.num_normal)
+        low, high = wilson_interval(missed, expected.num_normal)
+        say(
+            console,
+            f"Of {expected.num_normal:,} normal images {expected.overkill:.1%} are not released "
+            f"({low:.0%} to {high:.0%}).",
+        )
+    told = expected.to_dict(tuned.policy.names)
+    line = "the stated line" if stated else "a line whose classes come as in training"
+    say(
+        console,
+        f"On {line} {told['release']:.1%} pass, {told['automatic']:.1%} are classified "
+        f"automatically, {told['review']:.1%} go to a person.",
+    )

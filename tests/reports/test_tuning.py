@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import recame
+from recame.config import Config
+from recame.decisions.limits import Limits
+from recame.decisions.promises import risk_of_each
+from recame.decisions.scored import class_log_odds, logits_of
+from recame.errors import CheckpointError, ConfigError, DataError
+from recame.files import read_json, write_json
+from recame.reports.tuning import compared
+
+
+@pytest.fixture(scope="module")
+def labelled(write_images: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fresh images of the four classes, which the run has not seen."""
+    counts = {"ok": 150, "scratch": 120, "dent": 120, "hole": 120}
+    return write_images(tmp_path_factory.mktemp("tuning") / "fresh", counts, seed=7)
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_tuned_run_decides_by_its_promises(run: Path, labelled: Path) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    before = recame.load(run).fingerprint
+    found = recame.tune(run, labelled, normal="ok", console=console)
+    assert [promise.of for promise in found.promises] == ["scratch", "dent", "hole"]
+    assert found.facts["comparisons"] == 1
+    assert found.facts["risk"] == risk_of_each(0.95, promises=3)
+    assert all(promise.images == 120 for promise in found.promises)
+
+    model = recame.load(run)
+    assert model.fingerprint != before
+    assert model.policy is not None
+    assert model.policy.to_dict() == found.policy.to_dict()
+    told = model.predict(labelled)
+    temperature = read_json(run / "decisions.json")["calibration"]["temperature"]
+    odds = class_log_odds(logits_of(np.stack([p.probabilities for p in told]), temperature))
+    normal = model.label_space.index("ok")
+    for prediction, row in zip(told, odds, strict=True):
+        called = int(row.argmax())
+        if called != normal:
+            assert (prediction.decision, prediction.reason) == (prediction.label, "automatic")
+        elif row[normal] > found.policy.release_above:
+            assert (prediction.decision, prediction.reason) == ("ok", "released")
+        else:
+            assert (prediction.decision, prediction.reason) == ("review", "below_release")
+    released = [p.image for p in told if p.reason == "released"]
+    escapes = sum(Path(image).parent.name != "ok" for image in released)
+    assert escapes == sum(promise.beyond for promise in found.promises)
+
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Fitted to 510 of calibration; tuning 1." in printed
+    assert found.promises[0].sentence() in printed
+    assert "Of 150 normal images" in printed
+    rows = pd.read_csv(run / "frontier.csv")
+    assert rows["escape_limit"].is_monotonic_increasing
+
+
+def test_the_table_says_why_an_image_goes_to_a_person(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    recame.tune(run, labelled, normal="ok")
+    values = read_json(run / "decisions.json")
+    values["policy"]["release_above"] = "never"
+    write_json(run / "decisions.json", values)
+    recame.predict(run, labelled, out=tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    held = [row for row in rows if row["decision"] == "review"]
+    assert len(held) == sum(row["prediction"] == "ok" for row in rows) > 100
+    assert {row["reason"] for row in held} == {"below_release"}
+    assert {row["reason"] for row in rows if row["decision"] != "review"} == {""}
+
+
+def test_each_tuning_on_the_same_images_spends_confidence(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    first = recame.tune(run, labelled, normal="ok")
+    second = recame.tune(run, labelled, Limits.from_dict({"escape": 0.2}), normal="ok")
+    assert (first.facts["tuning"], second.facts["tuning"]) == (1, 2)
+    few = tmp_path / "few"
+    for name in ("ok", "scratch", "dent", "hole"):
+        shutil.copytree(labelled / name, few / name, ignore=lambda _, names: names[:40])
+    assert recame.tune(run, few, normal="ok").facts["tuning"] == 1
+    kept = read_json(run / "decisions.json")
+    assert len(kept["tunings"]) == 3
+    assert kept["tunings"][1]["limits"]["escape"] == {"default": 0.2}
+    assert kept["schema"] == 2
+    assert "temperature" in kept["calibration"]
+
+
+def test_val_pays_for_the_models_that_it_chose_among(run: Path) -> None:
+    found = recame.tune(run, normal="ok")
+    settings = recame.load_config(run / "config.yaml")
+    assert found.facts["comparisons"] == compared(recame.load_config(run / "asked.yaml"), settings)
+    assert found.facts["comparisons"] > 1
+
+
+def test_models_that_val_may_have_chosen_among() -> None:
+    decided = {"data.size": 64, "data.tiles": 0, "augment.symmetry": "flips", "evaluation.views": 1}
+    fixed = Config().updated({**decided, "run.keep": "last"})
+    assert compared(fixed, fixed) == 1
+    assert compared(fixed.updated({"augment.symmetry": "auto"}), fixed) == 4
+    assert compared(fixed.updated({"data.size": "auto"}), fixed) == 3
+    assert compared(fixed.updated({"data.size": "auto", "data.tiles": "auto"}), fixed) == 6
+    assert compared(fixed.updated({"evaluation.views": "auto"}), fixed) == 3  # 1, 2, 4
+    best = fixed.updated({"run.keep": "best_phase"})
+    assert compared(best, best) == 2
+
+
+def test_a_policy_belongs_to_its_weights(
+    run: Path, labelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recame.tune(run, labelled, normal="ok")
+    values = read_json(run / "decisions.json")
+    values["policy"]["holds_for"]["weights_sha256"] = "0" * 64
+    write_json(run / "decisions.json", values)
+    assert recame.load(run).policy is None
+    assert "promises do not hold here" in caplog.text
+    caplog.clear()
+    assert recame.load(run, views=2).policy is None
+    assert "other weights or views" in caplog.text
+
+
+def test_a_damaged_policy_is_refused(run: Path, labelled: Path) -> None:
+    recame.tune(run, labelled, normal="ok")
+    values = read_json(run / "decisions.json")
+    values["policy"]["release_above"] = "sometimes"
+    write_json(run / "decisions.json", values)
+    with pytest.raises(CheckpointError, match="recame tune"):
+        recame.load(run)
+    del values["promises"]
+    write_json(run / "decisions.json", values)
+    with pytest.raises(CheckpointError, match="promises"):
+        recame.load(run)
+
+
+def test_a_calibration_that_is_kept_anew_leaves_the_policy(run: Path, labelled: Path) -> None:
+    from recame.decisions.calibration import Calibration, save_calibration
+
+    recame.tune(run, labelled, normal="ok")
+    before = read_json(run / "decisions.json")
+    save_calibration(Calibration(1.5, before["calibration"]["fitted_on"]), run / "decisions.json")
+    after = read_json(run / "decisions.json")
+    assert after["calibration"]["temperature"] == 1.5
+    assert after["policy"] == before["policy"]
+    # A temperature has no part in what is released.
+    reasons = [p.reason for p in recame.load(run).predict(labelled)]
+    write_json(run / "decisions.json", before)
+    assert reasons == [p.reason for p in recame.load(run).predict(labelled)]
+
+
+def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ok looks like it: recame tune .*run --normal ok"):
+        recame.tune(run, labelled)
+    assert "policy" not in json.loads((run / "decisions.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("escape: {default: 0.001}", "scratch 0.10% (120 images: it takes"),
+        ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
+        ("audit: 0.01", "audit: the decisions of a run folder do not keep it"),
+        ("line_mix: estimate", "line_mix: estimate: the decisions of a run folder"),
+        ("group: board", "no column 'board', by which its images belong together"),
+        ("escape: [", "cannot be read as limits"),
+    ],
+)
+def test_limits_that_cannot_be_kept_change_nothing(
+    run: Path, labelled: Path, tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "limits.yaml"
+    path.write_text(text)
+    before = (run / "decisions.json").read_bytes()
+    with pytest.raises(ConfigError) as refused:
+        recame.tune(run, labelled, path, normal="ok")
+    assert told in str(refused.value)
+    assert (run / "decisions.json").read_bytes() == before
+
+
+def test_groups_count_by_a_column_of_the_table(run: Path, defects_table: Path) -> None:
+    found = recame.tune(run, defects_table, Limits(group="product"), normal="ok")
+    assert found.facts["unit"] == "product"
+    assert max(found.facts["counts"].values()) == 2
+
+
+def test_a_run_without_val_needs_images(
+    defects: Path, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(data__val_fraction=0.0, probe__enabled=False, finetune__epochs=1)
+    bare = recame.train(defects, config, out=tmp_path / "bare").path
+    with pytest.raises(DataError, match="has no val split"):
+        recame.tune(bare, normal="ok")
