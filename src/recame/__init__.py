@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.models import MultiExpertClassifier
+    from recame.reports.comparing import compare
     from recame.reports.evaluate import evaluate, report
     from recame.reports.tuning import tune
+    from recame.reports.verifying import verify
     from recame.runtime import load, predict
     from recame.training.student.distill import distill
     from recame.training.train import train
@@ -33,6 +35,7 @@ _HOMES = {
     "LabelSpace": "label_space",
     "Objective": "losses",
     "MultiExpertClassifier": "models",
+    "compare": "reports.comparing",
     "distill": "training.student.distill",
     "evaluate": "reports.evaluate",
     "inspect_set": "inspection",
@@ -41,6 +44,7 @@ _HOMES = {
     "report": "reports.evaluate",
     "train": "training.train",
     "tune": "reports.tuning",
+    "verify": "reports.verifying",
 }
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
     "Predictions",
     "PreprocessSpec",
     "RecameError",
+    "compare",
     "distill",
     "evaluate",
     "inspect_set",
@@ -62,6 +67,7 @@ __all__ = [
     "report",
     "train",
     "tune",
+    "verify",
 ]
 
 

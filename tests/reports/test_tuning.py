@@ -45,8 +45,8 @@ def test_a_tuned_run_decides_by_its_promises(run: Path, labelled: Path) -> None:
 
     model = recame.load(run)
     assert model.fingerprint != before
-    assert model.policy is not None
-    assert model.policy.to_dict() == found.policy.to_dict()
+    assert model.decisions is not None
+    assert model.decisions.policy.to_dict() == found.policy.to_dict()
     told = model.predict(labelled)
     temperature = read_json(run / "decisions.json")["calibration"]["temperature"]
     odds = class_log_odds(logits_of(np.stack([p.probabilities for p in told]), temperature))
@@ -64,7 +64,7 @@ def test_a_tuned_run_decides_by_its_promises(run: Path, labelled: Path) -> None:
     assert escapes == sum(promise.beyond for promise in found.promises)
 
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "Fitted to 510 of calibration; tuning 1." in printed
+    assert f"Fitted to 510 of {labelled}; tuning 1." in printed
     assert found.promises[0].sentence() in printed
     assert "Of 150 normal images" in printed
     rows = pd.read_csv(run / "frontier.csv")
@@ -130,24 +130,24 @@ def test_a_policy_belongs_to_its_weights(
     values = read_json(run / "decisions.json")
     values["policy"]["holds_for"]["weights_sha256"] = "0" * 64
     write_json(run / "decisions.json", values)
-    assert recame.load(run).policy is None
+    assert recame.load(run).decisions is None
     assert "promises do not hold here" in caplog.text
     caplog.clear()
-    assert recame.load(run, views=2).policy is None
+    assert recame.load(run, views=2).decisions is None
     assert "other weights or views" in caplog.text
 
 
 def test_a_damaged_policy_is_refused(run: Path, labelled: Path) -> None:
     recame.tune(run, labelled, normal="ok")
-    values = read_json(run / "decisions.json")
-    values["policy"]["release_above"] = "sometimes"
-    write_json(run / "decisions.json", values)
+    whole = read_json(run / "decisions.json")
+    policy = {**whole["policy"], "release_above": "sometimes"}
+    write_json(run / "decisions.json", {**whole, "policy": policy})
     with pytest.raises(CheckpointError, match="recame tune"):
         recame.load(run)
-    del values["promises"]
-    write_json(run / "decisions.json", values)
-    with pytest.raises(CheckpointError, match="promises"):
-        recame.load(run)
+    for part in ("promises", "tunings", "expected"):
+        write_json(run / "decisions.json", {k: v for k, v in whole.items() if k != part})
+        with pytest.raises(CheckpointError, match=part):
+            recame.load(run)
 
 
 def test_a_calibration_that_is_kept_anew_leaves_the_policy(run: Path, labelled: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Pat
         ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
         ("audit: 0.01", "audit: the decisions of a run folder do not keep it"),
         ("line_mix: estimate", "line_mix: estimate: the decisions of a run folder"),
-        ("group: board", "no column 'board', by which its images belong together"),
+        ("group: board", "no column 'board', by which images belong together"),
         ("escape: [", "cannot be read as limits"),
     ],
 )
@@ -188,16 +188,59 @@ def test_limits_that_cannot_be_kept_change_nothing(
     path = tmp_path / "limits.yaml"
     path.write_text(text)
     before = (run / "decisions.json").read_bytes()
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises((ConfigError, DataError)) as refused:
         recame.tune(run, labelled, path, normal="ok")
     assert told in str(refused.value)
     assert (run / "decisions.json").read_bytes() == before
 
 
-def test_groups_count_by_a_column_of_the_table(run: Path, defects_table: Path) -> None:
-    found = recame.tune(run, defects_table, Limits(group="product"), normal="ok")
-    assert found.facts["unit"] == "product"
-    assert max(found.facts["counts"].values()) == 2
+def test_groups_count_by_a_column_of_the_table(run: Path, labelled: Path, tmp_path: Path) -> None:
+    table = tmp_path / "boards.csv"
+    paths = sorted(labelled.rglob("*.png"))
+    rows = [f"{path},{path.parent.name},B{int(path.stem) // 3}" for path in paths]
+    table.write_text("\n".join(["image,label,board", *rows]))
+    found = recame.tune(run, table, Limits(group="board"), normal="ok")
+    assert found.facts["unit"] == "board"
+    assert found.facts["counts"] == {"ok": 50, "scratch": 40, "dent": 40, "hole": 40}
+    assert read_json(run / "decisions.json")["tunings"][0]["limits"]["group"] == "board"
+
+
+def test_what_made_the_model_and_what_repeats_is_left_out(
+    run: Path, labelled: Path, defects: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    for name in ("ok", "scratch", "dent", "hole"):
+        shutil.copytree(labelled / name, mixed / name)
+        for path in (defects / name).iterdir():
+            shutil.copy(path, mixed / name / f"seen-{path.name}")
+        shutil.copy(labelled / name / "000.png", mixed / name / "again.png")
+    console = Console(file=io.StringIO(), width=300)
+    found = recame.tune(run, mixed, normal="ok", console=console)
+    splits = pd.read_csv(run / "manifest.csv")["split"]
+    assert found.facts["images"] == 510 + (splits == "test").sum()
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{splits.isin(['train', 'val']).sum()} images of {mixed} have made the model" in printed
+    assert f"4 images of {mixed} repeat others bit by bit, and are left out." in printed
+
+
+def test_images_are_told_by_what_is_in_them(
+    run: Path, labelled: Path, write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    recame.tune(run, labelled, normal="ok")
+    counts = {"ok": 150, "scratch": 120, "dent": 120, "hole": 120}
+    other = write_images(tmp_path / "fresh", counts, seed=8)  # of the same names
+    assert recame.tune(run, other, normal="ok").facts["tuning"] == 1
+    moved = tmp_path / "moved"
+    shutil.copytree(labelled, moved)
+    assert recame.tune(run, moved, normal="ok").facts["tuning"] == 2
+
+
+def test_rows_of_train_and_val_calibrate_nothing(run: Path, labelled: Path, tmp_path: Path) -> None:
+    rows = ["image,label,split"]
+    for number, path in enumerate(sorted(labelled.rglob("*.png"))):
+        rows.append(f"{path},{path.parent.name},{('train', 'val', 'test')[number % 3]}")
+    (tmp_path / "set.csv").write_text("\n".join(rows))
+    assert recame.tune(run, tmp_path / "set.csv", normal="ok").facts["images"] == 170
 
 
 def test_a_run_without_val_needs_images(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from recame.cli.deciding import compare, tune, verify
 from recame.cli.options import (
     Device,
     Model,
@@ -209,28 +210,6 @@ def report(
 
 
 @app.command()
-def tune(
-    run: Run,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Labelled images that trained and chose nothing. [RUN's val]"),
-    ] = None,
-    limits: Annotated[
-        Path | None, typer.Option(help="What is asked (YAML). [the smallest escapes]")
-    ] = None,
-    normal: Annotated[
-        str | None, typer.Option(help="The class that may be released, where RUN names none.")
-    ] = None,
-) -> None:
-    """Fit RUN's decisions to labelled images, with limits that are promised."""
-    from recame.reports.tuning import tune as tune_run
-
-    console = Console()
-    tune_run(run, calibration, limits, normal=normal, console=console)
-    say(console, f"Decisions: {run / 'decisions.json'}; what other limits cost: frontier.csv")
-
-
-@app.command()
 def inspect(
     data: Annotated[
         Path, typer.Argument(help="A folder per class, a folder with splits, or a CSV/Parquet.")
@@ -427,3 +406,6 @@ def latency(
 
 app.command()(bench)
 app.command()(synth)
+app.command()(tune)
+app.command()(verify)
+app.command()(compare)

@@ -6,13 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from recame.contracts import FloatArray
 from recame.decisions.actions import Policy
 from recame.decisions.calibration import DECISIONS_SCHEMA
 from recame.decisions.limits import Limits
 from recame.decisions.promises import Promise
 from recame.decisions.tune import Tuned
+from recame.decisions.verification import Verification
 from recame.errors import CheckpointError
 from recame.files import read_json, write_json
 
@@ -20,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def save_policy(
-    path: Path, tuned: Tuned, limits: Limits, answers: Mapping[str, object], images_sha256: str
+    path: Path, tuned: Tuned, limits: Limits, answers: Mapping[str, object], images: str
 ) -> None:
     """Write a policy, whole or not at all; what else the file holds stays.
 
@@ -29,12 +33,12 @@ def save_policy(
         tuned: what was fitted.
         limits: what was asked.
         answers: what the scores were of: a policy holds for these alone.
-        images_sha256: tells the calibration's images from others, so that tunings are counted.
+        images: tells the calibration's images from others, so that tunings are counted.
     """
     values = _read(path)
     tuning = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "images_sha256": images_sha256,
+        "images_sha256": images,
         "limits": limits.to_dict(),
         **tuned.facts,
     }
@@ -49,16 +53,36 @@ def save_policy(
     write_json(path, {**values, **told})
 
 
-def earlier_tunings(path: Path, images_sha256: str) -> int:
+def earlier_tunings(path: Path, images: str) -> int:
     """How often a policy was fitted to the same images: each look spends confidence."""
     tunings = _read(path).get("tunings", [])
-    return sum(tuning.get("images_sha256") == images_sha256 for tuning in tunings)
+    return sum(tuning.get("images_sha256") == images for tuning in tunings)
+
+
+class KeptPolicy(NamedTuple):
+    """A policy as it lies in the file, and what is needed to judge it.
+
+    Attributes:
+        policy: the thresholds.
+        promises: what they promise.
+        mix: (C,) shares of the classes on the line that they promise it for.
+        confidence: with which all hold together.
+        group: the column whose values count; None: images do.
+        images: what tells the images of each tuning from others.
+    """
+
+    policy: Policy
+    promises: tuple[Promise, ...]
+    mix: FloatArray
+    confidence: float
+    group: str | None
+    images: tuple[str, ...]
 
 
 def load_policy(
     path: Path, answers: Mapping[str, object], names: Sequence[str]
-) -> tuple[Policy, tuple[Promise, ...]] | None:
-    """The policy of answers as they are now, and what it promises.
+) -> KeptPolicy | None:
+    """The policy of answers as they are now.
 
     Args:
         path: of `decisions.json`.
@@ -75,22 +99,43 @@ def load_policy(
     values = _read(path)
     if "policy" not in values:
         return None
-    held = values["policy"].get("holds_for")
-    if held != dict(answers):
-        logger.warning(
-            "%s holds decisions that were fitted to other weights or views, whose promises do not "
-            "hold here: nothing is released or held back by them. Fit them anew: recame tune.",
-            path,
-        )
-        return None
     try:
-        promises = tuple(Promise.from_dict(each) for each in values["promises"])
-    except (KeyError, TypeError) as error:
+        held = values["policy"]["holds_for"]
+        last = values["tunings"][-1]
+        mix = values["expected"]["line_mix"]
+        kept = KeptPolicy(
+            policy=Policy.from_dict(values["policy"], names),
+            promises=tuple(Promise.from_dict(each) for each in values["promises"]),
+            mix=np.array([float(mix[name]) for name in names]),
+            confidence=float(last["confidence"]),
+            group=last["limits"].get("group"),
+            images=tuple(str(tuning["images_sha256"]) for tuning in values["tunings"]),
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error!r}): it was edited or damaged. Fit the decisions anew: "
             "recame tune."
         ) from error
-    return Policy.from_dict(values["policy"], names), promises
+    if held == dict(answers):
+        return kept
+    logger.warning(
+        "%s holds decisions that were fitted to other weights or views, whose promises do not "
+        "hold here: nothing is released or held back by them. Fit them anew: recame tune.",
+        path,
+    )
+    return None
+
+
+def save_verification(path: Path, verification: Verification, images_sha256: str) -> None:
+    """Note that new images judged the promises: every look is told."""
+    values = _read(path)
+    look = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "images_sha256": images_sha256,
+        "outcome": verification.outcome,
+        "rows": [row.to_dict() for row in verification.rows],
+    }
+    write_json(path, {**values, "verifications": [*values.get("verifications", []), look]})
 
 
 def _read(path: Path) -> dict[str, Any]:

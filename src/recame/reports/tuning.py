@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
-from recame.contracts import Predictions
 from recame.decisions.document import earlier_tunings, save_policy
 from recame.decisions.limits import ESTIMATE, Limits
-from recame.decisions.scored import Scored, logits_of
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
 from recame.errors import ConfigError, DataError
 from recame.files import csv_text, write_text
-from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
+from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace
 from recame.metrics.statistics import wilson_interval
 from recame.names import command, quoted
-from recame.progress import progress_bars, say
+from recame.progress import say
+from recame.reports.labelled import Labelled, contents_of, judged
+from recame.runs.folder import RunFolder
+from recame.runtime.opening import load
 
 #: Names that a normal class often has; one is proposed, and never taken unasked.
 _USUAL_NORMAL = ("good", "ok", "pass", "normal", "false_call", "no_defect", "none")
@@ -65,42 +63,47 @@ def tune(
     """
     console = console or Console(quiet=True)
     asked = limits if isinstance(limits, Limits) else _read(limits)
-    folder, config, loaded = open_finished(run)
-    space = _with_normal(loaded.label_space, normal, folder.path)
-    source: Path | pd.DataFrame = recorded_data(folder, config)
-    split, comparisons, estimate = "val", compared(folder.asked(), config), ""
-    if calibration is not None:
-        source, split, comparisons = Path(calibration), "calibration", 1
-    if config.evaluation.weighting != "mean":
-        estimate = "The experts are weighed anew for each set of images"
-    with progress_bars(console) as progress:
-        data = images_to_judge(source, config, loaded, split, progress)
-        if split not in data.splits and calibration is None:
-            raise DataError(
-                f"{folder.path} has no val split, and the images that trained it promise nothing: "
-                "give labelled images that did not, with --calibration."
-            )
-        split = split if split in data.splits else next(iter(data.splits))
-        found = predict_run(folder, config, loaded, data, split, progress, features=False)
+    model, folder = load(run), RunFolder.open(Path(run), finished=True)
+    config = folder.load_config()
+    space = _with_normal(model.label_space, normal, folder.path)
     group = asked.group or config.data.group_by
-    scored = _scored(found, group)
-    digest = _images_sha256(found)
+    asked = replace(asked, group=group)
+    manifest = recorded_data(folder, config)
+    made = manifest["split"].isin(["train", "val"])
+    if calibration is None:
+        labelled, seen = _val(folder, manifest), set[str]()
+        comparisons = compared(folder.asked(), config)
+    else:
+        labelled, comparisons = Labelled.read(calibration, console), 1
+        seen = contents_of(manifest["path"][made])
+    found = judged(model, labelled, console, group=group, seen=seen)
     tuned = tune_scores(
-        scored,
+        found.scored,
         space.names,
         space.normal,
-        replace(asked, group=group),
+        asked,
         unit=group or "image",
         comparisons=comparisons,
-        tuning=1 + earlier_tunings(folder.decisions_path, digest),
-        estimate=estimate,
+        tuning=1 + earlier_tunings(folder.decisions_path, found.sha256),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
     )
     answers = folder.answers(config)
-    save_policy(folder.decisions_path, tuned, replace(asked, group=group), answers, digest)
+    save_policy(folder.decisions_path, tuned, asked, answers, found.sha256)
     write_text(folder.path / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
-    _tell(tuned, split, console, stated=asked.line_mix is not None)
+    of = "val" if calibration is None else str(calibration)
+    _tell(tuned, of, console, stated=asked.line_mix is not None)
     return tuned
+
+
+def _val(folder: RunFolder, manifest: pd.DataFrame) -> Labelled:
+    """The images that chose the model."""
+    table = manifest[(manifest["split"] == "val") & manifest["label"].notna()]
+    if table.empty:
+        raise DataError(
+            f"{folder.path} has no val split, and the images that trained it promise nothing: "
+            "give labelled images that did not, with --calibration."
+        )
+    return Labelled(table.reset_index(drop=True), folder.manifest_path)
 
 
 def compared(asked: Config, config: Config) -> int:
@@ -160,26 +163,6 @@ def _with_normal(space: LabelSpace, normal: str | None, run: Path) -> LabelSpace
         f"{run} does not say which class is normal, and none is released unasked; {proposal}: "
         f"{command('recame', 'tune', run, '--normal', name)}"
     )
-
-
-def _scored(found: Predictions, group: str | None) -> Scored:
-    if group is not None and group not in found.table:
-        columns = [str(name) for name in found.table if name not in ("path", "row", "target")]
-        raise ConfigError(
-            f"The calibration has no column {group!r}, by which its images belong together: "
-            f"it has {', '.join(map(quoted, columns))}. Name one of them as group."
-        )
-    groups = None if group is None else [str(value) for value in found.table[group]]
-    images = [str(name) for name in found.table["image"]]
-    return Scored(logits_of(found.probabilities), found.target, images, groups)
-
-
-def _images_sha256(found: Predictions) -> str:
-    """Tells a calibration's labelled images from others, whatever their order."""
-    rows: list[Any] = sorted(
-        zip(map(str, found.table["image"]), found.target.tolist(), strict=True)
-    )
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _tell(tuned: Tuned, split: str, console: Console, *, stated: bool) -> None:

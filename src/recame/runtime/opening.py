@@ -91,7 +91,7 @@ def _load_run(
     if calibration is not None:
         session.calibrate = calibration.apply
     fitted = load_policy(folder / "decisions.json", session.answers, session.label_space.names)
-    policy = None if fitted is None else fitted[0]
+    policy = None if fitted is None else fitted.policy
     # The answers hold the weights' checksum.
     described = f"{session.answers} {session.precision} {calibration}"
     described += "" if policy is None else f" {policy.to_dict()}"
@@ -113,6 +113,6 @@ def _load_run(
         threads=session.threads if isinstance(session, TorchSession) else cores,
         batch_size=size,
         reopen=None if quick is None else lambda calls: quick.reopened(cores, calls),
-        policy=policy,
+        decisions=fitted,
         temperature=1.0 if calibration is None else calibration.temperature,
     )

@@ -18,7 +18,8 @@ import numpy as np
 
 from recame.contracts import Array, FloatArray
 from recame.data.decode import Image, Loss, Reader, expanded
-from recame.decisions.actions import AUTOMATIC, RELEASE, Policy
+from recame.decisions.actions import AUTOMATIC, RELEASE
+from recame.decisions.document import KeptPolicy
 from recame.decisions.policy import decide
 from recame.decisions.scored import logits_of
 from recame.errors import DataError
@@ -114,7 +115,8 @@ class Predictor:
         spec: how it wants its images decoded.
         release_above: probability of the normal class below which an image goes to review, or
             None.
-        policy: what `recame tune` has fitted, in the place of that threshold; None without.
+        decisions: what `recame tune` has fitted, in the place of that threshold; None without.
+        temperature: what the session's probabilities went through.
         fingerprint: tells this model from others.
         outputs: what `run` returns.
         reader: what reads its images.
@@ -132,13 +134,10 @@ class Predictor:
         threads: int,
         batch_size: int | None,
         reopen: Callable[[int], Session] | None,
-        policy: Policy | None = None,
+        decisions: KeptPolicy | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """Wrap a session; `reopen` starts another one for a number of calls at once.
-
-        `temperature` is what the session's probabilities went through, which a policy undoes.
-        """
+        """Wrap a session; `reopen` starts another one for a number of calls at once."""
         for name in sorted({REVIEW, UNREADABLE} & set(label_space.names)):
             logger.warning(
                 "The class %r is called like a decision: an image is of the class only where "
@@ -150,7 +149,7 @@ class Predictor:
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
         self._normal_index = label_space.normal_index
-        self.policy, self._temperature = policy, temperature
+        self.decisions, self.temperature = decisions, temperature
         self.reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
@@ -379,8 +378,8 @@ class Predictor:
         )
         experts = repeat(None) if expert_probabilities is None else expert_probabilities
         stands, why = answers.released, [""] * len(probabilities)
-        if self.policy is not None:
-            acted = self.policy.act(logits_of(probabilities, self._temperature))
+        if self.decisions is not None:
+            acted = self.decisions.policy.act(logits_of(probabilities, self.temperature))
             stands = (acted.action == RELEASE) | (acted.action == AUTOMATIC)
             why = acted.words()[1]
         for index, sure, released, reason, row, each, told in zip(

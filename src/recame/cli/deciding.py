@@ -1,0 +1,63 @@
+"""The verbs of decisions: fitted, verified, and a new model against the old one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from recame.cli.options import Run
+from recame.progress import say
+
+
+def tune(
+    run: Run,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Labelled images that trained and chose nothing. [RUN's val]"),
+    ] = None,
+    limits: Annotated[
+        Path | None, typer.Option(help="What is asked (YAML). [the smallest escapes]")
+    ] = None,
+    normal: Annotated[
+        str | None, typer.Option(help="The class that may be released, where RUN names none.")
+    ] = None,
+) -> None:
+    """Fit RUN's decisions to labelled images, with limits that are promised."""
+    from recame.reports.tuning import tune as tune_run
+
+    console = Console()
+    tune_run(run, calibration, limits, normal=normal, console=console)
+    say(console, f"Decisions: {run / 'decisions.json'}; what other limits cost: frontier.csv")
+
+
+def verify(
+    run: Run,
+    labelled: Annotated[
+        Path, typer.Argument(help="Labelled images that neither trained nor tuned RUN.")
+    ],
+) -> None:
+    """Judge RUN's promised limits by new images: exit code 0 they hold, 1 broken, 3 too few."""
+    from recame.reports.verifying import verify as verify_run
+
+    raise typer.Exit(verify_run(run, labelled, console=Console()).exit_code)
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(help="The model on the line: a run or a bundle.")],
+    new: Annotated[Path, typer.Argument(help="The one that may take its place.")],
+    labelled: Annotated[Path, typer.Argument(help="Labelled images that trained neither.")],
+    rules: Annotated[Path | None, typer.Option(help="What NEW has to show (YAML).")] = None,
+    normal: Annotated[str | None, typer.Option(help="The class that means no defect.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for gate.json and flips.csv.")
+    ] = None,
+) -> None:
+    """Say whether NEW may replace OLD: exit code 0 it may, 1 it is worse, 3 too few to tell."""
+    from recame.reports.comparing import compare as compare_models
+
+    console = Console()
+    found = compare_models(old, new, labelled, rules=rules, normal=normal, out=out, console=console)
+    raise typer.Exit(found.exit_code)

@@ -1,0 +1,150 @@
+"""`recame compare`: may a new model take an old one's place on the line?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from recame.decisions.flips import Answers
+from recame.decisions.gate import GateResult, judge
+from recame.decisions.gate_rules import GateRules
+from recame.errors import ConfigError, DataError
+from recame.files import csv_text, write_json, write_text
+from recame.names import quoted
+from recame.progress import say
+from recame.reports.labelled import Labelled
+from recame.runtime.opening import load
+from recame.runtime.predictor import Prediction, Predictor
+
+#: Flips that are printed.
+_SHOWN = 10
+_STYLES = {"passed": "green", "blocked": "red", "cannot_tell": "yellow"}
+
+
+def compare(
+    old: Path | str,
+    new: Path | str,
+    source: Path | str,
+    *,
+    rules: Path | str | GateRules | None = None,
+    normal: str | None = None,
+    out: Path | str | None = None,
+    console: Console | None = None,
+) -> GateResult:
+    """Judge two models, runs or bundles, by the decisions that each makes of the same images.
+
+    A defect escapes where it is released: decided to be of the normal class.
+
+    Args:
+        old: the folder of the model on the line.
+        new: of the one that may replace it.
+        source: labelled images that trained neither: a folder per class, or a table.
+        rules: a YAML file, or the rules; None: as `GateRules()`.
+        normal: the normal class, where the models name none.
+        out: a folder for `gate.json` and `flips.csv`; None: neither is written.
+        console: where progress and the verdict go; silent if None.
+
+    Raises:
+        ConfigError: the rules are none, or the models do not agree on the normal class.
+        RecameError: a model or the images cannot be used.
+    """
+    console = console or Console(quiet=True)
+    asked = rules if isinstance(rules, GateRules) else _read(rules)
+    models = {"old": load(old), "new": load(new)}
+    name = _normal(models, normal)
+    labelled = Labelled.read(source, console)
+    names = tuple(dict.fromkeys(n for m in models.values() for n in m.label_space.names))
+    target = labelled.target(names)
+    answers = {
+        which: _answers(labelled.answers(model, console, f"the {which} model"), labelled, name)
+        for which, model in models.items()
+    }
+    result = judge(
+        asked,
+        answers["old"],
+        answers["new"],
+        target,
+        images=labelled.images,
+        names=names,
+        normal_index=names.index(name),
+        products=labelled.column("product") if "product" in labelled.table else None,
+    )
+    _tell(result, console)
+    if out is not None:
+        folder = Path(out)
+        write_json(folder / "gate.json", result.to_dict())
+        flips = pd.DataFrame([flip._asdict() for flip in result.flips])
+        write_text(folder / "flips.csv", csv_text(flips, index=False))
+        say(console, f"Written: {folder / 'gate.json'}, {folder / 'flips.csv'}")
+    return result
+
+
+def _read(path: Path | str | None) -> GateRules:
+    """Rules of a YAML file."""
+    if path is None:
+        return GateRules()
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as rules of a gate ({error}): give a YAML file, for instance "
+            "with the line escape_margin: 0.02"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no rules by name, for instance escape_margin: 0.02")
+    return GateRules.from_dict(values)
+
+
+def _normal(models: dict[str, Predictor], given: str | None) -> str:
+    """The class whose release lets a defect escape."""
+    named = {
+        which: given or model.label_space.normal or _tuned_normal(model)
+        for which, model in models.items()
+    }
+    first, second = named["old"], named["new"]
+    if first is None or first != second:
+        raise ConfigError(
+            f"The old model's normal class is {first!r} and the new one's {second!r}, and a defect "
+            "escapes where it is called normal: name the class with --normal."
+        )
+    for which, model in models.items():
+        if first not in model.label_space.names:
+            raise ConfigError(
+                f"The {which} model knows no class {first!r}; it has "
+                f"{', '.join(map(quoted, model.label_space.names[:12]))}."
+            )
+    return first
+
+
+def _tuned_normal(model: Predictor) -> str | None:
+    kept = model.decisions
+    if kept is None or kept.policy.normal is None:
+        return None
+    return kept.policy.names[kept.policy.normal]
+
+
+def _answers(found: list[Prediction], labelled: Labelled, normal: str) -> Answers:
+    labels = labelled.table["label"].to_numpy(object)
+    released = np.array([each.decision == normal == each.label for each in found], np.bool_)
+    right = np.array([each.label for each in found], object) == labels
+    if not (labels != normal).any():
+        raise DataError(
+            f"{labelled.source} holds no defect, so it does not tell whether one escapes: give "
+            "images of the defects too."
+        )
+    return Answers(released & (labels != normal), right.astype(np.bool_))
+
+
+def _tell(result: GateResult, console: Console) -> None:
+    for row in result.rows:
+        say(console, f"  {row.sentence}", _STYLES[row.verdict])
+    for flip in result.flips[:_SHOWN]:
+        say(console, f"  {flip.what}: {flip.image} ({quoted(flip.class_name)})")
+    if len(result.flips) > _SHOWN:
+        say(console, f"  and {len(result.flips) - _SHOWN:,} more images are decided otherwise")
+    say(console, result.sentence, _STYLES[result.verdict])

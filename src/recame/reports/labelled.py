@@ -1,0 +1,206 @@
+"""Labelled images and what a model, a run or a bundle, says of them: to tune, verify, compare."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from recame.contracts import BoolArray, IntArray
+from recame.data.file_part import readings
+from recame.data.manifest import read_manifest
+from recame.decisions.scored import Scored, logits_of
+from recame.errors import DataError
+from recame.files import sha256
+from recame.names import counted, quoted
+from recame.progress import progress_bars, say
+from recame.runtime.predictor import Prediction, Predictor
+
+#: Splits by which a model was made.
+_SEEN = ("train", "val")
+#: Images that a warning names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with labels.
+
+    Attributes:
+        table: N rows of `read_manifest`, each with a label.
+        source: where they are described.
+    """
+
+    table: pd.DataFrame
+    source: Path
+
+    @classmethod
+    def read(cls, source: Path | str, console: Console) -> Labelled:
+        """Read a folder per class or a table; rows of the splits `train` and `val` are left out.
+
+        Raises:
+            DataError: there is no labelled image.
+        """
+        path = Path(source)
+        table = read_manifest(path, min_classes=1)
+        table = table[table["label"].notna()]
+        if "split" in table:
+            seen = table["split"].isin(_SEEN)
+            if seen.any():
+                told = f"{counted(int(seen.sum()))} of the splits train and val are left out"
+                say(console, f"{path}: {told}, as models are made by such images.")
+            table = table[~seen]
+        if table.empty:
+            raise DataError(
+                f"{path} holds no labelled image beside those of train and val, and labels of "
+                "images that made no model are what tells."
+            )
+        return cls(table.reset_index(drop=True), path)
+
+    @property
+    def images(self) -> list[str]:
+        """The N names."""
+        return [str(name) for name in self.table["image"]]
+
+    def kept(self, rows: BoolArray) -> Labelled:
+        """Some of the images."""
+        return replace(self, table=self.table[rows].reset_index(drop=True))
+
+    def target(self, names: tuple[str, ...]) -> IntArray:
+        """(N,) class indices.
+
+        Raises:
+            DataError: a label is none of the classes.
+        """
+        found = pd.Index(names).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
+        if (found < 0).any():
+            unknown = sorted(set(self.table["label"][found < 0]))
+            raise DataError(
+                f"{self.source} has {counted(int((found < 0).sum()))} of "
+                f"{', '.join(map(quoted, unknown[:8]))}, which the model does not know "
+                f"({', '.join(map(quoted, names[:12]))}): correct the labels, or leave them out."
+            )
+        return found
+
+    def column(self, name: str) -> list[str]:
+        """A column as text.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        if name not in self.table:
+            columns = [str(each) for each in self.table if each not in ("path", "image")]
+            raise DataError(
+                f"{self.source} has no column {name!r}, by which images belong together; it has "
+                f"{', '.join(map(quoted, columns))}: name one of them."
+            )
+        return [str(value) for value in self.table[name]]
+
+    def answers(self, model: Predictor, console: Console, what: str) -> list[Prediction]:
+        """What a model says of each image, in order, with checksums; `what` tells the progress."""
+        paths = [str(path) for path in self.table["path"]]
+        found: list[Prediction] = []
+        with progress_bars(console) as progress:
+            for prediction in model.stream(paths, num_images=len(paths), checksums=True):
+                found.append(prediction)
+                progress(what, len(found), len(paths))
+        unread = [each for each in found if each.unreadable]
+        if unread:
+            named = ", ".join(each.image for each in unread[:_NAMED])
+            told = f"{counted(len(unread))} cannot be read, and count as sent to a person: {named}"
+            say(console, told, "yellow")
+        return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled images as a model scores them.
+
+    Attributes:
+        labelled: N images.
+        scored: of the same.
+        contents: (N,) what tells each image from others, by what is in it.
+    """
+
+    labelled: Labelled
+    scored: Scored
+    contents: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Tells these images and labels from others, whatever they are called and their order."""
+        rows = sorted(zip(self.contents, self.scored.target.tolist(), strict=True))
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def judged(
+    model: Predictor,
+    labelled: Labelled,
+    console: Console,
+    *,
+    group: str | None,
+    seen: Collection[str] = (),
+) -> Judged:
+    """Score labelled images; each content counts once, and none that trained the model.
+
+    Args:
+        model: a run or a bundle, loaded.
+        labelled: the images.
+        console: where progress goes, and what was left out.
+        group: column whose values count instead of images.
+        seen: contents that made the model.
+
+    Raises:
+        DataError: no image is left, a label is unknown, or there is no such column.
+    """
+    labelled.target(tuple(model.label_space.names))  # refused before any work
+    if group is not None:
+        labelled.column(group)
+    found = labelled.answers(model, console, "predicting")
+    contents = [content_of(each.sha256, each.image) for each in found]
+    leaked = np.array([each in seen for each in contents], np.bool_)
+    repeated = pd.Series(contents).duplicated().to_numpy(np.bool_) & ~leaked
+    for rows, why in ((leaked, "have made the model"), (repeated, "repeat others bit by bit")):
+        if rows.any():
+            told = f"{counted(int(rows.sum()))} of {labelled.source} {why}, and are left out."
+            say(console, told, "yellow")
+    kept = ~(leaked | repeated)
+    if not kept.any():
+        raise DataError(f"All images of {labelled.source} have made the model: give others.")
+    labelled = labelled.kept(kept)
+    probabilities = np.stack([each.probabilities for each in found])[kept]
+    scored = Scored(
+        logits_of(probabilities, model.temperature),
+        labelled.target(tuple(model.label_space.names)),
+        labelled.images,
+        None if group is None else labelled.column(group),
+    )
+    return Judged(labelled, scored, tuple(np.array(contents, object)[kept]))
+
+
+def content_of(digest: str | None, name: str) -> str:
+    """What tells an image from others: its file's checksum, and which part of the file it is."""
+    if digest is None:  # it could not be opened
+        return name
+    file = next((file for file, _ in readings(name) if Path(file).is_file()), name)
+    return digest + name[len(file) :]
+
+
+def contents_of(paths: Iterable[str]) -> set[str]:
+    """The contents of files, of those that are still there."""
+    found, digests = set[str](), dict[str, str]()
+    for name in paths:
+        file = next((file for file, _ in readings(name) if Path(file).is_file()), None)
+        if file is None:
+            continue
+        with suppress(OSError, DataError):
+            if file not in digests:
+                digests[file] = sha256(Path(file))
+            found.add(digests[file] + name[len(file) :])
+    return found
