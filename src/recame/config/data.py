@@ -34,6 +34,11 @@ class DataConfig(Section):
     group_by: str | None = Field(None, description="no value of this column straddles two splits")
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15
+    calibrate: Auto | Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        "auto",
+        description="share of the training images that is set aside for recame tune and chooses "
+        "nothing; auto: a fifth where a normal class is named and promises come of it, else 0",
+    )
     normal_class: str | None = None
     critical_classes: tuple[str, ...] = ()
     size: Auto | Size = Field(

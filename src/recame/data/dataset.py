@@ -179,6 +179,7 @@ def load_inspection_set(
             test_fraction=config.test_fraction,
             group_by=config.group_by,
             seed=seed,
+            calibrate_fraction=0.0 if config.calibrate == "auto" else config.calibrate,
         )
     if label_space is not None:
         _check_labels(table, set(label_space.names), trained=True)

@@ -16,6 +16,8 @@ from recame.errors import ConfigError, DataError
 _NAMES = np.array(["train", "val", "test"], dtype=object)
 #: A class with fewer images (or groups) stays in training.
 _DIVISIBLE = 3
+#: The split of images that neither train nor choose anything.
+CALIBRATE = "calibrate"
 
 
 def make_splits(
@@ -101,6 +103,7 @@ def complete_splits(
     test_fraction: float,
     group_by: str | None,
     seed: int,
+    calibrate_fraction: float = 0.0,
 ) -> pd.DataFrame:
     """Give a manifest the splits that training needs.
 
@@ -118,6 +121,7 @@ def complete_splits(
         test_fraction: share for `test`; only used if there is no split at all.
         group_by: column whose values must not straddle two splits.
         seed: of the random choice.
+        calibrate_fraction: share of the training rows for `calibrate`, unless there is one.
 
     Returns:
         A copy of the table with `split`, rows in the same order, numbered from 0.
@@ -135,15 +139,14 @@ def complete_splits(
     if labels.isna().any():
         labels = labels.astype(object).mask(labels.isna(), "")
     if "split" not in table:
-        return table.assign(
-            split=make_splits(
-                labels,
-                val_fraction=val_fraction,
-                test_fraction=test_fraction,
-                groups=groups,
-                seed=seed,
-            )
+        made = make_splits(
+            labels,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            groups=groups,
+            seed=seed,
         )
+        return table.assign(split=_calibrating(made, labels, groups, calibrate_fraction, seed))
     split = by_name["split"]
     in_train = (split == "train").to_numpy()
     if not in_train.any():
@@ -166,7 +169,24 @@ def complete_splits(
             "splits: figures on the held-out splits will look better than they are.",
             stacklevel=2,
         )
-    return table.assign(split=split)
+    return table.assign(split=_calibrating(split, labels, groups, calibrate_fraction, seed))
+
+
+def _calibrating(
+    split: pd.Series, labels: pd.Series, groups: pd.Series | None, fraction: float, seed: int
+) -> pd.Series:
+    """Splits with a share of the training rows in `calibrate`."""
+    if fraction <= 0 or (split == CALIBRATE).any():
+        return split
+    in_train = split == "train"
+    made = make_splits(
+        labels[in_train],
+        val_fraction=fraction,
+        test_fraction=0.0,
+        groups=None if groups is None else groups[in_train],
+        seed=seed,
+    )
+    return split.where(~in_train, made.replace({"val": CALIBRATE}))
 
 
 def _held_out_counts(counts: IntArray, fractions: np.ndarray[Any, Any]) -> IntArray:

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
+from recame.data.splits import CALIBRATE
 from recame.decisions.document import earlier_tunings, save_policy
 from recame.decisions.limits import ESTIMATE, Limits
 from recame.decisions.tune import Tuned
@@ -51,8 +52,9 @@ def tune(
 
     Args:
         run: the run's folder.
-        calibration: labelled images that neither trained nor chose anything; None: the run's
-            `val`, which has chosen among models: all of these are paid for.
+        calibration: labelled images that neither trained nor chose anything; None: those that the
+            run has set aside (`data.calibrate`), or its `val`, which has chosen among models: all
+            of these are paid for.
         limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
         normal: the class that may be released, where the run was trained without naming it.
         console: where progress and promises go; silent if None.
@@ -70,11 +72,15 @@ def tune(
     asked = replace(asked, group=group)
     manifest = recorded_data(folder, config)
     made = manifest["split"].isin(["train", "val"])
-    if calibration is None:
-        labelled, seen = _val(folder, manifest), set[str]()
-        comparisons = compared(folder.asked(), config)
+    of, seen, comparisons = str(calibration), set[str](), 1
+    if calibration is not None:
+        labelled = Labelled.read(calibration, console)
+    elif (manifest["split"] == CALIBRATE).any():
+        labelled, of = _own(folder, manifest, CALIBRATE), CALIBRATE
     else:
-        labelled, comparisons = Labelled.read(calibration, console), 1
+        labelled, of = _own(folder, manifest, "val"), "val"
+        comparisons = compared(folder.asked(), config)
+    if of != "val":
         seen = contents_of(manifest["path"][made])
     found = judged(model, labelled, console, group=group, seen=seen)
     tuned = tune_scores(
@@ -90,14 +96,13 @@ def tune(
     answers = folder.answers(config)
     save_policy(folder.decisions_path, tuned, asked, answers, found.sha256)
     write_text(folder.path / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
-    of = "val" if calibration is None else str(calibration)
     _tell(tuned, of, console, stated=asked.line_mix is not None)
     return tuned
 
 
-def _val(folder: RunFolder, manifest: pd.DataFrame) -> Labelled:
-    """The images that chose the model."""
-    table = manifest[(manifest["split"] == "val") & manifest["label"].notna()]
+def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
+    """Images of the run's own table: those that choose nothing, or those that chose the model."""
+    table = manifest[(manifest["split"] == split) & manifest["label"].notna()]
     if table.empty:
         raise DataError(
             f"{folder.path} has no val split, and the images that trained it promise nothing: "

@@ -26,6 +26,7 @@ from recame.names import counted
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
+from recame.training.calibration_split import settle_calibration
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.phases.image_size import settle_size
@@ -42,10 +43,13 @@ def _prepare(
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
     config, reasons = _as_asked(config)
+    if config.data.calibrate == "auto":
+        config, why = _with_calibration(source, config)
+        reasons = [*reasons, *why]
     if config.data.size == "auto":
         with measured.stage("size"), progress_bars(console) as report:
-            config, reasons = _with_size(source, config, device, started, report)
-        began = time.monotonic()
+            config, why = _with_size(source, config, device, started, report)
+        began, reasons = time.monotonic(), [*reasons, *why]
     with progress_bars(console) as report:
         data = load_inspection_set(
             source,
@@ -74,6 +78,16 @@ def _as_asked(config: Config) -> tuple[Config, list[str]]:
         why = f"data.size = {TILE_SIDE}: of each of {tiles} tiles, and of the whole image"
         return config.updated({"data.size": TILE_SIDE}), [why]
     return config, []
+
+
+def _with_calibration(source: Path, config: Config) -> tuple[Config, list[str]]:
+    """Settings in which it is decided what is set aside for decisions, with a reason if any."""
+    if config.data.normal_class is None:
+        return config.updated({"data.calibrate": 0.0}), []
+    table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
+    share, why = settle_calibration(table, config)
+    reasons = [] if why is None else [f"data.calibrate = {share:g}: {why}"]
+    return config.updated({"data.calibrate": share}), reasons
 
 
 def _with_size(

@@ -106,6 +106,7 @@ class Sample:
             test_fraction=settings.test_fraction,
             group_by=settings.group_by,
             seed=seed,
+            calibrate_fraction=0.0 if settings.calibrate == "auto" else settings.calibrate,
         )
         labels = table["label"]
         train = np.flatnonzero((table["split"] == "train") & labels.notna())
