@@ -14,6 +14,7 @@ from rich.console import Console
 
 import recame
 from recame.config import Config
+from recame.decisions.document import signed
 from recame.decisions.limits import Limits
 from recame.decisions.promises import risk_of_each
 from recame.decisions.scored import class_log_odds, logits_of
@@ -77,7 +78,7 @@ def test_the_table_says_why_an_image_goes_to_a_person(
     recame.tune(run, labelled, normal="ok")
     values = read_json(run / "decisions.json")
     values["policy"]["release_above"] = "never"
-    write_json(run / "decisions.json", values)
+    write_json(run / "decisions.json", signed(values))
     recame.predict(run, labelled, out=tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -129,25 +130,58 @@ def test_a_policy_belongs_to_its_weights(
     recame.tune(run, labelled, normal="ok")
     values = read_json(run / "decisions.json")
     values["policy"]["holds_for"]["weights_sha256"] = "0" * 64
-    write_json(run / "decisions.json", values)
+    write_json(run / "decisions.json", signed(values))
     assert recame.load(run).decisions is None
     assert "promises do not hold here" in caplog.text
     caplog.clear()
     assert recame.load(run, views=2).decisions is None
-    assert "other weights or views" in caplog.text
+    assert "other weights, views or another graph" in caplog.text
 
 
 def test_a_damaged_policy_is_refused(run: Path, labelled: Path) -> None:
     recame.tune(run, labelled, normal="ok")
     whole = read_json(run / "decisions.json")
     policy = {**whole["policy"], "release_above": "sometimes"}
-    write_json(run / "decisions.json", {**whole, "policy": policy})
+    write_json(run / "decisions.json", signed({**whole, "policy": policy}))
     with pytest.raises(CheckpointError, match="recame tune"):
         recame.load(run)
     for part in ("promises", "tunings", "expected"):
-        write_json(run / "decisions.json", {k: v for k, v in whole.items() if k != part})
+        left = {k: v for k, v in whole.items() if k != part}
+        write_json(run / "decisions.json", signed(left))
         with pytest.raises(CheckpointError, match=part):
             recame.load(run)
+
+
+def test_an_edited_threshold_is_refused(run: Path, labelled: Path) -> None:
+    recame.tune(run, labelled, normal="ok")
+    values = read_json(run / "decisions.json")
+    values["policy"]["release_above"] = -3.0
+    write_json(run / "decisions.json", values)
+    with pytest.raises(CheckpointError, match="is not as recame tune wrote it"):
+        recame.load(run)
+
+
+def test_a_bundle_is_tuned_by_itself(run: Path, labelled: Path, tmp_path: Path) -> None:
+    from recame.export.export import export
+
+    bundle = export(run, tmp_path / "bundle", normal="ok").path
+    with pytest.raises(ConfigError, match="holds no images: give labelled ones"):
+        recame.tune(bundle)
+    found = recame.tune(bundle, labelled)
+    assert found.policy.normal == recame.load(bundle).label_space.index("ok")
+    model = recame.load(bundle)
+    reasons = [each.reason for each in model.predict(labelled)]
+    assert set(reasons) <= {"released", "below_release", "automatic"}
+    # A run answers as its bundle does, and is not tuned by it.
+    assert recame.load(run).decisions is None
+    recame.tune(run, labelled, normal="ok")
+    assert [each.reason for each in recame.load(run).predict(labelled)] == reasons
+    # Another bundle in its place has promised nothing.
+    kept = (bundle / "decisions.json").read_bytes()
+    export(run, bundle, normal="ok", views=2, replace_bundle=True)
+    assert recame.load(bundle).decisions is None
+    (bundle / "decisions.json").write_bytes(kept)
+    assert recame.load(bundle).decisions is None
 
 
 def test_a_calibration_that_is_kept_anew_leaves_the_policy(run: Path, labelled: Path) -> None:
@@ -176,8 +210,8 @@ def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Pat
     [
         ("escape: {default: 0.001}", "scratch 0.10% (120 images: it takes"),
         ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
-        ("audit: 0.01", "audit: the decisions of a run folder do not keep it"),
-        ("line_mix: estimate", "line_mix: estimate: the decisions of a run folder"),
+        ("audit: 0.01", "audit: the decisions of a run or bundle do not keep it"),
+        ("line_mix: estimate", "line_mix: estimate: the decisions of a run or bundle"),
         ("group: board", "no column 'board', by which images belong together"),
         ("escape: [", "cannot be read as limits"),
     ],

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import recame
 from recame.cli.app import app
+from recame.decisions.document import signed
 from recame.errors import ConfigError, DataError
 from recame.files import read_json, write_json
 
@@ -68,7 +69,7 @@ def test_the_command_leaves_with_the_outcome(
     values = read_json(run / "decisions.json")
     for promise in values["promises"]:
         promise["limit"] = 0.5
-    write_json(run / "decisions.json", values)
+    write_json(run / "decisions.json", signed(values))
     assert left(others) == 0
     # What is labelled a defect and is none is released.
     wrong = tmp_path / "wrong"
@@ -76,7 +77,7 @@ def test_the_command_leaves_with_the_outcome(
     for name in ("dent", "hole"):
         shutil.copytree(others / name, wrong / name)
     values["policy"]["release_above"] = "always"
-    write_json(run / "decisions.json", values)
+    write_json(run / "decisions.json", signed(values))
     assert left(wrong) == 1
 
 

@@ -8,41 +8,43 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recame.cli.options import Run
+from recame.cli.options import Model
 from recame.progress import say
 
 
 def tune(
-    run: Run,
+    model: Model,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Labelled images that trained and chose nothing. [RUN's val]"),
+        typer.Option(
+            help="Labelled images that trained and chose nothing. [a run's calibrate, or its val]"
+        ),
     ] = None,
     limits: Annotated[
         Path | None, typer.Option(help="What is asked (YAML). [the smallest escapes]")
     ] = None,
     normal: Annotated[
-        str | None, typer.Option(help="The class that may be released, where RUN names none.")
+        str | None, typer.Option(help="The class that may be released, where MODEL names none.")
     ] = None,
 ) -> None:
-    """Fit RUN's decisions to labelled images, with limits that are promised."""
-    from recame.reports.tuning import tune as tune_run
+    """Fit MODEL's decisions to labelled images, with limits that are promised."""
+    from recame.reports.tuning import tune as tune_model
 
     console = Console()
-    tune_run(run, calibration, limits, normal=normal, console=console)
-    say(console, f"Decisions: {run / 'decisions.json'}; what other limits cost: frontier.csv")
+    tune_model(model, calibration, limits, normal=normal, console=console)
+    say(console, f"Decisions: {model / 'decisions.json'}; what other limits cost: frontier.csv")
 
 
 def verify(
-    run: Run,
+    model: Model,
     labelled: Annotated[
-        Path, typer.Argument(help="Labelled images that neither trained nor tuned RUN.")
+        Path, typer.Argument(help="Labelled images that neither trained nor tuned MODEL.")
     ],
 ) -> None:
-    """Judge RUN's promised limits by new images: exit code 0 they hold, 1 broken, 3 too few."""
-    from recame.reports.verifying import verify as verify_run
+    """Judge MODEL's promised limits by new images: exit code 0 they hold, 1 broken, 3 too few."""
+    from recame.reports.verifying import verify as verify_model
 
-    raise typer.Exit(verify_run(run, labelled, console=Console()).exit_code)
+    raise typer.Exit(verify_model(model, labelled, console=Console()).exit_code)
 
 
 def compare(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +23,9 @@ from recame.errors import CheckpointError
 from recame.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
+
+#: In a run's folder, or a bundle's.
+DECISIONS_FILE = "decisions.json"
 
 
 def save_policy(
@@ -50,7 +55,17 @@ def save_policy(
         "told": tuned.sentences(),
         "tunings": [*values.get("tunings", []), tuning],
     }
-    write_json(path, {**values, **told})
+    write_json(path, signed({**values, **told}))
+
+
+def signed(values: dict[str, Any]) -> dict[str, Any]:
+    """The file's values with the checksum of what is decided and promised."""
+    return {**values, "decided_sha256": _checksum(values)}
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    decided = {name: values.get(name) for name in ("policy", "promises", "expected", "tunings")}
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
 def earlier_tunings(path: Path, images: str) -> int:
@@ -99,6 +114,12 @@ def load_policy(
     values = _read(path)
     if "policy" not in values:
         return None
+    if values.get("decided_sha256") != _checksum(values):
+        raise CheckpointError(
+            f"{path} is not as recame tune wrote it: a threshold or a promise was edited or "
+            "damaged, and nothing would be promised by it. Take it from a copy, or fit the "
+            "decisions anew: recame tune."
+        )
     try:
         held = values["policy"]["holds_for"]
         last = values["tunings"][-1]
@@ -119,8 +140,8 @@ def load_policy(
     if held == dict(answers):
         return kept
     logger.warning(
-        "%s holds decisions that were fitted to other weights or views, whose promises do not "
-        "hold here: nothing is released or held back by them. Fit them anew: recame tune.",
+        "%s holds decisions that were fitted to other weights, views or another graph, whose "
+        "promises do not hold here: nothing is decided by them. Fit them anew: recame tune.",
         path,
     )
     return None

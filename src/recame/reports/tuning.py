@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
 from recame.data.splits import CALIBRATE
-from recame.decisions.document import earlier_tunings, save_policy
+from recame.decisions.document import DECISIONS_FILE, earlier_tunings, save_policy
 from recame.decisions.limits import ESTIMATE, Limits
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
@@ -24,80 +24,116 @@ from recame.names import command, quoted
 from recame.progress import say
 from recame.reports.labelled import Labelled, contents_of, judged
 from recame.runs.folder import RunFolder
+from recame.runtime.bundle import find_bundle
 from recame.runtime.opening import load
 
 #: Names that a normal class often has; one is proposed, and never taken unasked.
 _USUAL_NORMAL = ("good", "ok", "pass", "normal", "false_call", "no_defect", "none")
-#: What is not decided by a run folder, so that a limit on it could not be kept.
+#: Of what a folder's decisions do not ask yet, so that a limit on it could not be kept.
 _NOT_KEPT = (
-    "the decisions of a run folder do not keep it. Leave it out, or tune scores with it "
+    "the decisions of a run or bundle do not keep it. Leave it out, or tune scores with it "
     "(docs/promised-limits.md)."
 )
 #: Sizes, and tiles or none, that are compared where they are left open, at most.
 _SIZES, _TILES = 3, 2
 
 
+@dataclass(frozen=True)
+class _Basis:
+    """What decisions are fitted to.
+
+    Attributes:
+        labelled: the images.
+        told: which they are, in words.
+        comparisons: models of which they may have chosen one.
+        seen: contents of the images that made the model, which promise nothing.
+    """
+
+    labelled: Labelled
+    told: str
+    comparisons: int = 1
+    seen: frozenset[str] = frozenset()
+
+
 def tune(
-    run: Path | str,
+    model: Path | str,
     calibration: Path | str | None = None,
     limits: Path | str | Limits | None = None,
     *,
     normal: str | None = None,
     console: Console | None = None,
 ) -> Tuned:
-    """Fit decisions to a finished run and keep them in its `decisions.json`.
+    """Fit decisions to a finished run, or to a bundle, and keep them in its `decisions.json`.
 
-    From then on `recame predict RUN` and `recame.load(RUN)` decide by them. `frontier.csv` beside
-    it tells what other escape limits would cost.
+    From then on `recame predict` and `recame.load` of that folder decide by them. `frontier.csv`
+    beside it tells what other escape limits would cost.
 
     Args:
-        run: the run's folder.
-        calibration: labelled images that neither trained nor chose anything; None: those that the
-            run has set aside (`data.calibrate`), or its `val`, which has chosen among models: all
-            of these are paid for.
+        model: the folder.
+        calibration: labelled images that neither trained nor chose anything, which a bundle needs;
+            None: those that the run has set aside (`data.calibrate`), or its `val`, which has
+            chosen among models: all of these are paid for.
         limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
-        normal: the class that may be released, where the run was trained without naming it.
+        normal: the class that may be released, where training did not name it.
         console: where progress and promises go; silent if None.
 
     Raises:
         ConfigError: a limit cannot be promised, or the normal class is not known.
-        RecameError: the run, the images or the limits cannot be used.
+        RecameError: the model, the images or the limits cannot be used.
     """
     console = console or Console(quiet=True)
     asked = limits if isinstance(limits, Limits) else _read(limits)
-    model, folder = load(run), RunFolder.open(Path(run), finished=True)
-    config = folder.load_config()
-    space = _with_normal(model.label_space, normal, folder.path)
-    group = asked.group or config.data.group_by
-    asked = replace(asked, group=group)
-    manifest = recorded_data(folder, config)
-    made = manifest["split"].isin(["train", "val"])
-    of, seen, comparisons = str(calibration), set[str](), 1
-    if calibration is not None:
-        labelled = Labelled.read(calibration, console)
-    elif (manifest["split"] == CALIBRATE).any():
-        labelled, of = _own(folder, manifest, CALIBRATE), CALIBRATE
+    folder, loaded = Path(model), load(model)
+    path, space = folder / DECISIONS_FILE, _with_normal(loaded.label_space, normal, folder)
+    if find_bundle(folder):
+        basis = _basis_of_bundle(folder, calibration, console)
     else:
-        labelled, of = _own(folder, manifest, "val"), "val"
-        comparisons = compared(folder.asked(), config)
-    if of != "val":
-        seen = contents_of(manifest["path"][made])
-    found = judged(model, labelled, console, group=group, seen=seen)
+        run = RunFolder.open(folder, finished=True)
+        config = run.load_config()
+        basis = _basis(run, config, calibration, console)
+        asked = replace(asked, group=asked.group or config.data.group_by)
+    found = judged(loaded, basis.labelled, console, group=asked.group, seen=basis.seen)
     tuned = tune_scores(
         found.scored,
         space.names,
         space.normal,
         asked,
-        unit=group or "image",
-        comparisons=comparisons,
-        tuning=1 + earlier_tunings(folder.decisions_path, found.sha256),
+        unit=asked.group or "image",
+        comparisons=basis.comparisons,
+        tuning=1 + earlier_tunings(path, found.sha256),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
     )
-    answers = folder.answers(config)
-    save_policy(folder.decisions_path, tuned, asked, answers, found.sha256)
-    write_text(folder.path / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
-    _tell(tuned, of, console, stated=asked.line_mix is not None)
+    save_policy(path, tuned, asked, loaded.answers, found.sha256)
+    write_text(folder / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
+    _tell(tuned, basis.told, console, stated=asked.line_mix is not None)
     return tuned
+
+
+def _basis(
+    run: RunFolder, config: Config, calibration: Path | str | None, console: Console
+) -> _Basis:
+    """Images for a run's decisions."""
+    manifest = recorded_data(run, config)
+    made = manifest["path"][manifest["split"].isin(["train", "val"])]
+    if calibration is not None:
+        labelled = Labelled.read(calibration, console)
+        return _Basis(labelled, str(calibration), seen=frozenset(contents_of(made)))
+    if (manifest["split"] == CALIBRATE).any():
+        labelled = _own(run, manifest, CALIBRATE)
+        return _Basis(labelled, CALIBRATE, seen=frozenset(contents_of(made)))
+    return _Basis(_own(run, manifest, "val"), "val", compared(run.asked(), config))
+
+
+def _basis_of_bundle(folder: Path, calibration: Path | str | None, console: Console) -> _Basis:
+    """Images for a bundle's decisions."""
+    if calibration is None:
+        words = ("recame", "tune", folder, "--calibration", "LABELLED")
+        raise ConfigError(
+            f"{folder} is a bundle, which holds no images: give labelled ones that neither trained "
+            f"nor chose its model, {command(*words)}."
+        )
+    say(console, "A bundle does not tell by which images it was made: see that none is among these")
+    return _Basis(Labelled.read(calibration, console), str(calibration))
 
 
 def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
@@ -157,7 +193,7 @@ def _read(path: Path | str | None) -> Limits:
     return limits
 
 
-def _with_normal(space: LabelSpace, normal: str | None, run: Path) -> LabelSpace:
+def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSpace:
     """The classes with the normal one, which must be named."""
     if normal is not None or space.normal is not None:
         return replace(space, normal=normal or space.normal)
@@ -165,8 +201,8 @@ def _with_normal(space: LabelSpace, normal: str | None, run: Path) -> LabelSpace
     name = likely[0] if likely else space.names[0]
     proposal = f"{quoted(likely[0])} looks like it" if likely else "for instance"
     raise ConfigError(
-        f"{run} does not say which class is normal, and none is released unasked; {proposal}: "
-        f"{command('recame', 'tune', run, '--normal', name)}"
+        f"{folder} does not say which class is normal, and none is released unasked; {proposal}: "
+        f"{command('recame', 'tune', folder, '--normal', name)}"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from recame.decisions.calibration import load_calibration
-from recame.decisions.document import load_policy
+from recame.decisions.document import DECISIONS_FILE, load_policy
 from recame.errors import ConfigError
 from recame.inference.graph_session import open_graph_session
 from recame.inference.torch_session import TorchSession
@@ -63,21 +63,30 @@ def load(
     def start(calls: int) -> Session:
         return open_session(bundle, device=device, threads=cores, calls=calls)
 
+    checksum = str(bundle.document["checksum"])
+    answers: dict[str, object] = {"bundle": checksum}
+    fitted = load_policy(folder / DECISIONS_FILE, answers, bundle.label_space.names)
     return Predictor(
         start(1),
         bundle.label_space,
         release_above=bundle.release_above,
         max_pixels=bundle.max_pixels,
-        fingerprint=str(bundle.document["checksum"]),
+        fingerprint=checksum
+        if fitted is None
+        else _sha256(f"{checksum} {fitted.policy.to_dict()}"),
         facts={
             "model": str(folder),
             "format": bundle.format,
             "precision": bundle.precision,
             "escape_at_most": bundle.escape_at_most,
+            "policy": None if fitted is None else fitted.policy.to_dict(),
         },
         threads=cores,
         batch_size=size,
         reopen=start,
+        answers=answers,
+        decisions=fitted,
+        temperature=bundle.temperature,
     )
 
 
@@ -87,10 +96,10 @@ def _load_run(
     cores = threads or usable_cores()
     quick = open_graph_session(folder, device=device, threads=cores, views=views)
     session = quick or TorchSession(folder, device=device, threads=threads, views=views)
-    calibration = load_calibration(folder / "decisions.json", session.answers)
+    calibration = load_calibration(folder / DECISIONS_FILE, session.answers)
     if calibration is not None:
         session.calibrate = calibration.apply
-    fitted = load_policy(folder / "decisions.json", session.answers, session.label_space.names)
+    fitted = load_policy(folder / DECISIONS_FILE, session.answers, session.label_space.names)
     policy = None if fitted is None else fitted.policy
     # The answers hold the weights' checksum.
     described = f"{session.answers} {session.precision} {calibration}"
@@ -102,7 +111,7 @@ def _load_run(
         session.label_space,
         release_above=None,
         max_pixels=session.max_pixels,
-        fingerprint=hashlib.sha256(described.encode()).hexdigest(),
+        fingerprint=_sha256(described),
         facts={
             "model": str(folder),
             "format": "run",
@@ -113,6 +122,11 @@ def _load_run(
         threads=session.threads if isinstance(session, TorchSession) else cores,
         batch_size=size,
         reopen=None if quick is None else lambda calls: quick.reopened(cores, calls),
+        answers=session.answers,
         decisions=fitted,
         temperature=1.0 if calibration is None else calibration.temperature,
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product, repeat
@@ -115,6 +115,7 @@ class Predictor:
         spec: how it wants its images decoded.
         release_above: probability of the normal class below which an image goes to review, or
             None.
+        answers: what tells these answers from others: decisions hold for them alone.
         decisions: what `recame tune` has fitted, in the place of that threshold; None without.
         temperature: what the session's probabilities went through.
         fingerprint: tells this model from others.
@@ -134,8 +135,9 @@ class Predictor:
         threads: int,
         batch_size: int | None,
         reopen: Callable[[int], Session] | None,
-        decisions: KeptPolicy | None = None,
-        temperature: float = 1.0,
+        answers: Mapping[str, object],
+        decisions: KeptPolicy | None,
+        temperature: float,
     ) -> None:
         """Wrap a session; `reopen` starts another one for a number of calls at once."""
         for name in sorted({REVIEW, UNREADABLE} & set(label_space.names)):
@@ -149,7 +151,7 @@ class Predictor:
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
         self._normal_index = label_space.normal_index
-        self.decisions, self.temperature = decisions, temperature
+        self.answers, self.decisions, self.temperature = answers, decisions, temperature
         self.reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
