@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from recame.models import MultiExpertClassifier
     from recame.reports.comparing import compare
     from recame.reports.evaluate import evaluate, report
+    from recame.reports.monitoring import monitor
     from recame.reports.tuning import tune
     from recame.reports.verifying import verify
     from recame.runtime import load, predict
@@ -40,6 +41,7 @@ _HOMES = {
     "evaluate": "reports.evaluate",
     "inspect_set": "inspection",
     "load": "runtime",
+    "monitor": "reports.monitoring",
     "predict": "runtime",
     "report": "reports.evaluate",
     "train": "training.train",
@@ -63,6 +65,7 @@ __all__ = [
     "inspect_set",
     "load",
     "load_config",
+    "monitor",
     "predict",
     "report",
     "train",

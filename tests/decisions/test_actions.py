@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
@@ -40,7 +41,7 @@ def test_every_reason_in_its_order() -> None:
         scores,
         strangeness=np.array([0, 6, 1, 1, 1, 1, 1, 1, 1.0]),
         products=["P1", "P1", "P9", "P1", "P1", "P1", "P2", "P2", "P1"],
-        audited=np.array([False, False, False, True] + [False] * 5),
+        drawn=np.array([False, False, False, True] + [False] * 5),
     )
     actions, reasons = acted.words()
     assert reasons == [
@@ -92,6 +93,18 @@ def test_candidates_for_a_person() -> None:
     assert found == ["good|bridge|open", "good", "open|good|bridge"]
 
 
+def test_the_audit_is_drawn_by_content() -> None:
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(4000)]
+    drawn = policy(audit=0.1).draws([*digests, None])
+    assert drawn is not None
+    assert not drawn[-1]
+    assert drawn.mean() == pytest.approx(0.1, abs=0.02)
+    again = policy(audit=0.1).draws(digests[::-1])
+    assert again is not None
+    assert (again[::-1] == drawn[:-1]).all()
+    assert policy().draws(digests) is None
+
+
 def test_a_policy_is_read_as_it_was_written() -> None:
     told = json.loads(json.dumps(policy().to_dict(), allow_nan=False))
     assert told["automatic_above"] == {"bridge": 1.0, "open": "never"}
@@ -112,6 +125,7 @@ def test_a_policy_is_read_as_it_was_written() -> None:
         {"release_above": True},
         {"automatic_above": {"bridge": 1.0}},
         {"products": 3},
+        {"audit": 1.5},
     ],
 )
 def test_a_damaged_policy_is_refused(change: dict[str, object]) -> None:

@@ -145,7 +145,7 @@ def test_a_damaged_policy_is_refused(run: Path, labelled: Path) -> None:
     write_json(run / "decisions.json", signed({**whole, "policy": policy}))
     with pytest.raises(CheckpointError, match="recame tune"):
         recame.load(run)
-    for part in ("promises", "tunings", "expected"):
+    for part in ("promises", "tunings", "expected", "drift"):
         left = {k: v for k, v in whole.items() if k != part}
         write_json(run / "decisions.json", signed(left))
         with pytest.raises(CheckpointError, match=part):
@@ -199,6 +199,21 @@ def test_a_calibration_that_is_kept_anew_leaves_the_policy(run: Path, labelled: 
     assert reasons == [p.reason for p in recame.load(run).predict(labelled)]
 
 
+def test_a_share_of_all_images_goes_to_people(run: Path, labelled: Path, tmp_path: Path) -> None:
+    recame.tune(run, labelled, Limits.from_dict({"audit": 0.3}), normal="ok")
+    model = recame.load(run)
+    told = model.predict(labelled)
+    drawn = [each for each in told if each.reason == "audit"]
+    assert len(drawn) / len(told) == pytest.approx(0.3, abs=0.08)
+    assert {each.decision for each in drawn} == {"review"}
+    # By content: alone, in a stream, and under another name.
+    moved = tmp_path / "other-name.png"
+    shutil.copy(drawn[0].image, moved)
+    assert model.predict(moved)[0].reason == "audit"
+    streamed = model.stream([each.image for each in told], checksums=False)
+    assert [each.reason for each in streamed] == [each.reason for each in told]
+
+
 def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Path) -> None:
     with pytest.raises(ConfigError, match=r"ok looks like it: recame tune .*run --normal ok"):
         recame.tune(run, labelled)
@@ -210,7 +225,6 @@ def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Pat
     [
         ("escape: {default: 0.001}", "scratch 0.10% (120 images: it takes"),
         ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
-        ("audit: 0.01", "audit: the decisions of a run or bundle do not keep it"),
         ("line_mix: estimate", "line_mix: estimate: the decisions of a run or bundle"),
         ("group: board", "no column 'board', by which images belong together"),
         ("escape: [", "cannot be read as limits"),

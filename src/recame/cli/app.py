@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from recame.cli.deciding import compare, tune, verify
+from recame.cli.deciding import compare, monitor, tune, verify
 from recame.cli.options import (
     Device,
     Model,
@@ -409,3 +409,4 @@ app.command()(synth)
 app.command()(tune)
 app.command()(verify)
 app.command()(compare)
+app.command()(monitor)

@@ -63,3 +63,18 @@ def compare(
     console = Console()
     found = compare_models(old, new, labelled, rules=rules, normal=normal, out=out, console=console)
     raise typer.Exit(found.exit_code)
+
+
+def monitor(
+    model: Model,
+    table: Annotated[
+        Path, typer.Argument(help="Predictions of a lot, with people's labels of audited images.")
+    ],
+    state: Annotated[
+        Path | None, typer.Option(help="Where the monitors are kept. [MODEL/monitor.json]")
+    ] = None,
+) -> None:
+    """Watch a line lot by lot: exit code 1 where escapes exceed what was promised."""
+    from recame.reports.monitoring import monitor as watch
+
+    raise typer.Exit(watch(model, table, state=state, console=Console()).exit_code)

@@ -10,8 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recame.contracts import Array, BoolArray, FloatArray, IntArray
+from recame.decisions.audit import audited
 from recame.decisions.scored import class_log_odds
 from recame.errors import CheckpointError
+
+#: Of every draw, so that an image is audited by each model or by none.
+_SALT = "recame audit"
 
 RELEASE, AUTOMATIC, REVIEW, UNKNOWN, UNREADABLE = range(5)
 #: What is done with an image, by these numbers.
@@ -66,6 +70,7 @@ class Policy:
             by it without a person; inf: nothing is.
         unknown_above: strangeness from which on an image is unknown; None: nothing says so.
         products: those of the training; None: they are not asked.
+        audit: share of all images that people see, drawn by their content (`audited`).
     """
 
     names: tuple[str, ...]
@@ -74,6 +79,7 @@ class Policy:
     automatic_above: FloatArray = field(repr=False)
     unknown_above: float | None = None
     products: frozenset[str] | None = None
+    audit: float = 0.0
 
     def act(
         self,
@@ -81,7 +87,7 @@ class Policy:
         *,
         strangeness: FloatArray | None = None,
         products: Sequence[str | None] | None = None,
-        audited: BoolArray | None = None,
+        drawn: BoolArray | None = None,
     ) -> Acted:
         """Decide N images.
 
@@ -89,7 +95,7 @@ class Policy:
             logits: (N, C) of the ensemble, not divided by a temperature.
             strangeness: (N,) unknown scores; NaN counts as strange.
             products: (N,) of the images.
-            audited: (N,) those that people see in any case.
+            drawn: (N,) those that people see in any case (`draws`).
         """
         odds = class_log_odds(logits)
         finite: BoolArray = np.asarray(np.isfinite(odds).all(1))
@@ -104,7 +110,7 @@ class Policy:
             "not_finite": ~finite,
             "unknown": nothing if strangeness is None else self._strange(strangeness),
             "product_unseen": self._unseen(products, len(odds)),
-            "audit": nothing if audited is None else audited,
+            "audit": nothing if drawn is None else drawn,
             "released": released,
             "below_release": normal,
             "automatic": finite & (own > above),
@@ -113,6 +119,18 @@ class Policy:
         }
         reason = np.stack([facts[name] for name in REASONS]).argmax(0)
         return Acted(reason, np.array(list(ACTION_OF.values()))[reason], best, own)
+
+    def draws(self, digests: Sequence[str | None]) -> BoolArray | None:
+        """Which images go to people for the audit, by the SHA-256 of their files.
+
+        A file that could not be read has none, and is not released anyway. None without an audit.
+        """
+        if not self.audit:
+            return None
+        known = np.array([digest is not None for digest in digests], np.bool_)
+        found = np.zeros(len(digests), np.bool_)
+        found[known] = audited([d for d in digests if d is not None], self.audit, _SALT)
+        return found
 
     def _strange(self, strangeness: FloatArray) -> BoolArray:
         if self.unknown_above is None:
@@ -156,6 +174,7 @@ class Policy:
             "automatic_above": automatic,
             "unknown_above": self.unknown_above,
             "products": None if self.products is None else sorted(self.products),
+            "audit": self.audit,
         }
 
     @classmethod
@@ -185,12 +204,19 @@ class Policy:
                 automatic_above=np.array(above),
                 unknown_above=None if unknown is None else _number(unknown),
                 products=None if products is None else frozenset(map(str, products)),
+                audit=_share(values["audit"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"The decision policy cannot be read ({error!r}): decisions.json was edited or "
                 "damaged, or is of a model of other classes. Fit it anew with recame tune."
             ) from error
+
+
+def _share(told: float) -> float:
+    if isinstance(told, bool) or not 0 <= told <= 1:
+        raise ValueError(f"an audit of {told!r}")
+    return float(told)
 
 
 def _told(threshold: float) -> float | str:

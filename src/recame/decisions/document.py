@@ -15,11 +15,12 @@ import numpy as np
 from recame.contracts import FloatArray
 from recame.decisions.actions import Policy
 from recame.decisions.calibration import DECISIONS_SCHEMA
+from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import Limits
 from recame.decisions.promises import Promise
 from recame.decisions.tune import Tuned
 from recame.decisions.verification import Verification
-from recame.errors import CheckpointError
+from recame.errors import CheckpointError, DataError
 from recame.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,12 @@ DECISIONS_FILE = "decisions.json"
 
 
 def save_policy(
-    path: Path, tuned: Tuned, limits: Limits, answers: Mapping[str, object], images: str
+    path: Path,
+    tuned: Tuned,
+    limits: Limits,
+    answers: Mapping[str, object],
+    images: str,
+    drift: DriftMonitor,
 ) -> None:
     """Write a policy, whole or not at all; what else the file holds stays.
 
@@ -39,6 +45,7 @@ def save_policy(
         limits: what was asked.
         answers: what the scores were of: a policy holds for these alone.
         images: tells the calibration's images from others, so that tunings are counted.
+        drift: of the calibration's images, from where a line is watched.
     """
     values = _read(path)
     tuning = {
@@ -53,6 +60,7 @@ def save_policy(
         "promises": [promise.to_dict() for promise in tuned.promises],
         "expected": tuned.expected.to_dict(tuned.policy.names),
         "told": tuned.sentences(),
+        "drift": drift.to_dict(),
         "tunings": [*values.get("tunings", []), tuning],
     }
     write_json(path, signed({**values, **told}))
@@ -84,6 +92,8 @@ class KeptPolicy(NamedTuple):
         confidence: with which all hold together.
         group: the column whose values count; None: images do.
         images: what tells the images of each tuning from others.
+        drift: of the calibration's images.
+        sha256: of all that is decided and promised.
     """
 
     policy: Policy
@@ -92,6 +102,8 @@ class KeptPolicy(NamedTuple):
     confidence: float
     group: str | None
     images: tuple[str, ...]
+    drift: DriftMonitor
+    sha256: str
 
 
 def load_policy(
@@ -131,8 +143,10 @@ def load_policy(
             confidence=float(last["confidence"]),
             group=last["limits"].get("group"),
             images=tuple(str(tuning["images_sha256"]) for tuning in values["tunings"]),
+            drift=DriftMonitor.from_dict(values["drift"]),
+            sha256=values["decided_sha256"],
         )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, DataError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error!r}): it was edited or damaged. Fit the decisions anew: "
             "recame tune."

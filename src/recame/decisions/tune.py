@@ -128,7 +128,9 @@ def tune(
         )
     above, alarms = _unknown(images, limits, mix, tail, risk, estimate)
     known = None if products is None else frozenset(products)
-    policy = Policy(tuple(names), index, release.above, automation.above, above, known)
+    policy = Policy(
+        tuple(names), index, release.above, automation.above, above, known, limits.audit
+    )
     expected = expect(policy, images, mix)
     notes = _notes(images, odds, counts, names, limits, trained=usual_mix is not None)
     facts = {

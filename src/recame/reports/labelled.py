@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.contracts import BoolArray, IntArray
+from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
 from recame.data.manifest import read_manifest
 from recame.decisions.scored import Scored, logits_of
@@ -125,12 +125,19 @@ class Judged:
     Attributes:
         labelled: N images.
         scored: of the same.
+        confidence: (N,) calibrated probability of the class that each is called.
         contents: (N,) what tells each image from others, by what is in it.
     """
 
     labelled: Labelled
     scored: Scored
+    confidence: FloatArray
     contents: tuple[str, ...]
+
+    @property
+    def called(self) -> IntArray:
+        """(N,) index of the class that each is called."""
+        return np.asarray(np.nan_to_num(self.scored.logits, nan=-np.inf).argmax(1), np.int64)
 
     @property
     def sha256(self) -> str:
@@ -181,7 +188,8 @@ def judged(
         labelled.images,
         None if group is None else labelled.column(group),
     )
-    return Judged(labelled, scored, tuple(np.array(contents, object)[kept]))
+    contents = list(np.array(contents, object)[kept])
+    return Judged(labelled, scored, probabilities.max(1), tuple(contents))
 
 
 def content_of(digest: str | None, name: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from recame.config import SYMMETRIES, Config
 from recame.data.splits import CALIBRATE
 from recame.decisions.document import DECISIONS_FILE, earlier_tunings, save_policy
+from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, Limits
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
@@ -103,7 +104,8 @@ def tune(
         tuning=1 + earlier_tunings(path, found.sha256),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
     )
-    save_policy(path, tuned, asked, loaded.answers, found.sha256)
+    drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
+    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift)
     write_text(folder / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
     _tell(tuned, basis.told, console, stated=asked.line_mix is not None)
     return tuned
@@ -184,7 +186,6 @@ def _read(path: Path | str | None) -> Limits:
         ) from error
     limits = Limits.from_dict({} if values is None else values, str(path))
     for key, value in (
-        ("audit", limits.audit),
         ("line_mix: estimate", limits.line_mix == ESTIMATE),
         ("unknown_false_alarm", limits.unknown_false_alarm or limits.tail_false_alarm),
     ):

@@ -343,13 +343,15 @@ class Predictor:
 
         So an image's digits do not depend on which files beside it are unreadable, or left to do.
         """
-        read = [self.reader.read(image, checksum=checksums) for image in images]
+        audits = self.decisions is not None and self.decisions.policy.audit > 0
+        read = [self.reader.read(image, checksum=checksums or audits) for image in images]
         pixels = [image.pixels for image in read if not isinstance(image.pixels, str)]
         decided: Iterator[_Answer] = iter(())
         if pixels:
             with gate or threading.Semaphore():
                 outputs = session.run(np.stack(pixels + pixels[-1:] * (least - len(pixels))))
-            decided = self._decide(**outputs)
+            digests = [image.sha256 for image in read if not isinstance(image.pixels, str)]
+            decided = self._decide(digests, **outputs)
         nothing = np.full(len(self.label_space.names), np.nan, np.float32)
         found = []
         for number, (image, got) in enumerate(zip(images, read, strict=True), start):
@@ -367,6 +369,7 @@ class Predictor:
 
     def _decide(
         self,
+        digests: Sequence[str | None],
         probabilities: FloatArray,
         expert_probabilities: FloatArray | None = None,
         **_: Array,
@@ -381,7 +384,9 @@ class Predictor:
         experts = repeat(None) if expert_probabilities is None else expert_probabilities
         stands, why = answers.released, [""] * len(probabilities)
         if self.decisions is not None:
-            acted = self.decisions.policy.act(logits_of(probabilities, self.temperature))
+            policy, number = self.decisions.policy, len(digests)  # the batch may be filled up
+            logits = logits_of(probabilities[:number], self.temperature)
+            acted = policy.act(logits, drawn=policy.draws(digests))
             stands = (acted.action == RELEASE) | (acted.action == AUTOMATIC)
             why = acted.words()[1]
         for index, sure, released, reason, row, each, told in zip(

@@ -1,0 +1,238 @@
+"""`recame monitor`: do escapes among audited images stay as promised, and lots as they were?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from recame.contracts import BoolArray, IntArray, Predictions
+from recame.decisions.actions import AUTOMATIC, RELEASE, Acted
+from recame.decisions.audit import EscapeMonitor
+from recame.decisions.document import KeptPolicy
+from recame.decisions.drift import Drift, DriftMonitor
+from recame.decisions.promises import Promise
+from recame.decisions.scored import logits_of
+from recame.errors import ConfigError, DataError
+from recame.files import read_json, write_json
+from recame.names import command, counted, quoted
+from recame.progress import say
+from recame.runs.predictions import load_predictions
+from recame.runtime.opening import load
+
+MONITOR_SCHEMA = 1
+#: What watches a line lies beside the decisions.
+STATE_FILE = "monitor.json"
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What a further lot has shown.
+
+    Attributes:
+        escapes: what is watched, in words -> its monitor.
+        drifts: of this lot, and of the lots that it completes.
+        images: of the lot, without those of earlier calls.
+        audited: whose labels are new.
+    """
+
+    escapes: dict[str, EscapeMonitor]
+    drifts: tuple[Drift, ...]
+    images: int
+    audited: int
+
+    @property
+    def alarms(self) -> list[str]:
+        """What has raised the alarm, now or before."""
+        return [what for what, monitor in self.escapes.items() if monitor.alarm]
+
+    @property
+    def exit_code(self) -> int:
+        """1 with an alarm; drift alone is no alarm."""
+        return int(bool(self.alarms))
+
+
+@dataclass
+class _State:
+    """What is kept from one call to the next."""
+
+    decided: str
+    escapes: dict[str, EscapeMonitor]
+    drift: DriftMonitor
+    seen: set[str] = field(default_factory=set)
+    audited: set[str] = field(default_factory=set)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": MONITOR_SCHEMA,
+            "decided_sha256": self.decided,
+            "escapes": {what: monitor.to_dict() for what, monitor in self.escapes.items()},
+            "drift": self.drift.to_dict(),
+            "seen": sorted(self.seen),
+            "audited": sorted(self.audited),
+        }
+
+
+def monitor(
+    model: Path | str,
+    table: Path | str,
+    *,
+    state: Path | str | None = None,
+    console: Console | None = None,
+) -> Monitored:
+    """Take one more lot into account, and say whether promises are still kept.
+
+    Only audited images tell of escapes: those whose `reason` is `audit`, where the decisions draw
+    an audit; else all that have a label, which must then be a share of *all* images and not those
+    that somebody looked at for their score. All rows tell of drift. A row counts once, and so does
+    its label, which may come later.
+
+    Args:
+        model: the run's or bundle's folder.
+        table: a table that `recame predict` wrote for a lot, with a column `label` in which people
+            have written what audited images show.
+        state: where the monitors are kept; None: `monitor.json` in the model's folder.
+        console: where the findings go; silent if None.
+
+    Raises:
+        ConfigError: the model promises nothing.
+        DataError: the table lacks a column, or the state is damaged.
+    """
+    console = console or Console(quiet=True)
+    loaded = load(model)
+    kept = loaded.decisions
+    if kept is None:
+        raise ConfigError(
+            f"{model} has no decisions that hold for its answers, so no promise could be watched: "
+            f"fit them first with {command('recame', 'tune', Path(model))}."
+        )
+    path = Path(model) / STATE_FILE if state is None else Path(state)
+    watched = _open(path, kept, console)
+    lot = load_predictions(Path(table), loaded.label_space)
+    if "label" not in lot.table:
+        raise DataError(
+            f"{table} has no column 'label': add one, in which people write what audited images "
+            "show, empty for all others."
+        )
+    keys = _keys(lot)
+    known = (lot.target >= 0) & _drawn(lot.table, kept)
+    fresh, labelled = _new_rows(keys, watched.seen), _new_rows(keys, watched.audited) & known
+    acted = kept.policy.act(logits_of(lot.probabilities, loaded.temperature))
+    for promise in _watched(kept):
+        own, beyond = _stream(promise, lot.target, acted, kept)
+        watched.escapes[_what(promise)].add(beyond[own & labelled])
+    told = fresh & np.isfinite(lot.probabilities).all(1)
+    drifts = watched.drift.add(acted.best[told], lot.probabilities[told].max(1))
+    watched.seen |= {keys[place] for place in np.flatnonzero(fresh)}
+    watched.audited |= {keys[place] for place in np.flatnonzero(labelled)}
+    write_json(path, watched.to_dict())
+    found = Monitored(watched.escapes, tuple(drifts), int(fresh.sum()), int(labelled.sum()))
+    _tell(found, console)
+    return found
+
+
+def _watched(kept: KeptPolicy) -> list[Promise]:
+    """Promises that labels can tell of."""
+    return [p for p in kept.promises if p.limit is not None and p.kind in ("escape", "purity")]
+
+
+def _what(promise: Promise) -> str:
+    if promise.kind == "escape":
+        return f"escapes of {quoted(promise.of)}"
+    return f"what is called {quoted(promise.of)} and is something else"
+
+
+def _new(kept: KeptPolicy) -> _State:
+    promises = _watched(kept)
+    risk = (1 - kept.confidence) / max(1, len(promises))
+    return _State(
+        kept.sha256,
+        {
+            _what(p): EscapeMonitor(p.limit if p.kind == "escape" else 1 - p.limit, risk)
+            for p in promises
+            if p.limit is not None
+        },
+        kept.drift,
+    )
+
+
+def _open(path: Path, kept: KeptPolicy, console: Console) -> _State:
+    """The monitors as they were left; new ones for other decisions."""
+    if not path.exists():
+        return _new(kept)
+    values = read_json(path, newest=MONITOR_SCHEMA, advice="Remove it to begin anew.")
+    try:
+        if values["decided_sha256"] != kept.sha256:
+            say(console, f"{path} has watched other decisions: new monitors begin.", "yellow")
+            return _new(kept)
+        escapes: Mapping[str, Any] = values["escapes"]
+        return _State(
+            kept.sha256,
+            {what: EscapeMonitor.from_dict(facts) for what, facts in escapes.items()},
+            DriftMonitor.from_dict(values["drift"]),
+            set(values["seen"]),
+            set(values["audited"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error!r}): it was edited or damaged. Take it from a copy, or "
+            "remove it: then all that was watched so far is forgotten."
+        ) from error
+
+
+def _keys(lot: Predictions) -> list[str]:
+    """Tells a row from others: lots recycle names, but what a model says of an image does not."""
+    rows = zip(lot.table["image"].astype(str), lot.probabilities, strict=True)
+    return [hashlib.sha256(name.encode() + row.tobytes()).hexdigest()[:16] for name, row in rows]
+
+
+def _new_rows(keys: list[str], seen: set[str]) -> BoolArray:
+    """(N,) rows that no earlier call has seen, each once."""
+    found = pd.Series(keys)
+    fresh: BoolArray = ~(found.isin(seen) | found.duplicated()).to_numpy(np.bool_)
+    return fresh
+
+
+def _drawn(rows: pd.DataFrame, kept: KeptPolicy) -> BoolArray:
+    """(N,) rows whose label may tell of escapes: nobody chose them by their score."""
+    if not kept.policy.audit:
+        return np.ones(len(rows), np.bool_)
+    if "reason" not in rows:
+        raise DataError(
+            "The table has no column 'reason', so that audited images cannot be told from those "
+            "that were looked at for their score. Give the table as recame predict wrote it."
+        )
+    drawn: BoolArray = (rows["reason"] == "audit").to_numpy(np.bool_)
+    return drawn
+
+
+def _stream(
+    promise: Promise, target: IntArray, acted: Acted, kept: KeptPolicy
+) -> tuple[BoolArray, BoolArray]:
+    """Rows that a promise is of, and those on its wrong side, as without the audit."""
+    index = kept.policy.names.index(promise.of)
+    if promise.kind == "escape":
+        return target == index, acted.action == RELEASE
+    return (acted.action == AUTOMATIC) & (acted.best == index), target != index
+
+
+def _tell(found: Monitored, console: Console) -> None:
+    say(console, f"{counted(found.images)} of the lot, {found.audited:,} of them audited.")
+    for what, watch in found.escapes.items():
+        low, high = watch.interval() if watch.images else (0.0, 1.0)
+        seen = f"{watch.escapes:,} of {counted(watch.images)}, {low:.1%} to {high:.1%}"
+        if watch.alarm:
+            text = (
+                f"ALARM: {what} exceed {watch.limit:.2%} ({seen}; since image {watch.alarmed_at})"
+            )
+            say(console, f"  {text}", "red")
+        else:
+            say(console, f"  {what}: no sign of more than {watch.limit:.2%} ({seen})")
+    for drift in found.drifts:
+        say(console, f"  Drift: {drift.sentence}", "yellow")
