@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW, UNKNOWN
-from recame.decisions.expected import FRONTIER_LIMITS
+from recame.decisions.expected import FRONTIER_LIMITS, risk_coverage
 from recame.decisions.limits import Limits
 from recame.decisions.promises import risk_of_each
 from recame.decisions.scored import Scored
@@ -148,6 +148,23 @@ def test_without_a_normal_class_purity_is_what_can_be_asked() -> None:
     assert found.expected.escape is None
     assert [promise.kind for promise in found.promises] == ["purity"] * 3
     assert found.frontier == ()
+
+
+def test_errors_fall_as_the_least_certain_go_to_people() -> None:
+    images = scored(200, spread=2.0)
+    found = risk_coverage(images, np.full(3, 1 / 3))
+    wrong = images.logits.argmax(1) != images.target
+    assert found.coverage[-1] == pytest.approx(1)
+    assert found.errors[-1] == pytest.approx(wrong.mean())
+    assert found.errors[300] < found.errors[-1]
+    # An oracle sends the wrong ones away first.
+    right = 1 - wrong.mean()
+    assert found.oracle[found.coverage < right - 0.01].max() == pytest.approx(0, abs=1e-9)
+    assert found.oracle[-1] == pytest.approx(wrong.mean())
+    assert (found.oracle <= found.errors + 1e-9).all()
+    # A line on which one class alone comes knows its errors alone.
+    alone = risk_coverage(images, np.array([0.0, 1.0, 0.0]))
+    assert alone.errors[-1] == pytest.approx(wrong[images.target == 1].mean())
 
 
 def test_calibrations_that_tell_nothing() -> None:

@@ -32,7 +32,7 @@ def tune(
 
     console = Console()
     tune_model(model, calibration, limits, normal=normal, console=console)
-    say(console, f"Decisions: {model / 'decisions.json'}; what other limits cost: frontier.csv")
+    say(console, f"Page: {model / 'decisions.html'}")
 
 
 def verify(

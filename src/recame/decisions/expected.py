@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recame.contracts import FloatArray, IntArray
 from recame.decisions.actions import AUTOMATIC, RELEASE, Policy
 from recame.decisions.exact import above_all_but, most_allowed
-from recame.decisions.scored import Scored
+from recame.decisions.scored import Scored, class_log_odds
 
 #: Escape limits that the frontier shows.
 FRONTIER_LIMITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
@@ -116,3 +116,41 @@ def frontier(
             }
         )
     return rows
+
+
+class RiskCoverage(NamedTuple):
+    """How wrong decisions are, by the share of a line that needs no person.
+
+    Attributes:
+        coverage: (N,) ascending shares of the line.
+        errors: (N,) wrong among them, the most certain first.
+        oracle: (N,) the same of who knows which are wrong, and gives these to people first.
+    """
+
+    coverage: FloatArray
+    errors: FloatArray
+    oracle: FloatArray
+
+
+def risk_coverage(images: Scored, mix: FloatArray) -> RiskCoverage:
+    """Errors of the images' classes if the least certain go to people (Geifman, El-Yaniv 2017).
+
+    Args:
+        images: labelled, as they count.
+        mix: (C,) shares of the classes on the line.
+    """
+    odds = class_log_odds(images.logits)
+    certainty = np.nan_to_num(odds.max(1), nan=-math.inf)
+    wrong = np.nan_to_num(odds, nan=-math.inf).argmax(1) != images.target
+    wrong |= ~np.isfinite(certainty)
+    counts = np.bincount(images.target, minlength=len(mix))
+    weight = (mix / np.maximum(counts, 1))[images.target]
+    weight = weight / max(float(weight.sum()), 1e-300)
+
+    def curve(order: IntArray) -> tuple[FloatArray, FloatArray]:
+        covered = np.cumsum(weight[order])
+        return covered, np.cumsum((weight * wrong)[order]) / np.maximum(covered, 1e-300)
+
+    coverage, errors = curve(np.argsort(-certainty, kind="stable"))
+    known, least = curve(np.argsort(wrong, kind="stable"))
+    return RiskCoverage(coverage, errors, np.interp(coverage, known, least))

@@ -23,6 +23,7 @@ from recame.label_space import LabelSpace
 from recame.metrics.statistics import wilson_interval
 from recame.names import command, quoted
 from recame.progress import say
+from recame.reports.decisions_page import decisions_page
 from recame.reports.labelled import Labelled, contents_of, judged
 from recame.runs.folder import RunFolder
 from recame.runtime.bundle import find_bundle
@@ -66,8 +67,8 @@ def tune(
 ) -> Tuned:
     """Fit decisions to a finished run, or to a bundle, and keep them in its `decisions.json`.
 
-    From then on `recame predict` and `recame.load` of that folder decide by them. `frontier.csv`
-    beside it tells what other escape limits would cost.
+    From then on `recame predict` and `recame.load` of that folder decide by them. `decisions.html`
+    beside it shows them, `frontier.csv` what other escape limits would cost.
 
     Args:
         model: the folder.
@@ -107,6 +108,9 @@ def tune(
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
     save_policy(path, tuned, asked, loaded.answers, found.sha256, drift)
     write_text(folder / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
+    name = folder.resolve().name
+    page = decisions_page(tuned, found.scored, asked, name=name, told=basis.told)
+    write_text(folder / "decisions.html", page)
     _tell(tuned, basis.told, console, stated=asked.line_mix is not None)
     return tuned
 
