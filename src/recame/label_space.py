@@ -19,6 +19,24 @@ GROUPS = ("head", "many", "medium", "few")
 PUBLISHED_CUTOFFS = (10_000, 1_000, 100)
 
 
+#: Names that the normal class often has, without blanks, hyphens and underscores.
+_USUAL_NORMAL = (
+    "good", "ok", "okay", "pass", "passed", "normal", "falsecall", "nodefect", "defectfree", "none",
+)  # fmt: skip
+
+
+def likely_normal(names: Iterable[str]) -> str | None:
+    """A class that looks by its name like the normal one: to be proposed, never assumed.
+
+    Examples:
+        >>> likely_normal(["bridge", "False-Call", "open"]), likely_normal(["a", "b"])
+        ('False-Call', None)
+    """
+    plain = str.maketrans("", "", " -_.")
+    found = {name.casefold().translate(plain): name for name in names}
+    return next((found[usual] for usual in _USUAL_NORMAL if usual in found), None)
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """Class names in index order with their training counts.

@@ -19,7 +19,7 @@ from recame.decisions.tune import tune as tune_scores
 from recame.errors import ConfigError, DataError
 from recame.files import csv_text, write_text
 from recame.inference.finished_run import recorded_data
-from recame.label_space import LabelSpace
+from recame.label_space import LabelSpace, likely_normal
 from recame.metrics.statistics import wilson_interval
 from recame.names import command, quoted
 from recame.progress import say
@@ -29,8 +29,6 @@ from recame.runs.folder import RunFolder
 from recame.runtime.bundle import find_bundle
 from recame.runtime.opening import load
 
-#: Names that a normal class often has; one is proposed, and never taken unasked.
-_USUAL_NORMAL = ("good", "ok", "pass", "normal", "false_call", "no_defect", "none")
 #: Of what a folder's decisions do not ask yet, so that a limit on it could not be kept.
 _NOT_KEPT = (
     "the decisions of a run or bundle do not keep it. Leave it out, or tune scores with it "
@@ -202,9 +200,9 @@ def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSp
     """The classes with the normal one, which must be named."""
     if normal is not None or space.normal is not None:
         return replace(space, normal=normal or space.normal)
-    likely = [name for name in space.names if name.casefold() in _USUAL_NORMAL]
-    name = likely[0] if likely else space.names[0]
-    proposal = f"{quoted(likely[0])} looks like it" if likely else "for instance"
+    likely = likely_normal(space.names)
+    name = likely or space.names[0]
+    proposal = "for instance" if likely is None else f"{quoted(likely)} looks like it"
     raise ConfigError(
         f"{folder} does not say which class is normal, and none is released unasked; {proposal}: "
         f"{command('recame', 'tune', folder, '--normal', name)}"

@@ -7,6 +7,7 @@ from recame.inspection.checks.files import Files
 from recame.inspection.checks.groups import Groups
 from recame.inspection.checks.label_errors import LabelErrors
 from recame.inspection.checks.products import Products
+from recame.inspection.checks.promises import Promises
 from recame.inspection.checks.resolution import Resolution
 from recame.inspection.checks.structure import Structure
 
@@ -20,4 +21,5 @@ CHECKS: tuple[type[Check], ...] = (
     Products,
     Structure,
     Resolution,
+    Promises,
 )
