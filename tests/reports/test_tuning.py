@@ -291,6 +291,26 @@ def test_rows_of_train_and_val_calibrate_nothing(run: Path, labelled: Path, tmp_
     assert recame.tune(run, tmp_path / "set.csv", normal="ok").facts["images"] == 170
 
 
+def test_images_that_people_saw_for_their_score_calibrate_nothing(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    def table(decisions: list[str], reasons: list[str]) -> Path:
+        paths = sorted(labelled.rglob("*.png"))
+        rows = [
+            f"{path},{path.parent.name},{decisions[n % len(decisions)]},{reasons[n % len(reasons)]}"
+            for n, path in enumerate(paths)
+        ]
+        (tmp_path / "set.csv").write_text("\n".join(["image,label,decision,reason", *rows]))
+        return tmp_path / "set.csv"
+
+    with pytest.raises(DataError, match="510 images that were all sent to people for their score"):
+        recame.tune(run, table(["review"], ["below_release"]), normal="ok")
+    found = recame.tune(run, table(["review", "ok", "ok"], ["audit", "", ""]), normal="ok")
+    assert found.facts["images"] == 170
+    found = recame.tune(run, table(["review", "ok"], ["below_release", ""]), normal="ok")
+    assert found.facts["images"] == 510
+
+
 def test_a_run_without_val_needs_images(
     defects: Path, tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:

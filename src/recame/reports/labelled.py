@@ -44,8 +44,10 @@ class Labelled:
     def read(cls, source: Path | str, console: Console) -> Labelled:
         """Read a folder per class or a table; rows of the splits `train` and `val` are left out.
 
+        Of a table of decisions, audited images alone: others were looked at for their score.
+
         Raises:
-            DataError: there is no labelled image.
+            DataError: there is no labelled image, or none that its score has not chosen.
         """
         path = Path(source)
         table = read_manifest(path, min_classes=1)
@@ -61,7 +63,7 @@ class Labelled:
                 f"{path} holds no labelled image beside those of train and val, and labels of "
                 "images that made no model are what tells."
             )
-        return cls(table.reset_index(drop=True), path)
+        return cls(_not_chosen_by_score(table, path, console).reset_index(drop=True), path)
 
     @property
     def images(self) -> list[str]:
@@ -116,6 +118,27 @@ class Labelled:
             told = f"{counted(len(unread))} cannot be read, and count as sent to a person: {named}"
             say(console, told, "yellow")
         return found
+
+
+def _not_chosen_by_score(table: pd.DataFrame, source: Path, console: Console) -> pd.DataFrame:
+    """Of labelled decisions those of the audit; all where images were not sent to people."""
+    if "decision" not in table:
+        return table
+    reasons = table.get("reason", pd.Series("", table.index)).fillna("")
+    audited = reasons == "audit"
+    if audited.any():
+        left = int((~audited).sum())
+        if left:
+            told = f"{counted(left)} that the audit has not drawn are left out"
+            say(console, f"{source}: {told}, as their labels may follow from their score.")
+        return table[audited]
+    if (table["decision"] == "review").all():
+        raise DataError(
+            f"{source} holds {counted(len(table))} that were all sent to people for their score, "
+            "and says nothing of those that were released: promises need images that were drawn "
+            "whatever their score (audit in the limits of recame tune)."
+        )
+    return table
 
 
 @dataclass(frozen=True)
