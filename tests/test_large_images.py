@@ -112,11 +112,14 @@ def test_run_and_bundles_answer_alike(run: Path, boards: Path, tmp_path: Path) -
     columns = [f"p_{name}" for name in recame.load(run).label_space.names]
     right = np.array([path.parent.name for path in images]) == expected["prediction"]
     assert right.mean() > 0.8
-    for precision, most in (("fp32", 2e-4), ("int8", 0.4)):
+    # Eight bits round otherwise on each kind of processor.
+    for precision, most, alike in (("fp32", 2e-4, 1.0), ("int8", 0.6, 0.9)):
         export(run, tmp_path / precision, precision=precision)
         found = load(tmp_path / precision).predict(list(map(str, images)))
         scores = np.stack([one.probabilities for one in found])
         assert np.abs(scores - expected[columns].to_numpy()).max() < most
+        same = scores.argmax(1) == expected[columns].to_numpy().argmax(1)
+        assert same.mean() >= alike
 
 
 def test_views_turn_pieces_in_graph_and_torch_alike(

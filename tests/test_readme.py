@@ -78,7 +78,7 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (workplace / "runs" / "first" / "evaluation" / "test" / "report.html").exists()
     for name in ("predictions.csv", "decisions.csv"):
         text = (workplace / name).read_text()
-        assert text.startswith("image,prediction,confidence,decision,reason,p_")
+        assert text.startswith("image,path,prediction,confidence,p_")
         assert text.count("\n") == 2
 
 

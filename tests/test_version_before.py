@@ -36,8 +36,12 @@ def test_its_settings_are_read(left: Path) -> None:
     config = recame.load_config(left / "run" / "config.yaml")
     assert config.objective.tau == (1.0, 2.0)
     folder = RunFolder.open(left / "run")
-    # Every stage learnt, and no view was asked what it is worth.
-    as_then = {"finetune.frozen_stages": 0, "evaluation.least_images_per_s": None}
+    # Every stage learnt, no view was asked what it is worth, and no image was set aside.
+    as_then = {
+        "finetune.frozen_stages": 0,
+        "evaluation.least_images_per_s": None,
+        "data.calibrate": 0.0,
+    }
     assert folder.load_config() == config.updated(as_then)
     assert folder.asked().objective.tau == "auto"
 
@@ -80,7 +84,7 @@ def test_its_run_is_exported(left: Path) -> None:
     then, now, run = (recame.load(left / name) for name in ("bundle", "again", "run"))
     images = sorted((left / "images").rglob("*.png"))
     for a, b in zip(then.predict(images), now.predict(images), strict=True):
-        assert (a.label, a.decision) == (b.label, b.decision)
+        assert (a.label, a.action) == (b.label, b.action)
         np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)
     # The temperature that export fits is the run's from then on.
     for a, b in zip(run.predict(images), now.predict(images), strict=True):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recame.reports.monitoring import monitor
     from recame.reports.tuning import tune
     from recame.reports.verifying import verify
+    from recame.runs.predictions import load_predictions
     from recame.runtime import load, predict
     from recame.training.student.distill import distill
     from recame.training.train import train
@@ -41,6 +42,7 @@ _HOMES = {
     "evaluate": "reports.evaluate",
     "inspect_set": "inspection",
     "load": "runtime",
+    "load_predictions": "runs.predictions",
     "monitor": "reports.monitoring",
     "predict": "runtime",
     "report": "reports.evaluate",
@@ -65,6 +67,7 @@ __all__ = [
     "inspect_set",
     "load",
     "load_config",
+    "load_predictions",
     "monitor",
     "predict",
     "report",

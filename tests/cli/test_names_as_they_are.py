@@ -48,17 +48,15 @@ def test_a_prediction() -> None:
         num_images=4,
         num_resumed=0,
         counts=dict.fromkeys(ODD, 1),
-        num_review=0,
-        num_unanswered=0,
+        decided={("automatic", "automatic"): 4, ("unreadable", "unreadable"): 1},
         num_unreadable=1,
         unreadable=(("[/].png", "[/reason]"),),
-        unreadable_path=Path("[/]_unreadable.csv"),
         lost={"colour": (1, "[/].png")},
         seconds=1.0,
     )
     print_summary(summary, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for name in (*ODD, "[/].png: [/reason]", "Written: [/]_unreadable.csv"):
+    for name in (*ODD, "[/].png: [/reason]", "Written: [/]/a.csv"):
         assert name in text
 
 

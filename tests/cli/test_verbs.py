@@ -69,9 +69,9 @@ def test_train_evaluate_predict(
     assert "empty.png: " in out
     assert "6 images: " in out
     table = pd.read_csv(tmp_path / "found.csv")
-    expected = ["image", "prediction", "confidence", "decision", "reason"]
-    assert list(table.columns[:9]) == [*expected, "p_ok", "p_scratch", "p_dent", "p_hole"]
-    assert f"Written: {tmp_path / 'found_unreadable.csv'}" in out
+    expected = ["image", "path", "prediction", "confidence"]
+    assert list(table.columns[:8]) == [*expected, "p_ok", "p_scratch", "p_dent", "p_hole"]
+    assert table["action"].tolist().count("unreadable") == 1
 
 
 def test_time_budget_plans_the_epochs(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from recame.decisions.actions import Policy
+from recame.decisions.actions import ACTIONS, Policy, candidates
 from recame.errors import CheckpointError
 
 NAMES = ("good", "bridge", "open")
@@ -43,12 +43,11 @@ def test_every_reason_in_its_order() -> None:
         products=["P1", "P1", "P9", "P1", "P1", "P1", "P2", "P2", "P1"],
         drawn=np.array([False, False, False, True] + [False] * 5),
     )
-    actions, reasons = acted.words()
-    assert reasons == [
+    assert acted.reasons() == [
         *("not_finite", "unknown", "product_unseen", "audit", "released", "below_release"),
         *("automatic", "ambiguous", "class_not_promised"),
     ]
-    assert actions == [
+    assert [ACTIONS[number] for number in acted.action] == [
         *("review", "unknown", "review", "review", "release", "review"),
         *("automatic", "review", "review"),
     ]
@@ -60,35 +59,36 @@ def test_every_reason_in_its_order() -> None:
 def test_a_threshold_is_not_above_itself() -> None:
     scores = logits((0, 2.0))
     exact = policy(release_above=float(policy().act(scores).odds[0]))
-    assert exact.act(scores).words()[1] == ["below_release"]
-    assert exact.act(scores + np.array([1e-9, 0, 0])).words()[1] == ["released"]
+    assert exact.act(scores).reasons() == ["below_release"]
+    assert exact.act(scores + np.array([1e-9, 0, 0])).reasons() == ["released"]
 
 
 def test_what_is_strange_beyond_numbers_is_unknown() -> None:
     acted = policy().act(logits((0, 9), (0, 9)), strangeness=np.array([math.nan, 5.0]))
-    assert acted.words()[1] == ["unknown", "released"]
+    assert acted.reasons() == ["unknown", "released"]
 
 
 def test_without_a_normal_class_nothing_is_released() -> None:
     free = policy(normal=None, automatic_above=np.full(3, -math.inf), release_above=math.inf)
-    assert set(free.act(logits((0, 9), (1, 0.1))).words()[0]) == {"automatic"}
+    assert set(free.act(logits((0, 9), (1, 0.1))).reasons()) == {"automatic"}
 
 
 def test_what_no_one_asks_of_is_not_asked() -> None:
     plain = policy(unknown_above=None, products=None)
     acted = plain.act(logits((0, 9)), strangeness=np.array([1e9]), products=["P77"])
-    assert acted.words() == (["release"], ["released"])
+    assert acted.reasons() == ["released"]
 
 
 def test_no_image() -> None:
     acted = policy().act(np.zeros((0, 3)))
     assert len(acted.reason) == len(acted.best) == 0
-    assert acted.words() == ([], [])
+    assert acted.reasons() == []
 
 
 def test_candidates_for_a_person() -> None:
-    found = policy().candidates(
-        np.array([[0.5, 0.44, 0.06], [0.97, 0.02, 0.01], [0.3, 0.3, 0.4]], np.float32)
+    found = candidates(
+        policy().names,
+        np.array([[0.5, 0.44, 0.06], [0.97, 0.02, 0.01], [0.3, 0.3, 0.4]], np.float32),
     )
     assert found == ["good|bridge|open", "good", "open|good|bridge"]
 

@@ -9,16 +9,19 @@ from recame.decisions.policy import (
     ALL_ALIKE,
     NO_DISTRIBUTION,
     NO_NUMBER,
-    decide,
+    Decider,
     names_a_class,
 )
 
 GOOD = [0.9, 0.1, 0.0]
 
 
+NAMES = ("ok", "open", "short")
+
+
 def decided(*rows: list[float], **words: object):
-    found = {"normal_index": 0, "release_above": None, **words}
-    return decide(np.array(rows, np.float32), **found)  # type: ignore[arg-type]
+    found = {"names": NAMES, "normal": 0, **words}
+    return Decider(**found).decide(np.array(rows, np.float32))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -38,26 +41,27 @@ def test_what_names_no_class_is_never_released(
     row: list[float], reason: str, release_above: float | None
 ) -> None:
     found = decided(GOOD, row, release_above=release_above)
-    assert found.released.tolist() == [True, False]
-    assert found.reasons == [None, reason]
+    stands = "automatic" if release_above is None else "release"
+    assert (found.actions, found.reasons[1]) == ([stands, "review"], "not_finite")
+    assert (found.faults, found.candidates) == ([None, reason], ["", ""])
     assert names_a_class(np.array([GOOD, row], np.float32)).tolist() == [True, False]
 
 
 def test_an_expert_without_a_number_is_told() -> None:
     experts = np.full((2, 2, 3), 1 / 3, np.float32)
     experts[1, 1, 2] = np.nan
-    found = decide(
-        np.array([GOOD, GOOD], np.float32), experts, normal_index=None, release_above=None
-    )
-    assert found.reasons == [None, NO_NUMBER]
-    assert found.released.tolist() == [True, False]
+    found = Decider(NAMES).decide(np.array([GOOD, GOOD], np.float32), experts)
+    assert found.faults == [None, NO_NUMBER]
+    assert found.actions == ["automatic", "review"]
 
 
 def test_the_threshold_holds_the_normal_class_alone() -> None:
     rows = [[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [0.1, 0.6, 0.3]]
-    assert decided(*rows, release_above=0.6).released.tolist() == [True, False, True]
-    assert decided(*rows, release_above=float("nan")).released.tolist() == [False, False, True]
-    assert decided(*rows, normal_index=None, release_above=0.6).released.all()
+    assert decided(*rows, release_above=0.6).reasons == ["released", "below_release", "automatic"]
+    unknown = decided(*rows, release_above=float("nan"))
+    assert unknown.reasons == ["below_release", "below_release", "automatic"]
+    assert unknown.candidates == ["ok|open", "ok|open|short", ""]
+    assert set(decided(*rows, normal=None, release_above=0.6).actions) == {"automatic"}
     assert decided(*rows).best.tolist() == [0, 0, 1]
 
 

@@ -217,4 +217,4 @@ def test_scores_that_are_no_numbers_go_to_a_person() -> None:
     images.logits[3] = math.nan
     found = tune(images, NAMES, "good")
     assert "1 image of the calibration have no finite score" in " ".join(found.notes)
-    assert found.policy.act(images.logits).words()[1][3] == "not_finite"
+    assert found.policy.act(images.logits).reasons()[3] == "not_finite"

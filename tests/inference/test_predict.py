@@ -176,9 +176,10 @@ def test_images_that_nobody_labelled_are_predicted(stored, tmp_path):
     np.testing.assert_allclose(
         got.probabilities, expected_probabilities(model, stored, 1)[1], rtol=1e-4
     )
-    save_predictions(predictions_table(got, space), tmp_path / "night.parquet")
-    again = load_predictions(tmp_path / "night.parquet", space)
-    assert "label" not in again.table
+    table = predictions_table(got, space.names)
+    save_predictions(table, tmp_path / "night.parquet", space.names)
+    again = load_predictions(tmp_path / "night.parquet").predictions
+    assert again.table["label"].isna().all()
     assert again.target.tolist() == [-1] * 7
     with pytest.raises(DataError, match="label"):
         evaluate_predictions(again, space)

@@ -70,7 +70,7 @@ def test_escapes_raise_the_alarm_and_it_stays(run: Path, lot: pd.DataFrame, tmp_
     wrong = lot.assign(label=lot["label"].replace({"ok": "dent"}))
     found = recame.monitor(run, written(wrong, tmp_path / "wrong.csv"))
     watch = found.escapes["escapes of dent"]
-    released = sum(lot["decision"] == "ok")
+    released = sum(lot["action"] == "release")
     assert (watch.images, watch.escapes) == (180, released)
     assert "escapes of dent" in found.alarms
     later = lot.assign(image="later/" + lot["image"])
@@ -145,7 +145,7 @@ def test_what_cannot_be_watched(
         recame.monitor(finished, path)
     with pytest.raises(DataError, match="no column 'label'"):
         recame.monitor(run, written(lot.drop(columns="label"), tmp_path / "bare.csv"))
-    with pytest.raises(DataError, match="holds no predictions of the classes"):
+    with pytest.raises(DataError, match=r"no predictions of ok, scratch, dent, hole, but those of"):
         recame.monitor(run, written(lot.drop(columns="p_ok"), tmp_path / "other.csv"))
     recame.monitor(run, path)
     state = read_json(run / "monitor.json")

@@ -234,12 +234,12 @@ def test_a_full_disk_costs_the_traceback_and_hides_no_reason(copied, monkeypatch
 
 
 def test_images_of_other_names_are_said_to_be_so(copied):
-    folder, config, loaded = open_finished(copied)
+    _, config, loaded = open_finished(copied)
     table = pd.read_csv(copied / "manifest.csv")
     data = images_to_judge(table, config, loaded, "test", silent)
     predictions = load_predictions(
-        copied / "evaluation" / "test" / "predictions.parquet", folder.label_space()
-    )
+        copied / "evaluation" / "test" / "predictions.parquet"
+    ).predictions
     renamed = replace(data, table=data.table.assign(image="new/" + data.table["image"]))
     evidence = gather_evidence(loaded, renamed, predictions, "test")
     assert evidence.remarks[0].endswith("No image of the data has the name of a judged one.")

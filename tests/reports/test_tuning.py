@@ -55,11 +55,11 @@ def test_a_tuned_run_decides_by_its_promises(run: Path, labelled: Path) -> None:
     for prediction, row in zip(told, odds, strict=True):
         called = int(row.argmax())
         if called != normal:
-            assert (prediction.decision, prediction.reason) == (prediction.label, "automatic")
+            assert (prediction.action, prediction.reason) == ("automatic", "automatic")
         elif row[normal] > found.policy.release_above:
-            assert (prediction.decision, prediction.reason) == ("ok", "released")
+            assert (prediction.action, prediction.reason) == ("release", "released")
         else:
-            assert (prediction.decision, prediction.reason) == ("review", "below_release")
+            assert (prediction.action, prediction.reason) == ("review", "below_release")
     released = [p.image for p in told if p.reason == "released"]
     escapes = sum(Path(image).parent.name != "ok" for image in released)
     assert escapes == sum(promise.beyond for promise in found.promises)
@@ -82,10 +82,14 @@ def test_the_table_says_why_an_image_goes_to_a_person(
     recame.predict(run, labelled, out=tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    held = [row for row in rows if row["decision"] == "review"]
+    held = [row for row in rows if row["action"] == "review"]
     assert len(held) == sum(row["prediction"] == "ok" for row in rows) > 100
     assert {row["reason"] for row in held} == {"below_release"}
-    assert {row["reason"] for row in rows if row["decision"] != "review"} == {""}
+    assert all(row["candidates"].startswith("ok") for row in held)
+    others = [row for row in rows if row["action"] != "review"]
+    assert {(row["action"], row["reason"], row["candidates"]) for row in others} == {
+        ("automatic", "automatic", "")
+    }
 
 
 def test_each_tuning_on_the_same_images_spends_confidence(
@@ -205,7 +209,7 @@ def test_a_share_of_all_images_goes_to_people(run: Path, labelled: Path, tmp_pat
     told = model.predict(labelled)
     drawn = [each for each in told if each.reason == "audit"]
     assert len(drawn) / len(told) == pytest.approx(0.3, abs=0.08)
-    assert {each.decision for each in drawn} == {"review"}
+    assert {each.action for each in drawn} == {"review"}
     # By content: alone, in a stream, and under another name.
     moved = tmp_path / "other-name.png"
     shutil.copy(drawn[0].image, moved)
@@ -300,14 +304,18 @@ def test_images_that_people_saw_for_their_score_calibrate_nothing(
             f"{path},{path.parent.name},{decisions[n % len(decisions)]},{reasons[n % len(reasons)]}"
             for n, path in enumerate(paths)
         ]
-        (tmp_path / "set.csv").write_text("\n".join(["image,label,decision,reason", *rows]))
+        (tmp_path / "set.csv").write_text("\n".join(["image,label,action,reason", *rows]))
         return tmp_path / "set.csv"
 
     with pytest.raises(DataError, match="510 images that were all sent to people for their score"):
         recame.tune(run, table(["review"], ["below_release"]), normal="ok")
-    found = recame.tune(run, table(["review", "ok", "ok"], ["audit", "", ""]), normal="ok")
+    found = recame.tune(
+        run, table(["review", "release", "release"], ["audit", "released", "released"]), normal="ok"
+    )
     assert found.facts["images"] == 170
-    found = recame.tune(run, table(["review", "ok"], ["below_release", ""]), normal="ok")
+    found = recame.tune(
+        run, table(["review", "release"], ["below_release", "released"]), normal="ok"
+    )
     assert found.facts["images"] == 510
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 import recame
 from recame.cli import main
 from recame.data.listing import list_image_names
+from recame.decisions.limits import Limits
 from recame.errors import (
     CheckpointError,
     ConfigError,
@@ -185,16 +187,30 @@ def test_tables_are_those_of_one_machine(
         bundle, "images", out=there, ray="any", on_progress=lambda *done: heard.append(done)
     )
     assert there.read_bytes() == here.read_bytes()
-    for table in (one, two):
-        assert table.unreadable_path is not None
-    assert two.unreadable_path.read_bytes() == one.unreadable_path.read_bytes()  # type: ignore[union-attr]
-    assert replace(two, out=one.out, seconds=0, unreadable_path=None) == replace(
-        one, seconds=0, unreadable_path=None
-    )
+    assert replace(two, out=one.out, seconds=0) == replace(one, seconds=0)
     assert heard == [(0, 306), (256, 306), (306, 306)]
     assert [len(shard) for shard in ray.shards] == [256, 50]
     assert ray.options == {"num_cpus": 1, "max_retries": 3, "name": "recame predict"}
     assert (ray.cancelled, len(cluster_node._LOADED)) == (0, 1)
+
+
+def test_nodes_decide_by_what_was_tuned(
+    exported_run: Path,
+    ray: FakeRay,
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    counts = {"ok": 60, "scratch": 60, "dent": 60, "hole": 60}
+    fresh = write_images(tmp_path / "fresh", counts, seed=7)
+    tuned = Path(shutil.copytree(exported_run, tmp_path / "tuned"))
+    limits = Limits.from_dict({"escape": 0.2, "audit": 0.2})
+    recame.tune(tuned, fresh, limits, normal="ok")
+    recame.predict(tuned, fresh, out="here.csv", batch_size=16)
+    two = recame.predict(tuned, fresh, out="there.csv", ray="any")
+    assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
+    assert two.decided["review", "audit"] > 20
 
 
 def test_the_command_line(
@@ -250,7 +266,7 @@ def test_a_file_that_a_node_does_not_see(
 ) -> None:
     def elsewhere(scored: Scored) -> Scored:
         lost = [
-            replace(item, label=None, decision="unreadable", error="no such file", sha256=None)
+            replace(item, label=None, action="unreadable", error="no such file", sha256=None)
             for item in scored.found
         ]
         return replace(scored, node="left", found=tuple(lost))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -26,17 +27,26 @@ from rich.console import Console
 import recame
 from recame.cli.predicting import print_summary
 from recame.contracts import PreprocessSpec
+from recame.data.listing import ListedImages
 from recame.errors import ConfigError, DataError, MissingDependencyError, UnreadableError
 from recame.files import sha256
 from recame.label_space import LabelSpace
 from recame.names import text_of
-from recame.runs.predictions import PREDICTIONS_SCHEMA, SCHEMA_KEY, load_predictions
+from recame.runs.prediction_columns import (
+    CLASSES_KEY,
+    MODEL_KEY,
+    PREDICTIONS_SCHEMA,
+    SCHEMA_KEY,
+    prediction_columns,
+    probability_columns,
+)
+from recame.runs.predictions import load_predictions
 from recame.runtime import predict_files
 from recame.runtime.partial_table import PartialTable
 
 Pictures = tuple[Path, np.ndarray]
 
-HEADER = ["image", "prediction", "confidence", "decision", "reason", "p_ok", "p_crack", "p_NA"]
+CLASSES = ["ok", "crack", "NA"]
 
 #: A slow model that is killed half-way.
 SLOW = """
@@ -78,24 +88,32 @@ def test_table_holds_every_image_once(
         bundle, folder, out=out, on_progress=lambda done, total: heard.append((done, total))
     )
     table = pd.read_csv(out, keep_default_na=False)
-    assert list(table) == HEADER
-    assert [Path(name).name for name in table["image"]] == [f"{i:03d}.png" for i in range(300)]
-    space = recame.load(bundle).label_space
-    read = load_predictions(out, space)  # every digit of float32 is there
-    np.testing.assert_allclose(read.probabilities, expected(pictures[1], grey), atol=1e-5)
-    names = np.array(space.names)[read.probabilities.argmax(1)]
-    assert table["prediction"].tolist() == names.tolist() == table["decision"].tolist()
+    assert list(table) == prediction_columns(CLASSES)
+    assert [Path(name).name for name in table["image"]] == sorted(
+        path.name for path in folder.iterdir()
+    )
+    assert table["path"].tolist() == table["image"].tolist()  # which was absolute
+    torn, seen = (table[(table["action"] == "unreadable") == is_torn] for is_torn in (True, False))
+    assert [Path(name).name for name in seen["image"]] == [f"{i:03d}.png" for i in range(300)]
+    read = load_predictions(out)  # every digit of float32 is there
+    assert read.classes == tuple(CLASSES)
+    rows = (table["action"] != "unreadable").to_numpy()
+    probabilities = read.predictions.probabilities
+    np.testing.assert_allclose(probabilities[rows], expected(pictures[1], grey), atol=1e-5)
+    assert np.isnan(probabilities[~rows]).all()
+    names = np.array(CLASSES)[probabilities[rows].argmax(1)]
+    assert seen["prediction"].tolist() == names.tolist()
+    assert set(seen["action"]) == set(seen["reason"]) == {"automatic"}
+    assert seen["sha256"].tolist() == [sha256(Path(path)) for path in seen["path"]]
     assert (summary.num_images, summary.num_unreadable, summary.num_resumed) == (300, 5, 0)
-    assert summary.counts == table["prediction"].value_counts().to_dict()
-    broken = pd.read_csv(summary.unreadable_path)
-    assert broken["reason"].tolist() == ["empty file (0 bytes)"] * 5
-    assert list(broken["image"]) == [name for name, _ in summary.unreadable]
+    assert summary.counts == seen["prediction"].value_counts().to_dict()
+    assert summary.decided == {("automatic", "automatic"): 300, ("unreadable", "unreadable"): 5}
+    assert torn["note"].tolist() == ["empty file (0 bytes)"] * 5
+    assert set(torn[["prediction", "confidence", "p_ok", "candidates"]].to_numpy().ravel()) == {""}
+    assert list(torn["image"]) == [name for name, _ in summary.unreadable]
     assert heard[0] == (0, 305)
     assert heard[-1] == (305, 305)
-    assert sorted(path.name for path in out.parent.iterdir()) == [
-        "table.csv",
-        "table_unreadable.csv",
-    ]
+    assert [path.name for path in out.parent.iterdir()] == ["table.csv"]
 
 
 def wait_for_rows(folder: Path) -> Path:
@@ -127,8 +145,6 @@ def test_killed_and_restarted(bundle: Path, folder: Path, tmp_path: Path) -> Non
     assert summary.num_resumed % 16 == 0
     assert (summary.num_images, summary.num_unreadable) == (300, 5)
     assert out.read_bytes() == whole.read_bytes()
-    unreadable = tmp_path / "out_unreadable.csv"
-    assert unreadable.read_bytes() == (tmp_path / "whole_unreadable.csv").read_bytes()
     assert not rows.parent.exists()
 
 
@@ -165,9 +181,7 @@ class TestTakingUp:
     def test_the_finished_rows_are_kept(self, stopped: Path, bundle: Path, folder: Path) -> None:
         summary = predict_files(recame.load(bundle, batch_size=7), [folder], stopped)
         assert (summary.num_resumed, summary.num_images, summary.num_unreadable) == (256, 300, 5)
-        for name in ("{}.csv", "{}_unreadable.csv"):
-            whole = stopped.with_name(name.format("whole"))
-            assert stopped.with_name(name.format("out")).read_bytes() == whole.read_bytes()
+        assert stopped.read_bytes() == stopped.with_name("whole.csv").read_bytes()
 
     def test_another_model_is_refused(
         self,
@@ -199,7 +213,11 @@ class TestTakingUp:
         assert summary.counts == again.counts
         one, other = (pd.read_csv(p, keep_default_na=False) for p in (stopped, again.out))
         assert one["image"].tolist() == other["image"].tolist()
-        np.testing.assert_allclose(one[HEADER[5:]], other[HEADER[5:]], atol=1e-6)
+        tables = [
+            each[each["action"] != "unreadable"][probability_columns(CLASSES)].astype(np.float32)
+            for each in (one, other)
+        ]
+        np.testing.assert_allclose(*tables, atol=1e-6)
 
     def test_another_lot_under_the_same_names(
         self, stopped: Path, bundle: Path, folder: Path, pictures: Pictures, tmp_path: Path
@@ -214,12 +232,11 @@ class TestTakingUp:
         # The empty files alone are what they were.
         assert summary.num_resumed == 3
         predict_files(model, [folder], tmp_path / "lot_b.csv")
-        one, other = (
-            pd.read_csv(p, keep_default_na=False) for p in (stopped, tmp_path / "lot_b.csv")
+        one, other, lot_a = (
+            [label for label in pd.read_csv(p, keep_default_na=False)["prediction"] if label]
+            for p in (stopped, tmp_path / "lot_b.csv", tmp_path / "whole.csv")
         )
-        assert one["prediction"].tolist() == other["prediction"].tolist()
-        lot_a = pd.read_csv(tmp_path / "whole.csv", keep_default_na=False)
-        assert one["prediction"].tolist() == lot_a["prediction"].tolist()[::-1]
+        assert one == other == lot_a[::-1]
 
     @pytest.mark.parametrize("left", ["a newer version", "the version before"])
     def test_rows_of_another_version_are_refused(
@@ -260,16 +277,20 @@ def test_parquet_is_the_same_table(bundle: Path, folder: Path, tmp_path: Path) -
     model = recame.load(bundle, batch_size=16, threads=1)
     predict_files(model, [folder], tmp_path / "a.csv")
     predict_files(model, [folder], tmp_path / "a.parquet")
-    space = model.label_space
-    one = load_predictions(tmp_path / "a.csv", space)
-    other = load_predictions(tmp_path / "a.parquet", space)
-    np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    one = load_predictions(tmp_path / "a.csv")
+    other = load_predictions(tmp_path / "a.parquet")
+    assert (one.classes, other.classes) == (tuple(CLASSES), tuple(CLASSES))
+    assert (one.model, other.model) == ("", model.fingerprint)
+    np.testing.assert_array_equal(one.predictions.probabilities, other.predictions.probabilities)
     columns = parquet.read_table(tmp_path / "a.parquet")
     assert (
         columns["prediction"].to_pylist()
         == pd.read_csv(tmp_path / "a.csv", keep_default_na=False)["prediction"].tolist()
     )
-    assert columns.schema.metadata[SCHEMA_KEY] == str(PREDICTIONS_SCHEMA).encode()
+    told = columns.schema.metadata
+    assert told[SCHEMA_KEY] == str(PREDICTIONS_SCHEMA).encode()
+    assert json.loads(told[CLASSES_KEY]) == CLASSES
+    assert told[MODEL_KEY].decode() == model.fingerprint
 
 
 def test_names_with_commas_quotes_and_line_ends(
@@ -283,10 +304,9 @@ def test_names_with_commas_quotes_and_line_ends(
         (folder / name).write_bytes((pictures[0] / "000.png").read_bytes())
     (folder / "0\r.png").write_bytes(b"")
     summary = recame.predict(bundle, folder, out=tmp_path / "odd.csv")
-    for path, expected in ((summary.out, names), (summary.unreadable_path, ["0\r.png"])):
-        assert path is not None
-        rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
-        assert [Path(text_of(row[0])).name for row in rows[1:]] == expected
+    content = Path(summary.out).read_bytes().decode()
+    rows = list(csv.reader(io.StringIO(content, newline="")))
+    assert [Path(text_of(row[0])).name for row in rows[1:]] == sorted([*names, "0\r.png"])
     assert [Path(name).name for name, _ in summary.unreadable] == ["0\r.png"]
 
 
@@ -308,20 +328,20 @@ def test_no_cell_is_a_formula(
     tables = {}
     for ending in ("csv", "parquet"):
         summary = predict_files(model, [*images, "=bad.png"], f"out.{ending}")
-        tables[ending] = load_predictions(Path(f"out.{ending}"), model.label_space)
+        tables[ending] = load_predictions(f"out.{ending}", names).predictions
         assert summary.unreadable == (("=bad.png", "empty file (0 bytes)"),)
         assert set(summary.counts) <= set(names)
     with Path("out.csv").open(newline="") as stream:
         rows = list(csv.reader(stream))[1:]
     assert all(cell[:1] not in set("=+-@") for row in rows for cell in row)
     assert sorted(row[0] for row in rows) == sorted(
-        name if name == "plain.png" else f"'{name}" for name in images
+        name if name == "plain.png" else f"'{name}" for name in [*images, "=bad.png"]
     )
     one, other = tables["csv"].table, tables["parquet"].table
     assert one["image"].tolist() == other["image"].tolist()
-    assert sorted(one["image"]) == sorted(images)
-    assert one["decision"].tolist() == other["decision"].tolist()
-    assert set(one["decision"]) <= set(names)
+    assert sorted(one["image"]) == sorted([*images, "=bad.png"])
+    assert one["action"].tolist() == other["action"].tolist()
+    assert sorted(set(one["action"])) == ["automatic", "unreadable"]
 
 
 def test_what_cannot_be_written_is_told_first(
@@ -346,7 +366,7 @@ def test_nothing_readable_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
 
 def test_two_starts_at_once_do_not_mix(bundle: Path, folder: Path, tmp_path: Path) -> None:
     model = recame.load(bundle)
-    names = sorted(str(path) for path in folder.iterdir())
+    names = ListedImages(sorted(str(path) for path in folder.iterdir()), [], {})
     out = tmp_path / "out.csv"
     with PartialTable(out, model, names, resume=True):
         for resume in (True, False):
@@ -376,21 +396,22 @@ class TestNamesThatAreNoText:
         out = tmp_path / f"out{suffix}"
         summary = recame.predict(bundle, tmp_path / "images", out=out, max_unreadable=1)
         read = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
-        plain = sorted(read["image"].map(lambda cell: Path(cell).name))
+        seen = read[read["action"] != "unreadable"]
+        plain = sorted(seen["image"].map(lambda cell: Path(cell).name))
         assert plain == ["=\\udcff.png", "bad\\\\udcff.png", "bad\\udcff.png"]
-        space = recame.load(bundle).label_space
-        assert load_predictions(out, space).table["image"].tolist() == named
-        assert summary.unreadable_path is not None
-        [torn] = pd.read_csv(summary.unreadable_path)["image"]
-        assert os.fsencode(Path(text_of(torn)).name) == b"torn\xfe.png"
+        told = load_predictions(out).predictions.table
+        assert told["image"][told["action"] != "unreadable"].tolist() == named
+        [torn] = told["image"][told["action"] == "unreadable"]
+        assert os.fsencode(Path(torn).name) == b"torn\xfe.png"
+        assert summary.unreadable == ((torn, "empty file (0 bytes)"),)
 
     def test_an_interrupted_start_knows_them(
         self, named: list[str], bundle: Path, tmp_path: Path
     ) -> None:
-        model = recame.load(bundle)
-        with PartialTable(tmp_path / "a.csv", model, named, resume=True) as partial:
+        model, listed = recame.load(bundle), ListedImages(named, [], {})
+        with PartialTable(tmp_path / "a.csv", model, listed, resume=True) as partial:
             partial.add(list(model.stream(named, checksums=True))[:2])
-        with PartialTable(tmp_path / "a.csv", model, named, resume=True) as partial:
+        with PartialTable(tmp_path / "a.csv", model, listed, resume=True) as partial:
             assert list(partial.todo) == [2]
 
     def test_a_terminal_of_ascii(
@@ -464,15 +485,12 @@ class TestOutage:
         with pytest.raises(UnreadableError, match=r"of 905 files cannot be opened.*same command"):
             predict_files(model, [folder], out, on_progress=unmount)
         assert not out.exists()
-        assert not (tmp_path / "out_unreadable.csv").exists()
         away.rename(folder)
         summary = predict_files(model, [folder], out)
         # The stream reads a few batches ahead, which were still there.
         assert 256 <= summary.num_resumed < 256 + 5 * 16
         assert (summary.num_images, summary.num_unreadable) == (900, 5)
-        for name in ("{}.csv", "{}_unreadable.csv"):
-            whole = tmp_path / name.format("whole")
-            assert (tmp_path / name.format("out")).read_bytes() == whole.read_bytes()
+        assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
     def test_more_broken_files_than_any_lot_has(
         self, bundle: Path, folder: Path, tmp_path: Path
@@ -536,46 +554,80 @@ def test_an_answer_without_numbers_is_a_row_for_review(
         assert (summary.num_images, summary.num_unreadable) == (300, 0)
         assert (summary.num_unanswered, summary.num_review) == (2, 2)
         assert sum(summary.counts.values()) == 298
-        read = load_predictions(tmp_path / f"out.{ending}", model.label_space)
-        held = (read.table["decision"] == "review").to_numpy()
+        read = load_predictions(tmp_path / f"out.{ending}").predictions
+        held = (read.table["action"] == "review").to_numpy()
         assert np.flatnonzero(held).tolist() == [0, 123]
         assert np.isnan(read.probabilities[held]).all()
         assert np.isfinite(read.probabilities[~held]).all()
-        assert read.table["reason"][held].str.contains("no number").all()
+        assert set(read.table["reason"][held]) == {"not_finite"}
+        assert read.table["note"][held].str.contains("no number").all()
     rows = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     assert rows["prediction"][held].tolist() == ["", ""]
 
 
-class TestListOfUnreadableFiles:
-    def test_never_overwrites_another_table(
+class TestColumnsOfTheTable:
+    """A table of images gives its rows the names and columns that it has."""
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    def test_are_kept(self, kind: str, bundle: Path, folder: Path, tmp_path: Path) -> None:
+        names = ["002.png", "000.png", "000-broken.png", "001.png"]
+        lot = pd.DataFrame(
+            {
+                "image": [f"images/{name}" for name in names],
+                "label": ["ok", "", "crack", "NA"],
+                "board": ["=7", "a,b", "0012", ""],
+                "action": ["mine"] * 4,
+                "p_lot": ["x"] * 4,
+                "expert0_p_ok": ["1"] * 4,
+            }
+        )
+        source = tmp_path / f"lot.{kind}"
+        lot.to_csv(source, index=False) if kind == "csv" else lot.to_parquet(source)
+        out = tmp_path / "made" / f"out.{kind}"
+        recame.predict(bundle, source, out=out, max_unreadable=1)
+        read = load_predictions(out)
+        table = read.predictions.table
+        assert read.classes == tuple(CLASSES)
+        assert table["image"].tolist() == lot["image"].tolist()
+        assert table["path"].tolist() == [str(tmp_path / name) for name in lot["image"]]
+        assert read.predictions.target.tolist() == [0, -1, 1, 2]
+        assert read.predictions.expert_probabilities.shape == (4, 0, 3)
+        assert table["board"].fillna("").tolist() == lot["board"].tolist()
+        assert set(table["manifest_action"]) == {"mine"}
+        assert {"p_lot", "manifest_expert0_p_ok"} <= set(table)
+        assert table["action"].tolist() == ["automatic", "automatic", "unreadable", "automatic"]
+
+    def test_of_several_sources(self, bundle: Path, folder: Path, tmp_path: Path) -> None:
+        for name, column in (("a", "lot"), ("b", "wafer")):
+            lot = pd.DataFrame({"image": [f"images/00{'12'[name == 'b']}.png"], column: [name]})
+            lot.to_csv(tmp_path / f"{name}.csv", index=False)
+        sources = [tmp_path / "a.csv", tmp_path / "b.csv", folder / "005.png"]
+        recame.predict(bundle, sources, out=tmp_path / "out.csv")
+        rows = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+        assert rows["lot"].tolist() == ["a", "", ""]
+        assert rows["wafer"].tolist() == ["", "b", ""]
+        assert rows["image"].tolist() == ["images/001.png", "images/002.png", str(sources[2])]
+
+    def test_change_without_another_forward(
         self, bundle: Path, folder: Path, tmp_path: Path
     ) -> None:
-        model = recame.load(bundle)
-        with pytest.raises(ConfigError, match=r"names that end in _unreadable\.csv"):
-            predict_files(model, [folder], tmp_path / "lot_unreadable.csv")
-        mine = tmp_path / "lot_unreadable.csv"
-        mine.write_text("image,label\n")
-        with pytest.raises(DataError, match=r"lot_unreadable\.csv is where .* something else"):
-            predict_files(model, [folder], tmp_path / "lot.csv")
-        assert mine.read_text() == "image,label\n"
-        assert not (tmp_path / "lot.csv").exists()
+        """What is kept of an interrupted start is what the model said, not what a table says."""
+        source = tmp_path / "lot.csv"
+        names = [f"images/{number:03d}.png" for number in range(300)]
+        pd.DataFrame({"image": names, "lot": "A"}).to_csv(source, index=False)
+        model = recame.load(bundle, batch_size=16, threads=1)
 
-    def test_tables_of_one_stem_have_lists_of_their_own(
-        self, bundle: Path, folder: Path, pictures: Pictures, tmp_path: Path
-    ) -> None:
-        model = recame.load(bundle)
-        first = predict_files(model, [folder], tmp_path / "lot.csv")
-        before = (tmp_path / "lot_unreadable.csv").read_bytes()
-        # All of the other lot can be read: its list is none, and the first lot's stays.
-        second = predict_files(model, [pictures[0]], tmp_path / "lot.parquet")
-        assert first.unreadable_path == tmp_path / "lot_unreadable.csv"
-        assert second.unreadable_path is None
-        assert (tmp_path / "lot_unreadable.csv").read_bytes() == before
-        third = predict_files(model, [folder], tmp_path / "lot.parquet")
-        assert third.unreadable_path == tmp_path / "lot.parquet_unreadable.csv"
-        # A list of its own is renewed.
-        predict_files(model, [pictures[0]], tmp_path / "lot.csv")
-        assert not (tmp_path / "lot_unreadable.csv").exists()
+        def stop(done: int, _total: int) -> None:
+            if done >= 256:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(model, [source], tmp_path / "out.csv", on_progress=stop)
+        pd.DataFrame({"image": names, "wafer": "B"}).to_csv(source, index=False)
+        assert predict_files(model, [source], tmp_path / "out.csv").num_resumed == 256
+        rows = pd.read_csv(tmp_path / "out.csv")
+        assert set(rows["wafer"]) == {"B"}
+        assert "lot" not in rows
 
 
 def test_ctrl_c_keeps_what_is_done(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -639,10 +691,11 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
     }
     table = pd.read_csv(summary.out, index_col="image", keep_default_na=False)
     dark = table.loc[str(folder / "290.png")]
-    assert dark["decision"] == table.loc[str(folder / "007.png"), "decision"] == "review"
-    assert dark["reason"] == "its values use 12 of 16 bits, of which the model sees the upper 8"
-    assert table.loc[str(folder / "red.png"), "reason"] == "its colour becomes grey"
-    assert (table["reason"] != "").sum() == 4
+    assert dark["action"] == table.loc[str(folder / "007.png"), "action"] == "review"
+    assert dark["reason"] == "near_black"
+    assert dark["note"] == "its values use 12 of 16 bits, of which the model sees the upper 8"
+    assert table.loc[str(folder / "red.png"), "note"] == "its colour becomes grey"
+    assert (table["note"] != "").sum() == 4
     console = Console(record=True, width=200)
     print_summary(summary, console)
     told = console.export_text()
@@ -651,7 +704,7 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
         "1 image is in colour, of which the model sees the grey values alone "
         f"({folder / 'red.png'})" in told
     )
-    assert "to review: normal, but not surely enough, or near black to the model" in told
+    assert "3 of them go to a person (near black to the model 2, without an answer 1)" in told
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -692,7 +745,7 @@ def test_pages_are_named_in_the_table(bundle: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert [row["image"] for row in rows] == names
     # What a folder leaves out is said; who names pages leaves nothing out.
-    assert [row["reason"] for row in rows] == ["only the first of its 3 pages is read", "", "", ""]
+    assert [row["note"] for row in rows] == ["only the first of its 3 pages is read", "", "", ""]
     answers = [found.probabilities for found in predictor.predict(names)]
     np.testing.assert_array_equal(answers[0], answers[1])
     for page, answer in zip(pages, answers[1:], strict=True):

@@ -21,7 +21,6 @@ from recame.contracts import PreprocessSpec
 from recame.data import decode
 from recame.data.decode import decode_image
 from recame.errors import CheckpointError, ConfigError, DataError
-from recame.label_space import LabelSpace
 from recame.models import load_checkpoint, save_checkpoint
 from recame.runtime import predictor as runtime
 from recame.runtime import sessions
@@ -41,7 +40,7 @@ def test_paths_bytes_and_arrays_say_the_same(
     for item in found:
         np.testing.assert_allclose(item.probabilities, expected(pixels[7:8], grey)[0], atol=1e-5)
         assert item.label == model.label_space.names[int(item.probabilities.argmax())]
-        assert item.decision == item.label
+        assert (item.action, item.reason, item.stands) == ("automatic", "automatic", True)
         assert item.confidence == pytest.approx(float(item.probabilities.max()))
         assert item.error is None
     assert [item.image for item in found] == [str(path), str(path), "#2", "#3", "#4"]
@@ -64,7 +63,8 @@ def test_broken_images_are_answers(bundle: Path, pictures: Pictures, tmp_path: P
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:40])
     model = recame.load(bundle)
     first, cut, none, last = model.predict([good, tmp_path / "cut.png", tmp_path / "no.png", good])
-    assert (cut.label, cut.decision, none.decision) == (None, "unreadable", "unreadable")
+    assert (cut.label, cut.action, none.action) == (None, "unreadable", "unreadable")
+    assert (cut.reason, cut.note, cut.stands) == ("unreadable", cut.error, False)
     assert math.isnan(cut.confidence)
     assert np.isnan(cut.probabilities).all()
     assert "truncated" in str(cut.error)
@@ -132,13 +132,14 @@ def test_normal_below_the_threshold_goes_to_review(
 ) -> None:
     thresholds = {"normal": {"release_above": 0.6, "max_escape": 0.01}}
     model = recame.load(write_bundle(tmp_path / "b", grey, thresholds=thresholds))
-    assert model.release_above == 0.6
     found = model.predict(pictures[0])
     normal = [item for item in found if item.label == "ok"]
-    held = {item.image for item in normal if item.decision == "review"}
+    held = {item.image for item in normal if item.action == "review"}
     assert held == {item.image for item in normal if item.confidence < 0.6}
     assert 0 < len(held) < len(normal)
-    assert all(item.decision == item.label for item in found if item.label != "ok")
+    assert {item.reason for item in normal} == {"released", "below_release"}
+    assert {item.action for item in found if item.label != "ok"} == {"automatic"}
+    assert all(item.candidates.startswith("ok") == (item.image in held) for item in found)
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
@@ -192,17 +193,6 @@ def test_a_bundle_that_goes_while_a_stream_runs(
         np.testing.assert_allclose(found, expected(pictures[1], grey), atol=1e-5)
 
 
-def test_a_class_that_is_called_like_a_decision_is_told(
-    write_bundle: Callable[..., Path],
-    grey: PreprocessSpec,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    space = LabelSpace(("ok", "review", "dent"), (9, 5, 2), normal="ok")
-    recame.load(write_bundle(tmp_path / "b", grey, space=space))
-    assert "class 'review' is called like a decision" in caplog.text
-
-
 class TestWithoutAnAnswer:
     """A graph that loses its numbers on white images: none of them may pass as the normal class."""
 
@@ -231,11 +221,12 @@ class TestWithoutAnAnswer:
         assert len(found) == number
         for place, item in enumerate(found):
             if place in (0, number // 2):
-                assert (item.label, item.decision, item.unreadable) == (None, "review", False)
+                assert (item.label, item.action, item.unreadable) == (None, "review", False)
+                assert item.reason == "not_finite"
                 assert math.isnan(item.confidence)
                 assert told in str(item.error)
             else:
-                assert item.label == item.decision
+                assert item.stands
                 assert item.error is None
 
 
@@ -249,7 +240,7 @@ def test_a_run_whose_network_gives_no_numbers(
             parameter.fill_(math.nan)
     save_checkpoint(run, loaded.model, loaded.label_space)
     found = recame.load(run, device="cpu").predict(defects / "hole")
-    assert {(item.label, item.decision) for item in found} == {(None, "review")}
+    assert {(item.label, item.action) for item in found} == {(None, "review")}
 
 
 class TestStream:
@@ -442,7 +433,8 @@ class TestLoad:
         assert [Path(item.image).parent.name for item in found] == ["hole"] * 6 + ["ok"]
         assert found[0].expert_probabilities is not None
         assert found[0].expert_probabilities.shape == (2, 4)
-        assert (model.describe()["backend"], model.release_above) == ("onnxruntime", None)
+        assert model.describe()["backend"] == "onnxruntime"
+        assert (model.decider.policy, model.decider.release_above) == (None, None)
         image = np.asarray(Image.open(defects / "ok" / "000.png"))
         np.testing.assert_allclose(
             model.predict(image)[0].probabilities, found[-1].probabilities, atol=1e-6
@@ -467,7 +459,7 @@ def test_values_of_fewer_bits_do_not_pass_as_black(bundle: Path, pictures: Pictu
     twelve = pixels.astype(np.uint16) << 4
     for given in (twelve, cv2.imencode(".png", twelve)[1].tobytes()):
         (found,) = model.predict([given])
-        assert found.decision == "review"
+        assert (found.action, found.reason) == ("review", "near_black")
         assert found.label is not None
         assert found.lost == {
             "near black": "its values use 12 of 16 bits, of which the model sees the upper 8"

@@ -252,6 +252,7 @@ class TestModel:
         }
         assert still <= {
             "data.encoding",  # each table's own bytes tell
+            "data.calibrate",  # the classes' counts tell, once the set is cut
             "augment.symmetry",  # the probe asks the data
             "evaluation.views",  # follows from the symmetry
             "probe.max_per_class",

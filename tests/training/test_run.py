@@ -274,11 +274,13 @@ class TestPredict:
     def test_folder_with_a_broken_file(self, finished: Path, images: Path) -> None:
         summary = recame.predict(finished, [images], out=images / "out.csv")
         table, broken = pd.read_csv(summary.out), summary.unreadable
-        expected = ["image", "prediction", "confidence", "decision", "reason"]
+        expected = ["image", "path", "prediction", "confidence"]
         expected += [f"p_{name}" for name in CLASSES]
         assert list(table.columns[: len(expected)]) == expected
+        assert len(table) == 6
+        table = table[table["action"] != "unreadable"]
         assert len(table) == 5
-        probabilities = table[expected[5:]].to_numpy()
+        probabilities = table[expected[4:]].to_numpy()
         np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
         np.testing.assert_allclose(probabilities.max(1), table["confidence"], atol=1e-6)
         assert [Path(path).name for path, _ in broken] == ["broken.png"]

@@ -96,6 +96,24 @@ _LOST = {
 }
 
 
+#: What is done, and why a person looks: the end of "12 of them ...".
+_ACTIONS = {
+    "release": "released",
+    "automatic": "classified automatically",
+    "review": "go to a person",
+    "unknown": "are like nothing known, and go to a person",
+}
+_REASONS = {
+    "below_release": "normal, but not surely enough",
+    "near_black": "near black to the model",
+    "not_finite": "without an answer",
+    "audit": "audit",
+    "ambiguous": "not surely enough of any class",
+    "class_not_promised": "of a class that promises nothing",
+    "product_unseen": "of a product that training has not seen",
+}
+
+
 def _images(number: int) -> str:
     return f"{number:,} image{'' if number == 1 else 's'}"
 
@@ -112,12 +130,19 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     if summary.num_unanswered:
         told += f"{', ' if told else ''}none {summary.num_unanswered:,}"
     say(console, f"{_images(summary.num_images)}: {told}")
-    if held := summary.num_review - summary.num_unanswered:
-        dark = ", or near black to the model" if "near black" in summary.lost else ""
-        say(console, f"{held:,} of them to review: normal, but not surely enough{dark}")
+    for action, what in _ACTIONS.items():
+        reasons = {why: n for (done, why), n in summary.decided.items() if done == action}
+        if reasons and not (action == "automatic" and len(summary.decided) == 1):
+            why = ", ".join(f"{_REASONS.get(why, why)} {n:,}" for why, n in reasons.items())
+            told = f" ({why})" if action in ("review", "unknown") else ""
+            say(console, f"{sum(reasons.values()):,} of them {what}{told}")
     if summary.num_unanswered:
-        text = f"{summary.num_unanswered:,} of them to review: the model's answer names no class"
-        say(console, f"{text}. Check its weights and what runs it.", "yellow")
+        say(
+            console,
+            f"{_images(summary.num_unanswered)} without an answer: the model's names no class. "
+            "Check its weights and what runs it.",
+            "yellow",
+        )
     for kind, (number, first) in summary.lost.items():
         one, several, what = _LOST[kind]
         verb, named = (one, first) if number == 1 else (several, f"{first}, ...")
@@ -127,5 +152,3 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
     say(console, f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
     say(console, f"Written: {summary.out}")
-    if summary.unreadable_path is not None:
-        say(console, f"Written: {summary.unreadable_path}")

@@ -36,8 +36,24 @@ class TableColumns(NamedTuple):
 USUAL = TableColumns()
 
 
-def table_images(source: Path, columns: TableColumns = USUAL) -> list[str]:
-    """The images that a table names, in its order, as paths with their boxes.
+class TableRows(NamedTuple):
+    """What a table says of its images, in its order.
+
+    Attributes:
+        paths: N, with their boxes.
+        names: N, as the table names them, with their boxes.
+        columns: the further ones, neither of paths nor of boxes.
+        cells: N rows of these, as text.
+    """
+
+    paths: list[str]
+    names: list[str]
+    columns: list[str]
+    cells: list[list[str]]
+
+
+def table_rows(source: Path, columns: TableColumns = USUAL) -> TableRows:
+    """The images that a table names.
 
     Args:
         source: a `.csv` or `.parquet` file.
@@ -58,18 +74,19 @@ def table_images(source: Path, columns: TableColumns = USUAL) -> list[str]:
         "--box-columns none."
     )
     boxed = box_columns_of(header, columns.box, source, advice, declared=columns.box != USUAL.box)
-    names = columns.image, *(boxed or ())
-    places = [header.index(name) for name in names]
-    picked = [[row[place] for place in places] for row in rows]
-    images = [str(row[0] or "").strip() for row in picked]
-    if "" in images:
+    place, boxes = header.index(columns.image), [header.index(name) for name in boxed or ()]
+    names = [str(row[place] or "").strip() for row in rows]
+    if "" in names:
         raise DataError(
-            f"{source}: row {images.index('') + 1} below the header has no {columns.image!r}: fill "
+            f"{source}: row {names.index('') + 1} below the header has no {columns.image!r}: fill "
             "it in, or remove the row."
         )
     if boxed is not None:
-        images = boxed_names(images, [row[1:] for row in picked], boxed, source)
-    return [os.path.join(source.parent, image.replace("\\", "/")) for image in images]  # noqa: PTH118
+        names = boxed_names(names, [[row[box] for box in boxes] for row in rows], boxed, source)
+    paths = [os.path.join(source.parent, name.replace("\\", "/")) for name in names]  # noqa: PTH118
+    further = [number for number, name in enumerate(header) if number != place]
+    cells = [["" if row[n] in _EMPTY else str(row[n]) for n in further] for row in rows]
+    return TableRows(paths, names, [header[number] for number in further], cells)
 
 
 def _csv(source: Path, columns: TableColumns) -> tuple[list[str], list[list[object]]]:

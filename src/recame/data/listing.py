@@ -8,9 +8,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from recame.data.file_part import exists, why_missing
-from recame.data.image_table import USUAL, TableColumns, table_images
+from recame.data.image_table import USUAL, TableColumns, table_rows
 from recame.errors import DataError
 from recame.names import printable
 
@@ -92,7 +93,7 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
 
     A file that is named itself is kept whatever its suffix, and so is a part of one, a page
     (`file.tif#2`) or a box (`file.png#xywh=10,20,30,40`); of the files in folders the first page
-    is meant. A table that is named itself, `.csv` or `.parquet`, names images, see `table_images`.
+    is meant. A table that is named itself, `.csv` or `.parquet`, names images, see `table_rows`.
 
     Returns:
         Paths as they were named (relative stays relative), sorted, each once; those of one table
@@ -102,6 +103,21 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
         DataError: a source does not exist or matches nothing, or there is no image at all.
     """
     return [Path(name) for name in list_image_names(sources)]
+
+
+class ListedImages(NamedTuple):
+    """Images that are to be predicted, and what tables say of them.
+
+    Attributes:
+        paths: where each lies, as it was given, in order.
+        columns: the further columns of all tables among the sources.
+        told: path -> its name in its table and its cells of these columns; images that no table
+            names have none.
+    """
+
+    paths: list[str]
+    columns: list[str]
+    told: dict[str, tuple[str, list[str]]]
 
 
 def list_image_names(sources: Sequence[str | Path], columns: TableColumns = USUAL) -> list[str]:
@@ -114,31 +130,37 @@ def list_image_names(sources: Sequence[str | Path], columns: TableColumns = USUA
     Raises:
         DataError: as of `list_images`, or a table cannot be used.
     """
+    return list_with_columns(sources, columns).paths
+
+
+def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USUAL) -> ListedImages:
+    """`list_image_names` with what tables say of each image; the first row of one counts.
+
+    Args:
+        sources: files, folders, tables and patterns.
+        columns: what tables call theirs.
+
+    Raises:
+        DataError: as of `list_images`, or a table cannot be used.
+    """
     found: dict[str, None] = {}  # in the order of a table
-    unused = Unused()
+    unused, further, told = Unused(), dict[str, int](), dict[str, tuple[str, list[str]]]()
     for source in sources:
         path = Path(source)
         if path.is_dir():
             found.update(dict.fromkeys(_below(path, unused)))
         elif is_table(path) and path.is_file():
-            found.update(dict.fromkeys(table_images(path, columns)))
+            rows = table_rows(path, columns)
+            found.update(dict.fromkeys(rows.paths))
+            places = [further.setdefault(name, len(further)) for name in rows.columns]
+            for where, name, cells in zip(rows.paths, rows.names, rows.cells, strict=True):
+                if where not in told:
+                    at = dict(zip(places, cells, strict=True))
+                    told[where] = name, [at.get(n, "") for n in range(len(further))]
         elif path.exists() or exists(path):
             found[str(path)] = None
         else:
-            # Path.glob takes no absolute pattern.
-            matches = [Path(m) for m in glob.glob(str(source), recursive=True)]  # noqa: PTH207
-            if not matches:
-                why = why_missing(path)
-                if why == why_missing(""):
-                    why = "no such file or folder, and no file matches it as a pattern"
-                raise DataError(f"No image at {source}: {why}. Check the path.")
-            for match in (m for m in matches if m.is_file()):
-                if is_image_name(match.name):
-                    found[str(match)] = None
-                else:
-                    unused.add(str(match))
-            for folder in (m for m in matches if m.is_dir()):
-                found.update(dict.fromkeys(_below(folder, unused)))
+            _match(source, found, unused)
     if not found:
         raise DataError(
             f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
@@ -146,13 +168,38 @@ def list_image_names(sources: Sequence[str | Path], columns: TableColumns = USUA
             f"{unused.told('There are other files: ')}Name files or another folder."
         )
     unused.tell(", ".join(map(str, sources)))
+    for _, cells in told.values():
+        cells += [""] * (len(further) - len(cells))  # of columns that a later table has
     if len(sources) == 1:
-        return list(found) if is_table(sources[0]) else sorted(found, key=_by_parts)
+        ordered = list(found) if is_table(sources[0]) else sorted(found, key=_by_parts)
+        return ListedImages(ordered, list(further), told)
     names = sorted(found, key=_by_parts)
     # Two sources may name one file in two ways.
     here = str(Path.cwd())
     whole = {os.path.join(here, name): name for name in names}  # noqa: PTH118 - text, not paths
-    return [whole[key] for key in sorted(whole, key=_by_parts)]
+    ordered = [whole[key] for key in sorted(whole, key=_by_parts)]
+    if told:  # whichever of its names stays
+        said = {os.path.join(here, name): facts for name, facts in told.items()}  # noqa: PTH118
+        told = {whole[key]: facts for key, facts in said.items()}
+    return ListedImages(ordered, list(further), told)
+
+
+def _match(pattern: str | Path, found: dict[str, None], unused: Unused) -> None:
+    """Note the images that a pattern means."""
+    # Path.glob takes no absolute pattern.
+    matches = [Path(m) for m in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
+    if not matches:
+        why = why_missing(Path(pattern))
+        if why == why_missing(""):
+            why = "no such file or folder, and no file matches it as a pattern"
+        raise DataError(f"No image at {pattern}: {why}. Check the path.")
+    for match in (m for m in matches if m.is_file()):
+        if is_image_name(match.name):
+            found[str(match)] = None
+        else:
+            unused.add(str(match))
+    for folder in (m for m in matches if m.is_dir()):
+        found.update(dict.fromkeys(_below(folder, unused)))
 
 
 def is_table(name: str | os.PathLike[str]) -> bool:

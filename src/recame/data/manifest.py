@@ -201,13 +201,7 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     if source.suffix.lower() == ".csv":
         table = _read_csv(source, columns)
     elif source.suffix.lower() in {".parquet", ".pq"}:
-        try:
-            with open_regular(source) as stream:
-                table = pd.read_parquet(stream)
-            for name in table.select_dtypes(exclude="number"):
-                list(table[name])  # texts that are none are told now
-        except Exception as error:  # a damaged file can break a reader anywhere
-            raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
+        table = _read_parquet(source)
     else:
         raise DataError(
             f"{source} is no manifest: give a folder, or a table ending in .csv or .parquet."
@@ -219,6 +213,8 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     )
     if table.empty:
         raise DataError(f"{source} has a header but no rows: there is nothing to learn from.")
+    if columns.split in table and _is_empty(table[columns.split]).all():
+        table = table.drop(columns=columns.split)  # which says nothing of any image
     renamed = {columns.image: "image"}
     if labels != "ignored" and columns.label in table:
         renamed[columns.label] = "label"
@@ -245,6 +241,17 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     table.insert(1, "path", [str(base / image) for image in slashed])
     front = [c for c in ("image", "path", "label", "split") if c in table]
     return table[front + [c for c in table if c not in front]]
+
+
+def _read_parquet(source: Path) -> pd.DataFrame:
+    try:
+        with open_regular(source) as stream:
+            table = pd.read_parquet(stream)
+        for name in table.select_dtypes(exclude="number"):
+            list(table[name])  # texts that are none are told now
+    except Exception as error:  # a damaged file can break a reader anywhere
+        raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
+    return table
 
 
 def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:

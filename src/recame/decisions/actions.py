@@ -22,8 +22,11 @@ RELEASE, AUTOMATIC, REVIEW, UNKNOWN, UNREADABLE = range(5)
 ACTIONS = ("release", "automatic", "review", "unknown", "unreadable")
 
 #: Reason -> the action that follows from it. An image has the first that is true of it, in this
-#: order, from `not_finite` on; the audit comes before what it audits.
+#: order; the audit comes before what it audits. `unreadable` and `near_black` are told by whoever
+#: reads the files.
 ACTION_OF = {
+    "unreadable": UNREADABLE,
+    "near_black": REVIEW,
     "not_finite": REVIEW,
     "unknown": UNKNOWN,
     "product_unseen": REVIEW,
@@ -35,6 +38,8 @@ ACTION_OF = {
     "ambiguous": REVIEW,
 }
 REASONS = tuple(ACTION_OF)
+#: Of which `Policy.act` gives an image the first that is true.
+_ASKED = REASONS[REASONS.index("not_finite") :]
 
 
 class Acted(NamedTuple):
@@ -52,9 +57,9 @@ class Acted(NamedTuple):
     best: IntArray
     odds: FloatArray
 
-    def words(self) -> tuple[list[str], list[str]]:
-        """Each image's action and reason."""
-        return [ACTIONS[a] for a in self.action], [REASONS[r] for r in self.reason]
+    def reasons(self) -> list[str]:
+        """Each image's reason, of which its action follows."""
+        return [REASONS[number] for number in self.reason]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ class Policy:
             "class_not_promised": above == math.inf,
             "ambiguous": ~nothing,
         }
-        reason = np.stack([facts[name] for name in REASONS]).argmax(0)
+        first = np.stack([facts[name] for name in _ASKED]).argmax(0)
+        reason = first + len(REASONS) - len(_ASKED)
         return Acted(reason, np.array(list(ACTION_OF.values()))[reason], best, own)
 
     def draws(self, digests: Sequence[str | None]) -> BoolArray | None:
@@ -142,22 +148,6 @@ class Policy:
         if self.products is None or products is None:
             return np.zeros(number, np.bool_)
         return np.array([product not in self.products for product in products], np.bool_)
-
-    def candidates(self, probabilities: Array, least: float = 0.05, most: int = 3) -> list[str]:
-        """For each image the classes that a person should look for, the likeliest first.
-
-        Args:
-            probabilities: (N, C), calibrated.
-            least: probability of each but the first.
-            most: classes.
-        """
-        order = np.argsort(-probabilities, 1, kind="stable")[:, :most]
-        likely = np.take_along_axis(probabilities, order, 1) >= least
-        likely[:, 0] = True
-        return [
-            "|".join(self.names[index] for index in row[keep])
-            for row, keep in zip(order, likely, strict=True)
-        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, which has no infinity: `never` and `always` stand for it."""
@@ -211,6 +201,30 @@ class Policy:
                 f"The decision policy cannot be read ({error!r}): decisions.json was edited or "
                 "damaged, or is of a model of other classes. Fit it anew with recame tune."
             ) from error
+
+
+def candidates(
+    names: Sequence[str], probabilities: Array, least: float = 0.05, most: int = 3
+) -> list[str]:
+    """For each image the classes that a person should look for, the likeliest first.
+
+    Args:
+        names: of the C classes.
+        probabilities: (N, C), calibrated.
+        least: probability of each but the first.
+        most: classes.
+
+    Examples:
+        >>> candidates(("ok", "open", "short"), np.array([[0.5, 0.04, 0.46], [0.01, 0.98, 0.01]]))
+        ['ok|short', 'open']
+    """
+    order = np.argsort(-probabilities, 1, kind="stable")[:, :most]
+    likely = np.take_along_axis(probabilities, order, 1) >= least
+    likely[:, :1] = True
+    return [
+        "|".join(names[index] for index in row[keep])
+        for row, keep in zip(order, likely, strict=True)
+    ]
 
 
 def _share(told: float) -> float:

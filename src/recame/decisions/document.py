@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from recame.decisions.actions import Policy
 from recame.decisions.calibration import DECISIONS_SCHEMA
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import Limits
+from recame.decisions.outcome import Outcome
 from recame.decisions.promises import Promise
 from recame.decisions.tune import Tuned
 from recame.decisions.verification import Verification
@@ -171,6 +172,25 @@ def save_verification(path: Path, verification: Verification, images_sha256: str
         "rows": [row.to_dict() for row in verification.rows],
     }
     write_json(path, {**values, "verifications": [*values.get("verifications", []), look]})
+
+
+def note_look(path: Path, what: str, digests: Iterable[str], outcome: Outcome) -> None:
+    """Note that images judged the decisions: who looks often at a test finds what it wishes.
+
+    Args:
+        path: of `decisions.json`.
+        what: the images, in words.
+        digests: of their files.
+        outcome: what was seen.
+    """
+    values = _read(path)
+    look = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "images": what,
+        "images_sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+        "outcome": outcome.to_dict(),
+    }
+    write_json(path, {**values, "looks": [*values.get("looks", []), look]})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""What an image's probabilities lead to: its class, or a person's look."""
+"""What an image's probabilities lead to: its class stands, or a person looks, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from recame.contracts import Array, BoolArray, FloatArray, IntArray
+from recame.decisions.actions import ACTION_OF, ACTIONS, Policy, candidates
+from recame.decisions.scored import logits_of
 
 #: How far a row of probabilities may be from a sum of 1; half precision stays well within.
 _SUM_TOLERANCE = 0.05
@@ -18,54 +21,103 @@ ALL_ALIKE = "the model holds every class for equally probable"
 
 
 class Decided(NamedTuple):
-    """What N images are taken for.
+    """What is done with N images.
 
     Attributes:
-        best: (N,) most probable class; meaningless where `reasons` says why there is none.
+        best: (N,) most probable class; meaningless where `faults` says why there is none.
         confidence: (N,) its probability.
-        released: (N,) whether the class may stand; the others go to review.
-        reasons: why an answer names no class; None where it does.
+        actions: of `ACTIONS`.
+        reasons: of `REASONS`.
+        faults: why an answer names no class, in words; None where it does.
+        candidates: for images that go to a person the classes to look for, joined by `|`; empty
+            for the others.
     """
 
     best: IntArray
     confidence: FloatArray
-    released: BoolArray
-    reasons: Sequence[str | None]
+    actions: Sequence[str]
+    reasons: Sequence[str]
+    faults: Sequence[str | None]
+    candidates: Sequence[str]
 
 
-def decide(
-    probabilities: FloatArray,
-    experts: FloatArray | None = None,
-    *,
-    normal_index: int | None,
-    release_above: float | None,
-) -> Decided:
-    """Take each image for its most probable class, unless a person has to look.
+@dataclass(frozen=True)
+class Decider:
+    """What decides by a model's answers: a fitted policy, or without one the best class itself.
 
-    An answer that names no class is never released: the largest of no numbers is the first class,
-    mostly the normal one, and every comparison with them is false. So are all classes equally
-    probable where a graph has lost what was no number on its way.
-
-    Args:
-        probabilities: (N, C), calibrated.
-        experts: (N, E, C) of each expert, if they are known.
-        normal_index: of the normal class.
-        release_above: probability that it needs to pass unseen; None: any.
+    Attributes:
+        names: of the C classes.
+        policy: what `recame tune` has fitted; None: each image is taken for its best class.
+        temperature: what the probabilities have gone through.
+        normal: index of the normal class, for `release_above`.
+        release_above: probability that the normal class needs to pass unseen without a policy, as
+            bundles of earlier versions have it; None: any.
     """
-    best, confidence = probabilities.argmax(1), probabilities.max(1)
-    reasons = _reasons(probabilities, experts)
-    released = np.array([reason is None for reason in reasons], np.bool_)
-    if normal_index is not None and release_above is not None:
-        released &= (best != normal_index) | (confidence >= np.float32(release_above))
-    return Decided(best, confidence, released, reasons)
+
+    names: tuple[str, ...]
+    policy: Policy | None = None
+    temperature: float = 1.0
+    normal: int | None = None
+    release_above: float | None = None
+
+    def decide(
+        self,
+        probabilities: FloatArray,
+        experts: FloatArray | None = None,
+        digests: Sequence[str | None] | None = None,
+    ) -> Decided:
+        """Decide N images.
+
+        An answer that names no class goes to a person: the largest of no numbers is the first
+        class, mostly the normal one, and every comparison with them is false. So are all classes
+        equally probable where a graph has lost what was no number on its way.
+
+        Args:
+            probabilities: (N, C), calibrated.
+            experts: (N, E, C) of each expert, if they are known.
+            digests: SHA-256 of the N files, by which a policy draws its audit; None: it draws none.
+        """
+        best, confidence = probabilities.argmax(1), probabilities.max(1)
+        faults = _faults(probabilities, experts)
+        if self.policy is None:
+            reasons = self._by_threshold(best, confidence)
+        else:
+            drawn = None if digests is None else self.policy.draws(digests)
+            logits = logits_of(probabilities, self.temperature)
+            reasons = self.policy.act(logits, drawn=drawn).reasons()
+        reasons = [
+            reason if fault is None else "not_finite"
+            for reason, fault in zip(reasons, faults, strict=True)
+        ]
+        actions = [ACTIONS[ACTION_OF[reason]] for reason in reasons]
+        seen = np.array([action in _SEEN for action in actions], np.bool_)
+        seen &= np.array([fault is None for fault in faults], np.bool_)
+        looked_for = [""] * len(actions)
+        for place, told in zip(
+            np.flatnonzero(seen).tolist(), candidates(self.names, probabilities[seen]), strict=True
+        ):
+            looked_for[place] = told
+        return Decided(best, confidence, actions, reasons, faults, looked_for)
+
+    def _by_threshold(self, best: IntArray, confidence: FloatArray) -> list[str]:
+        """Each image's reason without a policy."""
+        if self.normal is None or self.release_above is None:
+            return ["automatic"] * len(best)
+        sure = confidence >= np.float32(self.release_above)
+        places = np.where(best != self.normal, 0, np.where(sure, 1, 2))
+        return [("automatic", "released", "below_release")[place] for place in places]
+
+
+#: Actions by which a person sees an image.
+_SEEN = ("review", "unknown")
 
 
 def names_a_class(probabilities: FloatArray) -> BoolArray:
     """(N,) whether (N, C) probabilities are numbers that tell one class from another."""
-    return np.array([reason is None for reason in _reasons(probabilities, None)], np.bool_)
+    return np.array([fault is None for fault in _faults(probabilities, None)], np.bool_)
 
 
-def _reasons(probabilities: Array, experts: Array | None) -> list[str | None]:
+def _faults(probabilities: Array, experts: Array | None) -> list[str | None]:
     """Why each answer names no class."""
     finite = np.asarray(np.isfinite(probabilities).all(1))
     if experts is not None:

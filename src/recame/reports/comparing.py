@@ -130,7 +130,7 @@ def _tuned_normal(model: Predictor) -> str | None:
 
 def _answers(found: list[Prediction], labelled: Labelled, normal: str) -> Answers:
     labels = labelled.table["label"].to_numpy(object)
-    released = np.array([each.decision == normal == each.label for each in found], np.bool_)
+    released = np.array([each.stands and each.label == normal for each in found], np.bool_)
     right = np.array([each.label for each in found], object) == labels
     if not (labels != normal).any():
         raise DataError(

@@ -18,6 +18,8 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.data.stored_views import NUM_VIEWS, check_views
 from recame.decisions.calibration import calibrated_predictions, load_calibration
+from recame.decisions.document import note_look
+from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
@@ -26,6 +28,7 @@ from recame.models import LoadedModel
 from recame.names import check_folder_name, command, counted
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
+from recame.reports.deciding import decide_split
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
@@ -49,6 +52,7 @@ class EvaluatedRun:
         predictions: each image's probabilities, calibrated.
         folder: where predictions, confusion matrix and tables were written.
         report_error: why the report could not be drawn; None where it was, or none was asked for.
+        outcome: what the run's decisions did with the images; None where it has none.
     """
 
     split: str
@@ -56,6 +60,7 @@ class EvaluatedRun:
     predictions: Predictions
     folder: Path
     report_error: ReportError | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)
@@ -215,11 +220,20 @@ def _evaluate(
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(name)
     judged.write(target)  # first: predictions without a note are taken for the run's own
-    save_predictions(predictions_table(predictions, loaded.label_space), target / PREDICTIONS)
-    folder.update_json("metrics.json", {name: evaluation.to_dict()})
+    decided = decide_split(folder, config, predictions, calibration)
+    classes = loaded.label_space.names
+    table = predictions_table(predictions, classes, decided.rows)
+    save_predictions(table, target / PREDICTIONS, classes, judged.weights)
+    told = {} if decided.outcome is None else {"decisions": decided.outcome.to_dict()}
+    folder.update_json("metrics.json", {name: {**evaluation.to_dict(), **told}})
     save_evaluation(evaluation, target, loaded.label_space)
     print_evaluation(evaluation, console, f"{folder.path.name} on {name}")
-    done = EvaluatedRun(name, evaluation, predictions, target)
+    if decided.outcome is not None:
+        note_look(folder.decisions_path, judged.words(), decided.rows["sha256"], decided.outcome)
+        say(console, "By the decisions that recame tune has fitted:")
+        for sentence in decided.outcome.sentences():
+            say(console, f"  {sentence}")
+    done = EvaluatedRun(name, evaluation, predictions, target, outcome=decided.outcome)
     if not report:
         return done
     from recame.reports.draw import draw_report
@@ -347,7 +361,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
             report=False,
             console=console,
         ).predictions
-    return load_predictions(path, folder.label_space())
+    return load_predictions(path, folder.label_space().names).predictions
 
 
 def _baseline(run: Path, split: str, console: Console) -> Baseline:

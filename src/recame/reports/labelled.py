@@ -14,12 +14,13 @@ from rich.console import Console
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
-from recame.data.manifest import read_manifest
+from recame.data.manifest import ManifestColumns, read_manifest
 from recame.decisions.scored import Scored, logits_of
 from recame.errors import DataError
 from recame.files import sha256
 from recame.names import counted, quoted
 from recame.progress import progress_bars, say
+from recame.runs.prediction_columns import CALLED, DECIDED, NAMED
 from recame.runtime.predictor import Prediction, Predictor
 
 #: Splits by which a model was made.
@@ -50,8 +51,13 @@ class Labelled:
             DataError: there is no labelled image, or none that its score has not chosen.
         """
         path = Path(source)
-        table = read_manifest(path, min_classes=1)
-        table = table[table["label"].notna()]
+        predicted = _is_of_predictions(path)
+        # Names of such a table need not be relative to it, and people label some of its images.
+        columns = ManifestColumns(image="path", box=None) if predicted else ManifestColumns()
+        table = read_manifest(
+            path, columns, min_classes=1, labels="optional" if predicted else "required"
+        )
+        table = table[table["label"].notna()] if "label" in table else table[:0]
         if "split" in table:
             seen = table["split"].isin(_SEEN)
             if seen.any():
@@ -120,9 +126,25 @@ class Labelled:
         return found
 
 
+def _is_of_predictions(source: Path) -> bool:
+    """Whether `recame predict` or `recame evaluate` wrote it."""
+    if source.is_dir() or source.suffix.lower() not in (".csv", ".parquet"):
+        return False
+    try:
+        if source.suffix.lower() == ".csv":
+            header = set(pd.read_csv(source, nrows=0).columns)
+        else:
+            from pyarrow import parquet
+
+            header = set(parquet.read_schema(source).names)
+    except (OSError, ValueError):  # whatever it is, reading it as a manifest tells
+        return False
+    return {*NAMED, *CALLED, *DECIDED} <= header
+
+
 def _not_chosen_by_score(table: pd.DataFrame, source: Path, console: Console) -> pd.DataFrame:
     """Of labelled decisions those of the audit; all where images were not sent to people."""
-    if "decision" not in table:
+    if "action" not in table:
         return table
     reasons = table.get("reason", pd.Series("", table.index)).fillna("")
     audited = reasons == "audit"
@@ -132,7 +154,7 @@ def _not_chosen_by_score(table: pd.DataFrame, source: Path, console: Console) ->
             told = f"{counted(left)} that the audit has not drawn are left out"
             say(console, f"{source}: {told}, as their labels may follow from their score.")
         return table[audited]
-    if (table["decision"] == "review").all():
+    if table["action"].isin(["review", "unknown"]).all():
         raise DataError(
             f"{source} holds {counted(len(table))} that were all sent to people for their score, "
             "and says nothing of those that were released: promises need images that were drawn "

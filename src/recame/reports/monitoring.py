@@ -114,11 +114,11 @@ def monitor(
         )
     path = Path(model) / STATE_FILE if state is None else Path(state)
     watched = _open(path, kept, console)
-    lot = load_predictions(Path(table), loaded.label_space)
+    lot = load_predictions(table, loaded.label_space.names).predictions
     if "label" not in lot.table:
         raise DataError(
-            f"{table} has no column 'label': add one, in which people write what audited images "
-            "show, empty for all others."
+            f"{table} has no column 'label', in which people write what audited images show, empty "
+            "for all others: give the table as recame predict wrote it."
         )
     keys = _keys(lot)
     known = (lot.target >= 0) & _drawn(lot.table, kept)

@@ -6,66 +6,100 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from recame.contracts import Predictions
+from recame.contracts import IntArray, Predictions
 from recame.errors import ConfigError, DataError
 from recame.files import write_whole
-from recame.label_space import LabelSpace
 from recame.names import cells_of, escaped, quoted, text_of, texts_changed, unescaped
-
-PREDICTIONS_SCHEMA = 1
-
-#: Where Parquet's metadata keeps the schema version.
-SCHEMA_KEY = b"recame.schema"
+from recame.runs.prediction_columns import (
+    CALLED,
+    LABELLED,
+    MODEL_KEY,
+    NUMBERS,
+    PREDICTIONS_SCHEMA,
+    SCHEMA_KEY,
+    class_names,
+    expert_columns,
+    kept_columns,
+    prediction_columns,
+    probability_columns,
+    table_metadata,
+    told_classes,
+)
 
 _SUFFIXES = (".csv", ".parquet")
-_INTERNAL = ("path", "target", "row")
-_FIRST = ("image", "prediction", "confidence")
-_MANIFEST_FIRST = ("label", "split")
+_INTERNAL = ("image", "path", "target", "row")
 
 
-def predictions_table(predictions: Predictions, label_space: LabelSpace) -> pd.DataFrame:
-    """Lay predictions out as a table for people and other tools.
+class SavedPredictions(NamedTuple):
+    """What a table of predictions holds.
 
-    Columns: `image, prediction, confidence, p_<class>...` of the ensemble, then `label, split`
-    and every other manifest column that is known, then `expert<k>_p_<class>...` of each expert,
-    k from 0. A manifest column that bears one of these names becomes `manifest_<name>`.
+    Attributes:
+        classes: names of the C classes.
+        predictions: without features; target -1 where there is no label. Probabilities are NaN
+            where a file could not be read. The table keeps every other column; those of a CSV
+            come back as text.
+        model: fingerprint of what predicted; empty where the table does not tell.
+    """
+
+    classes: tuple[str, ...]
+    predictions: Predictions
+    model: str
+
+
+def predictions_table(
+    predictions: Predictions, classes: Sequence[str], decided: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Lay predictions out as a table for people and other tools; see `prediction_columns`.
 
     Args:
         predictions: N images.
-        label_space: names the C classes.
+        classes: names of the C classes.
+        decided: N rows of `action, reason, note, candidates, unknown_score, sha256`, or of some of
+            them; None, or where one is missing: every image is `automatic`, and nothing is known.
 
     Returns:
-        N rows.
+        N rows. A manifest column that bears one of the table's names becomes `manifest_<name>`.
     """
-    names = label_space.names
+    number = len(predictions)
     chosen = predictions.probabilities.argmax(1)
-    called = np.array(names, dtype=object)[chosen]
+    called = np.array(classes, dtype=object)[chosen]
+    sure = np.take_along_axis(predictions.probabilities, chosen[:, None], 1)[:, 0]
     # The largest of no numbers is the first class, which nobody has called.
     called[~np.isfinite(predictions.probabilities).all(1)] = None
-    own = {
-        "prediction": called,
-        "confidence": np.take_along_axis(predictions.probabilities, chosen[:, None], 1)[:, 0],
-    }
-    ensemble = pd.DataFrame(predictions.probabilities, columns=[f"p_{name}" for name in names])
     num_experts = predictions.expert_probabilities.shape[1]
-    experts = pd.DataFrame(
-        predictions.expert_probabilities.reshape(len(predictions), num_experts * len(names)),
-        columns=[f"expert{k}_p_{name}" for k in range(num_experts) for name in names],
+    experts = predictions.expert_probabilities.reshape(number, num_experts * len(classes))
+    source = predictions.table.reset_index(drop=True).rename(columns=str)
+    own = (*_INTERNAL, *LABELLED)
+    further = [str(name) for name in source if name not in own]
+    kept = kept_columns(further, classes)
+    facts: dict[str, Any] = {
+        "image": source["image"],
+        "path": source.get("path", source["image"]),
+        **dict(zip(CALLED, (called, sure), strict=True)),
+        "action": "automatic",
+        "reason": "automatic",
+        "note": "",
+        "candidates": "",
+        "unknown_score": np.float32(np.nan),
+        "sha256": "",
+        **({} if decided is None else {str(name): decided[name].to_numpy() for name in decided}),
+        **{name: source.get(name) for name in LABELLED},
+        **{ours: source[name] for name, ours in kept.items()},
+    }
+    table = pd.concat(
+        [
+            pd.DataFrame(facts, index=range(number)),
+            pd.DataFrame(predictions.probabilities, columns=probability_columns(classes)),
+            pd.DataFrame(experts, columns=expert_columns(classes, num_experts)),
+        ],
+        axis=1,
     )
-    manifest = predictions.table.reset_index(drop=True).rename(columns=str)
-    manifest = manifest.drop(columns=[name for name in _INTERNAL if name in manifest])
-    taken = {"prediction", "confidence", *ensemble.columns, *experts.columns}
-    manifest = manifest.rename(columns={n: f"manifest_{n}" for n in manifest if n in taken})
-    order = [name for name in _MANIFEST_FIRST if name in manifest]
-    order += [str(name) for name in manifest if name not in {"image", *order}]
-    return pd.concat(
-        [manifest[["image"]], pd.DataFrame(own), ensemble, manifest[order], experts], axis=1
-    )
+    return table[prediction_columns(classes, list(kept.values()), num_experts)]
 
 
 def check_suffix(path: Path) -> None:
@@ -81,12 +115,17 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def save_predictions(table: pd.DataFrame, path: Path) -> None:
+def save_predictions(
+    table: pd.DataFrame, path: Path, classes: Sequence[str], model: str = ""
+) -> None:
     """Write the table, whole or not at all; missing folders are made.
 
     Args:
         table: from `predictions_table`.
-        path: ends in .csv or .parquet. Parquet keeps the types and the schema version.
+        path: ends in .csv or .parquet. Parquet keeps the types, and notes schema, classes, model
+            and version of recame.
+        classes: names of the C classes.
+        model: fingerprint of what predicted.
 
     Raises:
         ConfigError: another suffix.
@@ -97,7 +136,7 @@ def save_predictions(table: pd.DataFrame, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             _write_csv(table, partial)
         else:
-            _write_parquet(table, partial)
+            _write_parquet(table, partial, table_metadata(classes, model))
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -110,37 +149,33 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
     cells.to_csv(path, index=False, quoting=quoting)
 
 
-def _write_parquet(table: pd.DataFrame, path: Path) -> None:
+def _write_parquet(table: pd.DataFrame, path: Path, told: dict[bytes, bytes]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     columns = pa.Table.from_pandas(texts_changed(table, escaped), preserve_index=False)
-    metadata = {**(columns.schema.metadata or {}), SCHEMA_KEY: str(PREDICTIONS_SCHEMA).encode()}
+    metadata = {**(columns.schema.metadata or {}), **told}
     parquet.write_table(columns.replace_schema_metadata(metadata), path, write_page_checksum=True)
 
 
-def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
-    """Read what `save_predictions` wrote, to judge it again without a model.
+def load_predictions(path: Path | str, classes: Sequence[str] | None = None) -> SavedPredictions:
+    """Read a table that `recame evaluate` or `recame predict` wrote, of this schema or the first.
 
     Args:
         path: ends in .csv or .parquet.
-        label_space: names the classes, in the order of the arrays.
-
-    Returns:
-        Predictions without features; target -1 where there is no label. Manifest columns of a CSV
-        come back as text.
+        classes: that it must be of, in the order of the arrays; None: those that it names itself.
 
     Raises:
         ConfigError: another suffix.
         DataError: the file is missing, unreadable, of a newer schema, or of other classes.
     """
+    path = Path(path)
     check_suffix(path)
     try:
-        table = (
-            _read_csv(path, label_space.names)
-            if path.suffix.lower() == ".csv"
-            else _read_parquet(path)
-        )
+        if path.suffix.lower() == ".csv":
+            table, told = _read_csv(path), dict[bytes, bytes]()
+        else:
+            table, told = _read_parquet(path)
     except FileNotFoundError:
         raise DataError(f"No predictions at {path}: check the path.") from None
     except (OSError, ValueError) as error:
@@ -148,33 +183,48 @@ def load_predictions(path: Path, label_space: LabelSpace) -> Predictions:
             f"{path} cannot be read as predictions ({error}): it was cut off, edited or damaged. "
             "Write it again with the command that made it, `recame evaluate` or `recame predict`."
         ) from error
-    names = label_space.names
-    ensemble = [f"p_{name}" for name in names]
-    heads = [c.split("_p_", 1)[0] for c in map(str, table) if c.endswith(f"_p_{names[0]}")]
-    prefixes = sorted(
-        (h for h in heads if h.startswith("expert") and h[6:].isdigit()), key=lambda h: int(h[6:])
+    columns = list(map(str, table))
+    names = told_classes(told) or class_names(columns)
+    if not names or (classes is not None and sorted(classes) != sorted(names)):
+        found = f"those of {', '.join(map(quoted, names[:12]))}" if names else "none"
+        wanted = "" if classes is None else f" of {', '.join(map(quoted, classes[:12]))}"
+        raise DataError(
+            f"{path} holds no predictions{wanted}, but {found}: give a table that recame evaluate "
+            "or recame predict wrote with the same model."
+        )
+    names = tuple(classes or names)
+    return SavedPredictions(
+        names, _predictions(table, names, path), told.get(MODEL_KEY, b"").decode()
     )
-    experts = [f"{prefix}_p_{name}" for prefix in prefixes for name in names]
-    missing = [name for name in ("image", *ensemble, *experts) if name not in table]
+
+
+def _predictions(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> Predictions:
+    ensemble, columns = probability_columns(names), set(map(str, table))
+    num_experts = 0
+    while f"expert{num_experts}_p_{names[0]}" in columns:
+        num_experts += 1
+    experts = expert_columns(names, num_experts)
+    missing = [name for name in ("image", *ensemble, *experts) if name not in columns]
     if missing:
         raise DataError(
-            f"{path} has no column {missing[0]!r}, so it holds no predictions of the classes "
-            f"{', '.join(map(quoted, names[:12]))}. Give the predictions of the run "
-            "whose label space is used."
+            f"{path} has no column {missing[0]!r}: a column was removed or renamed. Write it again "
+            "with the command that made it."
         )
-    drop = ["prediction", "confidence", *ensemble, *experts]
-    shape = (len(table), len(prefixes), len(names))
+    drop = {*CALLED, *ensemble, *experts}
     return Predictions(
-        table=table.drop(columns=[name for name in drop if name in table]),
+        table=table.drop(columns=[name for name in table if name in drop]),
         probabilities=table[ensemble].to_numpy(np.float32),
-        expert_probabilities=table[experts].to_numpy(np.float32).reshape(shape),
-        target=_target(table, label_space),
+        expert_probabilities=table[experts]
+        .to_numpy(np.float32)
+        .reshape(len(table), num_experts, len(names)),
+        target=_target(table, names, path),
     )
 
 
-def _read_csv(path: Path, classes: Sequence[str]) -> pd.DataFrame:
-    header = pd.read_csv(path, nrows=0).columns
-    ours = {"confidence", *(f"p_{name}" for name in classes)}
+def _read_csv(path: Path) -> pd.DataFrame:
+    header = list(pd.read_csv(path, nrows=0).columns)
+    classes = set(class_names([text_of(name) for name in header]))
+    ours = {*NUMBERS, *probability_columns(list(classes))}
     # A manifest's own column may be called p_lot.
     numbers = {n: np.float32 for n in header if re.sub(r"^expert\d+_", "", text_of(n)) in ours}
     # Class "NA" and lot "007" are names: only an empty cell means "none".
@@ -185,27 +235,30 @@ def _read_csv(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     return texts_changed(table, text_of).rename(columns=text_of)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
     from pyarrow import parquet
 
     columns = parquet.read_table(path, page_checksum_verification=True)
-    schema = int((columns.schema.metadata or {}).get(SCHEMA_KEY, b"0"))
+    told = dict(columns.schema.metadata or {})
+    schema = int(told.get(SCHEMA_KEY, b"0"))
     if schema > PREDICTIONS_SCHEMA:
         raise DataError(
             f"{path} has schema {schema}; this version reads up to {PREDICTIONS_SCHEMA}. "
             "Update recame: pip install -U recame"
         )
-    return texts_changed(columns.to_pandas(), unescaped)
+    return texts_changed(columns.to_pandas(), unescaped), told
 
 
-def _target(
-    table: pd.DataFrame, label_space: LabelSpace
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _target(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> IntArray:
     if "label" not in table:
         return np.full(len(table), -1, np.int64)
-    labels = table["label"]
-    codes = labels.map({name: i for i, name in enumerate(label_space.names)})
-    unknown = labels[codes.isna() & labels.notna()]
-    if len(unknown):
-        label_space.index(str(unknown.iloc[0]))  # raises, with the way out
+    labels = table["label"].where(table["label"] != "")
+    codes = labels.map({name: i for i, name in enumerate(names)})
+    unknown = sorted(set(labels[codes.isna() & labels.notna()].astype(str)))
+    if unknown:
+        raise DataError(
+            f"{path} has the labels {', '.join(map(quoted, unknown[:8]))}, which are none of the "
+            f"model's classes ({', '.join(map(quoted, names[:12]))}): correct them, or leave the "
+            "cells empty."
+        )
     return np.asarray(codes.fillna(-1), dtype=np.int64)

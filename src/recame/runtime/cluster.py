@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 
 from recame.data.decode import Image
 from recame.data.image_file import open_named
+from recame.decisions.document import DECISIONS_FILE, load_policy
 from recame.errors import ConfigError, DataError
 from recame.runtime.bundle import DOCUMENT_FILE, Bundle, find_bundle, open_bundle
 from recame.runtime.cluster_node import Scored, Shipment, score, software
+from recame.runtime.opening import answers_of, fingerprint_of
 from recame.runtime.predictor import DEFAULT_BATCH, Prediction
 from recame.runtime.ray_connection import connected
 
@@ -94,7 +96,11 @@ class ClusterScorer:
     """
 
     def __init__(self, ray: Any, bundle: Bundle, *, threads: int, batch_size: int) -> None:
-        self.label_space, self.fingerprint = bundle.label_space, str(bundle.document["checksum"])
+        # Read once: a node decides as this machine would, by the same thresholds.
+        decisions = bundle.path / DECISIONS_FILE
+        kept = decisions.read_bytes() if decisions.exists() else None
+        fitted = load_policy(decisions, answers_of(bundle), bundle.label_space.names)
+        self.label_space, self.fingerprint = bundle.label_space, fingerprint_of(bundle, fitted)
         self._ray, self._threads, self._batch_size = ray, threads, batch_size
         self._instructions: set[str] = set()
         if not self._slots():
@@ -104,7 +110,11 @@ class ClusterScorer:
             )
         self._shipped = ray.put(
             Shipment(
-                files={**bundle.files, DOCUMENT_FILE: json.dumps(bundle.document).encode()},
+                files={
+                    **bundle.files,
+                    DOCUMENT_FILE: json.dumps(bundle.document).encode(),
+                    **({} if kept is None else {DECISIONS_FILE: kept}),
+                },
                 fingerprint=self.fingerprint,
                 cwd=str(Path.cwd()),
                 software=software(bundle.format),

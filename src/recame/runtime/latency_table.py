@@ -13,7 +13,6 @@ from recame.runtime.timing import Timing
 def print_latency(report: LatencyReport, console: Console) -> None:
     """Print what was measured, on what, and what makes it doubtful."""
     machine, runtime, spec = report.machine, report.runtime, report.spec
-    sets = f" ({', '.join(machine['instructions'])})" if machine["instructions"] else ""
     memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
     backend = runtime.get("backend", "unknown")
     said = [
@@ -25,7 +24,8 @@ def print_latency(report: LatencyReport, console: Console) -> None:
     ]
     for line in (
         f"{report.path}: {spec.width} x {spec.height} x {spec.channels}, {spec.bit_depth} bit",
-        f"{machine['processor']}{sets}, {machine['cores']} cores usable{memory}",
+        f"{machine['processor']}, {machine['cores']} cores usable{memory}",
+        *([f"instruction sets: {', '.join(sets)}"] if (sets := machine["instructions"]) else []),
         f"{machine['system']}, Python {machine['python']}",
         f"{backend} {machine['versions'].get(backend, '')}: {', '.join(said)}",
     ):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from recame.decisions.calibration import load_calibration
-from recame.decisions.document import DECISIONS_FILE, load_policy
+from recame.decisions.document import DECISIONS_FILE, KeptPolicy, load_policy
 from recame.errors import ConfigError
 from recame.inference.graph_session import open_graph_session
 from recame.inference.torch_session import TorchSession
 from recame.machine import usable_cores
-from recame.runtime.bundle import find_bundle, open_bundle
+from recame.runtime.bundle import Bundle, find_bundle, open_bundle
 from recame.runtime.predictor import Predictor
 from recame.runtime.sessions import Session, open_session
 
@@ -63,17 +63,14 @@ def load(
     def start(calls: int) -> Session:
         return open_session(bundle, device=device, threads=cores, calls=calls)
 
-    checksum = str(bundle.document["checksum"])
-    answers: dict[str, object] = {"bundle": checksum}
+    answers = answers_of(bundle)
     fitted = load_policy(folder / DECISIONS_FILE, answers, bundle.label_space.names)
     return Predictor(
         start(1),
         bundle.label_space,
         release_above=bundle.release_above,
         max_pixels=bundle.max_pixels,
-        fingerprint=checksum
-        if fitted is None
-        else _sha256(f"{checksum} {fitted.policy.to_dict()}"),
+        fingerprint=fingerprint_of(bundle, fitted),
         facts={
             "model": str(folder),
             "format": bundle.format,
@@ -88,6 +85,19 @@ def load(
         decisions=fitted,
         temperature=bundle.temperature,
     )
+
+
+def answers_of(bundle: Bundle) -> dict[str, object]:
+    """What a bundle's decisions hold for."""
+    return {"bundle": str(bundle.document["checksum"])}
+
+
+def fingerprint_of(bundle: Bundle, decisions: KeptPolicy | None) -> str:
+    """Tells a bundle with its decisions from others."""
+    checksum = str(bundle.document["checksum"])
+    if decisions is None:
+        return checksum
+    return _sha256(f"{checksum} {decisions.policy.to_dict()}")
 
 
 def _load_run(

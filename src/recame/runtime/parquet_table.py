@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+from recame.names import cell_of, escaped
 
 #: What `recame.names.cell_of` puts in front of a text for spreadsheets.
 _APOSTROPHE = r"^'('*[=+\-@\t\r])"
 
 
-def to_parquet(table: Path, header: Sequence[str]) -> Path:
+def to_parquet(
+    table: Path, header: Sequence[str], numbers: Collection[str], told: dict[bytes, bytes]
+) -> Path:
     """Convert a finished CSV block by block, in constant memory.
 
     Args:
         table: the CSV.
         header: its columns.
+        numbers: those of numbers; all others are texts.
+        told: what the table says of itself.
 
     Returns:
         The Parquet file beside it.
@@ -23,10 +29,9 @@ def to_parquet(table: Path, header: Sequence[str]) -> Path:
     from pyarrow import compute, parquet
     from pyarrow import csv as arrow_csv
 
-    texts = [name for name in ("image", "prediction", "decision", "reason") if name in header]
-    types = {name: pa.string() if name in texts else pa.float32() for name in header}
-    # As evaluation's tables say it, so that one reader serves both.
-    schema = pa.schema(list(types.items()), metadata={b"recame.schema": b"1"})
+    kinds = [pa.float32() if name in numbers else pa.string() for name in header]
+    schema = pa.schema(list(zip(map(escaped, header), kinds, strict=True)), metadata=told)
+    types = dict(zip(map(cell_of, header), kinds, strict=True))
     target = table.with_suffix(".parquet")
     reader = arrow_csv.open_csv(
         table,
@@ -36,10 +41,10 @@ def to_parquet(table: Path, header: Sequence[str]) -> Path:
     )
     with reader, parquet.ParquetWriter(target, schema, write_page_checksum=True) as writer:
         for block in reader:
-            columns = pa.Table.from_batches([block])
+            columns = pa.Table.from_batches([block]).rename_columns(schema.names)
             for place, name in enumerate(header):
-                if name in texts:
-                    column = compute.replace_substring_regex(columns[name], _APOSTROPHE, r"\1")
-                    columns = columns.set_column(place, name, column)
+                if name not in numbers:
+                    column = compute.replace_substring_regex(columns[place], _APOSTROPHE, r"\1")
+                    columns = columns.set_column(place, schema.names[place], column)
             writer.write_table(columns.cast(schema))
     return target

@@ -13,29 +13,29 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Protocol, Self
 
 from recame.data.decode import Image
+from recame.data.listing import ListedImages
 from recame.errors import DataError, UnreadableError
 from recame.files import _sync
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
-from recame.names import escaped
+from recame.names import escaped, unescaped
+from recame.runs.prediction_columns import (
+    NUMBERS,
+    expert_columns,
+    probability_columns,
+    table_metadata,
+)
 from recame.runtime.parquet_table import to_parquet
 from recame.runtime.predictor import Prediction
-from recame.runtime.table_lines import (
-    REASONS,
-    cells,
-    check_reasons,
-    lines,
-    unreadable_path,
-    write_lines,
-)
+from recame.runtime.table_lines import Line, lines, write_table
 from recame.runtime.urls import content
 
-PARTIAL_SCHEMA = 5
+PARTIAL_SCHEMA = 6
 
 #: What the versions whose rows are no database (schema 1) left in the folder.
 _EARLIER = "identity.json"
@@ -48,13 +48,15 @@ _PREPARE = (
 )
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
-    # `state` is one of those below, the label of what has none NULL. Names stand `escaped`.
+    # The label of what has none is NULL. Names and notes stand `escaped`.
     """CREATE TABLE IF NOT EXISTS rows
-    (position INTEGER PRIMARY KEY, name, sha256, label, state, lost, line)""",
+    (position INTEGER PRIMARY KEY, name, sha256, label, action, reason, note, lost, line, experts)
+    """,
 )
-_DECIDED, _HELD, _UNANSWERED, _UNREADABLE = range(4)
 #: Rows that are kept together, at least.
 _CHUNK = 256
+#: Action and reason of a file without a prediction.
+_UNREADABLE = ("unreadable", "unreadable")
 #: Unreadable files that a summary names.
 _NAMED = 20
 
@@ -68,12 +70,9 @@ class PredictionSummary:
         num_images: images predicted, those of an interrupted start included.
         num_resumed: files that an interrupted start had done.
         counts: images of each predicted class, most frequent first.
-        num_review: images that go to review: those that the threshold of the normal class holds
-            back, and those without an answer.
-        num_unanswered: images for which the model gives no usable numbers.
+        decided: of each action and reason, how many of the files, most frequent first.
         num_unreadable: files without a prediction.
         unreadable: the first twenty of them, each with its reason.
-        unreadable_path: the table of all of them (`image, reason`), None where there is none.
         lost: what images have lost on their way to the model (`Prediction.lost`): how many of
             them, and the first.
         seconds: of this start.
@@ -83,13 +82,21 @@ class PredictionSummary:
     num_images: int
     num_resumed: int
     counts: dict[str, int]
-    num_review: int
-    num_unanswered: int
+    decided: dict[tuple[str, str], int]
     num_unreadable: int
     unreadable: tuple[tuple[str, str], ...]
-    unreadable_path: Path | str | None
     lost: dict[str, tuple[int, str]]
     seconds: float
+
+    @property
+    def num_review(self) -> int:
+        """Images that a person has to see."""
+        return sum(n for (action, _), n in self.decided.items() if action in ("review", "unknown"))
+
+    @property
+    def num_unanswered(self) -> int:
+        """Images for which the model gives no usable numbers."""
+        return sum(n for (_, reason), n in self.decided.items() if reason == "not_finite")
 
 
 class Scorer(Protocol):
@@ -120,24 +127,24 @@ class PartialTable:
     Args:
         out: the table.
         scorer: whose rows they are.
-        names: the files, in the table's order.
+        listed: the files, in the table's order.
         resume: take up what lies there.
 
     Attributes:
-        todo: positions in `names` without a row, or whose file has changed since.
+        todo: positions of files without a row, or whose file has changed since.
         batch_size: of the start that began, since of a model that is not `steady` other batches
             would round the last digit otherwise.
         chunk: rows that `add` shall be given at once: whole batches.
 
     Raises:
         DataError: the rows are of another start that still runs, of another model, or of another
-            version; or something else bears the name of the table of unreadable files.
+            version.
     """
 
-    def __init__(self, out: Path, scorer: Scorer, names: Sequence[str], *, resume: bool) -> None:
-        check_reasons(unreadable_path(out))
+    def __init__(self, out: Path, scorer: Scorer, listed: ListedImages, *, resume: bool) -> None:
         self.out, self.folder = out, out.with_name(f"{out.name}.partial")
-        self._names, self._space = names, scorer.label_space
+        self._listed, self._names, self._model = listed, listed.paths, scorer.fingerprint
+        self._classes = list(scorer.label_space.names)
         if (self.folder / _EARLIER).exists():
             if resume:
                 raise self._another_version(1)
@@ -147,7 +154,7 @@ class PartialTable:
         try:
             known = self._start(scorer.fingerprint) if resume else None
             self.batch_size = known or self._begin(scorer)
-            self.todo = self._take_up() if known else range(len(names))
+            self.todo = self._take_up() if known else range(len(self._names))
         except BaseException:
             self._db.close()
             raise
@@ -163,21 +170,24 @@ class PartialTable:
 
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
-        kept = lines(found, [item.unreadable for item in found], self._space.names)
         rows = (
             (
                 place,
                 escaped(item.image),
                 item.sha256,
                 item.label,
-                _state(item),
+                item.action,
+                item.reason,
+                escaped(item.note),
                 "\n".join(item.lost),
-                line,
+                *line,
             )
-            for item, line, place in zip(found, kept, self._places, strict=False)
+            for item, line, place in zip(
+                found, lines(found, self._classes), self._places, strict=False
+            )
         )
         with self._db:
-            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._not_opened += sum(item.unreadable and item.sha256 is None for item in found)
 
     def check_opened(self, most: float) -> None:
@@ -190,7 +200,7 @@ class PartialTable:
             raise self._too_many(self._not_opened, most, "opened, and the rest was not tried")
 
     def finish(self, began: float, most: float) -> PredictionSummary:
-        """Put both tables in place, the one of unreadable files first, and take the folder away.
+        """Put the table in place and take the folder away.
 
         Args:
             began: `time.perf_counter()` at this start.
@@ -203,10 +213,13 @@ class PartialTable:
             "SELECT label, count(*) FROM rows WHERE label IS NOT NULL "
             "GROUP BY label ORDER BY count(*) DESC, min(position)"
         ).fetchall()
-        states = dict(self._db.execute("SELECT state, count(*) FROM rows GROUP BY state"))
-        assert sum(states.values()) == len(self._names), "a file has no row, or several"
-        num_unreadable = states.get(_UNREADABLE, 0)
-        unanswered = states.get(_UNANSWERED, 0)
+        decided = self._db.execute(
+            "SELECT action, reason, count(*) FROM rows "
+            "GROUP BY action, reason ORDER BY count(*) DESC, min(position)"
+        ).fetchall()
+        counts = {(action, reason): number for action, reason, number in decided}
+        assert sum(counts.values()) == len(self._names), "a file has no row, or several"
+        num_unreadable = counts.get(_UNREADABLE, 0)
         if num_unreadable == len(self._names):
             told = self._first_reasons()
             self._db.close()  # Windows removes no open file
@@ -216,20 +229,18 @@ class PartialTable:
             )
         if num_unreadable > self._allowed(most):
             raise self._too_many(num_unreadable, most, "read")
-        unreadable = cells(islice(self._stored(readable=False), _NAMED))
         summary = PredictionSummary(
             out=self.out,
             num_images=len(self._names) - num_unreadable,
             num_resumed=len(self._names) - len(self.todo),
             counts=dict(classes),
-            num_review=states.get(_HELD, 0) + unanswered,
-            num_unanswered=unanswered,
+            decided=counts,
             num_unreadable=num_unreadable,
-            unreadable=tuple((name, reason) for name, reason in unreadable),
-            unreadable_path=self._place(),
+            unreadable=tuple(self._unreadable(_NAMED)),
             lost=self._lost(),
             seconds=time.perf_counter() - began,
         )
+        self._place()
         self._db.close()  # Windows removes no open file
         shutil.rmtree(self.folder)
         return summary
@@ -260,8 +271,8 @@ class PartialTable:
         """What helps against most of the reasons."""
         away, found = self._db.execute(
             "SELECT count(*) FILTER (WHERE sha256 IS NULL), count(sha256) FROM rows "
-            "WHERE state = ?",
-            [_UNREADABLE],
+            "WHERE action = ? AND reason = ?",
+            _UNREADABLE,
         ).fetchone()
         if away >= found:
             return "Bring the files back and give the same command, which goes on there,"
@@ -271,37 +282,34 @@ class PartialTable:
         )
 
     def _first_reasons(self) -> str:
-        rows = islice(self._stored(readable=False), 3)
-        return "; ".join(f"{name}: {reason}" for name, reason in cells(rows))
+        return "; ".join(f"{name}: {reason}" for name, reason in self._unreadable(3))
 
-    def _place(self) -> Path | None:
-        """Write both tables beside the rows and move them in place."""
-        table, listed = self.folder / "table.csv", self.folder / "unreadable.csv"
-        reasons, classes = unreadable_path(self.out), self._space.names
-        [row] = cells([next(self._stored(readable=True))])
-        header = ["image", "prediction", "confidence", "decision", "reason"]
-        header += [f"p_{c}" for c in classes]
-        num_experts = (len(row) - len(header)) // len(classes)
-        header += [f"expert{k}_p_{c}" for k in range(num_experts) for c in classes]
-        write_lines(table, header, self._stored(readable=True))
+    def _unreadable(self, most: int) -> list[tuple[str, str]]:
+        """The first files that cannot be read, each with its reason."""
+        query = (
+            "SELECT name, note FROM rows WHERE action = ? AND reason = ? ORDER BY position LIMIT ?"
+        )
+        found = self._db.execute(query, [*_UNREADABLE, most])
+        return [(unescaped(name), unescaped(reason)) for name, reason in found]
+
+    def _place(self) -> None:
+        """Write the table beside the rows and move it in place."""
+        [longest] = self._db.execute("SELECT experts FROM rows ORDER BY experts = '' LIMIT 1")
+        num_experts = len(longest[0].split(",")) // len(self._classes) if longest[0] else 0
+        stored = self._db.execute("SELECT line, experts FROM rows ORDER BY position")
+        table = self.folder / "table.csv"
+        header = write_table(
+            table, self._listed, self._classes, num_experts, map(Line._make, stored)
+        )
         if self.out.suffix.lower() == ".parquet":
-            table = to_parquet(table, header)
+            numbers = {*NUMBERS, *probability_columns(self._classes)}
+            numbers |= set(expert_columns(self._classes, num_experts))
+            told = table_metadata(self._classes, self._model)
+            table = to_parquet(table, header, numbers, told)
         _sync(table)
-        if next(self._stored(readable=False), None) is None:
-            reasons.unlink(missing_ok=True)
-        else:
-            write_lines(listed, REASONS, self._stored(readable=False))
-            _sync(listed)
-            listed.replace(reasons)
         table.replace(self.out)
-        # Their names too, before the rows go.
+        # Its name too, before the rows go.
         _sync(self.out.parent)
-        return reasons if reasons.exists() else None
-
-    def _stored(self, *, readable: bool) -> Iterator[bytes]:
-        """Lines of one of the two tables, in order."""
-        query = "SELECT line FROM rows WHERE (state = ?) != ? ORDER BY position"
-        return (line for (line,) in self._db.execute(query, [_UNREADABLE, readable]))
 
     def _connect(self) -> sqlite3.Connection:
         """The database, held for this process; begun anew where it is damaged."""
@@ -385,11 +393,3 @@ class PartialTable:
             f"{self.folder} was left by another version of recame (schema {schema!r}, this one "
             f"writes {PARTIAL_SCHEMA}), so it cannot be continued. {self._advice}"
         )
-
-
-def _state(item: Prediction) -> int:
-    if item.unreadable:
-        return _UNREADABLE
-    if item.label is None:
-        return _UNANSWERED
-    return _DECIDED if item.decision == item.label else _HELD

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from recame.data.image_table import USUAL, TableColumns
-from recame.data.listing import list_image_names
+from recame.data.listing import list_with_columns
 from recame.errors import ConfigError, DataError, MissingDependencyError
 from recame.runtime.opening import load
 from recame.runtime.partial_table import PartialTable, PredictionSummary, Scorer
 from recame.runtime.predictor import DEFAULT_BATCH
-from recame.runtime.table_lines import UNREADABLE_ENDING
 from recame.runtime.url_table import local_table, send
 from recame.runtime.urls import UrlReader, is_url, list_names
 
@@ -115,13 +114,12 @@ def predict_files(
 ) -> PredictionSummary:
     r"""Predict any number of files in order; memory holds their names and a few batches.
 
-    The table has one row a readable image: `image, prediction, confidence, decision, reason,
-    p_<class>...`, and where the model gives them `expert<k>_p_<class>...`; `reason` says why an
-    answer names no class. Files that cannot be read go to `<out's stem>_unreadable.csv` (of a
-    table that is no .csv: `<out's name>_unreadable.csv`; `image, reason`). Both are put in place
-    at the end. Bytes of a name that are no text stand as escapes, `\udcff` for FF
-    (`recame.names.escaped`). In a CSV, a name that a spreadsheet would take for a formula has an
-    apostrophe in front (`recame.names.cell_of`).
+    The table, one row a file, is the one that `recame evaluate` writes too
+    (`recame.runs.prediction_columns`): what the model says of an image, what is done with it
+    (`action`) and why (`reason`), the columns of the table that names it. A file that cannot be
+    read has no probabilities; `note` says why. Bytes of a name that are no text stand as escapes,
+    `\udcff` for FF (`recame.names.escaped`). In a CSV, a name that a spreadsheet would take for a
+    formula has an apostrophe in front (`recame.names.cell_of`).
 
     Args:
         predictor: from `load`, or from `recame.runtime.cluster.on_cluster`.
@@ -137,7 +135,7 @@ def predict_files(
 
     Raises:
         ConfigError: another suffix, or a share outside [0, 1].
-        UnreadableError: more files are unreadable, or all. The tables are not written, and the
+        UnreadableError: more files are unreadable, or all. The table is not written, and the
             next start goes on; files that could not be opened are tried again.
         DataError: a source does not exist, no file is readable, the place cannot be written, or
             what an interrupted start left is of another model or another version.
@@ -151,8 +149,9 @@ def predict_files(
             "without lies in [0, 1], for example 0.1."
         )
     plain = not any("://" in str(source) for source in sources)
-    names = list_image_names(sources, columns) if plain else list_names(sources, columns)
-    with _writable(out), PartialTable(out, predictor, names, resume=resume) as partial:
+    listed = list_with_columns(sources, columns) if plain else list_names(sources, columns)
+    names = listed.paths
+    with _writable(out), PartialTable(out, predictor, listed, resume=resume) as partial:
         tell, done = on_progress or (lambda *_: None), len(names) - len(partial.todo)
         tell(done, len(names))
         stream = predictor.stream(
@@ -173,8 +172,7 @@ def check_table(path: Path) -> None:
     """Refuse what could not be written, before hours of work rather than after.
 
     Raises:
-        ConfigError: the name ends neither in .csv nor in .parquet, or is one that lists of
-            unreadable files have.
+        ConfigError: the name ends neither in .csv nor in .parquet.
         MissingDependencyError: it ends in .parquet and pyarrow is not installed.
     """
     suffix = path.suffix.lower()
@@ -182,12 +180,6 @@ def check_table(path: Path) -> None:
         raise ConfigError(
             f"Predictions cannot be written as {path.name!r}: "
             "the name must end in .csv or .parquet."
-        )
-    if path.name.lower().endswith(UNREADABLE_ENDING):
-        raise ConfigError(
-            f"Predictions cannot be written as {path.name!r}: names that end in "
-            f"{UNREADABLE_ENDING} are those of the lists of unreadable files, one of which would "
-            "overwrite it. Choose another name."
         )
     if suffix == ".parquet":
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -10,27 +9,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from itertools import chain, islice, product, repeat
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from itertools import chain, islice, product
+from typing import Any
 
 import numpy as np
 
 from recame.contracts import Array, FloatArray
-from recame.data.decode import Image, Loss, Reader, expanded
-from recame.decisions.actions import AUTOMATIC, RELEASE
+from recame.data.decode import Image, Loss, Reader, ReadImage, expanded
+from recame.decisions.actions import ACTION_OF, ACTIONS
 from recame.decisions.document import KeptPolicy
-from recame.decisions.policy import decide
-from recame.decisions.scored import logits_of
+from recame.decisions.policy import Decider
 from recame.errors import DataError
 from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
 from recame.runtime.sessions import Session
-
-logger = logging.getLogger(__name__)
-
-REVIEW, UNREADABLE = "review", "unreadable"
 
 #: Fewer images than these are predicted as they come; for more, it pays to measure first.
 MANY_IMAGES = 64
@@ -43,53 +37,55 @@ _MEASURING_S = 0.4
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """What the model says of one image, and what is done with it.
 
     Attributes:
         image: the path as given; `#<position>` for bytes and arrays.
         label: the most probable class; None where there is no answer: the image cannot be read,
             or the model's answer names no class.
         confidence: its probability; NaN without a label.
-        decision: the label; `review` where the label is the normal class but less probable than
-            the bundle's threshold asks for, or a fitted policy sends the image to a person, where
-            the model's answer names no class, and where values of fewer than 16 bits are near black
-            to a model of 8-bit images; `unreadable`.
+        action: `release` (of the normal class, surely enough), `automatic` (the label stands),
+            `review` and `unknown` (a person looks), `unreadable`. Without decisions that
+            `recame tune` has fitted every label stands.
+        reason: for it, of `recame.decisions.actions.REASONS`.
         probabilities: (C,) float32, in the label space's order.
         error: why there is no label.
+        candidates: where a person looks, the classes to look for, the likeliest first, joined by
+            `|`; else empty.
         expert_probabilities: (E, C) float32, where the model gives them.
         sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
         lost: what the image has lost on its way to the model, by kind and in words: `clipped`
             values above its white, `near black` from fewer bits, `colour`, further `pages`.
-        reason: of a fitted policy (`recame tune`) for its decision; empty without one.
+        unknown_score: how strange the image is to the model; NaN where nothing says so.
     """
 
     image: str
     label: str | None
     confidence: float
-    decision: str
+    action: str
+    reason: str
     probabilities: FloatArray
     error: str | None = None
+    candidates: str = ""
     expert_probabilities: FloatArray | None = field(default=None, repr=False)
     sha256: str | None = field(default=None, repr=False)
     lost: dict[Loss, str] = field(default_factory=dict)
-    reason: str = ""
+    unknown_score: float = math.nan
 
     @property
     def unreadable(self) -> bool:
         """Whether the image could not be read, so that the model has not seen it."""
-        return self.label is None and self.decision == UNREADABLE
+        return self.action == "unreadable"
 
+    @property
+    def stands(self) -> bool:
+        """Whether the label stands without a person's look."""
+        return self.action in ("release", "automatic")
 
-class _Answer(NamedTuple):
-    """Fields of a `Prediction` that follow from the model's numbers."""
-
-    label: str | None
-    confidence: float
-    decision: str
-    probabilities: FloatArray
-    error: str | None
-    expert_probabilities: FloatArray | None
-    reason: str
+    @property
+    def note(self) -> str:
+        """What is wrong with the image or the answer, in words; mostly empty."""
+        return self.error or "; ".join(self.lost.values())
 
 
 @dataclass(frozen=True)
@@ -113,10 +109,9 @@ class Predictor:
     Attributes:
         label_space: its C classes.
         spec: how it wants its images decoded.
-        release_above: probability of the normal class below which an image goes to review, or
-            None.
         answers: what tells these answers from others: decisions hold for them alone.
-        decisions: what `recame tune` has fitted, in the place of that threshold; None without.
+        decisions: what `recame tune` has fitted; None without.
+        decider: what decides by the answers.
         temperature: what the session's probabilities went through.
         fingerprint: tells this model from others.
         outputs: what `run` returns.
@@ -140,18 +135,18 @@ class Predictor:
         temperature: float,
     ) -> None:
         """Wrap a session; `reopen` starts another one for a number of calls at once."""
-        for name in sorted({REVIEW, UNREADABLE} & set(label_space.names)):
-            logger.warning(
-                "The class %r is called like a decision: an image is of the class only where "
-                "`label` (in tables `prediction`) says so too.",
-                name,
-            )
         self.label_space, self.spec = label_space, session.spec
-        self.release_above, self.fingerprint = release_above, fingerprint
+        self.fingerprint = fingerprint
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
-        self._normal_index = label_space.normal_index
         self.answers, self.decisions, self.temperature = answers, decisions, temperature
+        self.decider = Decider(
+            tuple(label_space.names),
+            None if decisions is None else decisions.policy,
+            temperature,
+            label_space.normal_index,
+            release_above,
+        )
         self.reader, self._facts = Reader(session.spec, max_pixels), facts
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
@@ -345,66 +340,62 @@ class Predictor:
         """
         audits = self.decisions is not None and self.decisions.policy.audit > 0
         read = [self.reader.read(image, checksum=checksums or audits) for image in images]
-        pixels = [image.pixels for image in read if not isinstance(image.pixels, str)]
-        decided: Iterator[_Answer] = iter(())
-        if pixels:
+        seen = [image for image in read if not isinstance(image.pixels, str)]
+        answers: Iterator[dict[str, Any]] = iter(())
+        if seen:
+            pixels = [image.pixels for image in seen]
             with gate or threading.Semaphore():
                 outputs = session.run(np.stack(pixels + pixels[-1:] * (least - len(pixels))))
-            digests = [image.sha256 for image in read if not isinstance(image.pixels, str)]
-            decided = self._decide(digests, **outputs)
+            answers = self._answers({n: rows[: len(seen)] for n, rows in outputs.items()}, seen)
         nothing = np.full(len(self.label_space.names), np.nan, np.float32)
         found = []
         for number, (image, got) in enumerate(zip(images, read, strict=True), start):
             name = f"#{number}" if isinstance(image, (bytes, np.ndarray)) else str(image)
             if isinstance(got.pixels, str):
-                answer = _Answer(None, math.nan, UNREADABLE, nothing, got.pixels, None, "")
+                answer = _without_label("unreadable", nothing, got.pixels)
             else:
-                answer = next(decided)
-            facts = {**answer._asdict(), "sha256": got.sha256, "lost": got.lost}
-            prediction = Prediction(name, **facts)
-            if self.spec.bit_depth == 8 and "near black" in got.lost:
-                prediction = replace(prediction, decision=REVIEW)
-            found.append(prediction)
+                answer = next(answers)
+            found.append(Prediction(name, **answer, sha256=got.sha256, lost=got.lost))
         return found
 
-    def _decide(
-        self,
-        digests: Sequence[str | None],
-        probabilities: FloatArray,
-        expert_probabilities: FloatArray | None = None,
-        **_: Array,
-    ) -> Iterator[_Answer]:
-        """What is said of each image that was run."""
-        answers = decide(
-            probabilities,
-            expert_probabilities,
-            normal_index=self._normal_index,
-            release_above=self.release_above,
-        )
-        experts = repeat(None) if expert_probabilities is None else expert_probabilities
-        stands, why = answers.released, [""] * len(probabilities)
-        if self.decisions is not None:
-            policy, number = self.decisions.policy, len(digests)  # the batch may be filled up
-            logits = logits_of(probabilities[:number], self.temperature)
-            acted = policy.act(logits, drawn=policy.draws(digests))
-            stands = (acted.action == RELEASE) | (acted.action == AUTOMATIC)
-            why = acted.words()[1]
-        for index, sure, released, reason, row, each, told in zip(
-            answers.best.tolist(),
-            answers.confidence.tolist(),
-            stands.tolist(),
-            answers.reasons,
-            probabilities,
-            experts,
-            why,
-            strict=False,
-        ):
-            if reason is not None:
-                yield _Answer(None, math.nan, REVIEW, row, reason, each, told)
+    def _answers(
+        self, outputs: dict[str, Array], images: Sequence[ReadImage]
+    ) -> Iterator[dict[str, Any]]:
+        """What is said of each image that was run, as fields of a `Prediction`."""
+        rows, experts = outputs["probabilities"], outputs.get("expert_probabilities")
+        decided = self.decider.decide(rows, experts, [image.sha256 for image in images])
+        for place, image in enumerate(images):
+            each = None if experts is None else experts[place]
+            fault = decided.faults[place]
+            if fault is not None:
+                yield {**_without_label("not_finite", rows[place], fault), _EXPERTS: each}
                 continue
-            label = self.label_space.names[index]
-            decision = label if released else REVIEW
-            yield _Answer(label, sure, decision, row, None, each, told)
+            reason = decided.reasons[place]
+            if self.spec.bit_depth == 8 and "near black" in image.lost:
+                reason = "near_black"
+            yield {
+                "label": self.label_space.names[decided.best[place]],
+                "confidence": float(decided.confidence[place]),
+                "action": ACTIONS[ACTION_OF[reason]],
+                "reason": reason,
+                "probabilities": rows[place],
+                "candidates": decided.candidates[place],
+                _EXPERTS: each,
+            }
+
+
+_EXPERTS = "expert_probabilities"
+
+
+def _without_label(reason: str, probabilities: Array, error: str) -> dict[str, Any]:
+    return {
+        "label": None,
+        "confidence": math.nan,
+        "action": ACTIONS[ACTION_OF[reason]],
+        "reason": reason,
+        "probabilities": probabilities,
+        "error": error,
+    }
 
 
 _ROUNDS = 2

@@ -1,105 +1,125 @@
-"""The two tables of a prediction as lines of CSV: of what was decided, and of unreadable files."""
+"""Predictions as lines of the CSV that they become; see `recame.runs.prediction_columns`."""
 
 from __future__ import annotations
 
 import csv
+import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
-from recame.errors import DataError
-from recame.names import cell_of, text_of
-from recame.runtime.predictor import REVIEW, Prediction
-
-#: How the name of a table of unreadable files ends.
-UNREADABLE_ENDING = "_unreadable.csv"
-#: First line of the table of unreadable files.
-REASONS = ("image", "reason")
+from recame.contracts import FloatArray
+from recame.data.listing import ListedImages
+from recame.names import cell_of
+from recame.runs.prediction_columns import LABELLED, kept_columns, prediction_columns
+from recame.runtime.predictor import Prediction
 
 
-def lines(
-    found: Sequence[Prediction], unread: Sequence[bool], classes: Sequence[str]
-) -> list[bytes]:
-    """The line of either table for each file, its end included.
+class Line(NamedTuple):
+    """What the model has said of an image: two parts of its row.
+
+    Attributes:
+        decided: from `prediction` to `sha256`.
+        experts: their probabilities; empty where there are none.
+    """
+
+    decided: str
+    experts: str
+
+
+def lines(found: Sequence[Prediction], classes: Sequence[str]) -> list[Line]:
+    """Each image's parts of its row.
 
     Args:
         found: what was predicted.
-        unread: of each, whether its file could not be read.
         classes: names of the C classes, in the order of the probabilities.
     """
-    values = [
-        item.probabilities
-        if item.expert_probabilities is None
-        else np.concatenate([item.probabilities, item.expert_probabilities.ravel()])
-        for item, lacks in zip(found, unread, strict=True)
-        if not lacks
-    ]
-    # Shortest text that reads back as the same float32.
-    texts = iter(np.asarray(values, np.float32).astype(str).tolist())
-    numbers = [[] if lacks else next(texts) for lacks in unread]
-    words = _csv(
-        [item.image, str(item.error)] if lacks else _words(item, row, classes)
-        for item, lacks, row in zip(found, unread, numbers, strict=True)
+    called = {name: cell for name, [cell] in ((n, _csv([[n]])) for n in classes)}
+    decided = _csv(
+        [item.action, item.reason, item.note, item.candidates, _number(item), item.sha256 or ""]
+        for item in found
     )
-    # A CSV writer looks at each character; numbers need no quotes.
-    return [
-        (",".join([line, *row]) + "\n").encode() for line, row in zip(words, numbers, strict=True)
-    ]
+    ensemble = _texts(item.probabilities for item in found if not item.unreadable)
+    experts = _texts(
+        each.ravel() for item in found if (each := item.expert_probabilities) is not None
+    )
+    made = []
+    for item, words in zip(found, decided, strict=True):
+        row = [""] * len(classes) if item.unreadable else next(ensemble)
+        if item.label is None:
+            sure = ["", "" if item.unreadable else "nan"]
+        else:
+            sure = [called[item.label], row[classes.index(item.label)]]
+        numbers = [] if item.expert_probabilities is None else next(experts)
+        # Numbers need no quotes, and a CSV writer looks at each character.
+        made.append(Line(",".join([*sure, *row, words]), ",".join(numbers)))
+    return made
 
 
-def cells(stored: Iterable[bytes]) -> Iterator[list[str]]:
-    """The texts that lines were made of."""
-    for row in csv.reader(line.decode() for line in stored):
-        yield [text_of(cell) for cell in row]
+def header_of(listed: ListedImages, classes: Sequence[str], num_experts: int) -> list[str]:
+    """The table's columns."""
+    further = kept_columns([name for name in listed.columns if name not in LABELLED], classes)
+    return prediction_columns(classes, list(further.values()), num_experts)
 
 
-def write_lines(path: Path, header: Sequence[str], stored: Iterable[bytes]) -> None:
-    """Write a table of lines."""
-    with path.open("wb") as stream:
-        stream.writelines(chain([f"{line}\n".encode() for line in _csv([header])], stored))
+def write_table(
+    path: Path,
+    listed: ListedImages,
+    classes: Sequence[str],
+    num_experts: int,
+    stored: Iterable[Line],
+) -> list[str]:
+    """Write the table, a line for each of the listed images, in their order.
 
+    Args:
+        path: the CSV file.
+        listed: the images, and what tables say of them.
+        classes: names of the C classes.
+        num_experts: whose probabilities are known.
+        stored: what was said of each image.
 
-def unreadable_path(out: Path) -> Path:
-    """The table of unreadable files of a table, which is no other table's."""
-    stem = out.stem if out.suffix == ".csv" else out.name
-    return out.with_name(f"{stem}{UNREADABLE_ENDING}")
-
-
-def check_reasons(path: Path) -> None:
-    """Refuse, before any work, to write over a file that is no table of unreadable files.
-
-    Raises:
-        DataError: it is something else.
+    Returns:
+        Its columns.
     """
-    try:
-        with path.open("rb") as stream:
-            ours = stream.readline(100).rstrip() == ",".join(REASONS).encode()
-    except OSError:
-        return
-    if not ours:
-        raise DataError(
-            f"{path} is where this prediction would list unreadable files, and it holds something "
-            "else, which would be lost: move it, or write the table under another name."
+    header = header_of(listed, classes, num_experts)
+    with path.open("wb") as stream:
+        stream.writelines(
+            f"{line}\n".encode()
+            for line in chain(_csv([header]), _rows(listed, num_experts * len(classes), stored))
         )
+    return header
 
 
-def _words(item: Prediction, row: Sequence[str], classes: Sequence[str]) -> list[str]:
-    sure = "nan" if item.label is None else row[classes.index(item.label)]
-    return [
-        item.image,
-        item.label or "",
-        sure,
-        item.decision,
-        item.error or "; ".join(item.lost.values()) or _held_back(item),
-    ]
+def _rows(listed: ListedImages, num_numbers: int, stored: Iterable[Line]) -> Iterator[str]:
+    at = {name: place for place, name in enumerate(listed.columns)}
+    places = [at.get(name) for name in LABELLED]
+    places += [place for name, place in at.items() if name not in LABELLED]
+    without = "," * (num_numbers - 1)
+    for path, line in zip(listed.paths, stored, strict=True):
+        name, cells = listed.told.get(path, (path, []))
+        told = [cells[place] if cells and place is not None else "" for place in places]
+        first, last = _csv([[name, _whole(path)], told])
+        numbers = [line.experts or without] if num_numbers else []
+        yield ",".join([first, line.decided, last, *numbers])
 
 
-def _held_back(item: Prediction) -> str:
-    """Why a fitted policy sends an image to a person."""
-    return item.reason if item.decision == REVIEW else ""
+def _whole(name: str) -> str:
+    """Where an image lies, from anywhere on this machine."""
+    return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 - text, not paths
+
+
+def _number(item: Prediction) -> str:
+    return "" if math.isnan(item.unknown_score) else str(np.float32(item.unknown_score))
+
+
+def _texts(values: Iterable[FloatArray]) -> Iterator[list[str]]:
+    """Shortest texts that read back as the same float32."""
+    return iter(np.asarray(list(values), np.float32).astype(str).tolist())
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> list[str]:

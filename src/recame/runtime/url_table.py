@@ -1,4 +1,4 @@
-"""The tables of a prediction at URLs: made here, sent when they are whole."""
+"""The table of a prediction at a URL: made here, sent when it is whole."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recame.errors import DataError
 from recame.runtime.partial_table import PredictionSummary
-from recame.runtime.table_lines import REASONS, unreadable_path
 from recame.runtime.urls import is_url, place_of, plain_path, reached
 
 #: Stores in which a name leads to the old content until the new one is whole.
@@ -25,29 +23,21 @@ def local_table(out: Path | str) -> Path:
 
     Raises:
         ConfigError: a URL's kind is unknown, or what writes it is not installed.
-        DataError: nobody answers there, or a list of unreadable files would take another's place.
+        DataError: nobody answers there.
     """
     if not is_url(out):
         return Path(plain_path(out))
     url = str(out)
     fs, path = place_of(url)
-    listed = _reasons(path)
     with reached(url, "be reached"):
-        taken = fs.exists(listed) and not fs.cat_file(listed, 0, 100).startswith(
-            ",".join(REASONS).encode()
-        )
-    if taken:
-        raise DataError(
-            f"{_reasons(url)} is where this prediction would list unreadable files, and it holds "
-            "something else, which would be lost: move it, or write the table under another name."
-        )
+        fs.exists(path)
     name = path.rpartition("/")[2]
     folder = Path(f"{name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.sending")
     return folder / name
 
 
 def send(summary: PredictionSummary, out: Path | str) -> PredictionSummary:
-    """Put a finished table, and its list of unreadable files, to their URL; tell where they are.
+    """Put a finished table to its URL; tell where it is.
 
     Raises:
         DataError: it cannot be written there; the table stays here.
@@ -57,14 +47,9 @@ def send(summary: PredictionSummary, out: Path | str) -> PredictionSummary:
     url, table = str(out), summary.out
     fs, path = place_of(url)
     with reached(url, "be written", f" The table is whole in {table}: copy it from there."):
-        if summary.unreadable_path is not None:
-            _put(fs, summary.unreadable_path, _reasons(path))
-        elif fs.exists(_reasons(path)):
-            fs.rm(_reasons(path))
         _put(fs, table, path)
     shutil.rmtree(Path(table).parent)
-    listed = None if summary.unreadable_path is None else _reasons(url)
-    return replace(summary, out=url, unreadable_path=listed)
+    return replace(summary, out=url)
 
 
 def _put(fs: Any, source: Path | str, path: str) -> None:
@@ -73,9 +58,3 @@ def _put(fs: Any, source: Path | str, path: str) -> None:
         return
     fs.put_file(str(source), f"{path}.part")
     fs.mv(f"{path}.part", path)
-
-
-def _reasons(url: str) -> str:
-    """`unreadable_path` of a URL, of which a path would drop a slash."""
-    folder, _, name = url.rpartition("/")
-    return f"{folder}/{unreadable_path(Path(name))}"

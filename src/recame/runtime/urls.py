@@ -18,7 +18,14 @@ from recame.data.decode import Reader
 from recame.data.file_part import FilePart, readings
 from recame.data.image_file import FileContent, checked_content, readable
 from recame.data.image_table import USUAL, TableColumns
-from recame.data.listing import KINDS, Unused, is_image_name, is_table, list_image_names
+from recame.data.listing import (
+    KINDS,
+    ListedImages,
+    Unused,
+    is_image_name,
+    is_table,
+    list_with_columns,
+)
 from recame.data.paged_file import content_sha256
 from recame.errors import ConfigError, DataError, MissingDependencyError
 
@@ -43,7 +50,7 @@ def plain_path(name: Path | str) -> Path | str:
     return name.removeprefix("file://") if isinstance(name, str) else name
 
 
-def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> list[str]:
+def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> ListedImages:
     """Image files of sources, of which some may be URLs: local ones first, each kind sorted.
 
     Args:
@@ -61,8 +68,9 @@ def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> 
             f"{url} is a table at a URL, and tables are read from this machine's disks only: copy "
             "it here, or name the images' folder."
         )
-    names = list_image_names(local, columns) if local or not urls else []
-    return names + sorted({name for url in urls for name in _below(url)}, key=_by_parts)
+    here = list_with_columns(local, columns) if local or not urls else ListedImages([], [], {})
+    there = sorted({name for url in urls for name in _below(url)}, key=_by_parts)
+    return here._replace(paths=here.paths + there)
 
 
 def _by_parts(url: str) -> str:

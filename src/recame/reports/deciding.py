@@ -1,0 +1,87 @@
+"""A split as a run's decisions judge it: rows of the predictions table, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from recame.config import Config
+from recame.contracts import Predictions
+from recame.data.paged_file import content_sha256
+from recame.decisions.calibration import Calibration
+from recame.decisions.document import load_policy
+from recame.decisions.outcome import Outcome, outcome_of
+from recame.decisions.policy import Decider
+from recame.machine import usable_cores
+from recame.runs.folder import RunFolder
+
+
+class DecidedSplit(NamedTuple):
+    """What is done with the images of a split.
+
+    Attributes:
+        rows: N rows of `action, reason, note, candidates, sha256`, for the predictions table.
+        outcome: what the labels say of it; None where the run has no decisions of its own.
+    """
+
+    rows: pd.DataFrame
+    outcome: Outcome | None
+
+
+def decide_split(
+    folder: RunFolder,
+    config: Config,
+    predictions: Predictions,
+    calibration: Calibration | None,
+) -> DecidedSplit:
+    """Decide images as `recame predict` would, by what `recame tune` has fitted to the run.
+
+    Args:
+        folder: the run.
+        config: with the views that judged: decisions hold for these alone.
+        predictions: of a split, calibrated.
+        calibration: by which.
+    """
+    names = tuple(folder.label_space().names)
+    kept = load_policy(folder.decisions_path, folder.answers(config), names)
+    policy = None if kept is None else kept.policy
+    temperature = 1.0 if calibration is None else calibration.temperature
+    digests = _digests([str(path) for path in predictions.table.get("path", ())])
+    experts = predictions.expert_probabilities
+    decided = Decider(names, policy, temperature).decide(
+        predictions.probabilities,
+        experts if experts.shape[1] else None,
+        digests or None,
+    )
+    rows = pd.DataFrame(
+        {
+            "action": decided.actions,
+            "reason": decided.reasons,
+            "note": [fault or "" for fault in decided.faults],
+            "candidates": decided.candidates,
+            "sha256": [digest or "" for digest in digests] or [""] * len(predictions),
+        },
+        dtype=object,
+    )
+    if policy is None:
+        return DecidedSplit(rows, None)
+    called = np.asarray(decided.best, np.int64)
+    found = outcome_of(decided.actions, called, predictions.target, names, policy.normal)
+    return DecidedSplit(rows, found)
+
+
+def _digests(paths: Sequence[str]) -> list[str | None]:
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return list(pool.map(_digest, paths))
+
+
+def _digest(path: str) -> str | None:
+    with suppress(OSError):
+        return content_sha256(Path(path))
+    return None

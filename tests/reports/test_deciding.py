@@ -1,0 +1,93 @@
+"""`recame evaluate` decides as `recame predict` does, and says what came of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import recame
+from recame.decisions.limits import Limits
+from recame.errors import DataError
+from recame.files import read_json, sha256
+from recame.runs.predictions import load_predictions
+
+COUNTS = {"ok": 150, "scratch": 120, "dent": 120, "hole": 120}
+DECIDED = ["action", "reason", "note", "candidates", "sha256", "prediction"]
+
+
+@pytest.fixture(scope="module")
+def fresh(write_images: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("deciding") / "fresh", COUNTS, seed=7)
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_both_verbs_write_one_table(run: Path, fresh: Path, tmp_path: Path) -> None:
+    recame.tune(run, fresh, Limits.from_dict({"audit": 0.3}), normal="ok")
+    console = Console(file=io.StringIO(), width=300)
+    found = recame.evaluate(run, report=False, console=console)
+    judged = load_predictions(run / "evaluation" / "test" / "predictions.parquet")
+    rows = pd.read_csv(run / "manifest.csv")
+    lot = rows[rows["split"] == "test"].drop(columns="image").rename(columns={"path": "image"})
+    lot.to_csv(tmp_path / "lot.csv", index=False)
+    recame.predict(run, tmp_path / "lot.csv", out=tmp_path / "out.parquet")
+    told = load_predictions(tmp_path / "out.parquet")
+
+    one = judged.predictions.table.assign(prediction="").set_index("path")
+    other = told.predictions.table.assign(prediction="").set_index("path")
+    shared = [name for name in DECIDED if name in one]
+    assert (one[shared] == other.loc[one.index, shared]).all(axis=None)
+    assert one["sha256"].tolist() == [sha256(Path(path)) for path in one.index]
+    assert judged.classes == told.classes
+    ours = pd.read_parquet(run / "evaluation" / "test" / "predictions.parquet").columns
+    assert set(ours) == set(pd.read_parquet(tmp_path / "out.parquet").columns)
+    assert set(one["reason"]) > {"audit"}
+
+    assert found.outcome is not None
+    kept = json.loads((run / "metrics.json").read_text())["test"]["decisions"]
+    assert kept == found.outcome.to_dict()
+    assert kept["review"]["number"] == sum(one["action"] == "review")
+    assert "go to a person" in console.file.getvalue()  # type: ignore[attr-defined]
+    (look,) = read_json(run / "decisions.json")["looks"]
+    assert look["images"] == "split test of the run itself"
+    recame.evaluate(run, report=False)
+    assert len(read_json(run / "decisions.json")["looks"]) == 2
+    assert recame.load(run).decisions is not None  # a look changes nothing
+
+
+def test_without_decisions_every_label_stands(run: Path) -> None:
+    found = recame.evaluate(run, report=False)
+    assert found.outcome is None
+    table = pd.read_parquet(run / "evaluation" / "test" / "predictions.parquet")
+    assert set(table["action"]) == set(table["reason"]) == {"automatic"}
+    assert "decisions" not in json.loads((run / "metrics.json").read_text())["test"]
+
+
+def test_a_table_with_labels_calibrates(run: Path, fresh: Path, tmp_path: Path) -> None:
+    """Whoever writes labels into what `recame predict` wrote may give it back, from anywhere."""
+    lot = pd.DataFrame({"image": [str(path) for path in sorted(fresh.rglob("*.png"))]})
+    lot["label"] = [Path(name).parent.name for name in lot["image"]]
+    lot["x"] = 1  # no part of a box
+    lot.to_csv(tmp_path / "lot.csv", index=False)
+    recame.predict(run, tmp_path / "lot.csv", out=tmp_path / "elsewhere" / "table.csv")
+    found = recame.tune(run, tmp_path / "elsewhere" / "table.csv", normal="ok")
+    assert found.facts["images"] == 510
+    same = recame.tune(run, fresh, normal="ok")
+    assert same.facts["tuning"] == 2  # these very images
+    some = pd.read_csv(tmp_path / "elsewhere" / "table.csv")
+    some["label"] = some["label"].where(some.index % 2 == 0)
+    some.to_csv(tmp_path / "some.csv", index=False)
+    assert recame.tune(run, tmp_path / "some.csv", normal="ok").facts["images"] == 255
+    some.assign(label="").to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(DataError, match="holds no labelled image"):
+        recame.tune(run, tmp_path / "none.csv", normal="ok")
