@@ -30,8 +30,6 @@ from rich.console import Console
 
 import recame
 from recame.contracts import Array, BoolArray, FloatArray, IntArray, ensemble_logits
-from recame.decisions.policy import decide
-from recame.decisions.thresholds import fit_normal_threshold
 from recame.decisions.unknown import SCORERS, fit_scorer, fit_unknown_threshold, is_unknown
 from recame.durations import parse_duration
 from recame.files import write_json
@@ -42,11 +40,12 @@ from recame.metrics.statistics import area_under_roc
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "defaults"))
 from run import Labelled, deeppcb, digits, synth, write  # noqa: E402
+from single_threshold import single_threshold  # noqa: E402
 
 #: Of a class's test images, those that lay thresholds.
 CALIBRATION = 0.4
 LIMITS = {"limit": 0.05, "tail_limit": 0.1, "risk": 0.05}
-#: Share of the known defects that may pass as normal, as `recame export` has it.
+#: Share of the known defects that may pass as normal, as bundles had it.
 MAX_ESCAPE = 0.01
 #: Foreign images of each kind.
 FOREIGN = 100
@@ -173,16 +172,14 @@ def judge(answers: Mapping[str, Answers], space: LabelSpace) -> dict[str, Any]:
     assert normal is not None
     train, calibration, test = (answers[name] for name in ("train", "calibration", "test"))
     strange = {k: a for k, a in answers.items() if k not in ("train", "val", "calibration", "test")}
-    threshold = fit_normal_threshold(
+    threshold = single_threshold(
         probabilities(calibration.logits), calibration.target, normal, max_escape=MAX_ESCAPE
     )
-    assert threshold is not None
 
     def passing(logits: FloatArray) -> BoolArray:
-        answer = decide(
-            probabilities(logits), normal_index=normal, release_above=threshold.release_above
-        )
-        return answer.released & (answer.best == normal)
+        likely = probabilities(logits)
+        sure: BoolArray = likely[:, normal] >= threshold
+        return sure & (likely.argmax(1) == normal)
 
     passes = {name: passing(part.logits) for name, part in strange.items()}
     good = test.target == normal

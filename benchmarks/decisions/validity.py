@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from recame.decisions.limits import PerClass
 from recame.decisions.promises import risk_of_each
 from recame.decisions.release import fit_release
 from recame.decisions.scored import class_log_odds, normal_scores
-from recame.decisions.thresholds import fit_normal_threshold
 from recame.inference.run_graph import RunGraph
 from recame.machine import environment
+
+sys.path.append(str(Path(__file__).parent))
+from single_threshold import single_threshold
 
 #: The models of which a calibration chooses: settings on top of the defaults.
 MODELS: dict[str, dict[str, object]] = {
@@ -132,11 +135,8 @@ def simulate(
         released.append(_beyond(rank[model][normal], fitted.above))
         best = max(float(rank[model][i][-1 - int(limit * len(by_class[i]))]) for i in watched)
         oracle.append(_beyond(rank[model][normal], best))
-        old = fit_normal_threshold(certain[model][rows], target[rows], normal, max_escape=limit)
-        assert old is not None
-        passes = (certain[model].argmax(1) == normal) & (
-            certain[model][:, normal] >= old.release_above
-        )
+        old = single_threshold(certain[model][rows], target[rows], normal, max_escape=limit)
+        passes = (certain[model].argmax(1) == normal) & (certain[model][:, normal] >= old)
         pooled = np.mean([passes[by_class[i]].mean() for i in range(len(names)) if i != normal])
         before_broken += pooled > limit
         before.append(float(passes[by_class[normal]].mean()))

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 import recame
+from recame.cli.app import app
 from recame.config import Config
 from recame.decisions.document import signed
 from recame.decisions.limits import Limits
 from recame.decisions.promises import risk_of_each
 from recame.decisions.scored import class_log_odds, logits_of
-from recame.errors import CheckpointError, ConfigError, DataError
+from recame.errors import CheckpointError, ConfigError, DataError, RecameError
 from recame.files import read_json, write_json
 from recame.reports.tuning import compared
 
@@ -326,3 +328,75 @@ def test_a_run_without_val_needs_images(
     bare = recame.train(defects, config, out=tmp_path / "bare").path
     with pytest.raises(DataError, match="has no val split"):
         recame.tune(bare, normal="ok")
+
+
+class TestExport:
+    """A bundle decides by its own answers, as its run's last tuning asked."""
+
+    def bundle(self, run: Path, tmp_path: Path, *words: str) -> tuple[Path, str, int]:
+        out = tmp_path / "bundle"
+        found = CliRunner().invoke(app, ["export", str(run), "--out", str(out), *words])
+        if isinstance(found.exception, RecameError):
+            raise found.exception
+        return out, " ".join(found.output.split()), found.exit_code
+
+    def test_takes_limits_and_images_along(self, run: Path, labelled: Path, tmp_path: Path) -> None:
+        tuned = recame.tune(run, labelled, Limits.from_dict({"escape": 0.2}), normal="ok")
+        out, told, code = self.bundle(run, tmp_path)
+        assert code == 0
+        assert "tuning 2." in told  # one more look at the same images
+        model = recame.load(out)
+        assert model.decisions is not None
+        assert {(p.of, p.limit) for p in model.decisions.promises} == {
+            (p.of, p.limit) for p in tuned.promises
+        }
+        (look,) = read_json(run / "decisions.json")["exported"]
+        assert look["bundle"] == str(out)
+        assert recame.load(run).decisions is not None
+        assert recame.tune(run, labelled, normal="ok").facts["tuning"] == 3
+        released = {each.image for each in model.predict(labelled) if each.action == "release"}
+        assert sum(Path(name).parent.name == "ok" for name in released) > 100
+
+    def test_without_decisions_it_classifies(self, run: Path, tmp_path: Path) -> None:
+        out, told, code = self.bundle(run, tmp_path)
+        assert code == 0
+        assert f"recame tune {out} --run {run}" in told
+        assert recame.load(out).decisions is None
+        with pytest.raises(ConfigError, match=r"does not say which class is normal"):
+            recame.tune(out, run=run)
+        recame.tune(out, normal="ok", run=run)
+        kept = recame.load(out).decisions
+        assert kept is not None
+        # `val` has chosen among models, which are paid for as the run pays for them.
+        limits = {p.of: p.limit for p in kept.promises}
+        assert limits == {p.of: p.limit for p in recame.tune(run, normal="ok").promises} or all(
+            limits.values()
+        )
+
+    def test_asks_for_a_limit(self, run: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="--max-escape 1.5: the share of a defect class"):
+            self.bundle(run, tmp_path, "--max-escape", "1.5")
+        assert not (tmp_path / "bundle").exists()
+        with pytest.raises(ConfigError, match="cannot promise"):
+            self.bundle(run, tmp_path, "--max-escape", "0.01", "--normal", "ok")
+        assert recame.load(tmp_path / "bundle").decisions is None
+
+    def test_of_another_run_is_refused(self, run: Path, tmp_path: Path) -> None:
+        other = Path(shutil.copytree(run, tmp_path / "other-name"))
+        out, _, _ = self.bundle(run, tmp_path)
+        with pytest.raises(ConfigError, match="was exported from a run"):
+            recame.tune(out, normal="ok", run=other)
+        with pytest.raises(ConfigError, match="is a run itself"):
+            recame.tune(run, normal="ok", run=other)
+
+    def test_what_another_look_cannot_promise_is_said(
+        self, run: Path, labelled: Path, tmp_path: Path
+    ) -> None:
+        recame.tune(run, labelled, Limits.from_dict({"escape": 0.2}), normal="ok")
+        values = read_json(run / "decisions.json")
+        values["tunings"][-1]["limits"]["escape"] = {"default": 0.001}
+        write_json(run / "decisions.json", signed(values))
+        out, told, code = self.bundle(run, tmp_path)
+        assert code == 0
+        assert "The bundle has no decisions:" in told
+        assert recame.load(out).decisions is None

@@ -326,8 +326,11 @@ def export(
         str, typer.Option("--with", help="Further outputs: experts,features,attribution.")
     ] = "",
     max_escape: Annotated[
-        float, typer.Option(help="Share of defects that shall pass as normal at most.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="Of each defect class, released at most. [the limits of recame tune RUN]"
+        ),
+    ] = None,
     normal: Annotated[
         str | None, typer.Option(help="The normal class, if the run does not name it.")
     ] = None,
@@ -336,11 +339,13 @@ def export(
     ] = False,
 ) -> None:
     """Write RUN as a bundle that runs without torch; refuse it if it answers otherwise."""
-    from recame.cli.requests import export_outputs
+    from recame.cli.requests import check_max_escape, export_outputs
 
     outputs = export_outputs(with_)
+    check_max_escape(max_escape)
 
     from recame.export.export import export as export_run
+    from recame.reports.tuning import tune_export
 
     console = Console()
     bundle = export_run(
@@ -351,11 +356,11 @@ def export(
         views=views,
         verify=verify,
         outputs=outputs,
-        max_escape=max_escape,
         normal=normal,
         replace_bundle=force,
         console=console,
     )
+    tune_export(bundle.path, run, max_escape, normal=normal, console=console)
     say(console, f"Bundle: {bundle.path}")
     say(console, f"Next: {command('recame', 'latency', bundle.path)}")
     say(console, f"Next: {command('recame', 'predict', bundle.path, 'FOLDER')}")

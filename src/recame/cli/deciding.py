@@ -26,12 +26,15 @@ def tune(
     normal: Annotated[
         str | None, typer.Option(help="The class that may be released, where MODEL names none.")
     ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="That the bundle MODEL was exported from: its images.")
+    ] = None,
 ) -> None:
     """Fit MODEL's decisions to labelled images, with limits that are promised."""
     from recame.reports.tuning import tune as tune_model
 
     console = Console()
-    tune_model(model, calibration, limits, normal=normal, console=console)
+    tune_model(model, calibration, limits, normal=normal, run=run, console=console)
     say(console, f"Page: {model / 'decisions.html'}")
 
 

@@ -130,6 +130,19 @@ EXPORT_OUTPUTS = {
 }
 
 
+def check_max_escape(share: float | None) -> None:
+    """Refuse a limit that none can be before a bundle is made.
+
+    Raises:
+        ConfigError: it does not lie in (0, 1).
+    """
+    if share is not None and not 0 < share < 1:
+        raise ConfigError(
+            f"--max-escape {share}: the share of a defect class that may be released lies between "
+            "0 and 1, for example 0.02, and no number of images promises 0."
+        )
+
+
 def export_outputs(words: str) -> tuple[str, ...]:
     """The graph's further outputs that `recame export --with` names, separated by commas.
 

@@ -37,6 +37,7 @@ def save_policy(
     answers: Mapping[str, object],
     images: str,
     drift: DriftMonitor,
+    calibration: str | None,
 ) -> None:
     """Write a policy, whole or not at all; what else the file holds stays.
 
@@ -47,12 +48,15 @@ def save_policy(
         answers: what the scores were of: a policy holds for these alone.
         images: tells the calibration's images from others, so that tunings are counted.
         drift: of the calibration's images, from where a line is watched.
+        calibration: where these are described; None: by the run.
     """
     values = _read(path)
     tuning = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images_sha256": images,
+        "calibration": calibration,
         "limits": limits.to_dict(),
+        "normal": None if tuned.policy.normal is None else tuned.policy.names[tuned.policy.normal],
         **tuned.facts,
     }
     told = {
@@ -79,8 +83,33 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 def earlier_tunings(path: Path, images: str) -> int:
     """How often a policy was fitted to the same images: each look spends confidence."""
-    tunings = _read(path).get("tunings", [])
+    values = _read(path)
+    tunings = [*values.get("tunings", []), *values.get("exported", [])]
     return sum(tuning.get("images_sha256") == images for tuning in tunings)
+
+
+def last_tuning(path: Path) -> dict[str, Any] | None:
+    """What was asked when a policy was fitted last; None where none was."""
+    found = _read(path).get("tunings", [])
+    return dict(found[-1]) if found else None
+
+
+def note_export(path: Path, bundle: str, images: str) -> None:
+    """Note in a run's file that a bundle of it was tuned on images that the run can look at.
+
+    Args:
+        path: of the run's `decisions.json`.
+        bundle: which.
+        images: tells them from others.
+    """
+    values = _read(path)
+    look = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bundle": bundle,
+        "images_sha256": images,
+    }
+    values = {"schema": DECISIONS_SCHEMA, **values}
+    write_json(path, {**values, "exported": [*values.get("exported", []), look]})
 
 
 class KeptPolicy(NamedTuple):

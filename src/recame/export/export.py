@@ -23,11 +23,10 @@ from recame.decisions.calibration import (
     load_calibration,
     save_calibration,
 )
-from recame.decisions.thresholds import fit_normal_threshold
 from recame.errors import ConfigError, DataError, ExportError, RecameError
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
-from recame.inference.parity import Forward, Parity, check_parity, in_batches, torch_forward
+from recame.inference.parity import Forward, Parity, check_parity, torch_forward
 from recame.inference.predict import predict_split
 from recame.inference.quantise import (
     calibration_size,
@@ -82,7 +81,6 @@ def export(
     views: int | None = None,
     verify: Path | str | None = None,
     outputs: Sequence[str] = (),
-    max_escape: float = 0.01,
     normal: str | None = None,
     replace_bundle: bool = False,
     console: Console | None = None,
@@ -102,7 +100,6 @@ def export(
         views: test-time views in the graph, 1 to 8; None: those that the run's settings ask for.
         verify: labelled images to compare on, all of them; None: a sample of the run's.
         outputs: further outputs of the graph, of `OPTIONAL_OUTPUTS`.
-        max_escape: share of the defects that may pass as normal.
         normal: the normal class, where the run was trained without naming it.
         replace_bundle: whether a bundle that lies in `out` is replaced.
         console: where progress and figures go; silent if None.
@@ -113,7 +110,7 @@ def export(
         RecameError: the run, its images or an argument cannot be used.
     """
     console = console or Console(quiet=True)
-    _check_words(format, precision, views, outputs, max_escape)
+    _check_words(format, precision, views, outputs)
     check_packages(format, precision)
     target = Path(out) if out is not None else Path(run) / f"bundle-{format}-{precision}"
     with (
@@ -136,7 +133,6 @@ def export(
         facts = _facts(source, graph, format, precision, temperature)
         write_document(folder, facts)
         forward = _forward(open_bundle(folder))
-        facts["thresholds"] = _thresholds(source, forward, max_escape, progress, console)
         progress("checking parity", 0, 1)
         parity = _parity(source, forward, temperature, precision, verify, progress)
         if parity.failures:
@@ -154,7 +150,6 @@ def _check_words(
     precision: str,
     views: int | None,
     outputs: Sequence[str],
-    max_escape: float,
 ) -> None:
     for what, word, known in (
         ("format", format, tuple(MODEL_FILES)),
@@ -165,11 +160,6 @@ def _check_words(
             raise ConfigError(f"--{what} {word!r} is unknown: choose {', '.join(known)}.")
     if views is not None and not 1 <= views <= 8:
         raise ConfigError(f"--views {views}: a square has 1 to 8 views.")
-    if not 0 <= max_escape < 1:
-        raise ConfigError(
-            f"--max-escape {max_escape}: the share of defects that may pass lies in [0, 1), for "
-            "example 0.01."
-        )
 
 
 def _open(run: Path, views: int | None, normal: str | None, progress: Progress) -> _Source:
@@ -301,34 +291,6 @@ def _forward(bundle: Bundle) -> Forward:
     """The bundle's graph in its runtime, on the CPU."""
     session = open_session(bundle, device="cpu", threads=torch.get_num_threads(), calls=1)
     return lambda images: session.run(images)["probabilities"]
-
-
-def _thresholds(
-    source: _Source, forward: Forward, max_escape: float, progress: Progress, console: Console
-) -> dict[str, Any]:
-    """The normal class's threshold on `val`, by the written graph's own probabilities."""
-    index, name = source.label_space.normal_index, source.label_space.normal
-    if index is None or name is None:
-        return {}
-    reason = "the run has no val split"
-    if "val" in source.data.splits:
-        view = source.data.view("val")
-        progress("choosing the threshold", 0, len(view))
-        probabilities = in_batches(forward, source.data.cache.images, view.rows)
-        progress("choosing the threshold", len(view), len(view))
-        found = fit_normal_threshold(
-            probabilities,
-            view.targets,
-            index,
-            max_escape=max_escape,
-            names=source.label_space.names,
-        )
-        if found is not None:
-            say(console, found.sentence(name))
-            return {"normal": found.to_dict()}
-        reason = "val holds no defect"
-    say(console, f"No threshold for {name}: {reason} to choose it by.")
-    return {}
 
 
 def _parity(

@@ -11,12 +11,18 @@ from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
 from recame.data.splits import CALIBRATE
-from recame.decisions.document import DECISIONS_FILE, earlier_tunings, save_policy
+from recame.decisions.document import (
+    DECISIONS_FILE,
+    earlier_tunings,
+    last_tuning,
+    note_export,
+    save_policy,
+)
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, Limits
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
-from recame.errors import ConfigError, DataError
+from recame.errors import ConfigError, DataError, RecameError
 from recame.files import csv_text, write_text
 from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
@@ -26,7 +32,7 @@ from recame.progress import say
 from recame.reports.decisions_page import decisions_page
 from recame.reports.labelled import Labelled, contents_of, judged
 from recame.runs.folder import RunFolder
-from recame.runtime.bundle import find_bundle
+from recame.runtime.bundle import find_bundle, open_bundle
 from recame.runtime.opening import load
 
 #: Of what a folder's decisions do not ask yet, so that a limit on it could not be kept.
@@ -46,12 +52,14 @@ class _Basis:
         labelled: the images.
         told: which they are, in words.
         comparisons: models of which they may have chosen one.
+        source: where they are described, if not by the run itself.
         seen: contents of the images that made the model, which promise nothing.
     """
 
     labelled: Labelled
     told: str
     comparisons: int = 1
+    source: str | None = None
     seen: frozenset[str] = frozenset()
 
 
@@ -61,6 +69,7 @@ def tune(
     limits: Path | str | Limits | None = None,
     *,
     normal: str | None = None,
+    run: Path | str | None = None,
     console: Console | None = None,
 ) -> Tuned:
     """Fit decisions to a finished run, or to a bundle, and keep them in its `decisions.json`.
@@ -70,11 +79,12 @@ def tune(
 
     Args:
         model: the folder.
-        calibration: labelled images that neither trained nor chose anything, which a bundle needs;
-            None: those that the run has set aside (`data.calibrate`), or its `val`, which has
-            chosen among models: all of these are paid for.
+        calibration: labelled images that neither trained nor chose anything; None: those that the
+            run has set aside (`data.calibrate`), or its `val`, which has chosen among models: all
+            of these are paid for. A bundle needs them, or its run.
         limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
         normal: the class that may be released, where training did not name it.
+        run: that a bundle was exported from: its images calibrate, and no image that made it.
         console: where progress and promises go; silent if None.
 
     Raises:
@@ -85,12 +95,12 @@ def tune(
     asked = limits if isinstance(limits, Limits) else _read(limits)
     folder, loaded = Path(model), load(model)
     path, space = folder / DECISIONS_FILE, _with_normal(loaded.label_space, normal, folder)
-    if find_bundle(folder):
+    origin = _origin(folder, run)
+    if origin is None:
         basis = _basis_of_bundle(folder, calibration, console)
     else:
-        run = RunFolder.open(folder, finished=True)
-        config = run.load_config()
-        basis = _basis(run, config, calibration, console)
+        config = origin.load_config()
+        basis = _basis(origin, config, calibration, console)
         asked = replace(asked, group=asked.group or config.data.group_by)
     found = judged(loaded, basis.labelled, console, group=asked.group, seen=basis.seen)
     tuned = tune_scores(
@@ -100,11 +110,14 @@ def tune(
         asked,
         unit=asked.group or "image",
         comparisons=basis.comparisons,
-        tuning=1 + earlier_tunings(path, found.sha256),
+        tuning=1 + _earlier(path, origin, found.sha256),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
     )
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
-    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift)
+    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source)
+    if origin is not None and origin.decisions_path != path:
+        # Who tunes several bundles on the same images looks at them as often.
+        note_export(origin.decisions_path, str(folder.absolute()), found.sha256)
     write_text(folder / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
     name = folder.resolve().name
     page = decisions_page(tuned, found.scored, asked, name=name, told=basis.told)
@@ -120,8 +133,8 @@ def _basis(
     manifest = recorded_data(run, config)
     made = manifest["path"][manifest["split"].isin(["train", "val"])]
     if calibration is not None:
-        labelled = Labelled.read(calibration, console)
-        return _Basis(labelled, str(calibration), seen=frozenset(contents_of(made)))
+        labelled, source = Labelled.read(calibration, console), str(Path(calibration).absolute())
+        return _Basis(labelled, str(calibration), 1, source, frozenset(contents_of(made)))
     if (manifest["split"] == CALIBRATE).any():
         labelled = _own(run, manifest, CALIBRATE)
         return _Basis(labelled, CALIBRATE, seen=frozenset(contents_of(made)))
@@ -134,10 +147,91 @@ def _basis_of_bundle(folder: Path, calibration: Path | str | None, console: Cons
         words = ("recame", "tune", folder, "--calibration", "LABELLED")
         raise ConfigError(
             f"{folder} is a bundle, which holds no images: give labelled ones that neither trained "
-            f"nor chose its model, {command(*words)}."
+            f"nor chose its model, {command(*words)}, or the run that it was exported from, --run."
         )
     say(console, "A bundle does not tell by which images it was made: see that none is among these")
-    return _Basis(Labelled.read(calibration, console), str(calibration))
+    source = str(Path(calibration).absolute())
+    return _Basis(Labelled.read(calibration, console), str(calibration), source=source)
+
+
+def _origin(folder: Path, run: Path | str | None) -> RunFolder | None:
+    """The run whose images calibrate; None of a bundle without one.
+
+    Raises:
+        ConfigError: a run is given for a run, or one that the bundle was not exported from.
+    """
+    if not find_bundle(folder):
+        if run is not None:
+            raise ConfigError(f"--run {run}: {folder} is a run itself, and has its own images.")
+        return RunFolder.open(folder, finished=True)
+    if run is None:
+        return None
+    origin, document = RunFolder.open(Path(run), finished=True), open_bundle(folder).document
+    facts = (origin.info().get("data_fingerprint"), origin.path.resolve().name)
+    if (document.get("data_fingerprint"), document.get("run", {}).get("name")) != facts:
+        raise ConfigError(
+            f"{folder} was exported from a run {document.get('run', {}).get('name')!r} of other "
+            f"images than {run}: images that made its model could calibrate it. Give its own run, "
+            "or labelled images with --calibration."
+        )
+    return origin
+
+
+def _earlier(path: Path, origin: RunFolder | None, images: str) -> int:
+    """How often decisions were fitted to these images, of the run and of its bundles."""
+    found = earlier_tunings(path, images)
+    if origin is not None and origin.decisions_path != path:
+        found += earlier_tunings(origin.decisions_path, images)
+    return found
+
+
+def tune_export(
+    bundle: Path | str,
+    run: Path | str,
+    max_escape: float | None = None,
+    *,
+    normal: str | None = None,
+    console: Console | None = None,
+) -> Tuned | None:
+    """Give a new bundle the decisions of its run: fitted anew, to the bundle's own answers.
+
+    A promise belongs to the graph that it was fitted to. The limits are those of the run's last
+    tuning, and so are the images; a look more at these is paid for.
+
+    Args:
+        bundle: its folder.
+        run: that it was exported from.
+        max_escape: instead of the run's limits: the share of each defect class that may be
+            released; what the images cannot promise is an error.
+        normal: the class that may be released, where the run does not name it.
+        console: where promises go; silent if None.
+
+    Returns:
+        None where the run has no decisions and no limit is given, and where its limits cannot be
+        promised by another look at its images; both are said.
+
+    Raises:
+        ConfigError: `max_escape` cannot be promised.
+        RecameError: the bundle, the run or its images cannot be used.
+    """
+    console = console or Console(quiet=True)
+    folder = RunFolder.open(Path(run), finished=True)
+    kept = last_tuning(folder.decisions_path)
+    words = command("recame", "tune", Path(bundle), "--run", Path(run))
+    if max_escape is not None:
+        limits = Limits.from_dict({"escape": max_escape}, "--max-escape")
+        return tune(bundle, limits=limits, normal=normal, run=run, console=console)
+    if kept is None:
+        say(console, f"No decisions: every image is classified. To promise limits: {words}")
+        return None
+    try:
+        limits = Limits.from_dict(kept["limits"], str(folder.decisions_path))
+        source, named = kept.get("calibration"), normal or kept.get("normal")
+        return tune(bundle, source, limits, normal=named, run=run, console=console)
+    except RecameError as error:
+        text = f"The bundle has no decisions: {error} Give it its own with: {words}"
+        say(console, text, "yellow")
+        return None
 
 
 def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
