@@ -61,8 +61,30 @@ def test_both_verbs_write_one_table(run: Path, fresh: Path, tmp_path: Path) -> N
     (look,) = read_json(run / "decisions.json")["looks"]
     assert look["images"] == "split test of the run itself"
     recame.evaluate(run, report=False)
+    recame.report(run)
+    assert len(read_json(run / "decisions.json")["looks"]) == 1  # the same once more
+    recame.tune(run, fresh, normal="ok")
+    recame.report(run)  # other decisions on the same test
     assert len(read_json(run / "decisions.json")["looks"]) == 2
     assert recame.load(run).decisions is not None  # a look changes nothing
+
+
+def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None:
+    recame.tune(run, fresh, normal="ok")
+    found = recame.evaluate(run)
+    assert found.outcome is not None
+    place = run / "evaluation" / "test"
+    escape = found.outcome.share("escape")
+    for _ in range(2):  # by evaluate, and of what it left
+        page = (place / "report.html").read_text("utf-8")
+        assert '<section id="decisions">' in page
+        assert f"{escape.number} of {escape.images}" in page
+        assert "## Decisions" in (place / "report.md").read_text("utf-8")
+        assert json.loads((place / "report.json").read_text())["decisions"] == json.loads(
+            json.dumps(found.outcome.to_dict())
+        )
+        recame.report(run)
+    assert len(read_json(run / "decisions.json")["looks"]) == 1  # a report is no other look
 
 
 def test_without_decisions_every_label_stands(run: Path) -> None:
@@ -70,6 +92,9 @@ def test_without_decisions_every_label_stands(run: Path) -> None:
     assert found.outcome is None
     table = pd.read_parquet(run / "evaluation" / "test" / "predictions.parquet")
     assert set(table["action"]) == set(table["reason"]) == {"automatic"}
+    recame.report(run)
+    page = (run / "evaluation" / "test" / "report.html").read_text("utf-8")
+    assert 'id="decisions"' not in page
     assert "decisions" not in json.loads((run / "metrics.json").read_text())["test"]
 
 

@@ -374,7 +374,7 @@ class TestExport:
         )
 
     def test_asks_for_a_limit(self, run: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="--max-escape 1.5: the share of a defect class"):
+        with pytest.raises(ConfigError, match=r"--max-escape 1\.5: the share of a defect class"):
             self.bundle(run, tmp_path, "--max-escape", "1.5")
         assert not (tmp_path / "bundle").exists()
         with pytest.raises(ConfigError, match="cannot promise"):

@@ -206,6 +206,8 @@ def save_verification(path: Path, verification: Verification, images_sha256: str
 def note_look(path: Path, what: str, digests: Iterable[str], outcome: Outcome) -> None:
     """Note that images judged the decisions: who looks often at a test finds what it wishes.
 
+    The same images and decisions once more are no other look.
+
     Args:
         path: of `decisions.json`.
         what: the images, in words.
@@ -217,9 +219,12 @@ def note_look(path: Path, what: str, digests: Iterable[str], outcome: Outcome) -
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images": what,
         "images_sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+        "decided_sha256": values.get("decided_sha256"),
         "outcome": outcome.to_dict(),
     }
-    write_json(path, {**values, "looks": [*values.get("looks", []), look]})
+    same = ("images_sha256", "decided_sha256")
+    if not any(all(seen.get(n) == look[n] for n in same) for seen in values.get("looks", [])):
+        write_json(path, {**values, "looks": [*values.get("looks", []), look]})
 
 
 def _read(path: Path) -> dict[str, Any]:

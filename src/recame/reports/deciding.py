@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +15,7 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.paged_file import content_sha256
 from recame.decisions.calibration import Calibration
-from recame.decisions.document import load_policy
+from recame.decisions.document import load_policy, note_look
 from recame.decisions.outcome import Outcome, outcome_of
 from recame.decisions.policy import Decider
 from recame.machine import usable_cores
@@ -39,20 +39,27 @@ def decide_split(
     config: Config,
     predictions: Predictions,
     calibration: Calibration | None,
+    images: str,
+    known: Iterable[object] | None = None,
 ) -> DecidedSplit:
     """Decide images as `recame predict` would, by what `recame tune` has fitted to the run.
+
+    That labels have judged the decisions is noted beside them.
 
     Args:
         folder: the run.
         config: with the views that judged: decisions hold for these alone.
         predictions: of a split, calibrated.
         calibration: by which.
+        images: which they are, in words.
+        known: checksums of their files; None: of what lies there now.
     """
     names = tuple(folder.label_space().names)
     kept = load_policy(folder.decisions_path, folder.answers(config), names)
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
-    digests = _digests([str(path) for path in predictions.table.get("path", ())])
+    paths = map(str, predictions.table.get("path", ()))
+    digests = _digests(list(paths)) if known is None else [str(each) or None for each in known]
     experts = predictions.expert_probabilities
     decided = Decider(names, policy, temperature).decide(
         predictions.probabilities,
@@ -73,6 +80,7 @@ def decide_split(
         return DecidedSplit(rows, None)
     called = np.asarray(decided.best, np.int64)
     found = outcome_of(decided.actions, called, predictions.target, names, policy.normal)
+    note_look(folder.decisions_path, images, rows["sha256"], found)
     return DecidedSplit(rows, found)
 
 

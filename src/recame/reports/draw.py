@@ -12,6 +12,7 @@ import pandas as pd
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
+from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError
 from recame.files import json_text, read_json, text_bytes, write_together
 from recame.inference.finished_run import answering_graph, recorded_data
@@ -54,6 +55,7 @@ def draw_report(
     source: Path | str | None = None,
     missing: str = "",
     baseline: Baseline | None = None,
+    outcome: Outcome | None = None,
     progress: Progress = silent,
 ) -> ReportFiles:
     """Draw the report of numbers that are at hand.
@@ -70,6 +72,7 @@ def draw_report(
         source: where the images were described; None if unknown.
         missing: why images are not among the data, in sentences.
         baseline: another run's predictions of the split.
+        outcome: what the run's decisions did with the images.
         progress: called while images pass.
     """
     learned, why = (False, "") if data is None else _holds_training(folder, config, data)
@@ -90,7 +93,14 @@ def draw_report(
     facts = run_facts(folder, config, loaded, split, name=name, source=source, baseline=baseline)
     space, seed = loaded.label_space, config.run.seed
     made = build_report(
-        facts, evaluation, predictions, space, evidence, baseline=baseline, seed=seed
+        facts,
+        evaluation,
+        predictions,
+        space,
+        evidence,
+        baseline=baseline,
+        outcome=outcome,
+        seed=seed,
     )
     return write_report(made, folder.evaluation_dir(name))
 

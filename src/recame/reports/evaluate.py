@@ -18,7 +18,6 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.data.stored_views import NUM_VIEWS, check_views
 from recame.decisions.calibration import calibrated_predictions, load_calibration
-from recame.decisions.document import note_look
 from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
@@ -220,7 +219,7 @@ def _evaluate(
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(name)
     judged.write(target)  # first: predictions without a note are taken for the run's own
-    decided = decide_split(folder, config, predictions, calibration)
+    decided = decide_split(folder, config, predictions, calibration, judged.words())
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
     save_predictions(table, target / PREDICTIONS, classes, judged.weights)
@@ -229,7 +228,6 @@ def _evaluate(
     save_evaluation(evaluation, target, loaded.label_space)
     print_evaluation(evaluation, console, f"{folder.path.name} on {name}")
     if decided.outcome is not None:
-        note_look(folder.decisions_path, judged.words(), decided.rows["sha256"], decided.outcome)
         say(console, "By the decisions that recame tune has fitted:")
         for sentence in decided.outcome.sentences():
             say(console, f"  {sentence}")
@@ -250,6 +248,7 @@ def _evaluate(
                 split,
                 name=name,
                 source=source or folder.info().get("data"),
+                outcome=decided.outcome,
                 progress=progress,
             )
     except ReportError as error:  # the figures are what counts, and they are there
@@ -322,6 +321,7 @@ def report(
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     judged = _Judged.read(folder, split) or _Judged(None, split, "")
     source, config = judged.source, judged.config(config)
+    calibration = load_calibration(folder.decisions_path, folder.answers(config))
     with (
         folder.in_evaluation(split),
         _failure_kept(folder, split, other),
@@ -340,6 +340,14 @@ def report(
             source=source or (None if data is None else folder.info().get("data")),
             missing=missing,
             baseline=baseline,
+            outcome=decide_split(
+                folder,
+                config,
+                predictions,
+                calibration,
+                judged.words(),
+                predictions.table.get("sha256"),
+            ).outcome,
             progress=progress,
         )
 

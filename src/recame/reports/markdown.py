@@ -10,7 +10,13 @@ from recame.pages.render import (
     markdown_table,
     share_text,
 )
-from recame.reports.report_page import EXPERT_COLUMNS, change_text, expert_rows, pair_rows
+from recame.reports.report_page import (
+    EXPERT_COLUMNS,
+    change_text,
+    expert_rows,
+    outcome_rows,
+    pair_rows,
+)
 from recame.reports.run_report import RunReport
 
 _SIGNS = {"good": "+", "note": "-", "warn": "!", "bad": "!!"}
@@ -34,6 +40,10 @@ def report_markdown(report: RunReport) -> str:
         "## Classes, by training images",
         _classes(report, confidence),
     ]
+    if report.outcome is not None:
+        heads = ["by its decisions", "images", "share", "95 %"]
+        rows = outcome_rows(report.outcome)
+        parts += ["## Decisions", markdown_table(heads, rows)]
     if pairs := pair_rows(report, _MOST_ROWS):
         parts += ["## Most frequent confusions"]
         parts += [markdown_table(["true", "called", "images", "of the class"], pairs, left=2)]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from recame.decisions.outcome import Outcome, Share
 from recame.files import records
 from recame.metrics.registry import METRICS, Metric
 from recame.pages.drawing import PIECES_NOTE
@@ -60,6 +61,7 @@ def report_html(report: RunReport) -> str:
         "report": report,
         "tiles": _tiles(report),
         "classes": _classes(report),
+        "decisions": _decisions(report),
         "confusion": _confusion(report),
         "products": _products(report),
         "reliability": figure_picture(
@@ -82,6 +84,7 @@ def report_html(report: RunReport) -> str:
 def _contents(report: RunReport, content: dict[str, Any]) -> list[tuple[str, str]]:
     present = {
         "classes": ("Classes", True),
+        "decisions": ("Decisions", content["decisions"] is not None),
         "confusion": ("Confusions", True),
         "products": ("Products", content["products"] is not None),
         "mistakes": ("Worst mistakes", bool(report.evidence.mistakes)),
@@ -159,6 +162,42 @@ def _classes(report: RunReport) -> dict[str, Any]:
     )
     groups = [name for name in GROUP_COLOURS if (table["group"] == name).any()]
     return {"rows": records(table), "remark": remark, "figure": figure, "groups": groups}
+
+
+def _decisions(report: RunReport) -> dict[str, Any] | None:
+    """What the run's decisions did with the images."""
+    if report.outcome is None:
+        return None
+    return {"rows": outcome_rows(report.outcome), "escapes": escape_rows(report.outcome)}
+
+
+#: What is told of decisions, the most serious first.
+_OUTCOMES = {
+    "escape": "defects released",
+    "overkill": "normal images not released",
+    "review": "images that go to a person",
+    "automatic": "images classified automatically",
+    "misclassified": "of these wrongly",
+}
+
+
+def outcome_rows(outcome: Outcome) -> list[list[str]]:
+    """What decisions did: what it is, how many of how many, the share, its interval."""
+    found = ((text, outcome.share(what)) for what, text in _OUTCOMES.items())
+    return [[text, *_share_cells(share)] for text, share in found if share.images]
+
+
+def escape_rows(outcome: Outcome) -> list[list[str]]:
+    """The same of the defects of each class that are released, most first."""
+    found = [share for share in outcome.shares if share.what == "escape" and share.of]
+    found.sort(key=lambda share: -share.number / share.images)
+    return [[share.of, *_share_cells(share)] for share in found]
+
+
+def _share_cells(share: Share) -> list[str]:
+    low, high = share.interval
+    of = f"{count_text(share.number)} of {count_text(share.images)}"
+    return [of, f"{share.number / share.images:.2%}", f"{low:.2%} to {high:.2%}"]
 
 
 def _confusion(report: RunReport) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import Predictions
+from recame.decisions.outcome import Outcome
 from recame.files import records
 from recame.label_space import LabelSpace
 from recame.metrics.calibration import reliability_bins
@@ -98,6 +99,7 @@ class RunReport:
         bins: of the reliability diagram.
         comparison: with the baseline; None without one.
         disagreement: of the experts; None with one expert.
+        outcome: what the run's decisions did with the images; None where it has none.
         lead: the judgement in two or three sentences.
         findings: sentences with a level, most important first.
     """
@@ -110,6 +112,7 @@ class RunReport:
     bins: pd.DataFrame
     comparison: Comparison | None
     disagreement: Disagreement | None
+    outcome: Outcome | None
     lead: str
     findings: tuple[Sentence, ...]
 
@@ -141,6 +144,7 @@ class RunReport:
             },
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "experts": None if self.disagreement is None else self.disagreement.to_dict(),
+            "decisions": None if self.outcome is None else self.outcome.to_dict(),
             "reliability": records(self.bins),
             "num_mistakes": evidence.num_mistakes,
             "worst_mistakes": [mistake.to_dict() for mistake in evidence.mistakes],
@@ -166,6 +170,7 @@ def build_report(
     evidence: Evidence,
     *,
     baseline: Baseline | None = None,
+    outcome: Outcome | None = None,
     seed: int = 0,
 ) -> RunReport:
     """Put a report together.
@@ -177,6 +182,7 @@ def build_report(
         label_space: the run's classes.
         evidence: of `gather_evidence`.
         baseline: another run to compare with.
+        outcome: of the run's decisions.
         seed: of the resampling.
     """
     comparison = None
@@ -209,6 +215,7 @@ def build_report(
         bins,
         comparison,
         disagreement,
+        outcome,
         lead,
         tuple(findings),
     )
