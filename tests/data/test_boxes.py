@@ -23,7 +23,7 @@ from recame.data.dataset import load_inspection_set
 from recame.data.decode import Reader, decode_image
 from recame.data.file_groups import groups_of
 from recame.data.file_part import Box, FilePart, crop, readings, split_part
-from recame.data.image_table import TableColumns, table_images
+from recame.data.image_table import TableColumns, table_rows
 from recame.data.listing import list_image_names
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import native_size, propose_spec
@@ -252,7 +252,7 @@ def test_rows_with_and_without_boxes(board: Path, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "again.csv")["image"].tolist() == names
     found.drop(columns="path").to_parquet(tmp_path / "again.parquet")
     assert read_manifest(tmp_path / "again.parquet")["image"].tolist() == names
-    assert table_images(tmp_path / "again.parquet") == [str(tmp_path / name) for name in names]
+    assert table_rows(tmp_path / "again.parquet").paths == [str(tmp_path / name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_columns_of_boxes_may_be_called_otherwise(board: Path, tmp_path: Path) -
     with pytest.raises(DataError, match=r"no column 'image'.*--image-column NAME"):
         list_image_names([source])
     with pytest.raises(DataError, match=r"no column 'b'.*--box-columns"):
-        table_images(source, TableColumns("file", ("left", "b", "w", "h")))
+        table_rows(source, TableColumns("file", ("left", "b", "w", "h")))
 
 
 def test_other_columns_are_no_boxes(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_other_columns_are_no_boxes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'height', .*data.box_columns=null"):
         read_manifest(three)
     assert len(read_manifest(three, ManifestColumns(box=None))) == 2
-    assert table_images(three, TableColumns(box=None)) == [
+    assert table_rows(three, TableColumns(box=None)).paths == [
         str(tmp_path / "a.png"),
         str(tmp_path / "b.png"),
     ]
@@ -319,19 +319,19 @@ def test_other_columns_are_no_boxes(tmp_path: Path) -> None:
 def test_damaged_tables_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut = table(tmp_path / "cut.csv", ["a.png,ok,1,2,3,4", "b.png,no,1"])
     with pytest.raises(DataError, match="row 2 below the header has 3 cells, and the header 6"):
-        table_images(cut)
+        table_rows(cut)
     empty = table(tmp_path / "empty.csv", ["a.png,ok,1,2,3,4", ",no,1,2,3,4"])
     with pytest.raises(DataError, match="row 2 below the header has no 'image'"):
-        table_images(empty)
+        table_rows(empty)
     (tmp_path / "old.csv").write_bytes("image\nbr\xfcche.png\n".encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8"):
-        table_images(tmp_path / "old.csv")
+        table_rows(tmp_path / "old.csv")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
-        table_images(tmp_path / "a.parquet")
+        table_rows(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"csv needs nothing"):
-        table_images(tmp_path / "a.parquet")
+        table_rows(tmp_path / "a.parquet")
 
 
 def boxed_set(folder: Path, boards: int = 12, each: int = 4) -> Path:
