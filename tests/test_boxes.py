@@ -110,7 +110,6 @@ def test_bundle_and_run_predict_a_table_row_by_row(
     mixed += ["images/03.png,,,,", "images/03.png,500,0,9,9"]
     (tmp_path / "some.csv").write_text("\n".join(mixed) + "\n")
     (tmp_path / "images").symlink_to(boards.parent / "images")
-    place = str(tmp_path / "images")
     tables = []
     for number, model in enumerate((run, bundle.path)):
         out = tmp_path / f"{number}.csv"
@@ -118,11 +117,12 @@ def test_bundle_and_run_predict_a_table_row_by_row(
         tables.append(answers(out))
         assert (summary.num_images, summary.num_unreadable) == (41, 1)
         [(name, reason)] = summary.unreadable
-        assert name == f"{place}/03.png#xywh=500,0,9,9"
+        assert name == f"{tmp_path}/images/03.png#xywh=500,0,9,9"
         assert reason.endswith("lies outside of its 192 x 96 pixels")
     for found in tables:
-        assert found[0]["image"] == f"{place}/04.png#xywh=162,66,12,12"  # the table's order
-        assert found[40]["image"] == f"{place}/03.png"
+        assert found[0]["image"] == "images/04.png#xywh=162,66,12,12"  # the table's order
+        assert found[0]["path"] == f"{tmp_path}/images/04.png#xywh=162,66,12,12"
+        assert found[40]["image"] == "images/03.png"
     labels = [row.split(",")[1] for row in rows[40:0:-1]]
     agreed = [row["prediction"] == label for row, label in zip(tables[1], labels, strict=False)]
     assert np.mean(agreed) > 0.6
@@ -169,7 +169,8 @@ recame.predict(sys.argv[1], sys.argv[2], out=sys.argv[3], columns=columns)
     subprocess.run([sys.executable, "-c", code, *words, str(tmp_path / "out.csv")], check=True)
     found = answers(tmp_path / "out.csv")
     assert len(found) == 288
-    assert found[0]["image"] == f"{boards.parent}/images/00.png#xywh=18,18,12,12"
+    assert found[0]["image"] == "images/00.png#xywh=18,18,12,12"
+    assert found[0]["path"] == f"{boards.parent}/images/00.png#xywh=18,18,12,12"
     options = ["--image-column", "file", "--box-columns", "left,top,w,height"]
     options += ["-o", str(tmp_path / "again.csv")]
     done = CliRunner().invoke(app, ["predict", *words, *options])

@@ -16,9 +16,11 @@ from recame.contracts import FloatArray
 from recame.decisions.actions import Policy
 from recame.decisions.calibration import DECISIONS_SCHEMA
 from recame.decisions.drift import DriftMonitor
+from recame.decisions.kept_scorer import UNKNOWN_FILE, load_scorer, save_scorer
 from recame.decisions.limits import Limits
 from recame.decisions.outcome import Outcome
 from recame.decisions.promises import Promise
+from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
 from recame.decisions.verification import Verification
 from recame.errors import CheckpointError, DataError
@@ -38,6 +40,7 @@ def save_policy(
     images: str,
     drift: DriftMonitor,
     calibration: str | None,
+    scorer: Scorer | None = None,
 ) -> None:
     """Write a policy, whole or not at all; what else the file holds stays.
 
@@ -49,6 +52,7 @@ def save_policy(
         images: tells the calibration's images from others, so that tunings are counted.
         drift: of the calibration's images, from where a line is watched.
         calibration: where these are described; None: by the run.
+        scorer: that tells the unknown; it is kept beside the file.
     """
     values = _read(path)
     tuning = {
@@ -68,6 +72,9 @@ def save_policy(
         "drift": drift.to_dict(),
         "tunings": [*values.get("tunings", []), tuning],
     }
+    values.pop("unknown", None)
+    if scorer is not None:
+        told["unknown"] = save_scorer(path.with_name(UNKNOWN_FILE), scorer)
     write_json(path, signed({**values, **told}))
 
 
@@ -78,6 +85,8 @@ def signed(values: dict[str, Any]) -> dict[str, Any]:
 
 def _checksum(values: Mapping[str, Any]) -> str:
     decided = {name: values.get(name) for name in ("policy", "promises", "expected", "tunings")}
+    if "unknown" in values:
+        decided["unknown"] = values["unknown"]
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,6 +132,7 @@ class KeptPolicy(NamedTuple):
         group: the column whose values count; None: images do.
         images: what tells the images of each tuning from others.
         drift: of the calibration's images.
+        scorer: that tells the unknown; None: nothing does.
         sha256: of all that is decided and promised.
     """
 
@@ -133,6 +143,7 @@ class KeptPolicy(NamedTuple):
     group: str | None
     images: tuple[str, ...]
     drift: DriftMonitor
+    scorer: Scorer | None
     sha256: str
 
 
@@ -174,6 +185,7 @@ def load_policy(
             group=last["limits"].get("group"),
             images=tuple(str(tuning["images_sha256"]) for tuning in values["tunings"]),
             drift=DriftMonitor.from_dict(values["drift"]),
+            scorer=_scorer(path, values),
             sha256=values["decided_sha256"],
         )
     except (AttributeError, DataError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -189,6 +201,12 @@ def load_policy(
         path,
     )
     return None
+
+
+def _scorer(path: Path, values: Mapping[str, Any]) -> Scorer | None:
+    if values["policy"]["unknown_above"] is None:
+        return None
+    return load_scorer(path.with_name(UNKNOWN_FILE), values["unknown"])
 
 
 def save_verification(path: Path, verification: Verification, images_sha256: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from recame.contracts import Array, BoolArray, FloatArray, IntArray
 from recame.decisions.actions import ACTION_OF, ACTIONS, Policy, candidates
 from recame.decisions.scored import logits_of
+from recame.decisions.strangeness import Scorer
 
 #: How far a row of probabilities may be from a sum of 1; half precision stays well within.
 _SUM_TOLERANCE = 0.05
@@ -31,6 +32,7 @@ class Decided(NamedTuple):
         faults: why an answer names no class, in words; None where it does.
         candidates: for images that go to a person the classes to look for, joined by `|`; empty
             for the others.
+        strangeness: (N,) how strange each is to the model; NaN where nothing says so.
     """
 
     best: IntArray
@@ -39,6 +41,7 @@ class Decided(NamedTuple):
     reasons: Sequence[str]
     faults: Sequence[str | None]
     candidates: Sequence[str]
+    strangeness: FloatArray
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Decider:
     Attributes:
         names: of the C classes.
         policy: what `recame tune` has fitted; None: each image is taken for its best class.
+        scorer: of how strange images are to the model; None: nothing says so.
         temperature: what the probabilities have gone through.
         normal: index of the normal class, for `release_above`.
         release_above: probability that the normal class needs to pass unseen without a policy, as
@@ -56,6 +60,7 @@ class Decider:
 
     names: tuple[str, ...]
     policy: Policy | None = None
+    scorer: Scorer | None = None
     temperature: float = 1.0
     normal: int | None = None
     release_above: float | None = None
@@ -65,6 +70,9 @@ class Decider:
         probabilities: FloatArray,
         experts: FloatArray | None = None,
         digests: Sequence[str | None] | None = None,
+        *,
+        features: FloatArray | None = None,
+        strangeness: FloatArray | None = None,
     ) -> Decided:
         """Decide N images.
 
@@ -76,6 +84,8 @@ class Decider:
             probabilities: (N, C), calibrated.
             experts: (N, E, C) of each expert, if they are known.
             digests: SHA-256 of the N files, by which a policy draws its audit; None: it draws none.
+            features: (N, E, D), by which a scorer tells the unknown.
+            strangeness: (N,) where that is known already.
         """
         best, confidence = probabilities.argmax(1), probabilities.max(1)
         faults = _faults(probabilities, experts)
@@ -84,7 +94,10 @@ class Decider:
         else:
             drawn = None if digests is None else self.policy.draws(digests)
             logits = logits_of(probabilities, self.temperature)
-            reasons = self.policy.act(logits, drawn=drawn).reasons()
+            if self.scorer is not None and strangeness is None:
+                strangeness = self.scorer.score(features, logits)
+            acted = self.policy.act(logits, strangeness=strangeness, drawn=drawn)
+            reasons = acted.reasons()
         reasons = [
             reason if fault is None else "not_finite"
             for reason, fault in zip(reasons, faults, strict=True)
@@ -97,7 +110,9 @@ class Decider:
             np.flatnonzero(seen).tolist(), candidates(self.names, probabilities[seen]), strict=True
         ):
             looked_for[place] = told
-        return Decided(best, confidence, actions, reasons, faults, looked_for)
+        if strangeness is None:
+            strangeness = np.full(len(best), np.nan)
+        return Decided(best, confidence, actions, reasons, faults, looked_for, strangeness)
 
     def _by_threshold(self, best: IntArray, confidence: FloatArray) -> list[str]:
         """Each image's reason without a policy."""

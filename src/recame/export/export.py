@@ -120,7 +120,8 @@ def export(
     ):
         source = _open(Path(run), views, normal, progress)
         temperature = _temperature(source, progress, console)
-        wanted = [name for name in OPTIONAL_OUTPUTS if name in outputs]
+        # By its features a bundle tells the unknown.
+        wanted = [name for name in OPTIONAL_OUTPUTS if name in {"features", *outputs}]
         model = source.loaded.model
         graph = DeploymentGraph(
             model, views=source.views, temperature=temperature, outputs=wanted

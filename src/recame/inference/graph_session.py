@@ -36,7 +36,7 @@ class GraphSession:
     backend = "onnxruntime"
     device = "cpu"
     precision = "fp32"
-    outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
+    outputs: tuple[str, ...] = ("probabilities", "expert_probabilities", "features")
 
     def __init__(self, kept: KeptGraph, graph: RunGraph, *, views: int) -> None:
         self.kept, self._graph, self.num_views = kept, graph, views
@@ -47,8 +47,9 @@ class GraphSession:
 
     def run(self, images: Array) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
-        experts, ensemble, _ = self._graph.averaged(images, self.num_views, self.spec.pieces)
-        return {"probabilities": self.calibrate(ensemble), "expert_probabilities": experts}
+        experts, ensemble, features = self._graph.averaged(images, self.num_views, self.spec.pieces)
+        found = (self.calibrate(ensemble), experts, features)
+        return dict(zip(self.outputs, found, strict=True))
 
     def reopened(self, threads: int, calls: int) -> GraphSession:
         """Another session for as many calls at once, which share the threads."""

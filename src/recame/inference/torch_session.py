@@ -48,7 +48,7 @@ class TorchSession:
 
     backend = "torch"
     steady = False
-    outputs: tuple[str, ...] = ("probabilities", "expert_probabilities")
+    outputs: tuple[str, ...] = ("probabilities", "expert_probabilities", "features")
 
     def __init__(
         self, run: Path, *, device: str, threads: int | None, views: int | None = None
@@ -109,10 +109,11 @@ class TorchSession:
                     device=self.device,
                     precision=self._precision,
                 )
-            experts, ensemble, _ = self._forward(images)
+            experts, ensemble, features = self._forward(images, with_features=True)
+            found = (self.calibrate(ensemble.cpu().numpy()), experts, features)
             return {
-                "probabilities": self.calibrate(ensemble.cpu().numpy()),
-                "expert_probabilities": experts.cpu().numpy(),
+                name: np.asarray(values.float().cpu()) if name != "probabilities" else values
+                for name, values in zip(self.outputs, found, strict=True)
             }
 
 

@@ -149,7 +149,7 @@ def evaluate_predictions(
     prediction = predictions.probabilities[known].argmax(1)
     confusion = confusion_matrix(target, prediction, label_space.num_classes)
     counts = class_counts(confusion)
-    tail_rule, tail = _tail(label_space)
+    tail_rule, tail = tail_of(label_space)
     members = {**_group_members(label_space), "tail_recall": tail}
 
     normal = label_space.normal_index
@@ -231,7 +231,8 @@ def _share(successes: float, trials: float, confidence: float) -> Estimate:
     return Estimate(float(successes / trials), float(low), float(high))
 
 
-def _tail(space: LabelSpace) -> tuple[str, BoolArray]:
+def tail_of(space: LabelSpace) -> tuple[str, BoolArray]:
+    """The rule that tells a tail (`cutoffs`, `quantile` or `none`), and which classes are in it."""
     few = np.array(space.groups()) == "few"
     if few.any() and not few.all():
         return "cutoffs", few

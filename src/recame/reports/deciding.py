@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +40,7 @@ def decide_split(
     predictions: Predictions,
     calibration: Calibration | None,
     images: str,
-    known: Iterable[object] | None = None,
+    known: pd.DataFrame | None = None,
 ) -> DecidedSplit:
     """Decide images as `recame predict` would, by what `recame tune` has fitted to the run.
 
@@ -52,19 +52,28 @@ def decide_split(
         predictions: of a split, calibrated.
         calibration: by which.
         images: which they are, in words.
-        known: checksums of their files; None: of what lies there now.
+        known: what was noted of them before: `sha256, unknown_score`; None: it is found now.
     """
     names = tuple(folder.label_space().names)
     kept = load_policy(folder.decisions_path, folder.answers(config), names)
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
     paths = map(str, predictions.table.get("path", ()))
-    digests = _digests(list(paths)) if known is None else [str(each) or None for each in known]
+    if known is None:
+        digests = _digests(list(paths))
+    else:
+        digests = [str(each) or None for each in known["sha256"]]
     experts = predictions.expert_probabilities
-    decided = Decider(names, policy, temperature).decide(
+    scorer = None if kept is None else kept.scorer
+    strange = None
+    if scorer is not None and predictions.features is None and known is not None:
+        strange = np.asarray(known["unknown_score"], np.float64)
+    decided = Decider(names, policy, scorer, temperature).decide(
         predictions.probabilities,
         experts if experts.shape[1] else None,
         digests or None,
+        features=predictions.features,
+        strangeness=strange,
     )
     rows = pd.DataFrame(
         {
@@ -72,9 +81,9 @@ def decide_split(
             "reason": decided.reasons,
             "note": [fault or "" for fault in decided.faults],
             "candidates": decided.candidates,
+            "unknown_score": np.asarray(decided.strangeness, np.float32),
             "sha256": [digest or "" for digest in digests] or [""] * len(predictions),
-        },
-        dtype=object,
+        }
     )
     if policy is None:
         return DecidedSplit(rows, None)

@@ -18,6 +18,7 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.data.stored_views import NUM_VIEWS, check_views
 from recame.decisions.calibration import calibrated_predictions, load_calibration
+from recame.decisions.kept_scorer import UNKNOWN_FILE
 from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
@@ -213,7 +214,15 @@ def _evaluate(
     with progress_bars(console) as progress:
         described = recorded_data(folder, config) if source is None else Path(source)
         data = images_to_judge(described, config, loaded, split, progress)
-        found = predict_run(folder, config, loaded, data, split, progress, features=report)
+        found = predict_run(
+            folder,
+            config,
+            loaded,
+            data,
+            split,
+            progress,
+            features=report or (folder.path / UNKNOWN_FILE).exists(),
+        )
     calibration = load_calibration(folder.decisions_path, folder.answers(config))
     predictions = calibrated_predictions(found, calibration)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
@@ -346,7 +355,7 @@ def report(
                 predictions,
                 calibration,
                 judged.words(),
-                predictions.table.get("sha256"),
+                predictions.table if "sha256" in predictions.table else None,
             ).outcome,
             progress=progress,
         )

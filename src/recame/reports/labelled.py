@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.decisions.scored import Scored, logits_of
+from recame.decisions.strangeness import Scorer
 from recame.errors import DataError
 from recame.files import sha256
 from recame.names import counted, quoted
@@ -110,12 +111,15 @@ class Labelled:
             )
         return [str(value) for value in self.table[name]]
 
-    def answers(self, model: Predictor, console: Console, what: str) -> list[Prediction]:
+    def answers(
+        self, model: Predictor, console: Console, what: str, *, features: bool = False
+    ) -> list[Prediction]:
         """What a model says of each image, in order, with checksums; `what` tells the progress."""
         paths = [str(path) for path in self.table["path"]]
         found: list[Prediction] = []
         with progress_bars(console) as progress:
-            for prediction in model.stream(paths, num_images=len(paths), checksums=True):
+            stream = model.stream(paths, num_images=len(paths), checksums=True, features=features)
+            for prediction in stream:
                 found.append(prediction)
                 progress(what, len(found), len(paths))
         unread = [each for each in found if each.unreadable]
@@ -198,6 +202,7 @@ def judged(
     *,
     group: str | None,
     seen: Collection[str] = (),
+    scorer: Scorer | None = None,
 ) -> Judged:
     """Score labelled images; each content counts once, and none that trained the model.
 
@@ -207,6 +212,7 @@ def judged(
         console: where progress goes, and what was left out.
         group: column whose values count instead of images.
         seen: contents that made the model.
+        scorer: of how strange they are to it.
 
     Raises:
         DataError: no image is left, a label is unknown, or there is no such column.
@@ -214,7 +220,7 @@ def judged(
     labelled.target(tuple(model.label_space.names))  # refused before any work
     if group is not None:
         labelled.column(group)
-    found = labelled.answers(model, console, "predicting")
+    found = labelled.answers(model, console, "predicting", features=scorer is not None)
     contents = [content_of(each.sha256, each.image) for each in found]
     leaked = np.array([each in seen for each in contents], np.bool_)
     repeated = pd.Series(contents).duplicated().to_numpy(np.bool_) & ~leaked
@@ -227,14 +233,35 @@ def judged(
         raise DataError(f"All images of {labelled.source} have made the model: give others.")
     labelled = labelled.kept(kept)
     probabilities = np.stack([each.probabilities for each in found])[kept]
+    logits = logits_of(probabilities, model.temperature)
+    strangeness = None
+    if scorer is not None:
+        strangeness = scorer.score(features_of(found)[kept], logits)
     scored = Scored(
-        logits_of(probabilities, model.temperature),
+        logits,
         labelled.target(tuple(model.label_space.names)),
         labelled.images,
         None if group is None else labelled.column(group),
+        strangeness,
     )
     contents = list(np.array(contents, object)[kept])
     return Judged(labelled, scored, probabilities.max(1), tuple(contents))
+
+
+def features_of(found: Sequence[Prediction]) -> FloatArray:
+    """(N, E, D) of answers that were asked for them; NaN where there was no image.
+
+    Raises:
+        DataError: the model gives none.
+    """
+    first = next((each.features for each in found if each.features is not None), None)
+    if first is None:
+        raise DataError(
+            "The model gives no features, by which unknown images are told: a bundle of a version "
+            "before does not. Export it again."
+        )
+    nothing = np.full_like(first, np.nan)
+    return np.stack([nothing if each.features is None else each.features for each in found])
 
 
 def content_of(digest: str | None, name: str) -> str:

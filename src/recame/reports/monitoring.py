@@ -123,7 +123,11 @@ def monitor(
     keys = _keys(lot)
     known = (lot.target >= 0) & _drawn(lot.table, kept)
     fresh, labelled = _new_rows(keys, watched.seen), _new_rows(keys, watched.audited) & known
-    acted = kept.policy.act(logits_of(lot.probabilities, loaded.temperature))
+    strange = lot.table.get("unknown_score")
+    acted = kept.policy.act(
+        logits_of(lot.probabilities, loaded.temperature),
+        strangeness=None if strange is None else np.asarray(strange, np.float64),
+    )
     for promise in _watched(kept):
         own, beyond = _stream(promise, lot.target, acted, kept)
         watched.escapes[_what(promise)].add(beyond[own & labelled])

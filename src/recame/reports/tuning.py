@@ -20,26 +20,33 @@ from recame.decisions.document import (
 )
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, Limits
+from recame.decisions.scored import logits_of
+from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
+from recame.decisions.unknown import fit_scorer
 from recame.errors import ConfigError, DataError, RecameError
 from recame.files import csv_text, write_text
 from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
+from recame.metrics.evaluation import tail_of
 from recame.metrics.statistics import wilson_interval
 from recame.names import command, quoted
 from recame.progress import say
 from recame.reports.decisions_page import decisions_page
-from recame.reports.labelled import Labelled, contents_of, judged
+from recame.reports.labelled import Labelled, contents_of, features_of, judged
 from recame.runs.folder import RunFolder
 from recame.runtime.bundle import find_bundle, open_bundle
 from recame.runtime.opening import load
+from recame.runtime.predictor import Predictor
 
 #: Of what a folder's decisions do not ask yet, so that a limit on it could not be kept.
 _NOT_KEPT = (
     "the decisions of a run or bundle do not keep it. Leave it out, or tune scores with it "
     "(docs/promised-limits.md)."
 )
+#: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to.
+SCORER, _MOST_FITTED = "mahalanobis", 2000
 #: Sizes, and tiles or none, that are compared where they are left open, at most.
 _SIZES, _TILES = 3, 2
 
@@ -93,7 +100,7 @@ def tune(
     """
     console = console or Console(quiet=True)
     asked = limits if isinstance(limits, Limits) else _read(limits)
-    folder, loaded = Path(model), load(model)
+    folder, loaded = Path(model), load(model, decide=False)
     path, space = folder / DECISIONS_FILE, _with_normal(loaded.label_space, normal, folder)
     origin = _origin(folder, run)
     if origin is None:
@@ -102,7 +109,13 @@ def tune(
         config = origin.load_config()
         basis = _basis(origin, config, calibration, console)
         asked = replace(asked, group=asked.group or config.data.group_by)
-    found = judged(loaded, basis.labelled, console, group=asked.group, seen=basis.seen)
+    tail = tail_of(space)[1]
+    scorer = None
+    if asked.unknown_false_alarm is not None:
+        scorer = _fit_scorer(loaded, origin, console)
+    found = judged(
+        loaded, basis.labelled, console, group=asked.group, seen=basis.seen, scorer=scorer
+    )
     tuned = tune_scores(
         found.scored,
         space.names,
@@ -112,9 +125,10 @@ def tune(
         comparisons=basis.comparisons,
         tuning=1 + _earlier(path, origin, found.sha256),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
+        tail=tail if tail.any() else None,
     )
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
-    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source)
+    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source, scorer)
     if origin is not None and origin.decisions_path != path:
         # Who tunes several bundles on the same images looks at them as often.
         note_export(origin.decisions_path, str(folder.absolute()), found.sha256)
@@ -175,6 +189,26 @@ def _origin(folder: Path, run: Path | str | None) -> RunFolder | None:
             "or labelled images with --calibration."
         )
     return origin
+
+
+def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) -> Scorer:
+    """What tells the unknown, fitted to images that trained the model, as many of each class."""
+    if origin is None:
+        raise ConfigError(
+            "unknown_false_alarm: what is unknown is told by the images that trained the model, "
+            "which a bundle does not hold: give its run with --run, or leave the limit out."
+        )
+    table = recorded_data(origin, origin.load_config())
+    table = table[(table["split"] == "train") & table["label"].notna()]
+    order = np.random.default_rng(0).permutation(len(table))
+    drawn = table.iloc[order]
+    place = drawn.groupby("label").cumcount().to_numpy()
+    drawn = drawn.iloc[np.argsort(place, kind="stable")[:_MOST_FITTED]]
+    labelled = Labelled(drawn.reset_index(drop=True), origin.manifest_path)
+    found = labelled.answers(model, console, "looking at what is known", features=True)
+    logits = logits_of(np.stack([each.probabilities for each in found]), model.temperature)
+    target = labelled.target(tuple(model.label_space.names))
+    return fit_scorer(SCORER, features_of(found), logits, target)
 
 
 def _earlier(path: Path, origin: RunFolder | None, images: str) -> int:
@@ -281,12 +315,8 @@ def _read(path: Path | str | None) -> Limits:
             "line escape: {default: 0.02}"
         ) from error
     limits = Limits.from_dict({} if values is None else values, str(path))
-    for key, value in (
-        ("line_mix: estimate", limits.line_mix == ESTIMATE),
-        ("unknown_false_alarm", limits.unknown_false_alarm or limits.tail_false_alarm),
-    ):
-        if value:
-            raise ConfigError(f"{path}: {key}: {_NOT_KEPT}")
+    if limits.line_mix == ESTIMATE:
+        raise ConfigError(f"{path}: line_mix: estimate: {_NOT_KEPT}")
     return limits
 
 

@@ -42,7 +42,8 @@ def verify(
             f"{folder} has no decisions that hold for its answers, so nothing is promised that "
             f"could be verified: fit them first with {command('recame', 'tune', Path(folder))}."
         )
-    found = judged(model, Labelled.read(source, console), console, group=kept.group)
+    labelled = Labelled.read(source, console)
+    found = judged(model, labelled, console, group=kept.group, scorer=kept.scorer)
     if found.sha256 in kept.images:
         raise ConfigError(
             f"{source} holds the images that the decisions were fitted to, which cannot verify "

@@ -24,6 +24,7 @@ def load(
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     views: int | None = None,
+    decide: bool = True,
 ) -> Predictor:
     """Load a bundle (`recame export`), which needs no torch, or a run folder.
 
@@ -37,6 +38,7 @@ def load(
         device: `auto`, `cpu`, `cuda`, `tensorrt` (ONNX bundles), or a device of OpenVINO.
         views: test-time views of a run folder: 1, 2, 4 or 8; None: the run's own, which its
             calibration was fitted for. With others its probabilities are not calibrated.
+        decide: by what `recame tune` has fitted; False: every label stands.
 
     Raises:
         CheckpointError: there is no bundle and no finished run, or it is damaged.
@@ -50,7 +52,8 @@ def load(
     folder = Path(path)
     size = None if batch_size == "auto" else batch_size
     if not find_bundle(folder):
-        return _load_run(folder, None if threads == "auto" else threads, size, device, views)
+        cores = None if threads == "auto" else threads
+        return _load_run(folder, cores, size, device, views, decide=decide)
     bundle = open_bundle(folder)
     if views not in (None, bundle.views):
         raise ConfigError(
@@ -64,7 +67,8 @@ def load(
         return open_session(bundle, device=device, threads=cores, calls=calls)
 
     answers = answers_of(bundle)
-    fitted = load_policy(folder / DECISIONS_FILE, answers, bundle.label_space.names)
+    names = bundle.label_space.names
+    fitted = load_policy(folder / DECISIONS_FILE, answers, names) if decide else None
     return Predictor(
         start(1),
         bundle.label_space,
@@ -97,11 +101,17 @@ def fingerprint_of(bundle: Bundle, decisions: KeptPolicy | None) -> str:
     checksum = str(bundle.document["checksum"])
     if decisions is None:
         return checksum
-    return _sha256(f"{checksum} {decisions.policy.to_dict()}")
+    return _sha256(f"{checksum} {decisions.sha256}")
 
 
 def _load_run(
-    folder: Path, threads: int | None, size: int | None, device: str, views: int | None
+    folder: Path,
+    threads: int | None,
+    size: int | None,
+    device: str,
+    views: int | None,
+    *,
+    decide: bool,
 ) -> Predictor:
     cores = threads or usable_cores()
     quick = open_graph_session(folder, device=device, threads=cores, views=views)
@@ -109,11 +119,12 @@ def _load_run(
     calibration = load_calibration(folder / DECISIONS_FILE, session.answers)
     if calibration is not None:
         session.calibrate = calibration.apply
-    fitted = load_policy(folder / DECISIONS_FILE, session.answers, session.label_space.names)
+    names = session.label_space.names
+    fitted = load_policy(folder / DECISIONS_FILE, session.answers, names) if decide else None
     policy = None if fitted is None else fitted.policy
     # The answers hold the weights' checksum.
     described = f"{session.answers} {session.precision} {calibration}"
-    described += "" if policy is None else f" {policy.to_dict()}"
+    described += "" if fitted is None else f" {fitted.sha256}"
     if quick is not None:
         described += f" {quick.kept.checksum}"
     return Predictor(

@@ -57,6 +57,7 @@ class Prediction:
         lost: what the image has lost on its way to the model, by kind and in words: `clipped`
             values above its white, `near black` from fewer bits, `colour`, further `pages`.
         unknown_score: how strange the image is to the model; NaN where nothing says so.
+        features: (E, D) what its classifiers saw, where `stream` was asked for them.
     """
 
     image: str
@@ -71,6 +72,7 @@ class Prediction:
     sha256: str | None = field(default=None, repr=False)
     lost: dict[Loss, str] = field(default_factory=dict)
     unknown_score: float = math.nan
+    features: FloatArray | None = field(default=None, repr=False)
 
     @property
     def unreadable(self) -> bool:
@@ -143,6 +145,7 @@ class Predictor:
         self.decider = Decider(
             tuple(label_space.names),
             None if decisions is None else decisions.policy,
+            None if decisions is None else decisions.scorer,
             temperature,
             label_space.normal_index,
             release_above,
@@ -190,6 +193,7 @@ class Predictor:
         num_images: int | None = None,
         batch_size: int | None = None,
         checksums: bool = False,
+        features: bool = False,
     ) -> Iterator[Prediction]:
         """Predict any number of images in constant memory, in order, decoding ahead.
 
@@ -201,6 +205,7 @@ class Predictor:
             num_images: how many there will be, if that is known.
             batch_size: instead of the chosen one.
             checksums: whether each file's checksum is told.
+            features: whether each image's features are.
 
         Raises:
             DataError: an array is no image.
@@ -209,7 +214,7 @@ class Predictor:
         first = list(islice(iterator, MANY_IMAGES)) if num_images is None else []
         plan = self._plan_for(num_images or len(first))
         size = batch_size or plan.batch_size
-        return self._pipeline(chain(first, iterator), plan, size, checksums)
+        return self._pipeline(chain(first, iterator), plan, size, checksums, features)
 
     def batch_size_for(self, num_images: int) -> int:
         """The batch size that a stream of so many images will have."""
@@ -295,7 +300,12 @@ class Predictor:
         return _Schedule(sessions[calls], asked or size, calls, f"measured ({told})")
 
     def _pipeline(
-        self, images: Iterator[Image], plan: _Schedule, batch_size: int, checksums: bool
+        self,
+        images: Iterator[Image],
+        plan: _Schedule,
+        batch_size: int,
+        checksums: bool,
+        features: bool,
     ) -> Iterator[Prediction]:
         """Batches through decoding and model, a bounded number under way, answers in order."""
         gate = threading.Semaphore(plan.calls)
@@ -312,6 +322,7 @@ class Predictor:
                             plan.session,
                             gate,
                             checksums,
+                            features,
                             least=1 if plan.session.steady else batch_size,
                         )
                     )
@@ -331,6 +342,7 @@ class Predictor:
         session: Session,
         gate: threading.Semaphore | None = None,
         checksums: bool = False,
+        features: bool = False,
         *,
         least: int = 1,
     ) -> list[Prediction]:
@@ -346,7 +358,9 @@ class Predictor:
             pixels = [image.pixels for image in seen]
             with gate or threading.Semaphore():
                 outputs = session.run(np.stack(pixels + pixels[-1:] * (least - len(pixels))))
-            answers = self._answers({n: rows[: len(seen)] for n, rows in outputs.items()}, seen)
+            answers = self._answers(
+                {name: rows[: len(seen)] for name, rows in outputs.items()}, seen, features
+            )
         nothing = np.full(len(self.label_space.names), np.nan, np.float32)
         found = []
         for number, (image, got) in enumerate(zip(images, read, strict=True), start):
@@ -359,16 +373,23 @@ class Predictor:
         return found
 
     def _answers(
-        self, outputs: dict[str, Array], images: Sequence[ReadImage]
+        self, outputs: dict[str, Array], images: Sequence[ReadImage], features: bool
     ) -> Iterator[dict[str, Any]]:
         """What is said of each image that was run, as fields of a `Prediction`."""
         rows, experts = outputs["probabilities"], outputs.get("expert_probabilities")
-        decided = self.decider.decide(rows, experts, [image.sha256 for image in images])
+        seen = outputs.get("features")
+        decided = self.decider.decide(
+            rows, experts, [image.sha256 for image in images], features=seen
+        )
         for place, image in enumerate(images):
-            each = None if experts is None else experts[place]
+            known = {
+                "expert_probabilities": None if experts is None else experts[place],
+                "unknown_score": float(decided.strangeness[place]),
+                "features": seen[place] if features and seen is not None else None,
+            }
             fault = decided.faults[place]
             if fault is not None:
-                yield {**_without_label("not_finite", rows[place], fault), _EXPERTS: each}
+                yield {**_without_label("not_finite", rows[place], fault), **known}
                 continue
             reason = decided.reasons[place]
             if self.spec.bit_depth == 8 and "near black" in image.lost:
@@ -380,11 +401,8 @@ class Predictor:
                 "reason": reason,
                 "probabilities": rows[place],
                 "candidates": decided.candidates[place],
-                _EXPERTS: each,
+                **known,
             }
-
-
-_EXPERTS = "expert_probabilities"
 
 
 def _without_label(reason: str, probabilities: Array, error: str) -> dict[str, Any]:
