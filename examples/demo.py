@@ -55,7 +55,7 @@ SHOWN = {
 
 
 def main() -> None:
-    """Generate, train twice, compare, report, predict."""
+    """Generate, train twice, tune decisions, compare, report, predict."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--train-time", default="115s", help="of each of the two runs")
@@ -82,12 +82,15 @@ def main() -> None:
         console.rule(f"{number}. recame train: {name}")
         config = recame.Config().updated({**settings, **changes})
         run = recame.train(manifest, config, out=options.out / name, console=console)
+        if name == "recame":
+            console.rule("4. recame tune: what may pass unseen")
+            recame.tune(run.path, console=console)
         quiet = Console(quiet=True)
         runs[name] = recame.evaluate(
             run.path, report=False, console=console if name == "recame" else quiet
         )
 
-    console.rule("4. recame report, recame predict")
+    console.rule("5. recame report, recame predict")
     files = report(options.out / "recame", against=options.out / "plain", console=console)
     predictions = options.out / "predictions.csv"
     line = options.out / "data" / "images" / "P01"
@@ -100,11 +103,15 @@ def main() -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(
-        f"Report, to be opened in a browser: [bold]{files.html}[/bold]",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for what, page in (
+        ("Report", files.html),
+        ("Decisions", options.out / "recame/decisions.html"),
+    ):
+        console.print(
+            f"{what}, to be opened in a browser: [bold]{page}[/bold]",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
 
 
