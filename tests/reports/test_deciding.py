@@ -16,6 +16,7 @@ import recame
 from recame.decisions.limits import Limits
 from recame.errors import DataError
 from recame.files import read_json, sha256
+from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 
 COUNTS = {"ok": 150, "scratch": 120, "dent": 120, "hole": 120}
@@ -116,3 +117,54 @@ def test_a_table_with_labels_calibrates(run: Path, fresh: Path, tmp_path: Path) 
     some.assign(label="").to_csv(tmp_path / "none.csv", index=False)
     with pytest.raises(DataError, match="holds no labelled image"):
         recame.tune(run, tmp_path / "none.csv", normal="ok")
+
+
+def test_a_product_that_training_has_not_seen_goes_to_a_person(
+    run: Path, fresh: Path, tmp_path: Path
+) -> None:
+    manifest = pd.read_csv(run / "manifest.csv")
+    manifest["product"] = [f"P{number % 2}" for number in range(len(manifest))]
+    test = manifest.index[manifest["split"] == "test"]
+    manifest.loc[test[:9], "product"] = "P7"
+    RunFolder(run).save_manifest(manifest)
+    found = recame.tune(run, fresh, normal="ok")
+    assert found.policy.products == {"P0", "P1"}
+    recame.evaluate(run, report=False)
+    judged = pd.read_parquet(run / "evaluation" / "test" / "predictions.parquet")
+    unseen = judged["product"] == "P7"
+    assert set(judged["reason"][unseen]) == {"product_unseen"}
+    assert "product_unseen" not in set(judged["reason"][~unseen])
+
+    lot = judged[["path", "product"]].rename(columns={"path": "image"})
+    lot.to_csv(tmp_path / "lot.csv", index=False)
+    recame.predict(run, tmp_path / "lot.csv", out=tmp_path / "out.csv")
+    told = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    for name in ("action", "reason", "candidates"):
+        assert told[name].tolist() == judged[name].tolist()
+    lot[["image"]].to_csv(tmp_path / "without.csv", index=False)
+    with pytest.warns(UserWarning, match="column 'product', which the table of images has not"):
+        recame.predict(run, tmp_path / "without.csv", out=tmp_path / "without-out.csv")
+    # Nobody says of which product these are.
+    recame.predict(run, fresh, out=tmp_path / "folder.csv")
+    assert "product_unseen" not in set(pd.read_csv(tmp_path / "folder.csv")["reason"])
+
+
+def test_a_corrected_product_is_decided_anew(run: Path, fresh: Path, tmp_path: Path) -> None:
+    manifest = pd.read_csv(run / "manifest.csv")
+    RunFolder(run).save_manifest(manifest.assign(product=["A", "B"] * (len(manifest) // 2)))
+    recame.tune(run, fresh, normal="ok")
+    images = [str(path) for path in sorted(fresh.rglob("*.png"))]
+    lot, out = tmp_path / "lot.csv", tmp_path / "out.csv"
+    pd.DataFrame({"image": images, "product": "C"}).to_csv(lot, index=False)
+
+    def stop(done: int, _total: int) -> None:
+        if done >= 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recame.predict(run, lot, out=out, on_progress=stop)
+    products = ["A" if number < 100 else "C" for number in range(len(images))]
+    pd.DataFrame({"image": images, "product": products}).to_csv(lot, index=False)
+    assert 150 <= recame.predict(run, lot, out=out).num_resumed < 200
+    rows = pd.read_csv(out)
+    assert ((rows["reason"] == "product_unseen") == (rows["product"] == "C")).all()

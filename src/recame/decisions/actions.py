@@ -76,6 +76,7 @@ class Policy:
         unknown_above: strangeness from which on an image is unknown; None: nothing says so.
         products: those of the training; None: they are not asked.
         audit: share of all images that people see, drawn by their content (`audited`).
+        product_column: what tables call the products.
     """
 
     names: tuple[str, ...]
@@ -85,6 +86,7 @@ class Policy:
     unknown_above: float | None = None
     products: frozenset[str] | None = None
     audit: float = 0.0
+    product_column: str = "product"
 
     def act(
         self,
@@ -147,7 +149,7 @@ class Policy:
     def _unseen(self, products: Sequence[str | None] | None, number: int) -> BoolArray:
         if self.products is None or products is None:
             return np.zeros(number, np.bool_)
-        return np.array([product not in self.products for product in products], np.bool_)
+        return np.array([str(product) not in self.products for product in products], np.bool_)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, which has no infinity: `never` and `always` stand for it."""
@@ -165,6 +167,7 @@ class Policy:
             "unknown_above": self.unknown_above,
             "products": None if self.products is None else sorted(self.products),
             "audit": self.audit,
+            "product_column": self.product_column,
         }
 
     @classmethod
@@ -195,6 +198,7 @@ class Policy:
                 unknown_above=None if unknown is None else _number(unknown),
                 products=None if products is None else frozenset(map(str, products)),
                 audit=_share(values["audit"]),
+                product_column=str(values.get("product_column", "product")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(

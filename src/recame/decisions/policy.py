@@ -73,6 +73,7 @@ class Decider:
         *,
         features: FloatArray | None = None,
         strangeness: FloatArray | None = None,
+        products: Sequence[str | None] | None = None,
     ) -> Decided:
         """Decide N images.
 
@@ -86,6 +87,7 @@ class Decider:
             digests: SHA-256 of the N files, by which a policy draws its audit; None: it draws none.
             features: (N, E, D), by which a scorer tells the unknown.
             strangeness: (N,) where that is known already.
+            products: of the N images, where that is known.
         """
         best, confidence = probabilities.argmax(1), probabilities.max(1)
         faults = _faults(probabilities, experts)
@@ -96,7 +98,7 @@ class Decider:
             logits = logits_of(probabilities, self.temperature)
             if self.scorer is not None and strangeness is None:
                 strangeness = self.scorer.score(features, logits)
-            acted = self.policy.act(logits, strangeness=strangeness, drawn=drawn)
+            acted = self.policy.act(logits, strangeness=strangeness, products=products, drawn=drawn)
             reasons = acted.reasons()
         reasons = [
             reason if fault is None else "not_finite"

@@ -72,6 +72,7 @@ def tune(
     usual_mix: FloatArray | None = None,
     tail: BoolArray | None = None,
     products: Sequence[str] | None = None,
+    product_column: str = "product",
 ) -> Tuned:
     """Fit a policy to labelled images that trained nothing.
 
@@ -89,6 +90,7 @@ def tune(
             the labelled images come.
         tail: (C,) the classes of few training images.
         products: of the training; images of others go to a person.
+        product_column: what tables call them.
 
     Raises:
         ConfigError: a limit cannot be promised, names no class, or there is no defect.
@@ -129,7 +131,14 @@ def tune(
     above, alarms = _unknown(images, limits, mix, tail, risk, estimate)
     known = None if products is None else frozenset(products)
     policy = Policy(
-        tuple(names), index, release.above, automation.above, above, known, limits.audit
+        names=tuple(names),
+        normal=index,
+        release_above=release.above,
+        automatic_above=automation.above,
+        unknown_above=above,
+        products=known,
+        audit=limits.audit,
+        product_column=product_column,
     )
     expected = expect(policy, images, mix)
     notes = _notes(images, odds, counts, names, limits, trained=usual_mix is not None)

@@ -68,12 +68,17 @@ def decide_split(
     strange = None
     if scorer is not None and predictions.features is None and known is not None:
         strange = np.asarray(known["unknown_score"], np.float64)
+    products = None
+    if policy is not None and policy.product_column in predictions.table:
+        column = predictions.table[policy.product_column]
+        products = column.astype(object).where(column.notna(), None).tolist()
     decided = Decider(names, policy, scorer, temperature).decide(
         predictions.probabilities,
         experts if experts.shape[1] else None,
         digests or None,
         features=predictions.features,
         strangeness=strange,
+        products=products,
     )
     rows = pd.DataFrame(
         {

@@ -126,6 +126,8 @@ def tune(
         tuning=1 + _earlier(path, origin, found.sha256),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
         tail=tail if tail.any() else None,
+        products=None if origin is None else _products(origin),
+        product_column="product" if origin is None else origin.load_config().data.product_column,
     )
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
     save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source, scorer)
@@ -189,6 +191,17 @@ def _origin(folder: Path, run: Path | str | None) -> RunFolder | None:
             "or labelled images with --calibration."
         )
     return origin
+
+
+def _products(origin: RunFolder) -> list[str] | None:
+    """The products that trained a run; None where its table names fewer than two."""
+    config = origin.load_config()
+    table = recorded_data(origin, config)
+    if config.data.product_column not in table:
+        return None
+    rows = table[config.data.product_column][table["split"] == "train"]
+    found = sorted({str(name) for name in rows.dropna() if str(name)})
+    return found if len(found) > 1 else None
 
 
 def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) -> Scorer:

@@ -103,6 +103,7 @@ class ClusterScorer:
         kept = {path.name: path.read_bytes() for path in beside if path.exists()}
         fitted = load_policy(decisions, answers_of(bundle), bundle.label_space.names)
         self.label_space, self.fingerprint = bundle.label_space, fingerprint_of(bundle, fitted)
+        self.policy = None if fitted is None else fitted.policy
         self._ray, self._threads, self._batch_size = ray, threads, batch_size
         self._instructions: set[str] = set()
         if not self._slots():

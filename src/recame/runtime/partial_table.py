@@ -10,15 +10,17 @@ import math
 import shutil
 import sqlite3
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Protocol, Self
 
 from recame.data.decode import Image
 from recame.data.listing import ListedImages
+from recame.decisions.actions import Policy, candidates
 from recame.errors import DataError, UnreadableError
 from recame.files import _sync
 from recame.label_space import LabelSpace
@@ -48,7 +50,7 @@ _PREPARE = (
 )
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
-    # The label of what has none is NULL. Names and notes stand `escaped`.
+    # The label of what has none is NULL. Names (`_key`) and notes stand `escaped`.
     """CREATE TABLE IF NOT EXISTS rows
     (position INTEGER PRIMARY KEY, name, sha256, label, action, reason, note, lost, line, experts)
     """,
@@ -105,6 +107,11 @@ class Scorer(Protocol):
     label_space: LabelSpace
     fingerprint: str
 
+    @property
+    def policy(self) -> Policy | None:
+        """By which it decides; None: every label stands."""
+        ...
+
     def batch_size_for(self, num_images: int) -> int:
         """The batch size that a stream of so many images will have."""
         ...
@@ -145,6 +152,9 @@ class PartialTable:
         self.out, self.folder = out, out.with_name(f"{out.name}.partial")
         self._listed, self._names, self._model = listed, listed.paths, scorer.fingerprint
         self._classes = list(scorer.label_space.names)
+        self._policy = scorer.policy
+        if self._policy is not None and self._policy.products is not None and listed.told:
+            self._tell_without_products(self._policy)
         if (self.folder / _EARLIER).exists():
             if resume:
                 raise self._another_version(1)
@@ -170,10 +180,11 @@ class PartialTable:
 
     def add(self, found: Sequence[Prediction]) -> None:
         """Keep the rows of the next files to do, all or none of them."""
+        found = [self._by_product(item) for item in found]
         rows = (
             (
                 place,
-                escaped(item.image),
+                self._key(item.image),
                 item.sha256,
                 item.label,
                 item.action,
@@ -189,6 +200,41 @@ class PartialTable:
         with self._db:
             self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._not_opened += sum(item.unreadable and item.sha256 is None for item in found)
+
+    def _tell_without_products(self, policy: Policy) -> None:
+        if self._product_place is None:
+            warnings.warn(
+                f"The decisions tell new products by the column {policy.product_column!r}, which "
+                "the table of images has not: an image of a product that training has not seen is "
+                "decided like any other. Add the column.",
+                stacklevel=4,
+            )
+
+    def _key(self, name: str) -> str:
+        """What a row was decided by beside its file: its name, and its product."""
+        column = self._product_place
+        _, cells = self._listed.told.get(name, ("", []))
+        product = cells[column] if cells and column is not None else ""
+        return escaped(name) if not product else f"{escaped(name)}\0{product}"
+
+    def _by_product(self, item: Prediction) -> Prediction:
+        """What is done with an image of a product that training has not seen."""
+        policy, column = self._policy, self._product_place
+        if policy is None or policy.products is None or column is None:
+            return item
+        _, cells = self._listed.told.get(item.image, ("", []))
+        reasons = ("unreadable", "near_black", "not_finite", "unknown")
+        if not cells or cells[column] in policy.products or item.reason in reasons:
+            return item
+        [likely] = candidates(policy.names, item.probabilities[None])
+        return replace(item, action="review", reason="product_unseen", candidates=likely)
+
+    @property
+    def _product_place(self) -> int | None:
+        """Where tables among the sources name products."""
+        columns = self._listed.columns
+        name = None if self._policy is None else self._policy.product_column
+        return columns.index(name) if name in columns else None
 
     def check_opened(self, most: float) -> None:
         """Stop where more files cannot even be opened than may be unreadable: all will be so.
@@ -290,7 +336,7 @@ class PartialTable:
             "SELECT name, note FROM rows WHERE action = ? AND reason = ? ORDER BY position LIMIT ?"
         )
         found = self._db.execute(query, [*_UNREADABLE, most])
-        return [(unescaped(name), unescaped(reason)) for name, reason in found]
+        return [(unescaped(key.split("\0")[0]), unescaped(reason)) for key, reason in found]
 
     def _place(self) -> None:
         """Write the table beside the rows and move it in place."""
@@ -377,7 +423,7 @@ class PartialTable:
                 names = self._names[start : start + _CHUNK]
                 now = pool.map(content, names)
                 for place, name, sha256 in zip(count(start), names, now, strict=False):
-                    if not db.execute(kept, (-1 - place, escaped(name), sha256)).rowcount:
+                    if not db.execute(kept, (-1 - place, self._key(name), sha256)).rowcount:
                         todo.append(place)
             db.execute("DELETE FROM rows WHERE position >= 0")
             db.execute("UPDATE rows SET position = -1 - position")

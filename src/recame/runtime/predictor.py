@@ -17,7 +17,7 @@ import numpy as np
 
 from recame.contracts import Array, FloatArray
 from recame.data.decode import Image, Loss, Reader, ReadImage, expanded
-from recame.decisions.actions import ACTION_OF, ACTIONS
+from recame.decisions.actions import ACTION_OF, ACTIONS, Policy
 from recame.decisions.document import KeptPolicy
 from recame.decisions.policy import Decider
 from recame.errors import DataError
@@ -154,6 +154,11 @@ class Predictor:
         self._threads, self._batch_size = threads, batch_size
         self._plan: _Schedule | None = None
         self._planning = threading.Lock()
+
+    @property
+    def policy(self) -> Policy | None:
+        """By which it decides; None: every label stands."""
+        return self.decider.policy
 
     def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
         """Predict a few images; an unreadable one has `error` set.
