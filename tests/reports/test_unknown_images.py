@@ -103,7 +103,13 @@ def test_a_bundle_tells_them_too(run: Path, foreign: Path, tmp_path: Path) -> No
     scores = [[each.unknown_score for each in found] for found in (strange, of_run)]
     np.testing.assert_allclose(*scores, rtol=1e-3)
     # Its own threshold is higher: another look at the same images.
-    assert np.mean([each.action == "unknown" for each in strange]) > 0.5
+    decisions = recame.load(out).decisions
+    assert decisions is not None
+    above = decisions.policy.unknown_above
+    assert above is not None
+    found = [each.action == "unknown" for each in strange]
+    assert found == [each.unknown_score > above for each in strange]
+    assert any(found)
     assert recame.load(out).outputs == ("probabilities", "features")
 
 
