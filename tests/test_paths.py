@@ -25,7 +25,8 @@ def paths() -> ModuleType:
 def test_an_image_passes_few_files(paths: ModuleType) -> None:
     entrances = paths.files_of_an_image(KEPT / "run", KEPT / "images" / "ok" / "00.png")
     assert {"runtime/predictor.py", "data/decode.py", "inference/forward.py"} <= entrances.keys()
-    assert len(entrances) <= 16  # two of them for images that are seen in tiles
+    # Two of them for images that are seen in tiles, one for the columns of every table.
+    assert len(entrances) <= 17
     often = {name: e.callers for name, e in entrances.items() if len(e.callers) > 2}
     assert often == {}
 

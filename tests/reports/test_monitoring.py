@@ -18,6 +18,7 @@ from recame.errors import ConfigError, DataError
 from recame.files import read_json, write_json
 
 COUNTS = {"ok": 60, "scratch": 120, "dent": 120, "hole": 120}
+ASKED = {"escape": 0.1, "purity": 0.5, "unknown_false_alarm": False}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def tuned(
     place = tmp_path_factory.mktemp("monitoring")
     fresh = write_images(place / "fresh", COUNTS, seed=7)
     run = Path(shutil.copytree(finished, place / "run"))
-    recame.tune(run, fresh, Limits.from_dict({"escape": 0.1, "purity": 0.5}), normal="ok")
+    recame.tune(run, fresh, Limits.from_dict(ASKED), normal="ok")
     return run
 
 

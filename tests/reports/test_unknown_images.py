@@ -145,8 +145,19 @@ def test_a_damaged_file_is_refused(damage: str, run: Path, fresh: Path, tmp_path
             np.savez(path, **{name: arrays[name] * 2 for name in arrays})
     with pytest.raises(CheckpointError, match=r"unknown\.npz, by which unknown images are told"):
         recame.load(run)
-    recame.tune(run, fresh, normal="ok")  # which asks for no unknown
-    assert recame.load(run).decisions is not None
+    recame.tune(run, fresh, Limits.from_dict({"unknown_false_alarm": False}), normal="ok")
+    found = recame.load(run).decisions
+    assert found is not None
+    assert (found.scorer, found.policy.unknown_above) == (None, None)
+
+
+def test_without_limits_the_smallest_are_promised(run: Path, fresh: Path) -> None:
+    found = recame.tune(run, fresh, normal="ok")
+    kinds = {promise.kind: promise for promise in found.promises}
+    # What the images promise, and no less than is usual.
+    assert 0.02 <= kinds["unknown_false_alarm"].limit < 0.05
+    assert 0.06 <= kinds["tail_false_alarm"].limit < 0.5
+    assert found.policy.unknown_above is not None
 
 
 def test_what_cannot_be_promised_is_refused(run: Path, fresh: Path) -> None:

@@ -266,7 +266,14 @@ def test_a_file_that_a_node_does_not_see(
 ) -> None:
     def elsewhere(scored: Scored) -> Scored:
         lost = [
-            replace(item, label=None, action="unreadable", error="no such file", sha256=None)
+            replace(
+                item,
+                label=None,
+                action="unreadable",
+                note="no such file",
+                error="no such file",
+                sha256=None,
+            )
             for item in scored.found
         ]
         return replace(scored, node="left", found=tuple(lost))

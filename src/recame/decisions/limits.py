@@ -6,7 +6,7 @@ escape: {default: 0.02, bridge: 0.01}  # of a defect class, released at most; or
 purity: {default: 0.95}          # of what is called a class automatically, of it at least
 overkill: 0.10                   # of normal images, not released at most
 review: {share: 0.08}            # of all images on the line
-unknown_false_alarm: {overall: 0.02, tail: 0.06}
+unknown_false_alarm: {overall: 0.02, tail: 0.06}  # or `smallest`; `off`
 line_mix: {good: 98, bridge: 1, open: 1}  # how often each class comes; or `estimate`
 prices: {escape: 500, false_call: 2, review: 1}
 audit: 0.01                      # of all images: people see them whatever the score
@@ -33,8 +33,8 @@ from recame.names import quoted
 SMALLEST = "smallest"
 #: The line's mix of classes: told from a lot's own predictions, without labels.
 ESTIMATE = "estimate"
-#: The escape limit that `smallest` does not go below: more is promised by higher thresholds only.
-USUAL_ESCAPE = 0.02
+#: The limits that `smallest` does not go below: more is promised by higher thresholds only.
+USUAL_ESCAPE, USUAL_ALARM, USUAL_TAIL_ALARM = 0.02, 0.02, 0.06
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Limits:
         purity: smallest share of what is automatically called a class that is of it.
         overkill: largest share of normal images that are not released.
         review_share: largest share of all images on the line that people look at.
-        unknown_false_alarm: largest share of known images that are called unknown.
+        unknown_false_alarm: largest share of known images that are called unknown; `smallest`:
+            where something says how strange images are; None: nothing is called so.
         tail_false_alarm: the same of the tail classes together.
         line_mix: class -> weight on the line; `estimate`: of the lot, without labels; None: as
             the labelled images come.
@@ -93,8 +94,8 @@ class Limits:
     purity: PerClass = PerClass()
     overkill: float | None = None
     review_share: float | None = None
-    unknown_false_alarm: float | None = None
-    tail_false_alarm: float | None = None
+    unknown_false_alarm: float | str | None = SMALLEST
+    tail_false_alarm: float | str | None = SMALLEST
     line_mix: dict[str, float] | str | None = None
     prices: Prices | None = None
     audit: float = 0.0
@@ -120,7 +121,7 @@ class Limits:
         read = _Reader(source, dict(values))
         escape = read.per_class("escape", PerClass(SMALLEST), smallest=True)
         review = read.section("review", ("share",))
-        unknown = read.section("unknown_false_alarm", ("overall", "tail"), alone="overall")
+        alarms = read.alarms("unknown_false_alarm")
         prices = read.section("prices", ("escape", "false_call", "review"), most=math.inf)
         if prices and len(prices) < 3:
             missing = {"escape", "false_call", "review"} - prices.keys()
@@ -134,8 +135,8 @@ class Limits:
             purity=read.per_class("purity", PerClass()),
             overkill=read.share("overkill"),
             review_share=review.get("share"),
-            unknown_false_alarm=unknown.get("overall"),
-            tail_false_alarm=unknown.get("tail"),
+            unknown_false_alarm=alarms[0],
+            tail_false_alarm=alarms[1],
             line_mix=read.mix("line_mix"),
             prices=Prices(**prices) if prices else None,
             audit=read.share("audit", 0.0),
@@ -148,15 +149,16 @@ class Limits:
     def to_dict(self) -> dict[str, Any]:
         """What was asked, as `from_dict` reads it."""
         review = {"share": self.review_share} if self.review_share is not None else None
-        unknown = {"overall": self.unknown_false_alarm, "tail": self.tail_false_alarm}
-        unknown = {name: value for name, value in unknown.items() if value is not None}
+        alarms = {"overall": self.unknown_false_alarm, "tail": self.tail_false_alarm}
+        alarms = {name: value for name, value in alarms.items() if value is not None}
+        unknown = SMALLEST if set(alarms.values()) == {SMALLEST} else alarms or False
         told = {
             "confidence": self.confidence,
             "escape": _per_class_dict(self.escape),
             "purity": _per_class_dict(self.purity),
             "overkill": self.overkill,
             "review": review,
-            "unknown_false_alarm": unknown or None,
+            "unknown_false_alarm": unknown,
             "line_mix": self.line_mix,
             "prices": None if self.prices is None else asdict(self.prices),
             "audit": self.audit or None,
@@ -271,6 +273,18 @@ class _Reader:
                 f"{key}: {{{names[0]}: 0.02}}"
             )
         return {str(n): self._checked(f"{key}.{n}", v, 0.0, most) for n, v in value.items()}
+
+    def alarms(self, key: str) -> tuple[float | str | None, float | str | None]:
+        """Shares overall and of the tail; `smallest` of both, or none of either."""
+        value = self._values.get(key)
+        if value is None or value == SMALLEST:
+            self._values.pop(key, None)
+            return SMALLEST, SMALLEST
+        if value is False or value == "off":  # what YAML makes of `off`
+            del self._values[key]
+            return None, None
+        found = self.section(key, ("overall", "tail"), alone="overall")
+        return found.get("overall"), found.get("tail")
 
     def mix(self, key: str) -> dict[str, float] | str | None:
         """Weights of classes, or `estimate`."""

@@ -108,10 +108,10 @@ class Decider:
         seen = np.array([action in _SEEN for action in actions], np.bool_)
         seen &= np.array([fault is None for fault in faults], np.bool_)
         looked_for = [""] * len(actions)
-        for place, told in zip(
-            np.flatnonzero(seen).tolist(), candidates(self.names, probabilities[seen]), strict=True
-        ):
-            looked_for[place] = told
+        if seen.any():
+            told = candidates(self.names, probabilities[seen])
+            for place, likely in zip(np.flatnonzero(seen).tolist(), told, strict=True):
+                looked_for[place] = likely
         if strangeness is None:
             strangeness = np.full(len(best), np.nan)
         return Decided(best, confidence, actions, reasons, faults, looked_for, strangeness)

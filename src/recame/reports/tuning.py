@@ -19,7 +19,7 @@ from recame.decisions.document import (
     save_policy,
 )
 from recame.decisions.drift import DriftMonitor
-from recame.decisions.limits import ESTIMATE, Limits
+from recame.decisions.limits import ESTIMATE, SMALLEST, Limits
 from recame.decisions.scored import logits_of
 from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
@@ -46,7 +46,7 @@ _NOT_KEPT = (
     "(docs/promised-limits.md)."
 )
 #: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to.
-SCORER, _MOST_FITTED = "mahalanobis", 2000
+SCORER, _MOST_FITTED = "knn", 2000
 #: Sizes, and tiles or none, that are compared where they are left open, at most.
 _SIZES, _TILES = 3, 2
 
@@ -111,7 +111,10 @@ def tune(
         asked = replace(asked, group=asked.group or config.data.group_by)
     tail = tail_of(space)[1]
     scorer = None
-    if asked.unknown_false_alarm is not None:
+    if asked.unknown_false_alarm == SMALLEST and origin is None:
+        text = "Nothing tells unknown images: a bundle holds none that trained it (--run)."
+        say(console, text, "yellow")
+    elif asked.unknown_false_alarm is not None:
         scorer = _fit_scorer(loaded, origin, console)
     found = judged(
         loaded, basis.labelled, console, group=asked.group, seen=basis.seen, scorer=scorer
@@ -130,7 +133,8 @@ def tune(
         product_column="product" if origin is None else origin.load_config().data.product_column,
     )
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
-    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source, scorer)
+    kept = None if tuned.policy.unknown_above is None else scorer
+    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source, kept)
     if origin is not None and origin.decisions_path != path:
         # Who tunes several bundles on the same images looks at them as often.
         note_export(origin.decisions_path, str(folder.absolute()), found.sha256)

@@ -50,6 +50,7 @@ class Prediction:
         reason: for it, of `recame.decisions.actions.REASONS`.
         probabilities: (C,) float32, in the label space's order.
         error: why there is no label.
+        note: that, or what the image has lost, in words; mostly empty.
         candidates: where a person looks, the classes to look for, the likeliest first, joined by
             `|`; else empty.
         expert_probabilities: (E, C) float32, where the model gives them.
@@ -67,6 +68,7 @@ class Prediction:
     reason: str
     probabilities: FloatArray
     error: str | None = None
+    note: str = ""
     candidates: str = ""
     expert_probabilities: FloatArray | None = field(default=None, repr=False)
     sha256: str | None = field(default=None, repr=False)
@@ -83,11 +85,6 @@ class Prediction:
     def stands(self) -> bool:
         """Whether the label stands without a person's look."""
         return self.action in ("release", "automatic")
-
-    @property
-    def note(self) -> str:
-        """What is wrong with the image or the answer, in words; mostly empty."""
-        return self.error or "; ".join(self.lost.values())
 
 
 @dataclass(frozen=True)
@@ -374,7 +371,8 @@ class Predictor:
                 answer = _without_label("unreadable", nothing, got.pixels)
             else:
                 answer = next(answers)
-            found.append(Prediction(name, **answer, sha256=got.sha256, lost=got.lost))
+            note = answer.get("error") or "; ".join(got.lost.values())
+            found.append(Prediction(name, **answer, note=note, sha256=got.sha256, lost=got.lost))
         return found
 
     def _answers(

@@ -44,15 +44,18 @@ def lines(found: Sequence[Prediction], classes: Sequence[str]) -> list[Line]:
         [item.action, item.reason, item.note, item.candidates, _number(item), item.sha256 or ""]
         for item in found
     )
-    ensemble = _texts(item.probabilities for item in found if not item.unreadable)
+    unread = [item.action == "unreadable" for item in found]
+    ensemble = _texts(
+        item.probabilities for item, lacks in zip(found, unread, strict=True) if not lacks
+    )
     experts = _texts(
         each.ravel() for item in found if (each := item.expert_probabilities) is not None
     )
     made = []
-    for item, words in zip(found, decided, strict=True):
-        row = [""] * len(classes) if item.unreadable else next(ensemble)
+    for item, words, lacks in zip(found, decided, unread, strict=True):
+        row = [""] * len(classes) if lacks else next(ensemble)
         if item.label is None:
-            sure = ["", "" if item.unreadable else "nan"]
+            sure = ["", "" if lacks else "nan"]
         else:
             sure = [called[item.label], row[classes.index(item.label)]]
         numbers = [] if item.expert_probabilities is None else next(experts)
