@@ -203,7 +203,9 @@ def test_false_alarms_of_the_unknown() -> None:
     assert (images.unknown > above).sum() == overall.beyond <= overall.allowed
     assert (images.unknown[images.target == 2] > above).sum() == of_tail.beyond
     assert (found.expected.by_class[:, UNKNOWN] > 0).any()
-    assert "At most 2.00% of the known images is called unknown" in " ".join(found.sentences())
+    assert "At most 2.00% of the known images on the line is called unknown" in " ".join(
+        found.sentences()
+    )
     with pytest.raises(ConfigError, match="a score of how strange each image is"):
         tune(scored(), NAMES, "good", Limits.from_dict(asked), tail=tail)
     few = replace(scored(30), unknown=np.zeros(90))

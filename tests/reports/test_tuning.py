@@ -106,7 +106,9 @@ def test_each_tuning_on_the_same_images_spends_confidence(
     few = tmp_path / "few"
     for name in ("ok", "scratch", "dent", "hole"):
         shutil.copytree(labelled / name, few / name, ignore=lambda _, names: names[:40])
-    assert recame.tune(run, few, normal="ok").facts["tuning"] == 1
+    assert (
+        recame.tune(run, few, normal="ok").facts["tuning"] == 3
+    )  # whoever leaves some out has looked
     kept = read_json(run / "decisions.json")
     assert len(kept["tunings"]) == 3
     assert kept["tunings"][1]["limits"]["escape"] == {"default": 0.2}
@@ -364,7 +366,7 @@ class TestExport:
     def test_without_decisions_it_classifies(self, run: Path, tmp_path: Path) -> None:
         out, told, code = self.bundle(run, tmp_path)
         assert code == 0
-        assert f"recame tune {out} --run {run}" in told
+        assert f"recame tune {run}" in told
         assert recame.load(out).decisions is None
         with pytest.raises(ConfigError, match=r"does not say which class is normal"):
             recame.tune(out, run=run)
@@ -381,9 +383,23 @@ class TestExport:
         with pytest.raises(ConfigError, match=r"--max-escape 1\.5: the share of a defect class"):
             self.bundle(run, tmp_path, "--max-escape", "1.5")
         assert not (tmp_path / "bundle").exists()
-        with pytest.raises(ConfigError, match="cannot promise"):
-            self.bundle(run, tmp_path, "--max-escape", "0.01", "--normal", "ok")
-        assert recame.load(tmp_path / "bundle").decisions is None
+        out, _, _ = self.bundle(run, tmp_path)
+        before = (out / "bundle.json").read_bytes()
+        with pytest.raises(ConfigError, match=r"cannot promise.*--undecided"):
+            self.bundle(run, tmp_path, "--max-escape", "0.01", "--normal", "ok", "--force")
+        assert (out / "bundle.json").read_bytes() == before  # what lay there stays
+        assert [path.name for path in tmp_path.iterdir()] == ["run", "bundle"]
+
+    def test_asks_for_it_of_the_run_s_images(
+        self, run: Path, labelled: Path, tmp_path: Path
+    ) -> None:
+        recame.tune(run, labelled, Limits.from_dict({"audit": 0.1}), normal="ok")
+        out, _, _ = self.bundle(run, tmp_path, "--max-escape", "0.3")
+        kept = recame.load(out).decisions
+        assert kept is not None
+        assert {p.limit for p in kept.promises if p.kind == "escape"} == {0.3}
+        assert kept.policy.audit == 0.1
+        assert read_json(out / "decisions.json")["tunings"][0]["images"] == 510
 
     def test_of_another_run_is_refused(self, run: Path, tmp_path: Path) -> None:
         other = Path(shutil.copytree(run, tmp_path / "other-name"))
@@ -400,7 +416,8 @@ class TestExport:
         values = read_json(run / "decisions.json")
         values["tunings"][-1]["limits"]["escape"] = {"default": 0.001}
         write_json(run / "decisions.json", signed(values))
-        out, told, code = self.bundle(run, tmp_path)
-        assert code == 0
-        assert "The bundle has no decisions:" in told
-        assert recame.load(out).decisions is None
+        with pytest.raises(ConfigError, match=r"cannot promise.*--undecided"):
+            self.bundle(run, tmp_path)
+        assert not (tmp_path / "bundle").exists()
+        out, _, code = self.bundle(run, tmp_path, "--undecided")
+        assert (code, recame.load(out).decisions) == (0, None)

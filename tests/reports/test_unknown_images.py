@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import recame
 from recame.cli.app import app
-from recame.decisions.kept_scorer import UNKNOWN_FILE
+from recame.decisions.kept_scorer import UNKNOWN_FILES
 from recame.decisions.limits import Limits
-from recame.errors import CheckpointError, ConfigError
+from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import read_json
 from recame.runs.predictions import load_predictions
 
@@ -98,7 +98,7 @@ def test_a_bundle_tells_them_too(run: Path, foreign: Path, tmp_path: Path) -> No
     out = tmp_path / "bundle"
     found = CliRunner().invoke(app, ["export", str(run), "--out", str(out)])
     assert found.exit_code == 0, found.output
-    assert (out / UNKNOWN_FILE).exists()
+    assert len(list(out.glob(UNKNOWN_FILES))) == 1
     strange, of_run = recame.load(out).predict(foreign), recame.load(run).predict(foreign)
     scores = [[each.unknown_score for each in found] for found in (strange, of_run)]
     np.testing.assert_allclose(*scores, rtol=1e-3)
@@ -133,7 +133,7 @@ def test_new_images_verify_the_false_alarms(
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "of another tuning"])
 def test_a_damaged_file_is_refused(damage: str, run: Path, fresh: Path, tmp_path: Path) -> None:
-    path = run / UNKNOWN_FILE
+    [path] = run.glob(UNKNOWN_FILES)
     content = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
@@ -143,12 +143,45 @@ def test_a_damaged_file_is_refused(damage: str, run: Path, fresh: Path, tmp_path
     else:
         with np.load(path) as arrays:
             np.savez(path, **{name: arrays[name] * 2 for name in arrays})
-    with pytest.raises(CheckpointError, match=r"unknown\.npz, by which unknown images are told"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown-\w+\.npz, by which unknown images are told"
+    ):
         recame.load(run)
     recame.tune(run, fresh, Limits.from_dict({"unknown_false_alarm": False}), normal="ok")
     found = recame.load(run).decisions
     assert found is not None
     assert (found.scorer, found.policy.unknown_above) == (None, None)
+    assert list(run.glob(UNKNOWN_FILES)) == []
+
+
+def test_what_was_judged_before_tuning_is_judged_again(finished: Path, fresh: Path, tmp_path: Path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    recame.evaluate(run, report=False)  # nothing says yet how strange these are
+    recame.tune(run, fresh, Limits.from_dict(LIMITS), normal="ok")
+    told = read_json(recame.report(run).json)["decisions"]
+    found = recame.evaluate(run, report=False).outcome
+    assert found is not None
+    assert told == found.to_dict()
+    assert told["review"]["number"] < told["review"]["images"]
+    assert len(read_json(run / "decisions.json")["looks"]) == 1
+
+
+def test_a_lot_of_before_is_not_watched(
+    finished: Path, fresh: Path, write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    images = write_images(tmp_path / "lot", COUNTS, seed=11)
+    recame.predict(run, images, out=tmp_path / "lot.csv")
+    recame.tune(run, fresh, Limits.from_dict(LIMITS), normal="ok")
+    with pytest.raises(DataError, match=r"does not say how strange .* Predict the lot again"):
+        recame.monitor(run, tmp_path / "lot.csv")
+    recame.predict(run, images, out=tmp_path / "lot.csv")
+    lot = pd.read_csv(tmp_path / "lot.csv", keep_default_na=False)
+    lot["label"] = "dent"
+    lot.to_csv(tmp_path / "wrong.csv", index=False)
+    found = recame.monitor(run, tmp_path / "wrong.csv")
+    assert found.escapes["escapes of dent"].escapes == (lot["action"] == "release").sum() > 100
+    assert found.exit_code == 1
 
 
 def test_without_limits_the_smallest_are_promised(run: Path, fresh: Path) -> None:

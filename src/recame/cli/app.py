@@ -334,6 +334,9 @@ def export(
     normal: Annotated[
         str | None, typer.Option(help="The normal class, if the run does not name it.")
     ] = None,
+    undecided: Annotated[
+        bool, typer.Option("--undecided", help="Leave the decisions of recame tune out.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the bundle that lies in --out.")
     ] = False,
@@ -348,6 +351,11 @@ def export(
     from recame.reports.tuning import tune_export
 
     console = Console()
+
+    def decide(folder: Path, place: Path) -> None:
+        named = place.absolute()
+        tune_export(folder, run, max_escape, normal=normal, named=named, console=console)
+
     bundle = export_run(
         run,
         out,
@@ -358,9 +366,9 @@ def export(
         outputs=outputs,
         normal=normal,
         replace_bundle=force,
+        finish=None if undecided else decide,
         console=console,
     )
-    tune_export(bundle.path, run, max_escape, normal=normal, console=console)
     say(console, f"Bundle: {bundle.path}")
     say(console, f"Next: {command('recame', 'latency', bundle.path)}")
     say(console, f"Next: {command('recame', 'predict', bundle.path, 'FOLDER')}")

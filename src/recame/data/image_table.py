@@ -64,6 +64,12 @@ def table_rows(source: Path, columns: TableColumns = USUAL) -> TableRows:
         MissingDependencyError: it is Parquet, and pyarrow is not installed.
     """
     header, rows = _parquet(source) if source.suffix.lower() != ".csv" else _csv(source, columns)
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{source} has several columns {', '.join(map(repr, twice))}, so nothing says which is "
+            "meant: rename or remove all but one."
+        )
     if columns.image not in header:
         raise DataError(
             f"{source} has no column {columns.image!r}; its columns are {', '.join(header)}, so "
@@ -83,10 +89,25 @@ def table_rows(source: Path, columns: TableColumns = USUAL) -> TableRows:
         )
     if boxed is not None:
         names = boxed_names(names, [[row[box] for box in boxes] for row in rows], boxed, source)
-    paths = [os.path.join(source.parent, name.replace("\\", "/")) for name in names]  # noqa: PTH118
+    paths = [_beside(source, name) for name in names]
     further = [number for number, name in enumerate(header) if number != place]
-    cells = [["" if row[n] in _EMPTY else str(row[n]) for n in further] for row in rows]
+    known: dict[str, str] = {}  # a lot's or a product's name comes in every row of it
+    cells = [
+        [
+            known.setdefault(text, text)
+            for text in ("" if _is_empty(row[n]) else str(row[n]) for n in further)
+        ]
+        for row in rows
+    ]
     return TableRows(paths, names, [header[number] for number in further], cells)
+
+
+def _beside(source: Path, name: str) -> str:
+    """Where a file lies that a table names, under one name however it is written."""
+    name = name.replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return os.path.join(source.parent, name) if str(source.parent) != "." else name  # noqa: PTH118
 
 
 def _csv(source: Path, columns: TableColumns) -> tuple[list[str], list[list[object]]]:

@@ -153,10 +153,13 @@ def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USU
             rows = table_rows(path, columns)
             found.update(dict.fromkeys(rows.paths))
             places = [further.setdefault(name, len(further)) for name in rows.columns]
+            plain = places == list(range(len(further)))
             for where, name, cells in zip(rows.paths, rows.names, rows.cells, strict=True):
-                if where not in told:
+                own = cells
+                if not plain:
                     at = dict(zip(places, cells, strict=True))
-                    told[where] = name, [at.get(n, "") for n in range(len(further))]
+                    own = [at.get(n, "") for n in range(len(further))]
+                _note(told, where, (name, own), path)
         elif path.exists() or exists(path):
             found[str(path)] = None
         else:
@@ -176,12 +179,36 @@ def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USU
     names = sorted(found, key=_by_parts)
     # Two sources may name one file in two ways.
     here = str(Path.cwd())
-    whole = {os.path.join(here, name): name for name in names}  # noqa: PTH118 - text, not paths
+    # The first of them stays, so that what a table says of it is said of it.
+    whole: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: name not in told):
+        whole.setdefault(os.path.join(here, name), name)  # noqa: PTH118 - text, not paths
     ordered = [whole[key] for key in sorted(whole, key=_by_parts)]
-    if told:  # whichever of its names stays
-        said = {os.path.join(here, name): facts for name, facts in told.items()}  # noqa: PTH118
-        told = {whole[key]: facts for key, facts in said.items()}
-    return ListedImages(ordered, list(further), told)
+    said: dict[str, tuple[str, list[str]]] = {}
+    for name, facts in told.items():  # whichever of its names stays
+        _note(said, whole[os.path.join(here, name)], facts, name)  # noqa: PTH118
+    return ListedImages(ordered, list(further), said)
+
+
+def _note(
+    told: dict[str, tuple[str, list[str]]], where: str, facts: tuple[str, list[str]], source: object
+) -> None:
+    """Keep what a table says of an image; what a further row says must be the same.
+
+    Raises:
+        DataError: it is not, and nothing says which is right.
+    """
+    before = told.setdefault(where, facts)
+    width = min(len(before[1]), len(facts[1]))
+    differing = [
+        (a, b) for a, b in zip(before[1][:width], facts[1][:width], strict=True) if a != b and b
+    ]
+    if differing:
+        first, second = differing[0]
+        raise DataError(
+            f"{printable(str(source))}: {printable(where)} is named twice, once with {first!r} and "
+            f"once with {second!r}, and nothing says which is right: leave one of the rows out."
+        )
 
 
 def _match(pattern: str | Path, found: dict[str, None], unused: Unused) -> None:

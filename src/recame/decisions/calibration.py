@@ -111,6 +111,8 @@ def load_calibration(path: Path, answers: Mapping[str, object]) -> Calibration |
         _tell_lost(path)
         return None
     values = read_json(path, newest=DECISIONS_SCHEMA)
+    if "calibration" not in values and ("policy" in values or "exported" in values):
+        return None  # of a run of an older version, which was tuned since
     try:
         read = Calibration(**values["calibration"])
         calibration = replace(

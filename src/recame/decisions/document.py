@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from recame.contracts import FloatArray
 from recame.decisions.actions import Policy
 from recame.decisions.calibration import DECISIONS_SCHEMA
 from recame.decisions.drift import DriftMonitor
-from recame.decisions.kept_scorer import UNKNOWN_FILE, load_scorer, save_scorer
+from recame.decisions.kept_scorer import load_scorer, remove_others, save_scorer
 from recame.decisions.limits import Limits
 from recame.decisions.outcome import Outcome
 from recame.decisions.promises import Promise
@@ -39,6 +39,7 @@ def save_policy(
     answers: Mapping[str, object],
     images: str,
     drift: DriftMonitor,
+    contents: Collection[str],
     calibration: str | None,
     scorer: Scorer | None = None,
 ) -> None:
@@ -49,7 +50,8 @@ def save_policy(
         tuned: what was fitted.
         limits: what was asked.
         answers: what the scores were of: a policy holds for these alone.
-        images: tells the calibration's images from others, so that tunings are counted.
+        images: tells the calibration's images and labels from others.
+        contents: tells each of its images from others, so that tunings are counted.
         drift: of the calibration's images, from where a line is watched.
         calibration: where these are described; None: by the run.
         scorer: that tells the unknown; it is kept beside the file.
@@ -58,12 +60,13 @@ def save_policy(
     tuning = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images_sha256": images,
+        "contents": short_contents(contents),
         "calibration": calibration,
         "limits": limits.to_dict(),
         "normal": None if tuned.policy.normal is None else tuned.policy.names[tuned.policy.normal],
         **tuned.facts,
     }
-    told = {
+    told: dict[str, Any] = {
         "schema": DECISIONS_SCHEMA,
         "policy": {**tuned.policy.to_dict(), "holds_for": dict(answers)},
         "promises": [promise.to_dict() for promise in tuned.promises],
@@ -74,8 +77,9 @@ def save_policy(
     }
     values.pop("unknown", None)
     if scorer is not None:
-        told["unknown"] = save_scorer(path.with_name(UNKNOWN_FILE), scorer)
+        told["unknown"] = save_scorer(path.parent, scorer)
     write_json(path, signed({**values, **told}))
+    remove_others(path.parent, told.get("unknown"))
 
 
 def signed(values: dict[str, Any]) -> dict[str, Any]:
@@ -90,11 +94,33 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
-def earlier_tunings(path: Path, images: str) -> int:
-    """How often a policy was fitted to the same images: each look spends confidence."""
-    values = _read(path)
-    tunings = [*values.get("tunings", []), *values.get("exported", [])]
-    return sum(tuning.get("images_sha256") == images for tuning in tunings)
+def short_contents(contents: Iterable[str]) -> list[str]:
+    """What tells images from others, in a few letters each, whatever they are called."""
+    return sorted({hashlib.sha256(each.encode()).hexdigest()[:10] for each in contents})
+
+
+def earlier_tunings(path: Path, contents: Iterable[str], besides: str | None = None) -> int:
+    """How often a policy was fitted to any of these images: each look at them spends confidence.
+
+    Whoever takes out the images that escaped, or labels them anew, has looked at them.
+
+    Args:
+        path: of `decisions.json`.
+        contents: what tells the images.
+        besides: a bundle whose own looks are counted elsewhere.
+    """
+    values, own = _read(path), set(short_contents(contents))
+    exported = [each for each in values.get("exported", []) if each.get("bundle") != besides]
+    looks = [*values.get("tunings", []), *exported]
+    return sum(not own.isdisjoint(look.get("contents", ())) for look in looks)
+
+
+def tuned_share(path: Path, contents: Sequence[str]) -> float:
+    """The share of images by which the decisions that lie there were fitted."""
+    last = last_tuning(path) or {}
+    known = set(last.get("contents", ()))
+    hits = [short_contents([each])[0] in known for each in contents]
+    return sum(hits) / len(hits) if hits else 0.0
 
 
 def last_tuning(path: Path) -> dict[str, Any] | None:
@@ -103,19 +129,19 @@ def last_tuning(path: Path) -> dict[str, Any] | None:
     return dict(found[-1]) if found else None
 
 
-def note_export(path: Path, bundle: str, images: str) -> None:
+def note_export(path: Path, bundle: str, contents: Iterable[str]) -> None:
     """Note in a run's file that a bundle of it was tuned on images that the run can look at.
 
     Args:
         path: of the run's `decisions.json`.
         bundle: which.
-        images: tells them from others.
+        contents: what tells the images.
     """
     values = _read(path)
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "bundle": bundle,
-        "images_sha256": images,
+        "contents": short_contents(contents),
     }
     values = {"schema": DECISIONS_SCHEMA, **values}
     write_json(path, {**values, "exported": [*values.get("exported", []), look]})
@@ -206,7 +232,7 @@ def load_policy(
 def _scorer(path: Path, values: Mapping[str, Any]) -> Scorer | None:
     if values["policy"]["unknown_above"] is None:
         return None
-    return load_scorer(path.with_name(UNKNOWN_FILE), values["unknown"])
+    return load_scorer(path.parent, values["unknown"])
 
 
 def save_verification(path: Path, verification: Verification, images_sha256: str) -> None:
@@ -221,13 +247,16 @@ def save_verification(path: Path, verification: Verification, images_sha256: str
     write_json(path, {**values, "verifications": [*values.get("verifications", []), look]})
 
 
-def note_look(path: Path, what: str, digests: Iterable[str], outcome: Outcome) -> None:
+def note_look(
+    path: Path, decided: str, what: str, digests: Iterable[str], outcome: Outcome
+) -> None:
     """Note that images judged the decisions: who looks often at a test finds what it wishes.
 
     The same images and decisions once more are no other look.
 
     Args:
         path: of `decisions.json`.
+        decided: `KeptPolicy.sha256` of the decisions that were judged.
         what: the images, in words.
         digests: of their files.
         outcome: what was seen.
@@ -237,7 +266,7 @@ def note_look(path: Path, what: str, digests: Iterable[str], outcome: Outcome) -
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images": what,
         "images_sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
-        "decided_sha256": values.get("decided_sha256"),
+        "decided_sha256": decided,
         "outcome": outcome.to_dict(),
     }
     same = ("images_sha256", "decided_sha256")

@@ -27,6 +27,7 @@ class Promise:
         allowed: those that might have been.
         risk: with which this promise alone may fail.
         why: what makes it an estimate, or no promise; mostly empty.
+        classes: that it is of, where these are several.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Promise:
     allowed: int = 0
     risk: float = 0.0
     why: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -50,7 +52,7 @@ class Promise:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Promise:
         """Read what `to_dict` wrote."""
-        return cls(**values)
+        return cls(**{**values, "classes": tuple(values.get("classes", ()))})
 
     def sentence(self, unit: str = "image") -> str:
         """In words, for who signs; `unit` is what counts."""
@@ -62,7 +64,7 @@ class Promise:
         what = {
             "escape": f"of {quoted(self.of)} is released",
             "purity": f"of what is automatically called {quoted(self.of)} is something else",
-            "unknown_false_alarm": "of the known images is called unknown",
+            "unknown_false_alarm": "of the known images on the line is called unknown",
             "tail_false_alarm": "of the tail classes' images is called unknown",
         }[self.kind]
         share = 1 - self.limit if self.kind == "purity" else self.limit

@@ -5,6 +5,7 @@ The whole of it from arrays: the scores may be any model's.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +16,14 @@ import numpy as np
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.actions import REVIEW, UNKNOWN, Policy
 from recame.decisions.automation import fit_automation
-from recame.decisions.exact import smallest_limit
 from recame.decisions.expected import Expected, expect, frontier
-from recame.decisions.limits import SMALLEST, USUAL_ALARM, USUAL_TAIL_ALARM, Limits
+from recame.decisions.false_alarms import asked_alarms, fit_alarms
+from recame.decisions.limits import Limits
 from recame.decisions.prices import cheapest
-from recame.decisions.promises import WORTHLESS, Promise, risk_of_each
+from recame.decisions.promises import Promise, risk_of_each
 from recame.decisions.release import Release, check_defects, fit_release, promised_classes
 from recame.decisions.scored import Scored, class_log_odds, normal_scores
-from recame.decisions.unknown import FalseAlarms, fit_unknown_threshold
-from recame.errors import ConfigError, DataError
+from recame.errors import DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
 
@@ -106,8 +106,13 @@ def tune(
     odds = class_log_odds(images.logits)
     counts = np.bincount(images.target, minlength=len(names))
     mix = limits.mix(names, counts.astype(np.float64) if usual_mix is None else usual_mix)
-    strange = _asked_of_strange(images, limits, tail, len(names))
-    promises = sum(limit is not None for limit in strange)
+    purified = any(limits.purity.limit(name) is not None for name in names if name != normal)
+    laying = _halved(images) if purified else np.ones(len(images), np.bool_)
+    strangers = images.chosen(laying)
+    strange = asked_alarms(strangers, limits, mix, tail)
+    if strange.overall is None:
+        laying[:] = False  # which is no half of anything
+    promises = strange.number
     promises += sum(limits.purity.limit(name) is not None for name in names if name != normal)
     if index is not None:
         check_defects(images.target, names, index)
@@ -121,28 +126,36 @@ def tune(
         words: dict[str, Any] = {"risk": risk, "unit": unit, "why": estimate}
         release = fit_release(scores, images.target, names, index, limits.escape, **words)
         rows = frontier(scores, images.target, index, mix, risk)
+    alarms = fit_alarms(strangers, strange, names, risk=risk, why=estimate)
     automation = fit_automation(
-        odds, images.target, names, index, limits.purity, mix, risk=risk, why=estimate
+        _known_odds(odds, images, alarms.above)[~(laying & purified)],
+        images.target[~(laying & purified)],
+        names,
+        index,
+        limits.purity,
+        mix,
+        risk=risk,
+        why=estimate,
     )
     if limits.prices is not None:
         free = np.array([limits.purity.limit(name) is None for name in names])
         release, automation = cheapest(
             odds, images.target, index, mix, limits.prices, free, release, automation
         )
-    above, alarms = _unknown(images, strange, mix, tail, risk, estimate)
     known = None if products is None else frozenset(products)
     policy = Policy(
         names=tuple(names),
         normal=index,
         release_above=release.above,
         automatic_above=automation.above,
-        unknown_above=above,
+        unknown_above=alarms.above,
         products=known,
         audit=limits.audit,
         product_column=product_column,
     )
     expected = expect(policy, images, mix)
-    notes = _notes(images, odds, counts, names, limits, trained=usual_mix is not None)
+    notes = [*alarms.notes]
+    notes += _notes(images, odds, counts, names, limits, trained=usual_mix is not None)
     facts = {
         "confidence": limits.confidence,
         "tuning": tuning,
@@ -154,7 +167,7 @@ def tune(
     }
     return Tuned(
         policy=policy,
-        promises=(*release.promises, *automation.promises, *alarms),
+        promises=(*release.promises, *automation.promises, *alarms.promises),
         expected=expected,
         frontier=tuple(rows),
         unmet=tuple(_unmet(limits, expected, rows)),
@@ -163,79 +176,23 @@ def tune(
     )
 
 
-def _asked_of_strange(
-    images: Scored, limits: Limits, tail: BoolArray | None, num_classes: int
-) -> tuple[float | str | None, float | str | None]:
-    """The false alarms that are to be promised: told by limits and numbers of images alone.
+def _halved(images: Scored) -> BoolArray:
+    """One half of the images, by their names.
 
-    Where the smallest are asked, they are of what there is.
+    What is unknown is not booked, so that purity is that of what is left: a threshold that the same
+    images had laid would leave what suits them.
     """
-    overall, of_tail = limits.unknown_false_alarm, limits.tail_false_alarm
-    counts = np.bincount(images.target, minlength=num_classes)
-    if overall == SMALLEST and images.unknown is None:
-        return None, None
-    if of_tail == SMALLEST and (tail is None or not _enough(int(counts[tail].sum()))):
-        of_tail = None
-    if overall == SMALLEST and not _enough(int(counts.sum())):
-        return None, None
-    return overall, of_tail
+    digests = (hashlib.sha256(f"half {name}".encode()).digest() for name in images.images)
+    return np.array([digest[0] % 2 == 0 for digest in digests], np.bool_)
 
 
-def _unknown(
-    images: Scored,
-    asked: tuple[float | str | None, float | str | None],
-    mix: FloatArray,
-    tail: BoolArray | None,
-    risk: float,
-    why: str,
-) -> tuple[float | None, tuple[Promise, ...]]:
-    """The strangeness from which on an image is unknown, and what is promised of false alarms."""
-    overall, of_tail = asked
-    if overall is None and of_tail is None:
-        return None, ()
-    if overall is None or images.unknown is None or (of_tail is not None and tail is None):
-        raise ConfigError(
-            "unknown_false_alarm cannot be kept: it takes a limit `overall`, a score of how "
-            "strange each image is, and, for `tail`, which classes are the tail. Leave it out, or "
-            "give what is missing."
-        )
-    classes = np.zeros(len(mix), np.bool_) if tail is None else tail
-    limit = USUAL_ALARM if isinstance(overall, str) else overall
-    tail_limit = USUAL_TAIL_ALARM if isinstance(of_tail, str) else of_tail
-    for _ in range(3):  # the tail's images may ask for more once all images have their limit
-        found = fit_unknown_threshold(
-            images.unknown,
-            images.target,
-            classes,
-            limit=limit,
-            tail_limit=tail_limit,
-            risk=risk * (1 if tail_limit is None else 2),
-            mix=mix,
-        )
-        if isinstance(overall, str) and not found.known.kept:
-            limit = _least(found.known)
-        if isinstance(of_tail, str) and found.tail is not None and not found.tail.kept:
-            tail_limit = _least(found.tail)
-        if found.threshold is not None:
-            break
-    told = {"unknown_false_alarm": found.known, "tail_false_alarm": found.tail}
-    lacking = [
-        f"{kind} {alarms.limit:.2%} ({counted(alarms.images)}: it takes {alarms.needed})"
-        for kind, alarms in told.items()
-        if alarms is not None and not alarms.kept
-    ]
-    if lacking and isinstance(overall, str):
-        return None, ()  # nobody has asked for what cannot be promised
-    if lacking:
-        raise ConfigError(
-            f"Limits that these images cannot promise: {'; '.join(lacking)}. Nothing was loosened. "
-            "Label more, or ask for less."
-        )
-    return found.threshold, tuple(
-        Promise(kind, "", alarms.limit, alarms.images, alarms.alarms, alarms.allowed, risk, why)
-        for kind, alarms in told.items()
-        if alarms is not None
-    )
+def _known_odds(odds: FloatArray, images: Scored, above: float | None) -> FloatArray:
+    """Log-odds of which unknown images have none: they are called by no class."""
+    if above is None or images.unknown is None:
+        return odds
+    known = odds.copy()
+    known[~(images.unknown <= above)] = math.nan
+    return known
 
 
 def _unmet(limits: Limits, expected: Expected, rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -265,16 +222,6 @@ def _would(rows: Sequence[dict[str, Any]], released: float) -> str:
     if not enough:
         return "No escape limit of the frontier releases as many."
     return f"An escape limit of {min(enough):.1%} would release as many."
-
-
-def _enough(images: int) -> bool:
-    """Whether so many images promise a limit that is worth a word."""
-    return smallest_limit(images, 0, 1 / 20) < WORTHLESS
-
-
-def _least(alarms: FalseAlarms) -> float:
-    """The smallest limit that so many images promise, rounded up."""
-    return min(WORTHLESS, alarms.at_most * (1 + 1e-6))
 
 
 def _notes(

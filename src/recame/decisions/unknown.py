@@ -176,7 +176,7 @@ def fit_unknown_threshold(
         asked.append((tail_classes, tail_limit))
     parts = []
     for classes, most in asked:
-        rows, factor = _in_shares(target, classes, mix, seed)
+        rows, factor = in_shares(target, classes, mix, seed)
         parts.append((values[rows], most, factor))
     each = risk / len(parts)
     lowest = [_lowest(part, most * factor, each) for part, most, factor in parts]
@@ -211,7 +211,7 @@ def _alarms(
     )
 
 
-def _in_shares(
+def in_shares(
     target: IntArray, classes: BoolArray, mix: FloatArray | None, seed: int
 ) -> tuple[IntArray, float]:
     """Rows of some classes' images in the shares of a mix, and how little they exceed these.

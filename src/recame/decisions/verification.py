@@ -14,6 +14,7 @@ from recame.decisions.automation import least_impure, most_impure
 from recame.decisions.exact import images_needed, tail
 from recame.decisions.promises import Promise
 from recame.decisions.scored import Scored
+from recame.decisions.unknown import in_shares
 from recame.names import counted, quoted
 
 #: What an outcome leaves the command line with.
@@ -127,18 +128,47 @@ def _verified(
     assert limit is not None
     if promise.kind == "purity":
         return _purity(promise, images, acted, policy, mix, risk, each)
-    of = np.ones(len(images), np.bool_)
-    wrong = acted.action == UNKNOWN
-    if promise.kind == "escape":
-        of = images.target == policy.names.index(promise.of)
-        wrong = acted.action == RELEASE
-    number, beyond = int(of.sum()), int((of & wrong).sum())
+    if promise.kind != "escape":
+        return _alarms(promise, images, acted, policy, mix, risk, each)
+    of = images.target == policy.names.index(promise.of)
+    number, beyond = int(of.sum()), int((of & (acted.action == RELEASE)).sum())
     outcome = "too few"
     if number and 1 - tail(beyond - 1, number, limit) <= each:
         outcome = "broken"
     elif number and tail(beyond, number, limit) <= risk:
         outcome = "holds"
     return Verified(promise, number, beyond, outcome, images_needed(limit, risk, 0))
+
+
+def _alarms(
+    promise: Promise,
+    images: Scored,
+    acted: Acted,
+    policy: Policy,
+    mix: FloatArray,
+    risk: float,
+    each: float,
+) -> Verified:
+    """Known images that are called unknown, as many of each class as come on the line.
+
+    Whole numbers of images exceed the shares by up to one of each class: a rate of the images drawn
+    lies within that of the line's (`in_shares`).
+    """
+    limit, names = promise.limit, policy.names
+    assert limit is not None
+    counts = np.bincount(images.target, minlength=len(names))
+    shares = np.where(counts > 0, mix, 0.0)
+    among = np.array([not promise.classes or name in promise.classes for name in names])
+    if not (shares * among).any():
+        return Verified(promise, 0, 0, "too few", images_needed(limit, risk, 0))
+    rows, factor = in_shares(images.target, among, shares, 0)
+    number, beyond = len(rows), int((acted.action[rows] == UNKNOWN).sum())
+    outcome = "too few"
+    if number and 1 - tail(beyond - 1, number, min(1.0, limit * factor + 1 - factor)) <= each:
+        outcome = "broken"
+    elif number and tail(beyond, number, limit * factor) <= risk:
+        outcome = "holds"
+    return Verified(promise, number, beyond, outcome, images_needed(limit * factor, risk, 0))
 
 
 def _purity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -83,6 +83,7 @@ def export(
     outputs: Sequence[str] = (),
     normal: str | None = None,
     replace_bundle: bool = False,
+    finish: Callable[[Path, Path], object] | None = None,
     console: Console | None = None,
 ) -> Bundle:
     """Turn a finished run into a bundle that runs without torch, or write nothing.
@@ -102,6 +103,8 @@ def export(
         outputs: further outputs of the graph, of `OPTIONAL_OUTPUTS`.
         normal: the normal class, where the run was trained without naming it.
         replace_bundle: whether a bundle that lies in `out` is replaced.
+        finish: called with the whole bundle's folder and the one that it will take; what it
+            raises leaves `out` as it was.
         console: where progress and figures go; silent if None.
 
     Raises:
@@ -141,6 +144,8 @@ def export(
         facts["parity"] = parity.to_dict()
         write_document(folder, facts)
         progress("checking parity", 1, 1)
+        if finish is not None:
+            finish(folder, target)
     bundle = open_bundle(target)
     _tell(bundle, parity, console)
     return bundle

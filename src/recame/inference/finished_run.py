@@ -88,8 +88,11 @@ def predict_run(
     progress: Progress,
     *,
     features: bool,
+    all_features: bool = False,
 ) -> Predictions:
     """Predict a split as the settings say, not calibrated; large ones keep no features.
+
+    With `all_features` they do: what is unknown is told by them.
 
     On a CPU by the graph that the run keeps, as `recame predict` does.
     """
@@ -105,6 +108,6 @@ def predict_run(
         graph=answering_graph(folder, config),
         on_progress=progress,
         # Those of a very large split would fill the memory; the report then samples.
-        with_features=features and len(data.view(split)) <= _MOST_FEATURES,
+        with_features=all_features or (features and len(data.view(split)) <= _MOST_FEATURES),
         weighting=config.evaluation.weighting,
     )

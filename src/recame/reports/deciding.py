@@ -15,7 +15,7 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.paged_file import content_sha256
 from recame.decisions.calibration import Calibration
-from recame.decisions.document import load_policy, note_look
+from recame.decisions.document import KeptPolicy, load_policy, note_look
 from recame.decisions.outcome import Outcome, outcome_of
 from recame.decisions.policy import Decider
 from recame.machine import usable_cores
@@ -34,9 +34,19 @@ class DecidedSplit(NamedTuple):
     outcome: Outcome | None
 
 
+def decisions_of(folder: RunFolder, config: Config) -> KeptPolicy | None:
+    """What `recame tune` has fitted to a run's answers as the settings ask for them.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    names = tuple(folder.label_space().names)
+    return load_policy(folder.decisions_path, folder.answers(config), names)
+
+
 def decide_split(
     folder: RunFolder,
-    config: Config,
+    kept: KeptPolicy | None,
     predictions: Predictions,
     calibration: Calibration | None,
     images: str,
@@ -48,25 +58,24 @@ def decide_split(
 
     Args:
         folder: the run.
-        config: with the views that judged: decisions hold for these alone.
+        kept: its decisions, for the views that judged.
         predictions: of a split, calibrated.
         calibration: by which.
         images: which they are, in words.
         known: what was noted of them before: `sha256, unknown_score`; None: it is found now.
     """
     names = tuple(folder.label_space().names)
-    kept = load_policy(folder.decisions_path, folder.answers(config), names)
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
     paths = map(str, predictions.table.get("path", ()))
-    if known is None:
+    if known is None or "sha256" not in known:
         digests = _digests(list(paths))
     else:
         digests = [str(each) or None for each in known["sha256"]]
     experts = predictions.expert_probabilities
     scorer = None if kept is None else kept.scorer
     strange = None
-    if scorer is not None and predictions.features is None and known is not None:
+    if known is not None and "unknown_score" in known:
         strange = np.asarray(known["unknown_score"], np.float64)
     products = None
     if policy is not None and policy.product_column in predictions.table:
@@ -94,7 +103,8 @@ def decide_split(
         return DecidedSplit(rows, None)
     called = np.asarray(decided.best, np.int64)
     found = outcome_of(decided.actions, called, predictions.target, names, policy.normal)
-    note_look(folder.decisions_path, images, rows["sha256"], found)
+    assert kept is not None
+    note_look(folder.decisions_path, kept.sha256, images, rows["sha256"], found)
     return DecidedSplit(rows, found)
 
 

@@ -18,7 +18,6 @@ from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.data.stored_views import NUM_VIEWS, check_views
 from recame.decisions.calibration import calibrated_predictions, load_calibration
-from recame.decisions.kept_scorer import UNKNOWN_FILE
 from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
@@ -28,7 +27,7 @@ from recame.models import LoadedModel
 from recame.names import check_folder_name, command, counted
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
-from recame.reports.deciding import decide_split
+from recame.reports.deciding import decide_split, decisions_of
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
@@ -72,12 +71,14 @@ class _Judged:
         split: which split of them.
         weights: SHA-256 of the weights that judged; empty where the version before did.
         views: test-time views that were asked for; None: the run's own.
+        decided: `KeptPolicy.sha256` of the decisions that decided; empty where none did.
     """
 
     source: str | None
     split: str
     weights: str
     views: int | None = None
+    decided: str = ""
 
     @classmethod
     def read(cls, folder: RunFolder, name: str) -> _Judged | None:
@@ -98,7 +99,7 @@ class _Judged:
                 f"{place / JUDGED} tells of {views!r} views: it was edited or damaged. Judge the "
                 f"images again after removing {place}."
             )
-        return cls(source, split, weights, views)
+        return cls(source, split, weights, views, str(values.get("decided", "")))
 
     def write(self, place: Path) -> None:
         """Note it beside the predictions."""
@@ -192,7 +193,11 @@ def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
 def _check_free(folder: RunFolder, name: str, judged: _Judged) -> None:
     """Refuse to overwrite other images' figures."""
     there = _Judged.read(folder, name)
-    if there is not None and replace(there, weights="") != replace(judged, weights=""):
+    if there is not None and (there.source, there.split, there.views) != (
+        judged.source,
+        judged.split,
+        judged.views,
+    ):
         raise ConfigError(
             f"{folder.evaluation_dir(name)} holds the figures of {there.words()}, and those of "
             f"{judged.words()} would overwrite them. Give another name with --name, or remove that "
@@ -211,6 +216,7 @@ def _evaluate(
     report: bool,
 ) -> EvaluatedRun:
     split, source = judged.split, judged.source
+    kept = decisions_of(folder, config)  # damaged ones are told before any work
     with progress_bars(console) as progress:
         described = recorded_data(folder, config) if source is None else Path(source)
         data = images_to_judge(described, config, loaded, split, progress)
@@ -221,14 +227,16 @@ def _evaluate(
             data,
             split,
             progress,
-            features=report or (folder.path / UNKNOWN_FILE).exists(),
+            features=report,
+            all_features=kept is not None and kept.scorer is not None,
         )
     calibration = load_calibration(folder.decisions_path, folder.answers(config))
     predictions = calibrated_predictions(found, calibration)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(name)
     judged.write(target)  # first: predictions without a note are taken for the run's own
-    decided = decide_split(folder, config, predictions, calibration, judged.words())
+    decided = decide_split(folder, kept, predictions, calibration, judged.words())
+    judged = replace(judged, decided="" if kept is None else kept.sha256)
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
     save_predictions(table, target / PREDICTIONS, classes, judged.weights)
@@ -331,6 +339,7 @@ def report(
     judged = _Judged.read(folder, split) or _Judged(None, split, "")
     source, config = judged.source, judged.config(config)
     calibration = load_calibration(folder.decisions_path, folder.answers(config))
+    kept = decisions_of(folder, config)
     with (
         folder.in_evaluation(split),
         _failure_kept(folder, split, other),
@@ -350,12 +359,7 @@ def report(
             missing=missing,
             baseline=baseline,
             outcome=decide_split(
-                folder,
-                config,
-                predictions,
-                calibration,
-                judged.words(),
-                predictions.table if "sha256" in predictions.table else None,
+                folder, kept, predictions, calibration, judged.words(), predictions.table
             ).outcome,
             progress=progress,
         )
@@ -368,7 +372,9 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     judged = _Judged.read(folder, split) if path.exists() else None
     if judged is None:
         return evaluate(run, split=split, console=console, report=False).predictions
-    if judged.weights not in ("", folder.weights_sha256()):
+    kept = decisions_of(folder, judged.config(folder.load_config()))
+    stale = kept is not None and kept.sha256 != judged.decided
+    if stale or judged.weights not in ("", folder.weights_sha256()):
         return evaluate(
             run,
             judged.source,

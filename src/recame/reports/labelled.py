@@ -14,7 +14,7 @@ from rich.console import Console
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
-from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.manifest import read_manifest
 from recame.decisions.scored import Scored, logits_of
 from recame.decisions.strangeness import Scorer
 from recame.errors import DataError
@@ -22,6 +22,7 @@ from recame.files import sha256
 from recame.names import counted, quoted
 from recame.progress import progress_bars, say
 from recame.runs.prediction_columns import CALLED, DECIDED, NAMED
+from recame.runs.predictions import load_predictions
 from recame.runtime.predictor import Prediction, Predictor
 
 #: Splits by which a model was made.
@@ -52,13 +53,14 @@ class Labelled:
             DataError: there is no labelled image, or none that its score has not chosen.
         """
         path = Path(source)
-        predicted = _is_of_predictions(path)
-        # Names of such a table need not be relative to it, and people label some of its images.
-        columns = ManifestColumns(image="path", box=None) if predicted else ManifestColumns()
-        table = read_manifest(
-            path, columns, min_classes=1, labels="optional" if predicted else "required"
-        )
-        table = table[table["label"].notna()] if "label" in table else table[:0]
+        if _is_of_predictions(path):
+            # Its names need not be relative to it, and people label some of its images.
+            found = load_predictions(path).predictions.table
+            label = found["label"].where(found["label"] != "")
+            table = found.assign(image=found["path"], label=label)
+        else:
+            table = read_manifest(path, min_classes=1)
+        table = table[table["label"].notna()]
         if "split" in table:
             seen = table["split"].isin(_SEEN)
             if seen.any():
@@ -136,7 +138,9 @@ def _is_of_predictions(source: Path) -> bool:
         return False
     try:
         if source.suffix.lower() == ".csv":
-            header = set(pd.read_csv(source, nrows=0).columns)
+            with source.open(encoding="utf-8-sig") as stream:
+                first = stream.readline().strip()
+            header = {name.strip('"') for part in first.split(";") for name in part.split(",")}
         else:
             from pyarrow import parquet
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.contracts import BoolArray, IntArray, Predictions
+from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
 from recame.decisions.actions import AUTOMATIC, RELEASE, Acted
 from recame.decisions.audit import EscapeMonitor
 from recame.decisions.document import KeptPolicy
@@ -123,13 +123,11 @@ def monitor(
     keys = _keys(lot)
     known = (lot.target >= 0) & _drawn(lot.table, kept)
     fresh, labelled = _new_rows(keys, watched.seen), _new_rows(keys, watched.audited) & known
-    strange = lot.table.get("unknown_score")
-    acted = kept.policy.act(
-        logits_of(lot.probabilities, loaded.temperature),
-        strangeness=None if strange is None else np.asarray(strange, np.float64),
-    )
+    strange = _strangeness(lot, kept, table)
+    acted = kept.policy.act(logits_of(lot.probabilities, loaded.temperature), strangeness=strange)
+    seen = _seen_by_people(lot.table)
     for promise in _watched(kept):
-        own, beyond = _stream(promise, lot.target, acted, kept)
+        own, beyond = _stream(promise, lot.target, acted, kept, seen)
         watched.escapes[_what(promise)].add(beyond[own & labelled])
     told = fresh & np.isfinite(lot.probabilities).all(1)
     drifts = watched.drift.add(acted.best[told], lot.probabilities[told].max(1))
@@ -213,17 +211,45 @@ def _drawn(rows: pd.DataFrame, kept: KeptPolicy) -> BoolArray:
             "that were looked at for their score. Give the table as recame predict wrote it."
         )
     drawn: BoolArray = (rows["reason"] == "audit").to_numpy(np.bool_)
+    if "sha256" in rows:  # also what people see for another reason
+        digests = [str(each) if each and each == each else None for each in rows["sha256"]]
+        by_content = kept.policy.draws(digests)
+        assert by_content is not None  # the policy audits
+        drawn = drawn | by_content
     return drawn
 
 
+def _strangeness(lot: Predictions, kept: KeptPolicy, table: Path | str) -> FloatArray | None:
+    """How strange the lot's images were to the model, where its decisions ask."""
+    if kept.policy.unknown_above is None:
+        return None
+    column = lot.table.get("unknown_score")
+    read = np.isfinite(lot.probabilities).all(1)
+    found = np.full(len(lot), np.nan) if column is None else np.asarray(column, np.float64)
+    if np.isnan(found[read]).any():
+        raise DataError(
+            f"{table} does not say how strange its images were (unknown_score), by which the "
+            "decisions tell the unknown: it was predicted before they were fitted. Predict the lot "
+            "again with recame predict, and write the labels into that table."
+        )
+    return found
+
+
+def _seen_by_people(rows: pd.DataFrame) -> BoolArray:
+    """(N,) images that went to a person for what neither score nor audit says."""
+    reasons = rows.get("reason", pd.Series("", rows.index))
+    held = reasons.isin(["near_black", "product_unseen", "not_finite", "unreadable"])
+    return np.asarray(held, np.bool_)
+
+
 def _stream(
-    promise: Promise, target: IntArray, acted: Acted, kept: KeptPolicy
+    promise: Promise, target: IntArray, acted: Acted, kept: KeptPolicy, seen: BoolArray
 ) -> tuple[BoolArray, BoolArray]:
     """Rows that a promise is of, and those on its wrong side, as without the audit."""
     index = kept.policy.names.index(promise.of)
     if promise.kind == "escape":
-        return target == index, acted.action == RELEASE
-    return (acted.action == AUTOMATIC) & (acted.best == index), target != index
+        return target == index, (acted.action == RELEASE) & ~seen
+    return (acted.action == AUTOMATIC) & (acted.best == index) & ~seen, target != index
 
 
 def _tell(found: Monitored, console: Console) -> None:

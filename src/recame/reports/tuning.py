@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +21,13 @@ from recame.decisions.document import (
     save_policy,
 )
 from recame.decisions.drift import DriftMonitor
-from recame.decisions.limits import ESTIMATE, SMALLEST, Limits
+from recame.decisions.limits import ESTIMATE, SMALLEST, Limits, PerClass
 from recame.decisions.scored import logits_of
 from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
 from recame.decisions.unknown import fit_scorer
-from recame.errors import ConfigError, DataError, RecameError
+from recame.errors import ConfigError, DataError
 from recame.files import csv_text, write_text
 from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
@@ -77,6 +79,7 @@ def tune(
     *,
     normal: str | None = None,
     run: Path | str | None = None,
+    named: Path | None = None,
     console: Console | None = None,
 ) -> Tuned:
     """Fit decisions to a finished run, or to a bundle, and keep them in its `decisions.json`.
@@ -92,6 +95,7 @@ def tune(
         limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
         normal: the class that may be released, where training did not name it.
         run: that a bundle was exported from: its images calibrate, and no image that made it.
+        named: what a bundle will be called, that is still being made.
         console: where progress and promises go; silent if None.
 
     Raises:
@@ -116,6 +120,7 @@ def tune(
         say(console, text, "yellow")
     elif asked.unknown_false_alarm is not None:
         scorer = _fit_scorer(loaded, origin, console)
+    known_as = str(named or folder.absolute())
     found = judged(
         loaded, basis.labelled, console, group=asked.group, seen=basis.seen, scorer=scorer
     )
@@ -126,7 +131,7 @@ def tune(
         asked,
         unit=asked.group or "image",
         comparisons=basis.comparisons,
-        tuning=1 + _earlier(path, origin, found.sha256),
+        tuning=1 + _earlier(path, origin, known_as, found.contents),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
         tail=tail if tail.any() else None,
         products=None if origin is None else _products(origin),
@@ -134,10 +139,11 @@ def tune(
     )
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
     kept = None if tuned.policy.unknown_above is None else scorer
-    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, basis.source, kept)
     if origin is not None and origin.decisions_path != path:
         # Who tunes several bundles on the same images looks at them as often.
-        note_export(origin.decisions_path, str(folder.absolute()), found.sha256)
+        note_export(origin.decisions_path, known_as, found.contents)
+    facts: dict[str, Any] = {"calibration": basis.source, "scorer": kept}
+    save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, found.contents, **facts)
     write_text(folder / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
     name = folder.resolve().name
     page = decisions_page(tuned, found.scored, asked, name=name, told=basis.told)
@@ -228,20 +234,21 @@ def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) ->
     return fit_scorer(SCORER, features_of(found), logits, target)
 
 
-def _earlier(path: Path, origin: RunFolder | None, images: str) -> int:
+def _earlier(path: Path, origin: RunFolder | None, bundle: str, contents: Sequence[str]) -> int:
     """How often decisions were fitted to these images, of the run and of its bundles."""
-    found = earlier_tunings(path, images)
+    found = earlier_tunings(path, contents)
     if origin is not None and origin.decisions_path != path:
-        found += earlier_tunings(origin.decisions_path, images)
+        found += earlier_tunings(origin.decisions_path, contents, besides=bundle)
     return found
 
 
 def tune_export(
-    bundle: Path | str,
+    bundle: Path,
     run: Path | str,
     max_escape: float | None = None,
     *,
     normal: str | None = None,
+    named: Path | None = None,
     console: Console | None = None,
 ) -> Tuned | None:
     """Give a new bundle the decisions of its run: fitted anew, to the bundle's own answers.
@@ -252,37 +259,38 @@ def tune_export(
     Args:
         bundle: its folder.
         run: that it was exported from.
-        max_escape: instead of the run's limits: the share of each defect class that may be
-            released; what the images cannot promise is an error.
+        max_escape: instead of the run's escape limits: the share of each defect class that may be
+            released.
         normal: the class that may be released, where the run does not name it.
+        named: what the bundle will be called, where it is still being made.
         console: where promises go; silent if None.
 
     Returns:
-        None where the run has no decisions and no limit is given, and where its limits cannot be
-        promised by another look at its images; both are said.
+        None where the run has no decisions and no limit is given, which is said.
 
     Raises:
-        ConfigError: `max_escape` cannot be promised.
+        ConfigError: the limits cannot be promised by another look at the images.
         RecameError: the bundle, the run or its images cannot be used.
     """
     console = console or Console(quiet=True)
     folder = RunFolder.open(Path(run), finished=True)
-    kept = last_tuning(folder.decisions_path)
-    words = command("recame", "tune", Path(bundle), "--run", Path(run))
-    if max_escape is not None:
-        limits = Limits.from_dict({"escape": max_escape}, "--max-escape")
-        return tune(bundle, limits=limits, normal=normal, run=run, console=console)
-    if kept is None:
+    last = last_tuning(folder.decisions_path)
+    if last is None and max_escape is None:
+        words = command("recame", "tune", Path(run))
         say(console, f"No decisions: every image is classified. To promise limits: {words}")
         return None
+    last = last or {}
+    limits = Limits.from_dict(last.get("limits", {}), str(folder.decisions_path))
+    if max_escape is not None:
+        limits = replace(limits, escape=PerClass(max_escape))
+    source, normal = last.get("calibration"), normal or last.get("normal")
     try:
-        limits = Limits.from_dict(kept["limits"], str(folder.decisions_path))
-        source, named = kept.get("calibration"), normal or kept.get("normal")
-        return tune(bundle, source, limits, normal=named, run=run, console=console)
-    except RecameError as error:
-        text = f"The bundle has no decisions: {error} Give it its own with: {words}"
-        say(console, text, "yellow")
-        return None
+        return tune(bundle, source, limits, normal=normal, run=run, named=named, console=console)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} (The bundle was to have the decisions of {run}, fitted to its own answers. "
+            "With --undecided it has none, and classifies every image.)"
+        ) from error
 
 
 def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
@@ -350,6 +358,10 @@ def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSp
     )
 
 
+def _unknown_words(share: float) -> str:
+    return f", {share:.1%} of them as unknown" if share else ""
+
+
 def _tell(tuned: Tuned, split: str, console: Console, *, stated: bool) -> None:
     """Print what is promised and what it costs; `stated`: on a line that the limits describe."""
     facts, expected = tuned.facts, tuned.expected
@@ -370,5 +382,6 @@ def _tell(tuned: Tuned, split: str, console: Console, *, stated: bool) -> None:
     say(
         console,
         f"On {line} {told['release']:.1%} pass, {told['automatic']:.1%} are classified "
-        f"automatically, {told['review']:.1%} go to a person.",
+        f"automatically, {told['review'] + told['unknown']:.1%} go to a person"
+        f"{_unknown_words(told['unknown'])}.",
     )

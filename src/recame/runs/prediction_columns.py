@@ -80,7 +80,15 @@ def kept_columns(manifest: Collection[str], classes: Sequence[str]) -> dict[str,
         expert = _EXPERT.fullmatch(name)
         return name in taken or (expert is not None and expert[1] in classes)
 
-    return {name: f"manifest_{name}" if ours(name) else name for name in manifest}
+    kept: dict[str, str] = {}
+    free = {name for name in manifest if not ours(name)}
+    for name in manifest:
+        called = name
+        while (called != name and called in free) or ours(called):
+            called = f"manifest_{called}"
+        kept[name] = called
+        free.add(called)
+    return kept
 
 
 def class_names(columns: Sequence[str]) -> tuple[str, ...]:

@@ -70,7 +70,11 @@ def predictions_table(
     called = np.array(classes, dtype=object)[chosen]
     sure = np.take_along_axis(predictions.probabilities, chosen[:, None], 1)[:, 0]
     # The largest of no numbers is the first class, which nobody has called.
-    called[~np.isfinite(predictions.probabilities).all(1)] = None
+    nothing = ~np.isfinite(predictions.probabilities).all(1)
+    if decided is not None and "reason" in decided:
+        nothing |= (decided["reason"] == "not_finite").to_numpy(np.bool_)
+    called[nothing] = None
+    sure = np.where(nothing, np.nan, sure).astype(np.float32)
     num_experts = predictions.expert_probabilities.shape[1]
     experts = predictions.expert_probabilities.reshape(number, num_experts * len(classes))
     source = predictions.table.reset_index(drop=True).rename(columns=str)
@@ -222,16 +226,35 @@ def _predictions(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> Pre
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    header = list(pd.read_csv(path, nrows=0).columns)
+    """A table as it was written, or as a spreadsheet has saved it since."""
+    with path.open(encoding="utf-8-sig") as stream:
+        first = stream.readline()
+    if first.count(";") <= first.count(","):
+        return _read_separated(path, sep=",", decimal=".")
+    try:
+        return _read_separated(path, sep=";", decimal=",")
+    except ValueError:
+        return _read_separated(path, sep=";", decimal=".")
+
+
+def _read_separated(path: Path, *, sep: str, decimal: str) -> pd.DataFrame:
+    how: dict[str, Any] = {"sep": sep, "decimal": decimal, "encoding": "utf-8-sig"}
+    header = list(pd.read_csv(path, nrows=0, **how).columns)
     classes = set(class_names([text_of(name) for name in header]))
-    ours = {*NUMBERS, *probability_columns(list(classes))}
+    ours = set(probability_columns(list(classes)))
     # A manifest's own column may be called p_lot.
-    numbers = {n: np.float32 for n in header if re.sub(r"^expert\d+_", "", text_of(n)) in ours}
+    numbers = {
+        name: np.float32
+        for name in header
+        if name in NUMBERS or re.sub(r"^expert\d+_(?=p_)", "", text_of(name)) in ours
+    }
     # Class "NA" and lot "007" are names: only an empty cell means "none".
     text = {name: str for name in header if name not in numbers}
     # An answer without numbers has "nan" for them.
     empty = {name: ["", "nan"] if name in numbers else [""] for name in header}
-    table = pd.read_csv(path, dtype={**numbers, **text}, keep_default_na=False, na_values=empty)
+    table = pd.read_csv(
+        path, dtype={**numbers, **text}, keep_default_na=False, na_values=empty, **how
+    )
     return texts_changed(table, text_of).rename(columns=text_of)
 
 

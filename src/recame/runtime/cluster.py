@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from recame.data.decode import Image
 from recame.data.image_file import open_named
 from recame.decisions.document import DECISIONS_FILE, load_policy
-from recame.decisions.kept_scorer import UNKNOWN_FILE
+from recame.decisions.kept_scorer import UNKNOWN_FILES
 from recame.errors import ConfigError, DataError
 from recame.runtime.bundle import DOCUMENT_FILE, Bundle, find_bundle, open_bundle
 from recame.runtime.cluster_node import Scored, Shipment, score, software
@@ -99,7 +99,7 @@ class ClusterScorer:
     def __init__(self, ray: Any, bundle: Bundle, *, threads: int, batch_size: int) -> None:
         # Read once: a node decides as this machine would, by the same thresholds.
         decisions = bundle.path / DECISIONS_FILE
-        beside = (decisions, decisions.with_name(UNKNOWN_FILE))
+        beside = (decisions, *bundle.path.glob(UNKNOWN_FILES))
         kept = {path.name: path.read_bytes() for path in beside if path.exists()}
         fitted = load_policy(decisions, answers_of(bundle), bundle.label_space.names)
         self.label_space, self.fingerprint = bundle.label_space, fingerprint_of(bundle, fitted)

@@ -105,6 +105,11 @@ def _loaded(shipment: Shipment) -> Predictor:
             predictor = load(
                 folder, threads=shipment.threads, batch_size=shipment.batch_size, device="cpu"
             )
+        if predictor.fingerprint != shipment.fingerprint:
+            raise ConfigError(
+                "the bundle's decisions changed while it was being sent, so rows would differ: "
+                "give the same command again."
+            )
         _LOADED.clear()
         _LOADED[key] = predictor
     return _LOADED[key]

@@ -223,7 +223,7 @@ class PartialTable:
         if policy is None or policy.products is None or column is None:
             return item
         _, cells = self._listed.told.get(item.image, ("", []))
-        reasons = ("unreadable", "near_black", "not_finite", "unknown")
+        reasons = ("unreadable", "near_black", "not_finite", "audit", "unknown")
         if not cells or cells[column] in policy.products or item.reason in reasons:
             return item
         [likely] = candidates(policy.names, item.probabilities[None])

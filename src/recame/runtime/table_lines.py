@@ -112,8 +112,8 @@ def _rows(listed: ListedImages, num_numbers: int, stored: Iterable[Line]) -> Ite
 
 
 def _whole(name: str) -> str:
-    """Where an image lies, from anywhere on this machine."""
-    return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 - text, not paths
+    """Where an image lies, from anywhere on this machine; `..` behind a link stays as it is."""
+    return name if "://" in name else os.path.join(os.getcwd(), name)  # noqa: PTH109, PTH118 - text
 
 
 def _number(item: Prediction) -> str:

@@ -18,10 +18,10 @@ from recame.contracts import PreprocessSpec
 from recame.data.at_sizes import ImagesAtSizes, decode_at_sizes
 from recame.data.proposal import native_size
 from recame.errors import DataError
-from recame.inference.separability import Judged, gain
+from recame.inference.separability import Judged, accuracy_gain, gain
 from recame.machine import usable_cores
 from recame.progress import Progress, silent
-from recame.training.phases.image_size import SHARE, time_to_keep
+from recame.training.phases.image_size import time_to_keep
 from recame.training.phases.size_trial import OPENING_S, Sample, Trial
 
 #: Images with fewer pixels a side, as a square, lose little when they are shrunk.
@@ -30,9 +30,12 @@ LARGE = 512
 NUM_TILES, TILE_SIDE = 4, 64
 #: Share of the time budget in which the tiles of all images shall be found.
 _FINDING_SHARE = 0.5
-#: Tiles must lose less by so many standard errors. Less than what a larger size must: on images as
-#: large the whole often tells nothing, and a small sample is not sure of anything.
-_MARGIN = 1.5
+#: Tiles must lose less, or be right more often, by so many standard errors. Less than what a larger
+#: size must: on images as large the whole often tells nothing, and a small sample is not sure of
+#: anything (benchmarks/tiles/evidence.py).
+_MARGIN, _RIGHT_MARGIN = 1.5, 2.0
+#: Share of the time budget in which they are tried, so that a busy machine sees enough images too.
+_TRYING_SHARE = 0.16
 #: Images that decide, at least.
 _LEAST = 40
 
@@ -83,7 +86,7 @@ def settle_tiles(
     except DataError:  # what is wrong with the files is told where all of them are read
         return whole
     budget = time_to_keep(config, device)
-    ends = math.inf if budget is None else time.monotonic() + SHARE * budget
+    ends = math.inf if budget is None else time.monotonic() + _TRYING_SHARE * budget
     tiled = sample.proposed(config, (TILE_SIDE, TILE_SIDE), tiles=NUM_TILES)
     tiled = replace(tiled, channels=plain.channels, bit_depth=plain.bit_depth, scale=plain.scale)
     found = _decoded(sample, tiled, config, (ends - time.monotonic() - 2 * OPENING_S) / 2)
@@ -106,8 +109,9 @@ def settle_tiles(
         judged.append(trial.judged((spec.height, spec.width), images, positions))
         report("trying tiles", len(judged), 2)
     better, error = gain(*judged)
+    righter, doubt = accuracy_gain(*judged)
     why = _told(native, as_size(size), judged, image_s)
-    if better > _MARGIN * error:
+    if better > _MARGIN * error or righter > _RIGHT_MARGIN * doubt:
         return Tiles(NUM_TILES, TILE_SIDE, f"{why}; better beyond chance")
     return replace(whole, why=f"{why}; tiles must be better beyond chance")
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from recame.config import Config, as_size
-from recame.contracts import Array, BoolArray, IntArray, PreprocessSpec
+from recame.contracts import Array, BoolArray, FloatArray, IntArray, PreprocessSpec
 from recame.data.at_sizes import decode_at_sizes
 from recame.data.cache import ImageCache
 from recame.data.dataset import InspectionSet
@@ -272,13 +272,12 @@ class Trial:
             taken.append(time.monotonic() - began)
         return min(taken[1:]) / len(run.data.table)
 
-    def judged(self, size: Size, images: Array, positions: IntArray) -> Judged:
-        """Judge images in memory by the features that the pretrained network has of them.
+    def features(self, size: Size, images: Array) -> FloatArray:
+        """What the pretrained network has of images in memory, (N, P).
 
         Args:
             size: theirs, pixels.
             images: (N, H, W, C) of the trial's specification, but for the size.
-            positions: (N,) which of the sample's files they are.
         """
         run = self._at(size, images)
         model = run.new_model()
@@ -288,7 +287,18 @@ class Trial:
         if run.data.spec.tiles:  # which piece decides is not known yet
             rows = pooled.view(len(pooled), run.data.spec.pieces, -1)
             pooled = torch.cat([rows.mean(1), rows.amax(1)], 1)
-        features = pooled.numpy()
+        found: FloatArray = pooled.numpy()
+        return found
+
+    def judged(self, size: Size, images: Array, positions: IntArray) -> Judged:
+        """Judge images in memory by the features that the pretrained network has of them.
+
+        Args:
+            size: theirs, pixels.
+            images: (N, H, W, C) of the trial's specification, but for the size.
+            positions: (N,) which of the sample's files they are.
+        """
+        features = self.features(size, images)
         target, of_val = self._sample.target[positions], self._sample.of_val[positions]
         return judge(
             features[~of_val],
