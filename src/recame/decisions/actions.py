@@ -22,8 +22,8 @@ RELEASE, AUTOMATIC, REVIEW, UNKNOWN, UNREADABLE = range(5)
 ACTIONS = ("release", "automatic", "review", "unknown", "unreadable")
 
 #: Reason -> the action that follows from it. An image has the first that is true of it, in this
-#: order; the audit comes first, so that what it has drawn is a share of all that there is. `unreadable` and `near_black` are told by whoever
-#: reads the files.
+#: order; the audit comes first, so that what it has drawn is a share of all that there is.
+#: `unreadable` and `near_black` are told by whoever reads the files.
 ACTION_OF = {
     "unreadable": UNREADABLE,
     "near_black": REVIEW,
