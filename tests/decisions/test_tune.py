@@ -210,7 +210,9 @@ def test_false_alarms_of_the_unknown() -> None:
         tune(scored(), NAMES, "good", Limits.from_dict(asked), tail=tail)
     few = replace(scored(30), unknown=np.zeros(90))
     asked["escape"] = "smallest"
-    with pytest.raises(ConfigError, match=r"unknown_false_alarm 2.00% \(90 images: it takes"):
+    with pytest.raises(
+        ConfigError, match=r"unknown_false_alarm 2\.00% overall \(90 images: it takes"
+    ):
         tune(few, NAMES, "good", Limits.from_dict(asked), tail=tail)
 
 

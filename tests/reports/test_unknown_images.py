@@ -127,8 +127,11 @@ def test_new_images_verify_the_false_alarms(
 ) -> None:
     other = write_images(tmp_path / "other", COUNTS, seed=9)
     rows = {row.promise.kind: row for row in recame.verify(run, other).rows}
-    assert rows["unknown_false_alarm"].images == 510
-    assert rows["unknown_false_alarm"].beyond < 0.05 * 510
+    # As many of each class as come in the line's shares, which are those of training.
+    number = rows["unknown_false_alarm"].images
+    assert 200 < number < 510
+    assert rows["unknown_false_alarm"].beyond < 0.05 * number
+    assert rows["tail_false_alarm"].images <= 360
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "of another tuning"])

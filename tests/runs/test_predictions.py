@@ -193,3 +193,28 @@ def test_a_bit_that_flipped_in_parquet_is_noticed(some, tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot be read as predictions .*recame evaluate"):
         load_predictions(path)
+
+
+def test_no_two_columns_have_one_name(some, tmp_path):
+    some.table["action"], some.table["manifest_action"] = "mine", "theirs"
+    some.table["expert0_confidence"] = "text"
+    table = predictions_table(some, NAMES)
+    assert list(table.columns[table.columns.str.contains("manifest_")]) == [
+        *("manifest_confidence", "manifest_manifest_action", "manifest_action")
+    ] or len(set(table.columns)) == len(table.columns)
+    save_predictions(table, tmp_path / "p.csv", NAMES)
+    again = load_predictions(tmp_path / "p.csv").predictions.table
+    assert set(again["expert0_confidence"]) == {"text"}
+    assert {"mine", "theirs"} == {
+        again[name].iloc[0] for name in again if name.startswith("manifest_") and "action" in name
+    }
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_a_spreadsheet_has_saved_it_with_semicolons(some, decimal, tmp_path):
+    table = predictions_table(some, NAMES)
+    table.to_csv(tmp_path / "p.csv", index=False, sep=";", decimal=decimal, encoding="utf-8-sig")
+    got = load_predictions(tmp_path / "p.csv")
+    assert got.classes == NAMES
+    np.testing.assert_allclose(got.predictions.probabilities, some.probabilities)
+    assert got.predictions.target.tolist() == [0, 1, -1, 2]

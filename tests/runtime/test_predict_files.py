@@ -608,6 +608,34 @@ class TestColumnsOfTheTable:
         assert rows["wafer"].tolist() == ["", "b", ""]
         assert rows["image"].tolist() == ["images/001.png", "images/002.png", str(sources[2])]
 
+    def test_one_file_has_one_row_however_it_is_named(
+        self,
+        bundle: Path,
+        folder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        pd.DataFrame({"image": ["./images/001.png"], "lot": ["A"]}).to_csv("a.csv", index=False)
+        recame.predict(bundle, ["images/001.png", "a.csv", folder / "001.png"], out="out.csv")
+        [row] = pd.read_csv("out.csv").to_dict("records")
+        assert (row["lot"], row["path"]) == ("A", str(folder / "001.png"))
+
+    def test_contradictions_are_refused(self, bundle: Path, folder: Path, tmp_path: Path) -> None:
+        for name, rows in (
+            ("twice", "image,label\nimages/001.png,ok\nimages/001.png,crack\n"),
+            ("header", "image,label,label\nimages/001.png,ok,crack\n"),
+        ):
+            (tmp_path / f"{name}.csv").write_text(rows)
+        with pytest.raises(DataError, match=r"named twice, once with 'ok' and once with 'crack'"):
+            recame.predict(bundle, tmp_path / "twice.csv", out=tmp_path / "out.csv")
+        with pytest.raises(DataError, match=r"several columns 'label'"):
+            recame.predict(bundle, tmp_path / "header.csv", out=tmp_path / "out.csv")
+        (tmp_path / "twice.csv").write_text("image,label\nimages/001.png,ok\nimages/001.png,\n")
+        assert (
+            recame.predict(bundle, tmp_path / "twice.csv", out=tmp_path / "o.csv").num_images == 1
+        )
+
     def test_change_without_another_forward(
         self, bundle: Path, folder: Path, tmp_path: Path
     ) -> None:

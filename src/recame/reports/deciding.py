@@ -15,10 +15,11 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.paged_file import content_sha256
 from recame.decisions.calibration import Calibration
-from recame.decisions.document import KeptPolicy, load_policy, note_look
+from recame.decisions.document import KeptPolicy, load_policy, note_look, tuned_share
 from recame.decisions.outcome import Outcome, outcome_of
 from recame.decisions.policy import Decider
 from recame.machine import usable_cores
+from recame.reports.labelled import content_of
 from recame.runs.folder import RunFolder
 
 
@@ -28,10 +29,12 @@ class DecidedSplit(NamedTuple):
     Attributes:
         rows: N rows of `action, reason, note, candidates, sha256`, for the predictions table.
         outcome: what the labels say of it; None where the run has no decisions of its own.
+        tuned_by: share of the images by which these were fitted.
     """
 
     rows: pd.DataFrame
     outcome: Outcome | None
+    tuned_by: float = 0.0
 
 
 def decisions_of(folder: RunFolder, config: Config) -> KeptPolicy | None:
@@ -105,7 +108,9 @@ def decide_split(
     found = outcome_of(decided.actions, called, predictions.target, names, policy.normal)
     assert kept is not None
     note_look(folder.decisions_path, kept.sha256, images, rows["sha256"], found)
-    return DecidedSplit(rows, found)
+    names_of = predictions.table.get("path", predictions.table["image"])
+    contents = [content_of(d, str(n)) for d, n in zip(digests, names_of, strict=False)]
+    return DecidedSplit(rows, found, tuned_share(folder.decisions_path, contents))
 
 
 def _digests(paths: Sequence[str]) -> list[str | None]:

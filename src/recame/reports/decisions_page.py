@@ -108,7 +108,7 @@ def _lead(tuned: Tuned) -> str:
     expected = tuned.expected.to_dict(tuned.policy.names)
     text = (
         f"{expected['release']:.1%} of the line pass unseen, {expected['automatic']:.1%} are "
-        f"classified automatically, {expected['review']:.1%} go to a person."
+        f"classified automatically, {expected['review'] + expected['unknown']:.1%} go to a person."
     )
     held = [promise for promise in tuned.promises if promise.holds]
     if not held:
@@ -143,7 +143,11 @@ def _tiles(tuned: Tuned) -> list[dict[str, str]]:
             }
         )
     tiles.append(
-        {"name": "To a person", "value": f"{expected['review']:.1%}", "meaning": "of the line"}
+        {
+            "name": "To a person",
+            "value": f"{expected['review'] + expected['unknown']:.1%}",
+            "meaning": f"of the line; {expected['unknown']:.1%} as unknown",
+        }
     )
     if expected["automatic_right"] is not None:
         tiles.append(

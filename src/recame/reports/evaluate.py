@@ -246,6 +246,12 @@ def _evaluate(
     print_evaluation(evaluation, console, f"{folder.path.name} on {name}")
     if decided.outcome is not None:
         say(console, "By the decisions that recame tune has fitted:")
+        if decided.tuned_by:
+            text = (
+                f"{decided.tuned_by:.0%} of these images have tuned the decisions: of others they "
+                "say little."
+            )
+            say(console, f"  {text}", "yellow")
         for sentence in decided.outcome.sentences():
             say(console, f"  {sentence}")
     done = EvaluatedRun(name, evaluation, predictions, target, outcome=decided.outcome)

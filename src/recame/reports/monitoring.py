@@ -211,11 +211,6 @@ def _drawn(rows: pd.DataFrame, kept: KeptPolicy) -> BoolArray:
             "that were looked at for their score. Give the table as recame predict wrote it."
         )
     drawn: BoolArray = (rows["reason"] == "audit").to_numpy(np.bool_)
-    if "sha256" in rows:  # also what people see for another reason
-        digests = [str(each) if each and each == each else None for each in rows["sha256"]]
-        by_content = kept.policy.draws(digests)
-        assert by_content is not None  # the policy audits
-        drawn = drawn | by_content
     return drawn
 
 
