@@ -47,8 +47,9 @@ _NOT_KEPT = (
     "the decisions of a run or bundle do not keep it. Leave it out, or tune scores with it "
     "(docs/promised-limits.md)."
 )
-#: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to.
-SCORER, _MOST_FITTED = "knn", 2000
+#: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to: some
+#: 300 of them are kept.
+SCORER, _MOST_FITTED = "knn", 400
 #: Sizes, and tiles or none, that are compared where they are left open, at most.
 _SIZES, _TILES = 3, 2
 
