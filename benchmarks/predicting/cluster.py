@@ -35,7 +35,7 @@ from PIL import Image
 
 import recame
 from recame.data.decode import Reader
-from recame.data.listing import list_image_names
+from recame.data.listing import ListedImages, list_image_names
 from recame.machine import describe_machine, load_average, package_versions
 from recame.runtime import predict_files
 from recame.runtime.partial_table import PartialTable
@@ -147,7 +147,7 @@ def costs(bundle: Path, images: Path, out: Path) -> dict[str, float]:
     found = list(predictor.stream(names, num_images=len(names), checksums=True))
     sent = [pickle.dumps(found[start : start + 256]) for start in range(0, len(found), 256)]
     began = time.process_time()
-    with PartialTable(out, predictor, names, resume=False) as table:
+    with PartialTable(out, predictor, ListedImages(names, [], {}), resume=False) as table:
         for shard in sent:
             table.add(pickle.loads(shard))
         table.finish(began, 1)
