@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +30,9 @@ SET = SyntheticSpec(
     test_per_class=60,
     seed=1,
 )
+
+#: Further images of the same products, which neither train nor choose anything: 150 of each class.
+FRESH = replace(SET, num_images=2000, val_per_class=5, test_per_class=150, seed=5)
 
 #: One network, cross-entropy, no probe: what one would try first.
 PLAIN = {
@@ -84,7 +88,8 @@ def main() -> None:
         run = recame.train(manifest, config, out=options.out / name, console=console)
         if name == "recame":
             console.rule("4. recame tune: what may pass unseen")
-            recame.tune(run.path, console=console)
+            fresh = write(FRESH, options.out / "fresh")
+            recame.tune(run.path, fresh, console=console)
         quiet = Console(quiet=True)
         runs[name] = recame.evaluate(
             run.path, report=False, console=console if name == "recame" else quiet
