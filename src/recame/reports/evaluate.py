@@ -234,9 +234,9 @@ def _evaluate(
     predictions = calibrated_predictions(found, calibration)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(name)
+    judged = replace(judged, decided="" if kept is None else kept.sha256)
     judged.write(target)  # first: predictions without a note are taken for the run's own
     decided = decide_split(folder, kept, predictions, calibration, judged.words())
-    judged = replace(judged, decided="" if kept is None else kept.sha256)
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
     save_predictions(table, target / PREDICTIONS, classes, judged.weights)
