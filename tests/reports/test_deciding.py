@@ -76,6 +76,7 @@ def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None
     assert found.outcome is not None
     place = run / "evaluation" / "test"
     escape = found.outcome.share("escape")
+    before = (place / "predictions.parquet").stat().st_mtime_ns
     for _ in range(2):  # by evaluate, and of what it left
         page = (place / "report.html").read_text("utf-8")
         assert '<section id="decisions">' in page
@@ -86,6 +87,8 @@ def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None
         )
         recame.report(run)
     assert len(read_json(run / "decisions.json")["looks"]) == 1  # a report is no other look
+    # Nor does it predict again what these decisions have judged.
+    assert (place / "predictions.parquet").stat().st_mtime_ns == before
 
 
 def test_without_decisions_every_label_stands(run: Path) -> None:

@@ -132,12 +132,17 @@ def _verified(
         return _alarms(promise, images, acted, policy, mix, risk, each)
     of = images.target == policy.names.index(promise.of)
     number, beyond = int(of.sum()), int((of & (acted.action == RELEASE)).sum())
-    outcome = "too few"
-    if number and 1 - tail(beyond - 1, number, limit) <= each:
-        outcome = "broken"
-    elif number and tail(beyond, number, limit) <= risk:
-        outcome = "holds"
+    outcome = _outcome(number, beyond, (limit, limit), risk, each)
     return Verified(promise, number, beyond, outcome, images_needed(limit, risk, 0))
+
+
+def _outcome(
+    number: int, beyond: int, limits: tuple[float, float], risk: float, each: float
+) -> str:
+    """What images say of a limit; `limits` are what is to be shown, and what is broken beyond."""
+    if number and 1 - tail(beyond - 1, number, limits[1]) <= each:
+        return "broken"
+    return "holds" if number and tail(beyond, number, limits[0]) <= risk else "too few"
 
 
 def _alarms(
@@ -163,11 +168,8 @@ def _alarms(
         return Verified(promise, 0, 0, "too few", images_needed(limit, risk, 0))
     rows, factor = in_shares(images.target, among, shares, 0)
     number, beyond = len(rows), int((acted.action[rows] == UNKNOWN).sum())
-    outcome = "too few"
-    if number and 1 - tail(beyond - 1, number, min(1.0, limit * factor + 1 - factor)) <= each:
-        outcome = "broken"
-    elif number and tail(beyond, number, limit * factor) <= risk:
-        outcome = "holds"
+    limits = limit * factor, min(1.0, limit * factor + 1 - factor)
+    outcome = _outcome(number, beyond, limits, risk, each)
     return Verified(promise, number, beyond, outcome, images_needed(limit * factor, risk, 0))
 
 
