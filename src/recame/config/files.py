@@ -32,8 +32,13 @@ def load_config(path: Path) -> Config:
     return parse_config({} if values is None else values, str(path))
 
 
-def read_settings(path: Path) -> Any:
+def read_settings(path: Path, what: str = "", option: str = "--config") -> Any:
     """What a YAML file of settings says itself, without any default; None if it is empty.
+
+    Args:
+        path: the file.
+        what: it is of, in words, if not of settings.
+        option: with which it was given.
 
     Raises:
         ConfigError: the file is missing or is no YAML.
@@ -43,14 +48,16 @@ def read_settings(path: Path) -> Any:
             return _yaml_values(stream.read().decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"No settings file at {path}: check the path given to --config."
+            f"No {what or 'settings'} file at {path}: check the path given to {option}."
         ) from None
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be opened ({error.strerror}): give a YAML file that you may read."
         ) from error
     except _NO_YAML as error:
-        raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
+        raise ConfigError(
+            f"{path} cannot be read as {what or 'YAML'} ({error}): correct the file."
+        ) from error
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from recame.config.files import read_settings
 from recame.decisions.flips import Answers
 from recame.decisions.gate import GateResult, judge
 from recame.decisions.gate_rules import GateRules
@@ -86,15 +87,7 @@ def _read(path: Path | str | None) -> GateRules:
     """Rules of a YAML file."""
     if path is None:
         return GateRules()
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as rules of a gate ({error}): give a YAML file, for instance "
-            "with the line escape_margin: 0.02"
-        ) from error
+    values = read_settings(Path(path), "rules", "--rules")
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no rules by name, for instance escape_margin: 0.02")
     return GateRules.from_dict(values)

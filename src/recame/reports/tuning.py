@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
+from recame.config.files import read_settings
 from recame.data.splits import CALIBRATE
 from recame.decisions.document import (
     DECISIONS_FILE,
@@ -331,15 +332,7 @@ def _read(path: Path | str | None) -> Limits:
     """Limits of a YAML file."""
     if path is None:
         return Limits()
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as limits ({error}): give a YAML file, for instance with the "
-            "line escape: {default: 0.02}"
-        ) from error
+    values = read_settings(Path(path), "limits", "--limits")
     limits = Limits.from_dict({} if values is None else values, str(path))
     if limits.line_mix == ESTIMATE:
         raise ConfigError(f"{path}: line_mix: estimate: {_NOT_KEPT}")
