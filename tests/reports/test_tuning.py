@@ -101,8 +101,9 @@ def test_each_tuning_on_the_same_images_spends_confidence(
     run: Path, labelled: Path, tmp_path: Path
 ) -> None:
     first = recame.tune(run, labelled, normal="ok")
-    second = recame.tune(run, labelled, Limits.from_dict({"escape": 0.2}), normal="ok")
+    second = recame.tune(run, labelled, Limits.from_dict({"escape": 0.2}))  # named once
     assert (first.facts["tuning"], second.facts["tuning"]) == (1, 2)
+    assert second.policy.normal == first.policy.normal
     few = tmp_path / "few"
     for name in ("ok", "scratch", "dent", "hole"):
         shutil.copytree(labelled / name, few / name, ignore=lambda _, names: names[:40])

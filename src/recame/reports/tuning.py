@@ -95,7 +95,8 @@ def tune(
             run has set aside (`data.calibrate`), or its `val`, which has chosen among models: all
             of these are paid for. A bundle needs them, or its run.
         limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
-        normal: the class that may be released, where training did not name it.
+        normal: the class that may be released, where neither training nor an earlier tuning
+            named it.
         run: that a bundle was exported from: its images calibrate, and no image that made it.
         named: what a bundle will be called, that is still being made.
         console: where progress and promises go; silent if None.
@@ -107,7 +108,9 @@ def tune(
     console = console or Console(quiet=True)
     asked = limits if isinstance(limits, Limits) else _read(limits)
     folder, loaded = Path(model), load(model, decide=False)
-    path, space = folder / DECISIONS_FILE, _with_normal(loaded.label_space, normal, folder)
+    path = folder / DECISIONS_FILE
+    before = (last_tuning(path) or {}).get("normal")  # who has named it once need not again
+    space = _with_normal(loaded.label_space, normal or before, folder)
     origin = _origin(folder, run)
     if origin is None:
         basis = _basis_of_bundle(folder, calibration, console)
