@@ -1,9 +1,11 @@
-"""Promised limits on real boards: kept, and at what cost? On runs of DeepPCB-LT.
+"""Promised limits on boards: kept, and at what cost? On runs of DeepPCB-LT or ICDefectSynth.
 
-    python benchmarks/decisions/boards.py MANIFEST.csv RUN [RUN ...] [--draws 1000] [--out FILE]
+    python benchmarks/decisions/boards.py MANIFEST.csv RUN [RUN ...] [--normal CLASS]
+        [--draws 1000] [--out FILE]
 
 The runs are defaults, as `benchmarks/defaults/run.py --whole DeepPCB-LT=MANIFEST.csv` trains them.
-Each scores the table's `test` and `new_product_query` (some 2,500 images, kept in its folder).
+Each scores the table's `test` and, where it has one, `new_product_query`; answers are kept in the
+run's folder.
 
 - **by image**: `test` is split in two at random again and again, a limit is promised by one half,
   and the other counts what is released. How often that exceeds the limit is a beta-binomial
@@ -39,7 +41,7 @@ from recame.machine import environment
 from recame.metrics.calibration import expected_calibration_error
 from recame.metrics.statistics import area_under_roc
 
-NORMAL, CONFIDENCE, LIMIT = "false_call", 0.95, 0.1
+CONFIDENCE, LIMIT = 0.95, 0.1
 SCORERS = ("max_softmax", "knn", "vim", "mahalanobis", "relative_mahalanobis")
 #: Images of a batch of one product line.
 BATCH = 50
@@ -143,12 +145,14 @@ def by_board(
     }
 
 
-def promises(found: Answers, names: list[str], *, by: str, comparisons: int) -> dict[str, Any]:
+def promises(
+    found: Answers, names: list[str], normal: str, *, by: str, comparisons: int
+) -> dict[str, Any]:
     """What all defect classes promise at once, and what becomes of a wish for 5 %."""
     groups = None if by == "image" else found.board.tolist()
     scored = Scored(found.logits, found.target, found.image.tolist(), groups)
     words: dict[str, Any] = {"unit": by, "comparisons": comparisons}
-    fitted = tune(scored, names, NORMAL, Limits(), **words)
+    fitted = tune(scored, names, normal, Limits(), **words)
     told = {
         "limits": {p.of: round(p.limit or 1.0, 4) for p in fitted.promises},
         "counts": {p.of: p.images for p in fitted.promises},
@@ -156,7 +160,7 @@ def promises(found: Answers, names: list[str], *, by: str, comparisons: int) -> 
         "normal_released": round(1 - (fitted.expected.overkill or 0.0), 4),
     }
     try:
-        wished = tune(scored, names, NORMAL, Limits.from_dict({"escape": 0.05}), **words)
+        wished = tune(scored, names, normal, Limits.from_dict({"escape": 0.05}), **words)
         told["five_percent"] = f"promised, {1 - (wished.expected.overkill or 0.0):.3f} released"
     except ConfigError as refused:
         told["five_percent"] = str(refused)
@@ -197,22 +201,24 @@ def foreign(run: Path, kinds: int = 60) -> Answers:
     return Answers(logits, likely, seen, np.full(len(found), -1), empty, empty, empty)
 
 
-def strangers(train: Answers, test: Answers, new: Answers, other: Answers) -> dict[str, Any]:
+def strangers(train: Answers, test: Answers, new: Answers | None, other: Answers) -> dict[str, Any]:
     """How scorers rank new lines and foreign images, and how often a batch is told."""
     told: dict[str, Any] = {}
     rng = np.random.default_rng(0)
     for name in SCORERS:
         scorer = fit_scorer(name, train.features, train.logits, train.target)
-        known, lines, odd = (
-            scorer.score(part.features, part.logits) for part in (test, new, other)
-        )
+        known, odd = (scorer.score(part.features, part.logits) for part in (test, other))
         half = rng.random(len(known)) < 0.5
         told[name] = {
-            "new_lines_auroc": round(float(area_under_roc(known, lines) or 0), 4),
             "foreign_auroc": round(float(area_under_roc(known, odd) or 0), 4),
             "known_batches_flagged": _batches(known[half], known[~half], test.product[~half], rng),
-            "new_batches_flagged": _batches(known[half], lines, new.product, rng),
         }
+        if new is not None:
+            lines = scorer.score(new.features, new.logits)
+            told[name] |= {
+                "new_lines_auroc": round(float(area_under_roc(known, lines) or 0), 4),
+                "new_batches_flagged": _batches(known[half], lines, new.product, rng),
+            }
     return told
 
 
@@ -237,12 +243,14 @@ def _higher(known: FloatArray, batch: FloatArray) -> bool:
     return bool((area - 0.5) / spread > 1.645)
 
 
-def judged(run: Path, table: pd.DataFrame, root: Path, draws: int) -> dict[str, Any]:
+def judged(run: Path, table: pd.DataFrame, root: Path, named: str, draws: int) -> dict[str, Any]:
     """Everything of one run."""
     names = list(recame.load(run).label_space.names)
-    splits = ("train", "val", "test", "new_product_query")
-    train, val, test, new = (answers(run, table, root, split) for split in splits)
-    normal = names.index(NORMAL)
+    train, val, test = (answers(run, table, root, split) for split in ("train", "val", "test"))
+    new = None
+    if (table["split"] == "new_product_query").any():
+        new = answers(run, table, root, "new_product_query")
+    normal = names.index(named)
     defects = [index for index in range(len(names)) if index != normal]
     odds, rng = class_log_odds(test.logits), np.random.default_rng(0)
     raw: FloatArray = odds[:, normal]
@@ -258,7 +266,9 @@ def judged(run: Path, table: pd.DataFrame, root: Path, draws: int) -> dict[str, 
         "by_board": by_board(raw, test, defects, draws, rng),
         "by_board_as_released": by_board(called, test, defects, draws, rng),
         "promises": {
-            f"{split} by {by}, {models} models": promises(part, names, by=by, comparisons=models)
+            f"{split} by {by}, {models} models": promises(
+                part, names, named, by=by, comparisons=models
+            )
             for split, part, kinds in (("test", test, (1, 12)), ("val", val, (12,)))
             for by in ("image", "board")
             for models in kinds
@@ -273,11 +283,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--normal", default="false_call")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/boards.json")
     options = parser.parse_args()
     table = pd.read_csv(options.manifest)
-    found = [judged(run, table, options.manifest.parent, options.draws) for run in options.runs]
+    words = (table, options.manifest.parent, options.normal, options.draws)
+    found = [judged(run, *words) for run in options.runs]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"runs": found, "machine": environment()}, indent=1)
     options.out.write_text(text + "\n", encoding="utf-8")
