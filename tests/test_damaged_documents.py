@@ -72,7 +72,7 @@ def test_temperatures_that_are_no_number(temperature: Any, tmp_path: Path) -> No
     fitted = {"temperature": temperature, "fitted_on": {"split": "val"}}
     path.write_text(json.dumps({"schema": 1, "calibration": fitted}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"decisions.json.*Remove it"):
-        load_calibration(path, {})
+        load_calibration(path, {}, 2)
 
 
 @pytest.mark.parametrize(

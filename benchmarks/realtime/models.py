@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -85,18 +85,23 @@ class Eager:
     Args:
         run: a finished run.
         views: test-time views that are averaged.
-        temperature: divides the log-probabilities.
+        calibrate: what the ensemble's probabilities go through.
         channels_last: memory format.
     """
 
     def __init__(
-        self, run: Path, *, views: int, temperature: float = 1.0, channels_last: bool = False
+        self,
+        run: Path,
+        *,
+        views: int,
+        calibrate: Callable[[Array], Array] = np.asarray,
+        channels_last: bool = False,
     ) -> None:
         loaded = load_checkpoint(run)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = loaded.model.eval().to(memory_format=self.format)
         self.spec, self.label_space = loaded.spec, loaded.label_space
-        self.views, self.temperature = views, temperature
+        self.views, self.calibrate = views, calibrate
 
     @torch.inference_mode()
     def __call__(self, images: Array) -> Array:
@@ -106,8 +111,7 @@ class Eager:
         for view in range(self.views):
             seen = dihedral_view(unit, view).contiguous(memory_format=self.format)
             total = total + ensemble_logits(self.model(seen).logits).softmax(-1)
-        mean = total / self.views
-        return (mean.log() / self.temperature).softmax(-1).numpy()
+        return self.calibrate((total / self.views).numpy())
 
 
 class TestSplit:

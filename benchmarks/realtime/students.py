@@ -23,6 +23,7 @@ from models import (
 )
 from recame.config import load_config
 from recame.contracts import Predictions
+from recame.decisions.calibration import Calibration
 from recame.files import write_json
 from recame.metrics.evaluation import evaluate_predictions
 from recame.runtime import load, open_bundle
@@ -131,7 +132,9 @@ def judge_bundles(teacher: Path, student: Path, console: Console) -> dict[str, A
             if images is None or said_by_teacher is None:
                 images = TestSplit(student, bundle.spec, tail)
                 said_by_teacher = _teachers_answers(teacher, images)
-            eager = Eager(student, views=bundle.views, temperature=bundle.temperature)
+            # Of a bundle of a version before, whose graph holds its temperature.
+            calibration = bundle.calibration or Calibration(bundle.temperature, {})
+            eager = Eager(student, views=bundle.views, calibrate=calibration.apply)
             judged = {
                 "checksum": bundle.document["checksum"],
                 **compare(

@@ -11,7 +11,6 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from recame.contracts import FloatArray, IntArray
-from recame.decisions.calibration import BELIEVED, fit_temperature
 from recame.decisions.calibrators import (
     METHODS,
     Calibrator,
@@ -19,6 +18,7 @@ from recame.decisions.calibrators import (
     fit_calibrator,
     fit_method,
 )
+from recame.decisions.temperature import BELIEVED, fit_temperature
 from recame.errors import CheckpointError, DataError
 
 TILT = np.array([1.8, 1.2, 0.6, -0.6, -1.2, -1.8])
@@ -223,6 +223,7 @@ def test_json_and_back() -> None:
         ({"scale": [1.0, 0.0]}, "scales above 0"),
         ({"bias": [0.0, math.nan]}, "must be numbers"),
         ({"bias": "many"}, "cannot|No calibrator can be read"),
+        ({"scale": [10**400, 1.0]}, "No calibrator can be read"),
     ],
 )
 def test_damage_is_named(change: dict[str, Any], words: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import recame
-from recame.decisions.calibration import calibrated
+from recame.decisions.temperature import calibrated
 from recame.errors import ConfigError, DataError, ExportError, MissingDependencyError
 from recame.export import export as export_module
 from recame.export.export import export
@@ -38,7 +38,7 @@ def _trace_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     real, folder = export_module._trace, tmp_path_factory.mktemp("traced")
 
     def trace(graph: DeploymentGraph, source: object, path: Path) -> None:
-        known = folder / f"{graph.views}-{graph.temperature}-{'-'.join(graph.outputs)}.onnx"
+        known = folder / f"{graph.views}-{'-'.join(graph.outputs)}.onnx"
         if not known.exists():
             real(graph, source, known)
         path.write_bytes(known.read_bytes())
@@ -67,12 +67,13 @@ def test_bundle_answers_as_torch(written: tuple[Bundle, str], finished: Path) ->
     session = open_session(bundle, device="cpu", threads=1, calls=1)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1)).astype(np.uint8)
     found = session.run(images)
-    graph = DeploymentGraph(
-        loaded.model, views=2, temperature=bundle.temperature, outputs=names[1:]
-    ).eval()
-    expected = graph(torch.from_numpy(images))
+    graph = DeploymentGraph(loaded.model, views=2, outputs=names[1:]).eval()
+    expected = [each.detach().numpy() for each in graph(torch.from_numpy(images))]
+    assert bundle.document["graph"]["temperature"] == 1.0
+    assert bundle.temperature != 1.0
+    expected[0] = calibrated(expected[0], bundle.temperature)
     for name, reference in zip(names, expected, strict=True):
-        np.testing.assert_allclose(found[name], reference.detach().numpy(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found[name], reference, rtol=1e-3, atol=1e-4)
     assert list(found["attribution"].shape[1:]) == bundle.document["graph"]["attribution_grid"]
     parity = bundle.document["parity"]
     assert parity["max_difference"] <= MAX_DIFFERENCE["fp32"]
@@ -113,12 +114,12 @@ def test_fp16(format_: str, finished: Path, written: tuple[Bundle, str], tmp_pat
 def test_what_is_no_number_stays_none_through_the_graph(
     form: str, finished: Path, tmp_path: Path
 ) -> None:
-    """Of several views and a temperature: OpenVINO makes a number of NaN where it clamps."""
+    """Of several views: whoever calibrates what the graph says leaves it none."""
     loaded = load_checkpoint(finished)
     with torch.no_grad():
         for parameter in loaded.model.head.parameters():
             parameter.fill_(torch.nan)
-    graph = DeploymentGraph(loaded.model, views=2, temperature=1.5).eval()
+    graph = DeploymentGraph(loaded.model, views=2).eval()
     example = torch.zeros((2, 32, 32, 1), dtype=torch.uint8)
     export_onnx(graph, example, tmp_path / "nan.onnx", output_names=["probabilities"])
     images = np.zeros((3, 32, 32, 1), np.uint8)
@@ -129,6 +130,7 @@ def test_what_is_no_number_stays_none_through_the_graph(
         openvino = pytest.importorskip("openvino")
         found = openvino.Core().compile_model(tmp_path / "nan.onnx", "CPU")(images)[0]
     assert np.isnan(found).all()
+    assert np.isnan(calibrated(found, 1.5)).all()
 
 
 def test_failing_check_writes_nothing(

@@ -435,7 +435,8 @@ class Kinds:
         if (folder / "metrics.json").exists():
             read_json(folder / "metrics.json")
         if (folder / "decisions.json").exists():
-            load_calibration(folder / "decisions.json", run.answers(config))
+            names = run.label_space().names
+            load_calibration(folder / "decisions.json", run.answers(config), len(names))
         load_checkpoint(folder)
         recame.load(folder, threads=1)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from recame.decisions.calibration import fit_temperature
+from recame.decisions.temperature import fit_temperature
 from recame.metrics.calibration import expected_calibration_error, reliability_bins
 
 

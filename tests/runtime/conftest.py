@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from recame.contracts import PreprocessSpec
+from recame.decisions.calibration import Calibration
 from recame.export.export import export
 from recame.label_space import LabelSpace
 from recame.runtime.bundle import assembling, write_document
@@ -78,7 +79,7 @@ def expected() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def write_bundle() -> Callable[..., Path]:
-    """`write_bundle(folder, spec, thresholds=..., seed=..., form="onnx", at_white=...)`."""
+    """`write_bundle(folder, spec, thresholds=..., seed=..., form="onnx", calibration=...)`."""
 
     def write(
         folder: Path,
@@ -91,6 +92,7 @@ def write_bundle() -> Callable[..., Path]:
         space: LabelSpace = SPACE,
         replace: bool = False,
         steady: bool = True,
+        calibration: Calibration | None = None,
     ) -> Path:
         facts = {
             "recame": "0.1.0",
@@ -115,6 +117,8 @@ def write_bundle() -> Callable[..., Path]:
             "parity": {"batch_difference": 0.0 if steady else 1e-7},
             "max_pixels": 1_000_000,
         }
+        if calibration is not None:
+            facts["calibration"] = calibration.to_dict()
         with assembling(folder, replace=replace) as inside:
             graph = linear_graph(spec, seed, at_white)
             if form == "onnx":

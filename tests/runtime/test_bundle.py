@@ -160,7 +160,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 def test_newer_schema(folder: Path) -> None:
     edit(folder, seal=True, schema=BUNDLE_SCHEMA + 1)
-    with pytest.raises(CheckpointError, match=r"has schema 2; .* pip install -U recame"):
+    with pytest.raises(CheckpointError, match=r"has schema 3; .* pip install -U recame"):
         open_bundle(folder)
 
 
@@ -183,6 +183,56 @@ def test_edited_document(folder: Path, change: dict[str, object]) -> None:
 def test_no_json(folder: Path, text: str) -> None:
     (folder / "bundle.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"cannot be read as JSON|holds a list"):
+        open_bundle(folder)
+
+
+CALIBRATED = {
+    "graph": {**FACTS["graph"], "temperature": 1.0},
+    "calibration": {
+        "temperature": 2.0,
+        "fitted_on": {"split": "val", "images": 90},
+        "note": "",
+        "method": "bias_corrected",
+        "scale": [0.5, 0.5],
+        "bias": [-1.0, 1.0],
+    },
+}
+
+
+def test_a_calibration_stands_beside_the_graph(tmp_path: Path, folder: Path) -> None:
+    bundle = open_bundle(write(tmp_path / "calibrated", **CALIBRATED))
+    assert bundle.calibration is not None
+    assert (bundle.temperature, bundle.calibration.balanced) == (2.0, True)
+    assert bundle.document["schema"] == 2  # a version before would leave it out without a word
+    assert bundle == open_bundle(bundle.path)
+    before = open_bundle(folder)  # whose graph has its temperature
+    assert (before.temperature, before.calibration) == (1.25, None)
+    edit(folder, seal=True, schema=1)
+    assert open_bundle(folder).temperature == 1.25
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bias": [0.0, 1.0, 2.0], "scale": [0.5] * 3}, "3 biases and scales of classes"),
+        ({"bias": [0.0]}, "scales and .* biases"),
+        ({"scale": [0.5, -0.5]}, "scales above 0"),
+        ({"temperature": 0}, "temperature 0.0 is not above 0"),
+        ({"temperature": 3.0}, "is not that of the scales beside it"),
+        ({"scale": [10**400, 1.0]}, "No calibrator can be read"),
+        ({"fitted_on": None}, "NoneType"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used(
+    folder: Path, change: dict[str, object], reason: str
+) -> None:
+    calibration = {**CALIBRATED["calibration"], **change}
+    edit(folder, seal=True, **{**CALIBRATED, "calibration": calibration})
+    with pytest.raises(CheckpointError, match=f"cannot be trusted .*{reason}"):
+        open_bundle(folder)
+    # Nor one beside a graph that calibrates itself.
+    edit(folder, seal=True, graph=FACTS["graph"], calibration=CALIBRATED["calibration"])
+    with pytest.raises(CheckpointError, match=r"temperature of 1\.25, and a calibration"):
         open_bundle(folder)
 
 

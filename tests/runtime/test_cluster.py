@@ -16,7 +16,10 @@ import pytest
 
 import recame
 from recame.cli import main
+from recame.contracts import PreprocessSpec
 from recame.data.listing import list_image_names
+from recame.decisions.calibration import Calibration
+from recame.decisions.calibrators import Calibrator
 from recame.decisions.limits import Limits
 from recame.errors import (
     CheckpointError,
@@ -192,6 +195,25 @@ def test_tables_are_those_of_one_machine(
     assert [len(shard) for shard in ray.shards] == [256, 50]
     assert ray.options == {"num_cpus": 1, "max_retries": 3, "name": "recame predict"}
     assert (ray.cancelled, len(cluster_node._LOADED)) == (0, 1)
+
+
+def test_nodes_calibrate_as_one_machine(
+    write_bundle: Callable[..., Path],
+    grey: PreprocessSpec,
+    pictures: Pictures,
+    ray: FakeRay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    biases = Calibrator("bias_corrected", np.full(3, 0.5), np.array([-3.0, 0.0, 3.0]))
+    calibration = Calibration(2.0, {"split": "val"}, calibrator=biases)
+    for name, found in (("plain", None), ("biased", calibration)):
+        write_bundle(tmp_path / name, grey, calibration=found)
+        recame.predict(name, pictures[0], out=f"{name}-here.csv", batch_size=16)
+        recame.predict(name, pictures[0], out=f"{name}-there.csv", ray="any")
+        assert Path(f"{name}-there.csv").read_bytes() == Path(f"{name}-here.csv").read_bytes()
+    assert Path("plain-here.csv").read_bytes() != Path("biased-here.csv").read_bytes()
 
 
 def test_nodes_decide_by_what_was_tuned(

@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 
 from recame.contracts import PreprocessSpec
+from recame.decisions.calibration import Calibration
+from recame.decisions.calibrators import Calibrator
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
 from recame.export.export import export
 from recame.inference.torch_session import TorchSession
 from recame.runtime import sessions
 from recame.runtime.bundle import open_bundle
+from recame.runtime.opening import load
 from recame.runtime.sessions import open_session
+
+VECTOR = Calibrator("vector", np.array([0.5, 1.0, 2.0]), np.array([-2.0, 0.5, 1.0]))
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
@@ -48,6 +53,40 @@ def test_both_runtimes_say_the_same(
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected(pixels, grey), atol=1e-5)
     np.testing.assert_allclose(answers[2]["probabilities"], got, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("calibrator", [None, VECTOR], ids=["temperature", "vector"])
+def test_what_stands_beside_the_graph_calibrates(
+    form: str,
+    calibrator: Calibrator | None,
+    write_bundle: Callable[..., Path],
+    expected: Callable[..., np.ndarray],
+    grey: PreprocessSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    temperature = 2.0 if calibrator is None else calibrator.temperature
+    calibration = Calibration(temperature, {"split": "val"}, calibrator=calibrator)
+    monkeypatch.setitem(sessions._PIXELS_AT_ONCE, "fp32", 3 * 6 * 5)
+    folder = write_bundle(tmp_path / "b", grey, form=form, calibration=calibration)
+    model = load(folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 6, 5, 1), dtype=np.uint8)
+    wanted = calibration.apply(expected(pixels, grey))
+    assert np.abs(wanted - expected(pixels, grey)).max() > 0.1
+    for found in (  # OpenVINO runs nine in parts, and two as they are
+        open_session(open_bundle(folder), device="cpu", threads=2, calls=1).run(pixels)[
+            "probabilities"
+        ],
+        model.run(pixels)["probabilities"],
+        np.concatenate([model.probabilities(pixels[:2]), model.probabilities(pixels[2:])]),
+        np.stack([each.probabilities for each in model.predict([p[..., 0] for p in pixels])]),
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert (model.calibration, model.temperature) != (None, 1.0)
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 
 import pandas as pd
 
@@ -47,3 +48,11 @@ def groups_of(table: pd.DataFrame, group_by: str | None) -> pd.Series | None:
             if one != other:
                 head[other] = one
     return groups.map(found, na_action="ignore")
+
+
+def group_of_each(table: pd.DataFrame, group_by: str | None) -> list[Hashable] | None:
+    """What each of N rows belongs to (`groups_of`); a row that belongs to nothing stands alone."""
+    groups = groups_of(table, group_by)
+    if groups is None:
+        return None
+    return [("alone", row) if pd.isna(group) else group for row, group in enumerate(groups)]

@@ -99,7 +99,7 @@ class Policy:
         """Decide N images.
 
         Args:
-            logits: (N, C) of the ensemble, not divided by a temperature.
+            logits: (N, C) of the ensemble, not divided by a temperature (`logits_of`).
             strangeness: (N,) unknown scores; NaN counts as strange.
             products: (N,) of the images.
             drawn: (N,) those that people see in any case (`draws`).

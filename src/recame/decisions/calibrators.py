@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from recame.contracts import FloatArray, IntArray
-from recame.decisions.calibration import BELIEVED, fit_temperature
+from recame.decisions.temperature import BELIEVED, fit_temperature
 from recame.errors import CheckpointError, DataError
 
 Method = Literal["temperature", "bias_corrected", "vector"]
@@ -52,6 +52,11 @@ class Calibrator:
     method: Method
     scale: FloatArray
     bias: FloatArray
+
+    @property
+    def temperature(self) -> float:
+        """One over the scales' geometric mean: by it the scale of what `apply` gives is undone."""
+        return float(np.exp(-np.log(self.scale).mean()))
 
     def apply(self, logits: FloatArray) -> FloatArray:
         """Calibrated probabilities (N, C) of logits or log-probabilities (N, C).
@@ -86,7 +91,7 @@ class Calibrator:
             method = values["method"]
             scale = np.asarray(values["scale"], np.float64)
             bias = np.asarray(values["bias"], np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"No calibrator can be read ({error!r}). {_ANEW}") from error
         fits = scale.ndim == 1 and scale.shape == bias.shape
         if method not in METHODS or not fits:

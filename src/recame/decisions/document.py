@@ -14,7 +14,7 @@ import numpy as np
 
 from recame.contracts import FloatArray
 from recame.decisions.actions import Policy
-from recame.decisions.calibration import DECISIONS_SCHEMA
+from recame.decisions.calibration import DECISIONS_SCHEMA, schema_of
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.kept_scorer import load_scorer, remove_others, save_scorer
 from recame.decisions.limits import Limits
@@ -49,7 +49,7 @@ def save_policy(
         path: of `decisions.json`.
         tuned: what was fitted.
         limits: what was asked.
-        answers: what the scores were of: a policy holds for these alone.
+        answers: what the scores were of (`decided_by`): a policy holds for these alone.
         images: tells the calibration's images and labels from others.
         contents: tells each of its images from others, so that tunings are counted.
         drift: of the calibration's images, from where a line is watched.
@@ -67,7 +67,6 @@ def save_policy(
         **tuned.facts,
     }
     told: dict[str, Any] = {
-        "schema": DECISIONS_SCHEMA,
         "policy": {**tuned.policy.to_dict(), "holds_for": dict(answers)},
         "promises": [promise.to_dict() for promise in tuned.promises],
         "expected": tuned.expected.to_dict(tuned.policy.names),
@@ -78,6 +77,7 @@ def save_policy(
     values.pop("unknown", None)
     if scorer is not None:
         told["unknown"] = save_scorer(path.parent, scorer)
+    told["schema"] = schema_of({**values, **told})
     write_json(path, signed({**values, **told}))
     remove_others(path.parent, told.get("unknown"))
 
@@ -143,7 +143,7 @@ def note_export(path: Path, bundle: str, contents: Iterable[str]) -> None:
         "bundle": bundle,
         "contents": short_contents(contents),
     }
-    values = {"schema": DECISIONS_SCHEMA, **values}
+    values = {"schema": schema_of(values), **values}
     write_json(path, {**values, "exported": [*values.get("exported", []), look]})
 
 
@@ -180,12 +180,12 @@ def load_policy(
 
     Args:
         path: of `decisions.json`.
-        answers: what the model's scores are of now.
+        answers: what the model's scores are of now (`decided_by`).
         names: of its C classes.
 
     Returns:
         None where none was fitted, or to other answers, which is said: a promise belongs to the
-        weights and views that it was fitted to.
+        weights, views and biases of classes that it was fitted to.
 
     Raises:
         CheckpointError: the file is damaged or of a newer schema.
@@ -222,8 +222,9 @@ def load_policy(
     if held == dict(answers):
         return kept
     logger.warning(
-        "%s holds decisions that were fitted to other weights, views or another graph, whose "
-        "promises do not hold here: nothing is decided by them. Fit them anew: recame tune.",
+        "%s holds decisions that were fitted to other weights, views or another graph, or under "
+        "other biases of classes, whose promises do not hold here: nothing is decided by them. Fit "
+        "them anew: recame tune.",
         path,
     )
     return None

@@ -52,7 +52,7 @@ class Decider:
         names: of the C classes.
         policy: what `recame tune` has fitted; None: each image is taken for its best class.
         scorer: of how strange images are to the model; None: nothing says so.
-        temperature: what the probabilities have gone through.
+        temperature: what undoes the scale of the probabilities (`Calibration.temperature`).
         normal: index of the normal class, for `release_above`.
         release_above: probability that the normal class needs to pass unseen without a policy, as
             bundles of earlier versions have it; None: any.

@@ -18,7 +18,8 @@ class Scored:
     """What a model says of N labelled images.
 
     Attributes:
-        logits: (N, C) of the ensemble, not divided by a temperature.
+        logits: (N, C) of the ensemble, not divided by a temperature; of calibrated biases with
+            these (`logits_of`).
         target: (N,) class indices; -1 where the label is unknown.
         images: their N names, by whose hash one of a group is drawn.
         groups: (N,) of each image its board, wafer or production lot; None: images count alone.
@@ -119,9 +120,12 @@ def normal_scores(odds: FloatArray, normal: int) -> FloatArray:
 
 
 def logits_of(probabilities: Array, temperature: float = 1.0) -> FloatArray:
-    """Logits behind calibrated probabilities (N, C), up to a number for each image.
+    """Calibrated probabilities (N, C) as scores: their scale undone, up to a number for each image.
 
-    What was rounded to 0 or 1 stays so: better scores are those of the graph's `logits`.
+    Behind a temperature these are the network's logits. Behind biases and scales of classes they
+    are the calibrated ones at the scale of the logits (`Calibration.temperature`), so that the
+    class of the largest score is always that of the largest probability. A probability of exactly
+    1 tells by the others how far it is from 1; what was rounded to 0 stays so.
     """
     tiny = np.finfo(np.float32).tiny
     logits: FloatArray = temperature * np.log(np.maximum(probabilities, tiny).astype(np.float64))

@@ -16,13 +16,17 @@ from rich.console import Console
 
 from recame.config import Config
 from recame.data.dataset import InspectionSet
+from recame.data.file_groups import group_of_each
 from recame.data.sampling import balanced_sample
+from recame.data.splits import CALIBRATE
 from recame.decisions.calibration import (
-    calibrated,
+    Calibration,
     fit_calibration,
     load_calibration,
     save_calibration,
+    why_plain,
 )
+from recame.decisions.document import last_tuning
 from recame.errors import ConfigError, DataError, ExportError, RecameError
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
@@ -88,10 +92,10 @@ def export(
 ) -> Bundle:
     """Turn a finished run into a bundle that runs without torch, or write nothing.
 
-    The temperature is the one that training fitted to the run, and the normal class's threshold
-    is chosen on the run's `val` split. For other views or weights, and for a run of the version
-    before, the temperature is fitted to `val` here, and kept with the run where it is the run's.
-    The written graph is loaded again in its runtime and compared with torch.
+    The calibration is the one that training fitted to the run. For other views or weights, and for
+    a run of a version before, it is fitted to `val` here, and kept with the run where it is the
+    run's. It lies beside the graph, which says what is not calibrated. The written graph is loaded
+    again in its runtime, and what users get of it is compared with torch.
 
     Args:
         run: the run's folder.
@@ -122,23 +126,21 @@ def export(
         tempfile.TemporaryDirectory(prefix="recame-export-") as scratch,
     ):
         source = _open(Path(run), views, normal, progress)
-        temperature = _temperature(source, progress, console)
+        calibration = _calibration(source, progress, console)
         # By its features a bundle tells the unknown.
         wanted = [name for name in OPTIONAL_OUTPUTS if name in {"features", *outputs}]
         model = source.loaded.model
-        graph = DeploymentGraph(
-            model, views=source.views, temperature=temperature, outputs=wanted
-        ).eval()
+        graph = DeploymentGraph(model, views=source.views, outputs=wanted).eval()
         progress("writing the graph", 0, 1)
         fp32 = Path(scratch) / "fp32.onnx"
         _trace(graph, source, fp32)
         _convert(fp32, folder / MODEL_FILES[format][0], precision, source)
         progress("writing the graph", 1, 1)
-        facts = _facts(source, graph, format, precision, temperature)
+        facts = _facts(source, graph, format, precision, calibration)
         write_document(folder, facts)
         forward = _forward(open_bundle(folder))
         progress("checking parity", 0, 1)
-        parity = _parity(source, forward, temperature, precision, verify, progress)
+        parity = _parity(source, forward, calibration, precision, verify, progress)
         if parity.failures:
             raise ExportError(_refusal(parity, precision))
         facts["parity"] = parity.to_dict()
@@ -185,16 +187,17 @@ def _open(run: Path, views: int | None, normal: str | None, progress: Progress) 
     return _Source(folder, config, loaded, data, label_space, number)
 
 
-def _temperature(source: _Source, progress: Progress, console: Console) -> float:
+def _calibration(source: _Source, progress: Progress, console: Console) -> Calibration:
     """The run's own; fitted on `val` where it has none for these views and weights."""
     folder, own = source.folder, source.config.evaluation.views
     answers = {**folder.answers(source.config), "views": source.views}
     calibration = None
     if source.views == own:
-        calibration = load_calibration(folder.decisions_path, answers)
+        num_classes = source.label_space.num_classes
+        calibration = load_calibration(folder.decisions_path, answers, num_classes)
     if calibration is not None:
         say(console, calibration.sentence())
-        return calibration.temperature
+        return calibration
     val = None
     if "val" in source.data.splits:
         val = predict_split(
@@ -206,7 +209,16 @@ def _temperature(source: _Source, progress: Progress, console: Console) -> float
             device="cpu",
             on_progress=relabelled(progress, "calibrating"),
         )
-    calibration = fit_calibration(val, answers)
+    # Whoever has named the normal class, there or in an earlier tuning, may ask val for promises.
+    named = (last_tuning(folder.decisions_path) or {}).get("normal")
+    calibration = fit_calibration(
+        val,
+        answers,
+        plain=why_plain(
+            source.label_space.normal or named, set_aside=CALIBRATE in source.data.splits
+        ),
+        groups=None if val is None else group_of_each(val.table, source.config.data.group_by),
+    )
     text = calibration.sentence()
     if source.views == own:
         try:
@@ -215,7 +227,7 @@ def _temperature(source: _Source, progress: Progress, console: Console) -> float
         except RecameError as error:
             text += f" The bundle alone has it, the run answers without: {error}"
     say(console, text)
-    return calibration.temperature
+    return calibration
 
 
 def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
@@ -259,7 +271,7 @@ def _facts(
     graph: DeploymentGraph,
     format: str,  # noqa: A002
     precision: str,
-    temperature: float,
+    calibration: Calibration,
 ) -> dict[str, Any]:
     """All of the document that is known before the graph has run."""
     architecture, attributes = source.loaded.architecture, "attribution" in graph.outputs
@@ -274,11 +286,12 @@ def _facts(
             "input": "images",
             "outputs": ["probabilities", *graph.outputs],
             "views": source.views,
-            "temperature": temperature,
+            "temperature": 1.0,
             "num_experts": architecture.num_experts,
             "num_classes": source.label_space.num_classes,
             "attribution_grid": list(graph.attribution_grid()) if attributes else None,
         },
+        "calibration": calibration.to_dict(),
         "thresholds": {},
         "data_fingerprint": str(source.folder.info().get("data_fingerprint", "")),
         "run": {
@@ -294,7 +307,7 @@ def _facts(
 
 
 def _forward(bundle: Bundle) -> Forward:
-    """The bundle's graph in its runtime, on the CPU."""
+    """The bundle in its runtime, on the CPU: its graph, calibrated."""
     session = open_session(bundle, device="cpu", threads=torch.get_num_threads(), calls=1)
     return lambda images: session.run(images)["probabilities"]
 
@@ -302,12 +315,12 @@ def _forward(bundle: Bundle) -> Forward:
 def _parity(
     source: _Source,
     forward: Forward,
-    temperature: float,
+    calibration: Calibration,
     precision: str,
     verify: Path | str | None,
     progress: Progress,
 ) -> Parity:
-    """Compare the written graph with torch on real and made images."""
+    """Compare what users get of the written graph with torch, on real and made images."""
     data, seed, label_space = source.data, source.config.run.seed, source.label_space
     if verify is None:
         name = "val" if "val" in data.splits else "train"
@@ -324,7 +337,7 @@ def _parity(
     network = torch_forward(source.loaded.model, source.loaded.spec, source.views)
     return check_parity(
         forward,
-        lambda images: calibrated(network(images), temperature),
+        lambda images: calibration.apply(network(images)),
         data.cache.images,
         rows,
         target,

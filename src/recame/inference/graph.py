@@ -1,4 +1,7 @@
-"""The module that becomes a bundle's graph: stored pixels in, calibrated probabilities out."""
+"""The module that becomes a bundle's graph: stored pixels in, probabilities out.
+
+They are not calibrated: whoever runs the graph does that (`decisions.calibration`).
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ _ATTRIBUTION_SIDE = 8
 class DeploymentGraph(nn.Module):
     """A classifier with its arithmetic around it, from stored pixels to probabilities.
 
-    `p = softmax(log(mean over views of softmax(ensemble logits)) / T)`.
+    `p = mean over views of softmax(ensemble logits)`. In 32 bits their logarithms are the logits of
+    one view up to a number for each image, with all of their digits.
 
     Args:
         model: in evaluation mode, on the CPU.
         views: V, the first symmetries of the square that are averaged over, on one batch axis.
-        temperature: T.
         outputs: of `OPTIONAL_OUTPUTS`, in the order in which they follow `probabilities`.
 
     Raises:
@@ -50,7 +53,6 @@ class DeploymentGraph(nn.Module):
         model: MultiExpertClassifier,
         *,
         views: int = 1,
-        temperature: float = 1.0,
         outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -68,7 +70,6 @@ class DeploymentGraph(nn.Module):
             )
         self.model = rewritten(model)
         self.views, self._pieces = views, model.spec.pieces
-        self.temperature = temperature
         self.outputs = tuple(outputs)
         spec = model.spec
         std = torch.tensor(spec.std, dtype=torch.float64).view(1, -1, 1, 1)
@@ -86,8 +87,7 @@ class DeploymentGraph(nn.Module):
 
         Returns:
             Probabilities (B, C), then the optional outputs: each expert's probabilities
-            (B, E, C), without temperature; features (B, E, D) of the untouched image; attribution
-            (B, h, w).
+            (B, E, C); features (B, E, D) of the untouched image; attribution (B, h, w).
         """
         maps = self._normalised(images)
         if self.views > 1:
@@ -157,16 +157,9 @@ class DeploymentGraph(nn.Module):
         return values.reshape(self.views, -1, *values.shape[1:])
 
     def _ensemble(self, logits: Tensor) -> Tensor:
-        """Logits (V * B, E, C) to calibrated probabilities (B, C)."""
-        scores = ensemble_logits(logits)
-        if self.views > 1:
-            mean = self._by_view(scores.softmax(-1)).mean(0)
-            if self.temperature == 1:
-                return mean
-            # The logarithm of a probability that has underflown would be infinite. A sum, since
-            # OpenVINO makes a number of NaN where it clamps.
-            scores = (mean + torch.finfo(torch.float32).tiny).log()
-        return (scores / self.temperature).softmax(-1)
+        """Logits (V * B, E, C) to probabilities (B, C)."""
+        found = ensemble_logits(logits).softmax(-1)
+        return found if self.views == 1 else self._by_view(found).mean(0)
 
     def _attribution(self, maps: list[list[Tensor]], features: Tensor, called: Tensor) -> Tensor:
         """What each place adds to the called class's ensemble logit, above the classes' mean.
@@ -209,7 +202,7 @@ class DeploymentGraph(nn.Module):
 
 
 class OneView(DeploymentGraph):
-    """A classifier's experts on stored pixels, without views, ensemble and temperature.
+    """A classifier's experts on stored pixels, without views and ensemble.
 
     Args:
         model: in evaluation mode, on the CPU.

@@ -14,7 +14,7 @@ import pandas as pd
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.paged_file import content_sha256
-from recame.decisions.calibration import Calibration
+from recame.decisions.calibration import Calibration, decided_by, load_calibration
 from recame.decisions.document import KeptPolicy, load_policy, note_look, tuned_share
 from recame.decisions.outcome import Outcome, outcome_of
 from recame.decisions.policy import Decider
@@ -37,21 +37,34 @@ class DecidedSplit(NamedTuple):
     tuned_by: float = 0.0
 
 
-def decisions_of(folder: RunFolder, config: Config) -> KeptPolicy | None:
-    """What `recame tune` has fitted to a run's answers as the settings ask for them.
+class KeptDecisions(NamedTuple):
+    """What `decisions.json` holds for a run's answers as the settings ask for them.
 
-    Raises:
-        CheckpointError: it is damaged.
+    Attributes:
+        calibration: what probabilities go through; None: nothing.
+        policy: what `recame tune` has fitted; None: nothing.
     """
-    names = tuple(folder.label_space().names)
-    return load_policy(folder.decisions_path, folder.answers(config), names)
+
+    calibration: Calibration | None
+    policy: KeptPolicy | None
+
+    @classmethod
+    def of(cls, folder: RunFolder, config: Config) -> KeptDecisions:
+        """Those of a run.
+
+        Raises:
+            CheckpointError: they are damaged.
+        """
+        path, names = folder.decisions_path, tuple(folder.label_space().names)
+        answers = folder.answers(config)
+        calibration = load_calibration(path, answers, len(names))
+        return cls(calibration, load_policy(path, decided_by(answers, calibration), names))
 
 
 def decide_split(
     folder: RunFolder,
-    kept: KeptPolicy | None,
+    decisions: KeptDecisions,
     predictions: Predictions,
-    calibration: Calibration | None,
     images: str,
     known: pd.DataFrame | None = None,
 ) -> DecidedSplit:
@@ -61,13 +74,13 @@ def decide_split(
 
     Args:
         folder: the run.
-        kept: its decisions, for the views that judged.
+        decisions: its own, for the views that judged.
         predictions: of a split, calibrated.
-        calibration: by which.
         images: which they are, in words.
         known: what was noted of them before: `sha256, unknown_score`; None: it is found now.
     """
     names = tuple(folder.label_space().names)
+    calibration, kept = decisions
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
     paths = map(str, predictions.table.get("path", ()))

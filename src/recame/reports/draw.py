@@ -12,6 +12,7 @@ import pandas as pd
 from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
+from recame.decisions.calibration import Calibration
 from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError
 from recame.files import json_text, read_json, text_bytes, write_together
@@ -55,6 +56,7 @@ def draw_report(
     source: Path | str | None = None,
     missing: str = "",
     baseline: Baseline | None = None,
+    calibration: Calibration | None = None,
     outcome: Outcome | None = None,
     progress: Progress = silent,
 ) -> ReportFiles:
@@ -72,6 +74,7 @@ def draw_report(
         source: where the images were described; None if unknown.
         missing: why images are not among the data, in sentences.
         baseline: another run's predictions of the split.
+        calibration: what the probabilities went through.
         outcome: what the run's decisions did with the images.
         progress: called while images pass.
     """
@@ -90,7 +93,16 @@ def draw_report(
         on_progress=progress,
     )
     name = name or split
-    facts = run_facts(folder, config, loaded, split, name=name, source=source, baseline=baseline)
+    facts = run_facts(
+        folder,
+        config,
+        loaded,
+        split,
+        name=name,
+        source=source,
+        baseline=baseline,
+        calibration=calibration,
+    )
     space, seed = loaded.label_space, config.run.seed
     made = build_report(
         facts,
@@ -144,6 +156,7 @@ def run_facts(
     name: str | None = None,
     source: Path | str | None = None,
     baseline: Baseline | None = None,
+    calibration: Calibration | None = None,
 ) -> RunFacts:
     """How a run was made, from the files it left; a file that an older run lacks is passed over.
 
@@ -155,6 +168,7 @@ def run_facts(
         name: under which its figures lie; None: the split's.
         source: where the judged images were described; None if unknown.
         baseline: named in the command.
+        calibration: what the probabilities went through.
     """
     info, environment = folder.info(), _facts(folder.path / "environment.json")
     settings = config.model_dump(mode="json", exclude={"schema_version"})
@@ -174,6 +188,7 @@ def run_facts(
         "Python": str(environment.get("python", "")),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "model": _model_text(loaded),
+        "calibration": "" if calibration is None else calibration.sentence(),
         "taught by": str(info.get("teacher", {}).get("path", "")),
         "run folder": str(folder.path.resolve()),
     }

@@ -17,7 +17,7 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.dataset import InspectionSet
 from recame.data.stored_views import NUM_VIEWS, check_views
-from recame.decisions.calibration import calibrated_predictions, load_calibration
+from recame.decisions.calibration import calibrated_predictions
 from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
 from recame.files import read_json, write_json, write_text
@@ -27,7 +27,7 @@ from recame.models import LoadedModel
 from recame.names import check_folder_name, command, counted
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
-from recame.reports.deciding import decide_split, decisions_of
+from recame.reports.deciding import KeptDecisions, decide_split
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
@@ -216,7 +216,8 @@ def _evaluate(
     report: bool,
 ) -> EvaluatedRun:
     split, source = judged.split, judged.source
-    kept = decisions_of(folder, config)  # damaged ones are told before any work
+    decisions = KeptDecisions.of(folder, config)  # damaged ones are told before any work
+    kept = decisions.policy
     with progress_bars(console) as progress:
         described = recorded_data(folder, config) if source is None else Path(source)
         data = images_to_judge(described, config, loaded, split, progress)
@@ -230,13 +231,12 @@ def _evaluate(
             features=report,
             all_features=kept is not None and kept.scorer is not None,
         )
-    calibration = load_calibration(folder.decisions_path, folder.answers(config))
-    predictions = calibrated_predictions(found, calibration)
+    predictions = calibrated_predictions(found, decisions.calibration)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(name)
     judged = replace(judged, decided="" if kept is None else kept.sha256)
     judged.write(target)  # first: predictions without a note are taken for the run's own
-    decided = decide_split(folder, kept, predictions, calibration, judged.words())
+    decided = decide_split(folder, decisions, predictions, judged.words())
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
     save_predictions(table, target / PREDICTIONS, classes, judged.weights)
@@ -271,6 +271,7 @@ def _evaluate(
                 split,
                 name=name,
                 source=source or folder.info().get("data"),
+                calibration=decisions.calibration,
                 outcome=decided.outcome,
                 progress=progress,
             )
@@ -344,8 +345,7 @@ def report(
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     judged = _Judged.read(folder, split) or _Judged(None, split, "")
     source, config = judged.source, judged.config(config)
-    calibration = load_calibration(folder.decisions_path, folder.answers(config))
-    kept = decisions_of(folder, config)
+    decisions = KeptDecisions.of(folder, config)
     with (
         folder.in_evaluation(split),
         _failure_kept(folder, split, other),
@@ -364,8 +364,9 @@ def report(
             source=source or (None if data is None else folder.info().get("data")),
             missing=missing,
             baseline=baseline,
+            calibration=decisions.calibration,
             outcome=decide_split(
-                folder, kept, predictions, calibration, judged.words(), predictions.table
+                folder, decisions, predictions, judged.words(), predictions.table
             ).outcome,
             progress=progress,
         )
@@ -378,7 +379,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     judged = _Judged.read(folder, split) if path.exists() else None
     if judged is None:
         return evaluate(run, split=split, console=console, report=False).predictions
-    kept = decisions_of(folder, judged.config(folder.load_config()))
+    kept = KeptDecisions.of(folder, judged.config(folder.load_config())).policy
     stale = kept is not None and kept.sha256 != judged.decided
     if stale or judged.weights not in ("", folder.weights_sha256()):
         return evaluate(

@@ -14,6 +14,7 @@ from rich.console import Console
 from recame.config import SYMMETRIES, Config
 from recame.config.files import read_settings
 from recame.data.splits import CALIBRATE
+from recame.decisions.calibration import Calibration
 from recame.decisions.document import (
     DECISIONS_FILE,
     earlier_tunings,
@@ -72,6 +73,20 @@ class _Basis:
     comparisons: int = 1
     source: str | None = None
     seen: frozenset[str] = frozenset()
+
+    def fitted(self, calibration: Calibration | None) -> str:
+        """Why these images can promise nothing by probabilities that they calibrated, or empty.
+
+        A temperature moves no score; biases of classes move the scores that limits are laid by.
+        """
+        if calibration is None or not calibration.balanced or self.source is not None:
+            return ""
+        if calibration.fitted_on.get("split") != self.told:
+            return ""
+        return (
+            f"Biases of classes were fitted to these images of {self.told}: others promise "
+            "(--calibration, or data.calibrate in training)"
+        )
 
 
 def tune(
@@ -136,6 +151,7 @@ def tune(
         asked,
         unit=asked.group or "image",
         comparisons=basis.comparisons,
+        estimate=basis.fitted(loaded.calibration),
         tuning=1 + _earlier(path, origin, known_as, found.contents),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
         tail=tail if tail.any() else None,

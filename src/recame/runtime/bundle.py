@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from recame.contracts import PreprocessSpec
+from recame.decisions.calibration import Calibration
 from recame.errors import CheckpointError, ConfigError, DataError, ExportError
 from recame.files import read_json, sha256, write_json
 from recame.folders import clear_beside, is_taken, moved_aside, new_folder, restore_folder
 from recame.label_space import LabelSpace
 
-BUNDLE_SCHEMA = 1
+#: The graphs of the first divide by a temperature themselves; what those of the second say is
+#: calibrated by whoever runs them.
+BUNDLE_SCHEMA = 2
 
 DOCUMENT_FILE = "bundle.json"
 
@@ -29,6 +32,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 #: How often and how far apart a bundle is looked for again that is being replaced at this moment.
 _TRIES, _APART_S = 20, 0.05
+
+_UNUSABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, DataError, ConfigError)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Bundle:
         spec: how images are decoded for it.
         outputs: names of the graph's outputs, `probabilities` first.
         views: symmetries of an image that the graph averages over.
-        temperature: by which the graph divides the log-probabilities.
+        calibration: what the graph's probabilities go through; None: nothing, as the graph of a
+            version before holds its temperature.
+        temperature: that of the calibration, or of such a graph.
         num_experts: E.
         thresholds: decision thresholds with what they were chosen by; may be empty.
         max_pixels: an image file with more is refused.
@@ -59,6 +66,7 @@ class Bundle:
     spec: PreprocessSpec
     outputs: tuple[str, ...]
     views: int
+    calibration: Calibration | None = field(compare=False)  # the document is compared
     temperature: float
     num_experts: int
     thresholds: dict[str, Any]
@@ -156,7 +164,7 @@ def _open(folder: Path) -> Bundle:
             facts = document["files"][name]
             files[name] = _checked(folder / name, int(facts["bytes"]), str(facts["sha256"]))
         return replace(bundle, files=files)
-    except (KeyError, TypeError, ValueError, AttributeError, DataError, ConfigError) as error:
+    except _UNUSABLE as error:
         reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise _unusable(folder, reason) from error
 
@@ -235,22 +243,26 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
     """The document's fields, checked against each other."""
-    graph = document["graph"]
+    graph, space = document["graph"], LabelSpace.from_dict(document["label_space"])
+    calibration = None
+    if "calibration" in document:
+        calibration = Calibration.from_dict(document["calibration"], space.num_classes)
     bundle = Bundle(
         path=folder,
         format=document["format"],
         precision=document["precision"],
-        label_space=LabelSpace.from_dict(document["label_space"]),
+        label_space=space,
         spec=PreprocessSpec.from_dict(document["preprocess"]),
         outputs=tuple(str(name) for name in graph["outputs"]),
         views=int(graph["views"]),
-        temperature=float(graph["temperature"]),
+        calibration=calibration,
+        temperature=float(graph["temperature"] if calibration is None else calibration.temperature),
         num_experts=int(graph["num_experts"]),
         thresholds=dict(document["thresholds"]),
         max_pixels=int(document["max_pixels"]),
         document=document,
     )
-    space, release = bundle.label_space, bundle.release_above
+    release, in_graph = bundle.release_above, float(graph["temperature"])
     _ = bundle.escape_at_most, bundle.steady  # refuses what is no number, and no figures
     for is_right, reason in (
         (
@@ -272,7 +284,11 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
             bundle.outputs[:1] == ("probabilities",),
             f"the graph's first output is not probabilities ({graph['outputs']})",
         ),
-        (0 < bundle.temperature < math.inf, f"temperature {bundle.temperature} is not above 0"),
+        (0 < in_graph < math.inf, f"temperature {in_graph} is not above 0"),
+        (
+            calibration is None or in_graph == 1,
+            f"the graph has a temperature of {in_graph}, and a calibration stands beside it",
+        ),
         (
             # Just above 1 means that no image passes.
             release is None or (space.normal is not None and 0 <= release < 1.01),

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from recame.decisions.calibration import load_calibration
+from recame.decisions.calibration import decided_by, load_calibration
 from recame.decisions.document import DECISIONS_FILE, KeptPolicy, load_policy
 from recame.errors import ConfigError
 from recame.inference.graph_session import open_graph_session
@@ -58,7 +58,7 @@ def load(
     if views not in (None, bundle.views):
         raise ConfigError(
             f"views={views}: the bundle {folder} has {bundle.views} in its graph, which its "
-            "temperature and thresholds hold for. Export the run again with other --views, or give "
+            "calibration and thresholds hold for. Export the run again with other --views, or give "
             "the run's folder."
         )
     cores = usable_cores() if threads == "auto" else threads
@@ -87,6 +87,7 @@ def load(
         reopen=start,
         answers=answers,
         decisions=fitted,
+        calibration=bundle.calibration,
         temperature=bundle.temperature,
     )
 
@@ -116,14 +117,15 @@ def _load_run(
     cores = threads or usable_cores()
     quick = open_graph_session(folder, device=device, threads=cores, views=views)
     session = quick or TorchSession(folder, device=device, threads=threads, views=views)
-    calibration = load_calibration(folder / DECISIONS_FILE, session.answers)
+    names = session.label_space.names
+    calibration = load_calibration(folder / DECISIONS_FILE, session.answers, len(names))
     if calibration is not None:
         session.calibrate = calibration.apply
-    names = session.label_space.names
-    fitted = load_policy(folder / DECISIONS_FILE, session.answers, names) if decide else None
+    answers = decided_by(session.answers, calibration)
+    fitted = load_policy(folder / DECISIONS_FILE, answers, names) if decide else None
     policy = None if fitted is None else fitted.policy
-    # The answers hold the weights' checksum.
-    described = f"{session.answers} {session.precision} {calibration}"
+    # The answers hold the checksums of the weights, and of biases of classes.
+    described = f"{answers} {session.precision} {calibration}"
     described += "" if fitted is None else f" {fitted.sha256}"
     if quick is not None:
         described += f" {quick.kept.checksum}"
@@ -143,8 +145,9 @@ def _load_run(
         threads=session.threads if isinstance(session, TorchSession) else cores,
         batch_size=size,
         reopen=None if quick is None else lambda calls: quick.reopened(cores, calls),
-        answers=session.answers,
+        answers=answers,
         decisions=fitted,
+        calibration=calibration,
         temperature=1.0 if calibration is None else calibration.temperature,
     )
 

@@ -18,6 +18,7 @@ import numpy as np
 from recame.contracts import Array, FloatArray
 from recame.data.decode import Image, Loss, Reader, ReadImage, expanded
 from recame.decisions.actions import ACTION_OF, ACTIONS, Policy
+from recame.decisions.calibration import Calibration
 from recame.decisions.document import KeptPolicy
 from recame.decisions.policy import Decider
 from recame.errors import DataError
@@ -111,7 +112,9 @@ class Predictor:
         answers: what tells these answers from others: decisions hold for them alone.
         decisions: what `recame tune` has fitted; None without.
         decider: what decides by the answers.
-        temperature: what the session's probabilities went through.
+        calibration: what the session's probabilities went through; None: nothing, or a temperature
+            in the graph of a bundle of a version before.
+        temperature: by which their scale is undone.
         fingerprint: tells this model from others.
         outputs: what `run` returns.
         reader: what reads its images.
@@ -131,6 +134,7 @@ class Predictor:
         reopen: Callable[[int], Session] | None,
         answers: Mapping[str, object],
         decisions: KeptPolicy | None,
+        calibration: Calibration | None,
         temperature: float,
     ) -> None:
         """Wrap a session; `reopen` starts another one for a number of calls at once."""
@@ -138,7 +142,8 @@ class Predictor:
         self.fingerprint = fingerprint
         self.outputs = session.outputs
         self._session, self._reopen = session, reopen
-        self.answers, self.decisions, self.temperature = answers, decisions, temperature
+        self.answers, self.decisions = answers, decisions
+        self.calibration, self.temperature = calibration, temperature
         self.decider = Decider(
             tuple(label_space.names),
             None if decisions is None else decisions.policy,

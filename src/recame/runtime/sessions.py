@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from recame.contracts import Array, PreprocessSpec
+from recame.decisions.calibration import Calibration
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
 from recame.runtime.bundle import MODEL_FILES, Bundle
 
@@ -60,7 +61,7 @@ class Session(Protocol):
             images: (B, H, W, C) stored pixels, uint8 or uint16 as `spec.dtype`.
 
         Returns:
-            Each output by its name; `probabilities` is (B, C) float32.
+            Each output by its name; `probabilities` is (B, C) float32, calibrated.
         """
 
 
@@ -95,6 +96,7 @@ class OnnxSession:
                 "onnxruntime", "runtime", f"to run the ONNX bundle {bundle.path}"
             ) from error
         self.spec, self.outputs = bundle.spec, bundle.outputs
+        self._calibration = bundle.calibration
         providers = _onnx_providers(device, ort.get_available_providers())
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, threads // calls)
@@ -127,7 +129,7 @@ class OnnxSession:
     def run(self, images: Array) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
         results = self._session.run(list(self.outputs), {self._input: images})
-        return dict(zip(self.outputs, results, strict=True))
+        return _calibrated(dict(zip(self.outputs, results, strict=True)), self._calibration)
 
 
 def _onnx_providers(device: str, available: list[str]) -> list[str]:
@@ -163,6 +165,7 @@ class OpenvinoSession:
             # once wait for each other for ever.
             ov.Type.u8.to_dtype()
         self.spec, self.outputs = bundle.spec, bundle.outputs
+        self._calibration = bundle.calibration
         core = ov.Core()
         name = "CPU" if device == "auto" else device.upper()
         if name.split(".")[0] not in {known.split(".")[0] for known in core.available_devices}:
@@ -205,22 +208,24 @@ class OpenvinoSession:
         """Run one batch; see `Session.run`."""
         if len(images) <= self._at_once:
             request = self._requests("whole", 1)[0]
-            return self._outputs(request.infer([images], share_inputs=True))
+            found = self._outputs(request.infer([images], share_inputs=True))
+            return _calibrated(found, self._calibration)
         # Parts that fit a core's cache, as many for each core that this call may use, two in hand.
         cores = max(1, self._threads // self._calls)
         requests = self._requests("parts", 2 * cores)
         count = cores * math.ceil(len(images) / (cores * self._at_once))
         # None of one image alone where others are of several: it might round otherwise.
         parts = np.array_split(images, min(count, len(images) // min(2, self._at_once)))
-        found: list[dict[str, Array]] = []
+        answers: list[dict[str, Array]] = []
         for number in range(len(parts) + len(requests)):
             request = requests[number % len(requests)]
             if 0 <= number - len(requests) < len(parts):
                 request.wait()
-                found.append(self._outputs(request.results))
+                answers.append(self._outputs(request.results))
             if number < len(parts):
                 request.start_async([parts[number]], share_inputs=True)
-        return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
+        found = {name: np.concatenate([part[name] for part in answers]) for name in self.outputs}
+        return _calibrated(found, self._calibration)
 
     def _requests(self, kind: str, count: int) -> list[Any]:
         """The calling thread's own requests, since each holds its buffers."""
@@ -239,6 +244,13 @@ class OpenvinoSession:
 
     def _outputs(self, results: Any) -> dict[str, Array]:
         return {name: np.array(results[name]) for name in self.outputs}
+
+
+def _calibrated(outputs: dict[str, Array], calibration: Calibration | None) -> dict[str, Array]:
+    """A graph's outputs, the ensemble's probabilities calibrated."""
+    if calibration is None:
+        return outputs
+    return {**outputs, "probabilities": calibration.apply(outputs["probabilities"])}
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from recame.config import SYMMETRIES
 from recame.contracts import BoolArray, ExpertOutput, Predictions
+from recame.data.file_groups import group_of_each
+from recame.data.splits import CALIBRATE
 from recame.decisions.calibration import (
     Calibration,
     calibrated_predictions,
     fit_calibration,
     save_calibration,
+    why_plain,
 )
 from recame.inference.device import judging_precision
 from recame.inference.forward import steps_of_views
@@ -39,7 +42,7 @@ MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
 
 
 def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> OngoingRun:
-    """Judge the phases on `val`, alone and joined; keep one, its temperature and its figures.
+    """Judge the phases on `val`, alone and joined; keep one, its calibration and its figures.
 
     Returns:
         The run, with as many test-time views as pay.
@@ -161,8 +164,14 @@ def _with_views(run: OngoingRun, views: int, why: str) -> OngoingRun:
 
 
 def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:
-    """Fit the temperature of the network that was kept, which every later answer goes through."""
-    calibration = fit_calibration(val, run.folder.answers(run.config))
+    """Fit what every later answer of the network that was kept goes through."""
+    set_aside = CALIBRATE in run.data.splits
+    calibration = fit_calibration(
+        val,
+        run.folder.answers(run.config),
+        plain=why_plain(run.data.label_space.normal, set_aside=set_aside),
+        groups=None if val is None else group_of_each(val.table, run.config.data.group_by),
+    )
     save_calibration(calibration, run.folder.decisions_path)
     say(run.console, calibration.sentence())
     return calibration

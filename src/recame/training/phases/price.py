@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recame.contracts import FloatArray, Predictions
-from recame.decisions.calibration import BELIEVED, calibrated, fit_temperature
+from recame.decisions.temperature import BELIEVED, calibrated, fit_temperature
 from recame.metrics.statistics import class_means
 from recame.models import MultiExpertClassifier
 
