@@ -78,6 +78,18 @@ def test_escapes_raise_the_alarm_and_it_stays(run: Path, lot: pd.DataFrame, tmp_
     assert recame.monitor(run, written(later, tmp_path / "later.csv")).exit_code == 1
 
 
+def test_what_no_person_had_time_for_counts_as_its_score_decides(
+    run: Path, lot: pd.DataFrame, tmp_path: Path
+) -> None:
+    held = lot["action"] == "review"
+    over = lot.assign(reason=lot["reason"].mask(held, "over_budget"))
+    found = [
+        recame.monitor(run, written(rows, tmp_path / "lot.csv"), state=tmp_path / f"{n}.json")
+        for n, rows in enumerate((lot, over))
+    ]
+    assert found[0] == found[1]
+
+
 def test_the_command_leaves_with_the_alarm(run: Path, lot: pd.DataFrame, tmp_path: Path) -> None:
     def left(table: pd.DataFrame, state: str) -> int:
         path = written(table, tmp_path / "table.csv")

@@ -152,6 +152,8 @@ def tune(
         products=known,
         audit=limits.audit,
         product_column=product_column,
+        review_budget=limits.review.budget,
+        lot_column=limits.review.lot,
     )
     expected = expect(policy, images, mix)
     notes = [*alarms.notes]
@@ -207,11 +209,12 @@ def _unmet(limits: Limits, expected: Expected, rows: Sequence[dict[str, Any]]) -
             f"loosened for it. {_would(rows, 1 - limits.overkill)}"
         )
     review = expected.share(REVIEW) + expected.share(UNKNOWN)
-    if limits.review_share is not None and review > limits.review_share:
+    budget = limits.review.budget
+    if budget is not None and review > budget:
         told.append(
-            f"Review: {review:.1%} of the images of the line go to a person, and "
-            f"{limits.review_share:.1%} were asked. No limit was loosened for it; the frontier "
-            "shows what each escape limit costs."
+            f"Review: {review:.1%} of the images of the line go to a person, and {budget:.1%} "
+            "were asked. No limit was loosened for it: in each lot what is beyond it stays held "
+            "(over_budget). The frontier shows what each escape limit costs."
         )
     return told
 
