@@ -113,6 +113,16 @@ def test_a_policy_is_read_as_it_was_written() -> None:
     assert again.automatic_above.tolist() == [math.inf, 1.0, math.inf]
     free = policy(normal=None, automatic_above=np.full(3, -math.inf), release_above=math.inf)
     assert Policy.from_dict(free.to_dict(), NAMES).release_above == math.inf
+    few = policy(review_budget=0.08, lot_column="wafer lot")
+    read = Policy.from_dict(json.loads(json.dumps(few.to_dict())), NAMES)
+    assert (read.review_budget, read.lot_column) == (0.08, "wafer lot")
+
+
+def test_a_policy_of_before_has_no_budget() -> None:
+    told = policy().to_dict()
+    del told["review_budget"], told["lot_column"]
+    read = Policy.from_dict(told, NAMES)
+    assert (read.review_budget, read.lot_column) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +136,7 @@ def test_a_policy_is_read_as_it_was_written() -> None:
         {"automatic_above": {"bridge": 1.0}},
         {"products": 3},
         {"audit": 1.5},
+        {"review_budget": 1.5},
     ],
 )
 def test_a_damaged_policy_is_refused(change: dict[str, object]) -> None:

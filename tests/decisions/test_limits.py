@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recame.decisions.limits import SMALLEST, Limits, PerClass, Prices
+from recame.decisions.limits import SMALLEST, Limits, PerClass, Prices, Review
 from recame.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ ASKED = {
     "escape": {"default": 0.02, "bridge": 0.01},
     "purity": {"bridge": 0.95},
     "overkill": 0.1,
-    "review": {"share": 0.08},
+    "review": {"share": 0.08, "per_hour": 240, "images_per_hour": 3000, "lot": "lot"},
     "unknown_false_alarm": {"overall": 0.02, "tail": 0.06},
     "line_mix": {"good": 98, "bridge": 2},
     "prices": {"escape": 500, "false_call": 2, "review": 1},
@@ -60,7 +60,20 @@ def test_a_number_alone_is_of_all_classes() -> None:
         ({"prices": {"escape": -1, "false_call": 1, "review": 1}}, "a number of 0 or more"),
         ({"line_mix": {}}, "line_mix is {}"),
         ({"line_mix": {"good": 0}}, "the weights of line_mix are all 0"),
-        ({"review": 0.1}, "review is 0.1; it takes share, for instance review: {share: 0.02}"),
+        (
+            {"review": 0.1},
+            "it takes share, per_hour, images_per_hour, lot, for instance review: {share: 0.02}",
+        ),
+        ({"review": {"shares": 0.1}}, "it takes share, per_hour, images_per_hour, lot"),
+        ({"review": {"share": 1.1}}, "review.share is 1.1; it must be a number from 0 to 1"),
+        (
+            {"review": {"per_hour": 240}},
+            "limits.yaml: review.per_hour is 240, but not how many images an hour come",
+        ),
+        ({"review": {"per_hour": 240, "images_per_hour": 0}}, "give review.images_per_hour (above"),
+        ({"review": {"images_per_hour": 9}}, "so it limits nothing: give review.per_hour"),
+        ({"review": {"lot": "lot"}}, "nothing limits what people see of a lot"),
+        ({"review": {"share": 0.1, "lot": 7}}, "review.lot is 7; it is the name of the column"),
         ({"signed_by": " "}, "signed_by is empty"),
         ({"audit": float("nan")}, "audit is nan"),
     ],
@@ -92,3 +105,27 @@ def test_the_line_s_mix() -> None:
     assert Limits().mix(["good", "x"], usual).tolist() == [0.75, 0.25]
     stated = Limits.from_dict({"line_mix": {"good": 99, "x": 1}})
     assert stated.mix(["good", "x"], usual).tolist() == [0.99, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget"),
+    [
+        ({}, None),
+        ({"share": 0.08}, 0.08),
+        ({"per_hour": 240, "images_per_hour": 3000}, 0.08),
+        ({"per_hour": 240, "images_per_hour": 3000, "share": 0.05}, 0.05),
+        ({"per_hour": 240, "images_per_hour": 3000, "share": 0.2}, 0.08),
+        ({"per_hour": 900, "images_per_hour": 300}, 1.0),
+        ({"share": 0}, 0.0),
+    ],
+)
+def test_what_people_can_see_is_the_smaller_share(
+    asked: dict[str, float], budget: float | None
+) -> None:
+    assert Limits.from_dict({"review": asked}).review.budget == budget
+
+
+def test_people_of_limits_made_in_python() -> None:
+    with pytest.raises(ConfigError, match="not how many images an hour come"):
+        Review(per_hour=30)
+    assert Limits(review=Review(share=0.1)).to_dict()["review"] == {"share": 0.1}

@@ -78,6 +78,18 @@ def test_escapes_raise_the_alarm_and_it_stays(run: Path, lot: pd.DataFrame, tmp_
     assert recame.monitor(run, written(later, tmp_path / "later.csv")).exit_code == 1
 
 
+def test_what_no_person_had_time_for_counts_as_its_score_decides(
+    run: Path, lot: pd.DataFrame, tmp_path: Path
+) -> None:
+    told = []
+    for number, rows in enumerate((lot, lot.assign(reason="over_budget"))):
+        table, state = written(rows, tmp_path / "lot.csv"), tmp_path / f"{number}.json"
+        found = recame.monitor(run, table, state=state)
+        told.append([(what, m.images, m.escapes) for what, m in found.escapes.items()])
+        assert (found.images, found.audited) == (420, 420)
+    assert told[0] == told[1]
+
+
 def test_the_command_leaves_with_the_alarm(run: Path, lot: pd.DataFrame, tmp_path: Path) -> None:
     def left(table: pd.DataFrame, state: str) -> int:
         path = written(table, tmp_path / "table.csv")

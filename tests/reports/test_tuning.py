@@ -237,7 +237,8 @@ def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Pat
     [
         ("escape: {default: 0.001}", "scratch 0.10% (120 images: it takes"),
         ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
-        ("line_mix: estimate", "line_mix: estimate: the decisions of a run or bundle"),
+        ("line_mix: estimate", "give its table, --lot lot.csv; or state the mix"),
+        ("review: {per_hour: 9}", "but not how many images an hour come"),
         ("group: board", "no column 'board', by which images belong together"),
         ("escape: [", "cannot be read as limits"),
     ],
@@ -325,6 +326,69 @@ def test_images_that_people_saw_for_their_score_calibrate_nothing(
         run, table(["review", "release"], ["below_release", "released"]), normal="ok"
     )
     assert found.facts["images"] == 510
+
+
+def test_rows_that_nobody_was_asked_for_calibrate_nothing(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    paths = sorted(labelled.rglob("*.png"))
+    rows = [
+        f"{path},{path.parent.name},review,{('over_budget', 'ambiguous')[n % 2]}"
+        for n, path in enumerate(paths)
+    ]
+    (tmp_path / "set.csv").write_text("\n".join(["image,label,action,reason", *rows]))
+    with pytest.raises(DataError, match="510 images that were all sent to people for their score"):
+        recame.tune(run, tmp_path / "set.csv", normal="ok")
+
+
+def test_the_review_budget_is_kept_with_the_decisions(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    asked = {"escape": 0.02, "review": {"per_hour": 30, "images_per_hour": 3000, "lot": "wafer"}}
+    with pytest.raises(ConfigError, match="cannot promise"):
+        recame.tune(run, labelled, Limits.from_dict(asked), normal="ok")
+    asked["escape"] = 0.2
+    found = recame.tune(run, labelled, Limits.from_dict(asked), normal="ok")
+    assert (found.policy.review_budget, found.policy.lot_column) == (0.01, "wafer")
+    kept = recame.load(run).decisions
+    assert kept is not None
+    assert (kept.policy.review_budget, kept.policy.lot_column) == (0.01, "wafer")
+    assert read_json(run / "decisions.json")["tunings"][0]["limits"]["review"] == asked["review"]
+    # What a model answers alone, and what a split shows, is of no lot.
+    assert {each.reason for each in recame.load(run).predict(labelled)}.isdisjoint({"over_budget"})
+    # Decisions of a version that knew no budget are read as they were.
+    values = read_json(run / "decisions.json")
+    del values["policy"]["review_budget"], values["policy"]["lot_column"]
+    write_json(run / "decisions.json", signed(values))
+    before = recame.load(run).decisions
+    assert before is not None
+    assert before.policy.review_budget is None
+
+
+def test_a_run_and_its_bundle_hold_the_same_images(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    from recame.export.export import export
+
+    bundle = export(run, tmp_path / "bundle", normal="ok").path
+    limits = Limits.from_dict(
+        {"escape": 0.2, "unknown_false_alarm": False, "review": {"share": 0.05}}
+    )
+    told = []
+    for model in (run, bundle):
+        recame.tune(model, labelled, limits, normal="ok")
+        values = read_json(model / "decisions.json")
+        values["policy"]["release_above"] = "never"
+        write_json(model / "decisions.json", signed(values))
+        summary = recame.predict(model, labelled, out=tmp_path / "out.csv")
+        rows = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+        held = rows[rows["reason"] == "over_budget"]
+        [lot] = summary.over_budget
+        assert (lot.images, lot.places, lot.over) == (510, 25, len(held))
+        assert (rows["action"] == "review").sum() == lot.people > 100
+        assert held["note"].str.startswith("below_release; beyond the 25 of this lot's 510").all()
+        told.append(held["image"].tolist())
+    assert told[0] == told[1]
 
 
 def test_a_run_without_val_needs_images(

@@ -20,6 +20,7 @@ from recame.contracts import PreprocessSpec
 from recame.data.listing import list_image_names
 from recame.decisions.calibration import Calibration
 from recame.decisions.calibrators import Calibrator
+from recame.decisions.document import signed
 from recame.decisions.limits import Limits
 from recame.errors import (
     CheckpointError,
@@ -28,6 +29,7 @@ from recame.errors import (
     MissingDependencyError,
     UnreadableError,
 )
+from recame.files import read_json, write_json
 from recame.runtime import cluster, cluster_node, predict_files, ray_connection
 from recame.runtime.cluster import ClusterScorer, in_order, shards_of
 from recame.runtime.cluster_node import Scored, Shipment
@@ -233,6 +235,35 @@ def test_nodes_decide_by_what_was_tuned(
     two = recame.predict(tuned, fresh, out="there.csv", ray="any")
     assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
     assert two.decided["review", "audit"] > 20
+
+
+def test_a_lot_s_budget_is_that_of_one_machine(
+    exported_run: Path,
+    ray: FakeRay,
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fresh = write_images(tmp_path / "fresh", {"ok": 150, "scratch": 60, "dent": 60, "hole": 60}, 7)
+    tuned = Path(shutil.copytree(exported_run, tmp_path / "tuned"))
+    limits = Limits.from_dict({"escape": 0.2, "review": {"share": 0.1, "lot": "lot"}})
+    recame.tune(tuned, fresh, limits, normal="ok")
+    values = read_json(tuned / "decisions.json")
+    values["policy"]["release_above"] = "never"
+    write_json(tuned / "decisions.json", signed(values))
+    images = sorted(fresh.rglob("*.png"))
+    lots = [f"{path.relative_to(tmp_path)},{'AB'[n % 2]}" for n, path in enumerate(images)]
+    Path("lots.csv").write_text("\n".join(["image,lot", *lots]))
+    one = recame.predict(tuned, "lots.csv", out="here.csv", batch_size=16)
+    two = recame.predict(tuned, "lots.csv", out="there.csv", ray="any")
+    assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
+    assert replace(two, out=one.out, seconds=0) == replace(one, seconds=0)
+    assert [(lot.lot, lot.images, lot.places) for lot in two.over_budget] == [
+        ("A", 165, 16),
+        ("B", 165, 16),
+    ]
+    assert two.decided["review", "over_budget"] > 60
 
 
 def test_the_command_line(

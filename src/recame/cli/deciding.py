@@ -29,12 +29,16 @@ def tune(
     run: Annotated[
         Path | None, typer.Option(help="That the bundle MODEL was exported from: its images.")
     ] = None,
+    lot: Annotated[
+        Path | None,
+        typer.Option(help="For line_mix: estimate: MODEL's predictions of a lot, without labels."),
+    ] = None,
 ) -> None:
     """Fit MODEL's decisions to labelled images, with limits that are promised."""
     from recame.reports.tuning import tune as tune_model
 
     console = Console()
-    tune_model(model, calibration, limits, normal=normal, run=run, console=console)
+    tune_model(model, calibration, limits, normal=normal, run=run, lot=lot, console=console)
     say(console, f"Page: {model / 'decisions.html'}")
 
 

@@ -111,7 +111,10 @@ _REASONS = {
     "ambiguous": "not surely enough of any class",
     "class_not_promised": "of a class that promises nothing",
     "product_unseen": "of a product that training has not seen",
+    "over_budget": "beyond what people can see",
 }
+#: Production lots that are named.
+_LOTS = 10
 
 
 def _images(number: int) -> str:
@@ -136,6 +139,7 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
             why = ", ".join(f"{_REASONS.get(why, why)} {n:,}" for why, n in reasons.items())
             told = f" ({why})" if action in ("review", "unknown") else ""
             say(console, f"{sum(reasons.values()):,} of them {what}{told}")
+    _print_over_budget(summary, console)
     if summary.num_unanswered:
         say(
             console,
@@ -152,3 +156,26 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
     say(console, f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
     say(console, f"Written: {summary.out}")
+
+
+def _print_over_budget(summary: PredictionSummary, console: Console) -> None:
+    """Print which production lots need more people than there are, and what to do."""
+    lots = summary.over_budget
+    for lot in lots[:_LOTS]:
+        name = f"Lot {quoted(lot.lot)}" if lot.lot else "This lot"
+        say(
+            console,
+            f"{name}: {lot.people:,} of {_images(lot.images)} need a person, the review budget is "
+            f"{lot.places:,}: {lot.people - lot.over:,} have a place, {lot.over:,} are over it",
+            "yellow",
+        )
+    if len(lots) > _LOTS:
+        say(console, f"and {len(lots) - _LOTS:,} more lots are over it", "yellow")
+    if lots:
+        say(
+            console,
+            "Hold what is over it (reason over_budget): it is neither released nor booked. Find "
+            "time for it, or see what other limits would cost: decisions.html of the model, "
+            "'Other limits'.",
+            "yellow",
+        )

@@ -23,10 +23,12 @@ ACTIONS = ("release", "automatic", "review", "unknown", "unreadable")
 
 #: Reason -> the action that follows from it. An image has the first that is true of it, in this
 #: order; the audit comes first, so that what it has drawn is a share of all that there is.
-#: `unreadable` and `near_black` are told by whoever reads the files.
+#: `unreadable` and `near_black` are told by whoever reads the files, and `over_budget` by whoever
+#: ends a table: of images that go to a person for their score, those that no person has time for.
 ACTION_OF = {
     "unreadable": UNREADABLE,
     "near_black": REVIEW,
+    "over_budget": REVIEW,
     "not_finite": REVIEW,
     "audit": REVIEW,
     "unknown": UNKNOWN,
@@ -77,6 +79,8 @@ class Policy:
         products: those of the training; None: they are not asked.
         audit: share of all images that people see, drawn by their content (`audited`).
         product_column: what tables call the products.
+        review_budget: largest share of a production lot that people see; None: any.
+        lot_column: what tables call the production lots; None: a table is one.
     """
 
     names: tuple[str, ...]
@@ -87,6 +91,8 @@ class Policy:
     products: frozenset[str] | None = None
     audit: float = 0.0
     product_column: str = "product"
+    review_budget: float | None = None
+    lot_column: str | None = None
 
     def act(
         self,
@@ -168,6 +174,8 @@ class Policy:
             "products": None if self.products is None else sorted(self.products),
             "audit": self.audit,
             "product_column": self.product_column,
+            "review_budget": self.review_budget,
+            "lot_column": self.lot_column,
         }
 
     @classmethod
@@ -190,6 +198,7 @@ class Policy:
                 raise ValueError(f"thresholds of {sorted(automatic)}")
             above = [math.inf if n == normal else _number(automatic[n]) for n in names]
             unknown, products = values["unknown_above"], values["products"]
+            budget, lots = values.get("review_budget"), values.get("lot_column")
             return cls(
                 names=tuple(names),
                 normal=index,
@@ -197,8 +206,10 @@ class Policy:
                 automatic_above=np.array(above),
                 unknown_above=None if unknown is None else _number(unknown),
                 products=None if products is None else frozenset(map(str, products)),
-                audit=_share(values["audit"]),
+                audit=_share("an audit", values["audit"]),
                 product_column=str(values.get("product_column", "product")),
+                review_budget=None if budget is None else _share("a review budget", budget),
+                lot_column=None if lots is None else str(lots),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -231,9 +242,9 @@ def candidates(
     ]
 
 
-def _share(told: float) -> float:
+def _share(what: str, told: float) -> float:
     if isinstance(told, bool) or not 0 <= told <= 1:
-        raise ValueError(f"an audit of {told!r}")
+        raise ValueError(f"{what} of {told!r}")
     return float(told)
 
 

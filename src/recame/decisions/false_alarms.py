@@ -95,6 +95,13 @@ def asked_alarms(images: Scored, limits: Limits, mix: FloatArray, tail: BoolArra
     return asked
 
 
+def most_alarms(images: Scored, limits: Limits) -> int:
+    """How many false alarms might be promised, whatever the line's mix."""
+    if images.unknown is None or limits.unknown_false_alarm is None:
+        return 0
+    return 1 + (limits.tail_false_alarm is not None)
+
+
 _LACKING = (
     "unknown_false_alarm cannot be kept: it takes a limit `overall`, a score of how strange each "
     "image is, and, for `tail`, images of the classes that are the tail. Leave it out, or give "

@@ -5,7 +5,7 @@ confidence: 0.95
 escape: {default: 0.02, bridge: 0.01}  # of a defect class, released at most; or `smallest`
 purity: {default: 0.95}          # of what is called a class automatically, of it at least
 overkill: 0.10                   # of normal images, not released at most
-review: {share: 0.08}            # of all images on the line
+review: {share: 0.08, lot: lot}  # of each lot (column `lot`); or per_hour, images_per_hour
 unknown_false_alarm: {overall: 0.02, tail: 0.06}  # or `smallest`; `off`
 line_mix: {good: 98, bridge: 1, open: 1}  # how often each class comes; or `estimate`
 prices: {escape: 500, false_call: 2, review: 1}
@@ -69,6 +69,49 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class Review:
+    """How many images people can look at, of each production lot.
+
+    Attributes:
+        share: of a lot's images at most.
+        per_hour: images at most that people manage in an hour; takes `images_per_hour`.
+        images_per_hour: those that come.
+        lot: column of a table of images whose values are production lots; None: a table is one.
+    """
+
+    share: float | None = None
+    per_hour: float | None = None
+    images_per_hour: float | None = None
+    lot: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would limit nothing."""
+        if self.per_hour is not None and not self.images_per_hour:
+            raise ConfigError(
+                f"review.per_hour is {self.per_hour:g}, but not how many images an hour come, so "
+                "it is no share of a lot: give review.images_per_hour (above 0) beside it."
+            )
+        if self.images_per_hour is not None and self.per_hour is None:
+            raise ConfigError(
+                f"review.images_per_hour is {self.images_per_hour:g}, but not how many of them "
+                "people manage, so it limits nothing: give review.per_hour beside it."
+            )
+        if self.lot is not None and self.budget is None:
+            raise ConfigError(
+                f"review.lot is {self.lot!r}, but nothing limits what people see of a lot: give "
+                "review.share, or review.per_hour and review.images_per_hour."
+            )
+
+    @property
+    def budget(self) -> float | None:
+        """Largest share of a lot's images that people look at: the smaller of what is asked."""
+        shares = [] if self.share is None else [self.share]
+        if self.per_hour is not None and self.images_per_hour:
+            shares.append(min(1.0, self.per_hour / self.images_per_hour))
+        return min(shares, default=None)
+
+
+@dataclass(frozen=True)
 class Limits:
     """What is asked.
 
@@ -77,7 +120,7 @@ class Limits:
         escape: largest share of each defect class that may be released.
         purity: smallest share of what is automatically called a class that is of it.
         overkill: largest share of normal images that are not released.
-        review_share: largest share of all images on the line that people look at.
+        review: how many images people can look at.
         unknown_false_alarm: largest share of known images that are called unknown; `smallest`:
             where something says how strange images are; None: nothing is called so.
         tail_false_alarm: the same of the tail classes together.
@@ -93,7 +136,7 @@ class Limits:
     escape: PerClass = PerClass(SMALLEST)
     purity: PerClass = PerClass()
     overkill: float | None = None
-    review_share: float | None = None
+    review: Review = Review()
     unknown_false_alarm: float | str | None = SMALLEST
     tail_false_alarm: float | str | None = SMALLEST
     line_mix: dict[str, float] | str | None = None
@@ -120,7 +163,6 @@ class Limits:
             )
         read = _Reader(source, dict(values))
         escape = read.per_class("escape", PerClass(SMALLEST), smallest=True)
-        review = read.section("review", ("share",))
         alarms = read.alarms("unknown_false_alarm")
         prices = read.section("prices", ("escape", "false_call", "review"), most=math.inf)
         if prices and len(prices) < 3:
@@ -134,7 +176,7 @@ class Limits:
             escape=escape,
             purity=read.per_class("purity", PerClass()),
             overkill=read.share("overkill"),
-            review_share=review.get("share"),
+            review=read.review("review"),
             unknown_false_alarm=alarms[0],
             tail_false_alarm=alarms[1],
             line_mix=read.mix("line_mix"),
@@ -148,7 +190,7 @@ class Limits:
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked, as `from_dict` reads it."""
-        review = {"share": self.review_share} if self.review_share is not None else None
+        review = {name: v for name, v in asdict(self.review).items() if v is not None} or None
         alarms = {"overall": self.unknown_false_alarm, "tail": self.tail_false_alarm}
         alarms = {name: value for name, value in alarms.items() if value is not None}
         unknown = SMALLEST if set(alarms.values()) == {SMALLEST} else alarms or False
@@ -274,6 +316,27 @@ class _Reader:
             )
         return {str(n): self._checked(f"{key}.{n}", v, 0.0, most) for n, v in value.items()}
 
+    def review(self, key: str) -> Review:
+        """Numbers of images, and the column of their lots."""
+        value = self._values.get(key)
+        lot = None
+        if isinstance(value, Mapping) and "lot" in value:
+            self._values[key] = {name: each for name, each in value.items() if name != "lot"}
+            lot = value["lot"]
+            if not isinstance(lot, str) or not lot.strip():
+                raise ConfigError(
+                    f"{self._source}: {key}.lot is {lot!r}; it is the name of the column whose "
+                    "values are production lots."
+                )
+        names = ("share", "per_hour", "images_per_hour", "lot")
+        found = self.section(key, names, most=math.inf)
+        if "share" in found:
+            self._checked(f"{key}.share", found["share"], 0.0, 1.0)
+        try:
+            return Review(**found, lot=lot)
+        except ConfigError as error:
+            raise ConfigError(f"{self._source}: {error}") from None
+
     def alarms(self, key: str) -> tuple[float | str | None, float | str | None]:
         """Shares overall and of the tail; `smallest` of both, or none of either."""
         value = self._values.get(key)
@@ -315,12 +378,11 @@ class _Reader:
     def refuse_rest(self) -> None:
         """Refuse keys that nothing has taken: a limit that is not read is not kept."""
         if self._values:
-            known = (*(f.name for f in fields(Limits)), "review")
-            hidden = {"review_share", "tail_false_alarm"}
+            hidden = {"tail_false_alarm"}
             raise ConfigError(
                 f"{self._source}: {', '.join(map(quoted, map(str, self._values)))} is no limit, "
                 "so it would not be kept. Known are "
-                f"{', '.join(name for name in known if name not in hidden)}."
+                f"{', '.join(f.name for f in fields(Limits) if f.name not in hidden)}."
             )
 
     def _checked(

@@ -17,13 +17,14 @@ from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.actions import REVIEW, UNKNOWN, Policy
 from recame.decisions.automation import fit_automation
 from recame.decisions.expected import Expected, expect, frontier
-from recame.decisions.false_alarms import asked_alarms, fit_alarms
-from recame.decisions.limits import Limits
+from recame.decisions.false_alarms import asked_alarms, fit_alarms, most_alarms
+from recame.decisions.limits import ESTIMATE, Limits
+from recame.decisions.line_mix import LineMix
 from recame.decisions.prices import cheapest
 from recame.decisions.promises import Promise, risk_of_each
 from recame.decisions.release import Release, check_defects, fit_release, promised_classes
 from recame.decisions.scored import Scored, class_log_odds, normal_scores
-from recame.errors import DataError
+from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
 
@@ -39,7 +40,8 @@ class Tuned:
         frontier: for each escape limit what it would cost, a row each.
         unmet: limits that are not kept, in sentences; nothing was loosened for them.
         notes: what else is to be known.
-        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images`, `unit` and `counts`.
+        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images`, `unit` and `counts`; where
+            the line's mix was estimated, `line`.
     """
 
     policy: Policy
@@ -71,6 +73,7 @@ def tune(
     tuning: int = 1,
     estimate: str = "",
     usual_mix: FloatArray | None = None,
+    line: LineMix | None = None,
     tail: BoolArray | None = None,
     products: Sequence[str] | None = None,
     product_column: str = "product",
@@ -89,6 +92,7 @@ def tune(
         estimate: why nothing can be promised, as where weights were fitted to these images.
         usual_mix: (C,) weights of the classes on the line where the limits state none; None: as
             the labelled images come.
+        line: the classes' shares on the line, where the limits ask to estimate them.
         tail: (C,) the classes of few training images.
         products: of the training; images of others go to a person.
         product_column: what tables call them.
@@ -99,20 +103,23 @@ def tune(
     """
     limits = limits or Limits()
     limits.check_classes(names, normal, "limits")
+    _check_line(limits, line)
     images = scored.counted()
     if not len(images):
         raise DataError("No image of the calibration has a label, and labels are what tells.")
     index = None if normal is None else list(names).index(normal)
     odds = class_log_odds(images.logits)
     counts = np.bincount(images.target, minlength=len(names))
-    mix = limits.mix(names, counts.astype(np.float64) if usual_mix is None else usual_mix)
+    usual = counts.astype(np.float64) if usual_mix is None else usual_mix
+    mix = limits.mix(names, usual if line is None else line.shares)
     purified = any(limits.purity.limit(name) is not None for name in names if name != normal)
     laying = _halved(images) if purified else np.ones(len(images), np.bool_)
     strangers = images.chosen(laying)
     strange = asked_alarms(strangers, limits, mix, tail)
     if strange.overall is None:
         laying[:] = False  # which is no half of anything
-    promises = strange.number
+    # What is estimated moves no threshold of release, nor the risk that it takes.
+    promises = strange.number if line is None else most_alarms(strangers, limits)
     promises += sum(limits.purity.limit(name) is not None for name in names if name != normal)
     if index is not None:
         check_defects(images.target, names, index)
@@ -152,10 +159,13 @@ def tune(
         products=known,
         audit=limits.audit,
         product_column=product_column,
+        review_budget=limits.review.budget,
+        lot_column=limits.review.lot,
     )
     expected = expect(policy, images, mix)
     notes = [*alarms.notes]
     notes += _notes(images, odds, counts, names, limits, trained=usual_mix is not None)
+    notes += [] if line is None else [line.sentence()]
     facts = {
         "confidence": limits.confidence,
         "tuning": tuning,
@@ -164,6 +174,7 @@ def tune(
         "images": len(images),
         "unit": unit,
         "counts": dict(zip(names, counts.tolist(), strict=True)),
+        **({} if line is None else {"line": line.to_dict()}),
     }
     return Tuned(
         policy=policy,
@@ -174,6 +185,27 @@ def tune(
         notes=tuple(notes),
         facts=facts,
     )
+
+
+def _check_line(limits: Limits, line: LineMix | None) -> None:
+    """Refuse an estimate that is asked and not there, or there and not asked."""
+    if line is None:
+        if limits.line_mix == ESTIMATE:
+            raise ConfigError(
+                "line_mix: estimate: the mix is estimated from a lot's own predictions, and none "
+                "are given: give `line` (recame.decisions.line_mix), or state the mix."
+            )
+        return
+    if limits.line_mix != ESTIMATE:
+        raise ConfigError(
+            "A lot is given to estimate the line's mix from, but the limits do not ask for it: "
+            "write line_mix: estimate, or leave the lot out."
+        )
+    if limits.prices is not None:
+        raise ConfigError(
+            "prices choose a threshold of release by how often each class comes, and none follows "
+            "from an estimate (line_mix: estimate): state the mix, or leave prices out."
+        )
 
 
 def _halved(images: Scored) -> BoolArray:
@@ -207,11 +239,12 @@ def _unmet(limits: Limits, expected: Expected, rows: Sequence[dict[str, Any]]) -
             f"loosened for it. {_would(rows, 1 - limits.overkill)}"
         )
     review = expected.share(REVIEW) + expected.share(UNKNOWN)
-    if limits.review_share is not None and review > limits.review_share:
+    budget = limits.review.budget
+    if budget is not None and review > budget:
         told.append(
-            f"Review: {review:.1%} of the images of the line go to a person, and "
-            f"{limits.review_share:.1%} were asked. No limit was loosened for it; the frontier "
-            "shows what each escape limit costs."
+            f"Review: {review:.1%} of the images of the line go to a person, and {budget:.1%} "
+            "were asked. No limit was loosened for it: in each lot what is beyond it stays held "
+            "(over_budget). The frontier shows what each escape limit costs."
         )
     return told
 

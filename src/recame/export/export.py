@@ -40,6 +40,7 @@ from recame.inference.quantise import (
     to_half,
     to_openvino,
 )
+from recame.inference.training_prior import prior_of_run
 from recame.label_space import LabelSpace
 from recame.machine import package_versions
 from recame.models import LoadedModel
@@ -303,6 +304,7 @@ def _facts(
         "versions": package_versions(*_PACKAGES),
         "parity": {},
         "max_pixels": source.config.data.max_pixels,
+        "training_prior": prior_of_run(source.folder, source.config).to_dict(),
     }
 
 

@@ -180,12 +180,14 @@ class Judged:
         scored: of the same.
         confidence: (N,) calibrated probability of the class that each is called.
         contents: (N,) what tells each image from others, by what is in it.
+        probabilities: (N, C) calibrated.
     """
 
     labelled: Labelled
     scored: Scored
     confidence: FloatArray
     contents: tuple[str, ...]
+    probabilities: FloatArray
 
     @property
     def called(self) -> IntArray:
@@ -249,7 +251,7 @@ def judged(
         strangeness,
     )
     contents = list(np.array(contents, object)[kept])
-    return Judged(labelled, scored, probabilities.max(1), tuple(contents))
+    return Judged(labelled, scored, probabilities.max(1), tuple(contents), probabilities)
 
 
 def features_of(found: Sequence[Prediction]) -> FloatArray:

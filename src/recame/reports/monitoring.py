@@ -231,7 +231,10 @@ def _strangeness(lot: Predictions, kept: KeptPolicy, table: Path | str) -> Float
 
 
 def _seen_by_people(rows: pd.DataFrame) -> BoolArray:
-    """(N,) images that went to a person for what neither score nor audit says."""
+    """(N,) images that went to a person for what neither score nor audit says.
+
+    Those that are over a lot's budget (`over_budget`) are held for their score.
+    """
     reasons = rows.get("reason", pd.Series("", rows.index))
     held = reasons.isin(["near_black", "product_unseen", "not_finite", "unreadable"])
     return np.asarray(held, np.bool_)

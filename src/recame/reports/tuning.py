@@ -24,6 +24,7 @@ from recame.decisions.document import (
 )
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, SMALLEST, Limits, PerClass
+from recame.decisions.line_mix import LineMix, stated
 from recame.decisions.scored import logits_of
 from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
@@ -39,16 +40,12 @@ from recame.names import command, quoted
 from recame.progress import say
 from recame.reports.decisions_page import decisions_page
 from recame.reports.labelled import Labelled, contents_of, features_of, judged
+from recame.reports.lot_mix import Lot
 from recame.runs.folder import RunFolder
 from recame.runtime.bundle import find_bundle, open_bundle
 from recame.runtime.opening import load
 from recame.runtime.predictor import Predictor
 
-#: Of what a folder's decisions do not ask yet, so that a limit on it could not be kept.
-_NOT_KEPT = (
-    "the decisions of a run or bundle do not keep it. Leave it out, or tune scores with it "
-    "(docs/promised-limits.md)."
-)
 #: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to: some
 #: 300 of them are kept.
 SCORER, _MOST_FITTED = "knn", 400
@@ -96,6 +93,7 @@ def tune(
     *,
     normal: str | None = None,
     run: Path | str | None = None,
+    lot: Path | str | LineMix | None = None,
     named: Path | None = None,
     console: Console | None = None,
 ) -> Tuned:
@@ -113,6 +111,8 @@ def tune(
         normal: the class that may be released, where neither training nor an earlier tuning
             named it.
         run: that a bundle was exported from: its images calibrate, and no image that made it.
+        lot: for `line_mix: estimate`, what the same model has predicted of a lot of the line, a
+            table of `recame predict`, whose labels are not looked at; or what was estimated before.
         named: what a bundle will be called, that is still being made.
         console: where progress and promises go; silent if None.
 
@@ -126,6 +126,7 @@ def tune(
     path = folder / DECISIONS_FILE
     before = (last_tuning(path) or {}).get("normal")  # who has named it once need not again
     space = _with_normal(loaded.label_space, normal or before, folder)
+    told = _lot(lot, asked, loaded, folder)
     origin = _origin(folder, run)
     if origin is None:
         basis = _basis_of_bundle(folder, calibration, console)
@@ -144,6 +145,7 @@ def tune(
     found = judged(
         loaded, basis.labelled, console, group=asked.group, seen=basis.seen, scorer=scorer
     )
+    line = told.mix(found) if isinstance(told, Lot) else told
     tuned = tune_scores(
         found.scored,
         space.names,
@@ -154,6 +156,7 @@ def tune(
         estimate=basis.fitted(loaded.calibration),
         tuning=1 + _earlier(path, origin, known_as, found.contents),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
+        line=line,
         tail=tail if tail.any() else None,
         products=None if origin is None else _products(origin),
         product_column="product" if origin is None else origin.load_config().data.product_column,
@@ -169,8 +172,34 @@ def tune(
     name = folder.resolve().name
     page = decisions_page(tuned, found.scored, asked, name=name, told=basis.told)
     write_text(folder / "decisions.html", page)
-    _tell(tuned, basis.told, console, stated=asked.line_mix is not None)
+    words = "a line whose classes come as in training"
+    if asked.line_mix is not None:
+        words = "the stated line" if line is None else "the estimated line"
+    _tell(tuned, basis.told, console, line=words)
     return tuned
+
+
+def _lot(
+    lot: Path | str | LineMix | None, asked: Limits, model: Predictor, folder: Path
+) -> Lot | LineMix | None:
+    """What the line's mix is estimated from; None where it is not.
+
+    Raises:
+        ConfigError: it is asked for and not there, there and not asked for, or tells nothing.
+    """
+    if lot is None and asked.line_mix == ESTIMATE:
+        words = command("recame", "predict", folder, "LOT", "-o", "lot.csv")
+        raise ConfigError(
+            "line_mix: estimate: the line's mix is estimated from a lot's own predictions, and "
+            f"none are given: predict a lot of the line ({words}) and give its table, --lot "
+            f"lot.csv; or state the mix, for instance {stated(model.label_space.names)}."
+        )
+    if lot is not None and asked.line_mix != ESTIMATE:
+        raise ConfigError(
+            f"--lot {lot}: a lot is read to estimate the line's mix, which the limits do not ask "
+            "for: write line_mix: estimate into them, or leave --lot out."
+        )
+    return lot if lot is None or isinstance(lot, LineMix) else Lot.read(lot, model, folder)
 
 
 def _basis(
@@ -305,8 +334,11 @@ def tune_export(
     if max_escape is not None:
         limits = replace(limits, escape=PerClass(max_escape))
     source, normal = last.get("calibration"), normal or last.get("normal")
+    # How often classes come is the line's, whichever model has told it.
+    line = LineMix.from_dict(last["line"], folder.label_space().names) if "line" in last else None
+    how: dict[str, Any] = {"normal": normal, "run": run, "named": named, "lot": line}
     try:
-        return tune(bundle, source, limits, normal=normal, run=run, named=named, console=console)
+        return tune(bundle, source, limits, console=console, **how)
     except ConfigError as error:
         raise ConfigError(
             f"{error} (The bundle was to have the decisions of {run}, fitted to its own answers. "
@@ -352,10 +384,7 @@ def _read(path: Path | str | None) -> Limits:
     if path is None:
         return Limits()
     values = read_settings(Path(path), "limits", "--limits")
-    limits = Limits.from_dict({} if values is None else values, str(path))
-    if limits.line_mix == ESTIMATE:
-        raise ConfigError(f"{path}: line_mix: estimate: {_NOT_KEPT}")
-    return limits
+    return Limits.from_dict({} if values is None else values, str(path))
 
 
 def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSpace:
@@ -375,8 +404,8 @@ def _unknown_words(share: float) -> str:
     return f", {share:.1%} of them as unknown" if share else ""
 
 
-def _tell(tuned: Tuned, split: str, console: Console, *, stated: bool) -> None:
-    """Print what is promised and what it costs; `stated`: on a line that the limits describe."""
+def _tell(tuned: Tuned, split: str, console: Console, *, line: str) -> None:
+    """Print what is promised and what it costs; `line`: on which, in words."""
     facts, expected = tuned.facts, tuned.expected
     tried = f", {facts['comparisons']:,} models compared on it" if facts["comparisons"] > 1 else ""
     say(console, f"Fitted to {facts['images']:,} of {split}{tried}; tuning {facts['tuning']}.")
@@ -391,7 +420,6 @@ def _tell(tuned: Tuned, split: str, console: Console, *, stated: bool) -> None:
             f"({low:.0%} to {high:.0%}).",
         )
     told = expected.to_dict(tuned.policy.names)
-    line = "the stated line" if stated else "a line whose classes come as in training"
     say(
         console,
         f"On {line} {told['release']:.1%} pass, {told['automatic']:.1%} are classified "

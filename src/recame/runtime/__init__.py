@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from recame.runtime.bundle import Bundle, is_bundle, open_bundle
     from recame.runtime.opening import load
-    from recame.runtime.partial_table import PredictionSummary
     from recame.runtime.predict_files import predict, predict_files
+    from recame.runtime.prediction_summary import PredictionSummary
     from recame.runtime.predictor import Prediction, Predictor
 
 _HOME = {
     "Bundle": "bundle",
     "Prediction": "predictor",
-    "PredictionSummary": "partial_table",
+    "PredictionSummary": "prediction_summary",
     "Predictor": "predictor",
     "is_bundle": "bundle",
     "load": "opening",

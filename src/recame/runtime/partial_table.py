@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Protocol, Self
@@ -32,7 +32,9 @@ from recame.runs.prediction_columns import (
     probability_columns,
     table_metadata,
 )
+from recame.runtime.held_rows import HeldRows, held_rows, lot_place
 from recame.runtime.parquet_table import to_parquet
+from recame.runtime.prediction_summary import PredictionSummary
 from recame.runtime.predictor import Prediction
 from recame.runtime.table_lines import Line, lines, write_table
 from recame.runtime.urls import content
@@ -61,44 +63,6 @@ _CHUNK = 256
 _UNREADABLE = ("unreadable", "unreadable")
 #: Unreadable files that a summary names.
 _NAMED = 20
-
-
-@dataclass(frozen=True)
-class PredictionSummary:
-    """What `predict_files` did.
-
-    Attributes:
-        out: the table; a text where it is at a URL.
-        num_images: images predicted, those of an interrupted start included.
-        num_resumed: files that an interrupted start had done.
-        counts: images of each predicted class, most frequent first.
-        decided: of each action and reason, how many of the files, most frequent first.
-        num_unreadable: files without a prediction.
-        unreadable: the first twenty of them, each with its reason.
-        lost: what images have lost on their way to the model (`Prediction.lost`): how many of
-            them, and the first.
-        seconds: of this start.
-    """
-
-    out: Path | str
-    num_images: int
-    num_resumed: int
-    counts: dict[str, int]
-    decided: dict[tuple[str, str], int]
-    num_unreadable: int
-    unreadable: tuple[tuple[str, str], ...]
-    lost: dict[str, tuple[int, str]]
-    seconds: float
-
-    @property
-    def num_review(self) -> int:
-        """Images that a person has to see."""
-        return sum(n for (action, _), n in self.decided.items() if action in ("review", "unknown"))
-
-    @property
-    def num_unanswered(self) -> int:
-        """Images for which the model gives no usable numbers."""
-        return sum(n for (_, reason), n in self.decided.items() if reason == "not_finite")
 
 
 class Scorer(Protocol):
@@ -155,6 +119,7 @@ class PartialTable:
         self._policy = scorer.policy
         if self._policy is not None and self._policy.products is not None and listed.told:
             self._tell_without_products(self._policy)
+        self._lot_place = lot_place(listed, self._policy)
         if (self.folder / _EARLIER).exists():
             if resume:
                 raise self._another_version(1)
@@ -275,18 +240,20 @@ class PartialTable:
             )
         if num_unreadable > self._allowed(most):
             raise self._too_many(num_unreadable, most, "read")
+        held = held_rows(self._db, self._listed, self._policy, self._lot_place, len(self._classes))
         summary = PredictionSummary(
             out=self.out,
             num_images=len(self._names) - num_unreadable,
             num_resumed=len(self._names) - len(self.todo),
             counts=dict(classes),
-            decided=counts,
+            decided=held.counted(counts),
             num_unreadable=num_unreadable,
             unreadable=tuple(self._unreadable(_NAMED)),
             lost=self._lost(),
             seconds=time.perf_counter() - began,
+            over_budget=held.lots,
         )
-        self._place()
+        self._place(held)
         self._db.close()  # Windows removes no open file
         shutil.rmtree(self.folder)
         return summary
@@ -338,20 +305,19 @@ class PartialTable:
         found = self._db.execute(query, [*_UNREADABLE, most])
         return [(unescaped(key.split("\0")[0]), unescaped(reason)) for key, reason in found]
 
-    def _place(self) -> None:
+    def _place(self, held: HeldRows) -> None:
         """Write the table beside the rows and move it in place."""
         [longest] = self._db.execute("SELECT experts FROM rows ORDER BY experts = '' LIMIT 1")
         num_experts = len(longest[0].split(",")) // len(self._classes) if longest[0] else 0
         stored = self._db.execute("SELECT line, experts FROM rows ORDER BY position")
         table = self.folder / "table.csv"
-        header = write_table(
-            table, self._listed, self._classes, num_experts, map(Line._make, stored)
-        )
+        told = held.told(map(Line._make, stored))
+        header = write_table(table, self._listed, self._classes, num_experts, told)
         if self.out.suffix.lower() == ".parquet":
             numbers = {*NUMBERS, *probability_columns(self._classes)}
             numbers |= set(expert_columns(self._classes, num_experts))
-            told = table_metadata(self._classes, self._model)
-            table = to_parquet(table, header, numbers, told)
+            metadata = table_metadata(self._classes, self._model)
+            table = to_parquet(table, header, numbers, metadata)
         _sync(table)
         table.replace(self.out)
         # Its name too, before the rows go.

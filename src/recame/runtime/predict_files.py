@@ -22,7 +22,8 @@ from recame.data.image_table import USUAL, TableColumns
 from recame.data.listing import list_with_columns
 from recame.errors import ConfigError, DataError, MissingDependencyError
 from recame.runtime.opening import load
-from recame.runtime.partial_table import PartialTable, PredictionSummary, Scorer
+from recame.runtime.partial_table import PartialTable, Scorer
+from recame.runtime.prediction_summary import PredictionSummary
 from recame.runtime.predictor import DEFAULT_BATCH
 from recame.runtime.url_table import local_table, send
 from recame.runtime.urls import UrlReader, is_url, list_names
@@ -120,6 +121,10 @@ def predict_files(
     read has no probabilities; `note` says why. Bytes of a name that are no text stand as escapes,
     `\udcff` for FF (`recame.names.escaped`). In a CSV, a name that a spreadsheet would take for a
     formula has an apostrophe in front (`recame.names.cell_of`).
+
+    Decisions with a review budget hold it in each production lot: of the images that go to a person
+    for their score, those that no person has time for have the reason `over_budget`, and `note`
+    keeps the one that they had.
 
     Args:
         predictor: from `load`, or from `recame.runtime.cluster.on_cluster`.

@@ -15,8 +15,8 @@ import numpy as np
 
 from recame.contracts import FloatArray
 from recame.data.listing import ListedImages
-from recame.names import cell_of
-from recame.runs.prediction_columns import LABELLED, kept_columns, prediction_columns
+from recame.names import cell_of, text_of
+from recame.runs.prediction_columns import DECIDED, LABELLED, kept_columns, prediction_columns
 from recame.runtime.predictor import Prediction
 
 
@@ -62,6 +62,18 @@ def lines(found: Sequence[Prediction], classes: Sequence[str]) -> list[Line]:
         # Numbers need no quotes, and a CSV writer looks at each character.
         made.append(Line(",".join([*sure, *row, words]), ",".join(numbers)))
     return made
+
+
+def with_reason(line: Line, reason: str, note: str) -> Line:
+    """A row whose action has another reason; what its note said follows the new one."""
+    cells = [text_of(cell) for [*row] in csv.reader([line.decided]) for cell in row]
+    first = len(cells) - len(DECIDED)
+    for name, text in (("reason", reason), ("note", note)):
+        place = first + DECIDED.index(name)
+        more = cells[place] if name == "note" else ""
+        cells[place] = f"{text}; {more}" if more else text
+    [decided] = _csv([cells])
+    return Line(decided, line.experts)
 
 
 def header_of(listed: ListedImages, classes: Sequence[str], num_experts: int) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recame.runtime.partial_table import PredictionSummary
+from recame.runtime.prediction_summary import PredictionSummary
 from recame.runtime.urls import is_url, place_of, plain_path, reached
 
 #: Stores in which a name leads to the old content until the new one is whole.
