@@ -13,6 +13,8 @@ import pandas as pd
 
 from recame.config import Config
 from recame.contracts import Predictions
+from recame.data.dataset import InspectionSet
+from recame.data.decode import near_black
 from recame.data.paged_file import content_sha256
 from recame.decisions.calibration import Calibration
 from recame.decisions.document import KeptPolicy, load_policy, note_look, tuned_share
@@ -53,7 +55,7 @@ def decide_split(
     predictions: Predictions,
     calibration: Calibration | None,
     images: str,
-    known: pd.DataFrame | None = None,
+    data: InspectionSet | None = None,
 ) -> DecidedSplit:
     """Decide images as `recame predict` would, by what `recame tune` has fitted to the run.
 
@@ -65,24 +67,28 @@ def decide_split(
         predictions: of a split, calibrated.
         calibration: by which.
         images: which they are, in words.
-        known: what was noted of them before: `sha256, unknown_score`; None: it is found now.
+        data: the images as they were read; None: what was noted of them before is taken, which
+            stands in the predictions' table.
     """
     names = tuple(folder.label_space().names)
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
-    paths = map(str, predictions.table.get("path", ()))
-    if known is None or "sha256" not in known:
-        digests = _digests(list(paths))
-    else:
+    table = predictions.table
+    # A manifest may have columns of these names, and mean others by them.
+    known = table if data is None else table[[]]
+    if "sha256" in known:
         digests = [str(each) or None for each in known["sha256"]]
+    else:
+        digests = _digests(list(map(str, table.get("path", ()))))
+    dark, lost = _told_by_files(table, data)
     experts = predictions.expert_probabilities
     scorer = None if kept is None else kept.scorer
     strange = None
-    if known is not None and "unknown_score" in known:
+    if "unknown_score" in known:
         strange = np.asarray(known["unknown_score"], np.float64)
     products = None
-    if policy is not None and policy.product_column in predictions.table:
-        column = predictions.table[policy.product_column]
+    if policy is not None and policy.product_column in table:
+        column = table[policy.product_column]
         products = column.astype(object).where(column.notna(), None).tolist()
     decided = Decider(names, policy, scorer, temperature).decide(
         predictions.probabilities,
@@ -91,12 +97,13 @@ def decide_split(
         features=predictions.features,
         strangeness=strange,
         products=products,
+        near_black=dark,
     )
     rows = pd.DataFrame(
         {
             "action": decided.actions,
             "reason": decided.reasons,
-            "note": [fault or "" for fault in decided.faults],
+            "note": [fault or note for fault, note in zip(decided.faults, lost, strict=True)],
             "candidates": decided.candidates,
             "unknown_score": np.asarray(decided.strangeness, np.float32),
             "sha256": [digest or "" for digest in digests] or [""] * len(predictions),
@@ -108,9 +115,21 @@ def decide_split(
     found = outcome_of(decided.actions, called, predictions.target, names, policy.normal)
     assert kept is not None
     note_look(folder.decisions_path, kept.sha256, images, rows["sha256"], found)
-    names_of = predictions.table.get("path", predictions.table["image"])
+    names_of = table.get("path", table["image"])
     contents = [content_of(d, str(n)) for d, n in zip(digests, names_of, strict=False)]
     return DecidedSplit(rows, found, tuned_share(folder.decisions_path, contents))
+
+
+def _told_by_files(
+    table: pd.DataFrame, data: InspectionSet | None
+) -> tuple[list[bool], list[str]]:
+    """Which images the model sees near black, and in words what each has lost on its way to it."""
+    if data is None:
+        reasons, notes = (table.get(name, [""] * len(table)) for name in ("reason", "note"))
+        return [reason == "near_black" for reason in reasons], list(map(str, notes))
+    lost = data.lost(map(str, table["path"]))
+    dark = [near_black(each, data.spec) for each in lost]
+    return dark, ["; ".join(each.values()) for each in lost]
 
 
 def _digests(paths: Sequence[str]) -> list[str | None]:

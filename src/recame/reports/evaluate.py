@@ -236,7 +236,7 @@ def _evaluate(
     target = folder.evaluation_dir(name)
     judged = replace(judged, decided="" if kept is None else kept.sha256)
     judged.write(target)  # first: predictions without a note are taken for the run's own
-    decided = decide_split(folder, kept, predictions, calibration, judged.words())
+    decided = decide_split(folder, kept, predictions, calibration, judged.words(), data)
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
     save_predictions(table, target / PREDICTIONS, classes, judged.weights)
@@ -365,7 +365,7 @@ def report(
             missing=missing,
             baseline=baseline,
             outcome=decide_split(
-                folder, kept, predictions, calibration, judged.words(), predictions.table
+                folder, kept, predictions, calibration, judged.words()
             ).outcome,
             progress=progress,
         )
@@ -376,21 +376,25 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     folder = RunFolder.open(run)
     path = folder.evaluation_dir(split) / PREDICTIONS
     judged = _Judged.read(folder, split) if path.exists() else None
+    found = None
     if judged is None:
-        return evaluate(run, split=split, console=console, report=False).predictions
-    kept = decisions_of(folder, judged.config(folder.load_config()))
-    stale = kept is not None and kept.sha256 != judged.decided
-    if stale or judged.weights not in ("", folder.weights_sha256()):
-        return evaluate(
-            run,
-            judged.source,
-            split=judged.split,
-            name=split,
-            views=judged.views,
-            report=False,
-            console=console,
-        ).predictions
-    return load_predictions(path, folder.label_space().names).predictions
+        found = evaluate(run, split=split, console=console, report=False).predictions
+    else:
+        kept = decisions_of(folder, judged.config(folder.load_config()))
+        stale = kept is not None and kept.sha256 != judged.decided
+        if stale or judged.weights not in ("", folder.weights_sha256()):
+            found = evaluate(
+                run,
+                judged.source,
+                split=judged.split,
+                name=split,
+                views=judged.views,
+                report=False,
+                console=console,
+            ).predictions
+    written = load_predictions(path, folder.label_space().names).predictions
+    # The table alone says what was noted of each image.
+    return written if found is None else replace(found, table=written.table)
 
 
 def _baseline(run: Path, split: str, console: Console) -> Baseline:
