@@ -16,6 +16,7 @@ from recame.contracts import Array, FloatArray, IntArray, Predictions
 from recame.errors import CheckpointError
 from recame.files import read_json, write_json
 from recame.runs.marker import read_marker
+from recame.runs.merged_json import adding_to
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +86,13 @@ def fit_calibration(
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write it into `decisions.json`, whole or not at all; a policy in it stays."""
     kept: dict[str, Any] = {}
-    if path.exists():
-        with suppress(CheckpointError):  # damaged: what was in it is lost
-            kept = read_json(path, newest=DECISIONS_SCHEMA)
-    # The schema before knew calibrations alone, and its versions can read one.
-    schema = DECISIONS_SCHEMA if "policy" in kept else 1
-    write_json(path, {**kept, "schema": schema, "calibration": asdict(calibration)})
+    with adding_to(path):
+        if path.exists():
+            with suppress(CheckpointError):  # damaged: what was in it is lost
+                kept = read_json(path, newest=DECISIONS_SCHEMA)
+        # The schema before knew calibrations alone, and its versions can read one.
+        schema = DECISIONS_SCHEMA if "policy" in kept else 1
+        write_json(path, {**kept, "schema": schema, "calibration": asdict(calibration)})
 
 
 def load_calibration(path: Path, answers: Mapping[str, object]) -> Calibration | None:
