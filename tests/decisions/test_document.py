@@ -57,7 +57,7 @@ def note(path: Path, name: str) -> None:
 
 
 def verified(path: Path, name: str) -> None:
-    save_verification(path, Verification(()), name)
+    save_verification(path, Verification((), "holds"), name)
 
 
 def calibrated(path: Path, name: str) -> None:

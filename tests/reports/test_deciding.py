@@ -93,6 +93,31 @@ def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None
     assert (place / "predictions.parquet").stat().st_mtime_ns == before
 
 
+def test_the_normal_class_that_tuned_is_that_of_the_report(run: Path, fresh: Path) -> None:
+    """Training was not told it: `recame tune --normal` alone was."""
+    place, words = run / "evaluation" / "test", "No class is named as normal"
+    recame.evaluate(run)
+    assert words in (place / "report.html").read_text("utf-8")
+    assert "escape_rate" not in json.loads((run / "metrics.json").read_text())["test"]
+    recame.tune(run, fresh, normal="ok")
+    files = recame.report(run)  # what evaluate left was of other decisions
+    table = pd.read_parquet(place / "predictions.parquet")
+    defects = table[table["label"] != "ok"]
+    for _ in range(2):
+        page = (place / "report.html").read_text("utf-8")
+        assert words not in page
+        assert words not in files.markdown.read_text("utf-8")
+        told = json.loads((place / "report.json").read_text())["evaluation"]
+        assert told["escape_rate"]["value"] == (defects["prediction"] == "ok").mean()
+        assert json.loads((run / "metrics.json").read_text())["test"]["escape_rate"] == (
+            told["escape_rate"]
+        )
+        recame.report(run)  # of what there is
+    # Other views have other decisions; what is normal does not depend on them.
+    assert recame.evaluate(run, views=2, report=False).evaluation.normal == "ok"
+    assert RunFolder(run).label_space().normal is None
+
+
 @pytest.mark.parametrize("tuned", [True, False])
 def test_what_a_file_has_lost_is_told_alike(
     run: Path, fresh: Path, tmp_path: Path, *, tuned: bool

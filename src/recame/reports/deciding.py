@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,16 @@ from recame.data.dataset import InspectionSet
 from recame.data.decode import near_black
 from recame.data.paged_file import content_sha256
 from recame.decisions.calibration import Calibration
-from recame.decisions.document import KeptPolicy, load_policy, note_look, tuned_share
+from recame.decisions.document import (
+    KeptPolicy,
+    last_tuning,
+    load_policy,
+    note_look,
+    tuned_share,
+)
 from recame.decisions.outcome import Outcome, outcome_of
 from recame.decisions.policy import Decider
+from recame.label_space import LabelSpace
 from recame.machine import usable_cores
 from recame.reports.labelled import content_of
 from recame.runs.folder import RunFolder
@@ -47,6 +55,18 @@ def decisions_of(folder: RunFolder, config: Config) -> KeptPolicy | None:
     """
     names = tuple(folder.label_space().names)
     return load_policy(folder.decisions_path, folder.answers(config), names)
+
+
+def with_tuned_normal(folder: RunFolder, space: LabelSpace) -> LabelSpace:
+    """A run's classes with the normal one that `recame tune` was told, where training was not.
+
+    Raises:
+        CheckpointError: the decisions are damaged.
+    """
+    if space.normal is not None:
+        return space
+    told = (last_tuning(folder.decisions_path) or {}).get("normal")
+    return replace(space, normal=told)
 
 
 def decide_split(

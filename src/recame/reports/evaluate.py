@@ -27,7 +27,7 @@ from recame.models import LoadedModel
 from recame.names import check_folder_name, command, counted
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
-from recame.reports.deciding import decide_split, decisions_of
+from recame.reports.deciding import decide_split, decisions_of, with_tuned_normal
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
@@ -152,7 +152,7 @@ def evaluate(
     console = console or Console(quiet=True)
     if name is not None:
         check_folder_name(name, "--name")
-    folder, config, loaded = open_finished(run)
+    folder, config, loaded = _opened(run)
     where = None if source is None else str(Path(source).absolute())
     if views is not None:
         check_views(views, *loaded.spec.piece_size)
@@ -164,6 +164,13 @@ def evaluate(
     with folder.in_evaluation(name):
         _check_free(folder, name, judged)
         return _evaluate(folder, config, loaded, judged, name, console, report=report)
+
+
+def _opened(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run, with the normal class that its decisions know."""
+    folder, config, loaded = open_finished(run)
+    space = with_tuned_normal(folder, loaded.label_space)
+    return folder, config, replace(loaded, label_space=space)
 
 
 def _usual_name(judged: _Judged) -> str:
@@ -340,7 +347,7 @@ def report(
     other = None if against is None else Path(against)
     baseline = None if other is None else _baseline(other, split, console)
     predictions = _predictions(Path(run), split, console)
-    folder, config, loaded = open_finished(run)
+    folder, config, loaded = _opened(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     judged = _Judged.read(folder, split) or _Judged(None, split, "")
     source, config = judged.source, judged.config(config)
