@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from recame.config import Config
 from recame.contracts import Predictions
-from recame.data.dataset import InspectionSet
 from recame.data.decode import near_black
 from recame.data.paged_file import content_sha256
 from recame.decisions.calibration import Calibration
@@ -27,10 +26,16 @@ from recame.decisions.document import (
 )
 from recame.decisions.outcome import Outcome, outcome_of
 from recame.decisions.policy import Decider
+from recame.errors import ConfigError
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
+from recame.names import command
 from recame.reports.labelled import content_of
 from recame.runs.folder import RunFolder
+from recame.runtime.predictor import Predictor
+
+if TYPE_CHECKING:  # it needs torch, and a bundle's promises do not
+    from recame.data.dataset import InspectionSet
 
 
 class DecidedSplit(NamedTuple):
@@ -55,6 +60,25 @@ def decisions_of(folder: RunFolder, config: Config) -> KeptPolicy | None:
     """
     names = tuple(folder.label_space().names)
     return load_policy(folder.decisions_path, folder.answers(config), names)
+
+
+def promises_of(model: Predictor, folder: Path | str) -> KeptPolicy:
+    """A loaded model's decisions, where there must be some.
+
+    Args:
+        model: a run or a bundle.
+        folder: its own.
+
+    Raises:
+        ConfigError: it has none that hold for its answers.
+    """
+    if model.decisions is None:
+        raise ConfigError(
+            f"{folder} has no decisions that hold for its answers, so nothing is promised that "
+            "could be verified or watched: fit them first with "
+            f"{command('recame', 'tune', Path(folder))}."
+        )
+    return model.decisions
 
 
 def with_tuned_normal(folder: RunFolder, space: LabelSpace) -> LabelSpace:
