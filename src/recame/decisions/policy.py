@@ -131,6 +131,15 @@ class Decider:
         return [("automatic", "released", "below_release")[place] for place in places]
 
 
+def without_products(policy: Policy) -> str:
+    """What is said where images are not told by product, and the policy asks."""
+    return (
+        f"The decisions tell new products by the column {policy.product_column!r}, which the table "
+        "of images has not: an image of a product that training has not seen is decided like any "
+        "other. Add the column."
+    )
+
+
 #: Actions by which a person sees an image.
 _SEEN = ("review", "unknown")
 

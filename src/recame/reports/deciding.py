@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from recame.config import Config
 from recame.contracts import Predictions
 from recame.data.decode import near_black
 from recame.data.paged_file import content_sha256
+from recame.decisions.actions import Policy
 from recame.decisions.calibration import Calibration
 from recame.decisions.document import (
     KeptPolicy,
@@ -25,7 +27,7 @@ from recame.decisions.document import (
     tuned_share,
 )
 from recame.decisions.outcome import Outcome, outcome_of
-from recame.decisions.policy import Decider
+from recame.decisions.policy import Decider, without_products
 from recame.errors import ConfigError
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
@@ -130,10 +132,7 @@ def decide_split(
     strange = None
     if "unknown_score" in known:
         strange = np.asarray(known["unknown_score"], np.float64)
-    products = None
-    if policy is not None and policy.product_column in table:
-        column = table[policy.product_column]
-        products = column.astype(object).where(column.notna(), None).tolist()
+    products = None if policy is None else _products(table, policy, new=data is not None)
     decided = Decider(names, policy, scorer, temperature).decide(
         predictions.probabilities,
         experts if experts.shape[1] else None,
@@ -162,6 +161,17 @@ def decide_split(
     names_of = table.get("path", table["image"])
     contents = [content_of(d, str(n)) for d, n in zip(digests, names_of, strict=False)]
     return DecidedSplit(rows, found, tuned_share(folder.decisions_path, contents))
+
+
+def _products(table: pd.DataFrame, policy: Policy, *, new: bool) -> list[str | None] | None:
+    """Of each image; None where the table does not tell, which is said of `new` images."""
+    if policy.product_column not in table:
+        if new and policy.products is not None:
+            warnings.warn(without_products(policy), stacklevel=4)
+        return None
+    column = table[policy.product_column]
+    found: list[str | None] = column.astype(object).where(column.notna(), None).tolist()
+    return found
 
 
 def _told_by_files(
