@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from recame.config import DataConfig
+from recame.data.image_table import table_rows
 from recame.data.listing import list_images
 from recame.data.manifest import ManifestColumns, read_manifest, read_recorded_manifest
 from recame.errors import CheckpointError, ConfigError, DataError
+from recame.files import csv_text
 
 
 def touch(folder, *names):
@@ -199,7 +203,8 @@ def test_tables_without_labels(tmp_path):
     with pytest.raises(DataError, match=r"2 rows have no 'label' \(row 2, 3"):
         read_manifest(path)
     pd.DataFrame({"image": ["a.png", "b.png"], "label": [7, None]}).to_parquet(tmp_path / "m.pq")
-    assert read_manifest(tmp_path / "m.pq", labels="optional")["label"].isna().tolist() == [0, 1]
+    read = read_manifest(tmp_path / "m.pq", labels="optional")
+    assert read["label"].isna().tolist() == [False, True]
     path.write_text("image,label\na.png,\nb.png,\n")
     assert "label" not in read_manifest(path, labels="optional")
 
@@ -247,6 +252,49 @@ def test_columns_that_no_number_holds_are_text(tmp_path):
     read = read_manifest(tmp_path / "set.parquet")
     assert read["board"].value_counts().tolist() == [1, 1]
     assert read["box"].nunique() == 2
+
+
+def test_whole_numbers_with_gaps_stay_whole(tmp_path):
+    """A gap makes no fraction of them: 12 is called so by `recame predict`, and by training too."""
+    code = [12, None, 9_007_199_254_740_993]  # which no float holds
+    stored = pa.table(
+        {
+            "image": ["a.png", "b.png", "c.png"],
+            "label": ["x", "y", "x"],
+            "split": ["train"] * 3,
+            "code": pa.array(code, pa.int64()),
+            "height": pa.array([1.0, None, 2.0], pa.float64()),
+            "whole": pa.array([1, 2, 3], pa.int64()),
+        }
+    )
+    parquet.write_table(stored, tmp_path / "set.parquet")
+    rows = ["a.png,x,train,12,1.0,1", "b.png,y,train,,,2", f"c.png,x,train,{code[2]},2.0,3"]
+    text = "\n".join(["image,label,split,code,height,whole", *rows])
+    (tmp_path / "set.csv").write_text(text + "\n")
+    for name in ("set.parquet", "set.csv"):
+        table = read_manifest(tmp_path / name)
+        assert table["code"].tolist()[::2] == ["12", str(code[2])], name
+        assert table["code"].isna().tolist() == [False, True, False]
+        # As they stand in the table.
+        assert table["height"].tolist()[::2] == [1.0, 2.0]
+        assert table["whole"].tolist() == [1, 2, 3]
+        (tmp_path / "manifest.csv").write_text(csv_text(table, index=False))
+        again = read_recorded_manifest(tmp_path / "manifest.csv", "product")
+        pd.testing.assert_frame_equal(again, table, check_dtype=False)
+        rows = table_rows(tmp_path / name)
+        place = rows.columns.index("code")
+        assert [row[place] for row in rows.cells] == table["code"].fillna("").tolist()
+
+
+def test_boxes_beside_whole_images_stay_whole(tmp_path):
+    (tmp_path / "set.csv").write_text(
+        "image,label,x,y,width,height\na.png,u,4,5.5,8,8\nb.png,v,,,,\n"
+    )
+    table = read_manifest(tmp_path / "set.csv")
+    assert table["image"].tolist() == ["a.png#xywh=4,5.5,8,8", "b.png"]
+    assert table[["x", "width"]].iloc[0].tolist() == ["4", "8"]
+    assert table["y"][0] == 5.5
+    assert table[["x", "y"]].isna().iloc[1].all()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")

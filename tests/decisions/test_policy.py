@@ -65,6 +65,14 @@ def test_the_threshold_holds_the_normal_class_alone() -> None:
     assert decided(*rows).best.tolist() == [0, 0, 1]
 
 
+def test_what_a_model_hardly_sees_goes_to_a_person() -> None:
+    rows = np.array([GOOD, GOOD, [np.nan] * 3], np.float32)
+    found = Decider(NAMES).decide(rows, near_black=[True, False, True])
+    assert found.reasons == ["near_black", "automatic", "not_finite"]
+    assert found.actions == ["review", "automatic", "review"]
+    assert found.candidates == ["ok|open", "", ""]
+
+
 def test_rounding_is_no_fault() -> None:
     half = np.random.default_rng(0).dirichlet(np.ones(40), 200).astype(np.float16)
     assert names_a_class(half).all()

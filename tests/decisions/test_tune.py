@@ -8,7 +8,7 @@ import pytest
 
 from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW, UNKNOWN
 from recame.decisions.expected import FRONTIER_LIMITS, risk_coverage
-from recame.decisions.limits import Limits
+from recame.decisions.limits import Limits, PerClass
 from recame.decisions.promises import risk_of_each
 from recame.decisions.scored import Scored
 from recame.decisions.tune import tune
@@ -181,13 +181,36 @@ def test_one_defect_promises_nothing_and_nothing_passes() -> None:
     assert found.policy.release_above == math.inf
     assert found.expected.overkill == 1.0
     assert "No image of open is in the calibration" in " ".join(found.notes)
-    assert "No limit is promised for escapes of bridge" in found.sentences()[0]
+    assert found.sentences()[:3] == [
+        "No limit is promised for escapes of bridge: it has too few images (0 of 1 image in the "
+        "calibration).",
+        "No limit is promised for escapes of open: it has too few images (0 of 0 images in the "
+        "calibration).",
+        "No image is released, since no escape limit is promised: 2% of one class takes 173 images "
+        "of it, none of them released.",
+    ]
+    purity = tune(scored((50, 1, 0)), NAMES, "good", Limits.from_dict({"purity": 0.9}))
+    assert "takes 227 images of it" in " ".join(purity.sentences())  # beside two of purity
+    assert "No image is released" not in " ".join(tune(scored(), NAMES, "good").sentences())
 
 
 def test_eight_images() -> None:
     found = tune(scored((4, 2, 2)), NAMES, "good")
     assert found.facts["images"] == 8
     assert found.expected.share(RELEASE) == 0.0
+    assert "No image is released, since no escape limit is promised" in " ".join(found.sentences())
+
+
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_a_limit_of_nothing_is_refused(limit: float) -> None:
+    told = r"bridge 0\.00% \(400 images: no number promises 0; these promise at most 1\.1%\); open"
+    with pytest.raises(ConfigError, match=told):
+        tune(scored(), NAMES, "good", Limits(escape=PerClass(limit)))
+    found = tune(scored(), NAMES, "good", Limits.from_dict({"purity": 1}))
+    assert found.policy.automatic_above[1:].tolist() == [math.inf, math.inf]
+    assert "purity of open: no number of images shows a purity of 100%" in " ".join(
+        found.sentences()
+    )
 
 
 def test_false_alarms_of_the_unknown() -> None:
@@ -220,5 +243,5 @@ def test_scores_that_are_no_numbers_go_to_a_person() -> None:
     images = scored()
     images.logits[3] = math.nan
     found = tune(images, NAMES, "good")
-    assert "1 image of the calibration have no finite score" in " ".join(found.notes)
+    assert "1 image of the calibration has no finite score" in " ".join(found.notes)
     assert found.policy.act(images.logits).reasons()[3] == "not_finite"

@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import recame
 from recame.decisions.limits import Limits
 from recame.errors import DataError
-from recame.files import read_json, sha256
+from recame.files import read_json, sha256, write_json
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 
@@ -89,6 +91,75 @@ def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None
     assert len(read_json(run / "decisions.json")["looks"]) == 1  # a report is no other look
     # Nor does it predict again what these decisions have judged.
     assert (place / "predictions.parquet").stat().st_mtime_ns == before
+
+
+def test_the_normal_class_that_tuned_is_that_of_the_report(run: Path, fresh: Path) -> None:
+    """Training was not told it: `recame tune --normal` alone was."""
+    place, words = run / "evaluation" / "test", "No class is named as normal"
+    recame.evaluate(run)
+    assert words in (place / "report.html").read_text("utf-8")
+    assert "escape_rate" not in json.loads((run / "metrics.json").read_text())["test"]
+    recame.tune(run, fresh, normal="ok")
+    files = recame.report(run)  # what evaluate left was of other decisions
+    table = pd.read_parquet(place / "predictions.parquet")
+    defects = table[table["label"] != "ok"]
+    for _ in range(2):
+        page = (place / "report.html").read_text("utf-8")
+        assert words not in page
+        assert words not in files.markdown.read_text("utf-8")
+        told = json.loads((place / "report.json").read_text())["evaluation"]
+        assert told["escape_rate"]["value"] == (defects["prediction"] == "ok").mean()
+        assert json.loads((run / "metrics.json").read_text())["test"]["escape_rate"] == (
+            told["escape_rate"]
+        )
+        recame.report(run)  # of what there is
+    # Other views have other decisions; what is normal does not depend on them.
+    assert recame.evaluate(run, views=2, report=False).evaluation.normal == "ok"
+    assert RunFolder(run).label_space().normal is None
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_what_a_file_has_lost_is_told_alike(
+    run: Path, fresh: Path, tmp_path: Path, *, tuned: bool
+) -> None:
+    """A 12-bit file is near black to a model of 8 bits, whichever verb reads it."""
+    lot = tmp_path / "lot"
+    for name, factor in (("8-bit", 0), ("12-bit", 16), ("16-bit", 257)):
+        (lot / name).mkdir(parents=True)
+        for path in sorted((fresh / "ok").iterdir())[:4]:
+            pixels = np.asarray(Image.open(path))
+            shown = pixels.astype(np.uint16) * factor if factor else pixels
+            Image.fromarray(shown).save(lot / name / path.name)
+    pages = [Image.fromarray(np.asarray(Image.open(path))) for path in (fresh / "ok").iterdir()]
+    pages[0].save(lot / "pages.tif", save_all=True, append_images=pages[1:3])
+    rows = [f"{path.relative_to(tmp_path)},ok" for path in sorted(lot.rglob("*.*"))]
+    table = tmp_path / "lot.csv"
+    table.write_text("\n".join(["image,label", *rows]))
+    if tuned:
+        recame.tune(run, fresh, normal="ok")
+    found = recame.evaluate(run, table, report=False)
+    recame.predict(run, table, out=tmp_path / "out.parquet")
+    one = pd.read_parquet(run / "evaluation" / "lot" / "predictions.parquet").set_index("image")
+    other = pd.read_parquet(tmp_path / "out.parquet").set_index("image").loc[one.index]
+    for name in ("action", "reason", "note", "candidates"):
+        assert one[name].tolist() == other[name].tolist(), name
+    dark = one.index.str.contains("12-bit")
+    assert dark.sum() == (one["reason"] == "near_black").sum() == 4
+    assert set(one["action"][dark]) == {"review"}
+    assert "" not in set(one["candidates"][dark])
+    words = "its values use 12 of 16 bits, of which the model sees the upper 8"
+    assert set(one["note"][dark]) == {words}
+    assert one.loc["lot/pages.tif", "note"] == "only the first of its 3 pages is read"
+    assert set(one["note"][~dark]) == {"", one.loc["lot/pages.tif", "note"]}
+
+    if tuned:  # what is drawn again knows it too, whether it judges anew or not
+        assert found.outcome is not None
+        for _ in range(2):
+            recame.report(run, "lot")
+            told = json.loads((run / "evaluation" / "lot" / "report.json").read_text())
+            assert told["decisions"] == json.loads(json.dumps(found.outcome.to_dict()))
+            values = read_json(run / "evaluation" / "lot" / "judged.json")
+            write_json(run / "evaluation" / "lot" / "judged.json", {**values, "decided": ""})
 
 
 def test_without_decisions_every_label_stands(run: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from recame.config import DataConfig, height_width
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache
+from recame.data.decode import PLAIN, Loss, losses
 from recame.data.image_folder import Labels
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import decoded_as, native_size, propose_spec, settled
@@ -114,6 +115,11 @@ class InspectionSet:
             )
         part = self.table.iloc[indices]
         return SplitView(split, indices, part["target"].to_numpy(), part["row"].to_numpy())
+
+    def lost(self, paths: Iterable[str]) -> list[dict[Loss, str]]:
+        """What images have lost on their way to the model, by kind and in words."""
+        facts = dict(self.cache.facts)
+        return [losses(facts.get(str(Path(path)), PLAIN), self.spec) for path in paths]
 
     def images(self, rows: IntArray) -> Tensor:
         """Images as a model takes them: (B, C, H, W) float32 in [0, 1], channels last.

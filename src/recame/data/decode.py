@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -117,6 +117,11 @@ def losses(facts: FileFacts, spec: PreprocessSpec) -> dict[Loss, str]:
     if facts.pages > 1:
         told["pages"] = f"only the first of its {facts.pages} pages is read"
     return told
+
+
+def near_black(lost: Mapping[Loss, str], spec: PreprocessSpec) -> bool:
+    """Whether a model of 8-bit images sees next to nothing of an image, so that a person must."""
+    return spec.bit_depth == 8 and "near black" in lost
 
 
 def decode_image(source: Path | bytes, spec: PreprocessSpec, *, max_pixels: int) -> Pixels:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -152,7 +152,11 @@ def read_recorded_manifest(
             )
         if not content.endswith(b"\n"):  # every row that a run writes ends so
             raise ValueError("it is empty or cut off")
-        table = pd.read_csv(io.BytesIO(content), dtype=texts, keep_default_na=False, na_values=[""])
+        how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+        table = pd.read_csv(io.BytesIO(content), dtype=texts, **how)
+        if floats := list(table.select_dtypes("float")):
+            text = pd.read_csv(io.BytesIO(content), usecols=floats, dtype=str, **how)
+            table[floats] = pd.DataFrame({n: _as_written(table[n], text[n]) for n in floats})
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise CheckpointError(
             f"{path} cannot be used ({error}), so the run no longer knows its images: it was "
@@ -227,7 +231,8 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     if boxes is not None:
         cells = list(zip(*(table[name].tolist() for name in boxes), strict=True))
         table["image"] = boxed_names(table["image"].tolist(), cells, boxes, source)
-        table[list(boxes)] = table[list(boxes)].apply(pd.to_numeric)
+        for name in boxes:
+            table[name] = _as_written(pd.to_numeric(table[name]), table[name])
     if "label" in table:
         if labels == "required":
             _check_filled(table["label"], source, columns.label)
@@ -245,8 +250,15 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
 
 def _read_parquet(source: Path) -> pd.DataFrame:
     try:
+        from pyarrow import parquet, types
+
         with open_regular(source) as stream:
             table = pd.read_parquet(stream)
+            whole = [f.name for f in parquet.read_schema(stream) if types.is_integer(f.type)]
+            gaps = [name for name in whole if name in table and table[name].isna().any()]
+            exact = parquet.read_table(stream, columns=gaps).to_pydict() if gaps else {}
+        for name, numbers in exact.items():  # see `_as_written`
+            table[name] = [None if number is None else str(number) for number in numbers]
         for name in table.select_dtypes(exclude="number"):
             list(table[name])  # texts that are none are told now
     except Exception as error:  # a damaged file can break a reader anywhere
@@ -277,7 +289,18 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
             table[name] = text[name].str.strip().where(text[name].str.strip() != "")
         elif text[name].str.match(r"0\d").any():
             table[name] = text[name]
+        else:
+            table[name] = _as_written(table[name], text[name])
     return table
+
+
+def _as_written(numbers: pd.Series, text: pd.Series) -> pd.Series:
+    """Numbers; but whole ones with gaps as text, since pandas makes 12.0 of 12 beside a gap."""
+    known = numbers.notna()
+    if not pd.api.types.is_float_dtype(numbers) or known.all() or not known.any():
+        return numbers
+    kept = text.astype(str).str.strip().where(known)
+    return kept if kept[known].str.fullmatch(r"[+-]?\d+").all() else numbers
 
 
 def _tell_code_page(

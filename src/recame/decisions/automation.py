@@ -74,7 +74,10 @@ def fit_automation(
         above[index], bound = _lowest(scores, target, index, 1 - limit, mix, risk)
         wrong = (scores > above[index]) & (target != index)
         taken = int((scores > above[index]).sum())
-        told = why if bound is not None else "its purity is not shown by so few images"
+        told = why
+        if bound is None:
+            told = "its purity is not shown by so few images"
+            told = "no number of images shows a purity of 100%" if limit == 1 else told
         promised = None if bound is None else limit
         promises.append(Promise("purity", name, promised, taken, int(wrong.sum()), 0, risk, told))
     return Automation(above, tuple(promises))

@@ -20,6 +20,7 @@ from recame.decisions.temperature import BELIEVED, calibrated, fit_temperature
 from recame.errors import CheckpointError
 from recame.files import read_json, write_json
 from recame.runs.marker import read_marker
+from recame.runs.merged_json import adding_to
 
 logger = logging.getLogger(__name__)
 
@@ -223,11 +224,12 @@ def schema_of(values: Mapping[str, Any]) -> int:
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write it into `decisions.json`, whole or not at all; a policy in it stays."""
     kept: dict[str, Any] = {}
-    if path.exists():
-        with suppress(CheckpointError):  # damaged: what was in it is lost
-            kept = read_json(path, newest=DECISIONS_SCHEMA)
-    values = {**kept, "calibration": calibration.to_dict()}
-    write_json(path, {**values, "schema": schema_of(values)})
+    with adding_to(path):
+        if path.exists():
+            with suppress(CheckpointError):  # damaged: what was in it is lost
+                kept = read_json(path, newest=DECISIONS_SCHEMA)
+        values = {**kept, "calibration": calibration.to_dict()}
+        write_json(path, {**values, "schema": schema_of(values)})
 
 
 def load_calibration(

@@ -1,4 +1,8 @@
-"""`decisions.json`: beside a calibration of answers the policy that was fitted to them."""
+"""`decisions.json`: beside a calibration of answers the policy that was fitted to them.
+
+Who changes the file holds the lock of its folder from reading to writing (`adding_to`), so that
+processes at one moment keep each other's tunings and looks.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,9 @@ from recame.decisions.promises import Promise
 from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
 from recame.decisions.verification import Verification
-from recame.errors import CheckpointError, DataError
+from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import read_json, write_json
+from recame.runs.merged_json import adding_to
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +60,11 @@ def save_policy(
         drift: of the calibration's images, from where a line is watched.
         calibration: where these are described; None: by the run.
         scorer: that tells the unknown; it is kept beside the file.
+
+    Raises:
+        ConfigError: another tuning on these images has ended since this one began.
+        DataError: another process has been writing for a minute, or the disk is full.
     """
-    values = _read(path)
     tuning = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images_sha256": images,
@@ -72,14 +80,22 @@ def save_policy(
         "expected": tuned.expected.to_dict(tuned.policy.names),
         "told": tuned.sentences(),
         "drift": drift.to_dict(),
-        "tunings": [*values.get("tunings", []), tuning],
     }
-    values.pop("unknown", None)
-    if scorer is not None:
-        told["unknown"] = save_scorer(path.parent, scorer)
-    told["schema"] = schema_of({**values, **told})
-    write_json(path, signed({**values, **told}))
-    remove_others(path.parent, told.get("unknown"))
+    with adding_to(path):
+        if earlier_tunings(path, contents) >= tuned.facts["tuning"]:
+            raise ConfigError(
+                "Another tuning on these images has ended since this one began, which took itself "
+                f"for tuning {tuned.facts['tuning']} and would promise too much. Call again: then "
+                "both are counted."
+            )
+        values = _read(path)
+        values.pop("unknown", None)
+        if scorer is not None:
+            told["unknown"] = save_scorer(path.parent, scorer)
+        told["schema"] = schema_of({**values, **told})
+        told["tunings"] = [*values.get("tunings", []), tuning]
+        write_json(path, signed({**values, **told}))
+        remove_others(path.parent, told.get("unknown"))
 
 
 def signed(values: dict[str, Any]) -> dict[str, Any]:
@@ -137,14 +153,15 @@ def note_export(path: Path, bundle: str, contents: Iterable[str]) -> None:
         bundle: which.
         contents: what tells the images.
     """
-    values = _read(path)
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "bundle": bundle,
         "contents": short_contents(contents),
     }
-    values = {"schema": schema_of(values), **values}
-    write_json(path, {**values, "exported": [*values.get("exported", []), look]})
+    with adding_to(path):
+        values = _read(path)
+        values = {"schema": schema_of(values), **values}
+        write_json(path, {**values, "exported": [*values.get("exported", []), look]})
 
 
 class KeptPolicy(NamedTuple):
@@ -238,14 +255,15 @@ def _scorer(path: Path, values: Mapping[str, Any]) -> Scorer | None:
 
 def save_verification(path: Path, verification: Verification, images_sha256: str) -> None:
     """Note that new images judged the promises: every look is told."""
-    values = _read(path)
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images_sha256": images_sha256,
         "outcome": verification.outcome,
         "rows": [row.to_dict() for row in verification.rows],
     }
-    write_json(path, {**values, "verifications": [*values.get("verifications", []), look]})
+    with adding_to(path):
+        values = _read(path)
+        write_json(path, {**values, "verifications": [*values.get("verifications", []), look]})
 
 
 def note_look(
@@ -262,7 +280,6 @@ def note_look(
         digests: of their files.
         outcome: what was seen.
     """
-    values = _read(path)
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images": what,
@@ -271,8 +288,10 @@ def note_look(
         "outcome": outcome.to_dict(),
     }
     same = ("images_sha256", "decided_sha256")
-    if not any(all(seen.get(n) == look[n] for n in same) for seen in values.get("looks", [])):
-        write_json(path, {**values, "looks": [*values.get("looks", []), look]})
+    with adding_to(path):
+        values = _read(path)
+        if not any(all(seen.get(n) == look[n] for n in same) for seen in values.get("looks", [])):
+            write_json(path, {**values, "looks": [*values.get("looks", []), look]})
 
 
 def _read(path: Path) -> dict[str, Any]:

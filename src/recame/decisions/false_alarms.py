@@ -17,6 +17,7 @@ from recame.decisions.limits import SMALLEST, USUAL_ALARM, USUAL_TAIL_ALARM, Lim
 from recame.decisions.promises import WORTHLESS, Promise
 from recame.decisions.scored import Scored
 from recame.decisions.unknown import (
+    MOST_LIMIT,
     FalseAlarms,
     UnknownThreshold,
     fit_unknown_threshold,
@@ -71,9 +72,17 @@ def asked_alarms(images: Scored, limits: Limits, mix: FloatArray, tail: BoolArra
         tail: (C,) which classes are the tail; None: that is not known.
 
     Raises:
-        ConfigError: a limit is asked by its number, and what it takes is not there.
+        ConfigError: a limit is asked by its number, and what it takes is not there, or no
+            threshold promises it.
     """
     overall, of_tail = limits.unknown_false_alarm, limits.tail_false_alarm
+    for kind, limit in (("overall", overall), ("tail", of_tail)):
+        if not (limit is None or isinstance(limit, str) or 0 < limit <= MOST_LIMIT):
+            raise ConfigError(
+                f"unknown_false_alarm {limit:.2%} {kind}: no number of images promises 0, and "
+                f"beyond {MOST_LIMIT:.0%} a promise says nothing. Give a share between them, "
+                f"{SMALLEST}, or off: then nothing is called unknown."
+            )
     counts = np.bincount(images.target, minlength=len(mix))
     shares = np.where(counts > 0, mix, 0.0)
     if not shares.any():
@@ -156,24 +165,23 @@ def fit_alarms(
 def _laid(images: Scored, asked: Asked, risk: float) -> UnknownThreshold:
     """The threshold at the limits, or at the smallest that the images promise."""
     assert images.unknown is not None
-    limits = [
-        usual if isinstance(limit, str) else limit
-        for limit, usual in ((asked.overall, USUAL_ALARM), (asked.of_tail, USUAL_TAIL_ALARM))
-    ]
+    assert asked.overall is not None
+    overall = USUAL_ALARM if isinstance(asked.overall, str) else asked.overall
+    of_tail = USUAL_TAIL_ALARM if isinstance(asked.of_tail, str) else asked.of_tail
     for _ in range(3):  # the tail's images may ask for more once all images have their limit
         found = fit_unknown_threshold(
             images.unknown,
             images.target,
             asked.tail,
-            limit=limits[0] or USUAL_ALARM,
-            tail_limit=limits[1],
-            risk=risk * (1 if limits[1] is None else 2),
+            limit=overall,
+            tail_limit=of_tail,
+            risk=risk * (1 if of_tail is None else 2),
             mix=asked.shares,
         )
         if asked.overall == SMALLEST and not found.known.kept:
-            limits[0] = _least(found.known)
+            overall = _least(found.known)
         if asked.of_tail == SMALLEST and found.tail is not None and not found.tail.kept:
-            limits[1] = _least(found.tail)
+            of_tail = _least(found.tail)
         if found.threshold is not None:
             break
     return found

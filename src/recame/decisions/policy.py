@@ -74,6 +74,7 @@ class Decider:
         features: FloatArray | None = None,
         strangeness: FloatArray | None = None,
         products: Sequence[str | None] | None = None,
+        near_black: Sequence[bool] | None = None,
     ) -> Decided:
         """Decide N images.
 
@@ -88,6 +89,8 @@ class Decider:
             features: (N, E, D), by which a scorer tells the unknown.
             strangeness: (N,) where that is known already.
             products: of the N images, where that is known.
+            near_black: of which N images the model sees next to nothing, as whoever read the files
+                tells.
         """
         best, confidence = probabilities.argmax(1), probabilities.max(1)
         faults = _faults(probabilities, experts)
@@ -100,6 +103,9 @@ class Decider:
                 strangeness = self.scorer.score(features, logits)
             acted = self.policy.act(logits, strangeness=strangeness, products=products, drawn=drawn)
             reasons = acted.reasons()
+        if near_black is not None:
+            told = zip(reasons, near_black, strict=True)
+            reasons = ["near_black" if dark else reason for reason, dark in told]
         reasons = [
             reason if fault is None else "not_finite"
             for reason, fault in zip(reasons, faults, strict=True)
@@ -109,8 +115,8 @@ class Decider:
         seen &= np.array([fault is None for fault in faults], np.bool_)
         looked_for = [""] * len(actions)
         if seen.any():
-            told = candidates(self.names, probabilities[seen])
-            for place, likely in zip(np.flatnonzero(seen).tolist(), told, strict=True):
+            likeliest = candidates(self.names, probabilities[seen])
+            for place, likely in zip(np.flatnonzero(seen).tolist(), likeliest, strict=True):
                 looked_for[place] = likely
         if strangeness is None:
             strangeness = np.full(len(best), np.nan)
@@ -123,6 +129,15 @@ class Decider:
         sure = confidence >= np.float32(self.release_above)
         places = np.where(best != self.normal, 0, np.where(sure, 1, 2))
         return [("automatic", "released", "below_release")[place] for place in places]
+
+
+def without_products(policy: Policy) -> str:
+    """What is said where images are not told by product, and the policy asks."""
+    return (
+        f"The decisions tell new products by the column {policy.product_column!r}, which the table "
+        "of images has not: an image of a product that training has not seen is decided like any "
+        "other. Add the column."
+    )
 
 
 #: Actions by which a person sees an image.

@@ -13,7 +13,7 @@ from recame.decisions.exact import above_all_but, most_allowed, smallest_limit
 from recame.decisions.limits import SMALLEST, USUAL_ESCAPE, PerClass
 from recame.decisions.promises import WORTHLESS, Promise, can_promise, too_few
 from recame.errors import ConfigError
-from recame.names import quoted
+from recame.names import counted, quoted
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def fit_release(
             fitted.append((index, Promise("escape", name, None, len(own), 0, 0, 0.0, reason)))
             continue
         smallest = max(USUAL_ESCAPE, smallest_limit(len(own), 0, risk))
-        limit = asked if isinstance(asked, float) else smallest
-        if limit is asked and not can_promise(len(own), limit, risk):
+        assert asked is not None
+        limit = smallest if asked == SMALLEST else float(asked)
+        if asked != SMALLEST and not can_promise(len(own), limit, risk):
             refused.append((name, len(own), limit))
             continue
         # By rounding the smallest limit may fall short of what its images promise.
@@ -125,7 +126,7 @@ def check_defects(target: IntArray, names: Sequence[str], normal: int) -> None:
     """
     if not (target != normal).any():
         raise ConfigError(
-            f"The calibration holds {len(target):,} images of {quoted(names[normal])} and no "
+            f"The calibration holds {counted(len(target))} of {quoted(names[normal])} and no "
             "defect, so nothing is known of how often one would be released. Give labelled images "
             "of the defects too."
         )

@@ -16,9 +16,10 @@ import numpy as np
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.actions import REVIEW, UNKNOWN, Policy
 from recame.decisions.automation import fit_automation
+from recame.decisions.exact import images_needed
 from recame.decisions.expected import Expected, expect, frontier
 from recame.decisions.false_alarms import asked_alarms, fit_alarms, most_alarms
-from recame.decisions.limits import ESTIMATE, Limits
+from recame.decisions.limits import ESTIMATE, USUAL_ESCAPE, Limits
 from recame.decisions.line_mix import LineMix
 from recame.decisions.prices import cheapest
 from recame.decisions.promises import Promise, risk_of_each
@@ -59,7 +60,20 @@ class Tuned:
             told.append(
                 f"All of these limits hold together with {self.facts['confidence']:.0%} confidence."
             )
+        escapes = [promise for promise in self.promises if promise.kind == "escape"]
+        if escapes and not any(promise.limit is not None for promise in escapes):
+            told.append(self._nothing_released(1 + len(self.promises) - len(escapes)))
         return [*told, *self.unmet, *self.notes]
+
+    def _nothing_released(self, promises: int) -> str:
+        """What one escape limit takes, of so many promises."""
+        shared = {name: self.facts[name] for name in ("confidence", "comparisons", "tuning")}
+        needed = images_needed(USUAL_ESCAPE, risk_of_each(promises=promises, **shared))
+        assert needed is not None
+        return (
+            f"No image is released, since no escape limit is promised: {USUAL_ESCAPE:.0%} of one "
+            f"class takes {counted(needed, self.facts['unit'])} of it, none of them released."
+        )
 
 
 def tune(
@@ -271,7 +285,8 @@ def _notes(
     empty = int((~np.isfinite(odds).all(1)).sum())
     if empty:
         notes.append(
-            f"{counted(empty)} of the calibration have no finite score; such images go to a person."
+            f"{counted(empty)} of the calibration {'has' if empty == 1 else 'have'} no finite "
+            "score; such images go to a person."
         )
     absent = [name for name, number in zip(names, counts, strict=True) if not number]
     if absent:

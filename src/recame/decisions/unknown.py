@@ -28,7 +28,8 @@ from recame.errors import CheckpointError, ConfigError, DataError
 #: Up to these fewer images are allowed beyond a threshold than the mean less one, as the bound of
 #: Hoeffding asks (P(Bin(n, p) <= n p) > 1/4: Greenberg and Mohri, Stat. Probab. Letters 2014).
 _MOST_RISK = 0.25
-_MOST_LIMIT = 0.5
+#: A limit beyond half of the known images protects them from nothing.
+MOST_LIMIT = 0.5
 
 #: Name -> method.
 SCORERS: Mapping[str, type[Scorer]] = MappingProxyType(
@@ -258,10 +259,10 @@ def _check(
 
 def _check_asked(limit: float, tail_limit: float | None, risk: float) -> None:
     for name, value in (("limit", limit), ("tail_limit", tail_limit)):
-        if value is not None and not 0 < value <= _MOST_LIMIT:
+        if value is not None and not 0 < value <= MOST_LIMIT:
             raise ConfigError(
                 f"{name} is {value}, which no threshold can promise or none needs to: give a share "
-                f"of the known images above 0 and up to {_MOST_LIMIT}."
+                f"of the known images above 0 and up to {MOST_LIMIT}."
             )
     if not 0 < risk <= _MOST_RISK:
         raise ConfigError(

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from recame.config import Config
 from recame.contracts import Predictions
+from recame.data.decode import near_black
 from recame.data.paged_file import content_sha256
+from recame.decisions.actions import Policy
 from recame.decisions.calibration import Calibration, decided_by, load_calibration
-from recame.decisions.document import KeptPolicy, load_policy, note_look, tuned_share
+from recame.decisions.document import (
+    KeptPolicy,
+    last_tuning,
+    load_policy,
+    note_look,
+    tuned_share,
+)
 from recame.decisions.outcome import Outcome, outcome_of
-from recame.decisions.policy import Decider
+from recame.decisions.policy import Decider, without_products
+from recame.errors import ConfigError
+from recame.label_space import LabelSpace
 from recame.machine import usable_cores
+from recame.names import command
 from recame.reports.labelled import content_of
 from recame.runs.folder import RunFolder
+from recame.runtime.predictor import Predictor
+
+if TYPE_CHECKING:  # it needs torch, and a bundle's promises do not
+    from recame.data.dataset import InspectionSet
 
 
 class DecidedSplit(NamedTuple):
@@ -61,12 +78,43 @@ class KeptDecisions(NamedTuple):
         return cls(calibration, load_policy(path, decided_by(answers, calibration), names))
 
 
+def promises_of(model: Predictor, folder: Path | str) -> KeptPolicy:
+    """A loaded model's decisions, where there must be some.
+
+    Args:
+        model: a run or a bundle.
+        folder: its own.
+
+    Raises:
+        ConfigError: it has none that hold for its answers.
+    """
+    if model.decisions is None:
+        raise ConfigError(
+            f"{folder} has no decisions that hold for its answers, so nothing is promised that "
+            "could be verified or watched: fit them first with "
+            f"{command('recame', 'tune', Path(folder))}."
+        )
+    return model.decisions
+
+
+def with_tuned_normal(folder: RunFolder, space: LabelSpace) -> LabelSpace:
+    """A run's classes with the normal one that `recame tune` was told, where training was not.
+
+    Raises:
+        CheckpointError: the decisions are damaged.
+    """
+    if space.normal is not None:
+        return space
+    told = (last_tuning(folder.decisions_path) or {}).get("normal")
+    return replace(space, normal=told)
+
+
 def decide_split(
     folder: RunFolder,
     decisions: KeptDecisions,
     predictions: Predictions,
     images: str,
-    known: pd.DataFrame | None = None,
+    data: InspectionSet | None = None,
 ) -> DecidedSplit:
     """Decide images as `recame predict` would, by what `recame tune` has fitted to the run.
 
@@ -77,26 +125,27 @@ def decide_split(
         decisions: its own, for the views that judged.
         predictions: of a split, calibrated.
         images: which they are, in words.
-        known: what was noted of them before: `sha256, unknown_score`; None: it is found now.
+        data: the images as they were read; None: what was noted of them before is taken, which
+            stands in the predictions' table.
     """
     names = tuple(folder.label_space().names)
     calibration, kept = decisions
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
-    paths = map(str, predictions.table.get("path", ()))
-    if known is None or "sha256" not in known:
-        digests = _digests(list(paths))
-    else:
+    table = predictions.table
+    # A manifest may have columns of these names, and mean others by them.
+    known = table if data is None else table[[]]
+    if "sha256" in known:
         digests = [str(each) or None for each in known["sha256"]]
+    else:
+        digests = _digests(list(map(str, table.get("path", ()))))
+    dark, lost = _told_by_files(table, data)
     experts = predictions.expert_probabilities
     scorer = None if kept is None else kept.scorer
     strange = None
-    if known is not None and "unknown_score" in known:
+    if "unknown_score" in known:
         strange = np.asarray(known["unknown_score"], np.float64)
-    products = None
-    if policy is not None and policy.product_column in predictions.table:
-        column = predictions.table[policy.product_column]
-        products = column.astype(object).where(column.notna(), None).tolist()
+    products = None if policy is None else _products(table, policy, new=data is not None)
     decided = Decider(names, policy, scorer, temperature).decide(
         predictions.probabilities,
         experts if experts.shape[1] else None,
@@ -104,12 +153,13 @@ def decide_split(
         features=predictions.features,
         strangeness=strange,
         products=products,
+        near_black=dark,
     )
     rows = pd.DataFrame(
         {
             "action": decided.actions,
             "reason": decided.reasons,
-            "note": [fault or "" for fault in decided.faults],
+            "note": [fault or note for fault, note in zip(decided.faults, lost, strict=True)],
             "candidates": decided.candidates,
             "unknown_score": np.asarray(decided.strangeness, np.float32),
             "sha256": [digest or "" for digest in digests] or [""] * len(predictions),
@@ -121,9 +171,32 @@ def decide_split(
     found = outcome_of(decided.actions, called, predictions.target, names, policy.normal)
     assert kept is not None
     note_look(folder.decisions_path, kept.sha256, images, rows["sha256"], found)
-    names_of = predictions.table.get("path", predictions.table["image"])
+    names_of = table.get("path", table["image"])
     contents = [content_of(d, str(n)) for d, n in zip(digests, names_of, strict=False)]
     return DecidedSplit(rows, found, tuned_share(folder.decisions_path, contents))
+
+
+def _products(table: pd.DataFrame, policy: Policy, *, new: bool) -> list[str | None] | None:
+    """Of each image; None where the table does not tell, which is said of `new` images."""
+    if policy.product_column not in table:
+        if new and policy.products is not None:
+            warnings.warn(without_products(policy), stacklevel=4)
+        return None
+    column = table[policy.product_column]
+    found: list[str | None] = column.astype(object).where(column.notna(), None).tolist()
+    return found
+
+
+def _told_by_files(
+    table: pd.DataFrame, data: InspectionSet | None
+) -> tuple[list[bool], list[str]]:
+    """Which images the model sees near black, and in words what each has lost on its way to it."""
+    if data is None:
+        reasons, notes = (table.get(name, [""] * len(table)) for name in ("reason", "note"))
+        return [reason == "near_black" for reason in reasons], list(map(str, notes))
+    lost = data.lost(map(str, table["path"]))
+    dark = [near_black(each, data.spec) for each in lost]
+    return dark, ["; ".join(each.values()) for each in lost]
 
 
 def _digests(paths: Sequence[str]) -> list[str | None]:

@@ -27,7 +27,7 @@ from recame.models import LoadedModel
 from recame.names import check_folder_name, command, counted
 from recame.progress import Progress, progress_bars, say
 from recame.reports.confusion import save_evaluation
-from recame.reports.deciding import KeptDecisions, decide_split
+from recame.reports.deciding import KeptDecisions, decide_split, with_tuned_normal
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
@@ -152,7 +152,7 @@ def evaluate(
     console = console or Console(quiet=True)
     if name is not None:
         check_folder_name(name, "--name")
-    folder, config, loaded = open_finished(run)
+    folder, config, loaded = _opened(run)
     where = None if source is None else str(Path(source).absolute())
     if views is not None:
         check_views(views, *loaded.spec.piece_size)
@@ -164,6 +164,13 @@ def evaluate(
     with folder.in_evaluation(name):
         _check_free(folder, name, judged)
         return _evaluate(folder, config, loaded, judged, name, console, report=report)
+
+
+def _opened(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run, with the normal class that its decisions know."""
+    folder, config, loaded = open_finished(run)
+    space = with_tuned_normal(folder, loaded.label_space)
+    return folder, config, replace(loaded, label_space=space)
 
 
 def _usual_name(judged: _Judged) -> str:
@@ -236,7 +243,7 @@ def _evaluate(
     target = folder.evaluation_dir(name)
     judged = replace(judged, decided="" if kept is None else kept.sha256)
     judged.write(target)  # first: predictions without a note are taken for the run's own
-    decided = decide_split(folder, decisions, predictions, judged.words())
+    decided = decide_split(folder, decisions, predictions, judged.words(), data)
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
     save_predictions(table, target / PREDICTIONS, classes, judged.weights)
@@ -341,7 +348,7 @@ def report(
     other = None if against is None else Path(against)
     baseline = None if other is None else _baseline(other, split, console)
     predictions = _predictions(Path(run), split, console)
-    folder, config, loaded = open_finished(run)
+    folder, config, loaded = _opened(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     judged = _Judged.read(folder, split) or _Judged(None, split, "")
     source, config = judged.source, judged.config(config)
@@ -366,7 +373,7 @@ def report(
             baseline=baseline,
             calibration=decisions.calibration,
             outcome=decide_split(
-                folder, decisions, predictions, judged.words(), predictions.table
+                folder, decisions, predictions, judged.words()
             ).outcome,
             progress=progress,
         )
@@ -377,21 +384,25 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     folder = RunFolder.open(run)
     path = folder.evaluation_dir(split) / PREDICTIONS
     judged = _Judged.read(folder, split) if path.exists() else None
+    found = None
     if judged is None:
-        return evaluate(run, split=split, console=console, report=False).predictions
-    kept = KeptDecisions.of(folder, judged.config(folder.load_config())).policy
-    stale = kept is not None and kept.sha256 != judged.decided
-    if stale or judged.weights not in ("", folder.weights_sha256()):
-        return evaluate(
-            run,
-            judged.source,
-            split=judged.split,
-            name=split,
-            views=judged.views,
-            report=False,
-            console=console,
-        ).predictions
-    return load_predictions(path, folder.label_space().names).predictions
+        found = evaluate(run, split=split, console=console, report=False).predictions
+    else:
+        kept = KeptDecisions.of(folder, judged.config(folder.load_config())).policy
+        stale = kept is not None and kept.sha256 != judged.decided
+        if stale or judged.weights not in ("", folder.weights_sha256()):
+            found = evaluate(
+                run,
+                judged.source,
+                split=judged.split,
+                name=split,
+                views=judged.views,
+                report=False,
+                console=console,
+            ).predictions
+    written = load_predictions(path, folder.label_space().names).predictions
+    # The table alone says what was noted of each image.
+    return written if found is None else replace(found, table=written.table)
 
 
 def _baseline(run: Path, split: str, console: Console) -> Baseline:

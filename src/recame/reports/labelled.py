@@ -109,7 +109,8 @@ class Labelled:
             columns = [str(each) for each in self.table if each not in ("path", "image")]
             raise DataError(
                 f"{self.source} has no column {name!r}, by which images belong together; it has "
-                f"{', '.join(map(quoted, columns))}: name one of them."
+                f"{', '.join(map(quoted, columns))}. Add the column, or name another one (group in "
+                "the limits): images of one board or lot are no independent witnesses."
             )
         return [str(value) for value in self.table[name]]
 
@@ -127,7 +128,8 @@ class Labelled:
         unread = [each for each in found if each.unreadable]
         if unread:
             named = ", ".join(each.image for each in unread[:_NAMED])
-            told = f"{counted(len(unread))} cannot be read, and count as sent to a person: {named}"
+            count = "counts" if len(unread) == 1 else "count"
+            told = f"{counted(len(unread))} cannot be read, and {count} as sent to a person: {named}"
             say(console, told, "yellow")
         return found
 

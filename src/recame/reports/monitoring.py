@@ -19,10 +19,11 @@ from recame.decisions.document import KeptPolicy
 from recame.decisions.drift import Drift, DriftMonitor
 from recame.decisions.promises import Promise
 from recame.decisions.scored import logits_of
-from recame.errors import ConfigError, DataError
+from recame.errors import DataError
 from recame.files import read_json, write_json
-from recame.names import command, counted, quoted
+from recame.names import counted, quoted
 from recame.progress import say
+from recame.reports.deciding import promises_of
 from recame.runs.predictions import load_predictions
 from recame.runtime.opening import load
 
@@ -106,12 +107,7 @@ def monitor(
     """
     console = console or Console(quiet=True)
     loaded = load(model)
-    kept = loaded.decisions
-    if kept is None:
-        raise ConfigError(
-            f"{model} has no decisions that hold for its answers, so no promise could be watched: "
-            f"fit them first with {command('recame', 'tune', Path(model))}."
-        )
+    kept = promises_of(loaded, model)
     path = Path(model) / STATE_FILE if state is None else Path(state)
     watched = _open(path, kept, console)
     lot = load_predictions(table, loaded.label_space.names).predictions

@@ -10,8 +10,8 @@ from recame.decisions.document import DECISIONS_FILE, save_verification
 from recame.decisions.verification import Verification
 from recame.decisions.verification import verify as verify_scores
 from recame.errors import ConfigError, DataError
-from recame.names import command
 from recame.progress import say
+from recame.reports.deciding import promises_of
 from recame.reports.labelled import Labelled, judged
 from recame.runtime.opening import load
 
@@ -36,12 +36,7 @@ def verify(
     """
     console = console or Console(quiet=True)
     model = load(folder)
-    kept = model.decisions
-    if kept is None:
-        raise ConfigError(
-            f"{folder} has no decisions that hold for its answers, so nothing is promised that "
-            f"could be verified: fit them first with {command('recame', 'tune', Path(folder))}."
-        )
+    kept = promises_of(model, folder)
     labelled = Labelled.read(source, console)
     found = judged(model, labelled, console, group=kept.group, scorer=kept.scorer)
     if found.sha256 in kept.images:

@@ -1,19 +1,38 @@
-"""JSON files of a run that several processes add to: `metrics.json` and `phases.json`."""
+"""JSON files that several processes add to: `metrics.json`, `phases.json`, `decisions.json`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recame.files import held, read_json, remove_partial, write_json
 
-#: How long a process waits for another that writes its figures into the same file.
+#: How long a process waits for another that adds to a file of the same folder.
 _WRITING_S = 60.0
 
 _DAMAGED = (
     "It was edited or damaged: take it from a copy of the run, or remove it, which loses what it "
     "holds of other splits until they are judged again."
 )
+
+
+@contextmanager
+def adding_to(path: Path) -> Iterator[None]:
+    """Keep other processes from adding to a file, for a block that reads, changes and writes it.
+
+    Args:
+        path: of the file; its folder has one lock for all of them.
+
+    Raises:
+        DataError: another process has been writing for a minute, says which; or the folder cannot
+            be written.
+    """
+    lock, advice = path.parent / ".writing.lock", "Call again when it has ended."
+    with held(lock, str(path), advice, wait_s=_WRITING_S):
+        remove_partial(path.parent, path.name)
+        yield
 
 
 def merge_json(path: Path, values: dict[str, Any]) -> None:
@@ -27,8 +46,6 @@ def merge_json(path: Path, values: dict[str, Any]) -> None:
         CheckpointError: the file is damaged.
         DataError: another process has been writing for a minute, or the disk is full.
     """
-    lock, advice = path.parent / ".writing.lock", "Call again when it has ended."
-    with held(lock, str(path), advice, wait_s=_WRITING_S):
-        remove_partial(path.parent, path.name)
+    with adding_to(path):
         old = read_json(path, advice=_DAMAGED) if path.exists() else {}
         write_json(path, {**old, **values})

@@ -21,6 +21,7 @@ from typing import Protocol, Self
 from recame.data.decode import Image
 from recame.data.listing import ListedImages
 from recame.decisions.actions import Policy, candidates
+from recame.decisions.policy import without_products
 from recame.errors import DataError, UnreadableError
 from recame.files import _sync
 from recame.label_space import LabelSpace
@@ -168,12 +169,7 @@ class PartialTable:
 
     def _tell_without_products(self, policy: Policy) -> None:
         if self._product_place is None:
-            warnings.warn(
-                f"The decisions tell new products by the column {policy.product_column!r}, which "
-                "the table of images has not: an image of a product that training has not seen is "
-                "decided like any other. Add the column.",
-                stacklevel=4,
-            )
+            warnings.warn(without_products(policy), stacklevel=4)
 
     def _key(self, name: str) -> str:
         """What a row was decided by beside its file: its name, and its product."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recame.contracts import Array, FloatArray
-from recame.data.decode import Image, Loss, Reader, ReadImage, expanded
+from recame.data.decode import Image, Loss, Reader, ReadImage, expanded, near_black
 from recame.decisions.actions import ACTION_OF, ACTIONS, Policy
 from recame.decisions.calibration import Calibration
 from recame.decisions.document import KeptPolicy
@@ -387,26 +387,26 @@ class Predictor:
         rows, experts = outputs["probabilities"], outputs.get("expert_probabilities")
         seen = outputs.get("features")
         decided = self.decider.decide(
-            rows, experts, [image.sha256 for image in images], features=seen
+            rows,
+            experts,
+            [image.sha256 for image in images],
+            features=seen,
+            near_black=[near_black(image.lost, self.spec) for image in images],
         )
-        for place, image in enumerate(images):
+        for place, fault in enumerate(decided.faults):
             known = {
                 "expert_probabilities": None if experts is None else experts[place],
                 "unknown_score": float(decided.strangeness[place]),
                 "features": seen[place] if features and seen is not None else None,
             }
-            fault = decided.faults[place]
             if fault is not None:
                 yield {**_without_label("not_finite", rows[place], fault), **known}
                 continue
-            reason = decided.reasons[place]
-            if self.spec.bit_depth == 8 and "near black" in image.lost:
-                reason = "near_black"
             yield {
                 "label": self.label_space.names[decided.best[place]],
                 "confidence": float(decided.confidence[place]),
-                "action": ACTIONS[ACTION_OF[reason]],
-                "reason": reason,
+                "action": decided.actions[place],
+                "reason": decided.reasons[place],
                 "probabilities": rows[place],
                 "candidates": decided.candidates[place],
                 **known,
