@@ -22,7 +22,7 @@ from recame.decisions.promises import risk_of_each
 from recame.decisions.scored import class_log_odds, logits_of
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError
 from recame.files import read_json, write_json
-from recame.reports.tuning import compared
+from recame.reports.basis import compared
 
 #: Nothing is called unknown.
 KNOWN = Limits.from_dict({"unknown_false_alarm": False})

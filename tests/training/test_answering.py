@@ -154,3 +154,6 @@ def test_other_precisions_answer_in_torch(kept: OngoingRun) -> None:
 def test_it_is_reckoned_by_a_forward() -> None:
     assert graph_cost_s(0.001) == pytest.approx(1.8)
     assert graph_cost_s(0.1) == pytest.approx(9.3)
+    assert graph_cost_s(0.001, 0.4) == pytest.approx(1.8)
+    assert graph_cost_s(0.001, 2.0) == pytest.approx(6.5)
+    assert graph_cost_s(0.001, 60.0) == pytest.approx(10.5)  # what was loaded then is there now

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.config import SYMMETRIES, Config
 from recame.config.files import read_settings
-from recame.data.splits import CALIBRATE
-from recame.decisions.calibration import Calibration
-from recame.decisions.document import (
-    DECISIONS_FILE,
-    earlier_tunings,
-    last_tuning,
-    note_export,
-    save_policy,
-)
+from recame.decisions.document import DECISIONS_FILE, last_tuning, note_export, save_policy
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, SMALLEST, Limits, PerClass
 from recame.decisions.line_mix import LineMix, stated
@@ -30,7 +20,7 @@ from recame.decisions.strangeness import Scorer
 from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
 from recame.decisions.unknown import fit_scorer
-from recame.errors import ConfigError, DataError
+from recame.errors import ConfigError
 from recame.files import csv_text, write_text
 from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
@@ -38,52 +28,17 @@ from recame.metrics.evaluation import tail_of
 from recame.metrics.statistics import wilson_interval
 from recame.names import command, quoted
 from recame.progress import say
+from recame.reports.basis import basis_of, looks_before, origin_of
 from recame.reports.decisions_page import decisions_page
-from recame.reports.labelled import Labelled, contents_of, features_of, judged
+from recame.reports.labelled import Labelled, features_of, judged
 from recame.reports.lot_mix import Lot
 from recame.runs.folder import RunFolder
-from recame.runtime.bundle import find_bundle, open_bundle
 from recame.runtime.opening import load
 from recame.runtime.predictor import Predictor
 
 #: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to: some
 #: 300 of them are kept.
 SCORER, _MOST_FITTED = "knn", 400
-#: Sizes, and tiles or none, that are compared where they are left open, at most.
-_SIZES, _TILES = 3, 2
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """What decisions are fitted to.
-
-    Attributes:
-        labelled: the images.
-        told: which they are, in words.
-        comparisons: models of which they may have chosen one.
-        source: where they are described, if not by the run itself.
-        seen: contents of the images that made the model, which promise nothing.
-    """
-
-    labelled: Labelled
-    told: str
-    comparisons: int = 1
-    source: str | None = None
-    seen: frozenset[str] = frozenset()
-
-    def fitted(self, calibration: Calibration | None) -> str:
-        """Why these images can promise nothing by probabilities that they calibrated, or empty.
-
-        A temperature moves no score; biases of classes move the scores that limits are laid by.
-        """
-        if calibration is None or not calibration.balanced or self.source is not None:
-            return ""
-        if calibration.fitted_on.get("split") != self.told:
-            return ""
-        return (
-            f"Biases of classes were fitted to these images of {self.told}: others promise "
-            "(--calibration, or data.calibrate in training)"
-        )
 
 
 def tune(
@@ -127,25 +82,14 @@ def tune(
     before = (last_tuning(path) or {}).get("normal")  # who has named it once need not again
     space = _with_normal(loaded.label_space, normal or before, folder)
     told = _lot(lot, asked, loaded, folder)
-    origin = _origin(folder, run)
-    if origin is None:
-        basis = _basis_of_bundle(folder, calibration, console)
-    else:
-        config = origin.load_config()
-        basis = _basis(origin, config, calibration, console)
-        asked = replace(asked, group=asked.group or config.data.group_by)
-    tail = tail_of(space)[1]
-    scorer = None
-    if asked.unknown_false_alarm == SMALLEST and origin is None:
-        text = "Nothing tells unknown images: a bundle holds none that trained it (--run)."
-        say(console, text, "yellow")
-    elif asked.unknown_false_alarm is not None:
-        scorer = _fit_scorer(loaded, origin, console)
-    known_as = str(named or folder.absolute())
-    found = judged(
-        loaded, basis.labelled, console, group=asked.group, seen=basis.seen, scorer=scorer
-    )
+    origin = origin_of(folder, run)
+    basis = basis_of(folder, origin, calibration, console)
+    asked = replace(asked, group=asked.group or basis.group)
+    scorer = _scorer(asked, loaded, origin, console)
+    words: dict[str, Any] = {"group": asked.group, "seen": basis.seen, "scorer": scorer}
+    found = judged(loaded, basis.labelled, console, **words)
     line = told.mix(found) if isinstance(told, Lot) else told
+    known_as, tail = str(named or folder.absolute()), tail_of(space)[1]
     tuned = tune_scores(
         found.scored,
         space.names,
@@ -154,29 +98,32 @@ def tune(
         unit=asked.group or "image",
         comparisons=basis.comparisons,
         estimate=basis.fitted(loaded.calibration),
-        tuning=1 + _earlier(path, origin, known_as, found.contents),
+        tuning=1 + looks_before(path, origin, known_as, found.contents),
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
         line=line,
         tail=tail if tail.any() else None,
-        products=None if origin is None else _products(origin),
-        product_column="product" if origin is None else origin.load_config().data.product_column,
+        products=basis.products,
+        product_column=basis.product_column,
     )
-    drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
-    kept = None if tuned.policy.unknown_above is None else scorer
     if origin is not None and origin.decisions_path != path:
         # Who tunes several bundles on the same images looks at them as often.
         note_export(origin.decisions_path, known_as, found.contents)
+    kept = None if tuned.policy.unknown_above is None else scorer
+    drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
     facts: dict[str, Any] = {"calibration": basis.source, "scorer": kept}
     save_policy(path, tuned, asked, loaded.answers, found.sha256, drift, found.contents, **facts)
     write_text(folder / "frontier.csv", csv_text(pd.DataFrame(tuned.frontier), index=False))
-    name = folder.resolve().name
-    page = decisions_page(tuned, found.scored, asked, name=name, told=basis.told)
+    page = decisions_page(tuned, found.scored, asked, name=folder.resolve().name, told=basis.told)
     write_text(folder / "decisions.html", page)
-    words = "a line whose classes come as in training"
-    if asked.line_mix is not None:
-        words = "the stated line" if line is None else "the estimated line"
-    _tell(tuned, basis.told, console, line=words)
+    _tell(tuned, basis.told, console, line=_line_words(asked, line))
     return tuned
+
+
+def _line_words(asked: Limits, line: LineMix | None) -> str:
+    """Which line the shares are told of."""
+    if asked.line_mix is None:
+        return "a line whose classes come as in training"
+    return "the stated line" if line is None else "the estimated line"
 
 
 def _lot(
@@ -202,66 +149,15 @@ def _lot(
     return lot if lot is None or isinstance(lot, LineMix) else Lot.read(lot, model, folder)
 
 
-def _basis(
-    run: RunFolder, config: Config, calibration: Path | str | None, console: Console
-) -> _Basis:
-    """Images for a run's decisions."""
-    manifest = recorded_data(run, config)
-    made = manifest["path"][manifest["split"].isin(["train", "val"])]
-    if calibration is not None:
-        labelled, source = Labelled.read(calibration, console), str(Path(calibration).absolute())
-        return _Basis(labelled, str(calibration), 1, source, frozenset(contents_of(made)))
-    if (manifest["split"] == CALIBRATE).any():
-        labelled = _own(run, manifest, CALIBRATE)
-        return _Basis(labelled, CALIBRATE, seen=frozenset(contents_of(made)))
-    return _Basis(_own(run, manifest, "val"), "val", compared(run.asked(), config))
-
-
-def _basis_of_bundle(folder: Path, calibration: Path | str | None, console: Console) -> _Basis:
-    """Images for a bundle's decisions."""
-    if calibration is None:
-        words = ("recame", "tune", folder, "--calibration", "LABELLED")
-        raise ConfigError(
-            f"{folder} is a bundle, which holds no images: give labelled ones that neither trained "
-            f"nor chose its model, {command(*words)}, or the run that it was exported from, --run."
-        )
-    say(console, "A bundle does not tell by which images it was made: see that none is among these")
-    source = str(Path(calibration).absolute())
-    return _Basis(Labelled.read(calibration, console), str(calibration), source=source)
-
-
-def _origin(folder: Path, run: Path | str | None) -> RunFolder | None:
-    """The run whose images calibrate; None of a bundle without one.
-
-    Raises:
-        ConfigError: a run is given for a run, or one that the bundle was not exported from.
-    """
-    if not find_bundle(folder):
-        if run is not None:
-            raise ConfigError(f"--run {run}: {folder} is a run itself, and has its own images.")
-        return RunFolder.open(folder, finished=True)
-    if run is None:
+def _scorer(
+    asked: Limits, model: Predictor, origin: RunFolder | None, console: Console
+) -> Scorer | None:
+    """What tells the unknown; None where nothing is asked of it, or a bundle has no images."""
+    if asked.unknown_false_alarm == SMALLEST and origin is None:
+        text = "Nothing tells unknown images: a bundle holds none that trained it (--run)."
+        say(console, text, "yellow")
         return None
-    origin, document = RunFolder.open(Path(run), finished=True), open_bundle(folder).document
-    facts = (origin.info().get("data_fingerprint"), origin.path.resolve().name)
-    if (document.get("data_fingerprint"), document.get("run", {}).get("name")) != facts:
-        raise ConfigError(
-            f"{folder} was exported from a run {document.get('run', {}).get('name')!r} of other "
-            f"images than {run}: images that made its model could calibrate it. Give its own run, "
-            "or labelled images with --calibration."
-        )
-    return origin
-
-
-def _products(origin: RunFolder) -> list[str] | None:
-    """The products that trained a run; None where its table names fewer than two."""
-    config = origin.load_config()
-    table = recorded_data(origin, config)
-    if config.data.product_column not in table:
-        return None
-    rows = table[config.data.product_column][table["split"] == "train"]
-    found = sorted({str(name) for name in rows.dropna() if str(name)})
-    return found if len(found) > 1 else None
+    return None if asked.unknown_false_alarm is None else _fit_scorer(model, origin, console)
 
 
 def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) -> Scorer:
@@ -282,14 +178,6 @@ def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) ->
     logits = logits_of(np.stack([each.probabilities for each in found]), model.temperature)
     target = labelled.target(tuple(model.label_space.names))
     return fit_scorer(SCORER, features_of(found), logits, target)
-
-
-def _earlier(path: Path, origin: RunFolder | None, bundle: str, contents: Sequence[str]) -> int:
-    """How often decisions were fitted to these images, of the run and of its bundles."""
-    found = earlier_tunings(path, contents)
-    if origin is not None and origin.decisions_path != path:
-        found += earlier_tunings(origin.decisions_path, contents, besides=bundle)
-    return found
 
 
 def tune_export(
@@ -344,39 +232,6 @@ def tune_export(
             f"{error} (The bundle was to have the decisions of {run}, fitted to its own answers. "
             "With --undecided it has none, and classifies every image.)"
         ) from error
-
-
-def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
-    """Images of the run's own table: those that choose nothing, or those that chose the model."""
-    table = manifest[(manifest["split"] == split) & manifest["label"].notna()]
-    if table.empty:
-        raise DataError(
-            f"{folder.path} has no val split, and the images that trained it promise nothing: "
-            "give labelled images that did not, with --calibration."
-        )
-    return Labelled(table.reset_index(drop=True), folder.manifest_path)
-
-
-def compared(asked: Config, config: Config) -> int:
-    """How many models `val` may have chosen among, at most: what was left open, multiplied.
-
-    Args:
-        asked: the settings with `auto` where the run decided.
-        config: as the run decided.
-    """
-    number = 1
-    if asked.data.size == "auto":
-        number *= _SIZES
-        number *= _TILES if asked.data.tiles == "auto" else 1
-    if asked.augment.symmetry == "auto":
-        number *= len(SYMMETRIES)
-    if asked.evaluation.views == "auto":
-        most = SYMMETRIES[config.augment.symmetry] if config.augment.symmetry != "auto" else 8
-        number *= most.bit_length()
-    phases = 1 + config.finetune.enabled + config.retrain.enabled - (not config.probe.enabled)
-    if config.run.keep in ("best_on_val", "best_phase"):
-        number *= max(1, phases) + (2 if config.judges_joined else 0)
-    return number
 
 
 def _read(path: Path | str | None) -> Limits:

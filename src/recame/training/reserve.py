@@ -19,8 +19,9 @@ _BESIDE_FORWARDS = 1.1
 _FIGURES_S = 0.5
 #: Seconds of the interpreter's end to those of its start; a call from Python has neither.
 _LEAVING_SHARE = 0.2
-#: A run is over its time from this share on: then it says so.
-_OVER = 1.02
+#: The share of its time that a run aims at, since what it owes at the end is an estimate; and the
+#: one from which on it is over its time, and says so.
+_AIMED, _OVER = 0.99, 1.02
 
 
 def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str, float]:
@@ -41,7 +42,8 @@ def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str
         heads_s = retrain.steps * (measured.head_step_s or 0.005)
         work["retraining"] = _passing_s(run, num_retrained(run), forward_s) + heads_s
     if run.device.type == "cpu":
-        work["graph"] = graph_cost_s(forward_s)
+        # Two networks may answer together.
+        work["graph"] = graph_cost_s(min(2, num_networks) * forward_s, measured.graph_s or 0.0)
     work["saving"] = 2 * (measured.saving_s or 0.5)
     work["figures"], work["leaving"] = _FIGURES_S, _leaving_s(run)
     return work
@@ -62,9 +64,9 @@ def _passing_s(run: OngoingRun, num_images: int, forward_s: float) -> float:
 
 
 def ends_at(run: OngoingRun) -> float | None:
-    """`time.monotonic()` by which the whole run shall have ended; None: it has no time to keep."""
+    """`time.monotonic()` that the end of the whole run aims at; None: it has no time to keep."""
     budget = budget_s(run.config, run.device)
-    return None if budget is None else run.started + budget
+    return None if budget is None else run.started + _AIMED * budget
 
 
 def tell_time(run: OngoingRun) -> None:

@@ -42,14 +42,16 @@ class StepCost:
         return self.val_s + self.checkpoint_s
 
 
-def graph_cost_s(image_s: float) -> float:
+def graph_cost_s(image_s: float, made_s: float = 0.0) -> float:
     """Seconds that a run's graph takes at its end: made, compared with torch, timed.
 
     Args:
-        image_s: seconds that a forward of one image takes.
+        image_s: seconds that a forward of one image through all that answers takes.
+        made_s: seconds that making a graph has taken before; 0: none was made.
     """
-    # Loading, writing and timing; torch answers for half a second, or at least some 80 images.
-    return 1.3 + max(0.5, 80 * image_s)
+    # Loading, recording, writing and timing take as long as making one three times: a slow machine
+    # is slow there too. Torch answers for half a second, or at least some 80 images.
+    return min(max(1.3, 3 * made_s), 10.0) + max(0.5, 80 * image_s)
 
 
 def measure_cost(
