@@ -34,9 +34,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def tune(recame: Recame, run: Path, tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """`recame tune` with limits as YAML: the exit code, and all that is printed, in one line."""
 
-    def call(
-        calibration: Path, limits: str = KNOWN, normal: str | None = "ok"
-    ) -> tuple[int, str]:
+    def call(calibration: Path, limits: str = KNOWN, normal: str | None = "ok") -> tuple[int, str]:
         path = tmp_path / "limits.yaml"
         path.write_text(limits)
         words = () if normal is None else ("--normal", normal)
@@ -60,9 +58,7 @@ def some(fresh: Path, folder: Path, **counts: int) -> Path:
     return folder
 
 
-def test_no_normal_class(
-    tune: Callable[..., tuple[int, str]], run: Path, fresh: Path
-) -> None:
+def test_no_normal_class(tune: Callable[..., tuple[int, str]], run: Path, fresh: Path) -> None:
     told = (
         f"error: {run} does not say which class is normal, and none is released unasked; ok looks "
         f"like it: recame tune {run} --normal ok"
@@ -99,6 +95,7 @@ def test_one_image_in_the_calibration(
         "No image of ok, scratch, hole is in the calibration: nothing is known of how often one is "
         "released or called something else." in told
     )
+    assert "0.0% pass, 100.0% are classified automatically, 0.0% go to a person" in told
     assert (run / "decisions.html").exists()
 
 
@@ -114,7 +111,7 @@ def test_eight_images(
         )
     assert "No image is released, since no escape limit is promised: 2% of one class takes" in told
     assert "Of 2 normal images 100.0% are not released (34% to 100%)." in told
-    _, out, _ = recame("predict", run, fresh / "ok", "--out", tmp_path / "out.csv")
+    recame("predict", run, fresh / "ok", "--out", tmp_path / "out.csv")
     assert "release" not in set(pd.read_csv(tmp_path / "out.csv")["action"])
     left, _, err = recame("verify", run, some(fresh, tmp_path / "others", ok=3, hole=3))
     assert (left, err) == (
@@ -131,15 +128,20 @@ NOTHING = "Nothing was loosened. Label more, ask for escape: smallest, or give t
     [
         (
             "escape: 0",
-            "error: Limits that these images cannot promise: scratch 0.00% (120 images: no number "
-            "promises 0; these promise at most 3.8%); dent 0.00% (120 images: no number promises "
-            "0; these promise at most 3.8%); hole 0.00% (120 images: no number promises 0; these "
-            f"promise at most 3.8%). {NOTHING} limits that their images promise.",
+            (
+                "error: Limits that these images cannot promise: scratch 0.00% (120 images: no "
+                "number promises 0; these promise at most 3.8%); dent 0.00% (120 images: no "
+                "number promises 0; these promise at most 3.8%); hole 0.00% (120 images: no "
+                f"number promises 0; these promise at most 3.8%). {NOTHING} limits that their "
+                "images promise."
+            ),
         ),
         (
             "escape: {dent: 0.001}",
-            "error: Limits that these images cannot promise: dent 0.10% (120 images: it takes "
-            f"4,588; these promise at most 3.8%). {NOTHING} limits that their images promise.",
+            (
+                "error: Limits that these images cannot promise: dent 0.10% (120 images: it takes "
+                f"4,590; these promise at most 3.8%). {NOTHING} limits that their images promise."
+            ),
         ),
         ("escape: 1.5", "error: limits.yaml: escape is 1.5; it must be a number from 0 to 1."),
         (
@@ -148,9 +150,11 @@ NOTHING = "Nothing was loosened. Label more, ask for escape: smallest, or give t
         ),
         (
             "unknown_false_alarm: 0",
-            "error: unknown_false_alarm 0.00% overall: no number of images promises 0, and beyond "
-            "50% a promise says nothing. Give a share between them, smallest, or off: then nothing "
-            "is called unknown.",
+            (
+                "error: unknown_false_alarm 0.00% overall: no number of images promises 0, and "
+                "beyond 50% a promise says nothing. Give a share between them, smallest, or off: "
+                "then nothing is called unknown."
+            ),
         ),
     ],
 )
@@ -163,14 +167,20 @@ def test_a_limit_of_0_and_other_impossible_ones_are_refused(
 
 
 def test_limits_that_can_only_be_missed_are_said_to_be_missed(
-    tune: Callable[..., tuple[int, str]], fresh: Path
+    tune: Callable[..., tuple[int, str]], fresh: Path, tmp_path: Path
 ) -> None:
-    code, told = tune(fresh, f"purity: 1\noverkill: 0\nreview: {{share: 0}}\n{KNOWN}")
+    few = some(fresh, tmp_path / "few", **dict.fromkeys(COUNTS, 4))  # so that nothing is released
+    code, told = tune(few, f"purity: 1\noverkill: 0\nreview: {{share: 0}}\n{KNOWN}")
     assert code == 0
     assert "No limit is promised for the purity of dent: no number of images shows a purity" in told
-    assert "are not released (" in told
-    assert "and 0.0% were asked. No escape limit was loosened for it." in told
-    assert "of the images of the line go to a person, and 0.0% were asked. No limit was" in told
+    assert (
+        "Overkill: 100.0% of 4 normal images are not released (51.0% to 100.0%), and 0.0% were "
+        "asked. No escape limit was loosened for it." in told
+    )
+    assert (
+        "Review: 100.0% of the images of the line go to a person, and 0.0% were asked. No limit "
+        "was loosened for it" in told
+    )
 
 
 def test_a_class_unseen_in_the_calibration(
@@ -180,8 +190,10 @@ def test_a_class_unseen_in_the_calibration(
     code, told = tune(without, f"escape: 0.05\n{KNOWN}")
     assert (code, told) == (
         2,
-        "error: Limits that these images cannot promise: hole 5.00% (0 images: it takes 90; these "
-        f"promise nothing). {NOTHING} limits that their images promise.",
+        (
+            "error: Limits that these images cannot promise: hole 5.00% (0 images: it takes 90; "
+            f"these promise nothing). {NOTHING} limits that their images promise."
+        ),
     )
     code, told = tune(without)
     assert code == 0
@@ -198,9 +210,11 @@ def test_a_class_unseen_in_the_calibration(
 def test_no_group_column(tune: Callable[..., tuple[int, str]], fresh: Path) -> None:
     assert tune(fresh, f"group: board\n{KNOWN}") == (
         2,
-        f"error: {fresh} has no column 'board', by which images belong together; it has label. Add "
-        "the column, or name another one (group in the limits): images of one board or lot are no "
-        "independent witnesses.",
+        (
+            f"error: {fresh} has no column 'board', by which images belong together; it has label. "
+            "Add the column, or name another one (group in the limits): images of one board or "
+            "lot are no independent witnesses."
+        ),
     )
     assert (
         "No column says which images belong together (one board, wafer or lot): images are taken "
@@ -218,9 +232,7 @@ def test_scores_that_are_no_numbers(
     code, told = tune(mixed)
     assert code == 0
     assert f"1 image cannot be read, and counts as sent to a person: {broken}" in told
-    assert (
-        "1 image of the calibration has no finite score; such images go to a person." in told
-    )
+    assert "1 image of the calibration has no finite score; such images go to a person." in told
 
 
 def test_no_product_column(

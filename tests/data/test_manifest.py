@@ -292,8 +292,8 @@ def test_boxes_beside_whole_images_stay_whole(tmp_path):
     )
     table = read_manifest(tmp_path / "set.csv")
     assert table["image"].tolist() == ["a.png#xywh=4,5.5,8,8", "b.png"]
-    assert table[["x", "width"]].iloc[0].tolist() == ["4", "8"]
-    assert table["y"][0] == 5.5
+    assert [table[name][0] for name in ("x", "y", "width")] == [4, 5.5, 8]
+    assert csv_text(table[["x", "y", "width"]], index=False) == "x,y,width\n4,5.5,8\n,,\n"
     assert table[["x", "y"]].isna().iloc[1].all()
 
 

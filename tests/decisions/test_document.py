@@ -74,6 +74,7 @@ WRITERS: list[Callable[[Path, str], None]] = [note, verified, calibrated, export
 
 def test_processes_keep_each_others_notes(tmp_path: Path, scored: Scored) -> None:
     path = tmp_path / "decisions.json"
+    calibrated(path, "by training")
 
     def child(write: Callable[[Path, str], None]) -> None:
         for number in range(TIMES):
@@ -108,6 +109,7 @@ def test_who_waits_too_long_is_told_for_whom(
 ) -> None:
     monkeypatch.setattr(merged_json, "_WRITING_S", 0.0)
     path = tmp_path / "decisions.json"
+    calibrated(path, "by training")
     write(path, "before")
     before = path.read_bytes()
     mine = hold(tmp_path / ".writing.lock")

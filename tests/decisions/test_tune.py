@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -182,16 +183,34 @@ def test_one_defect_promises_nothing_and_nothing_passes() -> None:
     assert found.expected.overkill == 1.0
     assert "No image of open is in the calibration" in " ".join(found.notes)
     assert found.sentences()[:3] == [
-        "No limit is promised for escapes of bridge: it has too few images (0 of 1 image in the "
-        "calibration).",
-        "No limit is promised for escapes of open: it has too few images (0 of 0 images in the "
-        "calibration).",
-        "No image is released, since no escape limit is promised: 2% of one class takes 173 images "
-        "of it, none of them released.",
+        (
+            "No limit is promised for escapes of bridge: it has too few images (0 of 1 image in "
+            "the calibration)."
+        ),
+        (
+            "No limit is promised for escapes of open: it has too few images (0 of 0 images in the "
+            "calibration)."
+        ),
+        (
+            "No image is released, since no escape limit is promised: 2% of one class takes 173 "
+            "images of it, none of them released."
+        ),
     ]
     purity = tune(scored((50, 1, 0)), NAMES, "good", Limits.from_dict({"purity": 0.9}))
-    assert "takes 227 images of it" in " ".join(purity.sentences())  # beside two of purity
+    assert "takes 228 images of it" in " ".join(purity.sentences())  # beside two of purity
     assert "No image is released" not in " ".join(tune(scored(), NAMES, "good").sentences())
+
+
+def test_what_a_calibration_does_not_hold_is_not_held_for_done() -> None:
+    """On a line of 90 % normal images, of which the calibration holds none."""
+    limits = Limits.from_dict({"line_mix": {"good": 90, "bridge": 5, "open": 5}})
+    found = tune(scored((0, 300, 0)), NAMES, "good", limits)
+    assert found.expected.overkill is None
+    shares = [found.expected.share(action) for action in (RELEASE, AUTOMATIC, REVIEW, UNKNOWN)]
+    assert sum(shares) == pytest.approx(1)
+    assert shares[1] > 0.9
+    assert found.expected.escape == found.expected.by_class[1, RELEASE]
+    assert json.dumps(found.expected.to_dict(NAMES), allow_nan=False)
 
 
 def test_eight_images() -> None:
@@ -203,7 +222,7 @@ def test_eight_images() -> None:
 
 @pytest.mark.parametrize("limit", [0, 0.0])
 def test_a_limit_of_nothing_is_refused(limit: float) -> None:
-    told = r"bridge 0\.00% \(400 images: no number promises 0; these promise at most 1\.1%\); open"
+    told = r"bridge 0\.00% \(400 images: no number promises 0; these promise at most 1\.0%\); open"
     with pytest.raises(ConfigError, match=told):
         tune(scored(), NAMES, "good", Limits(escape=PerClass(limit)))
     found = tune(scored(), NAMES, "good", Limits.from_dict({"purity": 1}))

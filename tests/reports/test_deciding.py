@@ -109,8 +109,9 @@ def test_the_normal_class_that_tuned_is_that_of_the_report(run: Path, fresh: Pat
         assert words not in files.markdown.read_text("utf-8")
         told = json.loads((place / "report.json").read_text())["evaluation"]
         assert told["escape_rate"]["value"] == (defects["prediction"] == "ok").mean()
-        assert json.loads((run / "metrics.json").read_text())["test"]["escape_rate"] == (
-            told["escape_rate"]
+        assert (
+            json.loads((run / "metrics.json").read_text())["test"]["escape_rate"]
+            == (told["escape_rate"])
         )
         recame.report(run)  # of what there is
     # Other views have other decisions; what is normal does not depend on them.

@@ -154,7 +154,9 @@ def test_what_cannot_be_watched(
     run: Path, finished: Path, lot: pd.DataFrame, tmp_path: Path
 ) -> None:
     path = written(lot, tmp_path / "lot.csv")
-    with pytest.raises(ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"):
+    with pytest.raises(
+        ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"
+    ):
         recame.monitor(finished, path)
     with pytest.raises(DataError, match="no column 'label'"):
         recame.monitor(run, written(lot.drop(columns="label"), tmp_path / "bare.csv"))

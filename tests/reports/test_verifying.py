@@ -87,7 +87,9 @@ def test_the_command_leaves_with_the_outcome(
 def test_what_tuned_does_not_verify(run: Path, labelled: Path, finished: Path) -> None:
     with pytest.raises(ConfigError, match="holds the images that the decisions were fitted to"):
         recame.verify(run, labelled)
-    with pytest.raises(ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"):
+    with pytest.raises(
+        ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"
+    ):
         recame.verify(finished, labelled)
 
 

@@ -232,7 +232,9 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         cells = list(zip(*(table[name].tolist() for name in boxes), strict=True))
         table["image"] = boxed_names(table["image"].tolist(), cells, boxes, source)
         for name in boxes:
-            table[name] = _as_written(pd.to_numeric(table[name]), table[name])
+            numbers = pd.to_numeric(table[name])
+            whole = _as_written(numbers, table[name]) is not numbers
+            table[name] = numbers.astype("Int64") if whole else numbers
     if "label" in table:
         if labels == "required":
             _check_filled(table["label"], source, columns.label)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recame.contracts import FloatArray, IntArray
+from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.actions import AUTOMATIC, RELEASE, Policy
 from recame.decisions.exact import above_all_but, most_allowed
 from recame.decisions.scored import Scored, class_log_odds
@@ -38,23 +38,29 @@ class Expected:
     num_normal: int
 
     def share(self, action: int) -> float:
-        """Share of all images on the line that have an action."""
-        return float(np.nansum(self.mix * np.nan_to_num(self.by_class[:, action])))
+        """Share of all images on the line that have an action, of the classes with images."""
+        return self._mean(action, np.ones(len(self.mix), np.bool_))
 
     @property
     def overkill(self) -> float | None:
-        """Share of normal images that are not released."""
-        return None if self.normal is None else float(1 - self.by_class[self.normal, RELEASE])
+        """Share of normal images that are not released; None without any."""
+        if self.normal is None or not self.num_normal:
+            return None
+        return float(1 - self.by_class[self.normal, RELEASE])
 
     @property
     def escape(self) -> float | None:
-        """Share of the defects on the line that are released."""
+        """Share of the defects on the line that are released, of the classes with images."""
         if self.normal is None:
             return None
-        defects = np.arange(len(self.mix)) != self.normal
-        weight = float(self.mix[defects].sum())
-        passed = float((self.mix * np.nan_to_num(self.by_class[:, RELEASE]))[defects].sum())
-        return passed / weight if weight else 0.0
+        return self._mean(RELEASE, np.arange(len(self.mix)) != self.normal)
+
+    def _mean(self, action: int, classes: BoolArray) -> float:
+        """Share of some classes' images on the line that have an action; 0 where none comes."""
+        shares = self.by_class[:, action]
+        # Of a class without images nothing is known, and not that none of it is done.
+        weight = np.where(classes & np.isfinite(shares), self.mix, 0.0)
+        return float((weight * np.nan_to_num(shares)).sum() / (weight.sum() or 1.0))
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Ready for JSON."""

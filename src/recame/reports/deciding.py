@@ -187,9 +187,7 @@ def _products(table: pd.DataFrame, policy: Policy, *, new: bool) -> list[str | N
     return found
 
 
-def _told_by_files(
-    table: pd.DataFrame, data: InspectionSet | None
-) -> tuple[list[bool], list[str]]:
+def _told_by_files(table: pd.DataFrame, data: InspectionSet | None) -> tuple[list[bool], list[str]]:
     """Which images the model sees near black, and in words what each has lost on its way to it."""
     if data is None:
         reasons, notes = (table.get(name, [""] * len(table)) for name in ("reason", "note"))

@@ -129,7 +129,9 @@ class Labelled:
         if unread:
             named = ", ".join(each.image for each in unread[:_NAMED])
             count = "counts" if len(unread) == 1 else "count"
-            told = f"{counted(len(unread))} cannot be read, and {count} as sent to a person: {named}"
+            told = (
+                f"{counted(len(unread))} cannot be read, and {count} as sent to a person: {named}"
+            )
             say(console, told, "yellow")
         return found
 
