@@ -102,13 +102,17 @@ def means(places: FloatArray, product: Array, rng: np.random.Generator) -> Float
     for line in np.unique(product):
         own = np.flatnonzero(product == line)
         size = min(BATCH, len(own))
-        for _ in range(DRAWS if size >= BATCH // 2 else 0):
-            found.append(places[rng.choice(own, size, replace=False)].mean(0))
+        drawn = (rng.choice(own, size, replace=False) for _ in range(DRAWS))
+        found += [places[batch].mean(0) for batch in drawn] if size >= BATCH // 2 else []
     return np.array(found)
 
 
 def flagged(
-    train: Images, val: Images, others: dict[str, Images], distance: Callable[..., float], **how: Any
+    train: Images,
+    val: Images,
+    others: dict[str, Images],
+    distance: Callable[..., float],
+    **how: Any,
 ) -> dict[str, float]:
     """Share of the batches that are flagged, of each kind."""
     rng, lines = np.random.default_rng(0), Lines(train, **how)

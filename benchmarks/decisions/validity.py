@@ -10,9 +10,9 @@ the three networks is chosen and by which its limits are promised. A draw breaks
 the truth exceeds the limit for any defect class. Beside it the rule of versions before: one
 threshold for all defects together, allowed as large a share of the images that chose.
 
-With `--power` one network is trained, the joined one, for so long, and each defect class is promised
-alone. Trained networks and scores are kept in DIR and taken up. About ten minutes of two cores at
-first, then two.
+With `--power` one network is trained, the joined one, for so long, and each defect class is
+promised alone. Trained networks and scores are kept in DIR and taken up. About ten minutes of two
+cores at first, then two.
 """
 
 from __future__ import annotations

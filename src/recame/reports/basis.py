@@ -1,4 +1,4 @@
-"""Which labelled images decisions of a run or a bundle are fitted to, and what these have chosen."""
+"""Which labelled images decisions are fitted to, and what these have chosen before."""
 
 from __future__ import annotations
 
