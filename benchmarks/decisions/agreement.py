@@ -1,6 +1,6 @@
 """Is one image decided alike wherever it is decided, and what do decisions cost?
 
-    python benchmarks/decisions/agreement.py RUN [--bundle DIR] [--calibration LABELLED] [--out FILE]
+    python benchmarks/decisions/agreement.py RUN [--bundle DIR] [--calibration TABLE] [--out DIR]
 
 The run is tuned, on its own images or on those given, and exported with its decisions. Then every
 image of its `test` split is decided by the network in torch, by the run folder's graph and by the
