@@ -72,8 +72,11 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
                 return _without_finetuning(run, left_s)
         cost = measure_cost(*trial(), settings.batch_size, run.precision, most_s=most_s)
         cost = replace(cost, checkpoint_s=_CHECKPOINT_SIZE * (run.measured.saving_s or 0.0))
-        later_s = sum(later_work(run, cost.forward_s, networks).values())
+        later = later_work(run, cost.forward_s, networks)
+        later_s = sum(later.values())
         if ends is not None:
+            set_aside = {name: round(seconds, 1) for name, seconds in later.items()}
+            run.folder.mark(run.folder.state, set_aside=set_aside)
             left_s = ends - later_s - time.monotonic()
             if _too_late(run, left_s - cost.epoch_end_s, cost.step_s * settings.accumulate):
                 return _without_finetuning(run, left_s)
