@@ -96,7 +96,8 @@ def test_processes_keep_each_others_notes(tmp_path: Path, scored: Scored) -> Non
     for key in ("looks", "verifications", "exported", "tunings"):
         assert len(kept[key]) == TIMES, key
     assert {look["images"] for look in kept["looks"]} == {f"note {n}" for n in range(TIMES)}
-    policy, calibration = load_policy(path, ANSWERS, NAMES), load_calibration(path, ANSWERS)
+    policy = load_policy(path, ANSWERS, NAMES)
+    calibration = load_calibration(path, ANSWERS, len(NAMES))
     assert policy is not None
     assert policy.policy.normal == 0
     assert calibration is not None

@@ -371,6 +371,7 @@ def report(
             source=source or (None if data is None else folder.info().get("data")),
             missing=missing,
             baseline=baseline,
+            calibration=decisions.calibration,
             outcome=decide_split(folder, decisions, predictions, judged.words()).outcome,
             progress=progress,
         )

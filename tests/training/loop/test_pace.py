@@ -220,7 +220,7 @@ class TestRun:
     @pytest.fixture
     def run(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> OngoingRun:
         run = ongoing(finetune__epochs=4, finetune__ema_decay=0.9)
-        settings = {"finetune.epochs": "auto", "run.time_budget_s": 1000.0, "run.keep": "last"}
+        settings = {"finetune.epochs": "auto", "run.time_budget_s": 1000 / 0.99, "run.keep": "last"}
         run = replace(run, config=run.config.updated(settings), started=0.0)
         length = "recame.training.phases.finetune_length"
         monkeypatch.setattr(f"{length}.time", SimpleNamespace(monotonic=lambda: 100.0))
