@@ -163,10 +163,11 @@ def _print_over_budget(summary: PredictionSummary, console: Console) -> None:
     lots = summary.over_budget
     for lot in lots[:_LOTS]:
         name = f"Lot {quoted(lot.lot)}" if lot.lot else "This lot"
+        need = "needs" if lot.people == 1 else "need"
         say(
             console,
-            f"{name}: {lot.people:,} of {_images(lot.images)} need a person, the review budget is "
-            f"{lot.places:,}: {lot.people - lot.over:,} have a place, {lot.over:,} are over it",
+            f"{name}: {lot.people:,} of {_images(lot.images)} {need} a person, the review budget "
+            f"is {lot.places:,}: {lot.people - lot.over:,} have a place, {lot.over:,} are over it",
             "yellow",
         )
     if len(lots) > _LOTS:
