@@ -125,6 +125,19 @@ def test_followers_leave_a_leader_that_ended_without_finishing(
     assert clock.now < 1140
 
 
+def test_followers_leave_a_leader_that_was_gone_before_they_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(tmp_path, "f00d", Config())
+    run.mark("fine-tuning")
+    clock = Clock(lambda _: None)
+    monkeypatch.setattr(processes, "time", clock)
+    with pytest.raises(ProcessError, match=r"that led the run .*run ended without finishing"):
+        leave_with_leader(run.path)
+    assert clock.now < 1040
+
+
 def test_a_sign_that_is_out_of_sight_for_a_while_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

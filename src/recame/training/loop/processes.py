@@ -107,7 +107,7 @@ def leave_with_leader(path: Path, patience_s: float = PATIENCE_S) -> NoReturn:
         SystemExit: 0, or 1 where training ended before its time.
         ProcessError: the leader ended without finishing, or gives no sign any more.
     """
-    _wait(path, ("finished",), patience_s)
+    _wait(path, ("finished",), patience_s, met=True)
     raise SystemExit(0 if RunFolder.open(path).stopped is None else 1)
 
 
@@ -136,8 +136,18 @@ def naming_lost(path: Path, world_size: int) -> Iterator[None]:
         ) from error
 
 
-def _wait(path: Path, wanted: tuple[str, ...], patience_s: float) -> str:
-    """Wait until the leader's run is in one of some states, and tell in which."""
+def _wait(path: Path, wanted: tuple[str, ...], patience_s: float, *, met: bool = False) -> str:
+    """Wait until the leader's run is in one of some states, and tell in which.
+
+    Args:
+        path: the run's folder.
+        wanted: the states.
+        patience_s: seconds without a sign of the leader after which it is given up.
+        met: the leader was there before: where it has no sign now, it has gone.
+
+    Raises:
+        ProcessError: the leader ended, or gives no sign any more.
+    """
     sign, since = "", time.monotonic()
     while True:
         newest = _sign(path)  # before the state: a leader that finished removes its sign last
@@ -147,23 +157,23 @@ def _wait(path: Path, wanted: tuple[str, ...], patience_s: float) -> str:
         if newest not in {"", sign}:  # by content: the clocks of two nodes need not agree
             sign, since = newest, time.monotonic()
         silent_s = time.monotonic() - since
-        if not sign and silent_s > min(_FIRST_S, patience_s):
+        if not (sign or met) and silent_s > min(_FIRST_S, patience_s):
             raise ProcessError(
                 f"{platform.node()} sees no process that leads the run {path}, after "
                 f"{spoken_duration(min(_FIRST_S, patience_s))}: see what the process of rank 0 "
                 "printed last, and give a run folder that all nodes share (--out); nodes without "
                 "a common folder cannot train together."
             )
-        who = sign.partition(" ")[2].strip()
+        who = f"{path} ({sign.partition(' ')[2].strip()})" if sign else str(path)
         again = "then start all again, with --resume where the run had begun."
-        if sign and not newest and silent_s > min(_GONE_S, patience_s):
+        if (sign or met) and not newest and silent_s > min(_GONE_S, patience_s):
             raise ProcessError(
-                f"The process that led the run {path} ({who}) ended without finishing it: see "
+                f"The process that led the run {who} ended without finishing it: see "
                 f"what it printed last; {again}"
             )
         if silent_s > patience_s:
             raise ProcessError(
-                f"The process that leads the run {path} ({who}) has given no sign for "
+                f"The process that leads the run {who} has given no sign for "
                 f"{spoken_duration(patience_s)}, so this one would wait for ever: see what it "
                 f"printed last, and that all nodes see that folder; {again}"
             )
