@@ -2,6 +2,7 @@
 
     python benchmarks/decisions/unknown.py [--deeppcb MANIFEST.csv] [--time-budget 90s]
         [--seeds 0 1 2] [--sets NAME ...] [--limit CLASSES] [--runs DIR] [--out DIR] [--table]
+        [--generated MANIFEST.csv] [--classes NAME ...]
 
 Each defect class in turn is left out: a run with default settings never sees it. Then its images,
 and foreign ones (noise, black, saturated, handwritten digits, the other set), are ranked against
@@ -9,7 +10,8 @@ the known test images. Training images fit a scorer. Two fifths of each class's 
 chose nothing, lay its threshold; the others are judged: how many false alarms, how many strangers
 are found, and what share of them would be released as normal without the rule and with it.
 
-The sets are the small ones of `benchmarks/defaults/run.py`. A resumable queue: each set, class and
+The sets are the small ones of `benchmarks/defaults/run.py`, and with `--generated` one of
+`recame synth`. A resumable queue: each set, class and
 seed leaves a JSON file in OUT/cases. Features and logits are of the images as they are, not of
 turned views. Nothing else should run: training has a time budget.
 """
@@ -49,7 +51,7 @@ LIMITS = {"limit": 0.05, "tail_limit": 0.1, "risk": 0.05}
 MAX_ESCAPE = 0.01
 #: Foreign images of each kind.
 FOREIGN = 100
-NORMAL = {"synth small": "normal", "deeppcb small": "false_call"}
+NORMAL = {"synth small": "normal", "deeppcb small": "false_call", "generated": "normal"}
 
 
 class Answers(NamedTuple):
@@ -76,6 +78,13 @@ def foreign_kinds(others: Mapping[str, list[Array]]) -> list[str]:
     """Kind of each image of `foreign`."""
     kinds = [kind for kind in ("noise", "black", "saturated") for _ in range(FOREIGN)]
     return kinds + [kind for kind, pixels in others.items() for _ in pixels]
+
+
+def read(manifest: Path) -> Labelled:
+    """A set that lies on the disk."""
+    table = pd.read_csv(manifest)
+    for name, label, split in zip(table["image"], table["label"], table["split"], strict=True):
+        yield np.asarray(Image.open(manifest.parent / name)), label, split
 
 
 def drawn_from(images: Labelled) -> list[Array]:
@@ -306,7 +315,9 @@ def main() -> None:
     parser.add_argument("--time-budget", default="90s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", choices=list(NORMAL), default=list(NORMAL))
+    parser.add_argument("--generated", type=Path, help="the table of a set of `recame synth`")
     parser.add_argument("--limit", type=int, help="left-out classes of each set, for a short try")
+    parser.add_argument("--classes", nargs="+", help="left out, of those that the set has")
     parser.add_argument("--runs", type=Path, help="default: runs/unknown-BUDGET")
     parser.add_argument("--out", type=Path, help="default: results-BUDGET beside this file")
     parser.add_argument("--table", action="store_true", help="only of the cases that are there")
@@ -316,6 +327,8 @@ def main() -> None:
     makers: dict[str, Callable[[], Labelled]] = {"synth small": synth}
     if options.deeppcb:
         makers["deeppcb small"] = lambda: deeppcb(options.deeppcb)
+    if options.generated:
+        makers["generated"] = lambda: read(options.generated)
     if not options.table:
         run_queue(makers, options, out)
     cases = [json.loads(path.read_text()) for path in sorted((out / "cases").glob("*.json"))]
@@ -344,6 +357,8 @@ def run_queue(
         )
         counts = table.loc[table["split"] == "train", "label"].value_counts()
         defects = [label for label in counts.index if label != NORMAL[name]]
+        if options.classes:
+            defects = [label for label in defects if label in options.classes]
         ready[name] = manifest, foreign_images, defects[: options.limit]
     for seed in options.seeds:
         for name, (manifest, foreign_images, defects) in ready.items():

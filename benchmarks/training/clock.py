@@ -96,6 +96,7 @@ def trained(data: Path, budget: str, busy: str, seed: int) -> dict[str, Any]:
     settings = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
     finetune, probe = settings["finetune"], settings["probe"]
     used = wall_s / budget_s
+    told_by_run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     told = [line.strip() for line in done.stdout.splitlines()]
     enough = [line for line in told if "are enough for" in line or "finetune.enabled = " in line]
     longer = [line for line in told if line.startswith("Longer than the time budget")]
@@ -106,7 +107,8 @@ def trained(data: Path, budget: str, busy: str, seed: int) -> dict[str, Any]:
         "busy": busy,
         "wall_s": round(wall_s, 1),
         "used": round(used, 4),
-        "seconds": json.loads((out / "run.json").read_text(encoding="utf-8"))["seconds"],
+        "seconds": told_by_run["seconds"],
+        "set_aside": told_by_run.get("set_aside"),
         "experts": settings["model"]["num_experts"],
         "probe": f"{probe['max_per_class']} x {probe['views']}",
         "epochs": finetune["epochs"] if finetune["enabled"] else 0,

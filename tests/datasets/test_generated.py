@@ -120,6 +120,41 @@ def test_held_out_images_are_of_known_clusters_and_one_in_five_of_others():
     np.testing.assert_allclose(known, 4 / 5)
 
 
+@pytest.mark.parametrize("unseen", [0.0, 0.5, 1.0])
+def test_so_many_held_out_images_are_of_other_clusters_as_asked(unseen):
+    table = plan(SyntheticSpec(test_per_class=40, unseen=unseen, clusters_per_class=12))
+    train = set(table.loc[table["split"] == "train", "cluster"])
+    test = table[table["split"] == "test"]
+    known = test["cluster"].isin(train).groupby(test["label"]).mean()
+    np.testing.assert_allclose(known, 1 - unseen)
+
+
+def test_clusters_are_filled_unevenly_where_that_is_asked():
+    spec = SyntheticSpec(clusters_per_class=12, cluster_skew=1.0)
+    train = plan(spec).query("split == 'train'")
+    normal = train[train["label"] == "normal"]["cluster"].value_counts()
+    share = 1 / np.arange(1, 13) / (1 / np.arange(1, 13)).sum()
+    np.testing.assert_allclose(normal / normal.sum(), share, atol=0.004)
+    smallest = train_counts(spec)[is_head(spec)].min()
+    name = spec.classes[is_head(spec).sum() - 1]
+    head = train[train["label"] == name]["cluster"].value_counts()
+    assert (len(head), head.sum()) == (12, smallest)
+    assert head.min() >= 1
+    assert plan(SyntheticSpec(cluster_skew=0.0)).equals(plan(SyntheticSpec()))
+
+
+def test_the_seed_may_decide_which_defects_are_rare():
+    orders = {SyntheticSpec(permuted=True, seed=seed).classes for seed in range(6)}
+    assert len(orders) == 6
+    usual = SyntheticSpec().classes
+    assert all(order[0] == "normal" and set(order) == set(usual) for order in orders)
+    spec = SyntheticSpec(permuted=True, seed=3)
+    sizes = plan(spec).query("split == 'train'")["label"].value_counts()
+    assert sizes[list(spec.classes)].tolist() == train_counts(spec).tolist()
+    named = SyntheticSpec(num_classes=3, defects=("open", "void"), permuted=True).classes
+    assert (named[0], set(named[1:])) == ("normal", {"open", "void"})
+
+
 def test_splits_share_no_board_and_no_lot():
     table = plan(SyntheticSpec(num_images=3000))
     for column in ("board", "lot"):

@@ -66,7 +66,7 @@ def calibrated(path: Path, name: str) -> None:
 
 
 def exported(path: Path, name: str) -> None:
-    note_export(path, name, ["an image"])
+    note_export(path, name, ["an image"], counted=10**6)
 
 
 WRITERS: list[Callable[[Path, str], None]] = [note, verified, calibrated, exported]
@@ -128,7 +128,7 @@ def test_who_waits_too_long_is_told_for_whom(
 def test_two_tunings_at_once_are_no_single_one(tmp_path: Path, scored: Scored) -> None:
     path = tmp_path / "decisions.json"
     save(path, scored, ["a", "b"])
-    with pytest.raises(ConfigError, match=r"took itself for tuning 1 .*Call again"):
+    with pytest.raises(ConfigError, match=r"did not count it .*Call again"):
         save(path, scored, ["b", "c"])  # it began before the first had ended
     assert len(read_json(path)["tunings"]) == 1
     save(path, scored, ["c"])  # other images
@@ -137,3 +137,15 @@ def test_two_tunings_at_once_are_no_single_one(tmp_path: Path, scored: Scored) -
     last = last_tuning(path)
     assert last is not None
     assert last["tuning"] == 3
+
+
+def test_two_bundles_at_once_are_no_single_one(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.json"
+    note_export(path, "first", ["a"], counted=0)
+    with pytest.raises(ConfigError, match=r"did not count it .*Call again"):
+        note_export(path, "second", ["a"], counted=0)  # it began before the first had ended
+    note_export(path, "second", ["b"], counted=0)  # other images
+    note_export(path, "first", ["a"], counted=0)  # its own looks are counted in its own file
+    note_export(path, "second", ["a"], counted=2)
+    assert earlier_tunings(path, ["a"], besides="first") == 1
+    assert earlier_tunings(path, ["a"], besides="second") == 2

@@ -84,6 +84,24 @@ def test_limits_that_exclude_each_other_are_said_and_nothing_is_loosened() -> No
     assert "and 0.1% were asked" in review
 
 
+@pytest.mark.parametrize(
+    ("review", "told"),
+    [
+        ({"share": 0.02}, ["a review budget of 2.0% one of fewer than 50 images has no place"]),
+        ({"per_hour": 60, "images_per_hour": 7000}, ["of 0.9% one of fewer than 117 images"]),
+        ({"share": 0.3}, []),
+        ({"share": 0.0}, []),
+    ],
+)
+def test_it_is_said_from_which_lot_on_people_see_an_image(
+    review: dict[str, float], told: list[str]
+) -> None:
+    found = tune(scored(), NAMES, "good", Limits.from_dict({"review": review}))
+    notes = [note for note in found.notes if "Of a lot people see" in note]
+    assert len(notes) == len(told)
+    assert all(words in note for words, note in zip(told, notes, strict=True))
+
+
 def test_the_frontier_gives_a_row_for_each_limit() -> None:
     rows = tune(scored(spread=3.0), NAMES, "good").frontier
     assert [row["escape_limit"] for row in rows] == list(FRONTIER_LIMITS)

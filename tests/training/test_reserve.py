@@ -30,18 +30,24 @@ class TestLaterWork:
         run = ongoing(evaluation__views=4)
         monkeypatch.setattr("recame.models.frozen_forward.GRAPH_PIXELS", 16 * 4 * 32 * 32)
         assert later_work(run, 0.01, 2)["judging"] == pytest.approx(2 * (GRAPH_S + 0.704))
-        measured = replace(run, measured=Measured(graph_s=3.0, graph_gain=2.0))
-        assert later_work(measured, 0.01, 2)["judging"] == pytest.approx(2 * (3 + 0.352))
+        measured = replace(run, measured=Measured(graph_s=3.0, graph_image_s=0.005))
+        # By the graph's own time: the probe and fine-tuning need not run a network alike.
+        for forward_s in (0.01, 0.03):
+            judging = later_work(measured, forward_s, 2)["judging"]
+            assert judging == pytest.approx(2 * (2 * 3 + 0.352))
         fewer = replace(run, config=run.config.updated({"evaluation.views": 2}))
         assert later_work(fewer, 0.01, 2)["judging"] == pytest.approx(2 * 0.352)  # runs eagerly
 
     def test_each_later_stage_has_its_time(self, ongoing: Ongoing) -> None:
         run = ongoing()
         plain = later_work(run, 0.01, 2)
-        assert plain["graph"] == graph_cost_s(0.02)  # two networks may answer
-        assert later_work(run, 0.01, 1)["graph"] == graph_cost_s(0.01)
-        slow = replace(run, measured=Measured(graph_s=2.0))
-        assert later_work(slow, 0.01, 3)["graph"] == graph_cost_s(0.02, 2.0)
+        views = int(run.config.evaluation.views)
+        assert plain["graph"] == graph_cost_s(0.02, views=views)  # two networks may answer
+        assert later_work(run, 0.01, 1)["graph"] == graph_cost_s(0.01, views=views)
+        slow = replace(run, measured=Measured(graph_s=2.0, graph_image_s=0.004))
+        work = later_work(slow, 0.01, 3)
+        assert work["graph"] == graph_cost_s(0.02, 0.008, views=views, made_s=2.0)
+        assert (plain["figures"], work["figures"]) == (0.5, 6.0)
         asked: dict[str, Any] = {"retrain.enabled": True, "evaluation.weighting": "stability"}
         more = replace(run, config=run.config.updated(asked), measured=Measured(head_step_s=0.01))
         work = later_work(more, 0.01, 3)

@@ -94,6 +94,15 @@ def synth(
     clusters: Annotated[
         int | None, typer.Option(help="Clusters that a head class fills. [6]")
     ] = None,
+    cluster_skew: Annotated[
+        float, typer.Option(help="How unevenly it fills them: the k-th as k ** -skew.")
+    ] = 0.0,
+    unseen: Annotated[
+        float, typer.Option(help="Share of val and test of clusters that train lacks.")
+    ] = 0.2,
+    permuted: Annotated[
+        bool, typer.Option("--permuted", help="The seed decides which defects are rare.")
+    ] = False,
     tail_products: Annotated[
         int | None, typer.Option(help="Products a tail class is scattered over. [all]")
     ] = None,
@@ -118,6 +127,9 @@ def synth(
         size=size,
         imbalance=imbalance,
         clusters_per_class=clusters,
+        cluster_skew=cluster_skew,
+        unseen=unseen,
+        permuted=permuted,
         tail_products=tail_products,
         label_noise=label_noise,
         exact_duplicates=exact_duplicates,

@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 #: In a run's folder, or a bundle's.
 DECISIONS_FILE = "decisions.json"
 
+_MEANWHILE = (
+    "Another tuning on these images has ended since this one began, which did not count it and "
+    "would promise too much. Call again: then both are counted."
+)
+
 
 def save_policy(
     path: Path,
@@ -83,11 +88,7 @@ def save_policy(
     }
     with adding_to(path):
         if earlier_tunings(path, contents) >= tuned.facts["tuning"]:
-            raise ConfigError(
-                "Another tuning on these images has ended since this one began, which took itself "
-                f"for tuning {tuned.facts['tuning']} and would promise too much. Call again: then "
-                "both are counted."
-            )
+            raise ConfigError(_MEANWHILE)
         values = _read(path)
         values.pop("unknown", None)
         if scorer is not None:
@@ -145,13 +146,17 @@ def last_tuning(path: Path) -> dict[str, Any] | None:
     return dict(found[-1]) if found else None
 
 
-def note_export(path: Path, bundle: str, contents: Iterable[str]) -> None:
+def note_export(path: Path, bundle: str, contents: Sequence[str], counted: int) -> None:
     """Note in a run's file that a bundle of it was tuned on images that the run can look at.
 
     Args:
         path: of the run's `decisions.json`.
         bundle: which.
         contents: what tells the images.
+        counted: tunings of the run and its other bundles on these images that it has paid for.
+
+    Raises:
+        ConfigError: another of these has ended since this one began.
     """
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -159,6 +164,8 @@ def note_export(path: Path, bundle: str, contents: Iterable[str]) -> None:
         "contents": short_contents(contents),
     }
     with adding_to(path):
+        if earlier_tunings(path, contents, besides=bundle) > counted:
+            raise ConfigError(_MEANWHILE)
         values = _read(path)
         values = {"schema": schema_of(values), **values}
         write_json(path, {**values, "exported": [*values.get("exported", []), look]})

@@ -50,6 +50,16 @@ def places_of(images: int, share: float) -> int:
     return math.floor(share * images + 1e-9)
 
 
+def first_place(share: float) -> int:
+    """From how many images on a lot has a place.
+
+    Examples:
+        >>> first_place(0.02), first_place(0.29)
+        (50, 4)
+    """
+    return math.ceil((1 - 1e-9) / share)
+
+
 def over_budget(lot: IntArray, odds: FloatArray, left: IntArray) -> BoolArray:
     """(N,) images that wait for a place and get none.
 

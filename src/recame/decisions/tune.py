@@ -24,10 +24,14 @@ from recame.decisions.line_mix import LineMix
 from recame.decisions.prices import cheapest
 from recame.decisions.promises import Promise, risk_of_each
 from recame.decisions.release import Release, check_defects, fit_release, promised_classes
+from recame.decisions.review_budget import first_place
 from recame.decisions.scored import Scored, class_log_odds, normal_scores
 from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
+
+#: Lots of fewer images are told nothing of what a review budget leaves them.
+_SMALL_LOT = 10
 
 
 @dataclass(frozen=True)
@@ -302,4 +306,12 @@ def _notes(
     if limits.line_mix is None and limits.purity.asked:
         where = "training" if trained else "the calibration"
         notes.append(f"Purity is for a line on which the classes come as in {where}.")
+    if limits.review.budget:
+        first = first_place(limits.review.budget)
+        if first > _SMALL_LOT:
+            notes.append(
+                f"Of a lot people see whole images, rounded down: with a review budget of "
+                f"{limits.review.budget:.1%} one of fewer than {first:,} images has no place, and "
+                "all that goes to a person for its score stays held."
+            )
     return notes

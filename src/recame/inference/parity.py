@@ -23,6 +23,8 @@ MIN_AGREEMENT = 0.99
 
 #: Batches whose answers must not depend on who is beside whom.
 _BATCHES = (1, 2, 3, 7, 16)
+#: Where an image takes long: made images, and sizes of batches.
+_FEW_MADE, _FEW_BATCHES = 8, (1, 3)
 
 _BATCH = 32
 
@@ -125,6 +127,7 @@ def check_parity(
     spec: PreprocessSpec,
     source: str,
     seed: int,
+    brief: bool = False,
 ) -> Parity:
     """Compare a graph with torch.
 
@@ -139,6 +142,8 @@ def check_parity(
         spec: of the images.
         source: where the images come from, in words.
         seed: of the random images.
+        brief: few random images, and batches of few sizes: for a graph that takes few large images
+            at once, whatever it is given, and takes long.
     """
     expected, found = in_batches(reference, images, rows), in_batches(forward, images, rows)
     difference = np.abs(found - expected).max(1)
@@ -148,7 +153,8 @@ def check_parity(
     # Two classes apart by less than both may move can change places.
     ties = differing & (best[:, 1] - best[:, 0] <= 2 * (limit or 0.0))
     is_tail = np.isin(target, [index for _, index in tail])
-    made = _synthetic(spec, seed)
+    made = _synthetic(spec, seed)[: _FEW_MADE if brief else None]
+    sizes = _FEW_BATCHES if brief else _BATCHES
     synthetic = in_batches(forward, made)
     parity = Parity(
         images=len(rows),
@@ -162,7 +168,9 @@ def check_parity(
         tail_images=int(is_tail.sum()),
         tail_agreement=float(1 - differing[is_tail].mean()) if is_tail.any() else None,
         synthetic_difference=float(np.abs(synthetic - in_batches(reference, made)).max()),
-        batch_difference=_batch_difference(forward, np.concatenate([images[rows[:12]], made])),
+        batch_difference=_batch_difference(
+            forward, np.concatenate([images[rows[: 4 if brief else 12]], made]), sizes
+        ),
     )
     wrong = _failures(parity, limit)
     if not all(np.isfinite(answers).all() for answers in (synthetic, found, expected)):
@@ -210,6 +218,6 @@ def _synthetic(spec: PreprocessSpec, seed: int) -> Array:
     return np.concatenate([flat, noise])
 
 
-def _batch_difference(forward: Forward, images: Array) -> float:
-    answers = [in_batches(forward, images, size=size) for size in _BATCHES]
+def _batch_difference(forward: Forward, images: Array, sizes: tuple[int, ...]) -> float:
+    answers = [in_batches(forward, images, size=size) for size in sizes]
     return float(np.max([np.abs(other - answers[0]).max() for other in answers[1:]]))

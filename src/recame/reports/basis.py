@@ -178,9 +178,15 @@ def compared(asked: Config, config: Config) -> int:
     return number
 
 
-def looks_before(path: Path, origin: RunFolder | None, bundle: str, contents: Sequence[str]) -> int:
-    """How often decisions were fitted to these images, of the run and of its bundles."""
-    found = earlier_tunings(path, contents)
-    if origin is not None and origin.decisions_path != path:
-        found += earlier_tunings(origin.decisions_path, contents, besides=bundle)
-    return found
+def looks_before(
+    path: Path, origin: RunFolder | None, bundle: str, contents: Sequence[str]
+) -> tuple[int, int]:
+    """How often decisions were fitted to these images before.
+
+    Returns:
+        Those of the model itself, and, of a bundle, those of its run and the run's other bundles.
+    """
+    own = earlier_tunings(path, contents)
+    if origin is None or origin.decisions_path == path:
+        return own, 0
+    return own, earlier_tunings(origin.decisions_path, contents, besides=bundle)

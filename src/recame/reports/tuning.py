@@ -90,6 +90,7 @@ def tune(
     found = judged(loaded, basis.labelled, console, **words)
     line = told.mix(found) if isinstance(told, Lot) else told
     known_as, tail = str(named or folder.absolute()), tail_of(space)[1]
+    own, others = looks_before(path, origin, known_as, found.contents)
     tuned = tune_scores(
         found.scored,
         space.names,
@@ -98,7 +99,7 @@ def tune(
         unit=asked.group or "image",
         comparisons=basis.comparisons,
         estimate=basis.fitted(loaded.calibration),
-        tuning=1 + looks_before(path, origin, known_as, found.contents),
+        tuning=1 + own + others,
         usual_mix=np.array(space.counts, np.float64) if sum(space.counts) else None,
         line=line,
         tail=tail if tail.any() else None,
@@ -107,7 +108,7 @@ def tune(
     )
     if origin is not None and origin.decisions_path != path:
         # Who tunes several bundles on the same images looks at them as often.
-        note_export(origin.decisions_path, known_as, found.contents)
+        note_export(origin.decisions_path, known_as, found.contents, others)
     kept = None if tuned.policy.unknown_above is None else scorer
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
     facts: dict[str, Any] = {"calibration": basis.source, "scorer": kept}

@@ -27,15 +27,11 @@ from recame.models.recorded_graph import UnrecordableError
 from recame.names import counted
 from recame.progress import say
 from recame.runs.judging import Judging
+from recame.training.loop.cost import PRICE_BATCH, PRICE_S, compared_images
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import budget_s
 from recame.training.student.offer import student_offer
 
-#: Real images that the graph is compared with torch on: as many as torch answers in this time, no
-#: fewer and no more than these.
-_PARITY_S, _PARITY_IMAGES = 0.5, (48, 1000)
-#: How long answers are timed, and how many images pass at once.
-_PRICE_S, _PRICE_BATCH = 0.4, 16
 #: Largest difference of a feature, beside its size or 1.
 _MAX_FEATURE_DIFFERENCE = 1e-3
 #: Large images that are read to tell what their tiles cost.
@@ -170,8 +166,8 @@ def _compared(run: OngoingRun, loaded: LoadedModel, session: RunGraph) -> tuple[
     reference(first[:1])
     began = time.perf_counter()
     reference(first)
-    affordable = len(first) * _PARITY_S / (time.perf_counter() - began)
-    size = int(np.clip(affordable, *_PARITY_IMAGES))
+    image_s = (time.perf_counter() - began) / len(first)
+    size, brief = compared_images(image_s)
     chosen = balanced_sample(view.targets, size, seed)
     groups = space.quantile_groups()
 
@@ -190,6 +186,7 @@ def _compared(run: OngoingRun, loaded: LoadedModel, session: RunGraph) -> tuple[
         spec=loaded.spec,
         source=split,
         seed=seed,
+        brief=brief,
     )
     forward = BatchForward(loaded.model, spec=loaded.spec, num_views=1, num_images=0, device="cpu")
     with torch.inference_mode():
@@ -219,14 +216,14 @@ def _in_torch(run: OngoingRun, loaded: LoadedModel, views: int) -> Callable[[Arr
 
 def _some_images(run: OngoingRun) -> Array:
     rows = run.data.view("train").rows
-    return np.ascontiguousarray(run.data.cache.images[np.resize(rows, _PRICE_BATCH)])
+    return np.ascontiguousarray(run.data.cache.images[np.resize(rows, PRICE_BATCH)])
 
 
 def _images_per_s(answer: Callable[[Array], object], images: Array) -> float:
     """Images a second, timed for a moment after a first call."""
     answer(images)
     rounds, began = 0, time.perf_counter()
-    while rounds == 0 or time.perf_counter() - began < _PRICE_S:
+    while rounds == 0 or time.perf_counter() - began < PRICE_S:
         answer(images)
         rounds += 1
     return rounds * len(images) / (time.perf_counter() - began)

@@ -27,7 +27,7 @@ class Measured:
         stages: seconds of each stage, in order.
         forward_s: seconds of an image's forward, without a graph; None where none was timed.
         graph_s: seconds that making a network's graph takes; None where none was made.
-        graph_gain: how many times as fast a network is as a graph; None where none was made.
+        graph_image_s: seconds of an image's forward through a graph; None where none was made.
         saving_s: seconds that writing a network takes; None where none was written.
         head_step_s: seconds of a step of the heads on cached features; None where none was taken.
     """
@@ -35,7 +35,7 @@ class Measured:
     stages: dict[str, float] = field(default_factory=dict)
     forward_s: float | None = None
     graph_s: float | None = None
-    graph_gain: float | None = None
+    graph_image_s: float | None = None
     saving_s: float | None = None
     head_step_s: float | None = None
 

@@ -15,8 +15,10 @@ from recame.training.planner import budget_s
 GRAPH_S = 2.0
 #: Turning the images and putting the answers together, beside the forwards of the judgement.
 _BESIDE_FORWARDS = 1.1
-#: Calibration, figures and files at the end.
-_FIGURES_S = 0.5
+#: What judging takes beside that: of each network its graph, with heads, in those that making a
+#: graph took before; prices of views and networks, calibration, figures and files, likewise, or so
+#: many seconds.
+_MADE_AGAIN, _FIGURES_MADE, _FIGURES_S = 2.0, 3.0, 0.5
 #: Seconds of the interpreter's end to those of its start; a call from Python has neither.
 _LEAVING_SHARE = 0.2
 #: The share of its time that a run aims at, since what it owes at the end is an estimate; and the
@@ -42,10 +44,17 @@ def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str
         heads_s = retrain.steps * (measured.head_step_s or 0.005)
         work["retraining"] = _passing_s(run, num_retrained(run), forward_s) + heads_s
     if run.device.type == "cpu":
-        # Two networks may answer together.
-        work["graph"] = graph_cost_s(min(2, num_networks) * forward_s, measured.graph_s or 0.0)
+        together = min(2, num_networks)  # may answer
+        image_s = measured.graph_image_s
+        work["graph"] = graph_cost_s(
+            together * forward_s,
+            None if image_s is None else together * image_s,
+            views=int(settings.views),
+            made_s=measured.graph_s or 0.0,
+        )
     work["saving"] = 2 * (measured.saving_s or 0.5)
-    work["figures"], work["leaving"] = _FIGURES_S, _leaving_s(run)
+    work["figures"] = max(_FIGURES_S, _FIGURES_MADE * (measured.graph_s or 0.0))
+    work["leaving"] = _leaving_s(run)
     return work
 
 
@@ -58,8 +67,9 @@ def _passing_s(run: OngoingRun, num_images: int, forward_s: float) -> float:
     pixels = num_images * run.data.spec.height * run.data.spec.width
     making_s = 0.0
     if becomes_graph(run.device, pixels):
-        making_s = run.measured.graph_s or GRAPH_S
-        forward_s /= run.measured.graph_gain or 1.0
+        made_s = run.measured.graph_s
+        making_s = GRAPH_S if made_s is None else _MADE_AGAIN * made_s
+        forward_s = run.measured.graph_image_s or forward_s
     return making_s + num_images * forward_s * _BESIDE_FORWARDS
 
 

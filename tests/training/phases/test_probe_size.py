@@ -99,7 +99,7 @@ def test_a_graph_is_used_where_it_pays_and_by_the_settings_alone(
     image_s(0.04, 0.02)  # 375 images eagerly, 688 are all
     settled, forward = settle_probe(run, run.new_model())
     assert forward.uses_graph
-    assert run.measured.graph_gain == 2.0
+    assert run.measured.graph_image_s == 0.02
     assert run.measured.graph_s is not None
     assert 400 < embedded(settled) <= 750
     again, forward = settle_probe(settled, run.new_model())

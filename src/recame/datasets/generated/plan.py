@@ -17,8 +17,6 @@ from recame.errors import ConfigError
 SPLITS = ("train", "val", "test")
 #: A class whose clusters would hold fewer training images each is a tail class.
 DENSE = 10
-#: One in so many held-out images is of a cluster that train lacks.
-ELSEWHERE = 5
 _IMAGES_A_BOARD, _BOARDS_A_LOT = 12, 4
 _MAX_PRODUCTS = 960
 _MAX_SIDE = 8192
@@ -40,6 +38,12 @@ class SyntheticSpec:
             less than one image, so that small sets may end below it.
         clusters_per_class: clusters (product x region) that a head class fills; default 6, or all
             there are.
+        cluster_skew: how unevenly a head class fills them: the k-th has a share of train as
+            k ** -skew; 0: all have the same.
+        permuted: whether the seed decides which defects are frequent and which are rare; else
+            they come in the order of `CLASSES`, or of `defects`.
+        unseen: share of the val and test images of each class that are of clusters where train
+            lacks it.
         tail_products: products that a tail class's images are scattered over; default all.
         label_noise: share of the train labels that are wrong, drawn like the labels themselves.
         exact_duplicates: share of the train images that repeat another bit by bit.
@@ -74,6 +78,9 @@ class SyntheticSpec:
     seed: int = 0
     canvas: tuple[int, int] | None = None
     defects: tuple[str, ...] | None = None
+    cluster_skew: float = 0.0
+    permuted: bool = False
+    unseen: float = 0.2
 
     def __post_init__(self) -> None:
         """Check what no plan could meet."""
@@ -87,6 +94,8 @@ class SyntheticSpec:
             ("leaks", self.leaks, 0, 1),
             ("exact_duplicates", self.exact_duplicates, 0, 0.5),
             ("near_duplicates", self.near_duplicates, 0, 0.5),
+            ("cluster_skew", self.cluster_skew, 0, 10),
+            ("unseen", self.unseen, 0, 1),
             ("clusters_per_class", self.clusters, 1, self.num_products * len(VARIANTS)),
             ("tail_products", self.scattered_over, 1, self.num_products),
         ):
@@ -152,8 +161,12 @@ class SyntheticSpec:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, the most frequent first."""
-        first = tuple(c.name for c in CLASSES[: self.num_classes])
-        return first if self.defects is None else (first[0], *self.defects)
+        normal, *first = (c.name for c in CLASSES[: self.num_classes])
+        defects = tuple(first) if self.defects is None else self.defects
+        if self.permuted:
+            keys = make_keys(make_keys(self.seed, 6_000_011), np.arange(len(defects)))
+            defects = tuple(defects[i] for i in shuffled(keys, "defects"))
+        return (normal, *defects)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -188,12 +201,13 @@ def is_head(spec: SyntheticSpec) -> BoolArray:
 def plan(spec: SyntheticSpec) -> pd.DataFrame:
     """Plan the set.
 
-    In train, a head class (see `is_head`) fills `spec.clusters` clusters equally: the main region
-    of one product after another, so that a product's normal and defective images look alike: many
-    in few. A tail class's images go to one product after another of `spec.scattered_over`, half of
-    them to its main region: few in many. In val and test every class has the same number of
-    images; of each five, four are of clusters where train has that class, in train's
-    proportions, and one is of any other cluster. Splits share no board and no lot.
+    In train, a head class (see `is_head`) fills `spec.clusters` clusters, equally unless there is a
+    skew: the main region of one product after another, so that a product's normal and defective
+    images look alike: many in few. A tail class's images go to one product after another of
+    `spec.scattered_over`, half of them to its main region: few in many. In val and test every class
+    has the same number of images; most are of clusters where train has that class, in train's
+    proportions, and the share `spec.unseen`, one in five, is of any other cluster. Splits share no
+    board and no lot.
 
     Returns:
         One row an image: `image` (name of the file), `label`, `product`, `board`, `lot`, `split`,
@@ -250,7 +264,7 @@ def _members(spec: SyntheticSpec) -> tuple[I64, I64, I64]:
         if head:
             # The main region of each product, then the second region of each, ...
             clusters = order[:, 1:].T.ravel()[: spec.clusters]
-            train = clusters[rank % spec.clusters]
+            train = clusters[_filled(spec, count)]
         else:
             region = below(make_keys(keys, rank), "region", slots.shape[1])
             train = order[rank % spec.scattered_over, region]
@@ -262,10 +276,29 @@ def _members(spec: SyntheticSpec) -> tuple[I64, I64, I64]:
             cell = train[below(own, "familiar", count)]
             if len(elsewhere):
                 other = elsewhere[below(own, "elsewhere", len(elsewhere))]
-                cell = np.where(rank % ELSEWHERE == ELSEWHERE - 1, other, cell)
+                cell = np.where(_nth(rank, spec.unseen), other, cell)
             parts.append((np.full(held_out, c), np.full(held_out, part), cell))
     label, split, cell = (np.concatenate(column) for column in zip(*parts, strict=True))
     return label, split, cell
+
+
+def _filled(spec: SyntheticSpec, count: int) -> I64:
+    """(count,) which of its clusters each of a head class's training images is of."""
+    rank = np.arange(count)
+    if spec.cluster_skew == 0:
+        return rank % spec.clusters
+    # Rounded, because the last bit of a power is not the same on every machine.
+    weight = np.round((1.0 + np.arange(spec.clusters)) ** -spec.cluster_skew, 9)
+    ends = np.rint(np.cumsum(weight) / weight.sum() * (count - spec.clusters))
+    # Each has one at least.
+    return np.searchsorted(ends + 1 + np.arange(spec.clusters), rank, side="right")
+
+
+def _nth(rank: I64, share: float) -> BoolArray:
+    """Which of the numbers, spread evenly, make up a share of all: the last of five for 0.2."""
+    up_to = np.floor(np.arange(len(rank) + 1) * share + 1e-9)
+    chosen: BoolArray = np.diff(up_to) > 0
+    return chosen
 
 
 def _duplicates(spec: SyntheticSpec, label: I64, split: I64) -> tuple[I64, Any]:

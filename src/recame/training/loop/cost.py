@@ -19,6 +19,12 @@ _TIMED_STEPS = 3
 #: Images of the validation split by which a forward is measured.
 _FORWARD_IMAGES, _TIMED_FORWARDS = 32, 2
 
+#: Real images that a run's graph is compared with torch on: as many as torch answers in this time,
+#: no fewer and no more than these; where only fewer than so many are, all is brief.
+_PARITY_S, _PARITY_IMAGES, _BRIEF = 0.5, (24, 1000), 48
+#: How long its answers are timed, and how many images pass at once.
+PRICE_S, PRICE_BATCH = 0.4, 16
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -42,16 +48,42 @@ class StepCost:
         return self.val_s + self.checkpoint_s
 
 
-def graph_cost_s(image_s: float, made_s: float = 0.0) -> float:
+def graph_cost_s(
+    image_s: float, graph_image_s: float | None = None, *, views: int = 1, made_s: float = 0.0
+) -> float:
     """Seconds that a run's graph takes at its end: made, compared with torch, timed.
 
     Args:
         image_s: seconds that a forward of one image through all that answers takes.
+        graph_image_s: the same of its graph; None: was not measured.
+        views: at most that an answer averages.
         made_s: seconds that making a graph has taken before; 0: none was made.
     """
-    # Loading, recording, writing and timing take as long as making one three times: a slow machine
-    # is slow there too. Torch answers for half a second, or at least some 80 images.
-    return min(max(1.3, 3 * made_s), 10.0) + max(0.5, 80 * image_s)
+    answers = image_s if graph_image_s is None else graph_image_s
+    # Loading, recording, writing and what is told take as long as making one four times: a slow
+    # machine is slow there too.
+    beside = min(max(1.3, 4 * made_s), 10.0)
+    compared, brief = compared_images(image_s)
+    # Some more images in torch, more in batches of several sizes; then answers are timed.
+    in_torch, in_batches = (25, 40) if brief else (45, 190)
+    passing = (compared + in_torch) * image_s + (compared + in_batches) * answers
+    round_s = PRICE_BATCH * views * answers
+    return beside + passing + round_s + max(PRICE_S, round_s)
+
+
+def compared_images(image_s: float) -> tuple[int, bool]:
+    """How many real images a run's graph is compared with torch on, and whether all is brief.
+
+    Args:
+        image_s: seconds that torch takes for one.
+
+    Examples:
+        >>> compared_images(0.002), compared_images(0.1)
+        ((250, False), (24, True))
+    """
+    affordable = _PARITY_S / max(image_s, 1e-6)
+    least, most = _PARITY_IMAGES
+    return int(min(max(affordable, least), most)), affordable < _BRIEF
 
 
 def measure_cost(

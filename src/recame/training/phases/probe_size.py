@@ -84,8 +84,7 @@ def _measured(
     if becomes_graph(run.device, num_embedded(counts, val_counts, cap) * views * side):
         graph = open_forward(run, model, num_embedded(counts, val_counts, cap) * views)
         if graph.uses_graph:
-            graph_s = _image_s(run, graph)
-            run.measured.graph_gain = eager_s / graph_s
+            graph_s = run.measured.graph_image_s = _image_s(run, graph)
             cap, views = plan(graph_s)
             if becomes_graph(run.device, num_embedded(counts, val_counts, cap) * views * side):
                 forward, image_s = graph, graph_s
