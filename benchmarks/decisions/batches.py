@@ -153,11 +153,11 @@ class Lines:
 
 def drawn(lines: Lines, of: Images, rng: np.random.Generator) -> FloatArray:
     """Scores of batches of each line that has enough images."""
-    rows, scores = lines.place(of), []
+    rows, scores = lines.place(of), list[float]()
     for name in np.unique(of.line):
         own = np.flatnonzero(of.line == name)
-        for _ in range(DRAWS if len(own) >= BATCH else 0):
-            scores.append(lines.score(rows[rng.choice(own, BATCH, replace=False)]))
+        chosen = [rng.choice(own, BATCH, replace=False) for _ in range(DRAWS * (len(own) >= BATCH))]
+        scores += [lines.score(rows[each]) for each in chosen]
     return np.array(scores)
 
 

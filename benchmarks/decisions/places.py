@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor, nn
+from torch.nn import functional
 from unknown import NORMAL, without
 
 from recame.contracts import Array, FloatArray, ensemble_logits
@@ -70,9 +70,11 @@ def maps_of(stages: list[nn.Module], images: Tensor) -> Tensor:
     for number, stage in enumerate(stages[: STAGES[-1] + 1]):
         maps = stage(maps)
         if number in STAGES:
-            kept.append(F.avg_pool2d(maps, 3, 1, 1, count_include_pad=False))
+            kept.append(functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False))
     side = kept[0].shape[-2:]
-    return torch.cat([kept[0], *(F.interpolate(m, side, mode="bilinear") for m in kept[1:])], 1)
+    return torch.cat(
+        [kept[0], *(functional.interpolate(m, side, mode="bilinear") for m in kept[1:])], 1
+    )
 
 
 def seen_by(which: str, run: Path, source: Path) -> dict[str, Seen]:
@@ -131,7 +133,7 @@ def some(number: int, most: int) -> Tensor:
 
 def unit(rows: Tensor) -> Tensor:
     """Rows of length 1."""
-    return F.normalize(rows, dim=1)
+    return functional.normalize(rows, dim=1)
 
 
 def scores_by_place(train: Seen, parts: dict[str, Seen], normal: int) -> dict[str, dict[str, Any]]:

@@ -5,91 +5,153 @@ The public names are loaded when they are first used, so that `import recame` st
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from recame.bench.command import Request as BenchRequest
+    from recame.bench.command import run_bench
     from recame.config import Config, load_config
     from recame.contracts import ExpertOutput, LossResult, Predictions, PreprocessSpec
+    from recame.datasets.generated import SyntheticSpec
+    from recame.datasets.generated import write as synth
+    from recame.decisions.limits import Limits
+    from recame.decisions.tune import Tuned
     from recame.errors import RecameError
-    from recame.inspection import inspect_set
+    from recame.export.export import export as export_bundle
+    from recame.inspection import Inspection, inspect_set
+    from recame.inspection import inspect_set as inspect
     from recame.label_space import LabelSpace
     from recame.losses import Objective
-    from recame.models import MultiExpertClassifier
+    from recame.metrics.evaluation import Evaluation
+    from recame.models import Architecture, MultiExpertClassifier
     from recame.reports.comparing import compare
     from recame.reports.evaluate import evaluate, report
     from recame.reports.monitoring import monitor
     from recame.reports.tuning import tune
     from recame.reports.verifying import verify
+    from recame.runs.folder import RunFolder
     from recame.runs.predictions import load_predictions
-    from recame.runtime import load, predict
+    from recame.runtime import Bundle, Prediction, PredictionSummary, Predictor, load, predict
+    from recame.runtime.latency import LatencyReport, measure_latency
     from recame.training.student.distill import distill
     from recame.training.train import train
 
+    __version__: str
+
+#: Public name -> where it lies, and what it is called there if not the same.
 _HOMES = {
+    "Architecture": "models",
+    "BenchRequest": "bench.command:Request",
+    "Bundle": "runtime",
     "Config": "config",
-    "load_config": "config",
+    "Evaluation": "metrics.evaluation",
     "ExpertOutput": "contracts",
+    "Inspection": "inspection",
+    "LabelSpace": "label_space",
+    "LatencyReport": "runtime.latency",
+    "Limits": "decisions.limits",
     "LossResult": "contracts",
+    "MultiExpertClassifier": "models",
+    "Objective": "losses",
+    "Prediction": "runtime",
+    "PredictionSummary": "runtime",
     "Predictions": "contracts",
+    "Predictor": "runtime",
     "PreprocessSpec": "contracts",
     "RecameError": "errors",
-    "LabelSpace": "label_space",
-    "Objective": "losses",
-    "MultiExpertClassifier": "models",
+    "RunFolder": "runs.folder",
+    "SyntheticSpec": "datasets.generated",
+    "Tuned": "decisions.tune",
     "compare": "reports.comparing",
     "distill": "training.student.distill",
     "evaluate": "reports.evaluate",
+    "export_bundle": "export.export:export",
+    "inspect": "inspection:inspect_set",
     "inspect_set": "inspection",
     "load": "runtime",
+    "load_config": "config",
     "load_predictions": "runs.predictions",
+    "measure_latency": "runtime.latency",
     "monitor": "reports.monitoring",
     "predict": "runtime",
     "report": "reports.evaluate",
+    "run_bench": "bench.command",
+    "synth": "datasets.generated:write",
     "train": "training.train",
     "tune": "reports.tuning",
     "verify": "reports.verifying",
 }
 
 __all__ = [
+    "Architecture",
+    "BenchRequest",
+    "Bundle",
     "Config",
+    "Evaluation",
     "ExpertOutput",
+    "Inspection",
     "LabelSpace",
+    "LatencyReport",
+    "Limits",
     "LossResult",
     "MultiExpertClassifier",
     "Objective",
+    "Prediction",
+    "PredictionSummary",
     "Predictions",
+    "Predictor",
     "PreprocessSpec",
     "RecameError",
+    "RunFolder",
+    "SyntheticSpec",
+    "Tuned",
     "compare",
     "distill",
     "evaluate",
+    "export_bundle",
+    "inspect",
     "inspect_set",
     "load",
     "load_config",
     "load_predictions",
+    "measure_latency",
     "monitor",
     "predict",
     "report",
+    "run_bench",
+    "synth",
     "train",
     "tune",
     "verify",
 ]
 
+if not TYPE_CHECKING:  # to a type checker a misspelt name is none
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from its home."""
-    if name == "__version__":
-        from importlib.metadata import version
+    def __getattr__(name: str) -> object:
+        """Load a public name from its home."""
+        from importlib import import_module
 
-        return version("recame")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'recame' has no attribute {name!r}")
-    try:
-        value = getattr(import_module(f"recame.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        from recame.errors import as_missing_dependency
+        if name == "__version__":
+            from importlib.metadata import version
 
-        raise as_missing_dependency(error) from error
-    globals()[name] = value
-    return value
+            return version("recame")
+        if name not in _HOMES:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, __all__, 1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise AttributeError(f"module 'recame' has no attribute {name!r}{hint}")
+        home, _, there = _HOMES[name].partition(":")
+        try:
+            value = getattr(import_module(f"recame.{home}"), there or name)
+        except ModuleNotFoundError as error:
+            from recame.errors import as_missing_dependency
+
+            raise as_missing_dependency(error) from error
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names, whether or not they have been used."""
+    return sorted({*globals(), *__all__, "__version__"})

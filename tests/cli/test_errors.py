@@ -159,7 +159,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("setting", "told"),
         [
-            ("model.bakbone=resnet18", "model.bakbone: unknown (known here: backbone"),
+            ("model.bakbone=resnet18", "model.bakbone: unknown; did you mean backbone? (known"),
             ("modle.backbone=resnet18", "write section.key"),
             ("finetune.epochs=many", "finetune.epochs: "),
             ("data.size=0", "data.size: "),

@@ -11,12 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 import yaml
 
-from recame.config import load_config
+from recame.cli.app import app
+from recame.config import Config, load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -151,6 +154,21 @@ def test_run_folder_gets_a_name(
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("defects-20")
     assert (run / "model.json").exists()
+
+
+def test_help_says_what_is_taken_where_nothing_is_given(recame: Recame) -> None:
+    """Rich reads square brackets in a help text as markup, and shows nothing of them."""
+    verbs: Any = typer.main.get_command(app)
+    taken = {}
+    for verb in verbs.commands.values():
+        for option in verb.params:
+            assert "[" not in (getattr(option, "help", None) or ""), (verb.name, option.name)
+            taken[verb.name, option.name] = getattr(option, "show_default", None)
+    assert taken["predict", "threads"] == "every core; with --ray one a shard"
+    assert sum(isinstance(words, str) for words in taken.values()) >= 24
+    code, out, _ = recame("bench", "-h")
+    assert code == 0
+    assert "default: (" in out
 
 
 def test_help_and_version(recame: Recame) -> None:
@@ -368,3 +386,12 @@ def test_a_warning_is_one_line_said_once(
     (line,) = err.splitlines()
     assert line.startswith("warning: 1 files in")
     assert "more.gif" in line
+
+
+def test_settings_are_a_file_to_start_from(recame: Recame, tmp_path: Path) -> None:
+    code, out, err = recame("settings")
+    assert (code, err) == (0, "")
+    (tmp_path / "all.yaml").write_text(out, encoding="utf-8")
+    assert load_config(tmp_path / "all.yaml") == Config()
+    schema = json.loads(recame("settings", "--schema").out)
+    assert schema["$defs"]["RunConfig"]["properties"]["seed"]["minimum"] == 0

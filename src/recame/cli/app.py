@@ -22,7 +22,8 @@ from recame.cli.options import (
     TimeBudget,
     Views,
 )
-from recame.cli.research import bench, synth
+from recame.cli.research import bench, settings, synth
+from recame.cli.upkeep import cache, doctor
 from recame.names import command
 from recame.progress import say
 
@@ -33,7 +34,7 @@ app = typer.Typer(
     name="recame",
     help="Train, judge and deploy classifiers for rare defects.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -65,7 +66,8 @@ def train(
         typer.Argument(help="A folder per class, a folder with train/val/test, or a CSV/Parquet."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run folder to write. [runs/<data>-<time>]")
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder to write.", show_default="runs/<data>-<time>"),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings (YAML); what it leaves out keeps its default.")
@@ -124,14 +126,16 @@ def distill(
         Path | None, typer.Argument(help="Folder of the finished run that teaches.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Any timm name. [the first stages of the teacher's]")
+        str | None,
+        typer.Option(help="Any timm name.", show_default="the first stages of the teacher's"),
     ] = None,
     unlabelled: Annotated[
         list[Path] | None,
         typer.Option(help="A folder or table of further images, no labels; may be repeated."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run folder to write. [RUN-student]")
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder to write.", show_default="RUN-student"),
     ] = None,
     set_: Settings = None,
     size: Size = None,
@@ -167,12 +171,15 @@ def distill(
 def evaluate(
     run: Run,
     data: Annotated[
-        Path | None, typer.Argument(help="Labelled images. [those the run was trained from]")
+        Path | None,
+        typer.Argument(help="Labelled images.", show_default="those the run was trained from"),
     ] = None,
     split: Annotated[str, typer.Option(help="Which split to judge.")] = "test",
     name: Annotated[
         str | None,
-        typer.Option(help="Keep the figures under this name. [the split's; DATA's own]"),
+        typer.Option(
+            help="Keep the figures under this name.", show_default="the split's; DATA's own"
+        ),
     ] = None,
     views: Views = None,
     report: Annotated[
@@ -215,7 +222,8 @@ def inspect(
         Path, typer.Argument(help="A folder per class, a folder with splits, or a CSV/Parquet.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write. [inspection/<data>]")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write.", show_default="inspection/<data>"),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="A finished run whose model embeds the images.")
@@ -262,10 +270,20 @@ def predict(
         str, typer.Option("--out", "-o", help="Table to write, .csv or .parquet; may be a URL.")
     ] = "predictions.csv",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="[chosen by measuring; with --ray 16]")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images that pass the network at once.",
+            show_default="chosen by measuring; with --ray 16",
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="[every core; with --ray one a shard]")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cores that an answer may use.",
+            show_default="every core; with --ray one a shard",
+        ),
     ] = None,
     device: Device = "auto",
     views: Views = None,
@@ -312,15 +330,19 @@ def export(
     run: Run,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Bundle to write. [RUN/bundle-<format>-<precision>]"),
+        typer.Option(
+            "--out", "-o", help="Bundle to write.", show_default="RUN/bundle-<format>-<precision>"
+        ),
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     views: Annotated[
-        int | None, typer.Option(help="Test-time views in the graph, 1 to 8. [the run's]")
+        int | None,
+        typer.Option(help="Test-time views in the graph, 1 to 8.", show_default="the run's"),
     ] = None,
     verify: Annotated[
-        Path | None, typer.Option(help="Labelled images to compare on. [a sample of the run's]")
+        Path | None,
+        typer.Option(help="Labelled images to compare on.", show_default="a sample of the run's"),
     ] = None,
     with_: Annotated[
         str, typer.Option("--with", help="Further outputs: experts,features,attribution.")
@@ -328,7 +350,8 @@ def export(
     max_escape: Annotated[
         float | None,
         typer.Option(
-            help="Of each defect class, released at most. [the limits of recame tune RUN]"
+            help="Of each defect class, released at most.",
+            show_default="the limits of recame tune RUN",
         ),
     ] = None,
     normal: Annotated[
@@ -379,7 +402,12 @@ def latency(
     model: Model,
     batches: Annotated[str, typer.Option(help="Batch sizes of inference.")] = "1,2,4,8,16,32,64",
     seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 2.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="[chosen by measuring]")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Cores that an answer may use.", show_default="chosen by measuring"
+        ),
+    ] = None,
     device: Device = "auto",
     images: Annotated[
         Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
@@ -418,6 +446,9 @@ def latency(
 
 
 app.command()(bench)
+app.command()(settings)
+app.command()(doctor)
+app.command()(cache)
 app.command()(synth)
 app.command()(tune)
 app.command()(verify)

@@ -17,11 +17,12 @@ def tune(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled images that trained and chose nothing. [a run's calibrate, or its val]"
+            help="Labelled images that trained and chose nothing.",
+            show_default="a run's calibrate, or its val",
         ),
     ] = None,
     limits: Annotated[
-        Path | None, typer.Option(help="What is asked (YAML). [the smallest escapes]")
+        Path | None, typer.Option(help="What is asked (YAML).", show_default="the smallest escapes")
     ] = None,
     normal: Annotated[
         str | None, typer.Option(help="The class that may be released, where MODEL names none.")
@@ -78,7 +79,8 @@ def monitor(
         Path, typer.Argument(help="Predictions of a lot, with people's labels of audited images.")
     ],
     state: Annotated[
-        Path | None, typer.Option(help="Where the monitors are kept. [MODEL/monitor.json]")
+        Path | None,
+        typer.Option(help="Where the monitors are kept.", show_default="MODEL/monitor.json"),
     ] = None,
 ) -> None:
     """Watch a line lot by lot: exit code 1 where escapes exceed what was promised."""

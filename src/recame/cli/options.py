@@ -28,5 +28,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")]
 Views = Annotated[
     int | None,
-    typer.Option(help="Test-time flips and turns, averaged: 1, 2, 4 or 8. [the run's own]"),
+    typer.Option(
+        help="Test-time flips and turns, averaged: 1, 2, 4 or 8.", show_default="the run's own"
+    ),
 ]

@@ -12,7 +12,8 @@ from rich.console import Console
 def bench(
     plan: Annotated[Path, typer.Argument(help="The comparison: methods, data sets, seeds (YAML).")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for runs and tables. [runs/<plan>]")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for runs and tables.", show_default="runs/<plan>"),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="Where a data set lies, NAME=PATH; may be repeated.")
@@ -23,7 +24,7 @@ def bench(
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a run. [cores / workers]")
+        int | None, typer.Option(min=1, help="Threads of a run.", show_default="cores / workers")
     ] = None,
     job_limit: Annotated[
         str, typer.Option(help="A run is stopped after so long; the next call goes on with it.")
@@ -38,7 +39,8 @@ def bench(
         bool | None,
         typer.Option(
             "--costs/--no-costs",
-            help="Measure again what each method costs, or not at all. [what is missing]",
+            help="Measure again what each method costs, or not at all.",
+            show_default="what is missing",
         ),
     ] = None,
     table: Annotated[
@@ -92,7 +94,7 @@ def synth(
     size: Annotated[int, typer.Option(help="Side in pixels, 32 to 256.")] = 64,
     imbalance: Annotated[float, typer.Option(help="Largest over smallest class in train.")] = 1000,
     clusters: Annotated[
-        int | None, typer.Option(help="Clusters that a head class fills. [6]")
+        int | None, typer.Option(help="Clusters that a head class fills.", show_default="6")
     ] = None,
     cluster_skew: Annotated[
         float, typer.Option(help="How unevenly it fills them: the k-th as k ** -skew.")
@@ -104,7 +106,8 @@ def synth(
         bool, typer.Option("--permuted", help="The seed decides which defects are rare.")
     ] = False,
     tail_products: Annotated[
-        int | None, typer.Option(help="Products a tail class is scattered over. [all]")
+        int | None,
+        typer.Option(help="Products a tail class is scattered over.", show_default="all"),
     ] = None,
     label_noise: Annotated[float, typer.Option(help="Share of wrong train labels.")] = 0.0,
     exact_duplicates: Annotated[float, typer.Option(help="Share of repeated train images.")] = 0.0,
@@ -144,3 +147,16 @@ def synth(
         manifest = write(spec, out, on_progress=report)
     say(console, f"Manifest: {manifest}")
     say(console, f"Planted truth: {out / 'truth.csv'}")
+
+
+def settings(
+    schema: Annotated[
+        bool, typer.Option("--schema", help="As JSON schema, by which an editor completes a file.")
+    ] = False,
+) -> None:
+    """Print every setting with its default, what it means and what it may be, as YAML."""
+    import json
+
+    from recame.config.template import settings_schema, settings_template
+
+    typer.echo(json.dumps(settings_schema(), indent=2) if schema else settings_template(), nl=False)

@@ -29,7 +29,9 @@ class DistillConfig(Section):
         description="a student of one network; or of model.num_experts, of which their ensemble "
         "or each one is compared with the teacher",
     )
-    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    temperature: Annotated[float, Field(gt=0.0)] = Field(
+        2.0, description="what both distributions' logits are divided by, above 0"
+    )
     balance: Literal["prior", "weights", "none"] = Field(
         "prior", description="how rare classes count in the teacher's term"
     )

@@ -19,20 +19,37 @@ class ModelConfig(Section):
         description="package (EfficientNet-Lite0, no network), true (timm hub), false, a file, or "
         "the folder of a finished run or a checkpoint of recame",
     )
-    num_experts: Auto | Positive = "auto"
+    num_experts: Auto | Positive = Field(
+        "auto", description="networks that answer together; auto: two where the time allows"
+    )
     shared_stages: Auto | int = Field(
         "auto", description="0: fully separate, as published; -2: all but the last two"
     )
     pooled_stages: Auto | Positive = Field(
         "auto", description="how many last stages feed the classifier; 1 as published"
     )
-    attention: Literal["none", "regional", "channel", "squeeze_excite"] = "regional"
-    regions: tuple[Positive, Positive] = (2, 2)
-    reduction: Positive = 16
-    classifier: Literal["cosine", "linear"] = "cosine"
-    cosine_scale: Annotated[float, Field(gt=0.0)] = 16.0
+    attention: Literal["none", "regional", "channel", "squeeze_excite"] = Field(
+        "regional",
+        description="gates in every residual block: of each region, of the whole map, or as "
+        "squeeze and excite",
+    )
+    regions: tuple[Positive, Positive] = Field(
+        (2, 2), description="rows and columns of regional attention"
+    )
+    reduction: Positive = Field(
+        16, description="channels divided by this are the hidden width of the gates"
+    )
+    classifier: Literal["cosine", "linear"] = Field(
+        "cosine",
+        description="cosine: of the angle between features and class, whatever their lengths",
+    )
+    cosine_scale: Annotated[float, Field(gt=0.0)] = Field(
+        16.0, description="what cosines are multiplied by, above 0"
+    )
     hidden: Count = Field(0, description="width of an MLP before the classifier; 0: none")
-    dropout: Fraction = 0.0
+    dropout: Fraction = Field(
+        0.0, description="share of the features that is left out in training, 0 to 1"
+    )
     standardise: bool = Field(
         True, description="centre and scale pooled features for the classifier; false as published"
     )

@@ -7,6 +7,7 @@ training; the run's saved `config.yaml` holds what was decided.
 from __future__ import annotations
 
 import reprlib
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -124,7 +125,9 @@ def _explained(error: ValidationError) -> str:
         where = [str(part) for part in item["loc"]]
         if item["type"] == "extra_forbidden":
             known = _known_names(where[0] if len(where) > 1 else None)
-            text, given = f"unknown (known here: {', '.join(known)})", ""
+            near = get_close_matches(where[-1], known, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            text, given = f"unknown{meant} (known here: {', '.join(known)})", ""
         else:
             text, given = item["msg"].removeprefix("Value error, "), ""
             if not isinstance(item["input"], dict | BaseModel):  # else a whole section

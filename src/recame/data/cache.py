@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from recame.contracts import Array, IntArray, PreprocessSpec
-from recame.data.cache_room import make_room, note_use
+from recame.data.cache_room import cache_folder, make_room, note_use
 from recame.data.decode import PLAIN, FileFacts, decode_with_facts, fitted
 from recame.data.file_part import split_part
 from recame.data.image_file import (
@@ -114,7 +114,7 @@ def build_cache(
     Raises:
         DataError: the disk is full, or the folder cannot be written.
     """
-    folder = cache_dir or Path(os.environ.get("RECAME_CACHE") or Path.home() / ".cache" / "recame")
+    folder = cache_dir or cache_folder()
     texts = [str(path) for path in paths]
     unique = sorted(set(texts))
     key = _key(unique, spec, max_pixels)

@@ -24,6 +24,40 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "T
 _TRIES, _PAUSE_S = 20, 0.05
 
 
+def cache_folder() -> Path:
+    """Where decoded images are kept, unless `data.cache_dir` says otherwise."""
+    return Path(os.environ.get("RECAME_CACHE") or Path.home() / ".cache" / "recame")
+
+
+def taken(folder: Path) -> tuple[int, int]:
+    """How many caches a folder holds, and their bytes."""
+    return sum(1 for _ in folder.glob("*.pixels")), _total(folder)
+
+
+def clear(folder: Path) -> tuple[int, int]:
+    """Remove all caches that no process makes at the moment.
+
+    Returns:
+        How many are gone, and their bytes.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    number, size = taken(folder)
+    if number == 0:
+        return 0, 0
+    with _order(folder) as order:
+        if order is None:
+            raise DataError(
+                f"{folder} cannot be written, or another process holds it, so that nothing is "
+                "removed from it: call again, as a user who may write to it."
+            )
+        _remove_partial(folder, "")
+        _remove_first(folder, "", order, over=size)
+    left, rest = taken(folder)
+    return number - left, size - rest
+
+
 def note_use(folder: Path, key: str) -> None:
     """Put a cache behind all others in the order of use, and remove the first above the limit.
 

@@ -1,0 +1,138 @@
+"""The verbs that look after an installation: `doctor` and `cache`."""
+
+from __future__ import annotations
+
+import re
+import time
+from importlib.metadata import PackageNotFoundError, requires
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from recame.errors import RecameError
+from recame.names import counted
+from recame.progress import say
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Seconds for which speed is measured; images that pass at once, and their side in pixels.
+_SPEED_S, _BATCH, _SIDE = 1.0, 32, 64
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def doctor() -> None:
+    """Show what is installed and what this machine can do: what a report of a fault needs."""
+    from recame.data.cache_room import cache_folder, cache_limit, taken
+    from recame.machine import describe_machine
+
+    console = Console()
+    machine = describe_machine()
+    memory = machine["memory_gib"]
+    versions = machine["versions"]
+    rows = {
+        "recame": versions.pop("recame", "not installed as a package"),
+        "Python": f"{machine['python']} on {machine['system']}",
+        "processor": f"{machine['processor']} ({', '.join(machine['instructions'])})",
+        "cores": f"{machine['cores']} to use, memory {memory or 'unknown'} GiB",
+        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        **_torch(),
+    }
+    try:
+        number, size = taken(cache_folder())
+        limit = size_in_words(cache_limit(cache_folder()))
+        rows["cache"] = f"{cache_folder()}: {_sets(number)}, {size_in_words(size)} of {limit}"
+    except RecameError as error:
+        rows["cache"] = str(error)
+    for name, words in rows.items():
+        say(console, f"{name:10}{words}")
+    for extra, lacking in extras().items():
+        there = f"lacks {', '.join(lacking)}: pip install 'recame[{extra}]'"
+        say(console, f"{'extra':10}{extra}: {there if lacking else 'installed'}")
+
+
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove them; the next run decodes its images again.")
+    ] = False,
+) -> None:
+    """Show where decoded images are kept and what they take (RECAME_CACHE, RECAME_CACHE_LIMIT)."""
+    from recame.data import cache_room
+
+    console, folder = Console(), cache_room.cache_folder()
+    if clear:
+        number, size = cache_room.clear(folder)
+        say(console, f"Removed {_sets(number)}, {size_in_words(size)}")
+    number, size = cache_room.taken(folder)
+    limit = size_in_words(cache_room.cache_limit(folder))
+    say(console, f"{folder} holds {_sets(number)}, {size_in_words(size)} of at most {limit}")
+
+
+def extras() -> dict[str, list[str]]:
+    """Extra -> packages that it lacks here, by what the installed package says that it needs."""
+    from recame.machine import package_versions
+
+    try:
+        needed = requires("recame") or []
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in needed:
+        extra, name = _EXTRA.search(line), _NAME.match(line)
+        if extra is None or name is None:
+            continue
+        lacking = found.setdefault(extra[1], [])
+        if name[0].lower() != "recame" and not package_versions(name[0]):
+            lacking.append(name[0])
+    return found
+
+
+def size_in_words(number: int) -> str:
+    """Bytes in the unit that people read.
+
+    Examples:
+        >>> size_in_words(0), size_in_words(2_500_000), size_in_words(100 * 10**9)
+        ('0 MB', '2.5 MB', '100 GB')
+    """
+    unit, name = (10**9, "GB") if number >= 10**9 else (10**6, "MB")
+    return f"{number / unit:.3g} {name}"
+
+
+def _sets(number: int) -> str:
+    return counted(number, "image set")
+
+
+def _torch() -> dict[str, str]:
+    """What torch is, what it sees, and what it does in a second."""
+    try:
+        import torch
+
+        from recame.contracts import PreprocessSpec
+        from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
+    except ImportError as error:
+        return {"torch": f"not here ({error}): bundles run, nothing trains"}
+    seen = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    spec = PreprocessSpec(_SIDE, _SIDE, 3, 8, 255.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    plan = Architecture(PACKAGED_BACKBONE, num_experts=1, attention="none")
+    speed = _images_per_s(MultiExpertClassifier(plan, 2, spec).eval())
+    return {
+        "torch": f"{torch.__version__} on {counted(torch.get_num_threads(), 'thread')}",
+        "GPUs": ", ".join(seen) or "none that torch sees",
+        "speed": f"{speed:,.0f} images/s of {_SIDE} x {_SIDE} px through {PACKAGED_BACKBONE}",
+    }
+
+
+def _images_per_s(model: nn.Module) -> float:
+    """Of a network in torch on this processor, without a graph."""
+    import torch
+
+    images = torch.zeros(_BATCH, 3, _SIDE, _SIDE)
+    with torch.inference_mode():
+        model(images)
+        rounds, began = 0, time.perf_counter()
+        while time.perf_counter() - began < _SPEED_S:
+            model(images)
+            rounds += 1
+    return rounds * _BATCH / (time.perf_counter() - began)

@@ -1,0 +1,78 @@
+"""What is installed and kept here, as `recame doctor` and `recame cache` tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recame.cli import upkeep
+from recame.contracts import PreprocessSpec
+from recame.data.cache import build_cache
+from recame.files import hold
+
+Recame = Callable[..., tuple[int, str, str]]
+SPEC = PreprocessSpec(8, 8, 1, 8, 255.0, (0.5,), (0.5,))
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that holds two sets of images."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RECAME_CACHE", str(folder))
+    monkeypatch.setenv("RECAME_CACHE_LIMIT", "7GB")
+    for number in range(2):
+        image = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(image)
+        build_cache([image], SPEC)
+    return folder
+
+
+def test_the_cache_is_shown_and_cleared(recame: Recame, cached: Path) -> None:
+    code, out, err = recame("cache")
+    assert (code, err) == (0, "")
+    assert out == f"{cached} holds 2 image sets, 0.000128 MB of at most 7 GB\n"
+    assert recame("cache", "--clear")[1].startswith("Removed 2 image sets, 0.000128 MB\n")
+    assert [path.name for path in cached.iterdir() if path.suffix != ".lock"] == ["uses.json"]
+    assert recame("cache", "--clear")[1].startswith("Removed 0 image sets, 0 MB\n")
+
+
+def test_a_cache_in_the_making_stays(recame: Recame, cached: Path) -> None:
+    key = next(cached.glob("*.pixels")).stem
+    mine = hold(cached / f"{key}.lock")
+    assert mine is not None
+    with mine:
+        assert recame("cache", "--clear")[1].startswith("Removed 1 image set, ")
+    assert [path.stem for path in cached.glob("*.pixels")] == [key]
+
+
+def test_no_cache_yet(recame: Recame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECAME_CACHE", str(tmp_path / "none"))
+    assert "none holds 0 image sets, 0 MB of at most " in recame("cache")[1]
+
+
+def test_doctor_tells_what_a_report_of_a_fault_needs(
+    recame: Recame, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_SPEED_S", 0.01)
+    code, out, err = recame("doctor")
+    assert (code, err) == (0, "")
+    rows = dict(line.split(None, 1) for line in out.splitlines() if not line.startswith("extra"))
+    assert set(rows) >= {"recame", "Python", "processor", "cores", "packages", "torch", "speed"}
+    assert f"{cached}: 2 image sets, 0.000128 MB of 7 GB" in rows["cache"]
+    assert float(rows["speed"].split()[0].replace(",", "")) > 1
+    assert "extra     train: installed" in out
+
+
+def test_what_an_extra_lacks_is_named_with_its_command(
+    recame: Recame, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["typer>=0.15", "torch>=2; extra == 'train'", 'no-such>=1; extra == "cluster"']
+    monkeypatch.setattr(upkeep, "requires", lambda name: [*lines, "recame[train]; extra == 'dev'"])
+    monkeypatch.setattr(upkeep, "_torch", lambda: {"torch": "not here"})
+    assert upkeep.extras() == {"train": [], "cluster": ["no-such"], "dev": []}
+    out = recame("doctor")[1]
+    assert "extra     cluster: lacks no-such: pip install 'recame[cluster]'" in out
