@@ -27,7 +27,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(2):
         image = tmp_path / f"{number}.png"
         Image.fromarray(np.full((8, 8), number, np.uint8)).save(image)
-        build_cache([image], SPEC)
+        build_cache([image], SPEC, max_pixels=100)
     return folder
 
 

@@ -165,7 +165,7 @@ def test_help_says_what_is_taken_where_nothing_is_given(recame: Recame) -> None:
             assert "[" not in (getattr(option, "help", None) or ""), (verb.name, option.name)
             taken[verb.name, option.name] = getattr(option, "show_default", None)
     assert taken["predict", "threads"] == "every core; with --ray one a shard"
-    assert sum(isinstance(words, str) for words in taken.values()) >= 24
+    assert sum(isinstance(words, str) for words in taken.values()) >= 23
     code, out, _ = recame("bench", "-h")
     assert code == 0
     assert "default: (" in out

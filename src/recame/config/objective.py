@@ -12,30 +12,46 @@ from recame.config.section import Auto, Fraction, Section, Weight
 class ObjectiveConfig(Section):
     """Expert outputs + target -> loss. A weight of 0 leaves a term out and costs nothing."""
 
-    base: Literal["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"] = (
-        "balanced_softmax"
+    base: Literal["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"] = Field(
+        "balanced_softmax",
+        description="the loss over all classes; balanced_softmax: cross-entropy with the log of "
+        "the prior added to the logits",
     )
     tau: Auto | float | tuple[float, ...] = Field(
         "auto", description="of the prior; one an expert: BalPoE; 1 as published"
     )
-    base_weight: Weight = 1.0
-    hard_weight: Weight = 1.0
+    base_weight: Weight = Field(1.0, description="of that loss")
+    hard_weight: Weight = Field(1.0, description="of cross-entropy over the hard classes")
     hard_fraction: Fraction = Field(0.3, description="share of the classes kept as hard")
-    hard_mode: Literal["reference", "gather"] = "reference"
-    hard_selection: Literal["reference", "own"] = "reference"
+    hard_mode: Literal["reference", "gather"] = Field(
+        "reference",
+        description="the other classes' logits become 0, as published, or are left out of the "
+        "softmax (gather)",
+    )
+    hard_selection: Literal["reference", "own"] = Field(
+        "reference", description="by the first expert's logits, for all, or by each one's own"
+    )
     distillation_weight: Weight = Field(0.0, description="between the experts; 0.6 as published")
     hard_distillation_weight: Weight = Field(0.0, description="0.6 as published")
-    detach_target: bool = False
+    detach_target: bool = Field(
+        default=False, description="whether distillation's target is a constant; false as published"
+    )
     diversity_weight: Weight = Field(0.0, description="RIDE: experts apart from their ensemble")
-    contrastive_weight: Weight = 0.05
-    intra_weight: Weight = 0.000625
+    contrastive_weight: Weight = Field(
+        0.05, description="of pairs of images: one class together, others a margin apart"
+    )
+    intra_weight: Weight = Field(0.000625, description="of one class together, once more")
     margin: Annotated[float, Field(gt=0.0)] = Field(1.0, description="20 as published")
     normalise_features: bool = Field(
         True, description="false as published; if true the margin lies in (0, 2]"
     )
-    class_balanced_beta: Fraction = 0.9999
-    focal_gamma: Weight = 2.0
-    ldam_max_margin: Weight = 0.5
+    class_balanced_beta: Fraction = Field(
+        0.9999, description="of base=class_balanced: 0 weighs classes alike, 1 by one over images"
+    )
+    focal_gamma: Weight = Field(2.0, description="of base=focal; 0: cross-entropy")
+    ldam_max_margin: Weight = Field(
+        0.5, description="of base=ldam: the rarest class's margin, in units of the cosine"
+    )
     deferred_reweighting: Fraction = Field(
         1.0, description="share of training after which classes are re-weighted; 1: never"
     )

@@ -35,8 +35,8 @@ def settings_template() -> str:
         for name, value in values.items():
             setting = described["properties"][name]
             lines += _comment(f"{setting['description']} ({allowed(setting)})", "  ")
-            shown = yaml.safe_dump({name: value}, default_flow_style=None, width=10**6).strip()
-            lines.append(f"  {shown}")
+            shown = yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()
+            lines.append(f"  {name}: {shown[1:-1]}")
     return "\n".join(lines) + "\n"
 
 
