@@ -68,7 +68,11 @@ def test_groups_count_instead_of_images() -> None:
 def test_what_was_fitted_to_these_images_is_an_estimate() -> None:
     found = tune(scored(), NAMES, "good", estimate="Joining weights were fitted to these images")
     assert not any(promise.holds for promise in found.promises)
-    assert found.sentences()[0].startswith("Estimated, not promised: at most 2.00% of bridge")
+    told = found.sentences()
+    assert told[0].startswith("Estimated: at most 2.00% of bridge")
+    # What all share is said once.
+    assert "None of this is promised: Joining weights were fitted to these images." in told
+    assert sum("Joining weights" in words for words in told) == 1
     assert not any("hold together" in told for told in found.sentences())
 
 

@@ -166,7 +166,8 @@ class TestPromises:
         assert not any(promise.holds for promise in found.promises)
         assert all("Biases of classes were fitted" in promise.why for promise in limits)
         words = " ".join(found.sentences())
-        assert "Estimated, not promised: at most" in words
+        assert "Estimated: at most" in words
+        assert "promised: Biases of classes were fitted to these images of val" in words
         assert "hold together" not in words
         # So does the bundle, whose calibration is the run's.
         bundle = export(run, tmp_path / "bundle", normal="ok").path

@@ -54,8 +54,13 @@ class Promise:
         """Read what `to_dict` wrote."""
         return cls(**{**values, "classes": tuple(values.get("classes", ()))})
 
-    def sentence(self, unit: str = "image") -> str:
-        """In words, for who signs; `unit` is what counts."""
+    def sentence(self, unit: str = "image", *, estimated: bool = False) -> str:
+        """In words, for who signs.
+
+        Args:
+            unit: what counts.
+            estimated: it is no promise, for a reason that is told elsewhere.
+        """
         seen = f"{self.beyond:,} of {counted(self.images, unit)} in the calibration"
         if self.limit is None:
             of = {"escape": "escapes", "purity": "the purity"}.get(self.kind, "false alarms")
@@ -71,7 +76,7 @@ class Promise:
         text = f"{share:.2%} {what} ({seen})"
         if self.why:
             return f"Estimated, not promised: at most {text}. {self.why}."
-        return f"At most {text}."
+        return f"Estimated: at most {text}." if estimated else f"At most {text}."
 
 
 def risk_of_each(

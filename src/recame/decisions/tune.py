@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Tuned:
 
     def sentences(self) -> list[str]:
         """All that is promised, what is not kept, and what else is to be known."""
-        told = [promise.sentence(self.facts["unit"]) for promise in self.promises]
+        told = [text for _, text in self.promised()] + self.unpromised()
         if any(promise.holds for promise in self.promises):
             told.append(
                 f"All of these limits hold together with {self.facts['confidence']:.0%} confidence."
@@ -68,6 +68,20 @@ class Tuned:
         if escapes and not any(promise.limit is not None for promise in escapes):
             told.append(self._nothing_released(1 + len(self.promises) - len(escapes)))
         return [*told, *self.unmet, *self.notes]
+
+    def promised(self) -> list[tuple[Promise, str]]:
+        """Each promise and its sentence; a reason that all share is left to `unpromised`."""
+        unit, shared = self.facts["unit"], bool(self.unpromised())
+        plain = [replace(each, why="") if shared else each for each in self.promises]
+        words = [each.sentence(unit, estimated=shared) for each in plain]
+        return list(zip(self.promises, words, strict=True))
+
+    def unpromised(self) -> list[str]:
+        """Why all limits, if there are several, are estimates: one sentence or none."""
+        reasons = {"" if each.limit is None else each.why for each in self.promises}
+        if len(self.promises) < 2 or len(reasons) > 1 or not (why := reasons.pop()):
+            return []
+        return [f"None of this is promised: {why}."]
 
     def _nothing_released(self, promises: int) -> str:
         """What one escape limit takes, of so many promises."""

@@ -161,8 +161,8 @@ def _tiles(tuned: Tuned) -> list[dict[str, str]]:
 
 
 def _findings(tuned: Tuned) -> list[tuple[str, str]]:
-    unit = tuned.facts["unit"]
-    found = [("good" if p.holds else "warn", p.sentence(unit)) for p in tuned.promises]
+    found = [("good" if p.holds else "warn", words) for p, words in tuned.promised()]
+    found += [("bad", text) for text in tuned.unpromised()]
     found += [("bad", text) for text in tuned.unmet]
     return found + [("note", text) for text in tuned.notes]
 
