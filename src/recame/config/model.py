@@ -29,6 +29,11 @@ class ModelConfig(Section):
     attention: Literal["none", "regional", "channel", "squeeze_excite"] = "regional"
     regions: tuple[Positive, Positive] = (2, 2)
     reduction: Positive = 16
+    gate_start: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description="gates start there and are divided by it, so that the network starts as it was "
+        "while its gates can still learn: 0.5; null: they start at 0.9975 on pretrained weights",
+    )
     classifier: Literal["cosine", "linear"] = "cosine"
     cosine_scale: Annotated[float, Field(gt=0.0)] = 16.0
     hidden: Count = Field(0, description="width of an MLP before the classifier; 0: none")
