@@ -9,6 +9,7 @@ from recame.inference.attribution import _enlarged, attribution_maps, attributio
 from recame.inference.gates import gate_layers
 from recame.models import Architecture, MultiExpertClassifier, RegionalChannelAttention
 from recame.pages.drawing import overlay
+from recame.reports.gates import gates_sentence
 
 SPEC = PreprocessSpec(64, 64, 1, 8, 255.0, (0.5,), (0.25,))
 
@@ -181,3 +182,19 @@ def test_an_overlay_shows_the_image_where_the_map_is_empty():
     assert grey[0, 0] < grey[-1, 0]
     assert shown[0, 0, 0] > 200
     assert shown[0, 0, 1] < 60
+
+
+def test_gates_that_are_divided_are_told_as_what_a_map_is_multiplied_by(images):
+    torch.manual_seed(0)
+    plan = Architecture("test_resnet", shared_stages=2, gate_start=0.5)
+    model = MultiExpertClassifier(plan, 3, SPEC).eval()
+    found = gate_layers(model, images, np.zeros(5, np.int64), 3)
+    assert all(layer.open for layer in found)
+    assert found[0].mean == pytest.approx(np.ones((2, 2)), abs=1e-5)
+    assert gates_sentence(found).count("identity starts at 1.") == 1
+    layers = [m for m in model.modules() if isinstance(m, RegionalChannelAttention)]
+    with torch.no_grad():
+        layers[-1].fc2.bias.fill_(1.0)  # twice the sigmoid, far above 1
+    last = gate_layers(model, images, np.zeros(5, np.int64), 3)[-1]
+    assert last.mean.max() > 1.5
+    assert not last.open

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recame.losses import (
+    active_share,
     batch_mean,
     category_distillation,
     class_balanced_weights,
@@ -27,6 +28,7 @@ from recame.losses import (
     mutual_distillation,
     num_hard_categories,
     pairwise_distances,
+    relative_margin,
 )
 
 seeds = st.integers(0, 10_000)
@@ -110,6 +112,66 @@ def test_normalised_distances_lie_in_0_2_and_ignore_length() -> None:
     torch.testing.assert_close(pairwise_distances(7.0 * points, normalise=True), distances)
     opposite = torch.tensor([[[1.0, 0.0]], [[-3.0, 0.0]]])
     assert pairwise_distances(opposite, normalise=True)[0, 0, 1].item() == pytest.approx(2.0)
+
+
+@quick
+@given(seed=seeds, size=st.integers(0, 7), factor=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_relative_margin_and_active_share_equal_pair_loops(
+    seed: int, size: int, factor: float
+) -> None:
+    features = torch.randn(size, 2, 5, generator=generator(seed)).double()
+    target = torch.randint(0, 3, (size,), generator=generator(seed))
+    distances = pairwise_distances(features.clone().requires_grad_())
+    margin = relative_margin(distances, target, factor)
+    share = active_share(distances, target, margin)
+    assert not margin.requires_grad
+    for expert in range(2):
+        apart = [
+            float((features[i, expert] - features[j, expert]).norm())
+            for i in range(size)
+            for j in range(i + 1, size)
+            if target[i] != target[j]
+        ]
+        limit = factor * sum(apart) / len(apart) if apart else 0.0
+        assert margin[expert].item() == pytest.approx(limit)
+        within = [distance < limit for distance in apart]
+        assert share[expert].item() == pytest.approx(sum(within) / max(len(within), 1))
+
+
+def test_a_relative_margin_does_not_see_the_scale() -> None:
+    features = torch.randn(40, 1, 32, generator=generator(0))
+    target = torch.arange(40) % 4
+    shares = []
+    for scale in (0.01, 1.0, 100.0):
+        distances = pairwise_distances(scale * features)
+        margin = relative_margin(distances, target, 1.0)
+        shares.append(active_share(distances, target, margin).item())
+    assert shares == pytest.approx([shares[0]] * 3)
+    assert 0.4 < shares[0] < 0.6
+    # The published margin pushes everything or nothing, as the scale has it.
+    assert active_share(pairwise_distances(features), target, 20.0).item() == 1.0
+    assert active_share(pairwise_distances(100.0 * features), target, 20.0).item() == 0.0
+
+
+def test_a_relative_margin_rests_where_all_classes_are_equally_far() -> None:
+    corners = torch.eye(4)[:, None].repeat(2, 1, 1)
+    target = torch.arange(4).repeat(2)
+    distances = pairwise_distances(corners)
+    margin = relative_margin(distances, target, 0.9)
+    assert active_share(distances, target, margin).item() == 0.0
+    assert contrastive(distances, target, margin).item() == 0.0  # no class is spread either
+    one_class = torch.zeros(8).long()
+    assert relative_margin(distances, one_class, 1.0).item() == 0.0
+    assert active_share(distances, one_class, 2.0).item() == 0.0
+
+
+def test_without_the_pull_the_margin_alone_counts() -> None:
+    distances = pairwise_distances(torch.randn(7, 2, 5, generator=generator(0)))
+    target = torch.tensor([0, 0, 1, 1, 1, 2, 0])
+    whole = contrastive(distances, target, 4.0)
+    pushed = contrastive(distances, target, 4.0, pull=False)
+    torch.testing.assert_close(pushed + intra_class(distances, target), whole)
+    torch.testing.assert_close(contrastive(distances, target, torch.full((2,), 4.0)), whole)
 
 
 @quick

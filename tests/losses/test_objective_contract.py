@@ -13,7 +13,7 @@ from recame.config.objective import ObjectiveConfig
 from recame.contracts import ExpertOutput, LossResult
 from recame.errors import ConfigError
 from recame.losses import Objective, objective
-from recame.losses.objective import Base, HardMode, HardSelection
+from recame.losses.objective import Base, HardMode, HardSelection, IntraMode, MarginMode
 
 COUNTS = (900, 90, 9, 1, 0, 40, 7)
 NUM_CLASSES, NUM_EXPERTS, NUM_FEATURES = len(COUNTS), 3, 6
@@ -27,6 +27,8 @@ PARTS = (
     "intra",
 )
 ONLY_BASE = {f"{name}_weight": 0.0 for name in PARTS[1:]}
+CLUSTERS = {"intra_mode": "clusters", "intra_weight": 0.1}
+MEMORY = CLUSTERS | {"hard_selection": "confusion"}
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "published": {},
@@ -43,6 +45,17 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "hard_selection": "own",
     },
     "normalised": {"normalise_features": True, "margin": 1.0},
+    "relative": {"margin_mode": "relative", "margin": 1.0},
+    "relative_normalised": {
+        "margin_mode": "relative",
+        "margin": 0.8,
+        "normalise_features": True,
+    },
+    "confusion": {"hard_selection": "confusion"},
+    "gather_confusion": {"hard_mode": "gather", "hard_selection": "confusion"},
+    "clusters": CLUSTERS,
+    "one_cluster": CLUSTERS | {"clusters": 1, "hard_selection": "confusion"},
+    "only_clusters": {**{f"{name}_weight": 0.0 for name in PARTS[:6]}, **CLUSTERS},
     "prior": {"prior": torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0])},
     "only_intra": {f"{name}_weight": 0.0 for name in PARTS[:6]},
     "diverse": {"diversity_weight": 0.4},
@@ -51,7 +64,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 def make_objective(**changes: Any) -> Objective:
-    return Objective(COUNTS, num_experts=NUM_EXPERTS, **changes)
+    """An objective; one with a memory has seen a few batches."""
+    loss = Objective(COUNTS, num_experts=NUM_EXPERTS, num_features=NUM_FEATURES, **changes)
+    for seed in (7, 8, 9) if loss.remembers else ():
+        output, target = make_batch(20, seed)
+        loss.remember(output, [(target, 1.0)])
+    return loss
 
 
 def make_batch(size: int = 10, seed: int = 0) -> tuple[ExpertOutput, Tensor]:
@@ -140,7 +158,11 @@ def test_equal_features_have_no_gradient_and_no_nan(changes: dict[str, Any]) -> 
     result = make_objective(**changes)(ExpertOutput(output.logits, same), target)
     grad = torch.autograd.grad(result.total, same, allow_unused=True)[0]
     assert result.total.isfinite()
-    assert grad is None or (grad == 0).all()
+    if changes.get("intra_mode") == "clusters":  # which lie elsewhere
+        assert grad is not None
+        assert grad.isfinite().all()
+    else:
+        assert grad is None or (grad == 0).all()
 
 
 def test_extreme_logits_stay_finite(changes: dict[str, Any]) -> None:
@@ -219,7 +241,7 @@ def test_uniform_prior_and_neutral_settings_are_cross_entropy(changes: dict[str,
 
 def test_gather_of_all_categories_is_the_full_loss() -> None:
     output, target = make_batch()
-    for selection in ("reference", "own"):
+    for selection in ("reference", "own", "confusion"):
         loss = make_objective(num_hard=NUM_CLASSES, hard_mode="gather", hard_selection=selection)
         parts = loss(output, target).parts
         torch.testing.assert_close(parts["hard"], parts["base"])
@@ -227,7 +249,7 @@ def test_gather_of_all_categories_is_the_full_loss() -> None:
 
 
 @pytest.mark.parametrize("mode", ["reference", "gather"])
-@pytest.mark.parametrize("selection", ["reference", "own"])
+@pytest.mark.parametrize("selection", ["reference", "own", "confusion"])
 def test_equal_experts_and_one_expert_distil_nothing(mode: str, selection: str) -> None:
     output, target = make_batch()
     alike = output.logits[:, :1].expand(-1, NUM_EXPERTS, -1)
@@ -288,6 +310,8 @@ def test_buffers_follow_the_module_and_stay_out_of_checkpoints() -> None:
     assert {name for name, _ in loss.named_buffers()} >= {"log_counts", "tau"}
     assert loss.log_counts.dtype == torch.float64
     assert loss.state_dict() == {}
+    memory = {"memory.confusion.matrix", "memory.prototypes.sums", "memory.prototypes.images"}
+    assert set(make_objective(**MEMORY).state_dict()) == memory
 
 
 @pytest.mark.parametrize(
@@ -302,6 +326,12 @@ def test_buffers_follow_the_module_and_stay_out_of_checkpoints() -> None:
         ({"hard_mode": "mask"}, "reference, gather"),
         ({"hard_weight": -1.0}, "weight of hard is -1.0"),
         ({"normalise_features": True}, "margin=20.0"),
+        ({"margin_mode": "relative"}, "margin=20.0 with margin_mode='relative'"),
+        ({"margin_mode": "quantile"}, "absolute, relative"),
+        ({"hard_selection": "random"}, "reference, own, confusion"),
+        ({"intra_mode": "centres"}, "reference, clusters"),
+        ({"intra_mode": "clusters"}, "num_features=None"),
+        ({"clusters": 0}, "clusters=0"),
         ({"prior": torch.ones(3)}, "7 classes"),
         ({"prior": torch.zeros(7)}, "not all 0"),
         ({"class_balanced_beta": 1.5}, "1.5"),
@@ -318,3 +348,163 @@ def test_settings_know_the_same_words() -> None:
     assert settings["base"] == Base
     assert settings["hard_mode"] == HardMode
     assert settings["hard_selection"] == HardSelection
+    assert settings["intra_mode"] == IntraMode
+    assert settings["margin_mode"] == MarginMode
+
+
+def kept(loss: Objective) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in loss.state_dict().items()}
+
+
+def assert_same_memory(loss: Objective, expected: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(kept(loss), expected, rtol=0, atol=0)
+
+
+class TestMemory:
+    def test_the_loss_of_a_batch_leaves_no_trace(self, changes: dict[str, Any]) -> None:
+        loss, (output, target) = make_objective(**changes), make_batch()
+        assert loss.remembers == bool(loss.state_dict())
+        before = kept(loss)
+        first = loss(output, target).total
+        assert torch.equal(loss(output, target).total, first)
+        loss.workings(output, target)
+        assert_same_memory(loss, before)
+
+    def test_what_is_shown_in_evaluation_is_not_remembered(self) -> None:
+        loss, (output, target) = make_objective(**MEMORY), make_batch()
+        before = kept(loss)
+        loss.eval().remember(output, [(target, 1.0)])
+        assert_same_memory(loss, before)
+
+    def test_an_empty_batch_is_nothing_to_remember(self) -> None:
+        loss, (output, target) = make_objective(**MEMORY), make_batch(0)
+        before = kept(loss)
+        loss.remember(output, [(target, 1.0)])
+        assert_same_memory(loss, before)
+
+    def test_a_loaded_memory_goes_on_as_the_first(self) -> None:
+        loss, (output, target) = make_objective(**MEMORY), make_batch()
+        other = Objective(COUNTS, num_experts=NUM_EXPERTS, num_features=NUM_FEATURES, **MEMORY)
+        assert not torch.equal(other(output, target).total, loss(output, target).total)
+        other.load_state_dict(loss.state_dict())
+        for seed in range(3):
+            output, target = make_batch(8, seed)
+            assert torch.equal(other(output, target).total, loss(output, target).total)
+            for memory in (other, loss):
+                memory.remember(output, [(target, 1.0)])
+            assert_same_memory(other, kept(loss))
+
+    def test_forgotten_is_new(self) -> None:
+        loss = make_objective(**MEMORY)
+        loss.forget()
+        new = Objective(COUNTS, num_experts=NUM_EXPERTS, num_features=NUM_FEATURES, **MEMORY)
+        assert_same_memory(loss, kept(new))
+
+    def test_half_precision_is_remembered_in_full(self) -> None:
+        output, target = make_batch(12)
+        low = ExpertOutput(output.logits.bfloat16(), output.features.bfloat16())
+        ours, theirs = make_objective(**MEMORY), make_objective(**MEMORY)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours.remember(low, [(target, 1.0)])
+        theirs.remember(ExpertOutput(low.logits.float(), low.features.float()), [(target, 1.0)])
+        assert_same_memory(ours, kept(theirs))
+        assert all(value.dtype == torch.float32 for value in kept(ours).values())
+
+    @pytest.mark.parametrize("part", ["logits", "features"])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_an_image_without_numbers_is_passed_over(self, part: str, value: float) -> None:
+        output, target = make_batch(6)
+        broken = {"logits": output.logits.detach().clone(), "features": output.features.detach()}
+        broken[part] = broken[part].clone()
+        broken[part][2, 1] = value
+        rest = torch.tensor([0, 1, 3, 4, 5])
+        ours, theirs = make_objective(**MEMORY), make_objective(**MEMORY)
+        ours.remember(ExpertOutput(**broken), [(target, 1.0)])
+        kept_rows = ExpertOutput(output.logits[rest], output.features[rest])
+        theirs.remember(kept_rows, [(target[rest], 1.0)])
+        torch.testing.assert_close(kept(ours), kept(theirs))
+
+    def test_a_mixed_image_counts_for_both_by_their_shares(self) -> None:
+        output, target = make_batch(6)
+        other = target.flip(0)
+        ours, theirs = make_objective(**MEMORY), make_objective(**MEMORY)
+        ours.remember(output, [(target, 0.7), (other, 0.3)])
+        twice = ExpertOutput(output.logits.repeat(2, 1, 1), output.features.repeat(2, 1, 1))
+        weight = torch.tensor([0.7] * 6 + [0.3] * 6)
+        theirs.remember(twice, [(torch.cat([target, other]), weight)])
+        assert_same_memory(ours, kept(theirs))
+
+    def test_a_new_memory_changes_nothing_but_the_pull(self) -> None:
+        """Without clusters there is no pull, and without confusion the ensemble's logits decide."""
+        output, target = make_batch()
+        alone = {"num_experts": 1, "num_features": NUM_FEATURES}
+        one = ExpertOutput(output.logits[:, :1], output.features[:, :1])
+        ours = Objective(COUNTS, **alone, **MEMORY)(one, target)  # type: ignore[arg-type]
+        theirs = Objective(COUNTS, **alone)(one, target)  # type: ignore[arg-type]
+        assert ours.parts["intra"].item() == 0.0
+        for name in ("base", "hard", "hard_distillation"):
+            assert torch.equal(ours.parts[name], theirs.parts[name])
+        pulled = Objective(COUNTS, **alone, contrastive_weight=0.0, intra_weight=0.05)  # type: ignore[arg-type]
+        both = ours.parts["contrastive"] + pulled(one, target).parts["intra"]
+        torch.testing.assert_close(both, theirs.parts["contrastive"])
+
+    def test_clusters_are_an_average_over_images_summed_over_experts(self) -> None:
+        loss, (output, target) = make_objective(**CLUSTERS), make_batch()
+        assert loss.memory.prototypes is not None
+        total = 0.0
+        for image in range(len(target)):
+            for expert in range(NUM_EXPERTS):
+                places = loss.memory.prototypes.sums[target[image], expert]
+                live = places[loss.memory.prototypes.images[target[image], expert] >= 0.5]
+                feature = output.features[image, expert].detach()
+                far = [1 - functional.cosine_similarity(feature, p, dim=0).item() for p in live]
+                total += min(far) if far else 0.0
+        expected = 0.1 * total / len(target)
+        assert loss(output, target).parts["intra"].item() == pytest.approx(expected, rel=1e-4)
+
+
+class TestWorkings:
+    def test_each_term_tells_its_own(self, changes: dict[str, Any]) -> None:
+        loss, (output, target) = make_objective(**changes), make_batch()
+        found = loss.workings(output, target)
+        weights = loss.weights
+        wanted = {"hard_differs"} if weights["hard"] + weights["hard_distillation"] > 0 else set()
+        wanted |= {"pushed"} if weights["contrastive"] > 0 else set()
+        wanted |= {"clusters"} if loss.memory.prototypes is not None else set()
+        assert set(found) == wanted
+        assert all(0 <= float(v) <= 1 for name, v in found.items() if name != "clusters")
+        assert not any(value.requires_grad for value in found.values())
+        empty, nothing = make_batch(0)
+        assert all(value.isfinite() for value in loss.workings(empty, nothing).values())
+
+    def test_what_the_margin_pushes(self) -> None:
+        output, target = make_batch(40)
+        unit = {"normalise_features": True}
+        shares = [
+            make_objective(margin=margin, margin_mode=mode, **unit).workings(output, target)
+            for mode, margin in (("absolute", 2.0), ("absolute", 0.05), ("relative", 1.0))
+        ]
+        pushed = [float(share["pushed"]) for share in shares]
+        assert pushed[0] > 0.99
+        assert pushed[1] < 0.01
+        assert 0.3 < pushed[2] < 0.6
+
+    def test_own_categories_of_raw_logits_differ_only_where_the_target_is_low(self) -> None:
+        output, _ = make_batch(30)
+        options: dict[str, Any] = {"base": "cross_entropy", "hard_selection": "own"}
+        loss = make_objective(num_hard=2, **options)
+        right = output.logits.detach().clone()
+        highest = right[:, 0].argmax(1)
+        right[:] = right[:, :1]  # all experts alike, and all right
+        assert loss.workings(ExpertOutput(right, output.features), highest)["hard_differs"] == 0.0
+        lowest = right[:, 0].argmin(1)
+        assert loss.workings(ExpertOutput(right, output.features), lowest)["hard_differs"] == 1.0
+
+    def test_clusters_in_use(self) -> None:
+        output, target = make_batch(40)
+        loss = make_objective(**CLUSTERS)
+        assert loss.memory.prototypes is not None
+        live = (loss.memory.prototypes.images >= 0.5).sum(2).float()
+        expected = live[live.sum(1) > 0].mean().item()
+        found = loss.workings(output, target)["clusters"].item()
+        assert 1.0 < found == pytest.approx(expected)

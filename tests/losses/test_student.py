@@ -343,3 +343,44 @@ def test_gates_are_compared_by_stage_and_region() -> None:
 def test_wrong_arguments_name_the_way_out(arguments: dict[str, Any], fragment: str) -> None:
     with pytest.raises(ConfigError, match=fragment):
         make(**arguments)
+
+
+class TestMemory:
+    def student(self, **changes: Any) -> StudentObjective:
+        terms = ("hard_distillation", "contrastive", "intra")
+        off: dict[str, Any] = {f"{name}_weight": 0.0 for name in terms}
+        teachable = Objective(COUNTS, num_experts=1, hard_selection="confusion", **off)
+        prior = torch.tensor(COUNTS).float()
+        return StudentObjective(teachable, COUNTS, prior, **changes)
+
+    def test_is_the_labels_loss_of_images_that_have_a_label(self) -> None:
+        loss, (output, target, _, _) = self.student(), batch()
+        target[::3] = -1
+        assert loss.remembers
+        loss.remember(output, [(target, 0.8), (target.flip(0), 0.2)])
+        other = self.student().labels
+        for labels, share in ((target, 0.8), (target.flip(0), 0.2)):
+            assert (labels >= 0).any()
+            known = labels >= 0
+            part = ExpertOutput(output.logits[known], output.features[known])
+            other.remember(part, [(labels[known], share)])
+        ours, theirs = (
+            part.state_dict()["memory.confusion.matrix"] for part in (loss.labels, other)
+        )
+        # One step of both labels, and one of each, fade alike but not in the same order.
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)
+        assert not torch.equal(ours, self.student().labels.state_dict()["memory.confusion.matrix"])
+
+    def test_without_labels_there_is_none(self) -> None:
+        loss, (output, target, _, _) = self.student(label_weight=0.0), batch()
+        assert not loss.remembers
+        assert loss.workings(output, target) == {}
+        assert not make().remembers
+
+    def test_workings_leave_out_what_has_no_label(self) -> None:
+        loss, (output, target, _, _) = self.student(), batch()
+        target[:4] = -1
+        part = ExpertOutput(output.logits[4:], output.features[4:])
+        expected = loss.labels.workings(part, target[4:])
+        assert loss.workings(output, target) == expected
+        assert set(expected) == {"hard_differs"}

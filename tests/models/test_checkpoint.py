@@ -163,3 +163,30 @@ def test_folder_that_is_a_file(model: MultiExpertClassifier, tmp_path: Path) -> 
     (tmp_path / "run").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_checkpoint(tmp_path / "run", model, SPACE)
+
+
+def test_divided_gates_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plan = Architecture("test_resnet", shared_stages=2, gate_start=0.4)
+    model = MultiExpertClassifier(plan, 3, SPEC).eval()
+    for name, parameter in model.named_parameters():
+        if ".fc2." in name:
+            torch.nn.init.normal_(parameter)  # as if trained
+    save_checkpoint(tmp_path / "run", model, SPACE)
+    loaded = load_checkpoint(tmp_path / "run")
+    assert loaded.architecture == plan
+    x = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x).logits, model(x).logits)
+    document = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert document["schema"] == 3  # a version that knows no start refuses it
+    edit(tmp_path / "run", architecture={**plan.to_dict(), "gate_start": 1.5})
+    with pytest.raises(CheckpointError, match=r"gate_start=1\.5"):
+        load_checkpoint(tmp_path / "run")
+
+
+def test_undivided_gates_are_what_older_versions_read(saved: Path) -> None:
+    document = json.loads((saved / "model.json").read_text())
+    assert document["schema"] == 2
+    assert "gate_start" not in document["architecture"]
+    assert load_checkpoint(saved).architecture.gate_start is None

@@ -79,6 +79,22 @@ def test_joined_experts_share_the_stages_that_are_equal() -> None:
     assert same.architecture.shared_stages == same.num_stages == 4
 
 
+def test_divided_gates_start_as_a_network_without_and_stay_divided_when_joined() -> None:
+    plain, gated = build(attention="none").eval(), build(gate_start=0.5).eval()
+    names = plain.state_dict().keys()
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    assert names <= gated.state_dict().keys()
+    with torch.no_grad():
+        expected = plain(images()).logits
+        torch.testing.assert_close(gated(images()).logits, expected, rtol=1e-4, atol=1e-4)
+        for name, parameter in gated.named_parameters():
+            if ".fc2." in name:
+                parameter.normal_()
+        joined = gated.joined(gated, 1)
+        assert joined.architecture.gate_start == 0.5
+        torch.testing.assert_close(joined(images()).logits, gated(images()).logits)
+
+
 @pytest.mark.parametrize("shared", [0, 3, 4])
 def test_forward_composes(shared: int) -> None:
     model = build(shared_stages=shared, pooled_stages=2).eval()

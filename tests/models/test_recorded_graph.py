@@ -46,21 +46,27 @@ def test_inference_mode_records_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "side", "pooled"),
+    ("backbone", "side", "pooled", "start"),
     [
-        ("tf_efficientnet_lite0", 64, 6),
-        ("test_resnet", 30, 3),
-        ("mobilenetv3_small_050", 64, 1),
-        ("convnext_atto", 64, 1),
-        ("test_vit", 160, 1),
+        ("tf_efficientnet_lite0", 64, 6, None),
+        ("test_resnet", 30, 3, None),
+        ("test_resnet", 30, 3, 0.3),
+        ("mobilenetv3_small_050", 64, 1, None),
+        ("convnext_atto", 64, 1, None),
+        ("test_vit", 160, 1, 0.5),
     ],
 )
-def test_graphs_are_the_networks(backbone: str, side: int, pooled: int) -> None:
+def test_graphs_are_the_networks(
+    backbone: str, side: int, pooled: int, start: float | None
+) -> None:
     torch.manual_seed(0)
     spec = PreprocessSpec(side, side, 3, 8, 255.0, (0.5,) * 3, (0.25,) * 3)
-    plan = Architecture(backbone, shared_stages=2, pooled_stages=pooled)
+    plan = Architecture(backbone, shared_stages=2, pooled_stages=pooled, gate_start=start)
     model = MultiExpertClassifier(plan, 5, spec)
     model(torch.rand(4, 3, side, side))  # batch norms that are not the identity
+    for name, parameter in model.named_parameters():
+        if start is not None and ".fc2." in name:
+            nn.init.normal_(parameter, std=0.3)  # gates that are not the identity either
     module = Outputs(model).eval()
     for number in (1, 5):
         batch = torch.rand(number, 3, side, side)

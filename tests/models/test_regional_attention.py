@@ -108,6 +108,43 @@ def test_identity_start(kind: str) -> None:
     torch.testing.assert_close(attention(x), expected)
 
 
+@pytest.mark.parametrize("kind", ["regional", "channel", "squeeze_excite"])
+@pytest.mark.parametrize("start", [0.1, 0.5, 0.9])
+def test_gates_that_are_divided_by_their_start(kind: str, start: float) -> None:
+    attention = make_attention(kind, 32, gate_start=start)
+    assert isinstance(attention, RegionalChannelAttention)
+    x = torch.randn(2, 32, 7, 7)
+    torch.testing.assert_close(attention(x), x, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attention.gates(x).mean().item(), attention.identity)
+    # What the layer before the gates learns moves them by the sigmoid's slope over the start.
+    attention.gates(x)[0, 0, 0, 0].backward()
+    grad = attention.fc2.bias.grad
+    assert grad is not None
+    twice = 1 if kind == "squeeze_excite" else 2
+    assert grad[0].item() == pytest.approx(twice * (1 - start), rel=1e-4)
+    # Trained, they are what undivided ones would be, over their start.
+    plain = make_attention(kind, 32)
+    assert isinstance(plain, RegionalChannelAttention)
+    attention.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(attention.gates(x), plain.gates(x) / start)
+
+
+def test_undivided_gates_have_next_to_no_slope() -> None:
+    attention = make_attention("regional", 32, identity_start=True)
+    assert isinstance(attention, RegionalChannelAttention)
+    assert attention.gate_start is None
+    assert attention.identity == pytest.approx(0.99753, abs=1e-5)
+    attention.gates(torch.randn(1, 32, 4, 4))[0, 0, 0, 0].backward()
+    assert attention.fc2.bias.grad is not None
+    assert attention.fc2.bias.grad[0].item() == pytest.approx(2 * 0.0025, rel=0.02)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0, -0.5, 7])
+def test_a_start_that_no_sigmoid_has(start: float) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.gate_start={start}: .*Give 0\.5"):
+        make_attention("regional", 8, gate_start=start)
+
+
 def test_kinds() -> None:
     assert make_attention("none", 32) is None
     regional = make_attention("regional", 32, regions=(3, 1), reduction=8)
@@ -128,12 +165,23 @@ def test_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "regions"), [((8, 8), (2, 2)), ((7, 7), (2, 2)), ((7, 5), (3, 2))]
+    ("size", "regions", "start"),
+    [
+        ((8, 8), (2, 2), None),
+        ((7, 7), (2, 2), None),
+        ((7, 5), (3, 2), None),
+        ((8, 8), (2, 2), 0.5),
+        ((7, 5), (3, 2), 0.3),
+    ],
 )
-def test_exports_to_onnx(size: tuple[int, int], regions: tuple[int, int], tmp_path: Path) -> None:
+def test_exports_to_onnx(
+    size: tuple[int, int], regions: tuple[int, int], start: float | None, tmp_path: Path
+) -> None:
     ort = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    attention = RegionalChannelAttention(8, regions=regions, reduction=2).eval()
+    attention = RegionalChannelAttention(8, regions=regions, reduction=2, gate_start=start).eval()
+    if start is not None:
+        attention.fc2.reset_parameters()  # as if trained
     torch.onnx.export(
         attention,
         (torch.randn(2, 8, *size),),

@@ -87,6 +87,22 @@ def test_other_attention_starts_open(theirs: str, ours: str, backbone: str) -> N
     assert torch.equal(next(first.parameters()), next(theirs_first.parameters()))
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [(0.5, None), (None, 0.5), (0.5, 0.9)])
+def test_gates_that_are_divided_otherwise_are_left_behind(
+    theirs: float | None, ours: float | None
+) -> None:
+    stages = {"stages": 1, "shared_stages": 1}
+    source = trained(plan(gate_start=theirs, **stages))
+    same = taken(source, gate_start=theirs, **stages)
+    assert torch.equal(pooled(same), pooled(source)[:, [0, 1]])
+    plain = taken(source, attention="none", **stages)
+    model = taken(source, gate_start=ours, **stages)
+    torch.testing.assert_close(pooled(model), pooled(plain), rtol=0.03, atol=0.03)
+    weights = [w for name, w in model.named_parameters() if name.endswith("fc2.weight")]
+    assert weights
+    assert not any(weight.any() for weight in weights)
+
+
 def test_the_source_may_be_longer_but_not_shorter() -> None:
     source = trained(plan())
     model = taken(source, stages=2, shared_stages=1)

@@ -343,3 +343,42 @@ def test_what_is_not_synced_is_dropped(tmp_path: Path, run_until_killed: Kill) -
     drop_what_is_not_synced(out, log)
     assert [path.name for path in out.iterdir()] == ["kept.json"]
     assert (out / "kept.json").read_text() == '{\n  "a":'
+
+
+def test_what_the_loss_remembers_is_taken_up(
+    defects: Path,
+    config: Config,
+    tmp_path: Path,
+    run_until_killed: Kill,
+    die_at: DieAt,
+) -> None:
+    """Clusters and confusion of a resumed run are those of an uninterrupted one."""
+    remembering = config.updated(
+        {
+            "objective.hard_selection": "confusion",
+            "objective.intra_mode": "clusters",
+            "objective.intra_weight": 0.2,
+            "objective.contrastive_weight": 0.05,
+            "objective.margin_mode": "relative",
+            "model.gate_start": 0.5,
+        }
+    )
+    whole = train(defects, remembering, out=tmp_path / "whole")
+
+    def child() -> None:
+        die_at(FinetuneModule, "training_step", 3 + STEPS)
+        train(defects, remembering, out=tmp_path / "killed")
+
+    run_until_killed(child)
+    resumed = train(defects, out=tmp_path / "killed", resume=True)
+    assert_same_end(resumed, whole)
+    memories = [
+        {
+            k: v
+            for k, v in torch.load(r.last_checkpoint, weights_only=True)["state_dict"].items()
+            if k.startswith("objective.")
+        }
+        for r in (resumed, whole)
+    ]
+    assert len(memories[0]) == 3
+    torch.testing.assert_close(*memories, rtol=0, atol=0)

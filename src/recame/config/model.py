@@ -39,6 +39,11 @@ class ModelConfig(Section):
     reduction: Positive = Field(
         16, description="channels divided by this are the hidden width of the gates"
     )
+    gate_start: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description="gates start there and are divided by it, so that the network starts as it was "
+        "while its gates can still learn: 0.5; null: they start at 0.9975 on pretrained weights",
+    )
     classifier: Literal["cosine", "linear"] = Field(
         "cosine",
         description="cosine: of the angle between features and class, whatever their lengths",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recame.config.section import Auto, Fraction, Section, Weight
+from recame.config.section import Auto, Fraction, Positive, Section, Weight
 
 
 class ObjectiveConfig(Section):
@@ -28,8 +28,10 @@ class ObjectiveConfig(Section):
         description="the other classes' logits become 0, as published, or are left out of the "
         "softmax (gather)",
     )
-    hard_selection: Literal["reference", "own"] = Field(
-        "reference", description="by the first expert's logits, for all, or by each one's own"
+    hard_selection: Literal["reference", "own", "confusion"] = Field(
+        "reference",
+        description="by the first expert's logits, by each one's own, or confusion: what the "
+        "image's class has lately been taken for",
     )
     distillation_weight: Weight = Field(0.0, description="between the experts; 0.6 as published")
     hard_distillation_weight: Weight = Field(0.0, description="0.6 as published")
@@ -40,8 +42,19 @@ class ObjectiveConfig(Section):
     contrastive_weight: Weight = Field(
         0.05, description="of pairs of images: one class together, others a margin apart"
     )
-    intra_weight: Weight = Field(0.000625, description="of one class together, once more")
+    intra_weight: Weight = Field(
+        0.000625, description="as published, for intra_mode=reference; clusters want more, as 0.1"
+    )
+    intra_mode: Literal["reference", "clusters"] = Field(
+        "reference",
+        description="a class pulled together as a whole, or each image to the nearest cluster",
+    )
+    clusters: Positive = Field(4, description="the most of a class; one of n images has n / 2")
     margin: Annotated[float, Field(gt=0.0)] = Field(1.0, description="20 as published")
+    margin_mode: Literal["absolute", "relative"] = Field(
+        "absolute",
+        description="relative: the margin is a factor of the mean distance between classes",
+    )
     normalise_features: bool = Field(
         True, description="false as published; if true the margin lies in (0, 2]"
     )
@@ -58,7 +71,15 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _margin_fits(self) -> ObjectiveConfig:
-        if self.normalise_features and self.contrastive_weight > 0 and self.margin > 2:
+        if self.contrastive_weight == 0 or self.margin <= 2:
+            return self
+        if self.margin_mode == "relative":
+            raise ValueError(
+                f"margin={self.margin} with margin_mode=relative: it is a factor of the mean "
+                "distance between classes, beyond twice which hardly any pair lies; give a factor "
+                "in (0, 2], for example 1"
+            )
+        if self.normalise_features:
             raise ValueError(
                 f"margin={self.margin} with normalise_features: unit vectors are never further "
                 "than 2 apart; give a margin in (0, 2], for example 1"

@@ -38,6 +38,7 @@ class GateLayer:
         channel_gates: (N, R, S) that channel's gate in each image.
         by_class: (K, R, S) its mean over the images of each class; NaN without an image of it.
         num_channels: C.
+        identity: what a map is multiplied by where the layer starts as the identity.
     """
 
     stage: int
@@ -51,6 +52,7 @@ class GateLayer:
     channel_gates: Array
     by_class: Array
     num_channels: int
+    identity: float
 
     @property
     def name(self) -> str:
@@ -60,7 +62,8 @@ class GateLayer:
     @property
     def open(self) -> bool:
         """Whether nearly all gates let nearly everything through: the layer changes little."""
-        return bool(self.low.min() > 0.97 and self.answering.max() < 0.005)
+        near = self.low.min() > 0.97 and self.high.max() < 1.03
+        return bool(near and self.answering.max() < 0.005)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, without the images' own gates."""
@@ -98,13 +101,25 @@ def gate_layers(
         for start in range(0, len(images), _BATCH):
             model(images[start : start + _BATCH].to(device))
     return [
-        _summarise(stage + 1, expert, torch.cat(gates).float().cpu().numpy(), shown, num_classes)
-        for (stage, expert, _), gates in zip(layers, read, strict=True)
+        _summarise(
+            stage + 1,
+            expert,
+            torch.cat(gates).float().cpu().numpy(),
+            shown,
+            num_classes,
+            layer.identity,
+        )
+        for (stage, expert, layer), gates in zip(layers, read, strict=True)
     ]
 
 
 def _summarise(
-    stage: int, expert: int | None, gates: Array, target: Array, num_classes: int
+    stage: int,
+    expert: int | None,
+    gates: Array,
+    target: Array,
+    num_classes: int,
+    identity: float,
 ) -> GateLayer:
     """Reduce gates (N, C, R, S)."""
     deviation = gates.std(0)
@@ -134,4 +149,5 @@ def _summarise(
         channel_gates=channel_gates,
         by_class=by_class,
         num_channels=gates.shape[1],
+        identity=identity,
     )

@@ -260,6 +260,7 @@ class ConvolutionalGates(nn.Module):
         super().__init__()
         self.regions = attention.regions
         self.max_pool = attention.max_pool
+        self.gate_start = attention.gate_start
         self.squeeze, self.excite = (
             nn.Conv2d(layer.in_features, layer.out_features, 1)
             for layer in (attention.fc1, attention.fc2)
@@ -287,6 +288,9 @@ class ConvolutionalGates(nn.Module):
         if self.max_pool:
             hidden = hidden + functional.relu(self.squeeze(maximum))
         gates = torch.sigmoid(self.excite(hidden))
+        if self.gate_start is not None:
+            # A division: what looks for the gates' end in a graph looks for its product.
+            gates = gates / self.gate_start
         if height % gates.shape[2] or width % gates.shape[3]:
             return apply_gates(x, gates)
         if gates.shape[2:] != (1, 1):

@@ -6,6 +6,7 @@
 from recame.losses.distillation import category_distillation, mutual_distillation
 from recame.losses.diversity import expert_divergence
 from recame.losses.hard_category import (
+    differing_share,
     gathered_cross_entropy,
     hard_categories,
     keep_hard,
@@ -18,8 +19,14 @@ from recame.losses.logit_adjustment import (
     cross_entropy,
     log_class_counts,
 )
-from recame.losses.metric import contrastive, intra_class, pairwise_distances
-from recame.losses.objective import LossFactory, Objective, TrainingLoss
+from recame.losses.metric import (
+    active_share,
+    contrastive,
+    intra_class,
+    pairwise_distances,
+    relative_margin,
+)
+from recame.losses.objective import Objective
 from recame.losses.reweighting import (
     batch_mean,
     class_balanced_weights,
@@ -35,13 +42,16 @@ from recame.losses.student import (
     gate_distance,
     tempered_divergence,
 )
+from recame.losses.training_loss import Labels, LossFactory, TrainingLoss
 
 __all__ = [
+    "Labels",
     "Lesson",
     "LossFactory",
     "Objective",
     "StudentObjective",
     "TrainingLoss",
+    "active_share",
     "adjust_logits",
     "balanced_softmax",
     "balancing_weights",
@@ -50,6 +60,7 @@ __all__ = [
     "class_balanced_weights",
     "contrastive",
     "cross_entropy",
+    "differing_share",
     "direction_distance",
     "expert_divergence",
     "focal",
@@ -65,5 +76,6 @@ __all__ = [
     "mutual_distillation",
     "num_hard_categories",
     "pairwise_distances",
+    "relative_margin",
     "tempered_divergence",
 ]

@@ -2,14 +2,23 @@
 
 For each image only its own category and the highest-scoring others are kept. Introduced by Li et
 al., Nested Collaborative Learning (NCL), CVPR 2022; used so by ReCAME-Net.
+
+Which others are hard can also be asked of the class instead of the image: a running confusion
+matrix tells what its images have lately been taken for. A running matrix of a
+classifier's own predictions by true class is kept by Zhang et al., Delving Deep into Label
+Smoothing, IEEE TIP 2021, for soft labels; to choose hard categories by it is ours.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recame.losses.logit_adjustment import cross_entropy
+
+#: What each further image of its class leaves of the past: a row of the confusion matrix is the
+#: mean over the latest hundred or so images of the class.
+CONFUSION_MOMENTUM = 0.99
 
 
 def num_hard_categories(num_classes: int, fraction: float) -> int:
@@ -80,3 +89,93 @@ def gathered_cross_entropy(logits: Tensor, categories: Tensor) -> Tensor:
         (B, E), in nats; with h = C the cross-entropy over all categories.
     """
     return cross_entropy(logits.gather(2, categories), torch.zeros_like(categories[:, 0, 0]))
+
+
+def differing_share(categories: Tensor, logits: Tensor) -> Tensor:
+    """Share of (image, expert) pairs that keep others than the expert's highest raw logits.
+
+    Args:
+        categories: (B, E, h) class indices that are kept.
+        logits: (B, E, C) raw logits.
+
+    Returns:
+        () in [0, 1]; 0 for an empty batch.
+    """
+    highest = logits.topk(categories.shape[2], dim=2).indices
+    kept, top = (
+        torch.zeros_like(logits, dtype=torch.bool).scatter(2, index, value=True)
+        for index in (categories, highest)
+    )
+    differs = (kept != top).any(2)
+    return differs.sum() / max(differs.numel(), 1)
+
+
+def confused_first(confused: Tensor, logits: Tensor) -> Tensor:
+    """Scores that rank categories by confusion, and where that is equal by an image's logits.
+
+    Args:
+        confused: (B, C) how much each image's class is confused with each category.
+        logits: (B, C) the image's own.
+
+    Returns:
+        (B, C) from C, the first, down to 1.
+    """
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    by_confusion = confused.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(logits.shape[1], 0, -1, dtype=logits.dtype, device=logits.device)
+    order = order.gather(1, by_confusion)
+    return torch.zeros_like(logits).scatter(1, order, ranks.expand_as(logits))
+
+
+def updated_confusion(
+    confusion: Tensor, probabilities: Tensor, target: Tensor, weight: Tensor
+) -> Tensor:
+    """A running confusion matrix after a batch.
+
+    The row of each class in the batch moves to the mean of its images' probabilities, the further
+    the more images there are: what was before fades by `CONFUSION_MOMENTUM` for each.
+
+    Args:
+        confusion: (C, C) mean probabilities, a row a true class.
+        probabilities: (M, C).
+        target: (M,) class indices.
+        weight: (M,) at least 0, what each image counts.
+
+    Returns:
+        (C, C); rows that added up to 1 still do.
+    """
+    images = confusion.new_zeros(len(confusion)).index_add(0, target, weight)
+    sums = torch.zeros_like(confusion).index_add(0, target, weight[:, None] * probabilities)
+    mean = sums / images.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
+    faded = (CONFUSION_MOMENTUM**images)[:, None]
+    return faded * confusion + (1.0 - faded) * mean
+
+
+class Confusion(nn.Module):
+    """What each class has lately been taken for, a memory that no gradient reaches.
+
+    It starts uniform: until a class has been seen, an image's own logits decide.
+
+    Args:
+        num_classes: C.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.full((num_classes, num_classes), 1 / num_classes))
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Scores (B, 1, C) for `hard_categories`, of an ensemble's logits (B, C) and the target."""
+        return confused_first(self.matrix[target], logits)[:, None]
+
+    @torch.no_grad()
+    def remember(self, probabilities: Tensor, target: Tensor, weight: Tensor) -> None:
+        """Take a batch into the matrix; see `updated_confusion`."""
+        probabilities, weight = probabilities.to(self.matrix.dtype), weight.to(self.matrix.dtype)
+        self.matrix.copy_(updated_confusion(self.matrix, probabilities, target, weight))
+
+    def forget(self) -> None:
+        """Be uniform again."""
+        self.matrix.fill_(1 / len(self.matrix))

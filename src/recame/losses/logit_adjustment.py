@@ -11,8 +11,13 @@ adjustment, ICLR 2021, Eq. 10; Aimar et al., Balanced Product of Calibrated Expe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from recame.errors import ConfigError
 
 #: A class without training images is treated as if it had this many, so that logs stay finite.
 FLOOR_COUNT = 1.0
@@ -42,6 +47,20 @@ def log_class_counts(counts: Tensor, prior: Tensor | None = None) -> Tensor:
     if prior is not None:
         effective = (prior / prior.sum() * effective.sum()).clamp_min(FLOOR_COUNT)
     return effective.log()
+
+
+def checked_tau(tau: float | Sequence[float], num_experts: int) -> Tensor:
+    """One factor an expert (E,) as float64, out of one number or one an expert.
+
+    Raises:
+        ConfigError: there are as many as neither, or one is not finite.
+    """
+    factors = torch.as_tensor(tau, dtype=torch.float64)
+    if factors.numel() not in {1, num_experts} or not bool(factors.isfinite().all()):
+        raise ConfigError(
+            f"tau={tau} for num_experts={num_experts}: give one number, or one for each expert."
+        )
+    return factors.flatten().expand(num_experts).clone()
 
 
 def adjust_logits(logits: Tensor, log_counts: Tensor, tau: Tensor) -> Tensor:

@@ -4,6 +4,10 @@ Both terms rest on the L2 distances of all pairs of a batch, which are computed 
 
 Source: Shao et al., ReCAME-Net, IEEE TCAD 2026 (contrastive and intra-class terms); the contrastive
 form goes back to Hadsell, Chopra and LeCun, CVPR 2006, without its squares.
+
+How large a margin is depends on the features: unit vectors of many dimensions lie at a distance of
+about sqrt(2) from each other (Wu et al., Sampling Matters in Deep Embedding Learning, ICCV 2017,
+who learn the boundary for that reason). `relative_margin` takes it from the batch instead.
 """
 
 from __future__ import annotations
@@ -55,6 +59,12 @@ class _PairwiseDistance(torch.autograd.Function):
         return (laplacian @ points).transpose(0, 1).to(ctx.dtype)  # type: ignore[no-any-return]
 
 
+def unit_features(features: Tensor) -> Tensor:
+    """Features (..., D) of unit length, in float32 at least; the shortest are left shorter."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return functional.normalize(wide, dim=-1, eps=SHORTEST_FEATURE)
+
+
 def pairwise_distances(features: Tensor, *, normalise: bool = False) -> Tensor:
     """L2 distances between all images of a batch, for each expert.
 
@@ -67,24 +77,65 @@ def pairwise_distances(features: Tensor, *, normalise: bool = False) -> Tensor:
         Differentiable once.
     """
     if normalise:
-        wide = features.to(torch.promote_types(features.dtype, torch.float32))
-        features = functional.normalize(wide, dim=-1, eps=SHORTEST_FEATURE)
+        features = unit_features(features)
     return _PairwiseDistance.apply(features)  # type: ignore[no-any-return]
 
 
-def contrastive(distances: Tensor, target: Tensor, margin: float) -> Tensor:
+def contrastive(
+    distances: Tensor, target: Tensor, margin: float | Tensor, *, pull: bool = True
+) -> Tensor:
     """Sum over pairs i < j of the distance, or of what it lacks to the margin, over B * B.
 
     Args:
         distances: (E, B, B) symmetric, zero on the diagonal.
         target: (B,) class indices.
-        margin: how far apart images of different classes should be.
+        margin: how far apart images of different classes should be; one number, or (E,).
+        pull: whether images of one class are pulled together; else the margin alone counts.
 
     Returns:
         (E,) the distance of same-class pairs plus `max(0, margin - distance)` of the others.
     """
-    apart = (margin - distances).clamp_min(0.0)
-    return _over_pairs(distances.where(target[:, None] == target, apart))
+    apart = (_of_experts(margin) - distances).clamp_min(0.0)
+    same = target[:, None] == target
+    return _over_pairs(distances.where(same, apart) if pull else apart.where(~same, 0.0))
+
+
+def relative_margin(distances: Tensor, target: Tensor, factor: float) -> Tensor:
+    """A factor times the mean distance between images of different classes.
+
+    With a factor of 1 about half of these pairs lie within it, whatever the scale and the width of
+    the features. A smaller one pushes only pairs that are nearer than usual, and comes to rest when
+    all classes are about equally far from each other, which is where well trained networks end
+    (Papyan, Han and Donoho, Prevalence of Neural Collapse, PNAS 2020). A quantile in place of the
+    mean would push its share of the pairs even there.
+
+    Args:
+        distances: (E, B, B) symmetric.
+        target: (B,) class indices.
+        factor: 0 pushes nothing.
+
+    Returns:
+        (E,) constants; 0 where the batch holds one class.
+    """
+    different = target[:, None] != target
+    total = distances.detach().where(different, 0.0).sum((1, 2))
+    return factor * total / different.sum().clamp_min(1)
+
+
+def active_share(distances: Tensor, target: Tensor, margin: float | Tensor) -> Tensor:
+    """Share of the pairs of different classes that lie within the margin, and so are pushed apart.
+
+    Args:
+        distances: (E, B, B) symmetric.
+        target: (B,) class indices.
+        margin: one number, or (E,).
+
+    Returns:
+        (E,) in [0, 1]; 0 where the batch holds one class.
+    """
+    different = target[:, None] != target
+    within = (distances < _of_experts(margin)) & different
+    return within.sum((1, 2)) / different.sum().clamp_min(1)
 
 
 def intra_class(distances: Tensor, target: Tensor) -> Tensor:
@@ -98,6 +149,10 @@ def intra_class(distances: Tensor, target: Tensor) -> Tensor:
         (E,).
     """
     return _over_pairs(distances.where(target[:, None] == target, 0.0))
+
+
+def _of_experts(margin: float | Tensor) -> float | Tensor:
+    return margin[:, None, None] if isinstance(margin, Tensor) else margin
 
 
 def _over_pairs(terms: Tensor) -> Tensor:

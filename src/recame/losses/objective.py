@@ -6,25 +6,49 @@ numbers are those of the published implementation; each ablation of the paper is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from recame.contracts import ExpertOutput, LossResult
+from recame.contracts import ExpertOutput, LossResult, ensemble_logits
 from recame.errors import ConfigError
+from recame.losses.arguments import (
+    check_choice,
+    check_margin,
+    checked_counts,
+    checked_num_features,
+    checked_num_hard,
+    checked_prior,
+    checked_weights,
+)
 from recame.losses.distillation import category_distillation, mutual_distillation
 from recame.losses.diversity import expert_divergence
 from recame.losses.hard_category import (
+    Confusion,
+    differing_share,
     gathered_cross_entropy,
     hard_categories,
     keep_hard,
     masked_cross_entropy,
-    num_hard_categories,
 )
-from recame.losses.logit_adjustment import adjust_logits, cross_entropy, log_class_counts
-from recame.losses.metric import contrastive, intra_class, pairwise_distances
+from recame.losses.logit_adjustment import (
+    adjust_logits,
+    checked_tau,
+    cross_entropy,
+    log_class_counts,
+)
+from recame.losses.memory import Memory
+from recame.losses.metric import (
+    active_share,
+    contrastive,
+    intra_class,
+    pairwise_distances,
+    relative_margin,
+    unit_features,
+)
+from recame.losses.prototypes import Prototypes
 from recame.losses.reweighting import (
     batch_mean,
     class_balanced_weights,
@@ -32,39 +56,13 @@ from recame.losses.reweighting import (
     ldam,
     ldam_margins,
 )
+from recame.losses.training_loss import Labels, TrainingLoss, weighted_total, wide
 
 Base = Literal["cross_entropy", "class_balanced", "focal", "ldam", "balanced_softmax"]
 HardMode = Literal["reference", "gather"]
-HardSelection = Literal["reference", "own"]
-
-
-class TrainingLoss(nn.Module):
-    """What trains experts: the `Objective`, or a loss of one's own under the same interface.
-
-    Args:
-        num_classes: C.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def set_deferred(self, active: bool) -> None:
-        """Called at each epoch's start: whether deferred re-weighting has begun."""
-
-    def forward(self, output: ExpertOutput, target: Tensor) -> LossResult:
-        """The loss of one batch.
-
-        Args:
-            output: logits (B, E, C) and features (B, E, D).
-            target: (B,) class indices in [0, C).
-        """
-        raise NotImplementedError
-
-
-#: Makes a loss from the (C,) training counts, the number of experts and the (C,) prior that the
-#: sampler shows.
-LossFactory = Callable[[Sequence[int], int, Tensor], TrainingLoss]
+HardSelection = Literal["reference", "own", "confusion"]
+IntraMode = Literal["reference", "clusters"]
+MarginMode = Literal["absolute", "relative"]
 
 
 class Objective(TrainingLoss):
@@ -78,12 +76,20 @@ class Objective(TrainingLoss):
     | `hard_distillation` | the same on the hard categories | `distillation` |
     | `diversity` | experts apart from their ensemble (negative) | `diversity` |
     | `contrastive` | classes apart, each class together | `metric` |
-    | `intra` | each class together | `metric` |
+    | `intra` | each class together, or each of its clusters | `metric`, `prototypes` |
 
     The classification terms are summed over experts and averaged over the batch. `hard` and both
     distillations see the balanced logits, `logits + tau * log(counts)`, if the base is
     `balanced_softmax`, and the raw logits with any other base. Everything is computed in at least
     float32, under autocast too. A class without training images counts as one image.
+
+    With `reference`, `intra` repeats the half of `contrastive` that pulls a class together, 80
+    times weaker: leaving it out shows nothing. With `clusters` the two are different terms:
+    `contrastive` pushes classes apart alone, and `intra` pulls each image to the nearest of its
+    class's clusters, `1 - cos` summed over the experts and averaged over the batch.
+
+    `hard_selection="confusion"` and `intra_mode="clusters"` have a memory, in persistent buffers:
+    what has been shown must be told by `remember`, once after each training step.
 
     Args:
         counts: (C,) training images of each class, zeros kept.
@@ -96,16 +102,24 @@ class Objective(TrainingLoss):
         hard_mode: `reference` sets the other categories' balanced logits to 0, `gather` leaves
             them out of the softmax.
         hard_selection: `reference` takes the highest raw logits of the first expert for all,
-            `own` each expert's highest balanced logits.
+            `own` each expert's highest balanced logits, `confusion` for all experts the categories
+            that the ensemble has lately taken the image's class for.
         distillation_weight: weight of `distillation`.
         hard_distillation_weight: weight of `hard_distillation`.
         detach_target: whether distillation's target distribution is a constant.
         diversity_weight: weight of `diversity`, which is taken from the loss: 0.2 to 0.45 in RIDE.
         contrastive_weight: weight of `contrastive`.
-        intra_weight: weight of `intra`.
+        intra_weight: weight of `intra`. The published one suits a sum over pairs; that of
+            `clusters` lies in [0, 2] for each expert.
+        intra_mode: `reference` pulls all images of a class together, `clusters` each to the
+            nearest prototype of its class.
+        clusters: the most prototypes of a class, for `intra_mode="clusters"`; a class of n images
+            has n / 2 at most.
         margin: of `contrastive`, in units of the features' distance.
+        margin_mode: `absolute` takes it as it is, `relative` times the mean distance between the
+            batch's images of different classes.
         normalise_features: whether the metric terms see features of unit length; the margin then
-            lies in (0, 2].
+            lies in (0, 2]. Clusters always do.
         class_balanced_beta: beta of the class-balanced weights, in [0, 1].
         focal_gamma: gamma of the focal loss.
         ldam_max_margin: margin of the rarest class, in units of the cosine.
@@ -113,6 +127,7 @@ class Objective(TrainingLoss):
         prior: (C,) how often the classes are drawn in training, up to a factor, where a sampler
             makes it differ from `counts`. Changes the logit adjustment only.
         num_hard: number of hard categories, the target's included; overrides `hard_fraction`.
+        num_features: D, which `intra_mode="clusters"` must know.
 
     Raises:
         ConfigError: arguments that contradict each other or that no loss can be made of.
@@ -147,7 +162,10 @@ class Objective(TrainingLoss):
         detach_target: bool = False,
         contrastive_weight: float = 0.05,
         intra_weight: float = 0.05 * 0.0125,
+        intra_mode: IntraMode = "reference",
+        clusters: int = 4,
         margin: float = 20.0,
+        margin_mode: MarginMode = "absolute",
         normalise_features: bool = False,
         class_balanced_beta: float = 0.9999,
         focal_gamma: float = 2.0,
@@ -155,9 +173,10 @@ class Objective(TrainingLoss):
         ldam_scale: float = 30.0,
         prior: Tensor | None = None,
         num_hard: int | None = None,
+        num_features: int | None = None,
         diversity_weight: float = 0.0,
     ) -> None:
-        images = _checked_counts(counts)
+        images = checked_counts(counts)
         super().__init__(len(images))
         self.weights = checked_weights(
             base=base_weight,
@@ -171,32 +190,48 @@ class Objective(TrainingLoss):
         check_choice("base", base, Base)
         check_choice("hard_mode", hard_mode, HardMode)
         check_choice("hard_selection", hard_selection, HardSelection)
-        if normalise_features and contrastive_weight > 0 and not 0 < margin <= 2:
+        check_choice("intra_mode", intra_mode, IntraMode)
+        check_choice("margin_mode", margin_mode, MarginMode)
+        if contrastive_weight > 0:
+            check_margin(margin, margin_mode, normalised=normalise_features)
+        if num_experts < 1 or clusters < 1 or not 0 <= class_balanced_beta <= 1:
             raise ConfigError(
-                f"margin={margin} with normalise_features=True: unit vectors are never further "
-                "than 2 apart, so the margin would push every pair for ever. Give a margin in "
-                "(0, 2], for example 1."
-            )
-        if num_experts < 1 or not 0 <= class_balanced_beta <= 1:
-            raise ConfigError(
-                f"num_experts={num_experts} must be 1 or more and "
+                f"num_experts={num_experts} and clusters={clusters} must be 1 or more and "
                 f"class_balanced_beta={class_balanced_beta} in [0, 1]: correct the one that is not."
             )
         self.num_experts = num_experts
         self.base, self.hard_mode, self.hard_selection = base, hard_mode, hard_selection
-        self.num_hard = _checked_num_hard(num_hard, hard_fraction, self.num_classes)
+        self.num_hard = checked_num_hard(num_hard, hard_fraction, self.num_classes)
         self.detach_target = detach_target
+        self.intra_mode, self.margin_mode = intra_mode, margin_mode
         self.margin, self.normalise_features = margin, normalise_features
         self.focal_gamma, self.ldam_scale = focal_gamma, ldam_scale
         self.deferred = False
+        confused = hard_selection == "confusion" and self._mines
+        clustered = intra_mode == "clusters" and intra_weight > 0
+        width = checked_num_features(num_features) if clustered else 0
+        self.memory = Memory(
+            Confusion(self.num_classes) if confused else None,
+            Prototypes(images, num_experts, width, clusters) if clustered else None,
+        )
         # Derived from the arguments: a checkpoint must not bring back another set's counts.
         for name, buffer in {
-            "log_counts": log_class_counts(images, _checked_prior(prior, self.num_classes)),
-            "tau": _checked_tau(tau, num_experts),
+            "log_counts": log_class_counts(images, checked_prior(prior, self.num_classes)),
+            "tau": checked_tau(tau, num_experts),
             "class_weights": class_balanced_weights(images, class_balanced_beta),
             "margins": ldam_margins(images, ldam_max_margin),
         }.items():
             self.register_buffer(name, buffer.float(), persistent=False)
+
+    @property
+    def _mines(self) -> bool:
+        """Whether a term looks at hard categories."""
+        return self.weights["hard"] > 0 or self.weights["hard_distillation"] > 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether clusters or a confusion matrix are kept."""
+        return self.memory.in_use
 
     def set_deferred(self, active: bool) -> None:
         """Switch class-balanced weights on the base loss on or off.
@@ -205,6 +240,42 @@ class Objective(TrainingLoss):
         re-weight for the last part. Works with any base; `class_balanced` is weighted anyway.
         """
         self.deferred = active
+
+    def remember(self, output: ExpertOutput, labels: Labels) -> None:
+        """Take a batch into the memory, see `Memory.remember`; nothing in evaluation mode."""
+        if self.training and self.remembers:
+            self.memory.remember(output, labels)
+
+    def forget(self) -> None:
+        """Begin with no clusters and a uniform confusion matrix."""
+        self.memory.forget()
+
+    @torch.no_grad()
+    def workings(self, output: ExpertOutput, target: Tensor) -> dict[str, Tensor]:
+        """Whether the terms do anything on a batch.
+
+        Args:
+            output: logits (B, E, C) and features (B, E, D).
+            target: (B,) class indices in [0, C).
+
+        Returns:
+            Of the terms that are computed: `hard_differs`, see `differing_share`; `pushed`, see
+            `active_share`, mean over the experts; `clusters`, the prototypes of a class that are
+            in use.
+        """
+        found = dict[str, Tensor]()
+        with torch.autocast(output.logits.device.type, enabled=False):
+            if self._mines:
+                logits = wide(output.logits)
+                categories = self._categories(logits, self._balanced(logits), target)
+                found["hard_differs"] = differing_share(categories, logits)
+            if self.weights["contrastive"] > 0:
+                distances = pairwise_distances(output.features, normalise=self.normalise_features)
+                margin = self._margin(distances, target)
+                found["pushed"] = active_share(distances, target, margin).mean()
+            if self.memory.prototypes is not None:
+                found["clusters"] = self.memory.prototypes.num_live()
+        return found
 
     def forward(self, output: ExpertOutput, target: Tensor) -> LossResult:
         """The loss of one batch.
@@ -218,15 +289,17 @@ class Objective(TrainingLoss):
         """
         assert output.logits.shape[1:] == (self.num_experts, self.num_classes)
         with torch.autocast(output.logits.device.type, enabled=False):
-            logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
-            terms = self._classification_terms(logits, target)
+            terms = self._classification_terms(wide(output.logits), target)
             return weighted_total(self.weights, terms | self._metric_terms(output.features, target))
+
+    def _balanced(self, logits: Tensor) -> Tensor:
+        if self.base == "balanced_softmax":
+            return adjust_logits(logits, self.log_counts.float(), self.tau.float())
+        return logits
 
     def _classification_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         weights, terms = self.weights, dict[str, Tensor]()
-        balanced = logits
-        if self.base == "balanced_softmax":
-            balanced = adjust_logits(logits, self.log_counts.float(), self.tau.float())
+        balanced = self._balanced(logits)
         if weights["base"] > 0:
             terms["base"] = self._base(balanced, target)
         if weights["distillation"] > 0:
@@ -236,15 +309,22 @@ class Objective(TrainingLoss):
         if weights["diversity"] > 0:
             # Of the raw logits: what the experts will say, not what the prior makes of it.
             terms["diversity"] = -batch_mean(expert_divergence(logits))
-        if weights["hard"] > 0 or weights["hard_distillation"] > 0:
-            scores = balanced if self.hard_selection == "own" else logits[:, :1]
-            categories = hard_categories(scores, target, self.num_hard)
-            categories = categories.expand(-1, self.num_experts, -1)
+        if self._mines:
+            categories = self._categories(logits, balanced, target)
             if weights["hard"] > 0:
                 terms["hard"] = self._hard(balanced, target, categories)
             if weights["hard_distillation"] > 0:
                 terms["hard_distillation"] = self._hard_distillation(balanced, categories)
         return terms
+
+    def _categories(self, logits: Tensor, balanced: Tensor, target: Tensor) -> Tensor:
+        """The hard ones (B, E, h)."""
+        if self.memory.confusion is not None:
+            scores = self.memory.confusion(ensemble_logits(logits.detach()), target)
+        else:
+            scores = balanced if self.hard_selection == "own" else logits[:, :1]
+        categories = hard_categories(scores, target, self.num_hard)
+        return categories.expand(-1, self.num_experts, -1)
 
     def _base(self, balanced: Tensor, target: Tensor) -> Tensor:
         if self.base == "focal":
@@ -272,90 +352,20 @@ class Objective(TrainingLoss):
         )
 
     def _metric_terms(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
-        terms = dict[str, Tensor]()
-        if self.weights["contrastive"] > 0 or self.weights["intra"] > 0:
+        terms, pairs = dict[str, Tensor](), self.intra_mode == "reference"
+        intra = self.weights["intra"] > 0
+        if self.weights["contrastive"] > 0 or (intra and pairs):
             distances = pairwise_distances(features, normalise=self.normalise_features)
             if self.weights["contrastive"] > 0:
-                terms["contrastive"] = contrastive(distances, target, self.margin).sum()
-            if self.weights["intra"] > 0:
+                margin = self._margin(distances, target)
+                terms["contrastive"] = contrastive(distances, target, margin, pull=pairs).sum()
+            if intra and pairs:
                 terms["intra"] = intra_class(distances, target).sum()
+        if self.memory.prototypes is not None:
+            terms["intra"] = batch_mean(self.memory.prototypes(unit_features(features), target))
         return terms
 
-
-def weighted_total(weights: dict[str, float], terms: dict[str, Tensor]) -> LossResult:
-    """The sum of the terms that were computed, each times its weight, and these parts."""
-    weighted = {name: weight * terms[name] for name, weight in weights.items() if name in terms}
-    total = torch.stack(list(weighted.values())).sum()
-    return LossResult(total, {name: term.detach() for name, term in weighted.items()})
-
-
-def checked_weights(**weights: float) -> dict[str, float]:
-    """The weights of the terms, if each is 0 (leaves its term out) or more and not all are 0."""
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise ConfigError(
-                f"The weight of {name} is {weight}, but must be 0 (leaves the term out) or more: a "
-                "negative one would reward mistakes."
-            )
-    if not any(weights.values()):
-        raise ConfigError(
-            "Every weight of the loss is 0, so that there is nothing to learn: give at least one "
-            f"of {', '.join(weights)} a weight above 0."
-        )
-    return weights
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Refuse a value that is none of a `Literal`'s."""
-    if value not in get_args(choices):
-        raise ConfigError(
-            f"{name}={value!r} is unknown: choose one of {', '.join(get_args(choices))}."
-        )
-
-
-def _checked_counts(counts: Sequence[int] | Tensor) -> Tensor:
-    images = torch.as_tensor(counts, dtype=torch.float64).detach().cpu()
-    if (
-        images.ndim != 1
-        or len(images) < 2
-        or not bool((images >= 0).all() & images.isfinite().all())
-    ):
-        raise ConfigError(
-            f"counts={images.tolist()} must hold the number of training images, 0 or more, of each "
-            "of two classes at least: the class prior is made of them. Take them from the label "
-            "space."
-        )
-    return images
-
-
-def _checked_prior(prior: Tensor | None, num_classes: int) -> Tensor | None:
-    if prior is None:
-        return None
-    shares = torch.as_tensor(prior, dtype=torch.float64).detach().cpu()
-    if shares.shape != (num_classes,) or not bool(
-        (shares >= 0).all() & (0 < shares.sum() < torch.inf)
-    ):
-        raise ConfigError(
-            f"prior={shares.tolist()} must hold one share, 0 or more and not all 0, for each of "
-            f"{num_classes} classes: it says how often the sampler draws them."
-        )
-    return shares
-
-
-def _checked_tau(tau: float | Sequence[float], num_experts: int) -> Tensor:
-    factors = torch.as_tensor(tau, dtype=torch.float64)
-    if factors.numel() not in {1, num_experts} or not bool(factors.isfinite().all()):
-        raise ConfigError(
-            f"tau={tau} for num_experts={num_experts}: give one number, or one for each expert."
-        )
-    return factors.flatten().expand(num_experts).clone()
-
-
-def _checked_num_hard(num_hard: int | None, fraction: float, num_classes: int) -> int:
-    number = num_hard_categories(num_classes, fraction) if num_hard is None else num_hard
-    if not 1 <= number <= num_classes:
-        raise ConfigError(
-            f"num_hard={number} of {num_classes} classes: give 1 to {num_classes}, the target's "
-            "category included, or leave it out and set hard_fraction."
-        )
-    return number
+    def _margin(self, distances: Tensor, target: Tensor) -> float | Tensor:
+        if self.margin_mode == "relative":
+            return relative_margin(distances, target, self.margin)
+        return self.margin

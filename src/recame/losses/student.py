@@ -18,14 +18,10 @@ from torch.nn import functional
 
 from recame.contracts import ExpertOutput, LossResult, ensemble_logits
 from recame.errors import ConfigError
+from recame.losses.arguments import check_choice, checked_weights
 from recame.losses.logit_adjustment import log_class_counts
-from recame.losses.objective import (
-    TrainingLoss,
-    check_choice,
-    checked_weights,
-    weighted_total,
-)
 from recame.losses.reweighting import batch_mean
+from recame.losses.training_loss import Labels, TrainingLoss, weighted_total
 
 Balance = Literal["prior", "weights", "none"]
 Compared = Literal["ensemble", "each"]
@@ -102,8 +98,9 @@ def gate_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over stages of the squared distance between the regions' mean gates.
 
     Means over the channels, so that networks of different widths can be compared. Unlike Zagoruyko
-    and Komodakis' maps they are not scaled to unit length: gates lie in (0, 1) already, and how far
-    a region is closed is what they say.
+    and Komodakis' maps they are not scaled to unit length: what a map is multiplied by has a scale
+    of its own, in (0, 1) or, with `model.gate_start`, around 1, and how far a region is closed is
+    what it says.
 
     Args:
         student: (B, S, R) mean gate of each stage and region.
@@ -206,6 +203,24 @@ class StudentObjective(nn.Module):
     def set_deferred(self, active: bool) -> None:
         """As `Objective.set_deferred`, for the loss on labels."""
         self.labels.set_deferred(active)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the loss on labels has a memory."""
+        return self.weights["base"] > 0 and self.labels.remembers
+
+    def remember(self, output: ExpertOutput, labels: Labels) -> None:
+        """As `TrainingLoss.remember`, of the images that have a label."""
+        known = [(target.clamp_min(0), (target >= 0) * share) for target, share in labels]
+        self.labels.remember(output, known)
+
+    def workings(self, output: ExpertOutput, target: Tensor) -> dict[str, Tensor]:
+        """As `TrainingLoss.workings`, of the images that have a label; none without that loss."""
+        if self.weights["base"] == 0:
+            return {}
+        known = target >= 0
+        labelled = ExpertOutput(output.logits[known], output.features[known])
+        return self.labels.workings(labelled, target[known])
 
     def forward(
         self, output: ExpertOutput, target: Tensor, lesson: Lesson, gates: Tensor | None = None

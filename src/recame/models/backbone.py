@@ -56,6 +56,7 @@ def build_backbone(
     attention: str = "none",
     regions: tuple[int, int] = (2, 2),
     reduction: int = 16,
+    gate_start: float | None = None,
     num_stages: int = 0,
     pooling: str = "average",
     image_size: tuple[int, int] | None = None,
@@ -80,6 +81,7 @@ def build_backbone(
         attention: `none`, `regional`, `channel` or `squeeze_excite`.
         regions: grid of the regional attention.
         reduction: of the attention's hidden width.
+        gate_start: where gates start, divided by it; None: they are not divided.
         num_stages: only the first so many stages, with their weights; 0: all. What follows the
             last stage (a final convolution or norm) goes with it.
         pooling: what of a vision transformer feeds the head: the `average` of the patches, the
@@ -98,7 +100,7 @@ def build_backbone(
     start = open_gates or pretrained is not False
 
     def module(width: int) -> nn.Module | None:
-        return make_attention(attention, width, regions, reduction, identity_start=start)
+        return make_attention(attention, width, regions, reduction, start, gate_start)
 
     if is_cuttable(model):
         return _staged_transformer(

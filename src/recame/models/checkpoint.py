@@ -19,7 +19,9 @@ from recame.files import json_text, read_json, sha256, write_together
 from recame.label_space import LabelSpace
 from recame.models.experts import Architecture, MultiExpertClassifier
 
-CHECKPOINT_SCHEMA = 2
+#: Written where gates are divided by their start; what older versions read bears `_UNDIVIDED`.
+CHECKPOINT_SCHEMA = 3
+_UNDIVIDED = 2
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -76,7 +78,7 @@ def save_checkpoint(
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error)) from error
         document = {
-            "schema": CHECKPOINT_SCHEMA,
+            "schema": _UNDIVIDED if model.architecture.gate_start is None else CHECKPOINT_SCHEMA,
             "recame": version("recame"),
             "weights_sha256": sha256(partial / WEIGHTS_FILE),
             "architecture": model.architecture.to_dict(),
@@ -134,7 +136,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedM
     try:
         model = MultiExpertClassifier(architecture, num_classes, spec)
         model.load_state_dict(_upgraded(state, architecture.num_experts))
-    except _UNBUILDABLE as error:
+    except (*_UNBUILDABLE, ConfigError) as error:
         raise CheckpointError(
             f"The weights of {folder} do not fit the architecture in {DESCRIPTION_FILE} "
             f"({' '.join(str(error).split())[:300]}): it was edited, or timm has changed since."

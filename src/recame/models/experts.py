@@ -31,6 +31,7 @@ class Architecture:
         attention: `none`, `regional`, `channel` or `squeeze_excite`.
         regions: grid of the regional attention.
         reduction: of the attention's hidden width.
+        gate_start: where the attention's gates start, divided by it; None: they are not divided.
         classifier: `cosine` or `linear`.
         cosine_scale: what the cosine is multiplied by.
         hidden: width of the head's hidden layer; 0: none.
@@ -59,18 +60,22 @@ class Architecture:
     pooling: str = "average"
     tuning: str = "full"
     tuning_rank: int | None = None
+    gate_start: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        return {**asdict(self), "regions": list(self.regions)}
+        """A JSON-ready dictionary; without divided gates it is what older versions read."""
+        values = {**asdict(self), "regions": list(self.regions)}
+        if self.gate_start is None:
+            del values["gate_start"]
+        return values
 
     def same_attention(self, other: Architecture) -> bool:
         """Whether both have attention of one kind at the same places, so that its weights fit."""
-        return (self.attention, self.reduction, self.pooling == "token") == (
-            other.attention,
-            other.reduction,
-            other.pooling == "token",
+        mine, others = (
+            (plan.attention, plan.reduction, plan.gate_start, plan.pooling == "token")
+            for plan in (self, other)
         )
+        return mine == others
 
     @classmethod
     def of(cls, settings: object) -> Architecture:
@@ -167,6 +172,7 @@ class MultiExpertClassifier(nn.Module):
             attention=plan.attention,
             regions=plan.regions,
             reduction=plan.reduction,
+            gate_start=plan.gate_start,
             num_stages=plan.stages,
             pooling=plan.pooling,
             image_size=self.spec.piece_size,
@@ -197,6 +203,11 @@ class MultiExpertClassifier(nn.Module):
     def num_experts(self) -> int:
         """E."""
         return self.architecture.num_experts
+
+    @property
+    def num_features(self) -> int:
+        """D, width of the features that the classifier sees."""
+        return int(self.head.classifier.weight.shape[-1])
 
     def stages(self, expert: int = 0) -> list[nn.Module]:
         """One expert's stages from the images on: the shared ones, then its own."""

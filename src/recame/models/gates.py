@@ -74,3 +74,27 @@ def forward_with_gates(model: MultiExpertClassifier, images: Tensor) -> tuple[Ex
             means = functional.interpolate(means, grid)
         stages.setdefault(stage, []).append(means.flatten(1))
     return output, torch.stack([torch.stack(of).mean(0) for of in stages.values()], 1)
+
+
+def every_attention(model: nn.Module) -> list[RegionalChannelAttention]:
+    """All attention layers of a network, not the last of each stage alone."""
+    return [m for m in model.modules() if isinstance(m, RegionalChannelAttention)]
+
+
+def gate_spread(gates: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Whether gates do anything: where they stand, how far apart, and how much they answer.
+
+    Args:
+        gates: (B, C, R, S) of each layer, at least one; every gate counts alike.
+
+    Returns:
+        () each: `gate_mean`; `gate_std`, over layers, channels, regions and images;
+        `gate_varies`, the standard deviation over the images alone, mean over all the rest.
+    """
+    flat = torch.cat([layer.float().flatten() for layer in gates])
+    varies = torch.cat([layer.float().std(0, correction=0).flatten() for layer in gates])
+    return {
+        "gate_mean": flat.mean(),
+        "gate_std": flat.std(correction=0),
+        "gate_varies": varies.mean(),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,8 +82,9 @@ def regional_gates(
     regions: tuple[int, int] = (2, 2),
     *,
     max_pool: bool = True,
+    start: float | None = None,
 ) -> Tensor:
-    """Gates `sigmoid(mlp(avgpool) + mlp(maxpool))` of each region, from one shared MLP.
+    """Gates `sigmoid(mlp(avgpool) + mlp(maxpool)) / start` of each region, from one shared MLP.
 
     Args:
         x: (B, C, H, W) feature map.
@@ -92,9 +94,10 @@ def regional_gates(
         fc2_bias: (C,).
         regions: rows and columns of the grid, R and S.
         max_pool: without, the gates come from the average alone.
+        start: what the gates are divided by; None: nothing, as published.
 
     Returns:
-        (B, C, min(R, H), min(S, W)) in (0, 1).
+        (B, C, min(R, H), min(S, W)) in (0, 1), or (0, 1 / start).
     """
     rows, cols = region_bounds(x.shape[2], regions[0]), region_bounds(x.shape[3], regions[1])
     average, maximum = pool_regions(x, rows, cols)
@@ -104,7 +107,8 @@ def regional_gates(
         # The second layer is linear: one pass over the sum equals the sum of two passes. (Added, as
         # torch 2.11 cannot export a parameter times a number.)
         fc2_bias = fc2_bias + fc2_bias
-    return torch.sigmoid(functional.linear(hidden, fc2_weight, fc2_bias)).permute(0, 3, 1, 2)
+    gates = torch.sigmoid(functional.linear(hidden, fc2_weight, fc2_bias)).permute(0, 3, 1, 2)
+    return gates if start is None else gates / start
 
 
 def _squeeze(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -153,6 +157,13 @@ class RegionalChannelAttention(nn.Module):
         identity_start: start with gates of 0.9975 whatever the map holds, so that the features of
             pretrained weights stay what they are.
         max_pool: whether each region's maximum is read beside its average.
+        gate_start: gates start there, in (0, 1), whatever the map holds, and are divided by it, so
+            that the features stay what they are exactly. At 0.9975 the sigmoid is flat: its slope
+            is 0.0025, and in a short run the attention stays what it was. At 0.5 it is steepest.
+            None: gates are not divided, as published, and `identity_start` says where they start.
+
+    Raises:
+        ConfigError: a grid without regions, a reduction below 1, or a start outside (0, 1).
 
     Examples:
         >>> attention = RegionalChannelAttention(32)
@@ -168,6 +179,7 @@ class RegionalChannelAttention(nn.Module):
         reduction: int = 16,
         identity_start: bool = False,
         max_pool: bool = True,
+        gate_start: float | None = None,
     ) -> None:
         super().__init__()
         if min(regions) < 1 or reduction < 1:
@@ -175,13 +187,24 @@ class RegionalChannelAttention(nn.Module):
                 f"Regional attention got regions={regions} and reduction={reduction}: a grid needs "
                 "at least one row and column, and a reduction of 1 or more."
             )
-        self.regions, self.max_pool = regions, max_pool
+        if gate_start is not None and not 0 < gate_start < 1:
+            raise ConfigError(
+                f"model.gate_start={gate_start}: gates are a sigmoid's values and are divided by "
+                "their start, so it lies in (0, 1). Give 0.5, or null to leave them undivided."
+            )
+        self.regions, self.max_pool, self.gate_start = regions, max_pool, gate_start
         hidden = max(1, channels // reduction)
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
-        if identity_start:
+        if identity_start or gate_start is not None:
+            opened = _OPEN_GATE if gate_start is None else math.log(gate_start / (1 - gate_start))
             nn.init.zeros_(self.fc2.weight)
-            nn.init.constant_(self.fc2.bias, _OPEN_GATE / (2 if max_pool else 1))
+            nn.init.constant_(self.fc2.bias, opened / (2 if max_pool else 1))
+
+    @property
+    def identity(self) -> float:
+        """What an attention that starts as the identity multiplies a map by: 0.9975, or 1."""
+        return 1.0 if self.gate_start is not None else 1 / (1 + math.exp(-_OPEN_GATE))
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate a map.
@@ -203,9 +226,15 @@ class RegionalChannelAttention(nn.Module):
         Returns:
             (B, C, R, S) of `regional_gates`.
         """
-        fc1, fc2 = self.fc1, self.fc2
         return regional_gates(
-            x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, self.regions, max_pool=self.max_pool
+            x,
+            self.fc1.weight,
+            self.fc1.bias,
+            self.fc2.weight,
+            self.fc2.bias,
+            self.regions,
+            max_pool=self.max_pool,
+            start=self.gate_start,
         )
 
 
@@ -215,6 +244,7 @@ def make_attention(
     regions: tuple[int, int] = (2, 2),
     reduction: int = 16,
     identity_start: bool = False,
+    gate_start: float | None = None,
 ) -> nn.Module | None:
     """The attention module of a given kind, or None for `none`.
 
@@ -225,9 +255,10 @@ def make_attention(
         regions: grid of `regional`; the others ignore it.
         reduction: of the MLP's hidden width.
         identity_start: start with gates of 0.9975.
+        gate_start: start with gates of this, divided by it.
 
     Raises:
-        ConfigError: the kind is unknown.
+        ConfigError: the kind is unknown, or the start is none.
     """
     if kind == "none":
         return None
@@ -242,4 +273,5 @@ def make_attention(
         reduction=reduction,
         identity_start=identity_start,
         max_pool=kind != "squeeze_excite",
+        gate_start=gate_start,
     )

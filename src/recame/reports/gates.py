@@ -115,17 +115,18 @@ def gates_sentence(layers: Sequence[GateLayer]) -> str:
         layers: one at least.
     """
     busy = [layer for layer in layers if not layer.open]
+    start = f"{layers[0].identity:.4g}"
     if not busy:
         mean = float(np.mean([layer.mean.mean() for layer in layers]))
         return (
             f"The gates hardly move: their mean is {mean:.4f}, and an attention that starts as the "
-            "identity starts at 0.9975. In this run the attention changes next to nothing."
+            f"identity starts at {start}. In this run the attention changes next to nothing."
         )
     most = max(busy, key=lambda layer: float(layer.answering.max()))
     still = f", {len(layers) - len(busy)} hardly move" if len(busy) < len(layers) else ""
     return (
         f"Of {len(layers)} attention layers {len(busy)} answer to the image{still} (an attention "
-        f"that starts as the identity starts at 0.9975). The busiest is {most.name}: up to "
+        f"that starts as the identity starts at {start}). The busiest is {most.name}: up to "
         f"{float(most.answering.max()):.0%} of a region's gates vary with what the region shows."
     )
 

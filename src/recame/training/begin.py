@@ -123,7 +123,8 @@ def check_run(run: OngoingRun) -> None:
             f"{config.run.devices} and run.num_nodes={config.run.num_nodes}: the other processes "
             "would train by the settings' objective. Leave both at 1, or the loss out."
         )
-    run.objective(torch.ones(run.data.label_space.num_classes))  # refuses what it is not made of
+    # Refuses what it is not made of; how wide the features are, no network tells yet.
+    run.objective(torch.ones(run.data.label_space.num_classes), 1)
     if config.finetune.enabled:
         check_finetune(run)
 

@@ -102,11 +102,14 @@ class OngoingRun:
         memory = torch.channels_last if channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=memory)
 
-    def objective(self, prior: torch.Tensor, *, fixed_features: bool = False) -> TrainingLoss:
+    def objective(
+        self, prior: torch.Tensor, num_features: int, *, fixed_features: bool = False
+    ) -> TrainingLoss:
         """The loss on the device.
 
         Args:
             prior: (C,) how often the sampler shows each class, up to a factor.
+            num_features: D, width of the features that the classifier sees.
             fixed_features: nothing that trains moves the features, so that the metric terms
                 would cost time and change nothing.
         """
@@ -120,6 +123,7 @@ class OngoingRun:
             counts,
             num_experts=num_experts,
             prior=prior,
+            num_features=num_features,
             ldam_scale=self.config.model.cosine_scale,
             **settings,
         ).to(self.device)

@@ -138,7 +138,9 @@ def heads_s(run: OngoingRun, settings: ProbeConfig | RetrainConfig, *, single: b
         pooled[:, None].expand(-1, num_views, *pooled.shape[1:]).contiguous(),
         torch.from_numpy(data.view("train").targets[rows]),
     )
-    objective = run.objective(torch.ones(len(counts)), fixed_features=config.model.hidden == 0)
+    objective = run.objective(
+        torch.ones(len(counts)), model.num_features, fixed_features=config.model.hidden == 0
+    )
     short = settings.model_copy(update={"steps": _HEAD_STEPS})
     head = model.head.train()
     began = time.perf_counter()

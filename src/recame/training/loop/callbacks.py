@@ -14,6 +14,7 @@ from rich.console import Console
 from recame.errors import TrainingError
 from recame.progress import say
 from recame.runs.folder import RunFolder
+from recame.training.loop.workings import Workings
 
 
 class History(Callback):
@@ -22,11 +23,13 @@ class History(Callback):
     Args:
         run: where the file lies.
         console: where each epoch's line goes.
+        workings: has looked at the epoch before; its numbers stand in the row.
     """
 
-    def __init__(self, run: RunFolder, console: Console) -> None:
+    def __init__(self, run: RunFolder, console: Console, workings: Workings) -> None:
         self._run = run
         self._console = console
+        self._workings = workings
         self._rows: list[dict[str, Any]] = []
         self._started = 0.0
 
@@ -57,6 +60,7 @@ class History(Callback):
                 "step": trainer.global_step,
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
                 **losses,
+                **self._workings.found,
                 "val/balanced_accuracy": accuracy,
                 "seconds": round(seconds, 2),
             }

@@ -67,6 +67,10 @@ class FinetuneModule(pl.LightningModule):
         """Whole batches in the split's order."""
         return [] if self._data.val is None else self._data.val
 
+    def on_train_start(self) -> None:
+        """Say whether other processes train along."""
+        self.step.together = self.trainer.world_size > 1
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what draws inside the model; switch deferred re-weighting on when its time comes."""
         torch.manual_seed(self._step_seed(batch_idx))

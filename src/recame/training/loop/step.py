@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from recame.contracts import Batch, ExpertOutput, LossResult, ensemble_logits
 from recame.data.transforms import Augment, Mix, to_unit
-from recame.losses import StudentObjective, TrainingLoss
+from recame.inference.forward import evaluating
+from recame.losses import Labels, StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
+from recame.models.gates import every_attention, gate_spread, reading_gates
 from recame.training.loop.cuda_graph import GraphedStep
+from recame.training.loop.memory import of_all_processes
 from recame.training.loop.trunk import TrunkCache
 
 
@@ -50,6 +53,8 @@ class TrainingStep:
         )
         self.graphed = graphed
         self.graph: GraphedStep | None = None
+        #: Whether several processes train, so that what a loss remembers is of all.
+        self.together = False
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> LossResult:
         """The loss of a batch, for `backward`, and the parts that are recorded.
@@ -82,7 +87,15 @@ class TrainingStep:
             labels: class indices (B,) and their weight; a mixed batch has two.
         """
         output = self.forward(images)
-        return weighted([(self.objective(output, target), weight) for target, weight in labels])
+        result = weighted([(self.objective(output, target), share) for target, share in labels])
+        self.remember(output, labels)
+        return result
+
+    def remember(self, output: ExpertOutput, labels: Labels) -> None:
+        """Tell a loss with a memory what has been shown."""
+        if self.objective.remembers:
+            seen = of_all_processes(output, labels) if self.together else (output, labels)
+            self.objective.remember(*seen)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Differentiate, or take what a replayed graph has differentiated already."""
@@ -93,6 +106,20 @@ class TrainingStep:
         """The ensemble's classes (B,) of untouched images: who is asked at validation."""
         output = self.forward(to_unit(batch.images, self.scale))
         return ensemble_logits(output.logits).argmax(1)
+
+    @torch.no_grad()
+    def workings(self, batch: Batch) -> dict[str, Tensor]:
+        """Whether the terms of the loss and the attention do anything on untouched images.
+
+        Returns:
+            () numbers of `TrainingLoss.workings` and, with attention, of `gate_spread`.
+        """
+        layers = every_attention(self.model)
+        with evaluating(self.model), reading_gates(layers) as read:
+            output: ExpertOutput = self.model(to_unit(batch.images, self.scale))
+        gates = [part for parts in read for part in parts]
+        found = self.objective.workings(output, batch.target)
+        return found | gate_spread(gates) if gates else found
 
 
 class TrunkStep(TrainingStep):
@@ -119,7 +146,9 @@ class TrunkStep(TrainingStep):
     def __call__(self, batch: Batch, generator: torch.Generator) -> LossResult:
         """The loss of a batch, each image under a view drawn at random."""
         maps, pooled = self.trunk.take(batch.index, generator, batch.target.device)
-        result: LossResult = self.objective(self.model.from_trunk(maps, pooled), batch.target)
+        output = self.model.from_trunk(maps, pooled)
+        result: LossResult = self.objective(output, batch.target)
+        self.remember(output, [(batch.target, 1.0)])
         return result
 
 

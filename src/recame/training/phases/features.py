@@ -111,7 +111,7 @@ def fit_heads(
     Args:
         head: the experts' heads; its standardisation is set from the features.
         features: of the training images.
-        objective: the loss.
+        objective: the loss; what it remembers of an earlier fit is forgotten.
         settings: the phase's section of the settings.
         num_experts: E.
         seed: of every random number.
@@ -124,6 +124,7 @@ def fit_heads(
     pooled = features.pooled
     flat = pooled.reshape(-1, head.shape[1])
     head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
+    objective.forget()  # another fit's: a resumed run may not have made it
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     counts = torch.bincount(features.target)
@@ -146,7 +147,10 @@ def fit_heads(
         chosen = torch.multinomial(weight, batch, replacement=True, generator=generator)
         view = torch.randint(pooled.shape[1], (batch,), generator=generator)
         inputs = features.expand(pooled[chosen, view].to(device), num_experts)
-        result = objective(head(inputs), features.target[chosen].to(device))
+        output, target = head(inputs), features.target[chosen].to(device)
+        result = objective(output, target)
+        if objective.remembers:
+            objective.remember(output, [(target, 1.0)])
         optimizer.zero_grad(set_to_none=True)
         result.total.backward()
         optimizer.step()

@@ -47,6 +47,7 @@ from recame.training.loop.processes import (
 from recame.training.loop.shared_time import SharedTime
 from recame.training.loop.step import TrainingStep, TrunkStep
 from recame.training.loop.trunk import TrunkCache, build_trunk_cache
+from recame.training.loop.workings import Workings
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.finetune_length import (
     FinetunePlan,
@@ -224,7 +225,7 @@ def _step(
     images = BatchDataset(data.cache.images, view.rows, view.targets, np.arange(len(view)))
     material = FinetuneData(images, partial(EpochBatches, **_sampling(run)), val)
     prior = class_prior(view.counts(data.label_space.num_classes), config.finetune.sampler)
-    objective = run.objective(torch.from_numpy(prior).float())
+    objective = run.objective(torch.from_numpy(prior).float(), model.num_features)
     if trunk is not None:
         return TrunkStep(model, objective, scale=data.spec.scale, trunk=trunk), material
     augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry"})
@@ -243,7 +244,8 @@ def _step(
         ),
         mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
         compiled=config.run.compile,
-        graphed=_can_be_graphed(run),
+        # What a loss with a memory does after each step is no part of a recorded one.
+        graphed=_can_be_graphed(run) and not objective.remembers,
     )
     return (step, material) if teaching is None else teaching(run, step, material)
 
@@ -325,8 +327,10 @@ def _fit(
         deferred_reweighting=config.objective.deferred_reweighting,
         seed=config.run.seed,
     )
+    workings = Workings()
     callbacks: list[Callback] = [
-        History(run.folder, run.console),
+        workings,
+        History(run.folder, run.console, workings),
         StopAstray(),
         LastCheckpoint(run.folder),
     ]

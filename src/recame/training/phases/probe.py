@@ -43,6 +43,7 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     view = capped_view(run.data.view("train"), int(settings.max_per_class), seed)
     objective = run.objective(
         probe_prior(view.counts(run.data.label_space.num_classes)),
+        model.num_features,
         fixed_features=run.config.model.hidden == 0,
     )
     symmetry = run.config.augment.symmetry

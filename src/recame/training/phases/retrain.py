@@ -40,6 +40,7 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
     counts = view.counts(run.data.label_space.num_classes)
     objective = run.objective(
         torch.from_numpy(class_prior(counts, settings.sampler)).float(),
+        model.num_features,
         fixed_features=run.config.model.hidden == 0,
     )
     model = copy.deepcopy(model)

@@ -50,9 +50,11 @@ class StudentStep(TrainingStep):
             output, gates = forward_with_gates(self.model, images)
         else:
             output, gates = self.forward(images), None
-        return weighted(
-            [(self.objective(output, target, lesson, gates), weight) for target, weight in labels]
+        result = weighted(
+            [(self.objective(output, target, lesson, gates), share) for target, share in labels]
         )
+        self.remember(output, labels)
+        return result
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,10 @@ class Distillation:
             label_weight=settings.label_weight,
             feature_weight=settings.feature_weight,
             gate_weight=settings.gate_weight,
-            widths=(feature_width(own), feature_width(others)),
+            widths=(own.num_features, others.num_features),
             gate_stages=matching_stages(own, others) if settings.gate_weight > 0 else (),
         )
         return StudentStep(step, objective.to(run.device), self.teacher), data
-
-
-def feature_width(model: MultiExpertClassifier) -> int:
-    """D, width of the features that the classifier sees."""
-    return model.head.classifier.weight.shape[-1]
 
 
 def matching_stages(
