@@ -60,7 +60,7 @@ def stages_of(which: str, model: nn.Module, spec: Any) -> list[nn.Module]:
     """Of the run's first network, or of the one that it started from."""
     if which == "network":
         return list(model.stages(0))  # type: ignore[operator]
-    packaged = build_backbone(PACKAGED_BACKBONE, pretrained=True, in_channels=spec.channels)
+    packaged = build_backbone(PACKAGED_BACKBONE, pretrained="package", in_channels=spec.channels)
     return list(packaged.eval().stages)
 
 

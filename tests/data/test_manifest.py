@@ -142,6 +142,30 @@ def test_source_errors(tmp_path):
     assert read_manifest(tmp_path / "one", min_classes=1)["label"].tolist() == ["ok"]
 
 
+@pytest.mark.parametrize("ends", [",", ",,"])
+def test_rows_may_end_with_a_separator(tmp_path, ends):
+    touch(tmp_path, "a.png", "b.png")
+    text = f"image,label,lot\na.png,ok,7{ends}\nb.png,crack,{ends}\n"
+    (tmp_path / "t.csv").write_text(text)
+    table = read_manifest(tmp_path / "t.csv")
+    assert table["image"].tolist() == ["a.png", "b.png"]
+    assert table["label"].tolist() == ["ok", "crack"]
+    assert table["lot"].tolist()[0] == "7"
+
+
+def test_cells_that_no_header_names_are_refused(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "t.csv").write_text("image,label\na.png,ok,1.5\nb.png,crack,\n")
+    with pytest.raises(
+        DataError, match=r"rows of 3 cells, and its header names 2 \(image, label\)"
+    ):
+        read_manifest(tmp_path / "t.csv")
+    recorded = tmp_path / "manifest.csv"
+    recorded.write_text("image,path,label,x\na,a.png,ok,1.5,2\nb,b.png,ok,,3\n")
+    with pytest.raises(CheckpointError, match=r"rows have more cells than its header names"):
+        read_recorded_manifest(recorded, "product")
+
+
 def test_a_table_beside_images_may_have_been_meant(tmp_path):
     touch(tmp_path, "set/images/a.png", "flat/a.png")
     for folder in ("set", "flat"):

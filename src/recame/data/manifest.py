@@ -20,7 +20,7 @@ from recame.data.image_table import USUAL, box_columns_of, boxed_names
 from recame.data.table_text import TableText, read_table_text
 from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
-from recame.names import escaped, printable
+from recame.names import escaped, printable, quoted
 
 #: File names with letters beyond ASCII that are looked for.
 _NAMES_TRIED = 100
@@ -154,6 +154,8 @@ def read_recorded_manifest(
             raise ValueError("it is empty or cut off")
         how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
         table = pd.read_csv(io.BytesIO(content), dtype=texts, **how)
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("its rows have more cells than its header names")
         if floats := list(table.select_dtypes("float")):
             text = pd.read_csv(io.BytesIO(content), usecols=floats, dtype=str, **how)
             table[floats] = pd.DataFrame({n: _as_written(table[n], text[n]) for n in floats})
@@ -272,11 +274,19 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
     boxes = set(columns.box or ())
     wanted = {columns.image, columns.label, columns.split, *boxes, *columns.names}
     taken = read_table_text(source, wanted, columns.encoding)
+    how: dict[str, Any] = {"sep": taken.separator}
+
+    def read(**more: Any) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(taken.text), **how, **more)
+
     try:
-        text = pd.read_csv(
-            io.StringIO(taken.text), sep=taken.separator, dtype=str, keep_default_na=False
-        )
-        table = pd.read_csv(io.StringIO(taken.text), sep=taken.separator, low_memory=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of empty cells left out
+            text = read(dtype=str, keep_default_na=False)
+            if not isinstance(text.index, pd.RangeIndex):  # first cells taken for a row's name
+                how["index_col"] = _check_surplus(source, text, taken.separator)
+                text = read(dtype=str, keep_default_na=False)
+            table = read(low_memory=False)
     except (ValueError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{source} cannot be read as a table ({error}).") from error
     if taken.guessed is not None:
@@ -294,6 +304,25 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
         else:
             table[name] = _as_written(table[name], text[name])
     return table
+
+
+def _check_surplus(source: Path, text: pd.DataFrame, separator: str) -> Literal[False]:
+    """Let rows end with a separator; refuse cells that no header names.
+
+    Returns:
+        pandas' `index_col` for reading such a table.
+
+    Raises:
+        DataError: a row holds more than the header names.
+    """
+    surplus = text.index.nlevels
+    if (text.iloc[:, -surplus:] == "").all(axis=None):
+        return False
+    raise DataError(
+        f"{source} has rows of {len(text.columns) + surplus} cells, and its header names "
+        f"{len(text.columns)} ({', '.join(map(quoted, text.columns[:8]))}), so that it is not known "
+        f"which cell is which: name every column, and put texts that hold {separator!r} in quotes."
+    )
 
 
 def _as_written(numbers: pd.Series, text: pd.Series) -> pd.Series:
