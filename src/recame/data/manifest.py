@@ -320,7 +320,7 @@ def _check_surplus(source: Path, text: pd.DataFrame, separator: str) -> Literal[
         return False
     raise DataError(
         f"{source} has rows of {len(text.columns) + surplus} cells, and its header names "
-        f"{len(text.columns)} ({', '.join(map(quoted, text.columns[:8]))}), so that it is not known "
+        f"{len(text.columns)} ({', '.join(map(quoted, text.columns[:8]))}), so that nothing tells "
         f"which cell is which: name every column, and put texts that hold {separator!r} in quotes."
     )
 
