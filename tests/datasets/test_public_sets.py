@@ -14,7 +14,7 @@ from PIL import Image
 from recame.data.manifest import read_manifest
 from recame.datasets.generated import train_counts
 from recame.datasets.public import deeppcb_lt
-from recame.datasets.public.ic_defect_synth import benchmark_spec
+from recame.datasets.public.ic_defect_synth import benchmark_spec, large_spec
 from recame.datasets.public.prepared_folder import (
     fingerprint,
     prepare_folder,
@@ -212,6 +212,24 @@ def test_ic_defect_synth_meets_its_imbalance(imbalance, largest, smallest):
     counts = train_counts(spec)
     assert (counts.max(), counts.min(), counts.sum()) == (largest, smallest, 2000)
     assert spec.num_held_out == (20, 60)
+
+
+def test_ic_defect_synth_takes_what_a_generated_set_has():
+    spec = benchmark_spec(
+        20,
+        num_classes=4,
+        test_per_class=50,
+        clusters_per_class=3,
+        defects=["open", "bridge", "void"],
+    )
+    assert spec.num_held_out == (20, 50)
+    assert (train_counts(spec).sum(), spec.clusters, spec.size) == (2000, 3, 64)
+    assert spec.classes == ("normal", "open", "bridge", "void")
+    assert benchmark_spec(num_images=1000).num_train == 200
+    large = large_spec((128, 192), test_per_class=10, imbalance=5)
+    assert (large.num_train, large.shape, large.imbalance) == (741, (128, 192), 5)
+    with pytest.raises(ConfigError, match=r"no option 'colours'.*choose from num_images, num"):
+        benchmark_spec(colours=3)
 
 
 def test_ic_defect_synth_is_written_and_the_same_again(tmp_path):

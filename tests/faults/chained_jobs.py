@@ -37,7 +37,7 @@ class ChainJob:
 @dataclass(frozen=True)
 class ChainBench:
     path: Path
-    sources: dict[str, Path] = field(default_factory=dict)
+    sources: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     def run_dir(self, job: ChainJob) -> Path:
         return self.path / "runs" / job.key

@@ -166,7 +166,7 @@ def _check_same_protocol(bench: Bench, elsewhere: Path) -> None:
         )
     other = load_plan(file)
     # Where a data set lies and what it is called decides no run of it.
-    decisive = {"builder", "options", "splits", "settings"}
+    decisive = {"builder", "options", "data_seed", "splits", "settings"}
     ours, theirs = ({m.name or m.method: m for m in p.methods} for p in (plan, other))
     # What only one of the two plans has decides no run of the other.
     differing = [
@@ -279,7 +279,7 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     threads = request.threads or (1 if request.ray else threads_each(request.workers))
     with _measuring(bench, console), progress_bars(console) as report:
         rows = {} if request.costs else bench.costs().get("rows", {})
-        if any(f"{d}/{m}" not in rows for d in bench.sources for m in bench.methods):
+        if any(f"{d}/{m}" not in rows for d in bench.data for m in bench.methods):
             # What an equal time was shared out by stays; else all are measured side by side.
             measure_all(bench, report, threads=threads, kept=rows if shares_out else {})
 

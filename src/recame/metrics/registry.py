@@ -41,7 +41,7 @@ class Metric:
         absent: why a split has no value.
         mean: a mean over classes; its interval is resampled.
         share: a share of images; it has a Wilson interval. What has neither formula is computed
-            in `evaluate_predictions`.
+            in `evaluate_predictions`; `tail_unseen`, for which clusters must be known, by a bench.
     """
 
     name: str
@@ -102,6 +102,13 @@ METRICS = (
         level="headline",
         column="tail",
         absent="no tail, or no image of it in this split",
+    ),
+    Metric(
+        "tail_unseen",
+        "tail recall on unseen clusters",
+        "mean recall of the rare classes on clusters in which training has none of theirs",
+        column="tail, unseen clusters",
+        absent="no tail, or no image of it in such a cluster, or no clusters are known",
     ),
     *(
         Metric(

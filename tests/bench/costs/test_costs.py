@@ -172,7 +172,7 @@ def test_a_bench_writes_its_costs_whole(
     )
     one = Method("one", "One", "nobody", settings={})
     two = replace(one, name="two", title="Two", settings={"model.num_experts": 2})
-    bench = Bench(tmp_path / "out", plan, {"one": one, "two": two}, {"defects": defects})
+    bench = Bench(tmp_path / "out", plan, {"one": one, "two": two}, {("defects", 0): defects})
     told: list[tuple[str, int, int]] = []
     before = torch.get_num_threads()
     found = measure_all(bench, lambda *step: told.append(step), threads=before + 1)

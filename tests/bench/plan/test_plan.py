@@ -63,7 +63,8 @@ def test_every_method_says_what_it_is(name: str) -> None:
 def test_every_plan_can_be_read_and_configured(path: Path, tmp_path: Path) -> None:
     plan = load_plan(path)
     methods = plan_methods(plan, path.parent)
-    bench = Bench(tmp_path, plan, methods, dict.fromkeys(plan.data, tmp_path))
+    sources = {(data, seed): tmp_path for data in plan.data for seed in plan.seeds}
+    bench = Bench(tmp_path, plan, methods, sources)
     assert len(bench.jobs()) == len(plan.seeds) * len(plan.data) * len(methods)
     lengths = set()
     for job in bench.jobs():
@@ -161,7 +162,7 @@ def test_equal_time_follows_the_measured_speeds(tmp_path: Path) -> None:
         data={"defects": {"settings": {"finetune.epoch_size": 1000}}},
     )
     plan = load_plan(path)
-    bench = Bench(tmp_path, plan, plan_methods(plan, tmp_path), {"defects": tmp_path})
+    bench = Bench(tmp_path, plan, plan_methods(plan, tmp_path), {("defects", 0): tmp_path})
     job = Job("defects", "ensemble", 0)
     with pytest.raises(ConfigError, match="what ensemble costs on defects"):
         job_config(bench, job)
@@ -202,7 +203,7 @@ def test_a_wrong_plan_is_refused_before_anything_runs(
 
 def test_missing_data_are_named(defects: Path, tmp_path: Path) -> None:
     two = write_plan(tmp_path, data={"defects": {}, "boards": {}})
-    assert list(opened(two, tmp_path / "out", defects=defects).sources) == ["defects"]
+    assert opened(two, tmp_path / "out", defects=defects).data == ["defects"]
     with pytest.raises(ConfigError, match="no data set is at hand; give --data NAME=PATH"):
         opened(two, tmp_path / "out")
     with pytest.raises(DataError, match="there is nothing at"):

@@ -102,7 +102,7 @@ def test_run_that_failed_on_a_node_goes_on_there(bench: TinyBench, tmp_path: Pat
 
 
 def test_node_without_the_data_or_with_another_version(bench: TinyBench, tmp_path: Path) -> None:
-    bench = replace(bench, sources={"set": tmp_path / "nowhere.csv"})
+    bench = replace(bench, sources={("set", 0): tmp_path / "nowhere.csv"})
     told = run_on_node(bench, JOB, sending(), run_tiny).outcome
     assert told.state == "failed"
     assert told.reason.startswith(f"Data set set is not at {tmp_path / 'nowhere.csv'} on node ")

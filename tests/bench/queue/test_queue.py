@@ -276,7 +276,7 @@ def test_killed_run_ends_as_if_nothing_had_happened(
     plan_path.write_text(json.dumps(plan))
     loaded = load_plan(plan_path)
     methods = plan_methods(loaded, tmp_path)
-    sources = {"defects": defects_table}
+    sources = {("defects", 0): defects_table}
     whole, killed = (Bench(tmp_path / n, loaded, methods, sources) for n in ("whole", "killed"))
     (job,) = whole.jobs()
     run = killed.run_dir(job)

@@ -36,7 +36,7 @@ class TinyJob:
 @dataclass(frozen=True)
 class TinyBench:
     path: Path
-    sources: dict[str, Path] = field(default_factory=dict)
+    sources: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     def run_dir(self, job: TinyJob) -> Path:
         return self.path / "runs" / job.key

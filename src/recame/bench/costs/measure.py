@@ -256,8 +256,8 @@ def measure_all(
     """
     seed = bench.plan.seeds[0]
     subjects = [
-        Subject(f"{data}/{name}", source, bench.config(data, name, seed), method)
-        for data, source in bench.sources.items()
+        Subject(f"{data}/{name}", bench.sources[data, seed], bench.config(data, name, seed), method)
+        for data in bench.data
         for name, method in bench.methods.items()
         if f"{data}/{name}" not in (kept or {})
     ]

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from recame.bench.plan.factorial import Factorial, check_distinct, expand
 from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_method
+from recame.bench.tables.results import METRICS
 from recame.config import Config, Section
 from recame.errors import ConfigError
 from recame.files import file_name, read_json
@@ -25,6 +27,11 @@ class DataEntry(Section):
         description="a public set's name, or a .py file with prepare(out) or prepare(raw, out)",
     )
     options: dict[str, Any] = Field({}, description="for the builder")
+    data_seed: Literal["fixed", "block"] = Field(
+        "fixed",
+        description="block: made anew for each seed of the plan, which the builder gets as `seed`: "
+        "a block of the comparison is one seed of data and training",
+    )
     path: Path | None = Field(None, description="manifest or folder; or the builder's raw copy")
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("test",)
     settings: dict[str, Any] = Field({}, description="of every method on this set")
@@ -65,6 +72,11 @@ class Plan(Section):
         "many images as take the same time at its measured speed",
     )
     pace: str | None = Field(None, description="for equal=time: the method that sets the time")
+    factorial: Factorial | None = Field(None, description="parts that are on or off: more methods")
+    endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("balanced_accuracy", "tail_recall"),
+        description="of a factorial plan: metrics of which the effects are told, the primary first",
+    )
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -96,20 +108,26 @@ class Bench:
         path: the folder that holds runs, costs and tables.
         plan: what is compared.
         methods: by name, in the plan's order.
-        sources: data set -> manifest or folder that `recame.train` reads, absolute.
+        sources: data set and seed -> manifest or folder that `recame.train` reads, absolute;
+            the same one for all seeds unless the set is made anew for each.
     """
 
     path: Path
     plan: Plan
     methods: dict[str, Method]
-    sources: dict[str, Path]
+    sources: dict[tuple[str, int], Path]
+
+    @property
+    def data(self) -> list[str]:
+        """The data sets that are at hand, in the plan's order."""
+        return list(dict.fromkeys(name for name, _ in self.sources))
 
     def jobs(self) -> list[Job]:
         """Every run, seed by seed, so that early results already compare all methods."""
         return [
             Job(data, method, seed)
             for seed in self.plan.seeds
-            for data in self.sources
+            for data in self.data
             for method in self.methods
         ]
 
@@ -212,7 +230,27 @@ def load_plan(path: Path) -> Plan:
             "folders, so use letters, digits, _ and -."
         )
     _check_folders(plan, "data set", plan.data)
+    _check_endpoints(plan)
     return plan
+
+
+def _check_endpoints(plan: Plan) -> None:
+    """Refuse metrics that no result holds, and endpoints that nobody would look at."""
+    if unknown := [name for name in plan.endpoints if name not in METRICS]:
+        raise ConfigError(
+            f"Plan {plan.name}: endpoints names {unknown[0]!r}, of which no result tells: choose "
+            f"from {', '.join(METRICS)}."
+        )
+    if len(set(plan.endpoints)) < len(plan.endpoints):
+        raise ConfigError(
+            f"Plan {plan.name}: endpoints names a metric twice ({', '.join(plan.endpoints)}): name "
+            "each once, the primary first."
+        )
+    if plan.factorial is None and "endpoints" in plan.model_fields_set:
+        raise ConfigError(
+            f"Plan {plan.name}: endpoints={list(plan.endpoints)} says of which metrics the effects "
+            "of a factorial plan are told, and this one has no `factorial`: leave it out."
+        )
 
 
 def _check_folders(plan: Plan, what: str, names: Iterable[str]) -> None:
@@ -226,7 +264,7 @@ def _check_folders(plan: Plan, what: str, names: Iterable[str]) -> None:
 
 
 def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
-    """The plan's methods with its variations.
+    """The plan's methods with its variations, then those of its factorial.
 
     Args:
         plan: what is compared.
@@ -257,6 +295,8 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
         if method.name in methods:  # one's runs would be taken for the other's
             raise ConfigError(f"Two methods are called {method.name!r}: rename one.")
         methods[method.name] = method
+    if plan.factorial is not None:
+        _cross(plan, plan.factorial, methods)
     _check_folders(plan, "method", methods)
     for role in ("reference", "pace"):
         name = getattr(plan, role)
@@ -275,3 +315,38 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
             f"Plan {plan.name}: equal=time needs pace, the method whose time all others get."
         )
     return methods
+
+
+def _cross(plan: Plan, factorial: Factorial, methods: dict[str, Method]) -> None:
+    """Add the methods of a factorial plan to those that the plan names.
+
+    Raises:
+        ConfigError: the factorial is wrong, a data set's settings would overrule a factor, or one
+            of the methods is there already.
+    """
+    where = f"Plan {plan.name}, factorial"
+    if factorial.base not in methods:
+        raise ConfigError(
+            f"{where}: base={factorial.base!r} is none of the plan's methods, "
+            f"{', '.join(methods)}: name it among `methods` too."
+        )
+    for name, factor in factorial.factors.items():
+        for data, entry in plan.data.items():
+            if overruled := sorted(factor.settings.keys() & entry.settings.keys()):
+                raise ConfigError(
+                    f"{where}: the settings of data set {data} lie over those of every method and "
+                    f"say {overruled[0]}, so the factor {name} would change nothing there: leave "
+                    "it out of one of the two."
+                )
+    try:
+        crossed = expand(factorial, methods[factorial.base])
+        check_distinct(crossed, Config().updated({**PLAIN, **plan.settings}))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    for name, method in crossed.items():
+        if name in methods and name != factorial.base:
+            raise ConfigError(
+                f"{where}: it makes a method {name!r}, and the plan has one of that name: rename "
+                "the factor, or the method."
+            )
+        methods[name] = method

@@ -19,7 +19,7 @@ Build = Callable[[Path | None, Path, Progress], Path]
 
 def find_sources(
     plan: Plan, given: dict[str, Path], folder: Path, out: Path, console: Console
-) -> dict[str, Path]:
+) -> dict[tuple[str, int], Path]:
     """Where each data set lies, built now where that is needed.
 
     A set that needs data which are not at hand is left out, and said so, as long as one is left.
@@ -28,38 +28,98 @@ def find_sources(
         plan: what is compared.
         given: data set -> path, from the command line; overrules the plan's.
         folder: what the plan's paths are relative to.
-        out: the bench's folder; sets that are built lie in its `data/`.
+        out: the bench's folder; sets that are built lie in its `data/`, those that are made anew
+            for each seed in `data/NAME/seedN/`.
         console: where progress goes.
 
     Returns:
-        Data set -> manifest or folder, absolute.
+        Data set and seed of the plan -> manifest or folder, absolute.
 
     Raises:
-        ConfigError: a name is unknown, or no set is at hand.
+        ConfigError: a name is unknown, a set cannot be made anew for each seed, or no set is at
+            hand.
         DataError: a set cannot be built.
     """
     if unknown := set(given) - set(plan.data):
         raise ConfigError(
             f"--data names {', '.join(sorted(unknown))}; the plan has {', '.join(plan.data)}."
         )
-    found = {}
+    for name, entry in plan.data.items():
+        if entry.data_seed == "block":
+            _check_block(plan, name, entry, given.get(name))
+    found: dict[tuple[str, int], Path] = {}
     for name, entry in plan.data.items():
         path = given.get(name) or (entry.path and folder / entry.path)
-        source = _source(name, entry, path, folder, out / "data" / name, console)
-        if source is None:
+        place = out / "data" / name
+        if entry.data_seed == "block":
+            made = _made_anew(name, entry, plan.seeds, path, folder, place, console)
+        else:
+            source = _source(name, entry, path, folder, place, console)
+            made = None if source is None else dict.fromkeys(plan.seeds, source)
+        if made is None:
             say(
                 console,
                 f"{name} is left out: its data are not at hand; give --data {name}=PATH",
                 "yellow",
             )
         else:
-            found[name] = source.resolve()
+            found |= {(name, seed): source.resolve() for seed, source in made.items()}
     if not found:
         raise ConfigError(
             f"Plan {plan.name}: no data set is at hand; give --data NAME=PATH for one of "
             f"{', '.join(plan.data)}."
         )
     return found
+
+
+def _check_block(plan: Plan, name: str, entry: DataEntry, given: Path | None) -> None:
+    """Refuse `data_seed: block` of a set of which there are no other images."""
+    from recame.datasets.registry import PUBLIC_SETS
+
+    known, path = PUBLIC_SETS.get(entry.builder or ""), given or entry.path
+    if entry.builder is None:
+        told = "no builder: the images of a manifest or a folder are given. Name a builder that "
+        told += "makes them, or leave data_seed out"
+    elif known and known.raw:
+        told = f"builder={entry.builder}, whose images are published, and there are no others. "
+        told += "Leave data_seed out, or take a set that is generated"
+    elif known and path is not None:
+        told = f"the path {path}, where one set lies. Leave one of the two out"
+    elif "seed" in entry.options:
+        told = f"options.seed={entry.options['seed']!r}, but a block's seed is the plan's. Leave "
+        told += "it out"
+    else:
+        return
+    raise ConfigError(
+        f"Plan {plan.name}: data set {name} is to be made anew for each seed (data_seed=block) and "
+        f"has {told}."
+    )
+
+
+def _made_anew(
+    name: str,
+    entry: DataEntry,
+    seeds: tuple[int, ...],
+    path: Path | None,
+    folder: Path,
+    place: Path,
+    console: Console,
+) -> dict[int, Path] | None:
+    """Seed -> the manifest that its builder makes with it; None where the raw copy is lacking."""
+    if (place / "manifest.csv").exists():
+        raise DataError(
+            f"{place} holds the set that {name} was before its data_seed was block, and results of "
+            "the two do not compare: choose another --out."
+        )
+    made = {}
+    for seed in seeds:
+        block = entry.model_copy(update={"options": {**entry.options, "seed": seed}})
+        label = f"building {name}, seed {seed}"
+        source = _built(name, block, path, folder, place / f"seed{seed}", console, label)
+        if source is None:
+            return None
+        made[seed] = source
+    return made
 
 
 def _source(
@@ -74,12 +134,25 @@ def _source(
             return manifest if manifest.exists() else path
     if entry.builder is None:
         return None
+    return _built(name, entry, path, folder, out, console, f"building {name}")
+
+
+def _built(
+    name: str,
+    entry: DataEntry,
+    path: Path | None,
+    folder: Path,
+    out: Path,
+    console: Console,
+    label: str,
+) -> Path | None:
+    """The manifest that the set's builder writes; None where it needs a raw copy."""
     build, needs_raw = _builder(name, entry, folder)
     if needs_raw and path is None:
         return None
     with progress_bars(console) as report:
         try:
-            return build(path, out, relabelled(report, f"building {name}"))
+            return build(path, out, relabelled(report, label))
         except TypeError as error:
             raise ConfigError(
                 f"Data set {name}: its builder does not take {entry.options} ({error})."
@@ -109,7 +182,14 @@ def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
     prepare = space.get("prepare")
     if not callable(prepare):
         raise ConfigError(f"Data set {name}: {file} defines no function prepare(out).")
-    needs_raw = "raw" in inspect.signature(prepare).parameters
+    words = inspect.signature(prepare).parameters
+    if entry.data_seed == "block" and "seed" not in words:
+        raise ConfigError(
+            f"Data set {name}: data_seed=block hands each seed of the plan to the builder, and "
+            f"prepare({', '.join(words)}) of {file} takes no `seed`, so all its sets would be the "
+            "same: let it draw by one, or leave data_seed out."
+        )
+    needs_raw = "raw" in words
     return (
         lambda raw, out, _: Path(prepare(*([raw] if needs_raw else []), out, **entry.options)),
         needs_raw,

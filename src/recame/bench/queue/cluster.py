@@ -321,7 +321,7 @@ def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
             f"Node {platform.node()} has recame {here}, the bench runs {sending.version}, so "
             "results would not compare: install the same version on every node."
         )
-    source = bench.sources.get(job.data)
+    source = bench.sources.get((job.data, job.seed))
     if source is not None and not source.exists():
         raise DataError(
             f"Data set {job.data} is not at {source} on node {platform.node()}, so the job cannot "

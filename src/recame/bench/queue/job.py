@@ -13,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.bench.plan.plan import Bench, Job
+from recame.bench.queue.unseen import tail_unseen
 from recame.bench.tables.results import RESULT_SCHEMA
 from recame.config import Config
 from recame.errors import CheckpointError, ConfigError, TrainingError
@@ -113,7 +114,7 @@ def _train(bench: Bench, job: Job, config: Config, console: Console | None = Non
         check_code(bench, job)
     else:
         write_json(out / METHOD_FILE, {"method": method.name, "code_sha256": method.code_sha256})
-    source, make_loss = bench.sources[job.data], method.make_loss()
+    source, make_loss = bench.sources[job.data, job.seed], method.make_loss()
     words: dict[str, Any] = {"console": console, "make_loss": make_loss}
     if method.teacher is None:
         if not is_trained(out, config):
@@ -285,6 +286,12 @@ def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
     folder = RunFolder.open(bench.run_dir(job))
     info, config = folder.info(), folder.load_config()
     cost, teachers = training_facts(folder.path), {}
+    splits = _judged_splits(folder, bench.plan.data[job.data].splits)
+    source = bench.sources[job.data, job.seed]
+    for name, figures in splits.items():
+        found = tail_unseen(folder, source, name, figures.get("tail_classes", ()))
+        if found is not None:
+            figures["tail_unseen"] = found.to_dict()
     if bench.methods[job.method].teacher is not None:
         teachers = {"teacher": training_facts(folder.path / TEACHER_DIR)}
         for name in ("images_seen", "train_s"):  # of both
@@ -302,7 +309,7 @@ def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
         "config": config.model_dump(mode="json"),
         "fingerprint": info["data_fingerprint"],
         "environment": environment(),
-        "splits": _judged_splits(folder, bench.plan.data[job.data].splits),
+        "splits": splits,
         "kept": _kept_phase(folder),
     }
     write_json(bench.result_path(job), result)

@@ -1,4 +1,4 @@
-"""The bench page's drawn figures: scores with intervals, and accuracy against cost."""
+"""The bench page's drawn figures: scores and effects with intervals, and accuracy against cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from recame.bench.plan.factorial import Factorial
 from recame.bench.tables.board import Board
 from recame.bench.tables.contest import Contest
+from recame.bench.tables.effects import ALPHA
+from recame.bench.tables.effects_board import EffectsSection, effect_title
 from recame.metrics.registry import BY_NAME
 from recame.pages.drawing import figure_label
-from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE
+from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,3 +172,35 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=GREY, labelsize=9)
+
+
+def effects_figure(section: EffectsSection, factorial: Factorial) -> Figure:
+    """Each part's effect with its interval, a panel a metric, in the plan's order.
+
+    Green is told apart from no effect for the better, red for the worse, grey is not told apart.
+
+    Args:
+        section: of one data set and split; endpoints without a complete block are left out.
+        factorial: of the plan.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [board.effects for board in section.boards if board.effects.blocks]
+    rows = shown[0].parts.to_dict("records")
+    size = (5.0 + 3.3 * (len(shown) - 1), 1.15 + 0.36 * len(rows))
+    figure = Figure(figsize=(min(11.6, size[0]), size[1]), layout="constrained")
+    figure.patch.set_facecolor("white")
+    grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, found in zip(grid, shown, strict=True):
+        metric, parts = BY_NAME[found.metric], found.parts
+        better = (parts["estimate"] < 0) if metric.lower_is_better else (parts["estimate"] > 0)
+        told = parts["p_holm"] < ALPHA
+        colours = np.where(~told, GREY, np.where(better, GREEN, RED)).tolist()
+        _intervals(axes, parts[["estimate", "low", "high"]], 0, colours)
+        less = ", less is better" if metric.lower_is_better else ""
+        head = f"effect on {metric.title},\npoints{less}"
+        axes.set_xlabel(head, fontsize=_SMALL, color=GREY)
+    titles = [figure_label(effect_title(row, factorial), _MOST) for row in rows]
+    grid[0].set_yticks(range(len(rows))[::-1], titles, fontsize=10, color=INK)
+    grid[0].set_ylim(-0.7, len(rows) - 0.3)
+    return figure

@@ -10,7 +10,12 @@ from typing import Any
 import pandas as pd
 
 from recame.bench.plan.method import Method
-from recame.bench.tables.bench_figures import KIND_COLOURS, cost_figure, score_figure
+from recame.bench.tables.bench_figures import (
+    KIND_COLOURS,
+    cost_figure,
+    effects_figure,
+    score_figure,
+)
 from recame.bench.tables.board import (
     LEVEL,
     Board,
@@ -21,6 +26,7 @@ from recame.bench.tables.board import (
     pooled_rows,
 )
 from recame.bench.tables.contest import Contest
+from recame.bench.tables.effects_board import effects_notes, effects_sections
 from recame.files import write_text
 from recame.pages.render import figure_picture, render_page
 
@@ -31,6 +37,7 @@ def bench_html(contest: Contest) -> str:
     found = boards(contest)
     pooled = pooled_rows(contest)
     shown = [_shown(board, contest) for board in found]
+    effects = _effects(contest)
     counted = {
         "method": len(methods),
         "data set": contest.shown["data"].nunique(),
@@ -46,6 +53,8 @@ def bench_html(contest: Contest) -> str:
         subtitle=", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counted.items()),
         description=plan.description.strip(),
         findings=[_finding(board, methods) for board in found],
+        effects=effects,
+        effects_notes=effects_notes(contest),
         boards=shown,
         reference=methods[contest.reference].title,
         reference_name=contest.reference,
@@ -54,6 +63,7 @@ def bench_html(contest: Contest) -> str:
         command=contest.command,
         methods=method_notes(methods),
         contents=[
+            *([("effects", "Which parts help?")] if effects else []),
             *((board["anchor"], board["title"]) for board in shown),
             *([("all", "Over all data sets")] if pooled else []),
             ("made", "How it was made"),
@@ -111,6 +121,27 @@ def _table(board: Board, columns: slice) -> dict[str, Any]:
             for name, row in zip(board.methods, board.rows, strict=True)
         ],
     }
+
+
+def _effects(contest: Contest) -> list[dict[str, Any]]:
+    """The effects of a factorial plan, a section a data set and split; else none."""
+    factorial = contest.plan.factorial
+    if factorial is None:
+        return []
+    return [
+        {
+            "anchor": section.anchor,
+            "title": section.title,
+            "boards": section.boards,
+            "figure": figure_picture(
+                effects_figure(section, factorial),
+                f"The effect of each part on {section.title} with its interval",
+            )
+            if any(board.parts for board in section.boards)
+            else None,
+        }
+        for section in effects_sections(contest)
+    ]
 
 
 def write_page(out: Path, contest: Contest) -> Path:

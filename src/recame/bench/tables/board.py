@@ -226,8 +226,8 @@ def notes(contest: Contest) -> list[str]:
     runs = frame.drop_duplicates(["data", "method", "seed"])
     wanted = frame["data"].nunique() * len(methods) * len(plan.seeds)
     finished = "." if len(runs) == wanted else "; methods are compared on the seeds they share."
-    splits = ", ".join(f"{data} {_listed(entry.splits)}" for data, entry in plan.data.items())
-    versions = ", ".join(f"{n} {_listed(sorted(set(runs[n])))}" for n in ("recame", "torch"))
+    splits = ", ".join(f"{data} {listed(entry.splits)}" for data, entry in plan.data.items())
+    versions = ", ".join(f"{n} {listed(sorted(set(runs[n])))}" for n in ("recame", "torch"))
     spread = max((row.get("spread", 0.0) for row in contest.cost_rows().values()), default=0.0)
     differs = f"The measured speeds differ by up to {spread:.0%} from round to round."
     return [
@@ -235,8 +235,13 @@ def notes(contest: Contest) -> list[str]:
         _LEVELS,
         _selection(runs, methods),
         _budget(runs, methods, plan),
-        f"Seeds: {_listed(plan.seeds)}. Finished: {len(runs)} of {wanted} runs{finished}",
+        f"Seeds: {listed(plan.seeds)}. Finished: {len(runs)} of {wanted} runs{finished}",
         f"Splits: {splits}.",
+        *(
+            f"The images of {data} are generated anew for each seed, the same for all methods."
+            for data, entry in plan.data.items()
+            if entry.data_seed == "block"
+        ),
         f"Machine: {_machines(runs)}. {versions}.",
         _COSTS,
         *([differs] if spread > 0.1 else []),
@@ -253,9 +258,9 @@ def _selection(runs: pd.DataFrame, methods: Mapping[str, Method]) -> str:
     joined = runs.loc[runs["keep"] == "joined", "method"].unique()
     told = "Selection rule: the weights after the last epoch, for all methods"
     if len(by_val):
-        told += f" but {_listed([methods[m].title for m in by_val])}, whose phase val chooses"
+        told += f" but {listed([methods[m].title for m in by_val])}, whose phase val chooses"
     if len(joined):
-        told += f"; {_listed([methods[m].title for m in joined])} joins an expert of each phase"
+        told += f"; {listed([methods[m].title for m in joined])} joins an expert of each phase"
     return told + "."
 
 
@@ -268,7 +273,7 @@ def _budget(runs: pd.DataFrame, methods: Mapping[str, Method], plan: Plan) -> st
         )
     by_data = runs.groupby("data", sort=False)["epochs"].unique()
     epochs = ", ".join(
-        f"{_listed([f'{value:.0f}' for value in sorted(values)])} on {data}"
+        f"{listed([f'{value:.0f}' for value in sorted(values)])} on {data}"
         for data, values in by_data.items()
     )
     return f"Budget: equal epochs, {epochs}."
@@ -283,7 +288,8 @@ def _machines(runs: pd.DataFrame) -> str:
     )
 
 
-def _listed(values: Sequence[Any]) -> str:
+def listed(values: Sequence[Any]) -> str:
+    """Values as a sentence has them: `0, 1 and 2`."""
     *others, last = map(str, values)
     return f"{', '.join(others)} and {last}" if others else last
 

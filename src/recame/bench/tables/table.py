@@ -8,6 +8,8 @@ import pandas as pd
 
 from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, notes, pooled_rows
 from recame.bench.tables.contest import Contest
+from recame.bench.tables.effects import all_effects, effects_table
+from recame.bench.tables.effects_board import effects_notes, effects_sections
 from recame.bench.tables.results import METRICS, paired, summarise
 from recame.errors import DataError
 from recame.files import csv_text, write_text
@@ -16,6 +18,8 @@ from recame.pages.render import markdown_table
 
 def write_tables(out: Path, contest: Contest) -> list[Path]:
     """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
+
+    Of a factorial plan also `effects.csv` (a row an effect, of `effects_table`).
 
     Args:
         out: the folder.
@@ -43,18 +47,21 @@ def write_tables(out: Path, contest: Contest) -> list[Path]:
         "paired.csv": csv_text(pairs, index=False, float_format="%.6g"),
         "table.md": table_markdown(contest),
     }
+    if found := all_effects(contest):
+        texts["effects.csv"] = csv_text(effects_table(found), index=False, float_format="%.6g")
     for name, text in texts.items():
         write_text(out / name, text)
     return [out / name for name in texts]
 
 
 def table_markdown(contest: Contest) -> str:
-    """Every board, the differences over all data, how it was made, and the methods' sources."""
+    """Every board, effects, the differences over all data, how it was made, methods' sources."""
     methods = contest.methods
     parts = [f"# {contest.plan.title}", contest.plan.description.strip()]
     for board in boards(contest):
         rows = [[_cell_text(cell) for cell in row] for row in board.rows]
         parts += [f"## {board.title}", markdown_table(board.heads, rows)]
+    parts += _effects_markdown(contest)
     if pooled := pooled_rows(contest):
         parts += [
             f"## Over all data sets, against {methods[contest.reference].title}",
@@ -72,6 +79,21 @@ def table_markdown(contest: Contest) -> str:
         listed += [f"  - {deviation}" for deviation in deviations]
     parts += ["## Methods: sources and deviations", "\n".join(listed)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _effects_markdown(contest: Contest) -> list[str]:
+    """Tables of the effects of a factorial plan, and how they came about; else nothing."""
+    sections = effects_sections(contest)
+    if not sections:
+        return []
+    parts = ["## Which parts help?"]
+    for section in sections:
+        for board in section.boards:
+            parts += [f"### {section.title}: {board.title}", board.finding]
+            rows = [[_cell_text(c) for c in cells] for _, cells in (*board.parts, *board.pairs)]
+            parts += [markdown_table(board.heads, rows)] if rows else []
+    told = "\n".join(f"- {note}" for note in effects_notes(contest))
+    return [*parts, "### How to read the effects", told]
 
 
 def _cell_text(cell: Cell) -> str:

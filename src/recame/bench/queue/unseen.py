@@ -1,0 +1,102 @@
+"""How a run recalls its rare classes where training had none of theirs: on unseen clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import FloatArray
+from recame.errors import DataError
+from recame.inference.finished_run import recorded_data
+from recame.metrics.breakdown import macro_statistics
+from recame.metrics.statistics import (
+    ClassCounts,
+    Estimate,
+    bootstrap_intervals,
+    class_counts,
+    confusion_matrix,
+)
+from recame.reports.evaluate import PREDICTIONS
+from recame.runs.folder import RunFolder
+from recame.runs.predictions import load_predictions
+
+#: The manifest's column that tells an image's cluster, and the file that a generated set has.
+CLUSTER = "cluster"
+TRUTH = "truth.csv"
+
+
+def tail_unseen(
+    folder: RunFolder, source: Path, split: str, tail: Sequence[str]
+) -> Estimate | None:
+    """Mean recall of the tail classes on clusters in which training has no image of the class.
+
+    A cluster is a value of the manifest's column `cluster` or, where it has none, of `truth.csv`
+    beside it, which generated sets have (class, product and region, planted). An image of the
+    split counts if its class is in the tail, its cluster is told, and no image of the run's split
+    `train` has both its label and its cluster. The recall of each tail class is taken over such
+    images of it, and the value is the mean over the classes that have any, each weighing alike.
+    The interval is that of `recame.metrics.statistics.bootstrap_intervals`.
+
+    Args:
+        folder: a finished run whose split is judged.
+        source: the manifest that it was trained from.
+        split: which images.
+        tail: names of the tail classes, by the counts of the run's training images.
+
+    Returns:
+        Without a value where no image counts; None where no clusters are told.
+
+    Raises:
+        RecameError: the run's manifest or predictions, or `truth.csv`, are damaged.
+    """
+    config = folder.load_config()
+    recorded = recorded_data(folder, config).drop_duplicates("image")
+    cluster = _clusters(recorded, source)
+    if cluster is None:
+        return None
+    own = recorded["label"] + "\0" + cluster  # NaN where one is not told
+    unseen = own.notna() & ~own.isin(own[recorded["split"] == "train"])
+    by_image = pd.Series(unseen.to_numpy(np.bool_), recorded["image"])
+    classes, predictions, _ = load_predictions(folder.evaluation_dir(split) / PREDICTIONS)
+    members = np.isin(classes, tail)
+    counted = (
+        by_image.reindex(predictions.table["image"], fill_value=False).to_numpy(np.bool_)
+        & (predictions.target >= 0)
+        & members[predictions.target]
+    )
+    if not counted.any():
+        return Estimate(None)
+    called = predictions.probabilities[counted].argmax(1)
+    confusion = confusion_matrix(predictions.target[counted], called, len(classes))
+
+    def mean(counts: ClassCounts) -> dict[str, FloatArray]:
+        return {"value": macro_statistics(counts, {"tail": members})["tail"]}
+
+    interval = bootstrap_intervals(
+        confusion, mean, resamples=config.evaluation.bootstrap, seed=config.run.seed
+    )
+    value = float(mean(class_counts(confusion))["value"])
+    return Estimate(value, *interval.get("value", (None, None)))
+
+
+def _clusters(recorded: pd.DataFrame, source: Path) -> pd.Series[Any] | None:
+    """The cluster of each row, NaN where it is not told; None where none is."""
+    if CLUSTER in recorded:
+        told = recorded[CLUSTER]
+        return told.astype(str).where(told.notna())
+    truth = source.parent / TRUTH
+    if not truth.exists():
+        return None
+    try:
+        table = pd.read_csv(truth, usecols=["image", CLUSTER], dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{truth} does not tell the images' clusters ({error}), so how the tail is recalled on "
+            "unseen ones cannot be told: it was edited or damaged. Delete the folder, and the set "
+            "is generated again."
+        ) from error
+    return recorded["image"].map(table.drop_duplicates("image").set_index("image")[CLUSTER])

@@ -1,0 +1,242 @@
+"""What each part of a factorial plan brings: effects with intervals, from its finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.bench.plan.factorial import Factorial
+from recame.bench.tables.contest import Contest
+from recame.contracts import FloatArray
+
+#: Two-sided: of the intervals, of a test alone and of a family of tests.
+ALPHA = 0.05
+#: With which a detectable effect is found.
+POWER = 0.8
+
+#: Columns of a table of effects.
+COLUMNS = (
+    *("effect", "kind", "within", "aliased", "estimate", "se", "freedom"),
+    *("low", "high", "p", "p_holm", "detectable"),
+)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The effects on one metric of one split of a data set.
+
+    Attributes:
+        data: the data set's name.
+        split: of which the numbers are.
+        metric: one of `recame.bench.tables.results.METRICS`.
+        blocks: the seeds of which every run has a value.
+        lacking: other seeds of the plan -> how many of their runs have none; they are left out.
+        runs: methods of the plan, which is runs a block.
+        table: a row an effect, in the order of `Factorial.terms`: `effect` (`a`, `a:b`), `kind`,
+            `within`, `aliased` (`b:c`), `estimate`, `se`, `freedom`, `low`, `high` (95 %), `p`,
+            `p_holm` (NaN for interactions), `detectable`. In the metric's own units; NaN without a
+            complete block, and all but the estimates without a degree of freedom.
+    """
+
+    data: str
+    split: str
+    metric: str
+    blocks: tuple[int, ...]
+    lacking: dict[int, int]
+    runs: int
+    table: pd.DataFrame
+
+    @property
+    def parts(self) -> pd.DataFrame:
+        """The rows of factors."""
+        return self.table[self.table["kind"] != "interaction"]
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """The rows of interactions."""
+        return self.table[self.table["kind"] == "interaction"]
+
+
+def all_effects(contest: Contest) -> list[Effects]:
+    """Those of every data set, split and endpoint of a plan that has a run, in the plan's order."""
+    plan, frame = contest.plan, contest.shown
+    if plan.factorial is None:
+        return []
+    return [
+        effects(frame, plan.factorial, metric, data=data, split=split, seeds=plan.seeds)
+        for data, entry in plan.data.items()
+        for split in entry.splits
+        if ((frame["data"] == data) & (frame["split"] == split)).any()
+        for metric in plan.endpoints
+    ]
+
+
+def effects(
+    frame: pd.DataFrame,
+    factorial: Factorial,
+    metric: str,
+    *,
+    data: str,
+    split: str,
+    seeds: Sequence[int],
+) -> Effects:
+    """The effect of each factor, each nested one and each pair of crossed ones on a metric.
+
+    A block is a seed. Its runs share the seed of the training, and the images where the set is made
+    anew for each seed, so that the blocks are a random factor and every effect is a difference
+    within them. The model is additive in blocks: least squares with an intercept for each block and
+    a column for each effect (`Factorial.matrix`). A factor's effect is the mean with it minus the
+    mean without it, over the other factors' settings, each counting alike; a nested one's is taken
+    over the runs that have the factor it lies within. The standard error comes from the residual
+    mean square, in which is how effects differ from block to block and what three and more factors
+    do together. Only complete blocks count, so that no effect rests on other blocks than another.
+
+    Effects of each metric are one family: the p-values of its factors are adjusted together (Holm,
+    Scandinavian Journal of Statistics 1979), those of interactions are not. The detectable effect
+    is (t(0.975) + t(0.8)) standard errors (Bloom, Evaluation Review 1995).
+
+    Args:
+        frame: of `recame.bench.tables.results.collect`, a row a run and split.
+        factorial: of the plan.
+        metric: a column of the frame.
+        data: the data set.
+        split: of which the numbers are.
+        seeds: of the plan.
+    """
+    names = list(factorial.cells())
+    own = frame[(frame["data"] == data) & (frame["split"] == split) & frame["method"].isin(names)]
+    values = own.pivot_table(index="seed", columns="method", values=metric, aggfunc="mean")
+    values = values.reindex(index=list(seeds), columns=names)
+    lacking = values.isna().sum(axis=1)
+    whole = values[lacking == 0]
+    terms = factorial.terms()
+    table = pd.DataFrame(
+        {
+            "effect": [term.name for term in terms],
+            "kind": [term.kind for term in terms],
+            "within": [term.within for term in terms],
+            "aliased": [":".join(term.aliased) for term in terms],
+        }
+    )
+    estimate, error, freedom = least_squares(whole.to_numpy(np.float64), factorial.matrix())
+    table = table.assign(**_judged(estimate, error, freedom))
+    table["p_holm"] = np.nan
+    is_part = (table["kind"] != "interaction").to_numpy()
+    table.loc[is_part, "p_holm"] = holm(table["p"].to_numpy(np.float64)[is_part])
+    return Effects(
+        data,
+        split,
+        metric,
+        tuple(int(seed) for seed in whole.index),
+        {s: n for s, n in zip(seeds, lacking.tolist(), strict=True) if n},
+        len(names),
+        table[[*COLUMNS]],
+    )
+
+
+def least_squares(values: FloatArray, terms: FloatArray) -> tuple[FloatArray, FloatArray, int]:
+    """Coefficients beside an intercept for each block, with their standard errors.
+
+    Args:
+        values: (B, T): a row a block, a column a combination.
+        terms: (T, P), of full rank beside a constant.
+
+    Returns:
+        (P,) coefficients, (P,) standard errors from the residual mean square, and its degrees of
+        freedom, B (T - 1) - P. Errors are NaN without a degree of freedom, all with no block.
+    """
+    num_blocks, num_runs = values.shape
+    if num_blocks == 0:
+        nothing = np.full(terms.shape[1], np.nan)
+        return nothing, nothing, 0
+    intercepts = np.kron(np.eye(num_blocks), np.ones((num_runs, 1)))
+    design = np.hstack([intercepts, np.tile(terms, (num_blocks, 1))])
+    target = values.ravel()
+    coefficients, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
+    assert rank == design.shape[1], "an effect that the runs cannot tell from others"
+    freedom = len(target) - design.shape[1]
+    left = target - design @ coefficients
+    variance = left @ left / freedom if freedom else np.nan
+    scale = np.diag(np.linalg.inv(design.T @ design))
+    return coefficients[num_blocks:], np.sqrt(variance * scale)[num_blocks:], freedom
+
+
+def _judged(estimate: FloatArray, error: FloatArray, freedom: int) -> dict[str, Any]:
+    """Intervals, p-values and detectable effects of (P,) estimates."""
+    from scipy.special import stdtr, stdtrit
+
+    degrees = float(freedom) if freedom else np.nan
+    half = stdtrit(degrees, 1 - ALPHA / 2) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stdtr(degrees, -np.abs(estimate / error))
+    return {
+        "estimate": estimate,
+        "se": error,
+        "freedom": freedom,
+        "low": estimate - half,
+        "high": estimate + half,
+        "p": p,
+        "detectable": detectable(error, freedom),
+    }
+
+
+def detectable(error: FloatArray, freedom: int) -> FloatArray:
+    """The smallest true effects that a test finds with probability `POWER`.
+
+    Args:
+        error: (P,) standard errors.
+        freedom: of the residual mean square that they come from; 0: nothing is known.
+
+    Returns:
+        (t(1 - ALPHA / 2) + t(POWER)) errors, (P,); Bloom, Evaluation Review 1995.
+    """
+    from scipy.special import stdtrit
+
+    degrees = float(freedom) if freedom else np.nan
+    return np.asarray((stdtrit(degrees, 1 - ALPHA / 2) + stdtrit(degrees, POWER)) * error)
+
+
+def holm(p: FloatArray) -> FloatArray:
+    """Adjusted p-values of a family, step down (Holm, Scandinavian Journal of Statistics 1979).
+
+    Args:
+        p: (M,).
+
+    Returns:
+        (M,): the largest, over the values up to its own, of the j-th smallest times M - j + 1; at
+        most 1.
+
+    Examples:
+        >>> holm(np.array([0.02, 0.01, 0.04])).round(2).tolist()
+        [0.04, 0.03, 0.04]
+    """
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def effects_table(found: Sequence[Effects]) -> pd.DataFrame:
+    """All effects as one table, as `effects.csv` holds them.
+
+    Returns:
+        A row a data set, split, metric and effect: `data, split, metric`, the `COLUMNS`, `blocks`
+        (complete ones, which count) and `left_out` (seeds).
+    """
+    order = ["data", "split", "metric", *COLUMNS, "blocks", "left_out"]
+    tables = [
+        one.table.assign(
+            data=one.data,
+            split=one.split,
+            metric=one.metric,
+            blocks=len(one.blocks),
+            left_out=len(one.lacking),
+        )[order]
+        for one in found
+    ]
+    return pd.concat(tables, ignore_index=True)
