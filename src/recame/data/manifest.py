@@ -277,7 +277,8 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
     how: dict[str, Any] = {"sep": taken.separator}
 
     def read(**more: Any) -> pd.DataFrame:
-        return pd.read_csv(io.StringIO(taken.text), **how, **more)
+        found: pd.DataFrame = pd.read_csv(io.StringIO(taken.text), **how, **more)
+        return found
 
     try:
         with warnings.catch_warnings():
