@@ -105,6 +105,7 @@ def test_a_set_is_inspected_by_a_run_that_sees_pieces(run: Path, boards: Path) -
     assert [(block.kind, block.content.width) for block in pictures] == [("picture", row[1])] * 6
 
 
+@pytest.mark.slow
 def test_run_and_bundles_answer_alike(run: Path, boards: Path, tmp_path: Path) -> None:
     images = sorted(boards.glob("*/*.png"))[::4]
     summary = recame.predict(run, images, out=tmp_path / "run.parquet")

@@ -23,7 +23,7 @@ from recame.cli.options import (
     Views,
 )
 from recame.cli.research import bench, settings, synth
-from recame.cli.upkeep import cache, doctor
+from recame.cli.upkeep import cache, doctor, latency
 from recame.names import command
 from recame.progress import say
 
@@ -397,54 +397,7 @@ def export(
     say(console, f"Next: {command('recame', 'predict', bundle.path, 'FOLDER')}")
 
 
-@app.command()
-def latency(
-    model: Model,
-    batches: Annotated[str, typer.Option(help="Batch sizes of inference.")] = "1,2,4,8,16,32,64",
-    seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 2.0,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Cores that an answer may use.", show_default="chosen by measuring"
-        ),
-    ] = None,
-    device: Device = "auto",
-    images: Annotated[
-        Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
-    ] = None,
-    takt: Annotated[
-        str | None,
-        typer.Option(help="Time for one image, as 20ms: exit code 1 if it is too short."),
-    ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the figures.")] = None,
-) -> None:
-    """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
-    from recame.durations import parse_duration
-    from recame.runtime.latency import measure_latency, parse_batches, save_latency
-    from recame.runtime.latency_table import print_latency
-
-    console = Console()
-    takt_s = None if takt is None else parse_duration(takt)
-    sizes = parse_batches(batches)
-    with console.status("measuring") as status:
-        found = measure_latency(
-            model,
-            batches=sizes,
-            seconds=seconds,
-            threads=threads or "auto",
-            device=device,
-            images=images,
-            on_progress=status.update,
-        )
-    print_latency(found, console)
-    if json_ is not None:
-        save_latency(found, json_, takt_s)
-        say(console, f"Written: {json_}")
-    if takt_s is not None:
-        say(console, f"Takt {takt}: {found.answer(takt_s)}")
-        raise typer.Exit(0 if found.fits(takt_s) else 1)
-
-
+app.command()(latency)
 app.command()(bench)
 app.command()(settings)
 app.command()(doctor)

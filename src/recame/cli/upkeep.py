@@ -1,15 +1,17 @@
-"""The verbs that look after an installation: `doctor` and `cache`."""
+"""The verbs about this machine: what it can do, what is installed, what it keeps."""
 
 from __future__ import annotations
 
 import re
 import time
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from recame.cli.options import Device, Model
 from recame.errors import RecameError
 from recame.names import counted
 from recame.progress import say
@@ -21,6 +23,53 @@ if TYPE_CHECKING:
 _SPEED_S, _BATCH, _SIDE = 1.0, 32, 64
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def latency(
+    model: Model,
+    batches: Annotated[str, typer.Option(help="Batch sizes of inference.")] = "1,2,4,8,16,32,64",
+    seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 2.0,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Cores that an answer may use.", show_default="chosen by measuring"
+        ),
+    ] = None,
+    device: Device = "auto",
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
+    ] = None,
+    takt: Annotated[
+        str | None,
+        typer.Option(help="Time for one image, as 20ms: exit code 1 if it is too short."),
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the figures.")] = None,
+) -> None:
+    """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
+    from recame.durations import parse_duration
+    from recame.runtime.latency import measure_latency, parse_batches, save_latency
+    from recame.runtime.latency_table import print_latency
+
+    console = Console()
+    takt_s = None if takt is None else parse_duration(takt)
+    sizes = parse_batches(batches)
+    with console.status("measuring") as status:
+        found = measure_latency(
+            model,
+            batches=sizes,
+            seconds=seconds,
+            threads=threads or "auto",
+            device=device,
+            images=images,
+            on_progress=status.update,
+        )
+    print_latency(found, console)
+    if json_ is not None:
+        save_latency(found, json_, takt_s)
+        say(console, f"Written: {json_}")
+    if takt_s is not None:
+        say(console, f"Takt {takt}: {found.answer(takt_s)}")
+        raise typer.Exit(0 if found.fits(takt_s) else 1)
 
 
 def doctor() -> None:
