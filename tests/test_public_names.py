@@ -51,8 +51,11 @@ def test_every_verb_has_its_function() -> None:
 
 
 def test_a_typo_names_the_nearest() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'evalute': did you mean 'evaluate'\?"):
-        recame.evalute  # type: ignore[attr-defined]  # noqa: B018
+    words = [sys.executable, "-c", "import recame; recame.evalute"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    told = done.stderr.strip().splitlines()[-1]
+    assert "module 'recame' has no attribute 'evalute'" in told
+    assert "Did you mean: 'evaluate'?" in told
     with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
         recame.zzz  # type: ignore[attr-defined]  # noqa: B018
 

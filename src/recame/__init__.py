@@ -136,11 +136,8 @@ if not TYPE_CHECKING:  # to a type checker a misspelt name is none
 
             return version("recame")
         if name not in _HOMES:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, __all__, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise AttributeError(f"module 'recame' has no attribute {name!r}{hint}")
+            # Python itself tells the nearest of `__dir__`.
+            raise AttributeError(f"module 'recame' has no attribute {name!r}")
         home, _, there = _HOMES[name].partition(":")
         try:
             value = getattr(import_module(f"recame.{home}"), there or name)
