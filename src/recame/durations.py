@@ -42,7 +42,7 @@ def spoken_duration(seconds: float) -> str:
 
     Examples:
         >>> spoken_duration(8.4), spoken_duration(200), spoken_duration(4000)
-        ('8 s', '3 min 20 s', '1 h 07 min')
+        ('8 s', '3 min 20 s', '1 h 06 min')
     """
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)

@@ -55,7 +55,7 @@ class LabelSpace:
         >>> space.index("crack"), space.num_classes, space.imbalance_ratio
         (1, 2, 75.0)
         >>> space.groups()
-        ('many', 'few')
+        ('medium', 'few')
     """
 
     names: tuple[str, ...]
