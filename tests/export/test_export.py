@@ -6,7 +6,6 @@ import io
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,27 +28,14 @@ from recame.runtime.bundle import Bundle, is_bundle, open_bundle
 from recame.runtime.sessions import open_session
 
 TRACE = export_module._trace
+pytestmark = pytest.mark.usefixtures("trace_once")
 ALL = ("attribution", "features", "expert_probabilities")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _trace_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tracing takes seconds: graphs that are alike are traced once."""
-    real, folder = export_module._trace, tmp_path_factory.mktemp("traced")
-
-    def trace(graph: DeploymentGraph, source: object, path: Path) -> None:
-        known = folder / f"{graph.views}-{'-'.join(graph.outputs)}.onnx"
-        if not known.exists():
-            real(graph, source, known)
-        path.write_bytes(known.read_bytes())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "_trace", trace)
-        yield
-
-
 @pytest.fixture(scope="module")
-def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
+def written(
+    trace_once: None, finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, str]:
     """A bundle with every output, and what was said while it was made."""
     console = Console(record=True, width=200, file=io.StringIO())
     out = tmp_path_factory.mktemp("export") / "bundle"

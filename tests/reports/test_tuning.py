@@ -24,6 +24,8 @@ from recame.errors import CheckpointError, ConfigError, DataError, RecameError
 from recame.files import read_json, write_json
 from recame.reports.basis import compared
 
+pytestmark = pytest.mark.usefixtures("trace_once")
+
 #: Nothing is called unknown.
 KNOWN = Limits.from_dict({"unknown_false_alarm": False})
 
