@@ -28,6 +28,7 @@ from recame.decisions.calibration import (
 )
 from recame.decisions.document import last_tuning
 from recame.errors import ConfigError, DataError, ExportError, RecameError
+from recame.export.interface import graph_metadata, interface, write_metadata
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
 from recame.inference.parity import Forward, Parity, check_parity, torch_forward
@@ -136,8 +137,9 @@ def export(
         fp32 = Path(scratch) / "fp32.onnx"
         _trace(graph, source, fp32)
         _convert(fp32, folder / MODEL_FILES[format][0], precision, source)
-        progress("writing the graph", 1, 1)
         facts = _facts(source, graph, format, precision, calibration)
+        write_metadata(folder / MODEL_FILES[format][0], graph_metadata(facts))
+        progress("writing the graph", 1, 1)
         write_document(folder, facts)
         forward = _forward(open_bundle(folder))
         progress("checking parity", 0, 1)
@@ -283,6 +285,7 @@ def _facts(
         "precision": precision,
         "label_space": source.label_space.to_dict(),
         "preprocess": source.loaded.spec.to_dict(),
+        "interface": interface(source.loaded.spec, graph.output_shapes()),
         "graph": {
             "input": "images",
             "outputs": ["probabilities", *graph.outputs],

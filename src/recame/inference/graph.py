@@ -109,6 +109,15 @@ class DeploymentGraph(nn.Module):
                 results.append(self._attribution(maps_of, output.features[:num], called))
         return tuple(results)
 
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each output for one image, without the axis of the batch."""
+        spec = self.model.spec
+        blank = torch.zeros(1, spec.height, spec.width, spec.channels, dtype=torch.uint8)
+        with torch.no_grad():
+            found = self(blank)
+        names = ("probabilities", *self.outputs)
+        return {name: tuple(output.shape[1:]) for name, output in zip(names, found, strict=True)}
+
     def attribution_grid(self) -> tuple[int, int]:
         """Height and width of the attribution map."""
         spec = self.model.spec
