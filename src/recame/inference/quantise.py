@@ -43,7 +43,8 @@ def check_packages(format: str, precision: str) -> None:  # noqa: A002 - the com
     for name in _NEEDED[format, precision]:
         if importlib.util.find_spec(name) is None:
             purpose = f"to export an {precision.upper()} bundle as {format}"
-            raise MissingDependencyError(name, "export", purpose)
+            extra = "runtime" if name == "onnxruntime" else "export"
+            raise MissingDependencyError(name, extra, purpose)
 
 
 def calibration_size(num_classes: int) -> int:
