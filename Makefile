@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Upon .venv, which keeps its versions: clients of S3 want others of two packages.
 CLUSTER := .venv-cluster/bin/python
 
-.PHONY: demo test test-slow test-faults test-cluster test-gpu wheel audit sbom lint format lock clean
+.PHONY: demo test test-slow test-faults test-cluster test-gpu test-node wheel audit sbom lint format lock clean
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "recame needs Python >= 3.11, found " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
@@ -18,7 +18,7 @@ demo: $(READY)  ## generate a set, train a baseline and ReCAME-Net on it, compar
 	$(BIN)/python examples/demo.py
 
 test: $(READY) lint  ## what CI runs, with `make wheel`
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu and not node"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -43,6 +43,9 @@ test-cluster: $(READY)  ## bench and predict on two Ray nodes, one of which is k
 
 test-gpu: $(READY)  ## needs a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+test-node: $(READY)  ## a client in another language; needs node and npm (apt install), and asks the npm registry
+	$(BIN)/python -m pytest -q -s -m node
 
 wheel:  ## the wheel in dist/, installed with the runtime extra in .venv-runtime and tried on a bundle
 	PYTHON=$(PYTHON) .ci/wheel
