@@ -17,6 +17,7 @@ from recame.config.distill import DistillConfig
 from recame.config.model import ModelConfig
 from recame.config.objective import ObjectiveConfig
 from recame.config.phases import FinetuneConfig, ProbeConfig, RetrainConfig
+from recame.config.renamed import by_present_names, present_name
 from recame.config.run import EvaluationConfig, RunConfig
 from recame.config.section import Section
 from recame.errors import ConfigError
@@ -86,7 +87,10 @@ class Config(Section):
             ConfigError: an unknown name or an ill-typed value.
         """
         values = self.model_dump()
-        for dotted, value in changes.items():
+        for asked, value in changes.items():
+            dotted = present_name(asked, "the settings")
+            if dotted is None:
+                continue
             section, _, key = dotted.partition(".")
             if not key or not isinstance(values.get(section), dict):
                 raise ConfigError(
@@ -97,12 +101,15 @@ class Config(Section):
         return parse_config(values)
 
 
-def parse_config(values: object, source: str = "the settings") -> Config:
+def parse_config(
+    values: object, source: str = "the settings", *, warn_of_old_names: bool = True
+) -> Config:
     """Validate nested settings.
 
     Args:
         values: what a YAML file held.
         source: how an error names where they came from.
+        warn_of_old_names: whether whoever wrote a setting by its former name is told.
 
     Raises:
         ConfigError: names each unknown or ill-typed setting and what is allowed.
@@ -112,6 +119,7 @@ def parse_config(values: object, source: str = "the settings") -> Config:
             f"{source} must hold sections of settings, found {type(values).__name__}: "
             "start from a file of configs/."
         )
+    values = by_present_names(values, source, warn=warn_of_old_names)
     try:
         return Config.model_validate(values)
     except ValidationError as error:

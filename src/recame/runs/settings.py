@@ -61,7 +61,7 @@ def load_run_settings(path: Path, known: Sequence[str] | None) -> Config:
             f"{path} is empty or cut off, and settings that are missing would silently become the "
             "defaults. Take the file again from a copy of the run, or train the run again."
         )
-    config = parse_config(_completed(values), str(path))
+    config = parse_config(_completed(values), str(path), warn_of_old_names=False)
     if known is not None and settings_digest(values) not in known:
         raise ConfigError(
             f"{path} is not as the run wrote it (its hash in run.json is another), so it does not "
