@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 import recame
@@ -23,7 +24,7 @@ from recame.decisions.calibrators import Calibrator
 from recame.decisions.scored import class_log_odds, logits_of
 from recame.export.document import BundleDocument, document_schema, field_table
 from recame.export.export import export
-from recame.export.interface import interface
+from recame.export.interface import interface, write_metadata
 from recame.runtime.bundle import Bundle, open_bundle
 from recame.runtime.sessions import open_session
 
@@ -130,7 +131,8 @@ def test_schema_and_table_are_those_of_this_version() -> None:
 @pytest.fixture(scope="module")
 def exported(trace_once: None, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("format") / "bundle"
-    return export(finished, out, outputs=("expert_probabilities", "attribution"), normal="ok")
+    outputs = ("expert_probabilities", "attribution")
+    return export(finished, out, outputs=outputs, views=2, normal="ok")
 
 
 def test_an_export_writes_just_these_fields(exported: Bundle) -> None:
@@ -166,14 +168,22 @@ def test_a_graph_tells_of_itself(exported: Bundle) -> None:
     assert str(Path(recame.__file__).parent).encode() not in graph.SerializeToString()
 
 
-def test_so_does_one_of_openvino(finished: Path, tmp_path: Path) -> None:
+def test_so_does_one_of_openvino(tmp_path: Path) -> None:
     ov = pytest.importorskip("openvino")
-    bundle = export(finished, tmp_path / "bundle", format="openvino", normal="ok")
-    model = ov.Core().read_model(bundle.model_path)
-    told = json.loads(model.get_rt_info(["recame", "calibration"]).value)
-    assert told == bundle.document["calibration"]
-    space = json.loads(model.get_rt_info(["recame", "label_space"]).value)
-    assert space["names"] == list(bundle.label_space.names)
+    weights = numpy_helper.from_array(np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3), "w")
+    node = helper.make_node("MatMul", ["images", "w"], ["probabilities"])
+    sides = (("images", 4), ("probabilities", 3))
+    first, last = (helper.make_tensor_value_info(n, 1, ["batch", side]) for n, side in sides)
+    graph = helper.make_graph([node], "linear", [first], [last], [weights])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    path = tmp_path / "model.xml"
+    ov.save_model(ov.convert_model(tmp_path / "m.onnx"), path, compress_to_fp16=True)
+    stored = path.with_suffix(".bin").read_bytes()
+    write_metadata(path, {"recame.calibration": '{"temperature": 2.0}'})
+    told = ov.Core().read_model(path).get_rt_info(["recame", "calibration"])
+    assert told.value == '{"temperature": 2.0}'
+    assert path.with_suffix(".bin").read_bytes() == stored  # still of 16 bits
 
 
 def test_a_bundle_without_an_interface_is_read() -> None:
