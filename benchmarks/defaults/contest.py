@@ -169,8 +169,6 @@ def run_recame(job: Job, manifest: Path, out: Path, console: Console) -> dict[st
     size, _ = choose_size(native_size(paths, context=2.0))
     settings = settings_of(job.recipe, str(job.facts["symmetry"]), size)
     settings |= {"run.seed": job.seed, "run.time_budget_s": parse_duration(job.time)}
-    if job.facts.get("normal") and job.recipe == "default":
-        settings |= {"data.calibrate": 0.0}  # nothing is set aside here for promises
     config = recame.Config().updated(settings)
     began, started = time.monotonic(), (out / "run.json").exists()
     if not started or json.loads((out / "run.json").read_text())["state"] != "finished":
