@@ -54,10 +54,11 @@ class JudgedSplit:
         weights, corrections = values.get("weights", ""), values.get("corrections")
         texts = (source or "", split, weights, corrections or "")
         if not all(isinstance(value, str) for value in texts):
+            by = "" if corrections is None else f", corrections {corrections!r}"
             raise CheckpointError(
                 f"{place / JUDGED} does not say which images were judged (source {source!r}, split "
-                f"{split!r}, corrections {corrections!r}): it was edited or damaged. Judge them "
-                f"again after removing {place}."
+                f"{split!r}{by}): it was edited or damaged. Judge them again after removing "
+                f"{place}."
             )
         if (views := values.get("views")) is not None and views not in NUM_VIEWS:
             raise CheckpointError(
