@@ -64,7 +64,6 @@ def seconds_of_epoch(learner: Any) -> float:
     """What an epoch of all weights takes, its validation included, by two batches of each."""
     steps = len(learner.dls.train)
     learner.unfreeze()
-    images, target = learner.dls.train.one_batch()
     took = []
     for _ in range(2):
         began = time.monotonic()
@@ -118,9 +117,9 @@ def main() -> None:
         learner.fine_tune(epochs, freeze_epochs=freeze, cbs=[Stop()])
         trained_s = time.monotonic() - began
         test = table[table["split"] == "test"]
-        loader = learner.dls.test_dl(test["path"].tolist())
+        loader = learner.dls.test_dl(test)
         probabilities = learner.get_preds(dl=loader)[0].numpy()
-        few = learner.dls.test_dl(test["path"].tolist()[:TIMED])
+        few = learner.dls.test_dl(test.head(TIMED))
         answering = time.monotonic()
         learner.get_preds(dl=few)
     images_per_s = min(TIMED, len(test)) / (time.monotonic() - answering)
