@@ -105,6 +105,7 @@ def test_files_are_written_whole(planted: tuple[Inspection, pd.DataFrame], tmp_p
     assert not any(name.endswith(".part") for name in names)
     suspects = pd.read_csv(tmp_path / "suspects.csv")
     assert len(suspects) == len(inspection[LabelErrors].suspects)
+    assert suspects["corrected_label"].isna().all()  # for people to fill in
 
 
 def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame]) -> None:

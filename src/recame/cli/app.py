@@ -12,6 +12,7 @@ from rich.console import Console
 
 from recame.cli.deciding import compare, monitor, tune, verify
 from recame.cli.options import (
+    Corrections,
     Device,
     Model,
     Resume,
@@ -72,6 +73,14 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="Settings (YAML); what it leaves out keeps its default.")
     ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="Finished run to continue: its weights, settings and splits."),
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option(help="With --from and no DATA: new images beside that run's.")
+    ] = None,
+    corrections: Corrections = None,
     set_: Settings = None,
     size: Size = None,
     time_budget: TimeBudget = None,
@@ -82,7 +91,7 @@ def train(
     from recame.cli.requests import train_request
 
     source, settings, out = train_request(
-        data, out, config, set_ or [], size, time_budget, seed, resume
+        data, out, config, from_, add, corrections, set_ or [], size, time_budget, seed, resume
     )
 
     from recame.training.train import train as train_run
@@ -182,6 +191,7 @@ def evaluate(
         ),
     ] = None,
     views: Views = None,
+    corrections: Corrections = None,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Also write the report page.")
     ] = True,
@@ -191,7 +201,14 @@ def evaluate(
 
     console = Console()
     result = evaluate_run(
-        run, data, split=split, name=name, views=views, report=report, console=console
+        run,
+        data,
+        split=split,
+        name=name,
+        views=views,
+        corrections=corrections,
+        report=report,
+        console=console,
     )
     say(console, f"Written: {result.folder}")
     if result.report_error is not None:
@@ -228,6 +245,7 @@ def inspect(
     run: Annotated[
         Path | None, typer.Option(help="A finished run whose model embeds the images.")
     ] = None,
+    corrections: Corrections = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="One setting, data.key=value; may be repeated."),
@@ -241,7 +259,7 @@ def inspect(
     """Say what DATA is like before training: classes, clusters, duplicates, leaks, label errors."""
     from recame.cli.requests import inspect_request
 
-    settings, out = inspect_request(data, out, run, set_ or [], size)
+    settings, out = inspect_request(data, out, run, corrections, set_ or [], size)
 
     from recame.inspection import inspect_set
     from recame.models import load_checkpoint

@@ -20,6 +20,10 @@ Size = Annotated[
     str | None,
     typer.Option(help="Pixels of the images: a side, or height x width, as 128x512."),
 ]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(help="Table of corrected labels, as suspects.csv of recame inspect, filled in."),
+]
 TimeBudget = Annotated[str | None, typer.Option(help="Time for the whole run: 90s, 15m, 1h30m.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random number.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ def train_request(
     data: Path | None,
     out: Path | None,
     config: Path | None,
+    from_: Path | None,
+    add: Path | None,
+    corrections: Path | None,
     settings: list[str],
     size: str | None,
     time_budget: str | None,
@@ -32,11 +36,14 @@ def train_request(
         DataError: no data is given, or it does not exist.
     """
     if resume:
-        given = config or settings or size or time_budget or seed is not None
-        out = _resumed(out, "RUN", "--config, --set, --size", given)
+        given = (config, from_, add, corrections, settings, size, time_budget)
+        options = "--config, --from, --add, --corrections, --set, --size"
+        out = _resumed(out, "RUN", options, any(given) or seed is not None)
         from recame.runs.folder import RunFolder
 
         return data or RunFolder.open(out).source, Config(), out
+    if add is not None:
+        data = _added(data, from_, add)
     if data is None:
         raise DataError("No data given: recame train FOLDER (or a CSV/Parquet manifest).")
     _check_exists(data)
@@ -45,10 +52,36 @@ def train_request(
             "No --out given: each process that torchrun started would name the run folder by its "
             "own clock. Name one that all of them see."
         )
-    changes = _changes(settings, time_budget, seed, {"data.size": size})
-    chosen = (load_config(config) if config else Config()).updated(changes)
+    named = {"data.size": size, "data.corrections": corrections}
+    changes = _changes(settings, time_budget, seed, named)
+    chosen = _start(config, from_, add=add is not None).updated(changes)
     name = data.resolve().name if data.is_dir() else data.stem
     return data, chosen, (out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def _added(data: Path | None, from_: Path | None, add: Path) -> Path:
+    """The new images, as what is trained on beside those of `--from`."""
+    if from_ is None or data is not None:
+        what = "no run is named whose images they join" if from_ is None else f"DATA is {data}"
+        raise ConfigError(
+            f"--add {add} gives new images alone, but {what}: recame train --from RUN --add NEW, "
+            "or recame train DATA --from RUN where DATA holds old and new ones."
+        )
+    return add
+
+
+def _start(config: Path | None, from_: Path | None, *, add: bool) -> Config:
+    """The settings that `--set` and the options change."""
+    if from_ is None:
+        return load_config(config) if config else Config()
+    if config is not None:
+        raise ConfigError(
+            f"--from {from_} brings that run's settings, and --config {config} others: change "
+            "single ones by --set."
+        )
+    from recame.training.continuing import continuing_config
+
+    return continuing_config(from_, add=add)
 
 
 def distill_request(
@@ -92,7 +125,12 @@ def distill_request(
 
 
 def inspect_request(
-    data: Path, out: Path | None, run: Path | None, settings: list[str], size: str | None
+    data: Path,
+    out: Path | None,
+    run: Path | None,
+    corrections: Path | None,
+    settings: list[str],
+    size: str | None,
 ) -> tuple[DataConfig, Path]:
     """Check the words; the settings of `--run` are where `--set` starts.
 
@@ -104,7 +142,7 @@ def inspect_request(
         DataError: the data does not exist.
     """
     _check_exists(data)
-    changes = _changes(settings, None, None, {"data.size": size})
+    changes = _changes(settings, None, None, {"data.size": size, "data.corrections": corrections})
     if foreign := [name for name in changes if not name.startswith("data.")]:
         raise ConfigError(
             f"{foreign[0]} has no effect on an inspection: --set takes data.key=value here."
@@ -113,7 +151,8 @@ def inspect_request(
     if run is not None:
         from recame.runs.folder import RunFolder
 
-        start = RunFolder.open(run).load_config()
+        # The run's corrections are of its own set, which need not be this one.
+        start = RunFolder.open(run).load_config().updated({"data.corrections": None})
     config = start.updated(changes).data
     if out is None:
         from recame.inspection.saving import inspection_dir
@@ -169,15 +208,18 @@ def _resumed(out: Path | None, name: str, options: str, given: object) -> Path:
 
 
 def _changes(
-    settings: list[str], time_budget: str | None, seed: int | None, size: dict[str, str | None]
+    settings: list[str],
+    time_budget: str | None,
+    seed: int | None,
+    named: Mapping[str, str | Path | None],
 ) -> dict[str, Any]:
-    """The settings that `--set` and the options of a run change; the size by its setting's name."""
+    """The settings that `--set` and the options of a run change; `named` by their own names."""
     changes: dict[str, Any] = parse_settings(settings)
     if time_budget is not None:
         changes["run.time_budget_s"] = parse_duration(time_budget)
     if seed is not None:
         changes["run.seed"] = seed
-    changes |= {name: value for name, value in size.items() if value is not None}
+    changes |= {name: value for name, value in named.items() if value is not None}
     return changes
 
 

@@ -38,6 +38,21 @@ class DataConfig(Section):
     encoding: str = Field(
         "auto", description="of a CSV table, as cp1252; auto takes what is certain"
     )
+    corrections: Path | None = Field(
+        None,
+        description="table of labels that people corrected, as suspects.csv of recame inspect with "
+        "its column corrected_label filled in (empty: as it is; -: the image is left out)",
+    )
+    continues: Path | None = Field(
+        None,
+        description="a finished run whose images keep their splits, so that none that it was "
+        "judged by trains; set by recame train --from",
+    )
+    replay: bool = Field(
+        default=False,
+        description="whether that run's images are taken from its manifest and the data are new "
+        "ones alone; set by recame train --add",
+    )
     group_by: str | None = Field(None, description="no value of this column straddles two splits")
     val_fraction: Fraction = Field(
         0.15,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from recame.config import DataConfig, height_width
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache
+from recame.data.corrections import CHANGES, corrected
 from recame.data.decode import PLAIN, Loss, losses
 from recame.data.image_folder import Labels
 from recame.data.manifest import ManifestColumns, read_manifest
@@ -65,6 +66,7 @@ class InspectionSet:
         spec: how the files were decoded.
         cache: the pixels, and which files are broken.
         native_size: median (height, width) of the files.
+        corrections: labels that `data.corrections` changed, of `corrected`.
     """
 
     table: pd.DataFrame
@@ -72,6 +74,7 @@ class InspectionSet:
     spec: PreprocessSpec
     cache: ImageCache
     native_size: tuple[int, int]
+    corrections: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CHANGES)))
 
     @property
     def label_space(self) -> LabelSpace:
@@ -187,6 +190,9 @@ def load_inspection_set(
             seed=seed,
             calibrate_fraction=0.0 if config.calibrate == "auto" else config.calibrate,
         )
+    changes = pd.DataFrame(columns=list(CHANGES))
+    if labels != "ignored":
+        table, changes = corrected(table, config)
     if label_space is not None:
         _check_labels(table, set(label_space.names), trained=True)
     elif labels == "required":
@@ -224,7 +230,7 @@ def load_inspection_set(
     if learns and label_space is not None:
         _tell_unjudged(table, label_space)
     return InspectionSet(
-        table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native
+        table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native, changes
     )
 
 

@@ -31,11 +31,18 @@ def images_to_judge(
     loaded: LoadedModel,
     split: str,
     progress: Progress,
+    *,
+    corrections: Path | None = None,
 ) -> InspectionSet:
-    """Images as the run's network sees them; a source without splits is all of `split`."""
+    """Images as the run's network sees them; a source without splits is all of `split`.
+
+    Labels of a source, not of a table, are corrected by `corrections`: the run's own corrections
+    are of its own images, and its manifest has them.
+    """
+    by = corrections if isinstance(described, Path) else None
     return load_inspection_set(
         described,
-        config.data,
+        config.data.model_copy(update={"corrections": by}),
         seed=config.run.seed,
         spec=loaded.spec,
         label_space=loaded.label_space,

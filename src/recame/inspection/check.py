@@ -145,6 +145,7 @@ class Inspection:
         pixels: brightness and contrast of each cached image; empty without decoding.
         spec: how the images were decoded, or None.
         cache: the decoded images, or None.
+        corrections: labels that `data.corrections` changed; None: it names none.
         equal: images whose pixels are equal: `group`, `image`, `label`, `split`, `bytes_equal`
             and, within the group, `labels` and `splits` (how many).
         embedded: vectors of the images, or None without decoding.
@@ -160,6 +161,7 @@ class Inspection:
     pixels: pd.DataFrame = field(default_factory=pd.DataFrame)
     spec: PreprocessSpec | None = None
     cache: ImageCache | None = None
+    corrections: pd.DataFrame | None = None
     equal: pd.DataFrame = field(default_factory=pd.DataFrame)
     embedded: EmbeddedImages | None = None
     checks: list[Check] = field(default_factory=list)

@@ -16,6 +16,7 @@ from recame.contracts import PreprocessSpec
 from recame.data.audit import audit_manifest
 from recame.data.cache import ImageCache, PickedRows
 from recame.data.contents import pixel_statistics, read_headers
+from recame.data.corrections import corrected
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import (
     candidate_sizes,
@@ -32,7 +33,7 @@ from recame.inspection.check import Clock, EmbeddedImages, Inspection
 from recame.inspection.checks import CHECKS
 from recame.inspection.checks.duplicates import equal_images
 from recame.inspection.printing import print_inspection
-from recame.inspection.saving import save_inspection
+from recame.inspection.saving import check_nothing_filled_in, save_inspection
 from recame.models import LoadedModel
 from recame.progress import Progress, progress_bars, silent
 
@@ -69,9 +70,11 @@ def inspect_set(
 
     Raises:
         DataError: the source cannot be read, not one of its images can, or `out` cannot be
-            written.
+            written, or holds corrections that would be lost.
     """
     data = data or DataConfig()
+    if out is not None:
+        check_nothing_filled_in(out)
     with nullcontext(silent) if console is None else progress_bars(console) as report:
         inspection = _examine(source, data, model, report, decode=decode, seed=seed)
     if console is not None:
@@ -98,8 +101,10 @@ def _examine(
         else:
             name = str(source)
             table = read_manifest(source, ManifestColumns.of(data), min_classes=1, pages=data.pages)
+        table, changes = corrected(table, data)
         audit = audit_manifest(table, product_column=data.product_column, group_by=data.group_by)
     inspection = Inspection(name, table, audit, seed, clock)
+    inspection.corrections = None if data.corrections is None else changes
     if decode:
         with clock("reading headers"):
             inspection.headers = read_headers(table["path"].tolist(), context=data.context)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from recame.errors import CheckpointError
+from recame.data.corrections import read_corrections
+from recame.errors import CheckpointError, DataError
 from recame.files import csv_text, read_json, records, text_bytes, write_together
 from recame.inspection.check import Inspection
 from recame.inspection.inspection_page import inspection_page
-from recame.names import cells_of
+from recame.names import cells_of, counted
 
 INSPECTION_SCHEMA = 1
 
@@ -58,6 +59,25 @@ def inspection_dir(source: Path, parent: Path = Path("inspection")) -> Path:
         if inspected.resolve() == source.resolve():
             break
     return out
+
+
+def check_nothing_filled_in(out: Path) -> None:
+    """Refuse to overwrite what people have written into an earlier inspection's list.
+
+    Raises:
+        DataError: `suspects.csv` there holds corrections.
+    """
+    path = out / "suspects.csv"
+    filled: dict[str, object] = {}
+    if path.exists():
+        with suppress(DataError):  # no table of ours, or of a version without the column
+            filled = {**read_corrections(path)}
+    if filled:
+        raise DataError(
+            f"{path} holds {counted(len(filled), 'correction')}, which this inspection would "
+            "overwrite: move the file beside the data, as corrections.csv, and give it with "
+            "--corrections, or choose another --out."
+        )
 
 
 def save_inspection(inspection: Inspection, out: Path) -> Path:

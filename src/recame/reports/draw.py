@@ -11,6 +11,7 @@ import pandas as pd
 
 from recame.config import Config
 from recame.contracts import Predictions
+from recame.data.corrections import CHANGES, LEFT_OUT
 from recame.data.dataset import InspectionSet
 from recame.decisions.calibration import Calibration
 from recame.decisions.outcome import Outcome
@@ -178,9 +179,11 @@ def run_facts(
         hardware = str(environment.get("processor", "")) + (
             f", {threads} threads" if threads else ""
         )
+    corrections = folder.listed(folder.corrections_path, CHANGES)
     facts = {
         "seed": str(config.run.seed),
         "data fingerprint": str(info.get("data_fingerprint", "")),
+        "corrected labels": "" if corrections is None else _corrected_text(corrections),
         "started": str(info.get("started", "")),
         "training time": _duration(info),
         "hardware": hardware,
@@ -235,6 +238,15 @@ def _training_words(info: dict[str, Any], run: Path) -> list[str | Path]:
     for name, value in asked.get("changes", {}).items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     return words
+
+
+def _corrected_text(changes: pd.DataFrame) -> str:
+    """How many labels the run took from people instead of the set's table, by split."""
+    splits = ", ".join(
+        f"{name} {count:,}" for name, count in changes["split"].value_counts().items()
+    )
+    out = int((changes["is"] == LEFT_OUT).sum())
+    return f"{len(changes):,} ({splits or 'none'}; {out:,} of them left out; corrections.csv)"
 
 
 def _changed(settings: dict[str, dict[str, Any]]) -> tuple[Setting, ...]:

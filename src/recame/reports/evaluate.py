@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,19 +14,27 @@ from rich.console import Console
 
 from recame.config import Config
 from recame.contracts import Predictions
+from recame.data.corrections import told_corrections
 from recame.data.dataset import InspectionSet
-from recame.data.stored_views import NUM_VIEWS, check_views
+from recame.data.stored_views import check_views
 from recame.decisions.calibration import calibrated_predictions
 from recame.decisions.outcome import Outcome
-from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
-from recame.files import read_json, write_json, write_text
-from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
+from recame.errors import DataError, RecameError, ReportError
+from recame.files import csv_text, write_text
+from recame.inference.finished_run import images_to_judge, open_finished, predict_run
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
-from recame.names import check_folder_name, command, counted
+from recame.names import cells_of, check_folder_name, command
 from recame.progress import Progress, progress_bars, say
-from recame.reports.confusion import save_evaluation
+from recame.reports.confusion import WRITABLE, save_evaluation
 from recame.reports.deciding import KeptDecisions, decide_split, with_tuned_normal
+from recame.reports.judged_split import (
+    PREDICTIONS,
+    JudgedSplit,
+    check_free,
+    check_name,
+    usual_name,
+)
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
@@ -36,9 +43,8 @@ from recame.runs.predictions import load_predictions, predictions_table, save_pr
 if TYPE_CHECKING:
     from recame.reports.draw import ReportFiles
 
-#: Beside predictions: which images and weights they are of, and why their report was not drawn.
-JUDGED, REPORT_ERROR = "judged.json", "report_error.txt"
-PREDICTIONS = "predictions.parquet"
+#: Beside predictions: why their report was not drawn.
+REPORT_ERROR = "report_error.txt"
 
 
 @dataclass(frozen=True)
@@ -62,59 +68,6 @@ class EvaluatedRun:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """Which images figures are of, as `judged.json` tells.
-
-    Attributes:
-        source: where other images than the run's own are described, absolute; None: the run's.
-        split: which split of them.
-        weights: SHA-256 of the weights that judged; empty where the version before did.
-        views: test-time views that were asked for; None: the run's own.
-        decided: `KeptPolicy.sha256` of the decisions that decided; empty where none did.
-    """
-
-    source: str | None
-    split: str
-    weights: str
-    views: int | None = None
-    decided: str = ""
-
-    @classmethod
-    def read(cls, folder: RunFolder, name: str) -> _Judged | None:
-        """What lies under a name; None if nothing was judged under it."""
-        place = folder.evaluation_dir(name)
-        if not any((place / file).exists() for file in (JUDGED, PREDICTIONS)):
-            return None
-        values = read_json(place / JUDGED) if (place / JUDGED).exists() else {}
-        source, split = values.get("source"), values.get("split", name)
-        weights = values.get("weights", "")
-        if not all(isinstance(value, str) for value in (source or "", split, weights)):
-            raise CheckpointError(
-                f"{place / JUDGED} does not say which images were judged (source {source!r}, split "
-                f"{split!r}): it was edited or damaged. Judge them again after removing {place}."
-            )
-        if (views := values.get("views")) is not None and views not in NUM_VIEWS:
-            raise CheckpointError(
-                f"{place / JUDGED} tells of {views!r} views: it was edited or damaged. Judge the "
-                f"images again after removing {place}."
-            )
-        return cls(source, split, weights, views, str(values.get("decided", "")))
-
-    def write(self, place: Path) -> None:
-        """Note it beside the predictions."""
-        write_json(place / JUDGED, asdict(self))
-
-    def words(self) -> str:
-        """As an error names it."""
-        words = f"split {self.split} of {self.source or 'the run itself'}"
-        return words if self.views is None else f"{words} with {counted(self.views, 'view')}"
-
-    def config(self, own: Config) -> Config:
-        """The run's settings with the views that judged."""
-        return own if self.views is None else own.updated({"evaluation.views": self.views})
-
-
 def evaluate(
     run: Path | str,
     source: Path | str | None = None,
@@ -122,6 +75,7 @@ def evaluate(
     split: str = "test",
     name: str | None = None,
     views: int | None = None,
+    corrections: Path | str | None = None,
     report: bool = True,
     console: Console | None = None,
 ) -> EvaluatedRun:
@@ -141,6 +95,8 @@ def evaluate(
             run's these stand behind it (`test-1-views`).
         views: test-time views, 1, 2, 4 or 8; None: the run's own, which its calibration was fitted
             for. With others the probabilities are not calibrated, which is said.
+        corrections: table of labels that people have corrected since, see `data.corrections`; the
+            figures are kept under a name of their own (`test-corrected`).
         report: also draw the report; if that fails, the figures stay, the reason is printed and
             returned, and its traceback lies in `report_error.txt`.
         console: where progress and figures go; silent if None.
@@ -157,12 +113,13 @@ def evaluate(
     if views is not None:
         check_views(views, *loaded.spec.piece_size)
     others = None if views == config.evaluation.views else views
-    judged = _Judged(where, split, folder.weights_sha256(), others)
+    by = None if corrections is None else str(Path(corrections).absolute())
+    judged = JudgedSplit(where, split, folder.weights_sha256(), others, corrections=by)
     config = judged.config(config)
-    name = name or _usual_name(judged)
-    _check_name(folder, name, judged)
+    name = name or usual_name(judged)
+    check_name(folder, name, judged)
     with folder.in_evaluation(name):
-        _check_free(folder, name, judged)
+        check_free(folder, name, judged)
         return _evaluate(folder, config, loaded, judged, name, console, report=report)
 
 
@@ -173,61 +130,22 @@ def _opened(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
     return folder, config, replace(loaded, label_space=space)
 
 
-def _usual_name(judged: _Judged) -> str:
-    """The split's name; another source's own, and its split's where that is none of `test`."""
-    name = judged.split
-    if judged.source is not None:
-        path = Path(os.path.normpath(judged.source))  # `..` is no name
-        own = path.name if path.is_dir() else path.stem
-        name = own if judged.split == "test" else f"{own}-{judged.split}"
-    return name if judged.views is None else f"{name}-{judged.views}-views"
-
-
-def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
-    """Refuse for other images, or other views, a name that belongs to the run's own."""
-    own = {"train", "val", "test"}
-    if judged.source is None and judged.views is None:
-        return
-    with suppress(CheckpointError):  # other images are what a run without its own is judged by
-        own |= set(recorded_data(folder, folder.load_config())["split"].dropna())
-    if name in own:
-        raise ConfigError(
-            f"{judged.words()} would be judged under the name {name!r}, which is that of the run's "
-            "own split: its figures would be overwritten. Give another with --name."
-        )
-
-
-def _check_free(folder: RunFolder, name: str, judged: _Judged) -> None:
-    """Refuse to overwrite other images' figures."""
-    there = _Judged.read(folder, name)
-    if there is not None and (there.source, there.split, there.views) != (
-        judged.source,
-        judged.split,
-        judged.views,
-    ):
-        raise ConfigError(
-            f"{folder.evaluation_dir(name)} holds the figures of {there.words()}, and those of "
-            f"{judged.words()} would overwrite them. Give another name with --name, or remove that "
-            "folder."
-        )
-
-
 def _evaluate(
     folder: RunFolder,
     config: Config,
     loaded: LoadedModel,
-    judged: _Judged,
+    judged: JudgedSplit,
     name: str,
     console: Console,
     *,
     report: bool,
 ) -> EvaluatedRun:
-    split, source = judged.split, judged.source
+    split, source, path = judged.split, judged.source, judged.corrections_path
     decisions = KeptDecisions.of(folder, config)  # damaged ones are told before any work
     kept = decisions.policy
     with progress_bars(console) as progress:
-        described = recorded_data(folder, config) if source is None else Path(source)
-        data = images_to_judge(described, config, loaded, split, progress)
+        described, changes = judged.images(folder, config)
+        data = images_to_judge(described, config, loaded, split, progress, corrections=path)
         found = predict_run(
             folder,
             config,
@@ -250,6 +168,8 @@ def _evaluate(
     told = {} if decided.outcome is None else {"decisions": decided.outcome.to_dict()}
     folder.update_json("metrics.json", {name: {**evaluation.to_dict(), **told}})
     save_evaluation(evaluation, target, loaded.label_space)
+    if path is not None:
+        _keep_corrections(changes if source is None else data.corrections, judged, target, console)
     print_evaluation(evaluation, console, f"{folder.path.name} on {name}")
     if decided.outcome is not None:
         say(console, "By the decisions that recame tune has fitted:")
@@ -287,6 +207,20 @@ def _evaluate(
         return replace(done, report_error=error)
     say(console, f"Report: {files.html}")
     return done
+
+
+def _keep_corrections(
+    changes: pd.DataFrame, judged: JudgedSplit, target: Path, console: Console
+) -> None:
+    """Say which labels of the judged images were corrected, and list them beside the figures."""
+    path = judged.corrections_path
+    assert path is not None
+    changes = changes[changes["split"] == judged.split]
+    write_text(
+        target / "corrections.csv", csv_text(cells_of(changes), index=False), advice=WRITABLE
+    )
+    for sentence in told_corrections(changes, path):
+        say(console, f"{sentence} (all in {target / 'corrections.csv'})")
 
 
 @contextmanager
@@ -350,7 +284,7 @@ def report(
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = _opened(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
-    judged = _Judged.read(folder, split) or _Judged(None, split, "")
+    judged = JudgedSplit.read(folder, split) or JudgedSplit(None, split, "")
     source, config = judged.source, judged.config(config)
     decisions = KeptDecisions.of(folder, config)
     with (
@@ -358,7 +292,7 @@ def report(
         _failure_kept(folder, split, other),
         progress_bars(console) as progress,
     ):
-        data, missing = _images(source, folder, config, loaded, judged.split, progress)
+        data, missing = _images(judged, folder, config, loaded, progress)
         return draw_report(
             folder,
             config,
@@ -381,7 +315,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     """What `evaluate` left of a split, or what it finds now."""
     folder = RunFolder.open(run)
     path = folder.evaluation_dir(split) / PREDICTIONS
-    judged = _Judged.read(folder, split) if path.exists() else None
+    judged = JudgedSplit.read(folder, split) if path.exists() else None
     found = None
     if judged is None:
         found = evaluate(run, split=split, console=console, report=False).predictions
@@ -395,6 +329,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
                 split=judged.split,
                 name=split,
                 views=judged.views,
+                corrections=judged.corrections,
                 report=False,
                 console=console,
             ).predictions
@@ -410,11 +345,10 @@ def _baseline(run: Path, split: str, console: Console) -> Baseline:
 
 
 def _images(
-    source: str | None,
+    judged: JudgedSplit,
     folder: RunFolder,
     config: Config,
     loaded: LoadedModel,
-    split: str,
     progress: Progress,
 ) -> tuple[InspectionSet | None, str]:
     """The images that were judged, and why not all of them are there.
@@ -422,17 +356,21 @@ def _images(
     Of a run's own, where some have moved, the split's alone, or none.
     """
     described: list[Path | pd.DataFrame]
+    split, source = judged.split, judged.source
     if source is not None:  # `evaluate` was given other images than the run's
         described = [Path(source)]
     else:
-        table = recorded_data(folder, config)
+        table, _ = judged.images(folder, config)
+        assert isinstance(table, pd.DataFrame)
         own = table["split"] == split
         parts = (table, table[own | (table["split"] == "train")], table[own])
         described = [part.reset_index(drop=True) for part in parts if len(part)]
     reason = ""
     for part in described:
         try:
-            return images_to_judge(part, config, loaded, split, progress), reason
+            path = judged.corrections_path
+            found = images_to_judge(part, config, loaded, split, progress, corrections=path)
+            return found, reason
         except DataError as error:
             reason = str(error)
     return None, reason

@@ -361,16 +361,22 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self._broken_path
-        if not path.exists():
-            return []
-        way_out = "Take it from a copy of the run, or remove it: only that list is lost."
-        table = read_table(path, self.digests(path), ("image", "reason"), way_out)
-        return list(zip(table["image"], table["reason"], strict=True))
+        table = self.listed(self._broken_path, ("image", "reason"))
+        return [] if table is None else list(zip(table["image"], table["reason"], strict=True))
 
     @property
     def _broken_path(self) -> Path:
         return self.path / "broken_images.csv"
+
+    @property
+    def corrections_path(self) -> Path:
+        """Every label that `data.corrections` changed; only where it was given."""
+        return self.path / "corrections.csv"
+
+    def listed(self, path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+        """A list that `save_table` may have written, as text; a damaged one is an error."""
+        way_out = "Take it from a copy of the run, or remove it: only that list is lost."
+        return read_table(path, self.digests(path), columns, way_out) if path.exists() else None
 
     def history(self) -> pd.DataFrame | None:
         """The rows of `history.csv`, numbers as text; None without it.

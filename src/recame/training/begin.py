@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 
 from recame.config import Config
+from recame.data.corrections import told_corrections
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.file_part import split_part
 from recame.data.manifest import ManifestColumns, read_manifest
@@ -27,6 +29,7 @@ from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 from recame.training.calibration_split import settle_calibration
+from recame.training.continuing import continued_table
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.phases.image_size import settle_size
@@ -43,16 +46,22 @@ def _prepare(
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
     config, reasons = _as_asked(config)
+    described: Path | pd.DataFrame = source
+    if config.data.continues is not None:
+        described, why = continued_table(source, config.data, config.run.seed)
+        reasons.append(why)
+    if config.data.corrections is not None:  # so that the run can be resumed from another folder
+        config = config.updated({"data.corrections": config.data.corrections.resolve()})
     if config.data.calibrate == "auto":
-        config, why = _with_calibration(source, config)
-        reasons = [*reasons, *why]
+        config, told = _with_calibration(described, config)
+        reasons = [*reasons, *told]
     if config.data.size == "auto":
         with measured.stage("size"), progress_bars(console) as report:
-            config, why = _with_size(source, config, device, started, report)
-        began, reasons = time.monotonic(), [*reasons, *why]
+            config, told = _with_size(described, config, device, started, report)
+        began, reasons = time.monotonic(), [*reasons, *told]
     with progress_bars(console) as report:
         data = load_inspection_set(
-            source,
+            described,
             config.data,
             seed=config.run.seed,
             on_progress=report,
@@ -80,21 +89,24 @@ def _as_asked(config: Config) -> tuple[Config, list[str]]:
     return config, []
 
 
-def _with_calibration(source: Path, config: Config) -> tuple[Config, list[str]]:
+def _with_calibration(source: Path | pd.DataFrame, config: Config) -> tuple[Config, list[str]]:
     """Settings in which it is decided what is set aside for decisions, with a reason if any."""
     if config.data.normal_class is None:
         return config.updated({"data.calibrate": 0.0}), []
-    table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
-    share, why = settle_calibration(table, config)
+    share, why = settle_calibration(_table(source, config), config)
     reasons = [] if why is None else [f"data.calibrate = {share:g}: {why}"]
     return config.updated({"data.calibrate": share}), reasons
 
 
 def _with_size(
-    source: Path, config: Config, device: torch.device, started: float, report: Progress
+    source: Path | pd.DataFrame,
+    config: Config,
+    device: torch.device,
+    started: float,
+    report: Progress,
 ) -> tuple[Config, list[str]]:
     """Settings in which size and tiles are decided, with a reason for each decision."""
-    table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
+    table = _table(source, config)
     size, why = settle_size(table, config, device, started=started, report=report)
     config, reasons = config.updated({"data.size": size}), [f"data.size = {size}: {why}"]
     if config.data.tiles == "auto":
@@ -108,6 +120,12 @@ def _with_size(
                 else [*reasons, told]
             )
     return config, reasons
+
+
+def _table(source: Path | pd.DataFrame, config: Config) -> pd.DataFrame:
+    if isinstance(source, pd.DataFrame):
+        return source
+    return read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
 
 
 def check_run(run: OngoingRun) -> None:
@@ -173,9 +191,14 @@ def record_run(
         )
     folder.save_manifest(data.table)
     folder.save_broken([(broken.path, broken.reason) for broken in data.cache.broken])
+    if (corrections := run.config.data.corrections) is not None:
+        folder.save_table(folder.corrections_path, data.corrections)
     folder.save_label_space(data.label_space)
     write_json(folder.path / "environment.json", environment())
     _describe(data, console)
+    if corrections is not None:
+        for sentence in told_corrections(data.corrections, corrections):
+            say(console, f"{sentence} (all in corrections.csv)")
     if not resume and reasons:
         say(console, "Chosen (saved in config.yaml):")
         for reason in reasons:

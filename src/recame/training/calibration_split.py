@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from recame.config import Config
+from recame.data.corrections import corrected
 from recame.data.file_groups import groups_of
 from recame.data.splits import complete_splits
 from recame.decisions.exact import images_needed
@@ -42,6 +43,7 @@ def settle_calibration(table: pd.DataFrame, config: Config) -> tuple[float, str 
         group_by=settings.group_by,
         seed=config.run.seed,
     )
+    split, _ = corrected(split, settings)
     if (split["split"] == "calibrate").any():
         return 0.0, "the table has a split of that name"
     train = split[(split["split"] == "train") & split["label"].notna()]

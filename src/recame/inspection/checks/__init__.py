@@ -2,6 +2,7 @@
 
 from recame.inspection.check import Check
 from recame.inspection.checks.classes import Classes
+from recame.inspection.checks.corrections import Corrections
 from recame.inspection.checks.duplicates import Duplicates
 from recame.inspection.checks.files import Files
 from recame.inspection.checks.groups import Groups
@@ -13,6 +14,7 @@ from recame.inspection.checks.structure import Structure
 
 #: In this order they look, and speak where their findings are of one level.
 CHECKS: tuple[type[Check], ...] = (
+    Corrections,
     Files,
     Duplicates,
     LabelErrors,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recame.contracts import FloatArray, IntArray
+from recame.data.corrections import CORRECTED, LEFT_OUT
 from recame.inference.projection import principal_components, standardise
 from recame.inspection.check import (
     Block,
@@ -91,7 +92,9 @@ class LabelErrors(Check):
                 f"{len(suspects) / judged:.1%} of {judged:,} tested. Most often: {top}. A list to "
                 "look at, not to apply: hard images are among them, and the first are the "
                 "likeliest.",
-                "Review suspects.csv from the top; stop when they turn out right.",
+                f"Review suspects.csv from the top, and write the right class into {CORRECTED} "
+                f"({LEFT_OUT} leaves an image out); stop when they turn out right. Keep the file, "
+                "and train with --corrections FILE.",
                 len(suspects),
             )
         ]
@@ -123,8 +126,8 @@ class LabelErrors(Check):
         return {"hygiene": {"suspect_labels": len(self.suspects), "labels_tested": self.judged}}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """All of them."""
-        return {"suspects": self.suspects.drop(columns="table_row")}
+        """All of them, with a column for what people find."""
+        return {"suspects": self.suspects.drop(columns="table_row").assign(**{CORRECTED: ""})}
 
 
 def label_suspects(

@@ -34,6 +34,7 @@ from recame.models import MultiExpertClassifier, save_checkpoint
 from recame.names import counted
 from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.certainty import choice_words
 from recame.training.phases.price import NOMINAL_MACS_PER_S, Option, buy, macs
 
 #: Another candidate must be better than `joined`, and than the one named here by so many standard
@@ -55,6 +56,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         if run.config.run.keep != "joined" and last == "retrained":
             chosen = last  # a phase that was asked for is not thrown away unseen
         say(run.console, f"No val split to choose by: {chosen} is kept.")
+        run.folder.explain([f"kept = {chosen}: no val split to choose by, so nothing tells"])
         run = _with_views(
             run,
             _affordable(run, _network(candidates, chosen), most),
@@ -84,12 +86,12 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     if settings.weighting != "mean":  # learned on the images that are judged, for each network
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
     accuracies = {name: _accuracy(judged) for name, judged in predicted.items()}
-    listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
+    right = {name: _right(judged) for name, judged in predicted.items()}
+    why = choice_words(chosen, right, kept.target)
+    run.folder.explain([f"kept = {chosen}: {why}"])
     views = counted(option.views, "view")
-    say(
-        run.console,
-        f"Balanced accuracy on val: {listed}. Kept: {chosen}, {views} ({_accuracy(kept):.3f})",
-    )
+    said = f"{why[0].upper()}{why[1:]}. Kept: {chosen}, {views} ({_accuracy(kept):.3f})"
+    say(run.console, said)
     save_checkpoint(run.folder.path, model, space)
     calibration = _calibrate(run, kept)
     evaluation = evaluate_as_configured(

@@ -21,6 +21,7 @@ from recame.names import counted
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.certainty import score_error, val_words
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
 from recame.training.phases.probe_size import settle_probe
 from recame.training.phases.symmetry import choose_symmetry
@@ -130,7 +131,11 @@ def _decide_symmetry(
             seed=seed,
         )
         listed = ", ".join(f"{key} {score:.3f}" for key, score in scores.items())
-        why = f"balanced accuracy of short probes on val: {listed}"
+        error = score_error(scores[name], val.target.numpy())
+        why = (
+            f"balanced accuracy of short probes on val: {listed} ({val_words(val.target.numpy())}: "
+            f"± {error:.3f} each, so that of nearly equal ones the largest group is taken)"
+        )
     reason = f"augment.symmetry = {name}: {why}"
     run.folder.explain([reason])
     say(run.console, f"  {reason}")

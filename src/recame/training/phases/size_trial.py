@@ -18,6 +18,7 @@ from recame.config import Config, as_size
 from recame.contracts import Array, BoolArray, FloatArray, IntArray, PreprocessSpec
 from recame.data.at_sizes import decode_at_sizes
 from recame.data.cache import ImageCache
+from recame.data.corrections import corrected
 from recame.data.dataset import InspectionSet
 from recame.data.proposal import candidate_sizes, propose_spec
 from recame.data.sampling import balanced_sample
@@ -108,6 +109,7 @@ class Sample:
             seed=seed,
             calibrate_fraction=0.0 if settings.calibrate == "auto" else settings.calibrate,
         )
+        table, _ = corrected(table, settings)
         labels = table["label"]
         train = np.flatnonzero((table["split"] == "train") & labels.notna())
         classes = LabelSpace.from_labels(labels.iloc[train])

@@ -225,7 +225,7 @@ def _prepare(
     with progress_bars(console) as report:
         data = load_inspection_set(
             recorded_data(teachers.folder, teachers.config),
-            config.data,
+            config.data.model_copy(update={"corrections": None}),  # the teacher's table has them
             seed=config.run.seed,
             spec=student_spec(config, loaded),
             label_space=loaded.label_space,

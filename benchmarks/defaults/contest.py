@@ -1,0 +1,287 @@
+"""The default against plain recipes by a plan, in pieces: what is finished is not run again.
+
+    python benchmarks/defaults/contest.py benchmarks/defaults/plan.yaml [--list] [--hours 6]
+        [--data deeppcb=MANIFEST.csv cifar=ARCHIVE.zip cells=MANIFEST.csv xsdd=MANIFEST.csv]
+        [--fastai PYTHON] [--only TEXT ...] [--processor-time] [--runs DIR] [--out DIR]
+
+Each run leaves one small JSON file in `results-contest`, to be committed after each piece: figures,
+and what it called each test image, for paired intervals. Sets that are not given, and fastai
+without its environment, are left for another call. `--hours` begins no run that would end later;
+`--only` keeps jobs whose names hold each TEXT. Run one at a time, or two on two cores with
+OMP_NUM_THREADS=1 and `--only` of disjoint sets. With `--processor-time` seconds are the process's
+own: on a machine that others share; the results say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from recipes import FASTAI, RECIPES, settings_of
+from rich.console import Console
+from run import cifar, deeppcb, digits, synth, write
+from sizes import cells, synth_large
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+import recame
+from recame.data.proposal import native_size
+from recame.durations import parse_duration
+from recame.machine import environment
+from recame.training.planner import choose_size
+
+HERE = Path(__file__).parent
+#: One character a class, in what a run called each image.
+SIGNS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: What start, decoding and judging add to the time of a run, at most.
+OVERHEAD = 1.1
+#: Overkill at which escapes are told.
+OVERKILL = (0.01, 0.02)
+TIMED = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a recipe, a set, a time, a seed.
+
+    Attributes:
+        recipe: of `RECIPES`.
+        set: of the plan.
+        time: as `5m`.
+        seed: of everything random.
+        facts: what the plan says of the set.
+    """
+
+    recipe: str
+    set: str
+    time: str
+    seed: int
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its files, without signs that a file system refuses."""
+        number = list(RECIPES).index(self.recipe)
+        return f"{self.set}@{self.time}@{self.seed}@{number}".replace(" ", "-")
+
+    @property
+    def core_s(self) -> float:
+        """Seconds of one core, at most."""
+        return OVERHEAD * parse_duration(self.time)
+
+
+def jobs_of(plan: Path) -> list[Job]:
+    """The plan's runs in order: every recipe of a set, a time and a seed before the next.
+
+    Raises:
+        SystemExit: it names a recipe that there is not.
+    """
+    asked = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    if unknown := set(asked["recipes"]) - set(RECIPES):
+        raise SystemExit(f"{plan}: unknown {', '.join(unknown)}; known: {', '.join(RECIPES)}")
+    return [
+        Job(recipe, name, time_, seed, facts)
+        for time_, seeds in asked["times"].items()
+        for seed in seeds
+        for name, facts in asked["sets"].items()
+        for recipe in asked["recipes"]
+    ]
+
+
+def makers(data: dict[str, Path]) -> dict[str, Callable[[], Iterator[tuple[np.ndarray, str, str]]]]:
+    """Sets that can be made here."""
+    found = {"digits": digits, "synth small": synth, "synth large": synth_large}
+    given = {"deeppcb small": (deeppcb, "deeppcb"), "cifar small": (cifar, "cifar")}
+    given |= {"cells": (cells, "cells")}
+    for name, (make, key) in given.items():
+        if key in data:
+            found[name] = lambda make=make, path=data[key]: make(path)  # type: ignore[misc]
+    return found
+
+
+def escapes(probabilities: np.ndarray, target: np.ndarray, normal: int) -> dict[str, float]:
+    """Defects called normal where so many normal images are called defects, by their probability.
+
+    The threshold is laid by the same images, alike for each method: it ranks methods and promises
+    nothing.
+
+    Examples:
+        >>> found = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.85, 0.15]])
+        >>> escapes(found, np.array([0, 0, 1, 1]), 0)
+        {'escapes_at_1_percent': 0.5, 'escapes_at_2_percent': 0.5}
+    """
+    score = probabilities[:, normal]
+    ok, defects = np.sort(score[target == normal]), score[target != normal]
+    found = {}
+    for share in OVERKILL:
+        threshold = ok[int(share * len(ok))]  # so many normal images lie below it
+        found[f"escapes_at_{share:.0%}".replace("%", "_percent")] = float(
+            (defects >= threshold).mean()
+        )
+    return found
+
+
+def judged(
+    probabilities: np.ndarray, target: np.ndarray, names: list[str], normal: str | None
+) -> dict[str, Any]:
+    """The figures of a run, by scikit-learn, and what it called each image.
+
+    Args:
+        probabilities: (N, C), columns in the order of `names`.
+        target: (N,) positions in `names`.
+        names: C classes.
+        normal: the class without a defect.
+    """
+    called = probabilities.argmax(1)
+    figures = {
+        "balanced_accuracy": float(balanced_accuracy_score(target, called)),
+        "macro_f1": float(f1_score(target, called, average="macro")),
+    }
+    if normal is not None:
+        figures |= escapes(probabilities, target, names.index(normal))
+    signs = {"target": target, "called": called}
+    told = {name: "".join(SIGNS[index] for index in each) for name, each in signs.items()}
+    return {**figures, "classes": names, **told}
+
+
+def aligned(
+    table: pd.DataFrame, probabilities: np.ndarray, classes: list[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Probabilities, targets and names with the classes in alphabetical order, alike for all."""
+    names = sorted(set(classes))
+    columns = [classes.index(name) for name in names]
+    target = pd.Index(names).get_indexer(pd.Index(table["label"]))
+    return probabilities[:, columns], target, names
+
+
+def run_recame(job: Job, manifest: Path, out: Path, console: Console) -> dict[str, Any]:
+    """Train and judge a recipe of recame's; the rate is that of `recame predict` on files."""
+    table = pd.read_csv(manifest, dtype={"label": str})
+    paths = [manifest.parent / name for name in table["image"]]
+    size, _ = choose_size(native_size(paths, context=2.0))
+    settings = settings_of(job.recipe, str(job.facts["symmetry"]), size)
+    settings |= {"run.seed": job.seed, "run.time_budget_s": parse_duration(job.time)}
+    config = recame.Config().updated(settings)
+    began, started = time.monotonic(), (out / "run.json").exists()
+    if not started or json.loads((out / "run.json").read_text())["state"] != "finished":
+        recame.train(manifest, config, out=out, resume=started, console=console)
+    seconds = time.monotonic() - began
+    found = recame.evaluate(out, report=False)
+    names = list(recame.RunFolder.open(out).label_space().names)
+    order = found.predictions.table.set_index("image")["label"].to_frame()
+    wanted = table[table["split"] == "test"]["image"]
+    at = pd.Index(order.index).get_indexer(pd.Index(wanted))
+    figures = aligned(order.iloc[at], found.predictions.probabilities[at], names)
+    return {
+        **judged(*figures, job.facts.get("normal")),
+        "seconds": seconds,
+        "images_per_s": rate(out, [manifest.parent / name for name in wanted]),
+        "version": f"recame {recame.__version__}",
+        "kept": json.loads((out / "phases.json").read_text()).get("kept", ""),
+    }
+
+
+def rate(run: Path, paths: list[Path]) -> float:
+    """Images a second from files, with one thread, once it is warm."""
+    model = recame.load(run, threads=1)
+    few = [str(path) for path in paths[:TIMED]]
+    list(model.stream(few[:32]))
+    began = time.monotonic()
+    list(model.stream(few))
+    return len(few) / (time.monotonic() - began)
+
+
+def run_fastai(
+    job: Job, manifest: Path, out: Path, python: Path, options: list[str]
+) -> dict[str, Any]:
+    """The same by fastai, in its own environment."""
+    file = out / "found.npz"
+    words: list[str | Path] = [python, HERE / "fastai_recipe.py", manifest, "--out", file]
+    words += ["--seconds", str(parse_duration(job.time)), "--seed", str(job.seed)]
+    words += ["--symmetry", str(job.facts["symmetry"]), *options]
+    subprocess.run(list(map(str, words)), check=True)
+    found = np.load(file)
+    table = pd.read_csv(manifest, dtype={"label": str})
+    test = table[table["split"] == "test"]
+    names = [str(name) for name in found["names"]]
+    figures = aligned(test, found["probabilities"], names)
+    return {
+        **judged(*figures, job.facts.get("normal")),
+        "seconds": float(found["seconds"]),
+        "images_per_s": float(found["images_per_s"]),
+        "version": str(found["version"]),
+        "kept": f"{int(found['epochs'])} epochs",
+    }
+
+
+def main() -> None:
+    """Run what is left of the plan, and write each result when it is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--list", action="store_true", help="what is left, and its core-hours")
+    parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH")
+    parser.add_argument("--fastai", type=Path, help="python of an environment with fastai")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT")
+    parser.add_argument("--runs", type=Path, default=Path("runs/contest"))
+    parser.add_argument("--out", type=Path, default=HERE / "results-contest")
+    parser.add_argument("--processor-time", action="store_true")
+    options = parser.parse_args()
+    if options.processor_time:
+        time.monotonic = time.perf_counter = time.process_time
+    jobs = jobs_of(options.plan)
+    left = [job for job in jobs if not (options.out / f"{job.name}.json").exists()]
+    left = [job for job in left if all(text in job.name for text in options.only)]
+    hours = sum(job.core_s for job in left) / 3600
+    print(f"{len(left)} of {len(jobs)} runs are left: at most {hours:.1f} core-hours")
+    if options.list:
+        print("\n".join(f"{job.name}  {job.recipe}" for job in left))
+        return
+    data = {name: Path(path) for name, _, path in (each.partition("=") for each in options.data)}
+    sets, ends, console = makers(data), time.time() + 3600 * options.hours, Console()
+    for job in left:
+        whole = data.get("xsdd") if job.set == "x-sdd" else None
+        there = whole is not None or job.set in sets
+        if not there or (job.recipe == FASTAI and options.fastai is None):
+            continue
+        if time.time() + job.core_s > ends:
+            break
+        console.rule(f"{job.name}: {job.recipe}")
+        slug = job.set.replace(" ", "-")
+        manifest = whole or write(sets[job.set](), options.runs.resolve() / "sets" / slug)
+        out = options.runs / job.name
+        if job.recipe == FASTAI:
+            own = ["--processor-time"] if options.processor_time else []
+            found = run_fastai(job, manifest, out, options.fastai, own)
+        else:
+            found = run_recame(job, manifest, out, console)
+        clock = "processor" if options.processor_time else "wall"
+        named = {"recipe": job.recipe, "set": job.set, "time": job.time, "seed": job.seed}
+        told = {"clock": clock, "machine": machine()}
+        keep(options.out / f"{job.name}.json", {**named, **found, **told})
+
+
+def machine() -> str:
+    """The processor, and how many threads computed."""
+    facts = environment()
+    return f"{facts.get('processor', '')}, {facts.get('cpu_threads', '')} threads"
+
+
+def keep(path: Path, values: dict[str, Any]) -> None:
+    """Write a result whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Tables of `contest.py`: is the default first, within the spread, or behind, on each set and time?
+
+    python benchmarks/defaults/contest_table.py [RESULTS] [--plan plan.yaml]
+
+Reads the JSON files of runs and writes `table.md` and `results.csv` beside them.
+
+The difference of the default to another recipe is the mean over the seeds that both have, of
+balanced accuracy on the same images. Its 95 % interval holds two kinds of chance: other test images
+(`standard_error` of the paired difference, the mean over the seeds) and other seeds (the standard
+deviation of the seeds' differences / sqrt(seeds); with one seed it is not known, and said so).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from recipes import RECIPES
+
+from recame.metrics.statistics import standard_error
+
+HERE = Path(__file__).parent
+#: Half a 95 % interval, in standard errors; of few seeds it is Student's.
+Z, STUDENT = 1.96, {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+COLUMNS = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "escapes_at_1_percent": "escapes at 1 % overkill",
+    "escapes_at_2_percent": "escapes at 2 % overkill",
+    "seconds": "s",
+    "images_per_s": "images/s",
+}
+
+
+class Difference(NamedTuple):
+    """The default's balanced accuracy minus another recipe's.
+
+    Attributes:
+        value: mean over the seeds.
+        half: half of its interval's width.
+        seeds: that both have.
+    """
+
+    value: float
+    half: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says."""
+        if self.value - self.half > 0:
+            return "ahead"
+        return "behind" if self.value + self.half < 0 else "within spread"
+
+
+def read_results(folder: Path) -> pd.DataFrame:
+    """A row a run, `right` as an array."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        target, called = (np.array(list(found.pop(name))) for name in ("target", "called"))
+        codes = np.unique(target, return_inverse=True)[1]
+        rows.append({**found, "right": target == called, "codes": codes})
+    return pd.DataFrame(rows)
+
+
+def difference(default: pd.DataFrame, other: pd.DataFrame) -> Difference | None:
+    """Of two recipes' runs of one set and time; None without a common seed."""
+    pairs = default.merge(other, on="seed", suffixes=("", "_other"))
+    if pairs.empty:
+        return None
+    values = (pairs["balanced_accuracy"] - pairs["balanced_accuracy_other"]).to_numpy()
+    errors = [
+        standard_error(row["right"], row["right_other"], row["codes"])
+        for row in pairs.to_dict("records")
+    ]
+    half = Z * float(np.mean(errors))
+    if len(values) > 1:
+        seeds = STUDENT.get(len(values), Z) * float(values.std(ddof=1)) / math.sqrt(len(values))
+        half = math.hypot(half, seeds)
+    return Difference(float(values.mean()), half, len(values))
+
+
+def differences(results: pd.DataFrame) -> pd.DataFrame:
+    """`set, time, recipe` -> the default's difference to it, and the verdict."""
+    rows = []
+    for (name, time), found in results.groupby(["set", "time"], sort=False):
+        default = found[found["recipe"] == "default"]
+        for recipe in RECIPES:
+            told = difference(default, found[found["recipe"] == recipe])
+            if recipe != "default" and told is not None:
+                facts = {"set": name, "time": time, "recipe": recipe}
+                rows.append({**facts, **told._asdict(), "verdict": told.verdict})
+    columns = ["set", "time", "recipe", *Difference._fields, "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def standing(found: pd.DataFrame, scores: pd.Series) -> str:
+    """Where the default stands on one set and time.
+
+    `first`: ahead of every recipe beyond chance; `behind`: a recipe is ahead of it beyond chance.
+
+    Args:
+        found: its differences to each recipe.
+        scores: recipe -> mean balanced accuracy.
+    """
+    if found.empty:
+        return "alone"
+    best = str(scores.drop("default").idxmax())
+    row = found[found["recipe"] == best].iloc[0]
+    interval = f"{points(row)} points to {best}"
+    if (found["verdict"] == "behind").any():
+        worst = found.loc[found["value"].idxmin()]
+        return f"**behind** ({points(worst)} points to {worst['recipe']})"
+    if (found["verdict"] == "ahead").all():
+        return f"**first** ({interval})"
+    return f"within spread ({interval})"
+
+
+def points(row: pd.Series) -> str:
+    """A difference in points, with its interval."""
+    return f"{100 * row['value']:+.1f} ± {100 * row['half']:.1f}"
+
+
+def tables(results: pd.DataFrame) -> str:
+    """All of it as Markdown."""
+    lines = ["| set | time | seeds | the default |", "| --- | --- | --- | --- |"]
+    told = differences(results)
+    details: list[str] = []
+    for (name, time), found in results.groupby(["set", "time"], sort=False):
+        scores = found.groupby("recipe")["balanced_accuracy"].mean()
+        if "default" not in scores:
+            continue
+        own = told[(told["set"] == name) & (told["time"] == time)]
+        seeds = found[found["recipe"] == "default"]["seed"].nunique()
+        lines.append(f"| {name} | {time} | {seeds} | {standing(own, scores)} |")
+        details += ["", f"## {name}, {time}", "", *_details(found, own)]
+    return "\n".join([*lines, *details]) + "\n"
+
+
+def _details(found: pd.DataFrame, own: pd.DataFrame) -> list[str]:
+    columns = [name for name in COLUMNS if name in found and found[name].notna().any()]
+    lines = [f"| recipe | {' | '.join(COLUMNS[name] for name in columns)} | the default's lead |"]
+    lines.append("| --- " + "| ---: " * (1 + len(columns)) + "|")
+    known = found["recipe"].unique()
+    for recipe in sorted(known, key=list(RECIPES).index):
+        runs = found[found["recipe"] == recipe]
+        cells = [_cell(name, runs[name]) for name in columns]
+        lead = own[own["recipe"] == recipe]
+        cells.append(
+            ""
+            if lead.empty
+            else f"{100 * lead['value'].iloc[0]:+.1f} ± {100 * lead['half'].iloc[0]:.1f}"
+        )
+        lines.append(f"| {recipe} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(name: str, values: pd.Series) -> str:
+    if name in ("seconds", "images_per_s"):
+        return f"{values.mean():.0f}"
+    spread = f" ± {values.std():.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"
+
+
+def main() -> None:
+    """Write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=HERE / "results-contest")
+    options = parser.parse_args()
+    results = read_results(options.results)
+    if results.empty:
+        raise SystemExit(f"{options.results} holds no results yet: run contest.py.")
+    (options.results / "table.md").write_text(tables(results), encoding="utf-8")
+    plain = results.drop(columns=["right", "codes", "classes"])
+    plain.to_csv(options.results / "results.csv", index=False, float_format="%.5f")
+    print(tables(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Labels that people have corrected since an earlier inspection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from recame.data.corrections import CHANGES
+from recame.inspection.check import Check, SetFinding
+from recame.names import counted, quoted
+
+
+class Corrections(Check):
+    """What `data.corrections` changed: this inspection is of the corrected set."""
+
+    place = 0
+
+    @property
+    def changes(self) -> pd.DataFrame:
+        """A row a change; none where no corrections were given."""
+        found = self.inspection.corrections
+        return pd.DataFrame(columns=list(CHANGES)) if found is None else found
+
+    def say(self) -> list[SetFinding]:
+        """How many, and as what."""
+        if self.inspection.corrections is None:
+            return []
+        changes = self.changes
+        if changes.empty:
+            text = "Every label is as the table of corrections says already."
+            return [SetFinding("corrections", "note", "The corrections change nothing", text)]
+        pairs = (changes["was"].map(quoted) + " -> " + changes["is"].map(quoted)).value_counts()
+        top = ", ".join(f"{pair} ({count})" for pair, count in pairs.head(3).items())
+        title = f"{counted(len(changes), 'correction')} of people taken"
+        text = f"Most often: {top}. All else here is told of the corrected set."
+        return [SetFinding("corrections", "note", title, text, count=len(changes))]
+
+    def facts(self) -> dict[str, Any]:
+        """How many there are."""
+        return {"hygiene": {"corrections": len(self.changes)}}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All of them."""
+        return {"corrections": self.changes}

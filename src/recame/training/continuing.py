@@ -1,0 +1,170 @@
+"""A run continued with further images: its weights, its settings, and the splits of its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recame.config import Config, DataConfig
+from recame.data.file_groups import groups_of
+from recame.data.manifest import ManifestColumns, read_manifest
+from recame.data.splits import make_splits
+from recame.errors import ConfigError, DataError
+from recame.inference.finished_run import recorded_data
+from recame.names import counted, quoted
+from recame.runs.folder import RunFolder
+
+#: Settings that a run has decided by its data, and that what continues it keeps.
+KEPT = (
+    *("data.size", "data.tiles", "data.channels", "data.bit_depth", "data.calibrate"),
+    *("augment.symmetry", "model.backbone", "model.stages"),
+)
+#: Fewer new groups, or images, than splits cannot be divided: all of them train.
+_SPLITS = 3
+#: A folder has moved if it holds so large a part of the run's images by their names below it: new
+#: images are often called as others are.
+_MOVED = 0.5
+
+
+def continuing_config(path: Path, *, add: bool) -> Config:
+    """The settings of a run, as those of one that continues it.
+
+    What it was asked for is asked for again, what it decided by its images stays (`KEPT`), and its
+    weights are the start. Time, learning rate and lengths are planned anew.
+
+    Args:
+        path: of the finished run.
+        add: whether its own images come from its manifest, and the source names new ones alone.
+
+    Raises:
+        CheckpointError: there is no run, or it is not finished.
+        ConfigError: it is a student's.
+    """
+    run = RunFolder.open(path, finished=True)
+    asked, decided = run.asked(), run.load_config()
+    if decided.distill.teacher is not None:
+        raise ConfigError(
+            f"{path} is a student's run, which its teacher has taught: continue the teacher, "
+            f"{decided.distill.teacher}, and distill it again."
+        )
+    values = decided.model_dump()
+    changes: dict[str, Any] = {}
+    for name in KEPT:
+        section, key = name.split(".")
+        changes[name] = values[section][key]
+    changes |= {"model.pretrained": run.path.resolve(), "data.continues": run.path.resolve()}
+    changes["data.replay"] = add
+    if add:  # its manifest has them
+        changes["data.corrections"] = None
+    return asked.updated(changes)
+
+
+def continued_table(source: Path, settings: DataConfig, seed: int) -> tuple[pd.DataFrame, str]:
+    """A manifest in which the images of `data.continues` keep their splits, and a reason.
+
+    Args:
+        source: all images, or with `data.replay` the new ones.
+        settings: name the run.
+        seed: of the new images' splits.
+
+    Raises:
+        CheckpointError: the run no longer knows its images.
+        DataError: the source cannot be used, or holds none of the run's images.
+    """
+    assert settings.continues is not None
+    run = RunFolder.open(settings.continues, finished=True)
+    known = recorded_data(run, run.load_config())
+    columns = ManifestColumns.of(settings)
+    found = read_manifest(
+        source, columns, min_classes=1 if settings.replay else 2, pages=settings.pages
+    )
+    if settings.replay:
+        table, lost = _with_new(known, found, source, run.path), 0
+        old = pd.Series([True] * len(known) + [False] * (len(table) - len(known)))
+    else:
+        table, old = found, _known(found, known, source, run.path)
+        lost = len(known) - int(old.sum())
+    split = _new_splits(table, old, settings, seed)
+    new = split[~old].value_counts()
+    told = ", ".join(f"{name} {count:,}" for name, count in new.items()) or "none"
+    why = (
+        f"data.continues = {run.path}: {counted(int(old.sum()))} of it keep their splits, and "
+        f"{counted(int((~old).sum()))} are new ({told})"
+    )
+    if lost:
+        why += f"; no longer there: {counted(lost)} of the run"
+    return table.assign(split=split), why
+
+
+def _with_new(known: pd.DataFrame, found: pd.DataFrame, source: Path, run: Path) -> pd.DataFrame:
+    """The run's images and the new ones that it does not know, each under a name of its own."""
+    labels = known.drop_duplicates("path").set_index("path")["label"]
+    again = found["path"].isin(labels.index)
+    other = found[again & (found["label"] != found["path"].map(labels))]
+    if len(other):
+        first = other.iloc[0]
+        raise DataError(
+            f"{source} calls {counted(len(other))} of {run} otherwise than that run does "
+            f"({quoted(first['image'])} is {quoted(first['label'])} there and "
+            f"{quoted(labels[first['path']])} in the run), and one label must be wrong. Correct "
+            "the run's by --corrections, or remove these images."
+        )
+    new = found[~again]
+    if new.empty:
+        raise DataError(f"{source} holds no image that {run} does not know: there is nothing new.")
+    if new["image"].isin(known["image"]).any():
+        new = new.assign(image=f"{source.name if source.is_dir() else source.stem}/" + new["image"])
+    return pd.concat([known, new], ignore_index=True)
+
+
+def _known(
+    found: pd.DataFrame, known: pd.DataFrame, source: Path, run: Path
+) -> pd.Series:  # of bool
+    """Which images are the run's; their splits are written into `found`."""
+    for key, least in (("path", 1), ("image", _MOVED * len(known))):
+        splits = known.drop_duplicates(key).set_index(key)["split"]
+        old = found[key].isin(splits.index)
+        if old.sum() >= least:
+            given = found["split"] if "split" in found else pd.Series(None, found.index, object)
+            found["split"] = found[key].map(splits).where(old, given)
+            return old
+    raise DataError(
+        f"{source} holds none of the {counted(len(known))} of {run}, whose splits were to be kept: "
+        "to train on these and on new ones give the new ones with --add, or leave --from out and "
+        f"set model.pretrained={run}."
+    )
+
+
+def _new_splits(table: pd.DataFrame, old: pd.Series, settings: DataConfig, seed: int) -> pd.Series:
+    """The splits of all images: the old ones' own, and those of new ones given, or drawn.
+
+    A new image of a group that the run knows goes where the group is.
+    """
+    groups = groups_of(table, settings.group_by)
+    split = (
+        table["split"].copy() if "split" in table else pd.Series(None, table.index, dtype=object)
+    )
+    if groups is not None:
+        place = split[old].groupby(groups[old]).first()
+        split = split.where(split.notna(), groups.map(place))
+    left = split.isna()
+    if not left.any():
+        return split
+    by_name = table[left].sort_values("image", kind="stable")
+    own = None if groups is None else groups[by_name.index]
+    number = len(by_name) if own is None else own.nunique()
+    try:
+        if number < _SPLITS:
+            raise DataError("too few to divide")
+        made = make_splits(
+            by_name["label"],
+            val_fraction=settings.val_fraction,
+            test_fraction=settings.test_fraction,
+            groups=own,
+            seed=seed,
+        )
+    except DataError:  # a class would be lost to training, or one board is all that is new
+        made = pd.Series("train", by_name.index, dtype=object)
+    return split.where(~left, made.reindex(split.index))

@@ -1,0 +1,84 @@
+"""How sure a choice on `val` is, in words: images a class, standard errors, what it can tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from recame.contracts import BoolArray, IntArray
+from recame.metrics.statistics import balanced_accuracy, standard_error
+from recame.names import counted
+
+#: Standard errors beyond which a difference is hardly chance.
+SURE = 2.0
+
+
+def val_words(target: IntArray) -> str:
+    """How many images judge, and how many of a class.
+
+    Examples:
+        >>> val_words(np.array([0, 0, 0, 1])), val_words(np.array([0, 1]))
+        ('4 images, 1 to 3 a class', '2 images, 1 a class')
+    """
+    counts = np.bincount(target)
+    counts = counts[counts > 0]
+    least, most = int(counts.min()), int(counts.max())
+    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{counted(len(target))}, {each} a class"
+
+
+def score_error(score: float, target: IntArray) -> float:
+    """Standard error of a balanced accuracy if every class were called right alike.
+
+    One more image than there is, half of it right, is counted in each class: three right of three
+    do not show that the next one would be.
+
+    Examples:
+        >>> round(score_error(0.5, np.repeat([0, 1], [12, 12])), 3)
+        0.102
+    """
+    counts = np.bincount(target)
+    counts = counts[counts > 0]
+    shares = (score * counts + 0.5) / (counts + 1)
+    return float(math.sqrt((shares * (1 - shares) / counts).sum()) / len(counts))
+
+
+def choice_words(chosen: str, right: Mapping[str, BoolArray], target: IntArray) -> str:
+    """What each candidate scored, and whether `val` can tell the chosen one from the others.
+
+    Args:
+        chosen: the candidate that is kept.
+        right: candidate -> (N,) whether it calls each image by its class.
+        target: (N,) class indices.
+    """
+    scores = {name: balanced_accuracy(found, target) for name, found in right.items()}
+    nothing = np.zeros_like(next(iter(right.values())))
+    listed = ", ".join(
+        f"{name} {scores[name]:.3f} ± {standard_error(found, nothing, target):.3f}"
+        for name, found in right.items()
+    )
+    told = f"balanced accuracy on val ({val_words(target)}): {listed} (standard errors)"
+    others = [name for name in right if name != chosen]
+    if not others:
+        return told
+    doubtful, behind = [], []
+    for name in others:
+        lead = scores[chosen] - scores[name]
+        error = standard_error(right[chosen], right[name], target)
+        text = f"{name} ({lead:+.3f} ± {error:.3f})"
+        if abs(lead) <= SURE * error:
+            doubtful.append(text)
+        elif lead < 0:
+            behind.append(text)
+    if behind:
+        told += f"; {chosen} is behind {_listed(behind)}"
+    if doubtful:
+        return f"{told}; so few images do not tell {chosen} from {_listed(doubtful)}"
+    return told if behind else f"{told}; {chosen} is ahead by more than {SURE:g} of them"
+
+
+def _listed(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last

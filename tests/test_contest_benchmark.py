@@ -1,0 +1,112 @@
+"""The contest of the default with plain recipes: its plan, its verdicts, its committed results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from recame.config import Config
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "defaults"
+RESULTS = FOLDER / "results-contest"
+#: What the plan may take, in hours of one core.
+MOST_HOURS = 24
+
+
+@pytest.fixture(scope="module")
+def contest() -> ModuleType:
+    return _module("contest")
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    return _module("contest_table")
+
+
+def _module(name: str) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        for other in ("recipes", "run", "sizes", name):
+            sys.modules.pop(other, None)
+        return importlib.import_module(name)
+
+
+def test_the_plan_is_affordable_and_its_recipes_are_settings(contest: ModuleType) -> None:
+    jobs = contest.jobs_of(FOLDER / "plan.yaml")
+    assert sum(job.core_s for job in jobs) <= MOST_HOURS * 3600
+    assert len({job.name for job in jobs}) == len(jobs)
+    recipes = {job.recipe for job in jobs}
+    assert "default" in recipes
+    assert len(recipes) == 8
+    for job in jobs:
+        if contest.RECIPES[job.recipe] is not None:
+            settings = contest.settings_of(job.recipe, job.facts["symmetry"], 96)
+            assert isinstance(Config().updated(settings), Config)
+            assert (settings == {}) == (job.recipe == "default")
+
+
+def test_escapes_are_told_at_a_share_of_normal_images(contest: ModuleType) -> None:
+    normal = np.linspace(1, 0.01, 100)  # of probability
+    defects = np.array([0.015, 0.025, 0.5, 0.005])
+    probabilities = np.stack([np.r_[normal, defects], 1 - np.r_[normal, defects]], 1)
+    target = np.r_[np.zeros(100, int), np.ones(4, int)]
+    found = contest.escapes(probabilities, target, 0)
+    # The threshold lies at 0.02 and at 0.03, above one and two of the normal images.
+    assert found == {"escapes_at_1_percent": 0.5, "escapes_at_2_percent": 0.25}
+
+
+def write(folder: Path, recipe: str, seed: int, wrong: range, number: int) -> None:
+    target = "0" * 50 + "1" * 50
+    called = "".join(
+        ("1" if sign == "0" else "0") if index in wrong else sign
+        for index, sign in enumerate(target)
+    )
+    right = 1 - sum(1 for _ in wrong) / 100
+    found = {"recipe": recipe, "set": "s", "time": "1m", "seed": seed, "target": target}
+    found |= {"called": called, "balanced_accuracy": right, "macro_f1": right, "seconds": 60}
+    found |= {"images_per_s": 50, "classes": ["a", "b"]}
+    (folder / f"s@1m@{seed}@{number}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"), [(40, "**first**"), (4, "within spread"), (0, "**behind**")]
+)
+def test_the_default_is_first_behind_or_neither(
+    table: ModuleType, tmp_path: Path, wrong: int, verdict: str
+) -> None:
+    own = 30 if verdict == "**behind**" else 3
+    for seed in range(3):
+        write(tmp_path, "default", seed, range(own), 0)
+        write(tmp_path, "bare", seed, range(wrong), 5)
+    results = table.read_results(tmp_path)
+    (found,) = table.differences(results).to_dict("records")
+    assert found["value"] == pytest.approx((wrong - own) / 100)
+    assert found["seeds"] == 3
+    assert f"| s | 1m | 3 | {verdict}" in table.tables(results)
+
+
+def test_other_seeds_widen_the_interval(table: ModuleType, tmp_path: Path) -> None:
+    for seed, wrong in enumerate((10, 20, 30)):
+        write(tmp_path, "default", seed, range(5), 0)
+        write(tmp_path, "bare", seed, range(wrong), 5)
+    (found,) = table.differences(table.read_results(tmp_path)).to_dict("records")
+    # The seeds' own part: 4.30 x 0.1 / sqrt(3), of two degrees of freedom.
+    assert found["half"] > 0.248
+    assert found["verdict"] == "within spread"
+
+
+def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType) -> None:
+    results = table.read_results(RESULTS)
+    assert (RESULTS / "table.md").exists() == bool(len(results))  # none before the first piece
+    if results.empty:
+        return
+    assert (RESULTS / "table.md").read_text(encoding="utf-8") == table.tables(results)
+    for row in results.to_dict("records"):
+        shares = [row["right"][row["codes"] == code].mean() for code in np.unique(row["codes"])]
+        assert row["balanced_accuracy"] == pytest.approx(np.mean(shares))

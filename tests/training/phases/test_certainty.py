@@ -1,0 +1,50 @@
+"""The words that say how sure a choice on a few validation images is."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+
+from recame.metrics.statistics import standard_error
+from recame.training.phases import certainty
+from recame.training.phases.certainty import choice_words, score_error, val_words
+
+TARGET = np.repeat([0, 1, 2], [20, 4, 4])
+
+
+def right(*wrong: int) -> np.ndarray:
+    found = np.ones(len(TARGET), np.bool_)
+    found[list(wrong)] = False
+    return found
+
+
+def test_its_examples_hold() -> None:
+    assert doctest.testmod(certainty)[0] == 0
+
+
+def test_few_images_do_not_tell() -> None:
+    told = choice_words("joined", {"probe": right(20), "joined": right(21)}, TARGET)
+    assert told.startswith("balanced accuracy on val (28 images, 4 to 20 a class): probe 0.917 ± ")
+    error = standard_error(right(21), right(20), TARGET)
+    assert told.endswith(f"so few images do not tell joined from probe (+0.000 ± {error:.3f})")
+
+
+def test_a_clear_lead_is_called_one() -> None:
+    told = choice_words("finetune", {"probe": right(*range(26)), "finetune": right()}, TARGET)
+    assert told.endswith("; finetune is ahead by more than 2 of them")
+    told = choice_words("probe", {"probe": right(*range(26)), "finetune": right()}, TARGET)
+    assert "; probe is behind finetune (-0.8" in told
+
+
+def test_one_candidate_is_only_judged() -> None:
+    assert choice_words("probe", {"probe": right()}, TARGET).endswith("(standard errors)")
+    assert val_words(np.repeat([0, 2], [5, 5])) == "10 images, 5 a class"  # a class that val lacks
+
+
+def test_errors_shrink_with_images() -> None:
+    errors = [score_error(0.8, np.repeat([0, 1], count)) for count in (4, 16, 400)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] == pytest.approx((0.8 * 0.2 / 400 / 2) ** 0.5, rel=0.01)
+    assert score_error(1.0, np.repeat([0, 1], 3)) > 0.1  # all of three right is not certain
