@@ -57,6 +57,14 @@ def test_a_tau_leaves_the_rest_of_the_prior() -> None:
     assert prior(finetune__sampler="instance", objective__tau=1.5).argmax() == 2
 
 
+def test_what_is_taken_off_after_training_is_not_spoken_of() -> None:
+    for tau in (0.5, 1.0, 1.5):
+        plain = {"objective__base": "cross_entropy", "objective__posthoc_tau": tau}
+        np.testing.assert_allclose(
+            prior(finetune__sampler="instance", **plain), power(NATURAL, 1 - tau)
+        )
+
+
 def test_experts_are_a_geometric_mean() -> None:
     two = {"model__num_experts": 2, "objective__tau": (1.0, 2.0), "finetune__sampler": "instance"}
     np.testing.assert_allclose(prior(**two), power(NATURAL, -0.5))

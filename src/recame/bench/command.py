@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from recame.bench.costs.measure import measure_all
 from recame.bench.plan.plan import Bench, Job, Plan, load_plan, plan_methods, read_costs
 from recame.bench.plan.sources import find_sources
+from recame.bench.plan.tuned import TUNED_FILE, found_by_search, write_tuned
 from recame.bench.queue.cluster import run_on_cluster
 from recame.bench.queue.job import check_code, is_trained, job_config
 from recame.bench.queue.local import JOB_LIMIT_S, run_queue, threads_each, visible_devices
+from recame.bench.tables.behaviour import behaviour
 from recame.bench.tables.bench_page import write_page
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import METHOD_COLUMN, collect, read_elsewhere
@@ -266,8 +269,8 @@ def jobs_to_run(bench: Bench, request: Request) -> list[Job]:
 
 def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     """Measure what is not measured yet, before anything else keeps the machine busy."""
-    if request.costs is False:
-        return
+    if request.costs is False or (request.costs is None and bench.plan.search is not None):
+        return  # a search's trials cost what their methods cost
     shares_out = bench.plan.equal == "time"
     if request.costs and shares_out and any(bench.path.glob("runs/*/*/*")):
         raise ConfigError(
@@ -338,8 +341,24 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
         raise DataError(
             f"{bench.path} holds no finished run of this plan yet: there is no table to write."
         )
+    if plan.search is None:
+        contest = replace(contest, behaviour=behaviour(bench.path, contest.shown))
     written = [*write_tables(bench.path, contest), write_page(bench.path, contest)]
+    if plan.search is not None:
+        written.append(_write_chosen(bench, file.parent, contest.shown))
     if request.markdown is not None:
         update_markdown(request.markdown, plan.name, headline(contest))
         written.append(request.markdown)
     return written
+
+
+def _write_chosen(bench: Bench, folder: Path, frame: pd.DataFrame) -> Path:
+    """Write what a search has chosen, of the methods whose trials are all there."""
+    plan = bench.plan
+    assert plan.search is not None
+    untried = plan_methods(plan.model_copy(update={"search": None, "reference": None}), folder)
+    data = [name for name in plan.data if name in set(frame["data"])]
+    path = bench.path / TUNED_FILE
+    words = (frame, untried, data, plan.seeds, plan.settings)
+    write_tuned(path, found_by_search(plan.name, plan.search, *words))
+    return path

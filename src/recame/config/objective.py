@@ -68,6 +68,11 @@ class ObjectiveConfig(Section):
     deferred_reweighting: Fraction = Field(
         1.0, description="share of training after which classes are re-weighted; 1: never"
     )
+    posthoc_tau: Weight = Field(
+        0.0,
+        description="after training, so many times the log of the prior is taken off the logits; "
+        "1 with base=cross_entropy: post-hoc logit adjustment",
+    )
 
     @model_validator(mode="after")
     def _margin_fits(self) -> ObjectiveConfig:

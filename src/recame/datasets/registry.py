@@ -33,6 +33,8 @@ class PublicSet:
         cutoffs: for `LabelSpace.groups`; None where classes are grouped by rank of their counts.
         function: of the module.
         options: values of the function's options that make this set.
+        group: the manifest's column that says which images were taken together, by whose values
+            `train` may be resampled; empty where nothing says it.
     """
 
     title: str
@@ -43,6 +45,7 @@ class PublicSet:
     cutoffs: tuple[int, int, int] | None = None
     function: str = "prepare"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    group: str = ""
 
     def prepare(
         self,
@@ -166,6 +169,7 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
             raw="LSWMD.pkl (or the folder that holds it)",
             source="Wu, Jang and Chen, IEEE TSM 28(1), 2015",
             licence="free with citation (MIR lab)",
+            group="lot",
         ),
         "deeppcb_lt": PublicSet(
             title="DeepPCB-LT",
@@ -173,6 +177,7 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
             raw="a clone of github.com/tangsanli5201/DeepPCB (the folder that holds PCBData)",
             source="Tang et al., arXiv 1902.06197, 2019; long-tailed here",
             licence="MIT; its README asks for research use",
+            group="board",
         ),
         "ic_defect_synth_100": _generated(100),
         "ic_defect_synth_500": _generated(500),

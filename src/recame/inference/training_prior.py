@@ -35,7 +35,7 @@ class Taught:
     Attributes:
         phase: that trained its classifier.
         sampler: how often each class was drawn.
-        tau: by which the loss adjusted its logits; 0: not at all.
+        tau: by which the loss adjusted its logits, or they were after training; 0: not at all.
         weighted: whether the loss weighed the classes.
     """
 
@@ -138,11 +138,13 @@ def _taught(config: Config, phase: str, expert: int) -> Taught:
     }
     taus = objective.tau
     tau = taus[expert] if isinstance(taus, tuple) else float(taus)
+    taught = config.distill.teacher is not None
+    posthoc = 0.0 if taught else objective.posthoc_tau
     deferred = phase == "finetune" and objective.deferred_reweighting < 1
     return Taught(
         phase=phase,
         sampler=samplers[phase],
-        tau=tau if objective.base == "balanced_softmax" else 0.0,
+        tau=(tau if objective.base == "balanced_softmax" else 0.0) + posthoc,
         weighted=objective.base == "class_balanced" or deferred,
     )
 

@@ -180,6 +180,7 @@ METRICS = (
         "ECE",
         "distance of confidence and accuracy",
         level="summary",
+        column="ECE",
         lower_is_better=True,
     ),
 )

@@ -116,7 +116,7 @@ class OngoingRun:
         counts, num_experts = self.data.label_space.counts, int(self.config.model.num_experts)
         if self.make_loss is not None:
             return self.make_loss(counts, num_experts, prior).to(self.device)
-        settings = self.config.objective.model_dump(exclude={"deferred_reweighting"})
+        settings = self.config.objective.model_dump(exclude={"deferred_reweighting", "posthoc_tau"})
         if fixed_features:
             settings |= {"contrastive_weight": 0.0, "intra_weight": 0.0}
         return Objective(

@@ -114,6 +114,28 @@ def test_a_set_of_one_s_own_gets_the_seed(tmp_path: Path) -> None:
     assert bench.data == ["own", "chips", "fixed"]
 
 
+def test_of_a_published_set_the_boards_are_drawn_anew(tmp_path: Path) -> None:
+    rows = [
+        {"image": f"images/{n}.png", "label": "ok" if n % 3 else "dent", "board": n // 4}
+        for n in range(60)
+    ]
+    table = pd.DataFrame(rows).assign(split=["train"] * 48 + ["test"] * 12)
+    (tmp_path / "raw").mkdir()
+    table.to_csv(tmp_path / "raw" / "manifest.csv", index=False)
+    plan = write_plan(
+        tmp_path,
+        data={"boards": {"builder": "deeppcb_lt", "data_seed": "block"}, "chips": CHIPS},
+    )
+    bench = opened(plan, tmp_path / "out", boards=tmp_path / "raw" / "manifest.csv")
+    drawn = [pd.read_csv(bench.sources["boards", seed]) for seed in (3, 4)]
+    assert not drawn[0].equals(drawn[1])
+    for one, seed in zip(drawn, (3, 4), strict=True):
+        assert (one["split"] == "test").sum() == 12
+        folder = bench.sources["boards", seed].parent
+        assert (folder / one["image"][0]).resolve().parent == tmp_path / "raw" / "images"
+    assert opened(plan, tmp_path / "other").data == ["chips"]  # no raw copy at hand
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

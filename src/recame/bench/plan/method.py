@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError
 
+from recame.bench.plan.knobs import Knob
 from recame.config import Config, DistillConfig, Section
 from recame.errors import ConfigError
 
@@ -66,6 +68,8 @@ class Method:
         code: Python source that defines `make_loss`, for a loss that settings cannot say.
         teacher: settings on top of the method's own, under which a teacher is trained first; the
             method then trains its student. None: nobody teaches.
+        knobs: what a search may set otherwise, by name.
+        settings_by_data: data set -> settings over the method's own, as a search has chosen them.
     """
 
     name: str
@@ -76,6 +80,13 @@ class Method:
     deviations: tuple[str, ...] = ()
     code: str | None = None
     teacher: dict[str, Any] | None = None
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    settings_by_data: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    def on(self, data: str) -> Method:
+        """The method as it is set on one data set."""
+        own = self.settings_by_data.get(data, {})
+        return replace(self, settings={**(self.settings or {}), **own}, settings_by_data={})
 
     def configure(self, config: Config) -> Config:
         """The settings of a run of this method.
@@ -101,7 +112,9 @@ class Method:
     @property
     def sha256(self) -> str:
         """Of all that decides this method's runs: its settings, its teacher's and its code."""
-        decisive = [self.settings or {}, self.teacher, self.code_sha256]
+        decisive: list[Any] = [self.settings or {}, self.teacher, self.code_sha256]
+        if self.settings_by_data:
+            decisive.append(self.settings_by_data)
         return hashlib.sha256(
             json.dumps(decisive, sort_keys=True, default=str).encode()
         ).hexdigest()
@@ -124,6 +137,7 @@ class _MethodFile(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     teacher: dict[str, Any] | None = None
+    knobs: dict[str, Knob] = Field(default_factory=dict)
 
 
 def method_names() -> list[str]:
@@ -192,7 +206,8 @@ def _checked(name: str, values: object, code: str | None) -> Method:
         raise ConfigError(
             f"Method {name}: group={made.group!r} is unknown: choose one of {', '.join(GROUPS)}."
         )
-    method = Method(**made.model_dump(), name=name, code=code)
+    fields = {key: getattr(made, key) for key in _MethodFile.model_fields}
+    method = Method(**fields, name=name, code=code)
     plain = Config().updated(PLAIN)
     config = method.configure(plain)
     if method.teacher is not None:

@@ -12,6 +12,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from recame.bench.plan.factorial import Factorial, check_distinct, expand
 from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_method
+from recame.bench.plan.search import Search, expand_trials
+from recame.bench.plan.tuned import at_its_best, read_tuned
 from recame.bench.tables.results import METRICS
 from recame.config import Config, Section
 from recame.errors import ConfigError
@@ -29,8 +31,9 @@ class DataEntry(Section):
     options: dict[str, Any] = Field({}, description="for the builder")
     data_seed: Literal["fixed", "block"] = Field(
         "fixed",
-        description="block: made anew for each seed of the plan, which the builder gets as `seed`: "
-        "a block of the comparison is one seed of data and training",
+        description="block: made anew for each seed of the plan, which the builder gets as `seed`; "
+        "of a published set with groups, as boards, the groups in train are drawn with "
+        "replacement: a block of the comparison is one seed of data and training",
     )
     path: Path | None = Field(None, description="manifest or folder; or the builder's raw copy")
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("test",)
@@ -53,6 +56,9 @@ class MethodEntry(Section):
     title: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     group: Group | None = None
+    tuned: bool = Field(
+        default=True, description="of a plan with `tuned`: whether it is set as the search chose"
+    )
 
 
 class Plan(Section):
@@ -73,6 +79,12 @@ class Plan(Section):
     )
     pace: str | None = Field(None, description="for equal=time: the method that sets the time")
     factorial: Factorial | None = Field(None, description="parts that are on or off: more methods")
+    search: Search | None = Field(
+        None, description="try each method at several settings, judged on val: more methods"
+    )
+    tuned: Path | None = Field(
+        None, description="what a search has chosen, relative to the plan: each method's settings"
+    )
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("balanced_accuracy", "tail_recall"),
         description="of a factorial plan: metrics of which the effects are told, the primary first",
@@ -166,7 +178,7 @@ class Bench:
         Raises:
             ConfigError: the plan's, the method's or the set's settings are wrong.
         """
-        plan, chosen = self.plan, self.methods[method]
+        plan, chosen = self.plan, self.methods[method].on(data)
         last = {**plan.data[data].settings, "run.seed": seed}
         if of_teacher:
             chosen = chosen.of_teacher()
@@ -297,6 +309,10 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
         methods[method.name] = method
     if plan.factorial is not None:
         _cross(plan, plan.factorial, methods)
+    if plan.tuned is not None:
+        methods = _tuned(plan, plan.tuned, folder, methods)
+    if plan.search is not None:
+        methods = _searched(plan, plan.search, methods)
     _check_folders(plan, "method", methods)
     for role in ("reference", "pace"):
         name = getattr(plan, role)
@@ -350,3 +366,70 @@ def _cross(plan: Plan, factorial: Factorial, methods: dict[str, Method]) -> None
                 "the factor, or the method."
             )
         methods[name] = method
+
+
+def _tuned(plan: Plan, file: Path, folder: Path, methods: dict[str, Method]) -> dict[str, Method]:
+    """The methods as a search has chosen them.
+
+    Raises:
+        ConfigError: the file cannot be used, or a data set's settings would overrule a choice.
+    """
+    try:
+        tuned = read_tuned(folder / file)
+        if other := tuned.other_protocol(plan.settings):
+            raise ConfigError(
+                f"{file} was found under other settings of all methods ({', '.join(other)}), and "
+                "what is best there need not be here: search again under this plan's."
+            )
+        own = {entry.name or entry.method for entry in plan.methods if not entry.tuned}
+        found = {
+            name: method if name in own else at_its_best(method, tuned, list(plan.data))
+            for name, method in methods.items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"Plan {plan.name}: {error}") from error
+    for name, method in found.items():
+        for data, settings in method.settings_by_data.items():
+            _check_not_overruled(plan, data, settings, f"what {file} has chosen for {name}")
+    return found
+
+
+def _searched(plan: Plan, search: Search, methods: dict[str, Method]) -> dict[str, Method]:
+    """The trials of a search in place of the methods.
+
+    Raises:
+        ConfigError: the search is wrong, or would be judged by other images than those of val.
+    """
+    where = f"Plan {plan.name}, search"
+    clash = next((n for n in ("factorial", "tuned") if getattr(plan, n) is not None), None)
+    if clash is not None or plan.equal == "time":
+        raise ConfigError(
+            f"{where}: it tries settings at equal epochs, and `{clash or 'equal: time'}` asks for "
+            "something else: leave it out, and let a second plan read what the search has chosen."
+        )
+    for data, entry in plan.data.items():
+        if entry.splits != ("val",):
+            raise ConfigError(
+                f"{where}: data set {data} is judged on {', '.join(entry.splits)}, and what "
+                "chooses settings must not see the images that judge them: give it `splits: [val]`."
+            )
+    try:
+        trials = expand_trials(search, methods)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    for name, method in methods.items():
+        keys = {
+            key for knob in (*search.knobs.values(), *method.knobs.values()) for key in knob.keys
+        }
+        for data in plan.data:
+            _check_not_overruled(plan, data, keys, f"a knob of {name}")
+    return trials
+
+
+def _check_not_overruled(plan: Plan, data: str, keys: Iterable[str], what: str) -> None:
+    """Refuse settings of a data set that lie over what was to be tried or was chosen."""
+    if overruled := sorted({*keys} & plan.data[data].settings.keys()):
+        raise ConfigError(
+            f"Plan {plan.name}: the settings of data set {data} lie over those of every method and "
+            f"say {overruled[0]}, so {what} would change nothing there: leave it out."
+        )

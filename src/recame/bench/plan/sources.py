@@ -80,6 +80,8 @@ def _check_block(plan: Plan, name: str, entry: DataEntry, given: Path | None) ->
     if entry.builder is None:
         told = "no builder: the images of a manifest or a folder are given. Name a builder that "
         told += "makes them, or leave data_seed out"
+    elif known and known.raw and known.group:
+        return  # its training images are drawn anew
     elif known and known.raw:
         told = f"builder={entry.builder}, whose images are published, and there are no others. "
         told += "Leave data_seed out, or take a set that is generated"
@@ -105,12 +107,25 @@ def _made_anew(
     place: Path,
     console: Console,
 ) -> dict[int, Path] | None:
-    """Seed -> the manifest that its builder makes with it; None where the raw copy is lacking."""
+    """Seed -> the manifest that its builder makes with it; None where the raw copy is lacking.
+
+    Published images are no others for another seed: of these the groups in `train` are drawn anew.
+    """
+    from recame.datasets.public.resampled import resample_groups
+    from recame.datasets.registry import PUBLIC_SETS
+
     if (place / "manifest.csv").exists():
         raise DataError(
             f"{place} holds the set that {name} was before its data_seed was block, and results of "
             "the two do not compare: choose another --out."
         )
+    known = PUBLIC_SETS.get(entry.builder or "")
+    if known and known.raw:
+        whole = _source(name, entry, path, folder, place / "published", console)
+        if whole is None:
+            return None
+        whole = whole / "manifest.csv" if whole.is_dir() else whole
+        return {s: resample_groups(whole, place / f"seed{s}", known.group, s) for s in seeds}
     made = {}
     for seed in seeds:
         block = entry.model_copy(update={"options": {**entry.options, "seed": seed}})

@@ -13,14 +13,18 @@ import pandas as pd
 from rich.console import Console
 
 from recame.bench.plan.plan import Bench, Job
+from recame.bench.queue.published_groups import published_groups
+from recame.bench.queue.sampling_error import sampling_error
 from recame.bench.queue.unseen import tail_unseen
-from recame.bench.tables.results import RESULT_SCHEMA
+from recame.bench.tables.results import RESULT_SCHEMA, TEST_ERROR
 from recame.config import Config
+from recame.datasets.registry import PUBLIC_SETS
 from recame.errors import CheckpointError, ConfigError, TrainingError
 from recame.files import read_json, write_json
 from recame.machine import environment
-from recame.reports.evaluate import evaluate
+from recame.reports.evaluate import PREDICTIONS, evaluate
 from recame.runs.folder import RunFolder
+from recame.runs.predictions import load_predictions
 from recame.training.student.distill import distill
 from recame.training.train import train
 
@@ -282,6 +286,12 @@ def _judged_splits(folder: RunFolder, splits: Sequence[str]) -> dict[str, Any]:
     return {name: metrics[name] for name in splits}
 
 
+def _group(bench: Bench, job: Job, config: Config) -> str:
+    """The column of images that were taken together; empty where none is known."""
+    known = PUBLIC_SETS.get(bench.plan.data[job.data].builder or "")
+    return config.data.group_by or (known.group if known else "")
+
+
 def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
     folder = RunFolder.open(bench.run_dir(job))
     info, config = folder.info(), folder.load_config()
@@ -292,6 +302,11 @@ def _write_result(bench: Bench, job: Job, evaluate_s: float) -> None:
         found = tail_unseen(folder, source, name, figures.get("tail_classes", ()))
         if found is not None:
             figures["tail_unseen"] = found.to_dict()
+        judged = load_predictions(folder.evaluation_dir(name) / PREDICTIONS).predictions
+        figures[TEST_ERROR] = sampling_error(judged, _group(bench, job, config))
+        known = PUBLIC_SETS.get(bench.plan.data[job.data].builder or "")
+        if known is not None and known.cutoffs is not None:
+            figures |= published_groups(figures["per_class"], known.cutoffs)
     if bench.methods[job.method].teacher is not None:
         teachers = {"teacher": training_facts(folder.path / TEACHER_DIR)}
         for name in ("images_seen", "train_s"):  # of both

@@ -36,7 +36,7 @@ _MOST = 60
 
 
 def score_figure(board: Board, contest: Contest) -> Figure:
-    """Methods from best to worst: mean with its interval, each seed, and the paired difference.
+    """Methods from best to worst: mean with its interval, each seed, and the difference.
 
     Args:
         board: of one data set and split.
@@ -67,7 +67,7 @@ def score_figure(board: Board, contest: Contest) -> Figure:
     bars = table[["difference", "difference_low", "difference_high"]]
     _intervals(grid[-1], bars, 0, colours)
     titles = {name: figure_label(methods[name].title, _MOST) for name in (*names, reference)}
-    head = f"paired difference of balanced accuracy\nto {titles[reference]}, points"
+    head = f"difference of balanced accuracy\nto {titles[reference]}, points"
     grid[-1].set_xlabel(head, fontsize=_SMALL, color=GREY)
     grid[0].set_yticks(places, [titles[name] for name in names], fontsize=10, color=INK)
     grid[0].set_ylim(-0.7, len(names) - 0.3)
@@ -82,7 +82,7 @@ def _intervals(axes: Axes, bars: pd.DataFrame, line: float | None, colours: Sequ
     axes.scatter(value, places, s=40, color=colours, zorder=3, linewidths=0)
     if line is not None:
         axes.axvline(100 * line, color=INK, linewidth=0.8, alpha=0.45)
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -112,7 +112,7 @@ def cost_figure(board: Board, contest: Contest) -> Figure:
     score = 100 * table["balanced_accuracy"]
     colours = [KIND_COLOURS[methods[name].group] for name in board.methods]
     for axes, (head, cost) in zip(grid, drawn, strict=True):
-        _plain(axes)
+        plain_axes(axes)
         axes.grid(color=LINE, linewidth=0.8)
         front = _front(cost, score)
         axes.plot(cost[front], score[front], color=GREY, linewidth=1)
@@ -167,7 +167,8 @@ def _name_dots(axes: Axes, x: pd.Series[Any], y: pd.Series[Any], titles: Mapping
         )
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Left and bottom axis alone, in grey."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)

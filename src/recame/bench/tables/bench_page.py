@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from recame.bench.plan.method import Method
+from recame.bench.tables.behaviour_figures import behaviour_figure
 from recame.bench.tables.bench_figures import (
     KIND_COLOURS,
     cost_figure,
@@ -83,14 +84,16 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
     )
     if not others:
         return f"{text}."
-    if pd.isna(table["balanced_accuracy_sd"].iloc[0]):  # the first has no pairs to tell it apart
+    if pd.isna(table["best_high"].iloc[0]):  # nothing tells the first apart
         return f"{text}. One seed decides little: run more of them."
     if not level:
-        return f"{text}; paired seeds tell it apart from every other method."
+        several = " of two seeds or more" if (table["n"] < 2).any() else ""
+        return f"{text}; the runs tell it apart from every other method{several}."
     return f"{text}; not told apart from it ({LEVEL}): {', '.join(level)}."
 
 
 def _shown(board: Board, contest: Contest) -> dict[str, Any]:
+    drawn = behaviour_figure(board, contest)
     kinds = {contest.methods[name].group for name in board.methods}
     return {
         "anchor": f"{board.data}-{board.split}",
@@ -103,6 +106,13 @@ def _shown(board: Board, contest: Contest) -> dict[str, Any]:
         "scores": figure_picture(
             score_figure(board, contest),
             f"Balanced accuracy and tail recall on {board.title} with intervals",
+        ),
+        "behaviour": None
+        if drawn is None
+        else figure_picture(
+            drawn,
+            f"Recall by training count, other shares of the classes, and what the tail of "
+            f"{board.title} costs",
         ),
         "cost": figure_picture(
             cost_figure(board, contest), f"Balanced accuracy against cost on {board.title}"

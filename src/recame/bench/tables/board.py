@@ -11,19 +11,21 @@ import numpy as np
 import pandas as pd
 
 from recame.bench.plan.method import Method
-from recame.bench.plan.plan import Plan
+from recame.bench.plan.plan import DataEntry, Plan
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import (
     ALL_DATA,
     COLUMNS_OF_PAIRS,
     METRICS,
+    TEST_ERROR,
     mixed_data,
     paired,
     standings,
 )
+from recame.datasets.registry import PUBLIC_SETS
 from recame.metrics.registry import BY_NAME
 
-#: Stands before what paired seeds do not tell apart.
+#: Stands before what the runs do not tell apart from the best, or from the reference.
 LEVEL = "≈"
 
 _READING = (
@@ -31,9 +33,21 @@ _READING = (
     "Rare classes weigh as much as frequent ones. Bold is the best of its column."
 )
 _LEVELS = (
-    f"{LEVEL} stands where the 95 % t interval of the difference of paired seeds includes 0: not "
-    "told apart. Each interval is of one comparison alone: of twenty methods that are equal, one "
-    "is expected to seem different."
+    f"{LEVEL} stands where a method may be the best of its column, by Hsu's intervals against the "
+    "best of the others: simultaneous, 95 % for all rows together. In the column of differences it "
+    "stands where the 95 % t interval includes 0, of that one comparison alone. Rows of one seed "
+    "have no interval and no mark."
+)
+_POOLED = (
+    "The error behind all comparisons of a table is one, pooled over its rows: a method's "
+    "deviation is taken to be its share of errors times one factor that all share. Where seeds see "
+    "different images, what all methods have in common under a seed is taken out of it; where they "
+    "see the same ones, nothing is."
+)
+_TEST_ERROR = (
+    "other images, ±: the standard error of a run's balanced accuracy over other images of the "
+    "split; whole {groups} are drawn where they are known. All methods are judged by the same "
+    "images, so that it moves rows together, and no number of seeds makes it smaller."
 )
 _COSTS = (
     "Costs: random weights, all methods in turn; MACs of one image and one view (products of "
@@ -65,7 +79,7 @@ class Cell:
         small: what stands behind it in small print, as an interval.
         value: to sort by; NaN where there is none.
         best: whether it is the best of its column.
-        level: whether paired seeds do not tell it apart from the best (or, in the column of
+        level: whether the runs do not tell it apart from the best (or, in the column of
             differences, from the reference).
     """
 
@@ -131,6 +145,10 @@ def _board(contest: Contest, data: str, split: str, table: pd.DataFrame) -> Boar
         },
         f"against {methods[contest.reference].title}": [_difference_cell(row) for row in rows],
     }
+    if table["best_distance"].notna().any():
+        columns["against the best of the others"] = [_best_cell(row) for row in rows]
+    if TEST_ERROR in table:
+        columns["other images, ±"] = [Cell(percent(v), value=v) for v in table[TEST_ERROR]]
     num_scores = len(columns)
     if contest.is_first_split(data, split):  # a run costs the same on each of its splits
         columns |= _cost_columns(table, plan)
@@ -177,10 +195,19 @@ def _difference_cell(row: Mapping[Any, Any]) -> Cell:
     value, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
     if math.isnan(value):
         return Cell("")
-    small = f"{100 * low:+.1f} to {100 * high:+.1f}, wins {row['wins']:g} of {row['pairs']:g}"
     if math.isnan(low):
-        small = "one seed: no interval"
+        return Cell(f"{100 * value:+.1f}", "one seed: no interval", float(value))
+    small = f"{100 * low:+.1f} to {100 * high:+.1f}, wins {row['wins']:g} of {row['pairs']:g}"
     return Cell(f"{100 * value:+.1f}", small, float(value), level=not row["told_apart"])
+
+
+def _best_cell(row: Mapping[Any, Any]) -> Cell:
+    """The distance to the best of the others in points, with its constrained interval."""
+    value, low, high = (row[f"best_{name}"] for name in ("distance", "low", "high"))
+    if math.isnan(value):
+        return Cell("", "one seed" if row["n"] < 2 else "")
+    ends = ("0" if end == 0 else f"{100 * end:+.1f}" for end in (low, high))
+    return Cell(f"{100 * value:+.1f}", " to ".join(ends), float(value))
 
 
 def _cost_columns(table: pd.DataFrame, plan: Plan) -> dict[str, list[Cell]]:
@@ -233,15 +260,19 @@ def notes(contest: Contest) -> list[str]:
     return [
         _READING,
         _LEVELS,
+        _POOLED,
+        *(
+            [_TEST_ERROR.format(groups=listed(_groups(plan)))]
+            if TEST_ERROR in frame and frame[TEST_ERROR].notna().any()
+            else []
+        ),
         _selection(runs, methods),
         _budget(runs, methods, plan),
         f"Seeds: {listed(plan.seeds)}. Finished: {len(runs)} of {wanted} runs{finished}",
         f"Splits: {splits}.",
-        *(
-            f"The images of {data} are generated anew for each seed, the same for all methods."
-            for data, entry in plan.data.items()
-            if entry.data_seed == "block"
-        ),
+        *(_groupings(plan, frame) if TEST_ERROR in frame else []),
+        *_tuning(plan),
+        *(_blocks(data, entry) for data, entry in plan.data.items() if entry.data_seed == "block"),
         f"Machine: {_machines(runs)}. {versions}.",
         _COSTS,
         *([differs] if spread > 0.1 else []),
@@ -262,6 +293,64 @@ def _selection(runs: pd.DataFrame, methods: Mapping[str, Method]) -> str:
     if len(joined):
         told += f"; {listed([methods[m].title for m in joined])} joins an expert of each phase"
     return told + "."
+
+
+def _groupings(plan: Plan, frame: pd.DataFrame) -> list[str]:
+    """What many, medium and few mean on sets whose literature has groups of its own.
+
+    Runs of versions before have the groups of all other sets, and no error over test images.
+    """
+    told = []
+    for name, entry in plan.data.items():
+        known = PUBLIC_SETS.get(entry.builder or "")
+        if known is None or known.cutoffs is None:
+            continue
+        as_published = frame.loc[frame["data"] == name, TEST_ERROR].notna()
+        if as_published.all():
+            _, many, least = known.cutoffs
+            told.append(
+                f"On {name} many are classes above {many:,} training images, medium {least + 1} to "
+                f"{many:,}, few those below, as published; its tail is told as everywhere."
+            )
+        elif as_published.any():
+            told.append(f"Runs of two versions group the classes of {name} differently.")
+    return told
+
+
+def _groups(plan: Plan) -> list[str]:
+    known = (PUBLIC_SETS.get(entry.builder or "") for entry in plan.data.values())
+    told = dict.fromkeys(f"{one.group}s" for one in known if one and one.group)
+    return list(told) or ["groups"]
+
+
+def _blocks(data: str, entry: DataEntry) -> str:
+    """How the images of a set differ from seed to seed."""
+    known = PUBLIC_SETS.get(entry.builder or "")
+    if known is None or not known.group:
+        return f"The images of {data} are generated anew for each seed, the same for all methods."
+    return (
+        f"The training images of {data} are those of as many {known.group}s, drawn with "
+        "replacement for each seed, the same for all methods; its other splits stay."
+    )
+
+
+def _tuning(plan: Plan) -> list[str]:
+    """How the methods' settings came about, where a search did it or may have."""
+    if plan.search is not None:
+        told = (
+            f"A search: each method at {plan.search.trials} settings, its own and drawn ones, all "
+            "judged on `val` alone; `tuned.yaml` says which were the best. The best of many is "
+            "flattered by its own score: compare methods by a plan that reads that file."
+        )
+    elif plan.tuned is not None:
+        own = [entry.name or entry.method for entry in plan.methods if not entry.tuned]
+        told = (
+            "Settings: of each method the best of equally many, as "
+            f"`{plan.tuned.as_posix()}` has them"
+        ) + (f"; not tuned: {listed(own)}." if own else ".")
+    else:
+        told = "Settings: each method's own; this plan searched for none of them."
+    return [told]
 
 
 def _budget(runs: pd.DataFrame, methods: Mapping[str, Method], plan: Plan) -> str:

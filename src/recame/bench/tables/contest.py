@@ -10,6 +10,7 @@ import pandas as pd
 
 from recame.bench.plan.method import Method
 from recame.bench.plan.plan import Plan
+from recame.bench.tables.behaviour import Behaviour
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Contest:
         plan: what was compared.
         costs: what `costs.json` holds; `{}` where nothing was measured.
         command: that runs the bench again.
+        behaviour: of each run; empty where nothing is kept of it.
     """
 
     frame: pd.DataFrame
@@ -29,6 +31,7 @@ class Contest:
     plan: Plan
     costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     command: str = ""
+    behaviour: Behaviour = field(default_factory=Behaviour)
 
     @property
     def reference(self) -> str:

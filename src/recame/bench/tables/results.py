@@ -1,4 +1,4 @@
-"""From the runs of a bench to its numbers: rows, means over seeds, differences of paired seeds."""
+"""From the runs of a bench to its numbers: rows, means over seeds, differences between methods."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recame.bench.tables.best import Fit, against_the_best, differences, fit
 from recame.errors import DataError
 from recame.files import read_json
 from recame.metrics import registry
@@ -16,7 +17,7 @@ from recame.metrics import registry
 RESULT_SCHEMA = 1
 
 #: Kept of a split though no table has a column for them.
-_UNSHOWN = ("g_mean", "accuracy", "ece")
+_UNSHOWN = ("g_mean", "accuracy")
 
 #: Numbers of a split in the order of the tables: those of which more is better come first.
 METRICS = tuple(
@@ -33,6 +34,9 @@ ALL_DATA = "(all)"
 
 #: Names of `paired`'s columns beside other numbers.
 COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_high"}
+
+#: Standard error of balanced accuracy over other test images; results of versions before lack it.
+TEST_ERROR = "balanced_accuracy_se"
 
 _RUN_KEYS = ["data", "method", "seed"]
 _FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")
@@ -52,9 +56,10 @@ def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
 
     Returns:
         A row a data set, method, seed and split: `data, method, seed, split`, the `METRICS` (NaN
-        where a split has none), `expert_<i>` (balanced accuracy of each expert alone),
-        `expert_mean`, the `RUN_COSTS`, `keep` (the rule), `kept` (the phase), and what ran it:
-        `recame, torch, processor, device, threads, fingerprint, method_sha256`. Empty, with these
+        where a split has none), `balanced_accuracy_se` (over other images of the split),
+        `expert_<i>` (balanced accuracy of each expert alone), `expert_mean`, the `RUN_COSTS`,
+        `keep` (the rule), `kept` (the phase), and what ran it: `recame, torch, processor, device,
+        threads, fingerprint, method_sha256`. Empty, with these
         columns, where no run is finished.
 
     Raises:
@@ -70,7 +75,7 @@ def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
         keys = pd.MultiIndex.from_frame(elsewhere[_RUN_KEYS])
         frame = pd.concat([frame, elsewhere[[key not in own for key in keys]]], ignore_index=True)
     experts = {name for name in map(str, frame.columns) if name.startswith("expert_")}
-    numbers = [*METRICS, *sorted(experts - {"expert_mean"}), "expert_mean", *RUN_COSTS]
+    numbers = [*METRICS, TEST_ERROR, *sorted(experts - {"expert_mean"}), "expert_mean", *RUN_COSTS]
     frame = frame.reindex(columns=[*_RUN_KEYS, "split", *numbers, *_FACTS, METHOD_COLUMN])
     frame[numbers] = frame[numbers].astype(np.float64)
     return frame.sort_values([*_RUN_KEYS, "split"], ignore_index=True)
@@ -119,7 +124,7 @@ def _read_kept(file: Path) -> pd.DataFrame:
             f"{file} has no column {', '.join(lacking)}, so its runs cannot stand in this table: "
             "give the results.csv that recame bench wrote."
         )
-    newer = (*METRICS, METHOD_COLUMN)
+    newer = (*METRICS, TEST_ERROR, METHOD_COLUMN)
     return frame.assign(**{name: np.nan for name in newer if name not in frame})
 
 
@@ -152,6 +157,7 @@ def _split(name: str, split: dict[str, Any]) -> dict[str, Any]:
     return {
         "split": name,
         **{metric: split[metric]["value"] for metric in METRICS if metric in split},
+        TEST_ERROR: split.get(TEST_ERROR, np.nan),
         **{f"expert_{number}": value for number, value in enumerate(alone)},
         "expert_mean": sum(alone) / len(alone) if alone else np.nan,
     }
@@ -282,11 +288,13 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
 
     Returns:
         Indexed by method: `n`; for each number of `summarise` its mean under its own name and
-        `<name>_sd`, `<name>_low`, `<name>_high`; against the reference `pairs` (common seeds),
-        `difference`, `difference_low`, `difference_high`, `wins`, `told_apart` (NaN in its own
-        row); and
-        `level_balanced_accuracy`, `level_tail_recall`: whether paired seeds do not tell the
-        method apart from the best of that column.
+        `<name>_sd`, `<name>_low`, `<name>_high`; `balanced_accuracy_se`, the root mean square over
+        the runs; against the reference `pairs` (common seeds), `difference`, `difference_low`,
+        `difference_high`, `wins`, `told_apart` (NaN in its own row), the interval that of
+        `recame.bench.tables.best.differences` where both have two runs; `best_distance`,
+        `best_low`, `best_high` of `against_the_best`, NaN with fewer than two runs; and
+        `level_balanced_accuracy`, `level_tail_recall`: whether by it the method may be the best of
+        that column.
     """
     own = frame[(frame["data"] == data) & (frame["split"] == split)]
     if own.empty:
@@ -297,22 +305,42 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
     )
     wide.columns = pd.Index([f"{c[1]}_{c[0]}".removesuffix("_mean") for c in wide.columns])
     wide.insert(0, "n", own.groupby("method")["seed"].nunique())
+    if TEST_ERROR in own and own[TEST_ERROR].notna().any():
+        squares = (own[TEST_ERROR] ** 2).groupby(own["method"]).mean()
+        wide[TEST_ERROR] = np.sqrt(squares)
     against = paired(own, reference, split=split).set_index("method")
     against = against[["n", "difference", "low", "high", "wins", "told_apart"]]
+    found = fit_of(own, "balanced_accuracy")
+    if found is not None and reference in found.methods:
+        pooled = differences(found, reference)
+        against.update(pooled.loc[pooled.index.isin(against.index)])
+        against["told_apart"] = (against["low"] > 0) | (against["high"] < 0)
     wide = wide.join(against.rename(columns=COLUMNS_OF_PAIRS))
     for metric in ("balanced_accuracy", "tail_recall"):
-        wide[f"level_{metric}"] = _level_with_best(own, wide, metric, split)
+        best = _against_best(own, metric).reindex(wide.index)
+        wide[f"level_{metric}"] = best["high"] > 0
+        if metric == "balanced_accuracy":
+            wide = wide.join(best.add_prefix("best_"))
     return wide.sort_values("balanced_accuracy", ascending=False, kind="stable")
 
 
-def _level_with_best(
-    own: pd.DataFrame, wide: pd.DataFrame, metric: str, split: str
-) -> pd.Series[Any]:
-    # One seed has no interval at all: there is nothing to mark.
-    if metric not in wide or wide[metric].isna().all() or own["seed"].nunique() < 2:
-        return pd.Series(data=False, index=wide.index)
-    rows = paired(own, str(wide[metric].idxmax()), metric, split=split).set_index("method")
-    return ~rows["told_apart"].astype(bool).reindex(wide.index, fill_value=False)
+def fit_of(own: pd.DataFrame, metric: str) -> Fit | None:
+    """Means and pooled error of the runs of one data set and split.
+
+    Seeds are blocks where they see different images.
+    """
+    if metric not in own:
+        return None
+    table = own.pivot_table(index="method", columns="seed", values=metric)
+    images = set(own.groupby("seed")["fingerprint"].first())
+    return fit(table, blocked=len(images) > 1, relative=True)
+
+
+def _against_best(own: pd.DataFrame, metric: str) -> pd.DataFrame:
+    found = fit_of(own, metric)
+    if found is None:
+        return pd.DataFrame(columns=["distance", "low", "high"], dtype=np.float64)
+    return against_the_best(found, lower_is_better=metric in registry.LOWER_IS_BETTER)
 
 
 def mixed_data(frame: pd.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recame.bench.tables.behaviour import FRONTIER, RECALLS
 from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, notes, pooled_rows
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.effects import all_effects, effects_table
@@ -19,7 +20,9 @@ from recame.pages.render import markdown_table
 def write_tables(out: Path, contest: Contest) -> list[Path]:
     """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
 
-    Of a factorial plan also `effects.csv` (a row an effect, of `effects_table`).
+    Where the runs have left them also `recalls.csv` and `frontier.csv`, see
+    `recame.bench.tables.behaviour`; of a factorial plan also `effects.csv` (a row an effect, of
+    `effects_table`).
 
     Args:
         out: the folder.
@@ -47,6 +50,10 @@ def write_tables(out: Path, contest: Contest) -> list[Path]:
         "paired.csv": csv_text(pairs, index=False, float_format="%.6g"),
         "table.md": table_markdown(contest),
     }
+    kept = {RECALLS: contest.behaviour.recalls, FRONTIER: contest.behaviour.frontier}
+    for name, rows in kept.items():
+        if len(rows):
+            texts[name] = csv_text(rows, index=False, float_format="%.6g")
     if found := all_effects(contest):
         texts["effects.csv"] = csv_text(effects_table(found), index=False, float_format="%.6g")
     for name, text in texts.items():

@@ -35,6 +35,7 @@ from recame.names import counted
 from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.certainty import choice_words
+from recame.training.phases.posthoc import without_prior
 from recame.training.phases.price import NOMINAL_MACS_PER_S, Option, buy, macs
 
 #: Another candidate must be better than `joined`, and than the one named here by so many standard
@@ -49,6 +50,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         The run, with as many test-time views as pay.
     """
     settings, space = run.config.evaluation, run.data.label_space
+    candidates = without_prior(run, candidates)
     last = list(candidates)[-1]
     chosen = "joined" if run.config.judges_joined else last
     most = _most_views(run)

@@ -1,0 +1,173 @@
+"""What means hide: recall of each class, what a tail costs, other shares of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recame.contracts import FloatArray
+from recame.errors import DataError
+from recame.files import read_json
+from recame.runs.folder import RunFolder
+from recame.runs.predictions import load_predictions
+
+#: How many times the log of the training counts is taken off the logits, after all training.
+TAUS = tuple(np.arange(-1.0, 2.01, 0.25).tolist())
+
+#: How many times as frequent the most frequent class is as the rarest, in the training's order
+#: (forward), or the other way round (below 1).
+SHIFTS = (50.0, 10.0, 2.0, 1.0, 1 / 2, 1 / 10, 1 / 50)
+
+RECALLS, FRONTIER = "recalls.csv", "frontier.csv"
+
+_KEYS = ["data", "split", "method", "seed"]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Of each run of a bench.
+
+    Attributes:
+        recalls: a row a class: `data, split, method, seed, class, train_images, images, recall`.
+        frontier: a row a tau: `data, split, method, seed, tau, tail, others`: mean recall of the
+            tail's classes and of all other classes.
+    """
+
+    recalls: pd.DataFrame = field(default_factory=pd.DataFrame)
+    frontier: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def behaviour(path: Path, frame: pd.DataFrame) -> Behaviour:
+    """Read what the runs of a table have left, or what was kept of it without the runs.
+
+    Args:
+        path: the bench's folder.
+        frame: its rows that are shown.
+    """
+    recalls: list[pd.DataFrame] = []
+    frontier: list[pd.DataFrame] = []
+    for run, splits in frame.groupby(["data", "method", "seed"])["split"]:
+        data, method, seed = run
+        folder = path / "runs" / str(data) / str(method) / f"seed{seed}"
+        if not (folder / "result.json").exists():
+            continue
+        found = read_json(folder / "result.json", error=DataError)["splits"]
+        for split in splits:
+            keys = dict(zip(_KEYS, (data, split, method, seed), strict=True))
+            classes = pd.DataFrame(found.get(split, {}).get("per_class", []))
+            if classes.empty:
+                continue
+            own = classes[["class", "train_images", "images", "recall"]]
+            recalls.append(own.assign(**keys))
+            tail = found[split].get("tail_classes", ())
+            if (table := _frontier(folder, split, own, tail)) is not None:
+                frontier.append(table.assign(**keys))
+    return Behaviour(
+        _joined(recalls, [*_KEYS, "class", "train_images", "images", "recall"], path / RECALLS),
+        _joined(frontier, [*_KEYS, "tau", "tail", "others"], path / FRONTIER),
+    )
+
+
+def _joined(parts: list[pd.DataFrame], columns: list[str], kept: Path) -> pd.DataFrame:
+    if parts:
+        return pd.concat(parts, ignore_index=True)[columns]
+    if kept.exists():
+        texts = dict.fromkeys(("data", "split", "method", "class"), str)
+        return pd.read_csv(kept, dtype=texts, keep_default_na=False, na_values=[""])
+    return pd.DataFrame(columns=columns)
+
+
+def _frontier(
+    folder: Path, split: str, classes: pd.DataFrame, tail: Sequence[str]
+) -> pd.DataFrame | None:
+    """Tail and other classes over taus; None without a tail or without predictions."""
+    from recame.reports.evaluate import PREDICTIONS
+
+    file = RunFolder(folder).evaluation_dir(split) / PREDICTIONS
+    if not tail or not file.exists():
+        return None
+    names, predictions, _ = load_predictions(file)
+    known = predictions.target >= 0
+    counts = classes.set_index("class")["train_images"].reindex(list(names)).to_numpy(np.float64)
+    return frontier_of(
+        predictions.probabilities[known].astype(np.float64),
+        predictions.target[known],
+        counts,
+        np.isin(names, tail),
+    )
+
+
+def frontier_of(
+    probabilities: FloatArray, target: np.ndarray[Any, Any], counts: FloatArray, tail: Any
+) -> pd.DataFrame:
+    """What a tail gains, and what the others lose, as the prior is taken off the logits.
+
+    Menon et al., ICLR 2021: a method's tail can be bought by a constant a class, without training.
+    Compared at one point alone, methods differ by where on such a line they happen to stand.
+
+    Args:
+        probabilities: (N, C).
+        target: (N,) class indices.
+        counts: (C,) training images; fewer than one count as one.
+        tail: (C,) which classes are the tail.
+
+    Returns:
+        `tau, tail, others`, a row each of `TAUS`; 0 is the method as it is.
+    """
+    logs = np.log(np.clip(probabilities, 1e-12, None))
+    prior = np.log(np.maximum(counts, 1.0))
+    support = np.bincount(target, minlength=len(counts))
+    rows = []
+    for tau in TAUS:
+        right = (logs - tau * prior).argmax(1) == target
+        hits = np.bincount(target, right, minlength=len(counts))
+        recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)
+        means = [recall[group & (support > 0)] for group in (tail, ~np.asarray(tail))]
+        rows.append([tau, *(one.mean() if len(one) else np.nan for one in means)])
+    return pd.DataFrame(rows, columns=["tau", "tail", "others"])
+
+
+def by_count(recalls: pd.DataFrame) -> pd.DataFrame:
+    """Mean recall by the rank of a class's training count, over the seeds.
+
+    By rank, since sets that are made anew for each seed may have other classes in each place.
+
+    Args:
+        recalls: of one data set and split.
+
+    Returns:
+        `method, rank` (0: the most frequent), `train_images` (mean), `recall` (mean).
+    """
+    ordered = recalls.sort_values("train_images", ascending=False, kind="stable")
+    ordered = ordered.assign(rank=ordered.groupby(["method", "seed"]).cumcount())
+    means = ordered.groupby(["method", "rank"], sort=False)[["train_images", "recall"]].mean()
+    return means.reset_index()
+
+
+def shifted(recalls: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy if the test images' classes came in other shares, by the recalls as they are.
+
+    Classes in the order of their training counts, their shares falling evenly in the logarithm
+    from the first to the last (Zhang et al., SADE, NeurIPS 2022). The method is not told.
+
+    Args:
+        recalls: of one data set and split.
+
+    Returns:
+        `method, shift` (of `SHIFTS`), `accuracy`: mean over the seeds.
+    """
+    rows = []
+    for (method, _), own in recalls.dropna(subset="recall").groupby(["method", "seed"], sort=False):
+        ordered = own.sort_values("train_images", ascending=False, kind="stable")["recall"]
+        place = np.linspace(0, 1, len(ordered)) if len(ordered) > 1 else np.zeros(1)
+        for shift in SHIFTS:
+            shares = shift**-place
+            value = float((shares / shares.sum()) @ ordered.to_numpy())
+            rows.append((method, shift, value))
+    table = pd.DataFrame(rows, columns=["method", "shift", "accuracy"])
+    return table.groupby(["method", "shift"], sort=False)["accuracy"].mean().reset_index()

@@ -1,0 +1,132 @@
+"""Pictures of what means hide: recall by training count, tails that are bought, other shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from recame.bench.tables.behaviour import SHIFTS, by_count, shifted
+from recame.bench.tables.bench_figures import plain_axes
+from recame.bench.tables.board import Board
+from recame.bench.tables.contest import Contest
+from recame.pages.drawing import figure_label
+from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE, RED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SMALL = 9.5
+_MOST_LINES = 14
+_DASHES = ("-", "--", ":", "-.")
+_COLOURS = (BLUE, GREEN, RED, GREY, INK)
+
+
+def behaviour_figure(board: Board, contest: Contest) -> Figure | None:
+    """Three panels: the frontier of tail and others, recall by count, accuracy by shares.
+
+    Args:
+        board: of one data set and split; its first methods are drawn.
+        contest: that it is a part of.
+
+    Returns:
+        None where the runs have left nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    found = contest.behaviour
+    recalls, frontier = (_own(table, board) for table in (found.recalls, found.frontier))
+    if recalls.empty:
+        return None
+    names = [name for name in board.methods if name in set(recalls["method"])][:_MOST_LINES]
+    figure = Figure(figsize=(11.6, 4.3 + 0.17 * len(names)), layout="constrained")
+    figure.patch.set_facecolor("white")
+    figure.get_layout_engine().set(w_pad=0.14)  # type: ignore[union-attr,call-arg]
+    grid = figure.subplots(1, 3 if len(frontier) else 2, squeeze=False)[0]
+    styles = _styles(names, contest)
+    _recall_panel(grid[0], recalls, names, styles)
+    _shift_panel(grid[1], recalls, names, styles)
+    if len(frontier):
+        _frontier_panel(grid[2], frontier, names, styles)
+    handles = [
+        grid[0].plot([], [], color=styles[name][0], linestyle=styles[name][1], linewidth=1.6)[0]
+        for name in names
+    ]
+    titles = [figure_label(contest.methods[name].title, 46) for name in names]
+    figure.legend(handles, titles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _own(table: pd.DataFrame, board: Board) -> pd.DataFrame:
+    if table.empty:
+        return table
+    return table[(table["data"] == board.data) & (table["split"] == board.split)]
+
+
+def _styles(names: Sequence[str], contest: Contest) -> dict[str, tuple[str, str]]:
+    """Ours in their colour, the others in turn in all others; dashed otherwise once through."""
+    ours = [name for name in names if contest.methods[name].group == "recame"]
+    others = [name for name in names if name not in ours]
+    styles = {name: (ORANGE, _DASHES[at % len(_DASHES)]) for at, name in enumerate(ours)}
+    for at, name in enumerate(others):
+        dash = _DASHES[at // len(_COLOURS) % len(_DASHES)]
+        styles[name] = (_COLOURS[at % len(_COLOURS)], dash)
+    return styles
+
+
+def _lines(
+    axes: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    names: Sequence[str],
+    styles: dict[str, tuple[str, str]],
+) -> None:
+    for name in names:
+        own = table[table["method"] == name]
+        colour, dash = styles[name]
+        axes.plot(own[x], own[y], color=colour, linestyle=dash, linewidth=1.6)
+    plain_axes(axes)
+    axes.grid(color=LINE, linewidth=0.8)
+
+
+def _recall_panel(
+    axes: Axes, recalls: pd.DataFrame, names: Sequence[str], styles: dict[str, tuple[str, str]]
+) -> None:
+    table = by_count(recalls)
+    _lines(
+        axes, table.assign(recall=100 * table["recall"]), "train_images", "recall", names, styles
+    )
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("training images of the class", fontsize=_SMALL, color=GREY)
+    axes.set_ylabel("recall, %", fontsize=_SMALL, color=GREY)
+
+
+def _shift_panel(
+    axes: Axes, recalls: pd.DataFrame, names: Sequence[str], styles: dict[str, tuple[str, str]]
+) -> None:
+    table = shifted(recalls)
+    place = {shift: at for at, shift in enumerate(SHIFTS)}
+    table = table.assign(place=table["shift"].map(place), accuracy=100 * table["accuracy"])
+    _lines(axes, table, "place", "accuracy", names, styles)
+    told = [f"{s:g} to 1" if s >= 1 else f"1 to {1 / s:g}" for s in SHIFTS]
+    axes.set_xticks(range(len(SHIFTS)), told, rotation=40, ha="right")
+    axes.set_xlabel("test images, frequent to rare", fontsize=_SMALL, color=GREY)
+    axes.set_ylabel("accuracy, %", fontsize=_SMALL, color=GREY)
+
+
+def _frontier_panel(
+    axes: Axes, frontier: pd.DataFrame, names: Sequence[str], styles: dict[str, tuple[str, str]]
+) -> None:
+    means = frontier.groupby(["method", "tau"])[["tail", "others"]].mean().mul(100).reset_index()
+    _lines(axes, means, "others", "tail", names, styles)
+    for name in names:
+        own = means[(means["method"] == name) & (means["tau"] == 0)]
+        axes.scatter(own["others"], own["tail"], s=26, color=[styles[name][0]], zorder=3)
+    near = means[means["method"].isin(names)]
+    axes.set_xlim(near["others"].quantile(0.25), None)
+    axes.set_xlabel("mean recall of the other classes, %", fontsize=_SMALL, color=GREY)
+    axes.set_ylabel("tail recall, %", fontsize=_SMALL, color=GREY)

@@ -1,0 +1,171 @@
+"""What pages claim of methods is what committed tables hold: each figure is reckoned from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SETS = ("digits", "synth small", "deeppcb small", "cifar small")
+
+#: A row of the tables at equal time, by its beginning, and the method in `benchmarks/defaults`.
+ROWS = {
+    "`recame train` without settings": "default",
+    "plain fine-tuning, square-root sampling": (
+        "fine-tuning, square-root sampling, cross-entropy, no mixup, lr 2e-3"
+    ),
+    "plain fine-tuning, balanced softmax, lr 2e-3": (
+        "fine-tuning, balanced softmax, no mixup, lr 2e-3"
+    ),
+    "*before steps became faster:* the same with mixup": (
+        "fine-tuning, balanced softmax, mixup, lr 2e-3"
+    ),
+    "the same at lr 5e-4": "fine-tuning, balanced softmax, no mixup, lr 5e-4",
+    "frozen features, MLP": "probe: MLP, balanced softmax",
+    "from there, fine-tuning at 1e-4": "probe, then fine-tuning from it, lr 1e-4",
+    "*before steps became faster:* plain fine-tuning, balanced softmax": (
+        "fine-tuning, balanced softmax, no mixup, lr 2e-3"
+    ),
+    "probe with an MLP": "probe, then fine-tuning from it, lr 1e-4",
+}
+
+
+def one_line(path: Path) -> str:
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+def defaults(budget: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / "benchmarks" / "defaults" / f"results-{budget}" / "results.csv")
+
+
+def means(plan: str) -> pd.DataFrame:
+    """Balanced accuracy in %, a row a method, a column a data set."""
+    frame = pd.read_csv(ROOT / "benchmarks" / "results" / plan / "results.csv")
+    frame = frame[frame["split"] == "test"]
+    return 100 * frame.pivot_table(index="method", columns="data", values="balanced_accuracy")
+
+
+@pytest.mark.parametrize("budget", ["90s", "300s"])
+def test_the_tables_at_equal_time_are_the_committed_ones(budget: str) -> None:
+    table = RESULTS.partition(f"| {budget[:-1]} s, mean of two seeds |")[2].partition("\n\n")[0]
+    frames = [defaults(budget)]
+    if budget == "300s":
+        frames.append(defaults("300s-from-probe"))
+    own = pd.concat(frames).pivot_table("balanced_accuracy", "method", "set")
+    compared = 0
+    for line in table.splitlines()[2:]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        method = next(method for row, method in ROWS.items() if name.startswith(row))
+        for data, cell in zip(SETS, cells, strict=True):
+            told = re.fullmatch(r"\**(0\.\d+)\**", cell)  # not what is older or was not run
+            if told:
+                assert told[1] == f"{own.loc[method, data]:.3f}", (name, data)
+                compared += 1
+    assert compared == {"90s": 28, "300s": 12}[budget]
+
+
+def test_the_defaults_page_names_the_best_plain_recipe() -> None:
+    own = defaults("90s").pivot_table(index="method", columns="set", values="balanced_accuracy")
+    page = one_line(ROOT / "docs" / "decisions" / "0002-defaults-of-train.md")
+    for words, data in (
+        ("digits ({} against {} of the best plain recipe)", "digits"),
+        ("generated IC defects ({} against {})", "synth small"),
+        ("boards ({} against {})", "deeppcb small"),
+        ("natural images ({} against {})", "cifar small"),
+    ):
+        plain = own.drop(index="default")[data].max()
+        assert words.format(f"{own.loc['default', data]:.3f}", f"{plain:.3f}") in page
+        assert own.loc["default", data] > plain
+
+
+def test_each_seed_of_the_default_is_ahead_where_it_is_said() -> None:
+    assert (
+        "each seed of each set has the default ahead of every plain recipe's best seed"
+        in " ".join(RESULTS.split())
+    )
+    for _, own in defaults("90s").groupby("set"):
+        ours = own["method"] == "default"
+        assert own.loc[ours, "balanced_accuracy"].min() > own.loc[~ours, "balanced_accuracy"].max()
+
+
+def test_the_seconds_are_those_of_the_runs() -> None:
+    text, quick, slow = " ".join(RESULTS.split()), defaults("90s"), defaults("300s")
+    older = quick["method"].isin(
+        [
+            "fine-tuning, balanced softmax, mixup, lr 2e-3",
+            "fine-tuning, balanced softmax, no mixup, lr 5e-4",
+            "probe, then fine-tuning from it, lr 1e-4",
+        ]
+    )
+    mlp = quick["method"] == "probe: MLP, balanced softmax"
+    fresh = slow["method"] != "fine-tuning, balanced softmax, no mixup, lr 2e-3"
+    older_s, mlp_s, new_s, slow_s = (
+        f"{seconds.min():.0f} to {seconds.max():.0f}"
+        for seconds in (
+            quick.loc[older, "train_s"],
+            quick.loc[mlp, "train_s"],
+            quick.loc[~older & ~mlp, "train_s"],
+            slow.loc[fresh, "train_s"],
+        )
+    )
+    assert f"after {older_s} s, the MLP alone after {mlp_s})" in text
+    assert f"The others ended after {new_s} of 90 s and {slow_s} of 300 s" in text
+
+
+def test_the_recipe_is_first_where_it_is_said_and_not_where_it_is_not() -> None:
+    changes = one_line(ROOT / "CHANGELOG.md")
+    assert "first of its tables at equal epochs on three sets and at equal time on two" in changes
+    ours = ["recame", "with_probe", "two_after_a_probe"]
+    for plan, sets in (("cpu", 3), ("cpu_time", 2)):
+        table = means(plan)
+        assert table.shape[1] == sets
+        assert (table.loc["recame"] > table.drop(index=ours).max()).all()
+    short = means("gpu_minutes")["deeppcb_lt"]
+    ahead, recame = short["square_root_sampling"], short["recame"]
+    assert ahead > recame
+    told = f"square-root sampling is ahead of it on DeepPCB-LT ({ahead:.1f} against {recame:.1f}"
+    assert told in changes
+
+
+def test_the_best_peers_of_the_decision_are_those_of_the_tables() -> None:
+    page = (ROOT / "docs" / "decisions" / "0011-one-expert-where-time-is-short.md").read_text(
+        encoding="utf-8"
+    )
+    frame = pd.read_csv(ROOT / "benchmarks" / "results" / "cpu" / "results.csv")
+    frame = frame[(frame["split"] == "test") & ~frame["method"].isin(["recame", "with_probe"])]
+    frame = frame[frame["method"] != "two_after_a_probe"]
+    columns = ["balanced_accuracy", "tail_recall"]
+    by_method = 100 * frame.groupby(["data", "method"])[columns].mean()
+    cells = []
+    for data in ("deeppcb_lt", "ic_defect_synth_100", "cifar10_lt"):
+        accuracy, tail = by_method.loc[data].sort_values("balanced_accuracy").iloc[-1]
+        cells.append(f"{accuracy:.1f} / {tail:.1f}")
+    assert f"| best peer | {' | '.join(cells)} |" in page
+
+
+def test_deeppcb_s_rows_are_those_of_its_table() -> None:
+    frame = pd.read_csv(ROOT / "benchmarks" / "deeppcb_lt" / "results" / "results.csv")
+    splits = dict(iter(frame.groupby("split")))
+    rows = 0
+    for method, own in splits["test"].groupby("method"):
+        new = splits["new_product_query"].query("method == @method")
+        cells = [
+            own["balanced_accuracy"],
+            *(own[f"recall_{name}"] for name in ("pin_hole", "short", "copper")),
+            new["balanced_accuracy"],
+        ]
+        told = " | ".join(f"{cell.mean():.3f} ± {cell.std():.3f}" for cell in cells)
+        assert f"| {method} | {told} |" in RESULTS
+        rows += 1
+    assert rows == 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_says_more_than_any_table_could(page: Path) -> None:
+    words = r"ahead of every peer|better than every|beats (?:all|every)|state[- ]of[- ]the[- ]art"
+    assert re.findall(words, one_line(page), re.IGNORECASE) == []
