@@ -97,6 +97,22 @@ def learnt(
     return doubt
 
 
+def plain(run: Path, likely: FloatArray) -> FloatArray:
+    """(N, C) the network's own softmax: calibration undone."""
+    fitted = json.loads((run / "decisions.json").read_text())["calibration"]
+    scale = np.asarray(fitted.get("scale", 1 / fitted["temperature"]), np.float64)
+    logits = (np.log(np.maximum(likely, 1e-38)) - np.asarray(fitted.get("bias", 0.0))) / scale
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    found: FloatArray = powers / powers.sum(1, keepdims=True)
+    return found
+
+
+def augrc(wrong: BoolArray, doubt: FloatArray) -> float:
+    """Area under the generalised risk-coverage curve (Traub et al., NeurIPS 2024)."""
+    order = np.argsort(doubt, kind="stable")
+    return round(float(np.cumsum(wrong[order]).mean() / len(wrong)), 5)
+
+
 def judged(run: Path, table: pd.DataFrame, root: Path) -> dict[str, Any]:
     """Errors found by each order, as a share of the oracle's."""
     train, val, test = (answers(run, table, root, split) for split in ("train", "val", "test"))
@@ -111,6 +127,10 @@ def judged(run: Path, table: pd.DataFrame, root: Path) -> dict[str, Any]:
     if wrong_val.sum() >= 10:
         orders["learnt"] = learnt(doubt["val"], doubt["test"], wrong_val, (called[0], called[1]))
     told: dict[str, Any] = {"run": run.name, "images": len(wrong), "errors": int(wrong.sum())}
+    told["augrc"] = {name: augrc(wrong, values) for name, values in orders.items()}
+    uncalibrated = plain(run, test.probabilities)
+    of_plain = uncalibrated.argmax(1) != test.target
+    told["augrc"]["plain softmax"] = augrc(of_plain, -uncalibrated.max(1))
     risk = 1 - test.probabilities.max(1).astype(np.float64)
     for budget in BUDGETS:
         number = int(budget * len(wrong))

@@ -1,6 +1,7 @@
 """A contact sheet of ICDefectSynth: one row a class, one column a product.
 
-Run `python benchmarks/synthetic/contact_sheet.py --out docs/images/icdefectsynth.png`.
+Run `python benchmarks/synthetic/contact_sheet.py --out docs/images/icdefectsynth.png`; with
+`--fine --products 6 --out docs/images/icdefectsynth-fine.png` of the thirty finer classes.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ import matplotlib as mpl
 import pandas as pd
 from PIL import Image
 
-from recame.datasets.generated import CLASSES, DESIGNS, SyntheticSpec, render
+from recame.datasets.generated import DESIGNS, SyntheticSpec, render
 
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
 
-def cells(num_products: int, regions: str) -> pd.DataFrame:
+def cells(classes: tuple[str, ...], num_products: int, regions: str) -> pd.DataFrame:
     """A row for each class on each product, in reading order; regions take turns."""
     rows = []
     for number, (defect, product) in enumerate(
-        (c.name, f"P{p + 1:02d}") for c in CLASSES for p in range(num_products)
+        (name, f"P{p + 1:02d}") for name in classes for p in range(num_products)
     ):
         rows.append(
             {
@@ -49,12 +50,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--colour", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fine", action="store_true", help="the thirty finer classes")
     options = parser.parse_args()
     spec = SyntheticSpec(
-        num_products=options.products, size=options.size, colour=options.colour, seed=options.seed
+        num_classes=30 if options.fine else 14,
+        num_products=options.products,
+        size=options.size,
+        colour=options.colour,
+        seed=options.seed,
+        fine=options.fine,
     )
-    pixels = render(cells(options.products, options.regions), spec)
-    shape = (len(CLASSES), options.products)
+    pixels = render(cells(spec.classes, options.products, options.regions), spec)
+    shape = (spec.num_classes, options.products)
     figure, axes = plt.subplots(*shape, figsize=(1.5 + shape[1] * 0.92, 0.5 + shape[0] * 0.92))
     figure.subplots_adjust(
         left=0.13, right=0.995, top=0.965, bottom=0.005, wspace=0.05, hspace=0.05
@@ -69,7 +76,7 @@ def main() -> None:
             design = DESIGNS[column % len(DESIGNS)].name
             axis.set_title(f"P{column + 1:02d}\n{design}", fontsize=7)
         if column == 0:
-            name = CLASSES[row].name.replace("_", " ")
+            name = spec.classes[row].replace("_", " ")
             axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()

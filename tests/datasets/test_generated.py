@@ -246,6 +246,8 @@ def test_unusual_sets(settings, shape, dtype):
         ({"size": 8}, "size = 8 is out of range: choose 32 to 256"),
         ({"imbalance": 0.5}, "imbalance = 0.5"),
         ({"num_classes": 15}, "num_classes = 15"),
+        ({"num_classes": 31, "fine": True}, "num_classes = 31"),
+        ({"num_classes": 2, "fine": True, "defects": ("open",)}, "choose from particle_dark"),
         ({"num_classes": 1}, "num_classes = 1"),
         ({"num_products": 0}, "num_products = 0"),
         ({"clusters_per_class": 37}, "clusters_per_class = 37"),

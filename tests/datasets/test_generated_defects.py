@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recame.datasets.generated import CLASSES, DESIGNS, SyntheticSpec, render
+from recame.datasets.generated import CLASSES, DESIGNS, FINE_CLASSES, SyntheticSpec, render
 from recame.datasets.generated.hashing import (
     cell_hash,
     make_keys,
@@ -16,8 +16,13 @@ from recame.datasets.generated.hashing import (
 from recame.datasets.generated.products import VARIANTS, Shots, make_look
 
 SPEC = SyntheticSpec(num_products=24)
+FINE = SyntheticSpec(num_products=24, num_classes=30, fine=True)
 REPEATS = 4
 GLOBAL = {"line_edge_roughness", "over_etch", "under_etch", "discoloration"}
+#: Of the finer classes, those that may change nearly the whole view.
+FINE_GLOBAL = {"edge_waves", "edge_ripples", "stain_dark", "stain_bright", "smear"} | {
+    f"{etch}_etch_{where}" for etch in ("over", "under") for where in ("local", "everywhere")
+}
 
 
 def rows_of(label: str, num_products: int = 12) -> pd.DataFrame:
@@ -43,7 +48,7 @@ def clean() -> np.ndarray:
     return render(rows_of("normal"), SPEC).astype(int)
 
 
-@pytest.mark.parametrize("name", [c.name for c in CLASSES[1:]])
+@pytest.mark.parametrize("name", [c.name for c in (*CLASSES[1:], *FINE_CLASSES[1:])])
 def test_a_defect_shows_on_every_product_and_region(name: str, clean: np.ndarray):
     # The same scene, light and noise without the defect: what differs is the defect.
     change = np.abs(render(rows_of(name), SPEC).astype(int) - clean)
@@ -53,7 +58,7 @@ def test_a_defect_shows_on_every_product_and_region(name: str, clean: np.ndarray
     assert (visible >= 4).mean() > 0.97
     by_place = visible.reshape(-1, REPEATS).max(1)
     assert by_place.min() >= 6
-    if name not in GLOBAL:
+    if name not in GLOBAL | FINE_GLOBAL:
         assert (change > 0).mean((1, 2)).max() < 0.45
         rows, columns = np.nonzero((change > 14).any(0))
         assert max(np.ptp(rows), np.ptp(columns)) < 64
@@ -65,6 +70,27 @@ def test_every_class_has_a_name_a_meaning_and_some_are_critical():
     assert all(len(c.meaning) > 15 for c in CLASSES)
     critical = {c.name for c in CLASSES if c.critical}
     assert critical == {"bridge", "open", "missing_feature", "crack"}
+
+
+def test_finer_classes_are_two_kinds_of_each_defect_and_three_more():
+    names = [c.name for c in FINE_CLASSES]
+    assert len({*names}) == 30
+    assert names[0] == "normal"
+    # Between the first kind of each and the second.
+    assert names[14:17] == ["fibre", "pitting", "smear"]
+    assert not {*names[1:]} & {c.name for c in CLASSES}
+    assert [c.critical for c in FINE_CLASSES[1:14]] == [c.critical for c in CLASSES[1:]]
+    assert [c.critical for c in FINE_CLASSES[17:]] == [c.critical for c in CLASSES[1:]]
+
+
+@pytest.mark.parametrize("number", range(13), ids=lambda n: CLASSES[n + 1].name)
+def test_two_kinds_of_a_defect_can_be_told_apart(number: int):
+    # On the same scenes, by more than the sensor's noise, on nearly all of them.
+    one, other = (
+        render(rows_of(kind.name), FINE).astype(int)
+        for kind in (FINE_CLASSES[1 + number], FINE_CLASSES[17 + number])
+    )
+    assert ((np.abs(one - other) > 14).sum((1, 2)) >= 4).mean() > 0.9
 
 
 @pytest.mark.parametrize("number", range(24), ids=lambda n: f"P{n + 1:02d}")

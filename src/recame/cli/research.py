@@ -105,6 +105,9 @@ def synth(
     permuted: Annotated[
         bool, typer.Option("--permuted", help="The seed decides which defects are rare.")
     ] = False,
+    fine: Annotated[
+        bool, typer.Option("--fine", help="Up to 30 finer classes: defects in two kinds each.")
+    ] = False,
     tail_products: Annotated[
         int | None,
         typer.Option(help="Products a tail class is scattered over.", show_default="all"),
@@ -133,6 +136,7 @@ def synth(
         cluster_skew=cluster_skew,
         unseen=unseen,
         permuted=permuted,
+        fine=fine,
         tail_products=tail_products,
         label_noise=label_noise,
         exact_duplicates=exact_duplicates,

@@ -1,4 +1,4 @@
-"""ICDefectSynth: generated inspection images of 14 classes on many product lines.
+"""ICDefectSynth: generated inspection images of 14 classes, or 30, on many product lines.
 
 The same seed gives the same pixels on every machine: all randomness is integer hashes of (seed,
 image, purpose), and pixels are computed by + - * /, square roots, comparisons and rounding in
@@ -10,6 +10,7 @@ compression library; its pixels do not.)
 from __future__ import annotations
 
 from recame.datasets.generated.defects import CLASSES, DefectClass
+from recame.datasets.generated.fine_classes import FINE_CLASSES
 from recame.datasets.generated.generate import generate, render, windows, write
 from recame.datasets.generated.plan import SyntheticSpec, is_head, plan, train_counts
 from recame.datasets.generated.products import DESIGNS
@@ -17,6 +18,7 @@ from recame.datasets.generated.products import DESIGNS
 __all__ = [
     "CLASSES",
     "DESIGNS",
+    "FINE_CLASSES",
     "DefectClass",
     "SyntheticSpec",
     "generate",

@@ -125,10 +125,10 @@ def ramp(distance: F32, width: F32 | float) -> F32:
     return smooth
 
 
-def _patch(s: Scene) -> F32:
-    """(N, H, W) weight: 1 around a random point or, half of the time, everywhere."""
+def _patch(s: Scene, local: float) -> F32:
+    """(N, H, W) weight: 1 around a random point in the share `local` of images, else everywhere."""
     x, y = s.placed(6)
-    radius = np.where(s.random("patch") < 0.5, s.random("radius", 12, 17), _NOWHERE)
+    radius = np.where(s.random("patch") < local, s.random("radius", 12, 17), _NOWHERE)
     return ramp(radius - length(x, y), 9.0)
 
 
@@ -179,22 +179,24 @@ def _wavy(s: Scene) -> None:
     s.via += 0.4 * wave
 
 
-def _over_etch(s: Scene) -> None:
+def over_etch(s: Scene, local: float = 0.5) -> None:
+    """The share `local` of them in one place, the others everywhere."""
     extent = np.clip(s.sites.line.extent, np.float32(5.0), np.float32(8.0))
-    s.metal -= extent * s.random("depth", 0.15, 0.23) * _patch(s)
+    s.metal -= extent * s.random("depth", 0.15, 0.23) * _patch(s, local)
     s.via -= 0.05 * extent * s.style
 
 
-def _under_etch(s: Scene) -> None:
+def under_etch(s: Scene, local: float = 0.5) -> None:
+    """The share `local` of them in one place, the others everywhere."""
     extent = np.minimum(s.sites.gap.extent, np.float32(8.0))
-    s.metal += extent * s.random("depth", 0.2, 0.32) * _patch(s)
+    s.metal += extent * s.random("depth", 0.2, 0.32) * _patch(s, local)
     s.via += 0.04 * extent * s.style
 
 
-def _missing(s: Scene) -> None:
+def missing(s: Scene, remnants: float = 0.125, radius: tuple[float, float] = (0.3, 0.5)) -> None:
+    """A share of them left something in its place, of a radius relative to the feature's."""
     far = length(*s.along(VIA))
-    # One in eight left a remnant.
-    left = np.where(s.random("remnant") < 0.125, s.random("left", 0.3, 0.5), -_NOWHERE)
+    left = np.where(s.random("remnant") < remnants, s.random("left", *radius), -_NOWHERE)
     extent = s.sites.via.extent
     np.minimum(s.via, np.maximum(far - (extent + 2.0), left * extent - far), out=s.via)
 
@@ -237,7 +239,8 @@ def _scratch(s: Scene) -> Mark:
     return Mark(s.cover(np.maximum(line, second), 1.3) * s.random("opacity", 0.55, 0.9), tone[None])
 
 
-def _crack(s: Scene) -> Mark:
+def crack(s: Scene, forked: float = 1.0) -> Mark:
+    """The share `forked` of them with a branch."""
     a, b = s.turned(6)
     half = s.random("length", 9, 20)
     b = b + 2.6 * s.jagged("bend", a, 5.5) + 0.9 * s.jagged("jag", a, 1.9)
@@ -246,6 +249,7 @@ def _crack(s: Scene) -> Mark:
     fork = s.random("fork", 0.35, 0.8)
     fork = s.choose(fork, -fork)
     branch = np.minimum(0.8 * taper - np.abs(b - fork * a), np.minimum(a, 0.8 * half - a) * 0.3)
+    branch = np.where(s.random("forked") < forked, branch, -_NOWHERE)
     alpha = s.cover(np.maximum(line, branch), 1.2) * s.random("opacity", 0.7, 1.0)
     return Mark(alpha * (1 - 0.45 * s.cover(s.metal, 1.5)), s.random("tone", 0.0, 0.1)[None])
 
@@ -271,12 +275,14 @@ class DefectClass(NamedTuple):
         meaning: in one line.
         spoil: changes a scene's geometry in place, or gives what lies on the surface.
         critical: whether an escape kills the device.
+        styles: of its looks; a cluster's variant has a third of them.
     """
 
     name: str
     meaning: str
     spoil: Callable[[Scene], Mark | None]
     critical: bool = False
+    styles: tuple[float, float] = (0.0, 1.0)
 
 
 #: Normal first, then the defects, most frequent first.
@@ -298,11 +304,11 @@ CLASSES = (
     DefectClass("bridge", "metal that joins two neighbouring features", _bridge, critical=True),
     DefectClass("discoloration", "a stain of low contrast over many features", _discoloration),
     DefectClass("open", "a feature cut in two", _open, critical=True),
-    DefectClass("over_etch", "features narrower than drawn", _over_etch),
+    DefectClass("over_etch", "features narrower than drawn", over_etch),
     DefectClass(
-        "missing_feature", "a via, contact, bump or ball that is not there", _missing, critical=True
+        "missing_feature", "a via, contact, bump or ball that is not there", missing, critical=True
     ),
     DefectClass("line_edge_roughness", "wavy edges of the features over the whole view", _wavy),
-    DefectClass("under_etch", "features wider than drawn, spaces that nearly close", _under_etch),
-    DefectClass("crack", "a jagged dark line through the substrate", _crack, critical=True),
+    DefectClass("under_etch", "features wider than drawn, spaces that nearly close", under_etch),
+    DefectClass("crack", "a jagged dark line through the substrate", crack, critical=True),
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import Pixels
-from recame.datasets.generated.defects import CLASSES
+from recame.datasets.generated.fine_classes import DRAWN
 from recame.datasets.generated.hashing import I64, make_keys
 from recame.datasets.generated.imaging import take, window
 from recame.datasets.generated.plan import SyntheticSpec, plan
@@ -171,7 +171,7 @@ def _shots(table: pd.DataFrame, spec: SyntheticSpec) -> Shots:
     return Shots(
         product=product,
         variant=table["cluster"].str[-1].map(VARIANTS.index).to_numpy().astype(np.int64),
-        label=table["true_label"].map([c.name for c in CLASSES].index).to_numpy().astype(np.int64),
+        label=table["true_label"].map([c.name for c in DRAWN].index).to_numpy().astype(np.int64),
         content=content,
         capture=make_keys(content, np.where(near, number, source)),
         lot=make_keys(make_keys(make_keys(spec.seed, 4_000_037), product), _numbers(table["lot"])),

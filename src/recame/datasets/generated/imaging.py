@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from recame.contracts import Pixels
-from recame.datasets.generated.defects import CLASSES, Mark, Scene, ramp
+from recame.datasets.generated.defects import Mark, Scene, ramp
+from recame.datasets.generated.fine_classes import DRAWN
 from recame.datasets.generated.geometry import length
 from recame.datasets.generated.hashing import (
     F32,
@@ -73,10 +74,14 @@ def take(
     x_in, y_in = x[..., along], y[:, down]
     scene = Scene(shots.content, look, style, x_in, y_in, u, v, sites, inner_metal, inner_via)
     marks: list[tuple[tuple[slice, slice, slice], Mark]] = []
-    ends = np.flatnonzero(np.diff(shots.label, prepend=-1, append=len(CLASSES)))
+    ends = np.flatnonzero(np.diff(shots.label, prepend=-1, append=len(DRAWN)))
     for start, stop in pairwise(ends.tolist()):
         rows = slice(start, stop)
-        mark = CLASSES[int(shots.label[start])].spoil(pick(scene, rows))
+        shown = DRAWN[int(shots.label[start])]
+        of_class = pick(scene, rows)
+        low, high = (np.float32(end) for end in shown.styles)
+        of_class.style = low + of_class.style * (high - low)
+        mark = shown.spoil(of_class)
         if mark is not None:
             marks.append(((rows, down, along), mark))
     return _expose(shots, look, (x, y, metal, via), (top, left), marks, size, bit_depth)

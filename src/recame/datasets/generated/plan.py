@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from recame.contracts import BoolArray
-from recame.datasets.generated.defects import CLASSES
+from recame.datasets.generated.defects import CLASSES, DefectClass
+from recame.datasets.generated.fine_classes import FINE_CLASSES
 from recame.datasets.generated.hashing import I64, below, make_keys, shuffled
 from recame.datasets.generated.products import VARIANTS
 from recame.errors import ConfigError
@@ -28,12 +29,14 @@ class SyntheticSpec:
 
     Attributes:
         num_images: of all splits together.
-        num_classes: 2 to 14: `normal` and the first defects of `CLASSES`.
+        num_classes: 2 to 14, or to 30 where they are fine: `normal` and the first defects of
+            `CLASSES`, or of `FINE_CLASSES`.
         num_products: the first 12 have a design each; later ones are its further generations.
         size: side, pixels, 32 to 256; where there is a canvas, of the window in it.
         canvas: height and width, pixels, of images that are larger than what a defect spoils: that
             lies in one window somewhere on them.
-        defects: the defects' names; default the first of `CLASSES`.
+        defects: the defects' names; default the first ones.
+        fine: finer classes: most defects in two kinds that look alike, and three more.
         imbalance: images of the largest over the smallest class in the train split. No class has
             less than one image, so that small sets may end below it.
         clusters_per_class: clusters (product x region) that a head class fills; default 6, or all
@@ -41,7 +44,7 @@ class SyntheticSpec:
         cluster_skew: how unevenly a head class fills them: the k-th has a share of train as
             k ** -skew; 0: all have the same.
         permuted: whether the seed decides which defects are frequent and which are rare; else
-            they come in the order of `CLASSES`, or of `defects`.
+            they come in the order of their list, or of `defects`.
         unseen: share of the val and test images of each class that are of clusters where train
             lacks it.
         tail_products: products that a tail class's images are scattered over; default all.
@@ -81,11 +84,12 @@ class SyntheticSpec:
     cluster_skew: float = 0.0
     permuted: bool = False
     unseen: float = 0.2
+    fine: bool = False
 
     def __post_init__(self) -> None:
         """Check what no plan could meet."""
         for name, value, low, high in (
-            ("num_classes", self.num_classes, 2, len(CLASSES)),
+            ("num_classes", self.num_classes, 2, len(self.catalogue)),
             ("num_products", self.num_products, 1, _MAX_PRODUCTS),
             ("size", self.size, 32, 256),
             ("imbalance", self.imbalance, 1, 1e9),
@@ -106,7 +110,7 @@ class SyntheticSpec:
                 f"canvas = {self.canvas} is out of range: choose sides of {self.size}, the "
                 f"window's, to {_MAX_SIDE}."
             )
-        known = [c.name for c in CLASSES[1:]]
+        known = [c.name for c in self.catalogue[1:]]
         if self.defects is not None and (
             len(self.defects) != self.num_classes - 1
             or len({*self.defects} & {*known}) < len(self.defects)
@@ -159,9 +163,14 @@ class SyntheticSpec:
         return self.num_images - self.num_classes * sum(self.num_held_out)
 
     @property
+    def catalogue(self) -> tuple[DefectClass, ...]:
+        """What the classes are taken from."""
+        return FINE_CLASSES if self.fine else CLASSES
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, the most frequent first."""
-        normal, *first = (c.name for c in CLASSES[: self.num_classes])
+        normal, *first = (c.name for c in self.catalogue[: self.num_classes])
         defects = tuple(first) if self.defects is None else self.defects
         if self.permuted:
             keys = make_keys(make_keys(self.seed, 6_000_011), np.arange(len(defects)))
