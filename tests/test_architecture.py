@@ -23,6 +23,7 @@ ROOMS = (
         "folders",
         "names",
         "pieces",
+        "plugins",
         "progress",
         "machine",
     ),

@@ -122,6 +122,7 @@ def by_loop(run: OngoingRun, steps: int) -> Timed:
     return module
 
 
+@quiet_libraries()
 def main() -> None:
     """Measure in turn; print medians of a step over all rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -129,7 +130,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    quiet_libraries()
     rng = np.random.default_rng(0)
     found: dict[str, list[float]] = {"loop": [], "trainer": [], "trainer, nothing recorded": []}
     with tempfile.TemporaryDirectory() as name:

@@ -24,6 +24,10 @@ class ConfigError(RecameError):
     """A setting is unknown, ill-typed, or contradicts another."""
 
 
+class PluginError(RecameError):
+    """What a setting names outside the package cannot be imported or does not fit its place."""
+
+
 class DataError(RecameError):
     """Images, labels, splits or the files that describe them cannot be used as they are."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from recame.names import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+logger = logging.getLogger(__name__)
 
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -27,9 +30,11 @@ def relabelled(progress: Progress, label: str) -> Progress:
 def say(console: Console, text: str, style: str = "") -> None:
     """Print a line in which every name stands as it is: a class may be called `[/]` or `:x:`.
 
-    What a terminal would obey is shown and not obeyed (`recame.names.printable`).
+    What a terminal would obey is shown and not obeyed (`recame.names.printable`). Who has given the
+    logger `recame` a level and a handler reads it there, too.
     """
     shown = printable(text)
+    logger.info("%s", shown.strip())
     console.print(
         shown, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True
     )

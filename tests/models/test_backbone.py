@@ -15,6 +15,7 @@ from recame.models import (
     build_backbone,
     pretrained_mean_std,
 )
+from recame.models.whole_network import as_one_stage
 
 
 def gates(backbone: torch.nn.Module) -> list[RegionalChannelAttention]:
@@ -188,8 +189,6 @@ def test_unknown_names() -> None:
         build_backbone("hf-hub:some/where")
     with pytest.raises(ConfigError, match=r"'resnet18.none'.*resnet18\.a1_in1k"):
         build_backbone("resnet18.none")
-    with pytest.raises(ConfigError, match=r"supported\s+family .*ConvNeXt"):
-        build_backbone("swin_tiny_patch4_window7_224")
     with pytest.raises(ConfigError, match=r"no pretrained weights for 'resnet10x'|Unknown"):
         build_backbone("resnet10x", pretrained=True)
 
@@ -202,3 +201,47 @@ def test_normalisation_of_the_weights() -> None:
     mean, std = pretrained_mean_std("resnet18", False, 1)
     assert mean == pytest.approx((0.449,), abs=1e-6)
     assert std == pytest.approx((0.226,), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "num_stages"),
+    [
+        ("edgenext_xx_small", (64, 96), 4),
+        ("swin_s3_tiny_224", (64, 64), 4),
+        ("mixer_s32_224", (64, 64), 1),
+    ],
+)
+def test_what_no_family_is_known_of(name: str, size: tuple[int, int], num_stages: int) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, attention="regional", image_size=size).eval()
+    assert len(backbone.stage_channels) == num_stages
+    assert len(gates(backbone)) == num_stages
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        found = backbone(x)
+    assert found.shape[:2] == (2, backbone.stage_channels[-1])
+    assert bool(found.isfinite().all())
+
+
+def test_a_whole_network_gives_what_timm_pools() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("levit_128s", num_classes=0).eval()
+    stage, width = as_one_stage(model, 3, (224, 224))
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = model.eval().forward_head(model.forward_features(x), pre_logits=True)
+        found = stage(x).mean((2, 3))
+    assert found.shape == (2, width)
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_the_attention_of_a_network_without_maps_is_refused() -> None:
+    name, size = "cait_xxs24_224", (64, 64)
+    with pytest.raises(ConfigError, match=r"cait.* leaves none .*model\.attention=none"):
+        build_backbone(name, attention="regional", image_size=size)
+    assert build_backbone(name, image_size=size).stage_channels == [192]
+
+
+def test_a_size_that_a_network_does_not_take() -> None:
+    with pytest.raises(ConfigError, match=r"does not take images of 64 x 64 .*data\.size=256"):
+        build_backbone("halonet_h1", image_size=(64, 64))

@@ -123,6 +123,15 @@ def make_loss(counts: Any, num_experts: int, prior: torch.Tensor) -> Objective:
     return Objective(counts, num_experts=num_experts, prior=prior)
 
 
+def _local() -> Callable[..., Objective]:
+    """What no other process can import."""
+
+    def made(*words: Any) -> Objective:
+        return make_loss(*words)
+
+    return made
+
+
 class TestOwnLoss:
     def test_its_name(self) -> None:
         assert loss_name(None) is None
@@ -131,21 +140,35 @@ class TestOwnLoss:
         assert name.endswith("test_astray.make_loss")
         assert loss_name(partial(make_loss, num_experts=2)) == name
 
-    def test_resume_needs_the_same(
+    def test_what_can_be_imported_is_a_setting(
         self, tiny_config: Callable[..., Config], defects: Path, tmp_path: Path
     ) -> None:
         config = tiny_config(finetune__enabled=False)
         run = train(defects, config, out=tmp_path / "run", make_loss=make_loss)
-        assert run.info()["loss"] == loss_name(make_loss)
+        own = run.load_config().objective.loss
+        assert own is not None
+        assert run.info()["loss"] == loss_name(make_loss) == own.class_path
+        for given in (None, make_loss):
+            run.mark("training")
+            assert train(defects, out=run.path, resume=True, make_loss=given).finished
+
+    def test_resume_needs_the_same(
+        self, tiny_config: Callable[..., Config], defects: Path, tmp_path: Path
+    ) -> None:
+        config = tiny_config(finetune__enabled=False)
+        local = _local()
+        run = train(defects, config, out=tmp_path / "run", make_loss=local)
         run.mark("training")
-        with pytest.raises(ConfigError, match=r"make_loss, not of the settings' objective"):
+        with pytest.raises(ConfigError, match=r"made, not of the settings' objective"):
             train(defects, out=run.path, resume=True)
-        assert train(defects, out=run.path, resume=True, make_loss=make_loss).finished
+        with pytest.raises(ConfigError, match=r"not of .*test_astray\.make_loss"):
+            train(defects, out=run.path, resume=True, make_loss=make_loss)
+        assert train(defects, out=run.path, resume=True, make_loss=local).finished
 
     def test_one_device(
         self, tiny_config: Callable[..., Config], defects: Path, tmp_path: Path
     ) -> None:
         config = tiny_config(run__devices=2)
-        with pytest.raises(ConfigError, match=r"make_loss\) with run\.devices=2"):
-            train(defects, config, out=tmp_path / "run", make_loss=make_loss)
+        with pytest.raises(ConfigError, match=r"made\) with run\.devices=2"):
+            train(defects, config, out=tmp_path / "run", make_loss=_local())
         assert not (tmp_path / "run" / "run.json").exists()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recame.config.section import Auto, Count, Fraction, Positive, Range, Section, Weight
+from recame.config.section import Auto, Count, Fraction, Own, Positive, Range, Section, Weight
 from recame.config.size import Size
 from recame.contracts import CONTEXT
 
@@ -113,6 +113,11 @@ class DataConfig(Section):
         "refused",
     )
     max_pixels: Positive = Field(178_956_970, description="an image with more is refused")
+    builder: Own | None = Field(
+        None,
+        description="makes the set where there is nothing at the path of the data yet: called with "
+        "the folder to write, it returns the table's path",
+    )
     cache_dir: Path | None = Field(None, description="default: the user's cache folder")
 
 
@@ -135,6 +140,9 @@ class AugmentConfig(Section):
     rand_augment: Count = Field(0, description="operations of RandAugment; 0 leaves it out")
     rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
         9, description="strength of those operations, 0 to 30"
+    )
+    extra: tuple[Own, ...] = Field(
+        (), description="further changes of one's own, in order, after those above (docs/extend.md)"
     )
     mixup: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")
     cutmix: Weight = Field(0.0, description="alpha of the Beta distribution; 0 leaves it out")

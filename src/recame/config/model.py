@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from recame.config.section import Auto, Count, Fraction, Positive, Section
+from recame.config.section import Auto, Count, Fraction, Own, Positive, Section
+from recame.plugins import Plugin, as_plugin, registered
 
 
 class ModelConfig(Section):
     """Batch -> expert outputs."""
 
-    backbone: Auto | str = Field("auto", description="any timm name")
+    backbone: Auto | str = Field(
+        "auto", description="any timm name, or the path of one's own (docs/extend.md)"
+    )
+    backbone_from: Own | None = Field(
+        None, description="what registers a backbone of one's own; follows from model.backbone"
+    )
     pretrained: bool | Literal["package"] | Path = Field(
         "package",
         description="package (EfficientNet-Lite0, no network), true (timm hub), false, a file, or "
@@ -72,6 +80,22 @@ class ModelConfig(Section):
         "random", description="of a cosine classifier; or a file of each class's text features"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_backbone(cls, values: Any) -> Any:
+        """`backbone` as a path or a mapping becomes the name that timm knows, and where from."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        backbone, origin = values.get("backbone"), values.get("backbone_from")
+        if origin is not None and backbone == _last(origin):
+            return values
+        values["backbone_from"] = None  # another one was asked for since
+        if _is_own(backbone):
+            found = as_plugin(backbone)
+            values |= {"backbone": _last(found), "backbone_from": found}
+        return values
+
     @field_validator("tuning_rank", mode="before")
     @classmethod
     def _auto_rank(cls, value: object) -> object:
@@ -85,3 +109,22 @@ class ModelConfig(Section):
                 "backbone's features: set classifier=cosine and hidden=0, or initialisation=random"
             )
         return self
+
+
+def _last(origin: object) -> str:
+    """The name under which what is imported from there is registered."""
+    if isinstance(origin, Plugin):
+        return origin.name
+    path = origin.get("class_path") if isinstance(origin, Mapping) else origin
+    return str(path).rpartition(".")[2]
+
+
+def _is_own(backbone: object) -> bool:
+    """Whether a backbone is named by a mapping, an entry point, or a path that a module begins."""
+    if not isinstance(backbone, str):
+        return isinstance(backbone, Mapping | Plugin)
+    top, _, rest = backbone.partition(".")
+    if backbone in registered():
+        return True
+    # A timm name may have a tag behind a point, too.
+    return bool(rest) and top.isidentifier() and find_spec(top) is not None

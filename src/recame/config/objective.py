@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recame.config.section import Auto, Fraction, Positive, Section, Weight
+from recame.config.section import Auto, Fraction, Own, Positive, Section, Weight
 
 
 class ObjectiveConfig(Section):
@@ -16,6 +16,11 @@ class ObjectiveConfig(Section):
         "balanced_softmax",
         description="the loss over all classes; balanced_softmax: cross-entropy with the log of "
         "the prior added to the logits",
+    )
+    loss: Own | None = Field(
+        None,
+        description="a loss of one's own in place of all that this section describes "
+        "(docs/extend.md)",
     )
     tau: Auto | float | tuple[float, ...] = Field(
         "auto", description="of the prior; one an expert: BalPoE; 1 as published"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recame.config.section import Auto, Count, Fraction, Positive, Section, Weight
+from recame.config.section import Auto, Count, Fraction, Own, Positive, Section, Weight
 
 
 class ProbeConfig(Section):
@@ -55,10 +55,11 @@ class FinetuneConfig(Section):
     freeze_batch_norm: Auto | bool = Field(
         "auto", description="keep the backbone's statistics; auto: where a probe went before"
     )
-    sampler: Literal["instance", "class_balanced", "square_root", "m_per_class"] = Field(
+    sampler: Literal["instance", "class_balanced", "square_root", "m_per_class"] | Own = Field(
         "square_root",
         description="how often an image is drawn: all alike, each class alike, by the root of its "
-        "class's size, or so many images of each class a batch",
+        "class's size, so many images of each class a batch, or as one's own says "
+        "(docs/extend.md)",
     )
     samples_per_class: Positive = Field(
         4, description="images of a class in a batch, of the sampler m_per_class"

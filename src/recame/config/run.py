@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from recame.config.section import Auto, Count, Positive, Section, Weight
+from recame.config.section import Auto, Count, Own, Positive, Section, Weight
 
 
 class EvaluationConfig(Section):
@@ -27,6 +27,9 @@ class EvaluationConfig(Section):
         "mean",
         description="of the experts' logits; stability: learned without labels on the images that "
         "are judged together (SADE)",
+    )
+    metrics: tuple[Own, ...] = Field(
+        (), description="metrics of one's own, beside the usual ones (docs/extend.md)"
     )
     batch_size: Positive = Field(128, description="images that pass the network at once")
     bootstrap: Count = Field(1000, description="resamples for the intervals")
@@ -77,6 +80,9 @@ class RunConfig(Section):
     channels_last: bool = Field(
         default=True,
         description="whether maps lie in memory with their channels last, as convolutions like it",
+    )
+    loggers: tuple[Literal["csv", "tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="experiment trackers that are told of the run (docs/extend.md)"
     )
     tensorboard: bool = Field(
         default=False, description="whether losses are written for TensorBoard, too"

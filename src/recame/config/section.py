@@ -6,11 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
+from recame.plugins import Plugin, as_plugin
+
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+#: Something outside the package, as a path, a name or a mapping (`recame.plugins`).
+Own = Annotated[Plugin, BeforeValidator(as_plugin)]
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:

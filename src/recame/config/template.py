@@ -56,6 +56,8 @@ def allowed(setting: dict[str, Any]) -> str:
     """
     if "anyOf" in setting:
         return " or ".join(dict.fromkeys(allowed(each) for each in setting["anyOf"]))
+    if "$ref" in setting:
+        return "{class_path, init_args}"
     if "enum" in setting or "const" in setting:
         choices = setting.get("enum", [setting.get("const")])
         return ", ".join(str(choice) for choice in choices)

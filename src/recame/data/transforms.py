@@ -7,7 +7,7 @@ device sees the same changes and equal generator states give equal batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ class Augment:
         rand_augment: operations of RandAugment.
         rand_augment_magnitude: their strength, 0 to 30.
         pieces: that each image is made of, one below the other; each is changed by itself.
+        extra: further changes, in order; they follow the others.
     """
 
     horizontal_flip: bool = False
@@ -58,6 +59,7 @@ class Augment:
     rand_augment: int = 0
     rand_augment_magnitude: int = 9
     pieces: int = 1
+    extra: Sequence[Callable[[Tensor, torch.Generator], Tensor]] = ()
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change a batch.
@@ -81,6 +83,8 @@ class Augment:
             images = self._blur(images, generator)
         if self.rand_augment > 0:
             images = rand_augment(images, self.rand_augment, self.rand_augment_magnitude, generator)
+        for change in self.extra:
+            images = change(images, generator)
         return together(images, self.pieces)
 
     def _move(self, images: Tensor, generator: torch.Generator, *, shifts: bool) -> Tensor:

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from recame.errors import ConfigError, DataError
-from recame.progress import Progress, silent
+from rich.console import Console
+
+from recame.errors import ConfigError, DataError, PluginError
+from recame.plugins import Plugin, offered
+from recame.progress import Progress, say, silent
 
 #: Many above 100 training images, medium 20 to 100, few below 20, as `LabelSpace.groups` reads it.
 #: The literature of the natural-image sets has no fourth group, so nothing is above the first.
@@ -26,7 +29,7 @@ class PublicSet:
 
     Attributes:
         title: its name in tables.
-        module: the module of this package that prepares it.
+        module: the module that prepares it: of this package, or the whole path of another's.
         raw: the files that `prepare` expects, in words; empty if it needs none.
         source: who published the images and the long-tailed protocol.
         licence: of the images, in words.
@@ -76,7 +79,8 @@ class PublicSet:
                 f"{self.title} is made from a local copy of its files, and none was given. "
                 f"Give the path of {self.raw}."
             )
-        function = getattr(import_module(f"recame.datasets.public.{self.module}"), self.function)
+        home = self.module if "." in self.module else f"recame.datasets.public.{self.module}"
+        function = getattr(import_module(home), self.function)
         places = [Path(out)] if raw is None or not self.raw else [Path(raw), Path(out)]
         chosen = {**self.options, **options}
         manifest: Path = function(*places, on_progress=on_progress, **chosen)
@@ -187,12 +191,45 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
 )
 
 
+def built_source(source: Path, builder: Plugin | None, console: Console) -> Path:
+    """A run's data, made now where a builder is named and nothing lies there yet.
+
+    Args:
+        source: the folder to write; whatever is there already is taken as it is.
+        builder: called with the folder and its `init_args`, it returns the path of a table, or the
+            folder; None: the data are there.
+        console: says what is made.
+
+    Raises:
+        PluginError: the builder cannot be imported or called, or what it returns is not there.
+    """
+    if builder is None or source.exists():
+        return source
+    say(console, f"{source} is made by {builder.class_path} (data.builder)")
+    made = Path(builder.make("data.builder", source))
+    if not made.exists():
+        raise PluginError(
+            f"data.builder names {builder.class_path}, which returns {made}, and there is nothing: "
+            "let it write the set and return the path of its table or folder."
+        )
+    return made
+
+
 def public_set(name: str) -> PublicSet:
-    """Find a public set by its name.
+    """Find a public set by its name, or one that an installed package offers.
 
     Raises:
         ConfigError: there is none of that name.
+        PluginError: what a package offers is no `PublicSet`.
     """
+    if name not in PUBLIC_SETS and (own := offered(name)) is not None:
+        made = own.load("builder")
+        if not isinstance(made, PublicSet):
+            raise PluginError(
+                f"builder={name} is {own.class_path}, a {type(made).__name__}: a set for a bench "
+                "is a recame.datasets.registry.PublicSet; for recame train name it as data.builder."
+            )
+        return made
     if name not in PUBLIC_SETS:
         raise ConfigError(
             f"There is no public set {name!r}; there are {', '.join(PUBLIC_SETS)}. Correct the "

@@ -25,6 +25,7 @@ from recame.data.samplers import SamplerKind, class_prior
 from recame.files import read_json
 from recame.losses.logit_adjustment import log_class_counts
 from recame.losses.reweighting import class_balanced_weights
+from recame.plugins import Plugin
 from recame.runs.folder import RunFolder
 
 
@@ -112,6 +113,11 @@ def _not_known(config: Config, kept: str | None) -> str:
     """Why no prior follows from the settings; empty where one does."""
     if config.distill.teacher is not None and config.distill.teacher_weight > 0:
         return "it is a student, which follows its teacher's probabilities beside its labels"
+    if config.objective.loss is not None:
+        name = config.objective.loss.class_path
+        return f"it was trained by a loss of one's own ({name}), of which the settings say nothing"
+    if isinstance(config.finetune.sampler, Plugin) and kept != "probe":
+        return f"its images were drawn as {config.finetune.sampler.class_path} says"
     if config.objective.base == "ldam":
         return "objective.base=ldam moves each class's logits by a margin of its own"
     if kept not in ("probe", "finetune", "retrained", "joined", "joined_first"):
@@ -131,9 +137,10 @@ def _kept(config: Config, kept: str) -> list[tuple[str, int]]:
 
 def _taught(config: Config, phase: str, expert: int) -> Taught:
     objective = config.objective
+    drawn = config.finetune.sampler
     samplers: dict[str, SamplerKind] = {
         "probe": "square_root",
-        "finetune": config.finetune.sampler,
+        "finetune": "square_root" if isinstance(drawn, Plugin) else drawn,
         "retrained": config.retrain.sampler,
     }
     taus = objective.tau

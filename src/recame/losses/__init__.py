@@ -42,7 +42,7 @@ from recame.losses.student import (
     gate_distance,
     tempered_divergence,
 )
-from recame.losses.training_loss import Labels, LossFactory, TrainingLoss
+from recame.losses.training_loss import Labels, LossFactory, TrainingLoss, own_loss
 
 __all__ = [
     "Labels",
@@ -75,6 +75,7 @@ __all__ = [
     "masked_cross_entropy",
     "mutual_distillation",
     "num_hard_categories",
+    "own_loss",
     "pairwise_distances",
     "relative_margin",
     "tempered_divergence",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recame.contracts import ExpertOutput, LossResult
+from recame.errors import PluginError
+from recame.plugins import Plugin
 
 #: Class indices (B,) of a batch and their weight, one number or (B,); a mixed batch has two.
 Labels = Sequence[tuple[Tensor, Tensor | float]]
@@ -69,6 +71,23 @@ class TrainingLoss(nn.Module):
 #: Makes a loss from the (C,) training counts, the number of experts and the (C,) prior that the
 #: sampler shows.
 LossFactory = Callable[[Sequence[int], int, Tensor], TrainingLoss]
+
+
+def own_loss(
+    plugin: Plugin, counts: Sequence[int], num_experts: int, prior: Tensor
+) -> TrainingLoss:
+    """What `objective.loss` names, made with what a `LossFactory` gets and its `init_args`.
+
+    Raises:
+        PluginError: it cannot be imported or made, or is no `TrainingLoss`.
+    """
+    made = plugin.make("objective.loss", counts, num_experts, prior)
+    if not isinstance(made, TrainingLoss):
+        raise PluginError(
+            f"objective.loss names {plugin.class_path}, which makes a {type(made).__name__}: "
+            "training asks more of a loss than that; derive it from recame.losses.TrainingLoss."
+        )
+    return made
 
 
 def weighted_total(weights: dict[str, float], terms: dict[str, Tensor]) -> LossResult:

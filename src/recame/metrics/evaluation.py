@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from recame.metrics.breakdown import (
     product_tables,
 )
 from recame.metrics.calibration import expected_calibration_error
-from recame.metrics.registry import LOWER_IS_BETTER, METRICS
+from recame.metrics.own import own_metrics, scored
+from recame.metrics.registry import LOWER_IS_BETTER, METRICS, Metric
 from recame.metrics.statistics import (
     Estimate,
     bootstrap_intervals,
@@ -69,6 +71,7 @@ class Evaluation:
         normal: the class that means "no defect", if there is one.
         critical: the classes whose escapes matter most.
         expert_weights: of the experts in the ensemble, where they were learned on these images.
+        metrics: those of the registry, then one's own.
     """
 
     headline: dict[str, Estimate]
@@ -88,6 +91,7 @@ class Evaluation:
     normal: str | None = None
     critical: tuple[str, ...] = ()
     expert_weights: tuple[float, ...] | None = None
+    metrics: tuple[Metric, ...] = METRICS
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: headline numbers under their names, no NaN."""
@@ -118,6 +122,7 @@ def evaluate_predictions(
     bootstrap: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    own: Sequence[Metric] = (),
 ) -> Evaluation:
     """Judge predictions by the labels of their images.
 
@@ -128,6 +133,7 @@ def evaluate_predictions(
         bootstrap: resamples for the intervals that have no formula; 0 for none.
         seed: of the resampling.
         confidence: of every interval, in (0, 1).
+        own: further metrics, each a share or a score.
 
     Raises:
         DataError: no row has a label, or a probability is no number.
@@ -163,7 +169,8 @@ def evaluate_predictions(
         lower_is_better=LOWER_IS_BETTER,
     )
     macro = {name: _estimate(float(value), intervals.get(name)) for name, value in values.items()}
-    shares = {m.name: m.share(target, prediction, label_space) for m in METRICS if m.share}
+    metrics, probabilities = (*METRICS, *own), predictions.probabilities[known]
+    shares = {m.name: m.share(target, prediction, label_space) for m in metrics if m.share}
     per_class = per_class_table(counts, label_space, confidence)
     worst = int(per_class["recall"].fillna(np.inf).to_numpy().argmin())
     computed = {
@@ -176,7 +183,21 @@ def evaluate_predictions(
             for name, share in shares.items()
             if share is not None
         },
-        "ece": Estimate(expected_calibration_error(predictions.probabilities[known], target)),
+        "ece": Estimate(expected_calibration_error(probabilities, target)),
+        **{
+            m.name: scored(
+                m,
+                m.score,
+                probabilities,
+                target,
+                label_space,
+                resamples=bootstrap,
+                seed=seed,
+                confidence=confidence,
+            )
+            for m in own
+            if m.score
+        },
     }
     products = predictions.table.loc[known].get(product_column)
     weights = predictions.expert_weights
@@ -184,7 +205,7 @@ def evaluate_predictions(
         products, target, prediction, label_space.names, confidence
     )
     return Evaluation(
-        headline={m.name: computed[m.name] for m in METRICS if m.name in computed},
+        headline={m.name: computed[m.name] for m in metrics if m.name in computed},
         worst_class=label_space.names[worst],
         tail_classes=tuple(n for n, inside in zip(label_space.names, tail, strict=True) if inside),
         tail_rule=tail_rule,
@@ -201,6 +222,7 @@ def evaluate_predictions(
         normal=label_space.normal,
         critical=label_space.critical,
         expert_weights=None if weights is None else tuple(round(float(w), 4) for w in weights),
+        metrics=metrics,
     )
 
 
@@ -214,6 +236,7 @@ def evaluate_as_configured(
         product_column=config.data.product_column,
         bootstrap=config.evaluation.bootstrap,
         seed=config.run.seed,
+        own=own_metrics(config.evaluation.metrics),
     )
 
 

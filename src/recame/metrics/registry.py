@@ -25,6 +25,9 @@ Mean = Callable[[ClassRates], FloatArray]
 Masks = tuple[BoolArray, BoolArray]
 Share = Callable[[IntArray, IntArray, LabelSpace], Masks | None]
 
+#: From (N, C) probabilities, (N,) classes and the label space to a number in [0, 1].
+Score = Callable[[FloatArray, IntArray, LabelSpace], float]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -40,8 +43,10 @@ class Metric:
         lower_is_better: whether less is better.
         absent: why a split has no value.
         mean: a mean over classes; its interval is resampled.
-        share: a share of images; it has a Wilson interval. What has neither formula is computed
-            in `evaluate_predictions`; `tail_unseen`, for which clusters must be known, by a bench.
+        share: a share of images; it has a Wilson interval.
+        score: any other number, of one's own metrics (`evaluation.metrics`). What has no formula is
+            computed in `evaluate_predictions`; `tail_unseen`, for which clusters must be known, by
+            a bench.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Metric:
     absent: str = "no such image in this split"
     mean: Mean | None = None
     share: Share | None = None
+    score: Score | None = None
 
     def goodness(self, value: float) -> float:
         """The value, or what it lacks to 1 where less is better."""

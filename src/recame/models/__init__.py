@@ -11,7 +11,12 @@ from recame.models.classifier import (
 from recame.models.experts import Architecture, MultiExpertClassifier
 from recame.models.frozen_forward import FrozenForward, becomes_graph
 from recame.models.initialisation import class_means, initialise_classifier, read_text_features
-from recame.models.pretrained import PACKAGED_BACKBONE, Pretrained, pretrained_mean_std
+from recame.models.pretrained import (
+    PACKAGED_BACKBONE,
+    Pretrained,
+    pretrained_mean_std,
+    register_backbone,
+)
 from recame.models.regional_attention import (
     RegionalChannelAttention,
     make_attention,
@@ -44,6 +49,7 @@ __all__ = [
     "pretrained_mean_std",
     "read_text_features",
     "regional_gates",
+    "register_backbone",
     "save_checkpoint",
     "take_stages",
 ]

@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recame.config import as_size
 from recame.errors import ConfigError
+from recame.models.cutting import Cut, cut_into_stages
 from recame.models.depthwise import replace_depthwise
-from recame.models.pretrained import PACKAGED_BACKBONE, Pretrained, create_timm_model
+from recame.models.pretrained import (
+    PACKAGED_BACKBONE,
+    Pretrained,
+    create_timm_model,
+    register_backbone,
+)
 from recame.models.regional_attention import make_attention
 from recame.models.vision_transformer import (
     cut_is_exact,
@@ -19,8 +26,11 @@ from recame.models.vision_transformer import (
     num_stages_of,
     pooled_channels,
 )
+from recame.models.whole_network import as_one_stage
+from recame.plugins import Plugin
 
-_FAMILIES = "ResNet/ResNeXt, EfficientNet/MobileNet, ConvNeXt, RegNet, ResNetV2, DenseNet, VGG, ViT"
+#: Of the image on which a network is tried, and what timm's networks are mostly made for.
+_SIDE, _NATIVE = 64, 224
 
 
 class StagedBackbone(nn.Module):
@@ -61,6 +71,7 @@ def build_backbone(
     pooling: str = "average",
     image_size: tuple[int, int] | None = None,
     open_gates: bool = False,
+    origin: Plugin | None = None,
 ) -> StagedBackbone:
     """Build a timm network, cut it into stages and put attention into it.
 
@@ -68,7 +79,8 @@ def build_backbone(
     the addition (timm's slot for attention), and after each stage of other families, before a
     final convolution or normalisation. With pretrained weights it starts as the identity. A vision
     transformer is cut into four groups of blocks (`recame.models.vision_transformer`), whose
-    attention sees the grid of patches.
+    attention sees the grid of patches. A network that nothing cuts is one stage
+    (`recame.models.whole_network`), with attention behind it where it leaves a map.
 
     Deviations from timm: the MobileNetV3 family's head convolution, which follows the pooling, is
     left out; ConvNeXt's final norm acts on the map, before the pooling.
@@ -89,29 +101,56 @@ def build_backbone(
         image_size: height and width, for which a vision transformer's positions are resampled
             once; None: those of its weights.
         open_gates: attention starts as the identity without pretrained weights too.
+        origin: what registers a backbone of one's own with timm.
 
     Raises:
-        ConfigError: unknown name or family, a hub that cannot be reached, `package` for another
-            backbone, more stages than there are, or a class token where there is none.
+        ConfigError: unknown name, a hub that cannot be reached, `package` for another backbone,
+            more stages than there are, a class token where there is none, images of a size that the
+            network does not take, or attention where it leaves no map.
         CheckpointError: a file of weights is missing, damaged or of another network.
+        PluginError: a backbone of one's own cannot be imported.
     """
-    model = create_timm_model(name, pretrained, in_channels)
-    replace_depthwise(model)
+    register_backbone(origin)
+    own_arguments = {} if origin is None else origin.init_args
+
+    def make(**more: Any) -> nn.Module:
+        made = create_timm_model(name, pretrained, in_channels, {**own_arguments, **more})
+        replace_depthwise(made)
+        return made
+
+    model = make()
     start = open_gates or pretrained is not False
 
     def module(width: int) -> nn.Module | None:
         return make_attention(attention, width, regions, reduction, start, gate_start)
 
-    if is_cuttable(model):
-        return _staged_transformer(
-            model, name, module, num_stages, pooling, image_size, in_channels
-        )
+    if is_cuttable(model) and (image_size is None or _fits(model, image_size)):
+        staged = _staged_transformer(model, name, module, num_stages, pooling, in_channels)
+        if staged is not None:
+            return staged
     if pooling != "average":
         raise ConfigError(
             f"model.pooling={pooling}, but {name} has no class token: set model.pooling=average."
         )
-    parts, tails = _cut(model, name)
-    channels, out_channels = _check_cut(model, parts, tails, name, in_channels)
+    size = (_SIDE, _SIDE)
+    cut = cut_into_stages(model, in_channels, size)
+    if cut is None:
+        model, size = _taking(model, make, name, in_channels, image_size)
+        cut = cut_into_stages(model, in_channels, size)
+    if cut is None:
+        return _whole(model, name, module, num_stages, in_channels, size)
+    return _staged(model, name, cut, module, num_stages)
+
+
+def _staged(
+    model: nn.Module,
+    name: str,
+    cut: Cut,
+    module: Callable[[int], nn.Module | None],
+    num_stages: int,
+) -> StagedBackbone:
+    """A network that was cut, with attention in the slots of its blocks or after its stages."""
+    parts, channels = cut.parts, cut.channels
     if not _fill_slots(model, module):
         for part, width in zip(parts, channels, strict=True):
             if (gate := module(width)) is not None:
@@ -120,12 +159,100 @@ def build_backbone(
     if 0 < num_stages < len(parts):
         stages = [nn.Sequential(*part) for part in parts[:num_stages]]
         return StagedBackbone(stages, channels[:num_stages])
-    parts[-1] += tails
+    parts[-1] += cut.tail
     head_norm = getattr(getattr(model, "head", None), "norm", None)
     if hasattr(model, "norm_pre") and head_norm is not None:
         parts[-1].append(head_norm)
-    channels[-1] = out_channels
+    channels[-1] = cut.out_channels
     return StagedBackbone([nn.Sequential(*part) for part in parts], channels)
+
+
+def _whole(
+    model: nn.Module,
+    name: str,
+    module: Callable[[int], nn.Module | None],
+    num_stages: int,
+    in_channels: int,
+    size: tuple[int, int],
+) -> StagedBackbone:
+    """A network of one stage, with attention behind it where it leaves a map."""
+    _check_num_stages(num_stages, 1, name)
+    try:
+        stage, width = as_one_stage(model, in_channels, size)
+    except Exception as error:
+        raise ConfigError(
+            f"Backbone {name!r} gives no features that a classifier can be put on "
+            f"({_told(error)}): choose another model.backbone, for example resnet50 or "
+            f"{PACKAGED_BACKBONE}."
+        ) from error
+    gate = module(width)
+    if gate is not None and stage.layout == "pooled":
+        raise ConfigError(
+            f"model.attention weighs places of a map, and {name} leaves none before its own "
+            "pooling: set model.attention=none, or choose another model.backbone."
+        )
+    return StagedBackbone([nn.Sequential(stage, *([] if gate is None else [gate]))], [width])
+
+
+def _taking(
+    model: nn.Module,
+    make: Callable[..., nn.Module],
+    name: str,
+    in_channels: int,
+    image_size: tuple[int, int] | None,
+) -> tuple[nn.Module, tuple[int, int]]:
+    """The network, and a size that it takes: a small one, else the images', else its own.
+
+    One that is built for images of one size is built anew for `image_size`.
+
+    Raises:
+        ConfigError: it takes no images of that size.
+    """
+    if _takes(model, in_channels, (_SIDE, _SIDE)) is None:
+        return model, (_SIDE, _SIDE)
+    settings = getattr(model, "default_cfg", None) or {}
+    native = tuple(settings.get("input_size", (3, _NATIVE, _NATIVE))[1:])
+    size = image_size or native
+    if (reason := _takes(model, in_channels, size)) is None:
+        return model, size
+    try:
+        other = make(img_size=size)
+        reason = _takes(other, in_channels, size)
+    except Exception as error:  # noqa: BLE001 - not every family has the argument
+        other, reason = model, _told(error)
+    if reason is None:
+        return other, size
+    raise ConfigError(
+        f"{name} does not take images of {size[0]} x {size[1]} pixels ({reason}): set data.size="
+        f"{as_size(native)}, the size that it is made for, or choose another model.backbone."
+    )
+
+
+@torch.no_grad()
+def _takes(model: Any, in_channels: int, size: tuple[int, int]) -> str | None:
+    """None if a network takes images of a size, else why not."""
+    model.eval()
+    try:
+        model.forward_features(torch.zeros(1, in_channels, *size))
+    except Exception as error:  # noqa: BLE001 - they refuse in any way
+        return _told(error)
+    finally:
+        model.train()
+    return None
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _fits(model: Any, image_size: tuple[int, int]) -> bool:
+    """Let a vision transformer take images of a size; False if its positions cannot follow."""
+    sides = zip(image_size, model.patch_embed.patch_size, strict=True)
+    try:
+        model.set_input_size(img_size=tuple(-(-side // patch) * patch for side, patch in sides))
+    except Exception:  # noqa: BLE001 - families differ in what they can resample
+        return False
+    return True
 
 
 def _check_num_stages(num_stages: int, present: int, name: str) -> None:
@@ -142,93 +269,15 @@ def _staged_transformer(
     module: Callable[[int], nn.Module | None],
     num_stages: int,
     pooling: str,
-    image_size: tuple[int, int] | None,
     in_channels: int,
-) -> StagedBackbone:
-    """A timm vision transformer in stages, if they compute what the network does."""
+) -> StagedBackbone | None:
+    """A timm vision transformer in stages; None if they compute something else than it does."""
     _check_num_stages(num_stages, num_stages_of(model), name)
     pooled = pooled_channels(model, pooling, name)
-    if image_size is not None:
-        sides = zip(image_size, model.patch_embed.patch_size, strict=True)
-        model.set_input_size(img_size=tuple(-(-side // patch) * patch for side, patch in sides))
     if not cut_is_exact(model, in_channels):
-        raise _unsupported(name)
+        return None
     stages = cut_transformer(model, module, num_stages, gate_last=pooling != "token")
     return StagedBackbone(stages, [pooled.stop - pooled.start] * len(stages), pooled)
-
-
-def _cut(model: nn.Module, name: str) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-    """A network's modules in order, one list a stage, and what follows the last stage."""
-    children = dict(model.named_children())
-
-    def present(*names: str) -> list[nn.Module]:
-        return [children[n] for n in names if n in children]
-
-    if {"conv1", "layer1", "layer3"} <= children.keys():
-        stages = present("layer1", "layer2", "layer3", "layer4")
-        return _with_stem(present("conv1", "bn1", "act1", "maxpool"), stages), []
-    if {"conv_stem", "blocks"} <= children.keys():
-        tail = present("conv_head", "bn2") if "bn2" in children else []
-        return _with_stem(
-            present("conv_stem", "bn1", "act1"), list(children["blocks"].children())
-        ), tail
-    if {"stem", "stages"} <= children.keys():
-        stages = list(children["stages"].children())
-        return _with_stem(present("stem"), stages), present("norm_pre", "norm")
-    if {"stem", "s1", "s4", "final_conv"} <= children.keys():
-        return _with_stem(present("stem"), present("s1", "s2", "s3", "s4")), present("final_conv")
-    if isinstance(children.get("features"), nn.Sequential):
-        return _cut_features(model, children["features"]), []
-    raise _unsupported(name)
-
-
-def _with_stem(stem: list[nn.Module], stages: list[nn.Module]) -> list[list[nn.Module]]:
-    return [[*stem, stages[0]], *([stage] for stage in stages[1:])]
-
-
-def _cut_features(model: nn.Module, features: nn.Module) -> list[list[nn.Module]]:
-    """Cut `model.features` where timm says that a resolution ends."""
-    ends = {info["module"] for info in getattr(model, "feature_info", [])}
-    parts: list[list[nn.Module]] = [[]]
-    for name, module in features.named_children():
-        # Experts share a stage's output: nobody may change it in place.
-        for part in module.modules():
-            if getattr(part, "inplace", False):
-                part.inplace = False  # type: ignore[assignment]
-        parts[-1].append(module)
-        if f"features.{name}" in ends:
-            parts.append([])
-    return [part for part in parts if part]
-
-
-def _unsupported(name: str) -> ConfigError:
-    return ConfigError(
-        f"Backbone {name!r} cannot be cut into stages: choose a model.backbone of a "
-        f"supported family ({_FAMILIES}), for example resnet50 or {PACKAGED_BACKBONE}."
-    )
-
-
-@torch.no_grad()
-def _check_cut(
-    model: nn.Module, parts: list[list[nn.Module]], tails: list[nn.Module], name: str, channels: int
-) -> tuple[list[int], int]:
-    """Channels of each stage and of the end, if the stages compute what the network does."""
-    model.eval()
-    x = torch.linspace(-1, 1, channels * 64 * 64).view(1, channels, 64, 64)
-    try:
-        expected = model.forward_features(x)  # type: ignore[operator]
-        widths = []
-        for part in (*parts, tails):
-            x = nn.Sequential(*part)(x)
-            widths.append(int(x.shape[1]))
-        same = x.ndim == 4 and x.shape == expected.shape and torch.allclose(x, expected, atol=1e-4)
-    except (RuntimeError, TypeError, AssertionError, IndexError) as error:
-        raise _unsupported(name) from error
-    finally:
-        model.train()
-    if not same:
-        raise _unsupported(name)
-    return widths[:-1], widths[-1]
 
 
 def _fill_slots(model: nn.Module, module: Any) -> bool:

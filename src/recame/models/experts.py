@@ -17,6 +17,7 @@ from recame.models.backbone import StagedBackbone, build_backbone
 from recame.models.classifier import ExpertHead
 from recame.models.pretrained import Pretrained
 from recame.pieces import apart, together
+from recame.plugins import Plugin
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Architecture:
             `token`, or `both`.
         tuning: what of the backbone learns: `full`, `lora`, `adapter`, `bias` or `head` (nothing).
         tuning_rank: of LoRA or of the adapters; None: by the number of classes.
+        backbone_from: what registers a backbone of one's own with timm; None: timm has it.
     """
 
     backbone: str
@@ -61,12 +63,14 @@ class Architecture:
     tuning: str = "full"
     tuning_rank: int | None = None
     gate_start: float | None = None
+    backbone_from: Plugin | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; without divided gates it is what older versions read."""
         values = {**asdict(self), "regions": list(self.regions)}
-        if self.gate_start is None:
-            del values["gate_start"]
+        for name in ("gate_start", "backbone_from"):
+            if values[name] is None:
+                del values[name]
         return values
 
     def same_attention(self, other: Architecture) -> bool:
@@ -91,7 +95,9 @@ class Architecture:
         """
         try:
             rows, cols = values["regions"]
-            return cls(**{**values, "regions": (int(rows), int(cols))})
+            origin = values.get("backbone_from")
+            known = {} if origin is None else {"backbone_from": Plugin(**origin)}
+            return cls(**{**values, "regions": (int(rows), int(cols)), **known})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"The model's architecture cannot be read ({error!r}): the file was edited, "
@@ -177,6 +183,7 @@ class MultiExpertClassifier(nn.Module):
             pooling=plan.pooling,
             image_size=self.spec.piece_size,
             open_gates=open_gates,
+            origin=plan.backbone_from,
         )
         tune(backbone, plan.tuning, plan.tuning_rank, self.num_classes)
         return backbone

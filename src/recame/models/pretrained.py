@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from recame.errors import CheckpointError, ConfigError
+from recame.errors import CheckpointError, ConfigError, PluginError
+from recame.plugins import Plugin
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,27 @@ def pretrained_mean_std(
     if channels == 1:
         return (sum(mean) / len(mean),), (sum(std) / len(std),)
     return mean, std
+
+
+def register_backbone(origin: Plugin | None) -> None:
+    """Make a backbone of one's own known to timm by importing what registers it.
+
+    Args:
+        origin: whose last part is the name; None: timm knows the backbone already.
+
+    Raises:
+        PluginError: it cannot be imported, or registers no network of that name.
+    """
+    if origin is None:
+        return
+    import timm
+
+    origin.load("model.backbone")
+    if not timm.is_model(origin.name):
+        raise PluginError(
+            f"model.backbone names {origin.class_path}, and importing it makes no network "
+            f"{origin.name} known to timm: decorate the function with timm.models.register_model."
+        )
 
 
 def _known_config(name: str) -> Any:
@@ -98,13 +121,19 @@ def is_vision_transformer(name: str) -> bool:
     return bool(timm.models.is_model_in_modules(name.partition(".")[0], modules))
 
 
-def create_timm_model(name: str, pretrained: Pretrained, in_channels: int) -> nn.Module:
+def create_timm_model(
+    name: str,
+    pretrained: Pretrained,
+    in_channels: int,
+    own_arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
     """A whole timm network with its weights.
 
     Args:
         name: a timm name, with or without a tag.
         pretrained: True (timm hub), False, `package` (EfficientNet-Lite0), or a file of weights.
         in_channels: 1 or 3; for 1 the stem's weights are summed over the colours.
+        own_arguments: further ones of a backbone of one's own.
 
     Raises:
         ConfigError: unknown name, a hub that cannot be reached, or `package` for another backbone.
@@ -113,7 +142,7 @@ def create_timm_model(name: str, pretrained: Pretrained, in_channels: int) -> nn
     import timm
 
     config = _known_config(name)
-    arguments: dict[str, Any] = {"in_chans": in_channels}
+    arguments: dict[str, Any] = {**own_arguments, "in_chans": in_channels}
     if is_vision_transformer(name):
         arguments |= {"dynamic_img_size": True, "dynamic_img_pad": True}
     if pretrained == "package":

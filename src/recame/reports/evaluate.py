@@ -39,6 +39,7 @@ from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions, predictions_table, save_predictions
+from recame.runs.trackers import track_evaluation
 
 if TYPE_CHECKING:
     from recame.reports.draw import ReportFiles
@@ -183,6 +184,7 @@ def _evaluate(
             say(console, f"  {sentence}")
     done = EvaluatedRun(name, evaluation, predictions, target, outcome=decided.outcome)
     if not report:
+        track_evaluation(folder, config, name)
         return done
     from recame.reports.draw import draw_report
 
@@ -206,6 +208,7 @@ def _evaluate(
         say(console, str(error), "yellow")
         return replace(done, report_error=error)
     say(console, f"Report: {files.html}")
+    track_evaluation(folder, config, name, files.html)
     return done
 
 

@@ -11,7 +11,6 @@ from recame.label_space import LabelSpace
 from recame.metrics.comparison import Comparison
 from recame.metrics.disagreement import Disagreement
 from recame.metrics.evaluation import Evaluation
-from recame.metrics.registry import METRICS
 from recame.names import counted, quoted
 from recame.pages.render import joined_text, listed_text
 
@@ -226,7 +225,7 @@ def doubts(evaluation: Evaluation) -> list[str]:
     told = []
     wide = [
         metric.title
-        for metric in METRICS
+        for metric in evaluation.metrics
         # The worst class speaks for itself.
         if metric.level == "headline" and metric.name != "worst_class_recall"
         if metric.name in evaluation.headline and evaluation.headline[metric.name].too_wide

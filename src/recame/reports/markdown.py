@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from recame.metrics.registry import METRICS
 from recame.pages.render import (
     count_text,
     interval_text,
@@ -61,7 +60,7 @@ def report_markdown(report: RunReport) -> str:
 
 def _headline(report: RunReport, confidence: str) -> str:
     rows, compared = [], bool(report.comparison and report.comparison.images)
-    for metric in METRICS:
+    for metric in report.evaluation.metrics:
         estimate, title = report.evaluation.headline.get(metric.name), metric.title
         if estimate is None or metric.level == "detail":
             continue

@@ -12,7 +12,7 @@ import yaml
 
 from recame.decisions.outcome import Outcome, Share
 from recame.files import records
-from recame.metrics.registry import METRICS, Metric
+from recame.metrics.registry import Metric
 from recame.pages.drawing import PIECES_NOTE
 from recame.pages.render import (
     BLUE,
@@ -100,7 +100,7 @@ def _contents(report: RunReport, content: dict[str, Any]) -> list[tuple[str, str
 
 def _tiles(report: RunReport) -> list[dict[str, str]]:
     evaluation, found = report.evaluation, []
-    for metric in METRICS:
+    for metric in evaluation.metrics:
         estimate = evaluation.headline.get(metric.name)
         if estimate is None or metric.level != "headline":
             continue

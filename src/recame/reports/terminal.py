@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recame.metrics.registry import BY_NAME
 from recame.names import one_line, quoted
 from recame.pages.render import interval_text, listed_text, share_text
 from recame.reports.judgement import doubts
@@ -80,8 +79,9 @@ def _headline_table(evaluation: Evaluation) -> Table:
     for row in groups[groups["rule"] == "cutoffs"].itertuples():
         classes = "1 class" if row.classes == 1 else f"{row.classes} classes"
         meaning[f"{row.group}_recall"] = f"{classes} by the published cut-offs"
+    known = {metric.name: metric for metric in evaluation.metrics}
     for name, estimate in evaluation.headline.items():
-        metric = BY_NAME[name]
+        metric = known[name]
         if estimate.value is None:
             table.add_row(name, "-", "", Text(metric.absent))
             continue

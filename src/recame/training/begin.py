@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,16 @@ from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.file_part import split_part
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.errors import ConfigError
-from recame.files import remove_partial, write_json
+from recame.files import read_json, remove_partial, write_json
 from recame.inference.device import choose_device
 from recame.losses import LossFactory
 from recame.machine import environment
 from recame.names import counted
+from recame.plugins import plugin_of
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
+from recame.runs.trackers import final_figures
 from recame.training.calibration_split import settle_calibration
 from recame.training.continuing import continued_table
 from recame.training.ongoing_run import Measured, OngoingRun
@@ -36,6 +40,17 @@ from recame.training.phases.image_size import settle_size
 from recame.training.phases.image_tiles import TILE_SIDE, settle_tiles
 from recame.training.planner import num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
+
+#: Of Lightning, about what we have chosen.
+_HINTS = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory.*exists.*",
+    ".*LeafSpec.*is deprecated.*",
+    ".*smaller than the logging interval.*",
+    ".*Total length of .* is zero.*",
+    ".*in eval mode at the start of training.*",  # frozen batch norms
+    ".*Grad strides do not match bucket view strides.*",  # of depthwise weights
+)
 
 
 def _prepare(
@@ -128,6 +143,38 @@ def _table(source: Path | pd.DataFrame, config: Config) -> pd.DataFrame:
     return read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
 
 
+def with_loss(
+    config: Config, make_loss: LossFactory | None, *, resumed: bool
+) -> tuple[Config, LossFactory | None]:
+    """Settings that name what makes a loss of one's own, where another process can import it.
+
+    Args:
+        config: of a new run, or of the one that is resumed.
+        make_loss: as given; None: the settings decide.
+        resumed: whether the settings are those that the run began with.
+
+    Returns:
+        The settings, and the factory where they cannot name it or say otherwise.
+    """
+    own = None if make_loss is None else plugin_of(make_loss)
+    if own is None:
+        return config, make_loss
+    if not resumed:
+        return config.updated({"objective.loss": asdict(own)}), None
+    known = config.objective.loss
+    same = known is not None and (known.class_path, known.init_args) == (
+        own.class_path,
+        own.init_args,
+    )
+    return config, None if same else make_loss
+
+
+def _loss_of(run: OngoingRun) -> str | None:
+    """What makes the run's loss, by name; None: the settings of the objective do."""
+    own = run.config.objective.loss
+    return loss_name(run.make_loss) or (None if own is None else own.class_path)
+
+
 def check_run(run: OngoingRun) -> None:
     """Refuse, before anything is written, what would fail after hours.
 
@@ -174,7 +221,7 @@ def record_run(
     folder, data, console = run.folder, run.data, run.console
     if resume:
         check_same_data(folder, data.fingerprint)
-        check_same_loss(folder, loss_name(run.make_loss))
+        check_same_loss(folder, _loss_of(run))
         check_same_precision(folder, run.config.run.precision)
         folder.history()  # a damaged one is refused before hours of work
         remove_partial(folder.path)
@@ -186,7 +233,7 @@ def record_run(
             run.config,
             asked=asked,
             device=run.device.type,
-            loss=loss_name(run.make_loss),
+            loss=_loss_of(run),
             reasons=reasons,
         )
     folder.save_manifest(data.table)
@@ -203,6 +250,27 @@ def record_run(
         say(console, "Chosen (saved in config.yaml):")
         for reason in reasons:
             say(console, f"  {reason}")
+
+
+def track(run: OngoingRun) -> None:
+    """Tell the trackers what a run has become: its settings, what each phase scored, its figures.
+
+    Args:
+        run: kept and judged.
+    """
+    folder, trackers = run.folder, run.trackers
+    if not trackers.loggers:
+        return
+    trackers.settings(run.config)
+    phases = read_json(folder.path / "phases.json")
+    scores = phases.get("val_balanced_accuracy", {})
+    trackers.figures({f"{name}/val_balanced_accuracy": score for name, score in scores.items()})
+    trackers.figures({f"seconds/{name}": s for name, s in run.measured.stages.items()})
+    path = folder.path / "metrics.json"
+    if path.exists():
+        trackers.figures(final_figures("val", read_json(path).get("val", {})))
+    for file in ("config.yaml", "history.csv"):
+        trackers.artifact(folder.path / file)
 
 
 def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
@@ -237,16 +305,22 @@ def _describe(data: InspectionSet, console: Console) -> None:
             say(console, f"  and {len(data.cache.broken) - 20} more in broken_images.csv")
 
 
-def quiet_libraries() -> None:
-    """Our own console speaks; Lightning's hints are about settings that we have made."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for pattern in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory.*exists.*",
-        ".*LeafSpec.*is deprecated.*",
-        ".*Total length of .* is zero.*",
-        ".*in eval mode at the start of training.*",  # frozen batch norms
-        ".*Grad strides do not match bucket view strides.*",  # of depthwise weights
-    ):
-        warnings.filterwarnings("ignore", pattern)
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Our own console speaks, for a block; Lightning's hints are about settings that we have made.
+
+    Whatever the program has set of loggers and warnings is as before when the block ends.
+    """
+    names = ("lightning.pytorch", "lightning.fabric", "lightning")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for pattern in _HINTS:
+                warnings.filterwarnings("ignore", pattern)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from recame.config import Config
 from recame.data.dataset import InspectionSet
 from recame.inference.device import Precision
-from recame.losses import LossFactory, Objective, TrainingLoss
+from recame.losses import LossFactory, Objective, TrainingLoss, own_loss
 from recame.models import Architecture, MultiExpertClassifier
 from recame.runs.folder import RunFolder
+from recame.runs.trackers import Trackers
 from recame.training.starting_weights import starting_network
 
 
@@ -60,8 +62,10 @@ class OngoingRun:
         device: where it trains.
         console: where progress goes.
         started: `time.monotonic()` at the beginning of the command, from where its time counts.
-        make_loss: makes the loss instead of the `objective` settings.
+        make_loss: makes the loss instead of the `objective` settings, which cannot name it.
         measured: what its stages took so far.
+        trackers: are told of it.
+        callbacks: of one's own, for fine-tuning's trainer.
     """
 
     folder: RunFolder
@@ -72,6 +76,8 @@ class OngoingRun:
     started: float
     make_loss: LossFactory | None = None
     measured: Measured = field(default_factory=Measured)
+    trackers: Trackers = field(default_factory=Trackers)
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def precision(self) -> Precision:
@@ -116,7 +122,11 @@ class OngoingRun:
         counts, num_experts = self.data.label_space.counts, int(self.config.model.num_experts)
         if self.make_loss is not None:
             return self.make_loss(counts, num_experts, prior).to(self.device)
-        settings = self.config.objective.model_dump(exclude={"deferred_reweighting", "posthoc_tau"})
+        if (own := self.config.objective.loss) is not None:
+            return own_loss(own, counts, num_experts, prior).to(self.device)
+        settings = self.config.objective.model_dump(
+            exclude={"deferred_reweighting", "posthoc_tau", "loss"}
+        )
         if fixed_features:
             settings |= {"contrastive_weight": 0.0, "intra_weight": 0.0}
         return Objective(

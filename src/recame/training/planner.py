@@ -19,6 +19,7 @@ from recame.data.proposal import MOST_ELONGATED, candidate_sizes, is_elongated, 
 from recame.errors import ConfigError
 from recame.inference.device import choose_precision
 from recame.models import PACKAGED_BACKBONE, build_backbone
+from recame.plugins import Plugin
 from recame.runs.folder import RunFolder
 from recame.training.loop.cost import StepCost
 from recame.training.starting_weights import own_source
@@ -122,6 +123,8 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
             f"model.pretrained = {path}: its {plan.backbone} (SHA-256 {sha256[:12]}), "
             "with the mean and std that it saw images with"
         )
+        if config.model.backbone == "auto" and plan.backbone_from is not None:
+            changes["model.backbone_from"] = plan.backbone_from
         decide("model.backbone", plan.backbone, f"the network of {path} has it")
     decide(
         "model.backbone",
@@ -139,7 +142,9 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
     )
     decide("model.num_experts", num_experts, why)
     num_experts = int(changes.get("model.num_experts", config.model.num_experts))
-    num_stages = config.model.stages or _num_stages(backbone, data.spec.channels)
+    num_stages = config.model.stages or _num_stages(
+        backbone, config.model.backbone_from, data.spec.channels
+    )
     if config.model.shared_stages != "auto" and -num_stages <= config.model.shared_stages < 0:
         changes["model.shared_stages"] = num_stages + config.model.shared_stages
     decide(
@@ -298,8 +303,9 @@ def num_embedded(counts: IntArray, val_counts: IntArray, cap: int) -> int:
     return int(np.minimum(counts, cap).sum() + decide.sum())
 
 
-def _num_stages(backbone: str, channels: int) -> int:
-    return len(build_backbone(backbone, pretrained=False, in_channels=channels).stages)
+def _num_stages(backbone: str, origin: Plugin | None, channels: int) -> int:
+    made = build_backbone(backbone, pretrained=False, in_channels=channels, origin=origin)
+    return len(made.stages)
 
 
 def plan_epochs(

@@ -6,25 +6,35 @@ import copy
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from recame.config import Config, height_width
 from recame.contracts import PreprocessSpec
+from recame.datasets.registry import built_source
 from recame.errors import ConfigError, RecameError
 from recame.losses import LossFactory
-from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
+from recame.models import (
+    PACKAGED_BACKBONE,
+    Architecture,
+    MultiExpertClassifier,
+    register_backbone,
+)
 from recame.names import command
 from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data
+from recame.runs.trackers import tracking
 from recame.training.answering import keep_graph
-from recame.training.begin import _prepare, check_run, quiet_libraries, record_run
+from recame.training.begin import _prepare, check_run, quiet_libraries, record_run, track, with_loss
 from recame.training.loop.launched import as_launched
 from recame.training.loop.processes import (
     is_follower,
@@ -41,6 +51,7 @@ from recame.training.reserve import tell_time
 from recame.training.starting_weights import own_source, starting_mean_std, starting_network
 
 
+@quiet_libraries()
 def train(
     source: Path | str,
     config: Config | None = None,
@@ -49,6 +60,8 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     make_loss: LossFactory | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | Sequence[Logger] = (),
     started: float | None = None,
 ) -> RunFolder:
     """Train on a folder or table of images and leave a run folder.
@@ -60,8 +73,12 @@ def train(
         resume: take up an interrupted run with its own settings; the result is the one that an
             uninterrupted run would have had.
         console: where progress goes; silent if None.
-        make_loss: makes a loss of one's own, which the settings do not describe: give it again to
-            resume. One device only.
+        make_loss: makes a loss of one's own, as `objective.loss` names one. What another process
+            can import stands in the settings from then on; anything else has to be given again to
+            resume, and trains on one device only.
+        callbacks: of Lightning, for fine-tuning's trainer; they are not part of the settings.
+        logger: of Lightning, told of the settings, of every phase and of the final figures, beside
+            what `run.loggers` names.
         started: `time.monotonic()` from where a time budget counts; now unless given.
 
     Returns:
@@ -74,22 +91,25 @@ def train(
     """
     started = time.monotonic() if started is None else started
     console = console or Console(quiet=True)
-    quiet_libraries()
+    source, out = Path(source), Path(out)
     if resume:
-        config = RunFolder.open(Path(out)).load_config()
+        config = RunFolder.open(out).load_config()
     config = as_launched(config or Config(), resumed=resume)
     if config.distill.teacher is not None:
-        words = ("--resume", "--out", Path(out)) if resume else (config.distill.teacher,)
+        words = ("--resume", "--out", out) if resume else (config.distill.teacher,)
         raise ConfigError(
             f"These settings are a student's, taught by {config.distill.teacher}: use "
             f"{command('recame', 'distill', *words)}, or set distill.teacher=null to train the "
             "same network on labels alone."
         )
+    config, make_loss = with_loss(config, make_loss, resumed=resume)
+    register_backbone(config.model.backbone_from)
     if is_follower(config.run):
-        _follow(Path(source), config, Path(out), started)
+        _follow(source, config, out, started)
+    source = built_source(source, config.data.builder, console)
     with ExitStack() as held:
         if resume:
-            folder = RunFolder.open(Path(out))
+            folder = RunFolder.open(out)
             held.enter_context(folder.in_training())
             # Nobody writes it any more.
             config = as_launched(folder.load_config(), resumed=True)
@@ -98,18 +118,20 @@ def train(
                 say(console, f"{folder.path} is finished: nothing to resume.")
                 return folder
         else:
-            folder = RunFolder.free(Path(out))
+            folder = RunFolder.free(out)
             _check_network(config)
         held.enter_context(leading(folder.path, config.run))
-        run, reasons = _prepare(Path(source), config, folder, console, started)
+        run, reasons = _prepare(source, config, folder, console, started)
         run = replace(run, make_loss=make_loss)
         check_run(run)
         if not resume:
             folder.make()
             held.enter_context(folder.in_training())
             RunFolder.free(folder.path)  # another may have begun one meanwhile
-        record_run(run, Path(source), reasons, config, resume=resume)
-        _run_phases(run)
+        record_run(run, source, reasons, config, resume=resume)
+        loggers = [logger] if isinstance(logger, Logger) else logger
+        trackers = held.enter_context(tracking(folder, run.config, loggers))
+        _run_phases(replace(run, trackers=trackers, callbacks=tuple(callbacks)))
     return folder
 
 
@@ -138,6 +160,7 @@ def _run_phases(run: OngoingRun) -> None:
     with stage("graph"):
         keep_graph(run)
     tell_time(run)
+    track(run)
     run.folder.finish()
 
 
@@ -153,6 +176,8 @@ def _follow(source: Path, config: Config, out: Path, started: float) -> NoReturn
         # This node decodes the images, where it has not, while the leader trains its probe.
         _prepare(source, config, RunFolder(out), silent, started)
     folder = leaders_run(out)
+    if config.data.builder is not None:
+        source = folder.source
     run, _ = _prepare(source, folder.load_config(), folder, silent, started)
     check_same_data(folder, run.data.fingerprint)
     run, model = run_probe(run) if run.config.probe.enabled else (run, initial_model(run))
@@ -166,9 +191,11 @@ def _check_network(config: Config) -> None:
     source = own_source(settings.pretrained)
     usual = PACKAGED_BACKBONE if source is None else source.architecture.backbone
     fallbacks = {"backbone": usual, "shared_stages": 0, "pooled_stages": 1}
-    undecided = {
+    undecided: dict[str, object] = {
         name: value for name, value in fallbacks.items() if getattr(settings, name) == "auto"
     }
+    if "backbone" in undecided and source is not None:
+        undecided["backbone_from"] = source.architecture.backbone_from
     plan = Architecture.of(settings.model_copy(update=undecided))
     # Stages counted from the end are the planner's work.
     plan = replace(plan, num_experts=1, shared_stages=max(0, plan.shared_stages))
@@ -179,15 +206,15 @@ def _check_network(config: Config) -> None:
     height, width = height_width(64 if config.data.size == "auto" else config.data.size)
     spec = PreprocessSpec(height, width, channels, 8, 255.0, mean, std)
     model = starting_network(plan, 2, spec, settings.pretrained).eval()
-    if min(height, width) >= 64:
-        return
     try:
         with torch.inference_mode():
             model(torch.zeros(1, channels, height, width))
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
+        small = min(height, width) < 64
+        why = "is too small for" if small else "does not suit"
         raise ConfigError(
-            f"data.size={config.data.size} is too small for {plan.backbone}, which leaves nothing "
-            f"of such an image ({reason}): give a larger size, fewer model.stages or another "
-            "backbone."
+            f"data.size={config.data.size} {why} {plan.backbone}, which makes nothing of such an "
+            f"image ({reason}): give a {'larger' if small else 'different'} size, fewer "
+            "model.stages or another backbone."
         ) from error

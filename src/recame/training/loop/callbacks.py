@@ -9,11 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from recame.errors import TrainingError
 from recame.progress import say
 from recame.runs.folder import RunFolder
+from recame.runs.trackers import Trackers
 from recame.training.loop.workings import Workings
 
 
@@ -98,6 +100,32 @@ class StopAstray(Callback):
         for name, value in pl_module.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise TrainingError(f"{name} was not finite after epoch {epoch} of fine-tuning")
+
+
+class ToTrackers(Logger):
+    """Passes what Lightning logs on, so that a tracker that fails ends no training.
+
+    Args:
+        trackers: of the run.
+    """
+
+    name, version = "recame", ""
+
+    def __init__(self, trackers: Trackers) -> None:
+        super().__init__()
+        self._trackers = trackers
+
+    @property
+    def experiment(self) -> Any:
+        """That of the first tracker, for callbacks that ask for it."""
+        return getattr(next(iter(self._trackers.loggers), None), "experiment", None)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Tell numbers."""
+        self._trackers.figures(metrics, step or 0)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the settings are told at the end, when all of them are decided."""
 
 
 def _validated(trainer: pl.Trainer) -> bool:

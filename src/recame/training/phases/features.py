@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,7 @@ def fit_heads(
     seed: int,
     sampler: SamplerKind = "square_root",
     on_progress: Progress = silent,
+    on_loss: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train the heads in place on cached features; every draw is seeded.
 
@@ -117,6 +119,7 @@ def fit_heads(
         seed: of every random number.
         sampler: how often each class is drawn, see `class_prior`.
         on_progress: told of the steps.
+        on_loss: told of a step's number and loss, now and then.
 
     Raises:
         TrainingError: the heads are not finite at the end.
@@ -157,6 +160,8 @@ def fit_heads(
         schedule.step()
         if (step + 1) % 20 == 0:
             on_progress("heads", step + 1, num_steps)
+            if on_loss is not None:
+                on_loss(step + 1, float(result.total.detach()))
     if not all(bool(value.isfinite().all()) for value in head.state_dict().values()):
         raise TrainingError(
             f"The heads are not finite after {num_steps} steps on frozen features (last loss "

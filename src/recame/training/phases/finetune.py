@@ -20,14 +20,18 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from recame.config import SYMMETRIES, Config, FinetuneConfig
 from recame.data.dataset import BatchDataset, make_loader
+from recame.data.own_augment import own_changes
+from recame.data.own_sampler import OwnBatches, shown_prior
 from recame.data.samplers import EpochBatches, class_prior
 from recame.data.transforms import Augment, Mix
-from recame.errors import ConfigError, MissingDependencyError, TrainingError
+from recame.errors import ConfigError, TrainingError
 from recame.models import MultiExpertClassifier
+from recame.plugins import Plugin
 from recame.progress import progress_bars
+from recame.runs.trackers import check_trackers
 from recame.training.loop.allocation import freed_memory_kept
 from recame.training.loop.batch_norms import shared_batch_norms
-from recame.training.loop.callbacks import History, StopAstray
+from recame.training.loop.callbacks import History, StopAstray, ToTrackers
 from recame.training.loop.checkpoints import (
     LastCheckpoint,
     StraightToPlace,
@@ -149,10 +153,10 @@ def check_finetune(run: OngoingRun) -> None:
             f"run.devices={settings.devices}, but torch sees {seen} GPUs here: "
             "give at most that many, or run.accelerator=cpu."
         )
-    EpochBatches(**_sampling(run), world_size=num_processes(settings, run.device))
+    _batches(run)(world_size=num_processes(settings, run.device))
     _check_batches(run.config)
-    if settings.tensorboard:
-        _tensorboard(run)
+    own_changes(run.config.augment.extra)
+    check_trackers(run.config)
 
 
 def _check_batches(config: Config) -> None:
@@ -175,6 +179,7 @@ def _check_batches(config: Config) -> None:
         for name in pixels
         if getattr(config.augment, name) not in (0, getattr(default, name))
     ]
+    asked += ["augment.extra"] * bool(config.augment.extra)
     asked += ["run.compile"] * config.run.compile
     if asked:
         raise ConfigError(
@@ -198,17 +203,32 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
         return measure_cost(*_step(run, model, trunk), settings.batch_size, run.precision)
 
 
-def _sampling(run: OngoingRun) -> dict[str, Any]:
-    """What the sampler is made with."""
-    settings = run.config.finetune
-    return {
-        "targets": run.data.view("train").targets,
-        "kind": settings.sampler,
+def _batches(run: OngoingRun) -> partial[Any]:
+    """Makes the sampler of batches; takes the `rank` and `world_size` of a process."""
+    settings, targets = run.config.finetune, run.data.view("train").targets
+    size = None if settings.epoch_size == "auto" else settings.epoch_size
+    shared: dict[str, Any] = {
+        "targets": targets,
         "batch_size": settings.batch_size,
-        "epoch_size": None if settings.epoch_size == "auto" else settings.epoch_size,
-        "samples_per_class": settings.samples_per_class,
+        "epoch_size": size,
         "seed": run.config.run.seed,
     }
+    if isinstance(settings.sampler, Plugin):
+        own = {"epoch_size": size or len(targets), "rank": 0, "world_size": 1}
+        return partial(OwnBatches, settings.sampler, **{**shared, **own})
+    kind, num = settings.sampler, settings.samples_per_class
+    return partial(EpochBatches, **shared, kind=kind, samples_per_class=num)
+
+
+def _shown(run: OngoingRun, batches: partial[Any]) -> torch.Tensor:
+    """(C,) share of each class among the images that the sampler shows."""
+    view, sampler = run.data.view("train"), run.config.finetune.sampler
+    num_classes = run.data.label_space.num_classes
+    if isinstance(sampler, Plugin):
+        prior = shown_prior(batches(), view.targets, num_classes)
+    else:
+        prior = class_prior(view.counts(num_classes), sampler)
+    return torch.from_numpy(prior).float()
 
 
 def _step(
@@ -223,12 +243,12 @@ def _step(
     if "val" in data.splits:
         val = make_loader(data.view("val"), data.cache, config.evaluation.batch_size)
     images = BatchDataset(data.cache.images, view.rows, view.targets, np.arange(len(view)))
-    material = FinetuneData(images, partial(EpochBatches, **_sampling(run)), val)
-    prior = class_prior(view.counts(data.label_space.num_classes), config.finetune.sampler)
-    objective = run.objective(torch.from_numpy(prior).float(), model.num_features)
+    batches = _batches(run)
+    material = FinetuneData(images, batches, val)
+    objective = run.objective(_shown(run, batches), model.num_features)
     if trunk is not None:
         return TrunkStep(model, objective, scale=data.spec.scale, trunk=trunk), material
-    augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry"})
+    augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry", "extra"})
     num_views = SYMMETRIES[config.augment.symmetry]
     mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
     step = TrainingStep(
@@ -240,6 +260,7 @@ def _step(
             horizontal_flip=num_views >= 2,
             vertical_flip=num_views >= 4,
             quarter_turns=num_views == 8,
+            extra=own_changes(config.augment.extra),
             **augment,
         ),
         mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
@@ -267,6 +288,7 @@ def _can_be_graphed(run: OngoingRun) -> bool:
         config.run.cuda_graph
         and not config.run.compile
         and run.make_loss is None  # which may read values back
+        and config.objective.loss is None
         and config.finetune.accumulate == 1
         and run.precision != "16"
         and num_processes(config.run, run.device) == 1
@@ -346,6 +368,7 @@ def _fit(
         callbacks.insert(0, SharedTime(keep, module.pace))
     elif keep is not None:
         callbacks.insert(0, keep)
+    callbacks += run.callbacks
     watched = run.console.is_terminal and not run.console.quiet
     if watched:
         callbacks.append(RichProgressBar(leave=False))
@@ -360,7 +383,7 @@ def _fit(
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
         plugins=[StraightToPlace()],
-        logger=_tensorboard(run) if config.run.tensorboard else False,
+        logger=ToTrackers(run.trackers) if run.trackers.loggers else False,
         enable_progress_bar=watched,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -411,14 +434,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if in_main and handler is not None:
             signal.signal(signal.SIGINT, handler)
-
-
-def _tensorboard(run: OngoingRun) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return TensorBoardLogger(save_dir=run.folder.path, name="tensorboard", version="")
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "tensorboard", "tensorboard", "for run.tensorboard=true"
-        ) from error

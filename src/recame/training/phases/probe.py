@@ -65,6 +65,7 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
             num_experts=model.num_experts,
             seed=seed,
             on_progress=report,
+            on_loss=run.trackers.losses_of("probe"),
         )
     fitted = time.monotonic()
     save_checkpoint(run.folder.probe_dir, model, run.data.label_space, of_run=run.folder.identity)

@@ -54,6 +54,7 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
             settings,
             num_experts=model.num_experts,
             sampler=settings.sampler,
+            on_loss=run.trackers.losses_of("retrain"),
             seed=seed,
             on_progress=report,
         )

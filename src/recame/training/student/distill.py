@@ -20,12 +20,18 @@ from recame.inference.device import choose_device, choose_precision
 from recame.inference.finished_run import open_finished, recorded_data
 from recame.inference.predict import predict_split
 from recame.losses import LossFactory
-from recame.models import LoadedModel, MultiExpertClassifier, build_backbone
+from recame.models import (
+    LoadedModel,
+    MultiExpertClassifier,
+    build_backbone,
+    register_backbone,
+)
 from recame.names import command, quoted
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
+from recame.runs.trackers import tracking
 from recame.training.answering import keep_graph
-from recame.training.begin import check_run, quiet_libraries, record_run
+from recame.training.begin import check_run, quiet_libraries, record_run, track, with_loss
 from recame.training.loop.launched import refuse_several
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.choice import keep_best
@@ -71,6 +77,7 @@ class _TeachersRun:
         }
 
 
+@quiet_libraries()
 def distill(
     teacher: Path | str | None = None,
     *,
@@ -97,8 +104,8 @@ def distill(
         changes: `section.key` settings; the others are the teacher's.
         resume: take up an interrupted run with its own settings.
         console: where progress goes; silent if None.
-        make_loss: makes a loss on labels of one's own, instead of the `objective` settings'; give
-            it again to resume.
+        make_loss: makes a loss on labels of one's own, instead of the `objective` settings', as
+            that of `train`; give it again to resume.
         started: `time.monotonic()` from where a time budget counts; now unless given.
 
     Returns:
@@ -111,7 +118,6 @@ def distill(
     started = time.monotonic() if started is None else started
     refuse_several("recame distill")
     console = console or Console(quiet=True)
-    quiet_libraries()
     words = {
         "backbone": backbone,
         "unlabelled": [str(path) for path in unlabelled],
@@ -139,7 +145,8 @@ def distill(
         run, reasons, asked = _prepare(
             teachers, folder, config, backbone, unlabelled, changes, console, started
         )
-        run = replace(run, make_loss=make_loss)
+        config, make_loss = with_loss(run.config, make_loss, resumed=resume)
+        run = replace(run, config=config, make_loss=make_loss)
         check_run(run)
         stage = run.measured.stage
         with stage("teacher"):
@@ -149,6 +156,7 @@ def distill(
             held.enter_context(folder.in_training())
             RunFolder.free(folder.path)  # another may have begun one meanwhile
         _record(run, teachers, classroom, reasons, asked, words, resume=resume)
+        run = replace(run, trackers=held.enter_context(tracking(folder, run.config)))
         candidates = {"start": copy.deepcopy(classroom.model).eval()}
         with stage("training"):
             run, distilled = run_finetune(run, classroom.model, classroom.distillation)
@@ -159,6 +167,7 @@ def distill(
         with stage("graph"):
             keep_graph(run)
         tell_time(run)
+        track(run)
         folder.finish()
     return folder
 
@@ -201,7 +210,13 @@ def _prepare(
         # What is left open is decided as for any student.
         changes = {name: value for name, value in (changes or {}).items() if value != "auto"}
         name = backbone or str(changes.get("model.backbone", loaded.architecture.backbone))
-        whole = build_backbone(name, pretrained=False, in_channels=loaded.spec.channels)
+        own = teachers.config.updated({"model.backbone": name}).model
+        whole = build_backbone(
+            str(own.backbone),
+            pretrained=False,
+            in_channels=loaded.spec.channels,
+            origin=own.backbone_from,
+        )
         changes["distill.teacher"] = teachers.folder.path.resolve()
         if unlabelled:
             changes["distill.unlabelled"] = tuple(Path(path).resolve() for path in unlabelled)
@@ -220,6 +235,7 @@ def _prepare(
         reasons = [*student_reasons(config, loaded, len(whole.stages)), *fitted.reasons]
         given = changes if backbone is None else {**changes, "model.backbone": backbone}
         asked = asked_of_student(config, theirs, given)
+    register_backbone(config.model.backbone_from)
     device = choose_device(config.run.accelerator)
     config = config.updated({"run.precision": choose_precision(config.run.precision, device)})
     with progress_bars(console) as report:

@@ -17,6 +17,7 @@ from recame.errors import ConfigError
 from recame.losses import StudentObjective, TrainingLoss
 from recame.models import MultiExpertClassifier
 from recame.models.gates import attention_layers, forward_with_gates, gate_grid
+from recame.plugins import Plugin
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.step import TrainingStep, weighted
 from recame.training.ongoing_run import OngoingRun
@@ -80,7 +81,13 @@ class Distillation:
         settings, space = run.config.distill, run.data.label_space
         own, others = step.model, self.teacher.model
         counts = run.data.view("train").counts(space.num_classes)
-        prior = class_prior(counts, run.config.finetune.sampler)
+        sampler = run.config.finetune.sampler
+        if isinstance(sampler, Plugin):
+            raise ConfigError(
+                f"finetune.sampler={sampler.class_path}: a student weighs its teacher's answers by "
+                "how often the built-in samplers show a class; set finetune.sampler=square_root."
+            )
+        prior = class_prior(counts, sampler)
         if self.unlabelled is not None:
             share = settings.unlabelled_share
             shown = np.bincount(self.unlabelled.predicted, minlength=len(prior))

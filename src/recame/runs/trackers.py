@@ -1,0 +1,216 @@
+"""A run told to experiment trackers: CSV, TensorBoard, MLflow, Weights & Biases, or one's own.
+
+All go by the interface of Lightning's loggers, which fine-tuning writes to itself; here is what it
+does not know: the settings, the other phases, the final figures and the report.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recame.errors import MissingDependencyError
+from recame.files import read_json
+from recame.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from recame.config import Config
+
+log = logging.getLogger(__name__)
+
+#: Name in `run.loggers` -> the package that it needs, which is its extra's name too.
+_PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+#: What a tracker calls the run, so that a later verb goes on with it.
+_IDENTITIES = {"mlflow": "run_id", "wandb": "version"}
+
+
+class Trackers:
+    """The trackers of a run; one that fails is left out from then on, and a warning says so.
+
+    Args:
+        loggers: of Lightning's interface.
+    """
+
+    def __init__(self, loggers: Sequence[Any] = ()) -> None:
+        self.loggers = list(loggers)
+
+    def settings(self, config: Config) -> None:
+        """Tell the hyperparameters, by their dotted names."""
+        values = flat(config.model_dump(mode="json"))
+        self._each(lambda logger: logger.log_hyperparams(values))
+
+    def figures(self, values: Mapping[str, object], step: int = 0) -> None:
+        """Tell numbers; what is none is left out."""
+        numbers = {
+            name: float(value)
+            for name, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        if numbers:
+            self._each(lambda logger: logger.log_metrics(numbers, step=step))
+
+    def losses_of(self, phase: str) -> Callable[[int, float], None] | None:
+        """What a phase without a trainer tells its losses to; None where nobody listens."""
+        if not self.loggers:
+            return None
+        return lambda step, loss: self.figures({f"{phase}/loss": loss}, step)
+
+    def artifact(self, path: Path) -> None:
+        """Hand a file over to those that keep files."""
+        if path.exists():
+            self._each(lambda logger: _keep(logger, path))
+
+    def close(self, status: str = "success") -> None:
+        """Write what is left."""
+        self._each(lambda logger: logger.save())
+        self._each(lambda logger: logger.finalize(status))
+
+    def _each(self, tell: Any) -> None:
+        for logger in list(self.loggers):
+            try:
+                tell(logger)
+            except Exception as error:  # noqa: BLE001 - no tracker may end hours of training
+                self.loggers.remove(logger)
+                log.warning(
+                    "%s failed (%s: %s): the run goes on without it.",
+                    type(logger).__name__,
+                    type(error).__name__,
+                    " ".join(str(error).split())[:200],
+                )
+
+
+def named_loggers(config: Config) -> tuple[str, ...]:
+    """What `run.loggers` and `run.tensorboard` ask for, each once."""
+    settings = config.run
+    return tuple(dict.fromkeys([*settings.loggers, *["tensorboard"] * settings.tensorboard]))
+
+
+def check_trackers(config: Config) -> None:
+    """Refuse a tracker whose package is not installed, before anything is trained.
+
+    Raises:
+        MissingDependencyError: names it, and the command that installs it.
+    """
+    from importlib.util import find_spec
+
+    for name in named_loggers(config):
+        package = _PACKAGES.get(name)
+        if package is not None and find_spec(package) is None:
+            setting = "tensorboard=true" if name not in config.run.loggers else f"loggers=[{name}]"
+            raise MissingDependencyError(package, name, f"for run.{setting}")
+
+
+@contextmanager
+def tracking(folder: RunFolder, config: Config, others: Sequence[Any] = ()) -> Iterator[Trackers]:
+    """The run's trackers, open for a block; a later block goes on where this one ended.
+
+    Args:
+        folder: of the run; `run.json` keeps what the trackers call it.
+        config: its settings.
+        others: loggers of one's own, which stay open.
+    """
+    noted = folder.info().get("trackers", {})
+    own = {name: _made(name, folder.path, noted.get(name)) for name in named_loggers(config)}
+    found = {
+        name: str(getattr(own[name], attribute))
+        for name, attribute in _IDENTITIES.items()
+        if name in own
+    }
+    if found and found != noted:
+        folder.mark(folder.state, trackers=found)
+    trackers = Trackers([*own.values(), *others])
+    try:
+        yield trackers
+    except BaseException:
+        trackers.close("failed")
+        raise
+    trackers.close()
+
+
+def final_figures(split: str, judged: Mapping[str, Any]) -> dict[str, float]:
+    """The headline numbers of a split, as `metrics.json` has them.
+
+    Examples:
+        >>> final_figures("val", {"macro_f1": {"value": 0.5, "low": 0.4}, "worst_class": "dent"})
+        {'val/macro_f1': 0.5}
+    """
+    return {
+        f"{split}/{name}": float(value["value"])
+        for name, value in judged.items()
+        if isinstance(value, Mapping) and isinstance(value.get("value"), int | float)
+    }
+
+
+def track_evaluation(
+    folder: RunFolder, config: Config, name: str, report: Path | None = None
+) -> None:
+    """Tell the trackers of a run's settings what a split's evaluation found.
+
+    Args:
+        folder: whose `metrics.json` has it.
+        config: the run's settings.
+        name: of the split, as `evaluate` keeps it.
+        report: the page, if one was drawn.
+    """
+    if not named_loggers(config):
+        return
+    check_trackers(config)
+    with tracking(folder, config) as trackers:
+        trackers.figures(final_figures(name, read_json(folder.path / "metrics.json")[name]))
+        if report is not None:
+            trackers.artifact(report)
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names.
+
+    Examples:
+        >>> flat({"model": {"stages": 0, "regions": [2, 2]}})
+        {'model.stages': 0, 'model.regions': '[2, 2]'}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{before}{name}.")
+        else:
+            plain = isinstance(value, str | int | float) or value is None
+            found[f"{before}{name}"] = value if plain else str(value)
+    return found
+
+
+def _made(name: str, run: Path, identity: str | None) -> Any:
+    from lightning.pytorch import loggers
+
+    if name == "csv":
+        return loggers.CSVLogger(run, name="csv")
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(save_dir=run, name="tensorboard", version="")
+    if name == "mlflow":
+        place = os.environ.get("MLFLOW_TRACKING_URI") or (run / "mlruns").resolve().as_uri()
+        return loggers.MLFlowLogger(
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", "recame"),
+            run_name=run.resolve().name,
+            tracking_uri=place,
+            run_id=identity,
+        )
+    assert name == "wandb"
+    return loggers.WandbLogger(
+        project=os.environ.get("WANDB_PROJECT", "recame"),
+        name=run.resolve().name,
+        save_dir=run,
+        id=identity,
+        resume="allow",
+    )
+
+
+def _keep(logger: Any, path: Path) -> None:
+    """Of those that can: MLflow's client, the run of Weights & Biases, or what is like them."""
+    client = logger.experiment
+    if hasattr(client, "log_artifact") and hasattr(logger, "run_id"):
+        client.log_artifact(logger.run_id, str(path))
+    elif hasattr(client, "log_artifact"):
+        client.log_artifact(str(path), name=path.stem, type="report")
