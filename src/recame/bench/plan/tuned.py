@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
@@ -100,7 +99,8 @@ def found_by_search(
         scores = table.reindex(trials)
         if scores.isna().to_numpy().any():
             continue
-        means = np.column_stack([scores[one].mean(axis=1) for one in data])
+        by_data = scores.T.groupby(level=0).mean().T
+        means = by_data[list(data)].to_numpy()
         drawn = _drawn_settings(search, method)
         found[name] = TunedMethod(
             sha256=method.sha256,

@@ -127,6 +127,6 @@ def _frontier_panel(
         own = means[(means["method"] == name) & (means["tau"] == 0)]
         axes.scatter(own["others"], own["tail"], s=26, color=[styles[name][0]], zorder=3)
     near = means[means["method"].isin(names)]
-    axes.set_xlim(near["others"].quantile(0.25), None)
+    axes.set_xlim(float(near["others"].quantile(0.25)), None)
     axes.set_xlabel("mean recall of the other classes, %", fontsize=_SMALL, color=GREY)
     axes.set_ylabel("tail recall, %", fontsize=_SMALL, color=GREY)

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 
 from recame.config import SYMMETRIES, Config, FinetuneConfig
+from recame.contracts import FloatArray
 from recame.data.dataset import BatchDataset, make_loader
 from recame.data.own_augment import own_changes
 from recame.data.own_sampler import OwnBatches, shown_prior
@@ -220,15 +221,13 @@ def _batches(run: OngoingRun) -> partial[Any]:
     return partial(EpochBatches, **shared, kind=kind, samples_per_class=num)
 
 
-def _shown(run: OngoingRun, batches: partial[Any]) -> torch.Tensor:
-    """(C,) share of each class among the images that the sampler shows."""
+def shown_classes(run: OngoingRun) -> FloatArray:
+    """(C,) share of each class among the images that fine-tuning's sampler shows."""
     view, sampler = run.data.view("train"), run.config.finetune.sampler
     num_classes = run.data.label_space.num_classes
     if isinstance(sampler, Plugin):
-        prior = shown_prior(batches(), view.targets, num_classes)
-    else:
-        prior = class_prior(view.counts(num_classes), sampler)
-    return torch.from_numpy(prior).float()
+        return shown_prior(_batches(run)(), view.targets, num_classes)
+    return class_prior(view.counts(num_classes), sampler)
 
 
 def _step(
@@ -245,7 +244,7 @@ def _step(
     images = BatchDataset(data.cache.images, view.rows, view.targets, np.arange(len(view)))
     batches = _batches(run)
     material = FinetuneData(images, batches, val)
-    objective = run.objective(_shown(run, batches), model.num_features)
+    objective = run.objective(torch.from_numpy(shown_classes(run)).float(), model.num_features)
     if trunk is not None:
         return TrunkStep(model, objective, scale=data.spec.scale, trunk=trunk), material
     augment = config.augment.model_dump(exclude={"mixup", "cutmix", "symmetry", "extra"})

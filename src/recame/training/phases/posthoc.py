@@ -11,11 +11,14 @@ import copy
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from recame.data.samplers import SamplerKind, class_prior
+from recame.contracts import IntArray
+from recame.data.samplers import class_prior
 from recame.losses.logit_adjustment import log_class_counts
 from recame.models import MultiExpertClassifier
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.finetune import shown_classes
 
 
 def without_prior(
@@ -36,19 +39,21 @@ def without_prior(
     tau = config.objective.posthoc_tau
     if tau == 0 or config.distill.teacher is not None:
         return dict(candidates)
-    samplers: dict[str, SamplerKind] = {
-        "probe": "square_root",
-        "finetune": config.finetune.sampler,
-        "retrained": config.retrain.sampler,
-    }
     view = run.data.view("train")
     counts = view.counts(run.data.label_space.num_classes)
     found = {}
     for phase, model in candidates.items():
-        shown = torch.from_numpy(class_prior(counts, samplers[phase]))
-        logs = log_class_counts(torch.from_numpy(counts).double(), shown)
+        logs = log_class_counts(torch.from_numpy(counts).double(), _shown(run, phase, counts))
         found[phase] = copy.deepcopy(model)
         bias = found[phase].head.classifier.bias
         with torch.no_grad():
-            bias -= (tau * (logs - logs.mean())).to(bias)
+            bias.sub_((tau * (logs - logs.mean())).to(bias))
     return found
+
+
+def _shown(run: OngoingRun, phase: str, counts: IntArray) -> Tensor:
+    """(C,) share of each class among the images that a phase has shown."""
+    if phase == "finetune":
+        return torch.from_numpy(shown_classes(run))
+    kind = run.config.retrain.sampler if phase == "retrained" else "square_root"
+    return torch.from_numpy(class_prior(counts, kind))
