@@ -100,7 +100,8 @@ def found_by_search(
         scores = table.reindex(trials)
         if scores.isna().to_numpy().any():
             continue
-        means = np.column_stack([scores[one].mean(axis=1) for one in data])
+        by_seed = scores.to_numpy(np.float64).reshape(len(trials), len(data), len(seeds))
+        means = by_seed.mean(axis=2)
         drawn = _drawn_settings(search, method)
         found[name] = TunedMethod(
             sha256=method.sha256,
