@@ -3,9 +3,10 @@
     PYTHON benchmarks/defaults/fastai_recipe.py MANIFEST.csv --seconds 60 --seed 0 --out FILE.npz
 
 PYTHON is of an environment of its own: `pip install recame[train] fastai`. fastai is no dependency
-of recame. The weights are those that recame packages (EfficientNet-Lite0), since fastai's come from
-a network. One frozen epoch, then as many others as fit the time by a measured epoch; images of
-224 px, square flips where the set bears them, no test-time views, no weights of classes.
+of recame (2.8.12 installs beside torch 2.15). The weights are those that recame packages
+(EfficientNet-Lite0), since fastai's come from a network. One frozen epoch, then as many others as
+fit the time by a measured epoch; images of 224 px, square flips where the set bears them, no
+test-time views, no weights of classes.
 """
 
 from __future__ import annotations
