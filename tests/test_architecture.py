@@ -22,8 +22,10 @@ ROOMS = (
         "files",
         "folders",
         "names",
+        "peers",
         "pieces",
         "progress",
+        "short_names",
         "machine",
     ),
     ("config",),
@@ -60,7 +62,15 @@ SHARED_WITH_RUNTIME = (
     *(
         f"recame.data.{name}"
         for name in (
-            *("decode", "deep_colour", "file_part", "image_file", "image_table", "jpeg2000"),
+            *(
+                "decode",
+                "deep_colour",
+                "file_part",
+                "given_images",
+                "image_file",
+                "image_table",
+                "jpeg2000",
+            ),
             *(
                 "listing",
                 "opened",
