@@ -54,6 +54,16 @@ class RunFolder:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        """Let texts be paths."""
+        object.__setattr__(self, "path", Path(self.path))
+
+    def __fspath__(self) -> str:
+        """Let a run stand where a path is asked for."""
+        return str(self.path)
+
+    __str__ = __fspath__
+
     @property
     def last_checkpoint(self) -> Path:
         """The fine-tuning phase's newest whole checkpoint."""

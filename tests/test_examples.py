@@ -1,0 +1,32 @@
+"""The examples run as they stand, on less."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import recame
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.slow
+def test_the_method_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = EXAMPLES / "own_loop.py"
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 60
+    judged = runpy.run_path(str(page))["main"](tmp_path / "set", epochs=1, images=300)
+    assert isinstance(judged, recame.Evaluation)
+    assert 0 < judged["balanced_accuracy"].value <= 1
+    assert capsys.readouterr().out.startswith("epoch 0: base ")
+
+
+def test_predictions_in_pandas(finished: Path, defects: Path, tmp_path: Path) -> None:
+    summary = recame.predict(finished, defects, out=tmp_path / "found.csv")
+    views = runpy.run_path(str(EXAMPLES / "read_predictions.py"))["main"](str(summary.out))
+    assert views["images of each class"]["images"].sum() == 102
+    assert views["what is done with them"]["images"].sum() == 102
+    assert views["the least sure"]["confidence"].is_monotonic_increasing
+    assert len(summary.to_frame()) == 102
+    assert str(summary).startswith("102 images: ")
