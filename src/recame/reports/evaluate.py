@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 
 from recame.config import Config
-from recame.contracts import Predictions
+from recame.contracts import AnyPath, Predictions
 from recame.data.dataset import InspectionSet
-from recame.data.stored_views import NUM_VIEWS, check_views
+from recame.data.stored_views import check_views
+from recame.datasets.given import Given, given_path
 from recame.decisions.calibration import calibrated_predictions
 from recame.decisions.outcome import Outcome
 from recame.errors import CheckpointError, ConfigError, DataError, RecameError, ReportError
-from recame.files import read_json, write_json, write_text
+from recame.files import write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run, recorded_data
+from recame.label_space import LabelSpace
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
-from recame.names import check_folder_name, command, counted
+from recame.names import check_folder_name, command
 from recame.progress import Progress, progress_bars, say
-from recame.reports.confusion import save_evaluation
+from recame.reports.confusion import confusion_figure, save_evaluation
 from recame.reports.deciding import KeptDecisions, decide_split, with_tuned_normal
+from recame.reports.judged_images import PREDICTIONS, JudgedImages, judging_settings
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions, predictions_table, save_predictions
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from recame.reports.draw import ReportFiles
 
-#: Beside predictions: which images and weights they are of, and why their report was not drawn.
-JUDGED, REPORT_ERROR = "judged.json", "report_error.txt"
-PREDICTIONS = "predictions.parquet"
+#: Beside predictions: why their report was not drawn.
+REPORT_ERROR = "report_error.txt"
 
 
 @dataclass(frozen=True)
@@ -60,69 +65,37 @@ class EvaluatedRun:
     folder: Path
     report_error: ReportError | None = None
     outcome: Outcome | None = None
+    label_space: LabelSpace | None = field(default=None, repr=False)
 
+    def __str__(self) -> str:
+        """The headline, and where everything lies."""
+        decided = () if self.outcome is None else self.outcome.sentences()
+        return "\n".join([f"{self.split}: {self.evaluation}", *decided, f"in {self.folder}"])
 
-@dataclass(frozen=True)
-class _Judged:
-    """Which images figures are of, as `judged.json` tells.
+    def to_frame(self) -> pd.DataFrame:
+        """The headline numbers, see `Evaluation.to_frame`."""
+        return self.evaluation.to_frame()
 
-    Attributes:
-        source: where other images than the run's own are described, absolute; None: the run's.
-        split: which split of them.
-        weights: SHA-256 of the weights that judged; empty where the version before did.
-        views: test-time views that were asked for; None: the run's own.
-        decided: `KeptPolicy.sha256` of the decisions that decided; empty where none did.
-    """
+    def predictions_frame(self) -> pd.DataFrame:
+        """A row an image, as `evaluation/<name>/predictions.parquet` holds it."""
+        return pd.read_parquet(self.folder / PREDICTIONS)
 
-    source: str | None
-    split: str
-    weights: str
-    views: int | None = None
-    decided: str = ""
-
-    @classmethod
-    def read(cls, folder: RunFolder, name: str) -> _Judged | None:
-        """What lies under a name; None if nothing was judged under it."""
-        place = folder.evaluation_dir(name)
-        if not any((place / file).exists() for file in (JUDGED, PREDICTIONS)):
-            return None
-        values = read_json(place / JUDGED) if (place / JUDGED).exists() else {}
-        source, split = values.get("source"), values.get("split", name)
-        weights = values.get("weights", "")
-        if not all(isinstance(value, str) for value in (source or "", split, weights)):
-            raise CheckpointError(
-                f"{place / JUDGED} does not say which images were judged (source {source!r}, split "
-                f"{split!r}): it was edited or damaged. Judge them again after removing {place}."
-            )
-        if (views := values.get("views")) is not None and views not in NUM_VIEWS:
-            raise CheckpointError(
-                f"{place / JUDGED} tells of {views!r} views: it was edited or damaged. Judge the "
-                f"images again after removing {place}."
-            )
-        return cls(source, split, weights, views, str(values.get("decided", "")))
-
-    def write(self, place: Path) -> None:
-        """Note it beside the predictions."""
-        write_json(place / JUDGED, asdict(self))
-
-    def words(self) -> str:
-        """As an error names it."""
-        words = f"split {self.split} of {self.source or 'the run itself'}"
-        return words if self.views is None else f"{words} with {counted(self.views, 'view')}"
-
-    def config(self, own: Config) -> Config:
-        """The run's settings with the views that judged."""
-        return own if self.views is None else own.updated({"evaluation.views": self.views})
+    def plot(self) -> Figure:
+        """Draw the confusion matrix beside each class's recall with its interval."""
+        assert self.label_space is not None
+        return confusion_figure(self.evaluation, self.label_space)
 
 
 def evaluate(
-    run: Path | str,
-    source: Path | str | None = None,
+    run: AnyPath,
+    data: Given | None = None,
     *,
     split: str = "test",
     name: str | None = None,
     views: int | None = None,
     report: bool = True,
+    device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> EvaluatedRun:
     """Judge a finished run on one split and write the figures into its folder.
@@ -133,16 +106,19 @@ def evaluate(
 
     Args:
         run: the run's folder.
-        source: labelled images; None: the data that the run was trained from, split as then.
-            A source without splits is judged whole.
+        data: labelled images, as for `train`; None: the data that the run was trained from, split
+            as then. Data without splits are judged whole. What is given in memory is kept as a
+            table in the run's folder.
         split: which split to judge.
-        name: under which the figures are kept; None: the split's name, or of another source its
-            own file's or folder's, so that the run's own figures stay; with other views than the
+        name: under which the figures are kept; None: the split's name, or of other data their own
+            file's or folder's, so that the run's own figures stay; with other views than the
             run's these stand behind it (`test-1-views`).
         views: test-time views, 1, 2, 4 or 8; None: the run's own, which its calibration was fitted
             for. With others the probabilities are not calibrated, which is said.
         report: also draw the report; if that fails, the figures stay, the reason is printed and
             returned, and its traceback lies in `report_error.txt`.
+        device: `cpu` or `cuda`; None: as the run's settings say.
+        settings: whole names to values, of how images are read and computed: `JUDGING`.
         console: where progress and figures go; silent if None.
 
     Raises:
@@ -152,28 +128,35 @@ def evaluate(
     console = console or Console(quiet=True)
     if name is not None:
         check_folder_name(name, "--name")
-    folder, config, loaded = _opened(run)
-    where = None if source is None else str(Path(source).absolute())
+    changed = judging_settings({**(settings or {}), **({"device": device} if device else {})})
+    folder, config, loaded = _opened(run, changed)
     if views is not None:
         check_views(views, *loaded.spec.piece_size)
     others = None if views == config.evaluation.views else views
-    judged = _Judged(where, split, folder.weights_sha256(), others)
-    config = judged.config(config)
-    name = name or _usual_name(judged)
-    _check_name(folder, name, judged)
-    with folder.in_evaluation(name):
+    with ExitStack() as kept:
+        where = None
+        if data is not None:
+            given = given_path(data, folder.path / "given", config.data.image_column)
+            where = str(kept.enter_context(given).absolute())
+        judged = JudgedImages(where, split, folder.weights_sha256(), others, settings=changed)
+        config = judged.config(config)
+        name = name or _usual_name(judged)
+        _check_name(folder, name, judged)
+        kept.enter_context(folder.in_evaluation(name))
         _check_free(folder, name, judged)
         return _evaluate(folder, config, loaded, judged, name, console, report=report)
 
 
-def _opened(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
-    """A finished run, with the normal class that its decisions know."""
-    folder, config, loaded = open_finished(run)
+def _opened(
+    run: AnyPath, changes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run, with changed settings and the normal class that its decisions know."""
+    folder, config, loaded = open_finished(run, changes=changes)
     space = with_tuned_normal(folder, loaded.label_space)
     return folder, config, replace(loaded, label_space=space)
 
 
-def _usual_name(judged: _Judged) -> str:
+def _usual_name(judged: JudgedImages) -> str:
     """The split's name; another source's own, and its split's where that is none of `test`."""
     name = judged.split
     if judged.source is not None:
@@ -183,7 +166,7 @@ def _usual_name(judged: _Judged) -> str:
     return name if judged.views is None else f"{name}-{judged.views}-views"
 
 
-def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
+def _check_name(folder: RunFolder, name: str, judged: JudgedImages) -> None:
     """Refuse for other images, or other views, a name that belongs to the run's own."""
     own = {"train", "val", "test"}
     if judged.source is None and judged.views is None:
@@ -197,9 +180,9 @@ def _check_name(folder: RunFolder, name: str, judged: _Judged) -> None:
         )
 
 
-def _check_free(folder: RunFolder, name: str, judged: _Judged) -> None:
+def _check_free(folder: RunFolder, name: str, judged: JudgedImages) -> None:
     """Refuse to overwrite other images' figures."""
-    there = _Judged.read(folder, name)
+    there = JudgedImages.read(folder, name)
     if there is not None and (there.source, there.split, there.views) != (
         judged.source,
         judged.split,
@@ -216,7 +199,7 @@ def _evaluate(
     folder: RunFolder,
     config: Config,
     loaded: LoadedModel,
-    judged: _Judged,
+    judged: JudgedImages,
     name: str,
     console: Console,
     *,
@@ -261,7 +244,8 @@ def _evaluate(
             say(console, f"  {text}", "yellow")
         for sentence in decided.outcome.sentences():
             say(console, f"  {sentence}")
-    done = EvaluatedRun(name, evaluation, predictions, target, outcome=decided.outcome)
+    space = loaded.label_space
+    done = EvaluatedRun(name, evaluation, predictions, target, None, decided.outcome, space)
     if not report:
         return done
     from recame.reports.draw import draw_report
@@ -318,9 +302,9 @@ def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> 
 
 
 def report(
-    run: Path | str,
+    run: AnyPath,
     split: str = "test",
-    against: Path | str | None = None,
+    against: AnyPath | None = None,
     console: Console | None = None,
 ) -> ReportFiles:
     """Draw the report of a finished run on one split, into `evaluation/<split>/`.
@@ -350,7 +334,7 @@ def report(
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = _opened(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
-    judged = _Judged.read(folder, split) or _Judged(None, split, "")
+    judged = JudgedImages.read(folder, split) or JudgedImages(None, split, "")
     source, config = judged.source, judged.config(config)
     decisions = KeptDecisions.of(folder, config)
     with (
@@ -381,7 +365,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     """What `evaluate` left of a split, or what it finds now."""
     folder = RunFolder.open(run)
     path = folder.evaluation_dir(split) / PREDICTIONS
-    judged = _Judged.read(folder, split) if path.exists() else None
+    judged = JudgedImages.read(folder, split) if path.exists() else None
     found = None
     if judged is None:
         found = evaluate(run, split=split, console=console, report=False).predictions
@@ -395,6 +379,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
                 split=judged.split,
                 name=split,
                 views=judged.views,
+                settings=judged.settings,
                 report=False,
                 console=console,
             ).predictions

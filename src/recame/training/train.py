@@ -6,23 +6,26 @@ import copy
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Unpack
 
 import torch
 from rich.console import Console
 
-from recame.config import Config, height_width
-from recame.contracts import PreprocessSpec
-from recame.errors import ConfigError, RecameError
+from recame.config import Config, as_config, height_width
+from recame.contracts import AnyPath, PreprocessSpec
+from recame.datasets.given import Given, given_path
+from recame.errors import ConfigError, DataError, RecameError
 from recame.losses import LossFactory
 from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
-from recame.names import command
+from recame.names import command, usual_run_dir
 from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data
+from recame.short_names import ShortSettings, in_full
 from recame.training.answering import keep_graph
 from recame.training.begin import _prepare, check_run, quiet_libraries, record_run
 from recame.training.loop.launched import as_launched
@@ -42,27 +45,34 @@ from recame.training.starting_weights import own_source, starting_mean_std, star
 
 
 def train(
-    source: Path | str,
-    config: Config | None = None,
+    data: Given | None = None,
+    config: Config | Mapping[str, Any] | AnyPath | None = None,
     *,
-    out: Path | str,
+    out: AnyPath | None = None,
     resume: bool = False,
     console: Console | None = None,
     make_loss: LossFactory | None = None,
     started: float | None = None,
+    **settings: Unpack[ShortSettings],
 ) -> RunFolder:
-    """Train on a folder or table of images and leave a run folder.
+    """Train on a set of images and leave a run folder.
 
     Args:
-        source: a folder per class, a folder with train/val/test, or a CSV/Parquet table.
-        config: the settings; what is left at `auto` is decided from the data and the device.
-        out: the run folder to make, or with `resume` to continue.
+        data: a folder per class, a folder with train/val/test, a CSV/Parquet table, a DataFrame
+            (`image, label`, further columns are kept), a list of (image path, label), or a run,
+            whose images are taken with their splits. What was given in memory is kept as a table
+            in the run folder. With `resume` it may be left out.
+        config: the settings: a `Config`, a dictionary as `{"finetune.lr": 5e-4}`, or a YAML file;
+            what is left at `auto` is decided from the data and the device.
+        out: the run folder to make, or with `resume` to continue; None: `runs/<data>-<time>`.
         resume: take up an interrupted run with its own settings; the result is the one that an
             uninterrupted run would have had.
         console: where progress goes; silent if None.
         make_loss: makes a loss of one's own, which the settings do not describe: give it again to
             resume. One device only.
         started: `time.monotonic()` from where a time budget counts; now unless given.
+        settings: `epochs=5`, `batch_size=32`, `size=128`, `time_budget="10m"`, `normal="good"`,
+            `seed=0`, `device="cpu"`: short names (`recame.short_names.SHORT`), over `config`.
 
     Returns:
         The finished run's folder. Where the loss or the weights were no longer finite, training
@@ -73,23 +83,69 @@ def train(
         SystemExit: in the other processes of a run on several, once the leader's run is finished.
     """
     started = time.monotonic() if started is None else started
+    chosen = as_config(config).updated(in_full(settings))
     console = console or Console(quiet=True)
     quiet_libraries()
     if resume:
-        config = RunFolder.open(Path(out)).load_config()
-    config = as_launched(config or Config(), resumed=resume)
-    if config.distill.teacher is not None:
-        words = ("--resume", "--out", Path(out)) if resume else (config.distill.teacher,)
+        data, folder = _resumed(data, settings, out)
+        chosen = folder.load_config()
+    else:
+        data, folder = _begun(data, out)
+    chosen = as_launched(chosen, resumed=resume)
+    if chosen.distill.teacher is not None:
+        words = ("--resume", "--out", folder.path) if resume else (chosen.distill.teacher,)
         raise ConfigError(
-            f"These settings are a student's, taught by {config.distill.teacher}: use "
+            f"These settings are a student's, taught by {chosen.distill.teacher}: use "
             f"{command('recame', 'distill', *words)}, or set distill.teacher=null to train the "
             "same network on labels alone."
         )
-    if is_follower(config.run):
-        _follow(Path(source), config, Path(out), started)
+    follows = is_follower(chosen.run)
+    if not follows and not resume:
+        RunFolder.free(folder.path)
+        _check_network(chosen)
+    with given_path(data, folder.path, chosen.data.image_column) as source:
+        if follows:
+            _follow(source, chosen, folder.path, started)
+        return _led(source, chosen, folder, console, make_loss, started, resume=resume)
+
+
+def _begun(data: Given | None, out: AnyPath | None) -> tuple[Given, RunFolder]:
+    """The data, and the run to begin."""
+    if data is None:
+        raise DataError("No data given: recame.train(FOLDER), or a table of images and labels.")
+    if out is not None:
+        return data, RunFolder(Path(out))
+    named = data if isinstance(data, str | os.PathLike) else "table"
+    return data, RunFolder(usual_run_dir(Path(named)))
+
+
+def _resumed(
+    data: Given | None, settings: Mapping[str, object], out: AnyPath | None
+) -> tuple[Given, RunFolder]:
+    """The run to go on with, and its data."""
+    if out is None:
+        raise ConfigError("resume=True needs the run to continue: add out=RUN.")
+    if settings:
+        raise ConfigError(
+            f"resume=True continues with the run's own settings: leave {', '.join(settings)} out."
+        )
+    folder = RunFolder.open(Path(out))
+    return folder.source if data is None else data, folder
+
+
+def _led(
+    source: Path,
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    make_loss: LossFactory | None,
+    started: float,
+    *,
+    resume: bool,
+) -> RunFolder:
+    """Train as the one process, or as the one that leads others."""
     with ExitStack() as held:
         if resume:
-            folder = RunFolder.open(Path(out))
             held.enter_context(folder.in_training())
             # Nobody writes it any more.
             config = as_launched(folder.load_config(), resumed=True)
@@ -97,18 +153,15 @@ def train(
                 folder.drop_unfinished()
                 say(console, f"{folder.path} is finished: nothing to resume.")
                 return folder
-        else:
-            folder = RunFolder.free(Path(out))
-            _check_network(config)
         held.enter_context(leading(folder.path, config.run))
-        run, reasons = _prepare(Path(source), config, folder, console, started)
+        run, reasons = _prepare(source, config, folder, console, started)
         run = replace(run, make_loss=make_loss)
         check_run(run)
         if not resume:
             folder.make()
             held.enter_context(folder.in_training())
             RunFolder.free(folder.path)  # another may have begun one meanwhile
-        record_run(run, Path(source), reasons, config, resume=resume)
+        record_run(run, source, reasons, config, resume=resume)
         _run_phases(run)
     return folder
 

@@ -10,7 +10,8 @@ import pytest
 
 from recame.bench.queue.unseen import tail_unseen
 from recame.errors import DataError
-from recame.reports.evaluate import PREDICTIONS, evaluate
+from recame.reports.evaluate import evaluate
+from recame.reports.judged_images import PREDICTIONS
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 
