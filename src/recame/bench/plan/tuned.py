@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
@@ -99,8 +100,8 @@ def found_by_search(
         scores = table.reindex(trials)
         if scores.isna().to_numpy().any():
             continue
-        by_data = scores.T.groupby(level=0).mean().T
-        means = by_data[list(data)].to_numpy()
+        by_seed = scores.to_numpy(np.float64).reshape(len(trials), len(data), len(seeds))
+        means = by_seed.mean(axis=2)
         drawn = _drawn_settings(search, method)
         found[name] = TunedMethod(
             sha256=method.sha256,
