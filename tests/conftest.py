@@ -64,6 +64,12 @@ def tiny_words() -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def tiny_settings() -> dict[str, object]:
+    """Settings of a run of seconds, by their dotted names."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., Config]:
     """Settings of a run of seconds; keyword `section__key` changes one."""
 

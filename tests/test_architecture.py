@@ -22,9 +22,11 @@ ROOMS = (
         "files",
         "folders",
         "names",
+        "peers",
         "pieces",
         "plugins",
         "progress",
+        "short_names",
         "machine",
     ),
     ("config",),
@@ -61,7 +63,15 @@ SHARED_WITH_RUNTIME = (
     *(
         f"recame.data.{name}"
         for name in (
-            *("decode", "deep_colour", "file_part", "image_file", "image_table", "jpeg2000"),
+            *(
+                "decode",
+                "deep_colour",
+                "file_part",
+                "given_images",
+                "image_file",
+                "image_table",
+                "jpeg2000",
+            ),
             *(
                 "listing",
                 "opened",

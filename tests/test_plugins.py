@@ -23,9 +23,9 @@ from recame.data.own_sampler import OwnBatches, shown_prior
 from recame.datasets.registry import public_set
 from recame.errors import ConfigError, PluginError
 from recame.label_space import LabelSpace
-from recame.losses import own_loss
+from recame.losses import Objective, own_loss
 from recame.metrics.own import own_metrics
-from recame.models import Architecture, build_backbone
+from recame.models import Architecture, MultiExpertClassifier, build_backbone
 from recame.plugins import Plugin, _package_of, plugin_of, registered
 from recame.runs.folder import RunFolder
 from recame.training.train import train
@@ -178,6 +178,17 @@ class TestPlaces:
         assert "backbone_from" not in Architecture("resnet18").to_dict()
         with pytest.raises(PluginError, match="makes no network Darker known to timm"):
             build_backbone("Darker", origin=plugin("Darker"))
+
+    def test_network_and_loss_of_settings(self) -> None:
+        named = {"class_path": "board_net", "init_args": {"width": 4}}
+        settings = {"model.backbone": named, "model.pretrained": False, "size": 32}
+        network = MultiExpertClassifier.from_config(settings, num_classes=3)
+        plan = network.architecture
+        assert (plan.shared_stages, plan.pooled_stages) == (0, 1)
+        assert plan.backbone_from == plugin("board_net", width=4)
+        assert network(torch.rand(2, 3, 32, 32)).features.shape == (2, 2, 8)
+        with pytest.raises(ConfigError, match=r"recame\.losses\.own_loss makes it"):
+            Objective.from_config({"objective.loss": "boards.parts.BoardLoss"}, [9, 3])
 
     def test_a_bench_takes_no_function_for_a_set(self) -> None:
         with pytest.raises(PluginError, match=r"builder=board_set is boards\.parts\.write_boards"):

@@ -18,8 +18,8 @@ from recame.cli.app import app
 ROOT = Path(__file__).parents[1]
 #: Verbs whose function has another name: the verb is a package's, or says too little alone.
 OTHERWISE = {"export": "export_bundle", "latency": "measure_latency", "bench": "run_bench"}
-#: Verbs of the command line alone.
-ALONE = {"settings", "doctor", "cache"}
+#: Verbs of the command line alone, and one that in Python is a method of `PUBLIC_SETS`.
+ALONE = {"settings", "doctor", "cache", "prepare"}
 
 
 def test_every_name_is_listed_and_there() -> None:

@@ -40,7 +40,8 @@ from recame.inference.finished_run import recorded_data
 from recame.machine import environment
 from recame.reports.tuning import tune, tune_export
 from recame.runs.folder import RunFolder
-from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.prediction import Prediction
+from recame.runtime.predictor import Predictor
 
 BATCH, ROUNDS = 32, 5
 

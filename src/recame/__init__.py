@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from recame.label_space import LabelSpace
     from recame.losses import Objective
     from recame.metrics.evaluation import Evaluation
+    from recame.metrics.from_arrays import evaluate_probabilities
     from recame.models import Architecture, MultiExpertClassifier
     from recame.reports.comparing import compare
     from recame.reports.evaluate import evaluate, report
@@ -65,6 +66,7 @@ _HOMES = {
     "compare": "reports.comparing",
     "distill": "training.student.distill",
     "evaluate": "reports.evaluate",
+    "evaluate_probabilities": "metrics.from_arrays",
     "export_bundle": "export.export:export",
     "inspect": "inspection:inspect_set",
     "inspect_set": "inspection",
@@ -108,6 +110,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "evaluate_probabilities",
     "export_bundle",
     "inspect",
     "inspect_set",
@@ -136,8 +139,12 @@ if not TYPE_CHECKING:  # to a type checker a misspelt name is none
 
             return version("recame")
         if name not in _HOMES:
+            from recame.peers import way_of
+
+            way = way_of(name)
+            told = "" if way is None else f". Here it is: {way}"
             # Python itself tells the nearest of `__dir__`.
-            raise AttributeError(f"module 'recame' has no attribute {name!r}")
+            raise AttributeError(f"module 'recame' has no attribute {name!r}{told}")
         home, _, there = _HOMES[name].partition(":")
         try:
             value = getattr(import_module(f"recame.{home}"), there or name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
@@ -24,6 +25,9 @@ PREPROCESS_SCHEMA = 4
 #: Sides of what is seen of a box, in lengths of its longer side, where nothing else is said; for
 #: ever, as what holds another value says so.
 CONTEXT = 2.0
+
+#: A path however people write it; a run folder and a bundle are one, too.
+AnyPath = str | os.PathLike[str]
 
 ResizeRule = Literal["stretch", "pad", "crop"]
 

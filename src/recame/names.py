@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,12 @@ def _word(word: str | Path) -> str:
         chr(b) if 31 < b < 127 and b not in b"'\\" else f"\\{b:03o}" for b in os.fsencode(text)
     )
     return f"$'{''.join(plain)}'"
+
+
+def usual_run_dir(data: Path) -> Path:
+    """Where a run on such data goes, if nobody says otherwise: `runs/<data>-<time>`."""
+    name = data.resolve().name if data.is_dir() else data.stem
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def check_folder_name(name: str, option: str) -> None:

@@ -209,6 +209,13 @@ class TestTakt:
         assert report.deciding.p50_ms == 9
         assert not report.fits(0.005)
 
+    def test_it_is_a_sentence_and_a_table(self) -> None:
+        report = report_of(one_image_ms=[2], batches={1: 1, 4: 2})
+        assert "one image 2.00 ms (p50), within 2.00 ms; 2,000 images/s in batches of 4" in str(
+            report
+        )
+        assert report.to_frame()["images_per_s"].tolist() == [1000.0, 2000.0]
+
 
 class TestMeasuring:
     def test_measures_what_was_asked(self, fake: Callable[..., FakePredictor]) -> None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from recame.cli.deciding import compare, monitor, tune, verify
+from recame.cli.help_texts import shown
 from recame.cli.options import (
+    BatchSize,
     Corrections,
     Device,
+    Epochs,
     Model,
+    Normal,
     Resume,
     Run,
+    RunDevice,
     Seed,
     Settings,
     Size,
     TimeBudget,
     Views,
 )
-from recame.cli.research import bench, settings, synth
+from recame.cli.research import bench, prepare, settings, synth
 from recame.cli.upkeep import cache, doctor, latency
 from recame.names import command
 from recame.progress import say
@@ -59,7 +64,6 @@ def _root(
     pass
 
 
-@app.command()
 def train(
     context: typer.Context,
     data: Annotated[
@@ -82,16 +86,22 @@ def train(
     ] = None,
     corrections: Corrections = None,
     set_: Settings = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     size: Size = None,
     time_budget: TimeBudget = None,
+    normal: Normal = None,
     seed: Seed = None,
+    device: RunDevice = None,
     resume: Resume = False,
 ) -> None:
     """Train on DATA and write a run folder."""
     from recame.cli.requests import train_request
 
+    short: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "size": size}
+    short |= {"time_budget": time_budget, "normal": normal, "seed": seed, "device": device}
     source, settings, out = train_request(
-        data, out, config, from_, add, corrections, set_ or [], size, time_budget, seed, resume
+        data, out, config, from_, add, corrections, set_ or [], short, resume
     )
 
     from recame.training.train import train as train_run
@@ -128,7 +138,6 @@ def _tell_trained(run: RunFolder, console: Console) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
 def distill(
     context: typer.Context,
     run: Annotated[
@@ -176,7 +185,6 @@ def distill(
     _tell_trained(student, console)
 
 
-@app.command()
 def evaluate(
     run: Run,
     data: Annotated[
@@ -192,11 +200,14 @@ def evaluate(
     ] = None,
     views: Views = None,
     corrections: Corrections = None,
+    device: RunDevice = None,
+    set_: Settings = None,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Also write the report page.")
     ] = True,
 ) -> None:
     """Judge RUN on labelled images: headline numbers with intervals, classes, products, experts."""
+    from recame.config import parse_settings
     from recame.reports.evaluate import evaluate as evaluate_run
 
     console = Console()
@@ -208,6 +219,8 @@ def evaluate(
         views=views,
         corrections=corrections,
         report=report,
+        device=device,
+        settings=parse_settings(set_ or []),
         console=console,
     )
     say(console, f"Written: {result.folder}")
@@ -215,7 +228,6 @@ def evaluate(
         raise typer.Exit(1)
 
 
-@app.command()
 def report(
     run: Run,
     against: Annotated[
@@ -233,7 +245,6 @@ def report(
     say(console, f"Report: {files.html}")
 
 
-@app.command()
 def inspect(
     data: Annotated[
         Path, typer.Argument(help="A folder per class, a folder with splits, or a CSV/Parquet.")
@@ -262,14 +273,12 @@ def inspect(
     settings, out = inspect_request(data, out, run, corrections, set_ or [], size)
 
     from recame.inspection import inspect_set
-    from recame.models import load_checkpoint
 
     console = Console()
-    model = None if run is None else load_checkpoint(run)
     inspect_set(
         data,
         data=settings,
-        model=model,
+        model=run,
         decode=images,
         seed=seed,
         out=out,
@@ -278,7 +287,6 @@ def inspect(
     say(console, f"Page: {out / 'inspection.html'}")
 
 
-@app.command()
 def predict(
     model: Model,
     images: Annotated[
@@ -305,6 +313,7 @@ def predict(
     ] = None,
     device: Device = "auto",
     views: Views = None,
+    set_: Settings = None,
     ray: Annotated[
         str | None,
         typer.Option(help="Ray cluster: auto, local, HOST:6379 or ray://HOST:10001."),
@@ -315,16 +324,29 @@ def predict(
     max_unreadable: Annotated[
         float, typer.Option(help="Share of unreadable files; exit code 3 if there are more.")
     ] = 0.1,
-    image_column: Annotated[str, typer.Option(help="Of a table: the images' paths.")] = "image",
+    image_column: Annotated[
+        str | None, typer.Option(help="Of a table: the images' paths.", show_default="image")
+    ] = None,
     box_columns: Annotated[
-        str, typer.Option(help="Of a table: left, top, width, height of boxes; or none.")
-    ] = "x,y,width,height",
+        str | None,
+        typer.Option(
+            help="Of a table: left, top, width, height of boxes; or none.",
+            show_default="x,y,width,height",
+        ),
+    ] = None,
 ) -> None:
     """Predict IMAGES with MODEL; killed and called again, it goes on where it stopped."""
     from recame.cli.predicting import print_summary, progress_bar, table_columns
     from recame.runtime import predict as predict_images
 
-    console, columns = Console(), table_columns(image_column, box_columns)
+    console = Console()
+    given: dict[str, Any] = {"image_column": image_column, "box_columns": box_columns}
+    given |= {"views": views, "batch_size": batch_size}
+    if set_:  # settings are known where one trains, not on a line's machine
+        from recame.cli.requests import predict_request
+
+        given = predict_request(set_, given)
+    columns = table_columns(given["image_column"], given["box_columns"])
     with progress_bar(console) as advance:
         summary = predict_images(
             model,
@@ -333,9 +355,9 @@ def predict(
             resume=not fresh,
             max_unreadable=max_unreadable,
             threads=threads or "auto",
-            batch_size=batch_size or "auto",
+            batch_size=given["batch_size"] or "auto",
             device=device,
-            views=views,
+            views=given["views"],
             ray=ray,
             columns=columns,
             on_progress=advance,
@@ -343,7 +365,6 @@ def predict(
     print_summary(summary, console)
 
 
-@app.command()
 def export(
     run: Run,
     out: Annotated[
@@ -415,13 +436,9 @@ def export(
     say(console, f"Next: {command('recame', 'predict', bundle.path, 'FOLDER')}")
 
 
-app.command()(latency)
-app.command()(bench)
-app.command()(settings)
-app.command()(doctor)
-app.command()(cache)
-app.command()(synth)
-app.command()(tune)
-app.command()(verify)
-app.command()(compare)
-app.command()(monitor)
+# In the order of the help.
+for _verb in (
+    *(inspect, synth, prepare, train, distill, evaluate, report, compare),
+    *(tune, verify, export, latency, predict, monitor, bench, settings, doctor, cache),
+):
+    app.command(**shown(_verb.__name__))(_verb)

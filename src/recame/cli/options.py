@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from recame.short_names import SHORT
+
 #: What a verb works on.
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 Model = Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")]
@@ -14,18 +16,29 @@ Model = Annotated[Path, typer.Argument(help="A bundle, or the folder of a finish
 #: How a run is trained.
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One setting, section.key=value; may be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="One setting, section.key=value; may be repeated."
+    ),
 ]
+Epochs = Annotated[int | None, typer.Option(help=SHORT["epochs"].words, show_default="by the time")]
+BatchSize = Annotated[int | None, typer.Option(help=SHORT["batch_size"].words)]
 Size = Annotated[
     str | None,
-    typer.Option(help="Pixels of the images: a side, or height x width, as 128x512."),
+    typer.Option(metavar="PIXELS", help=SHORT["size"].words, show_default="tried out on val"),
 ]
 Corrections = Annotated[
     Path | None,
     typer.Option(help="Table of corrected labels, as suspects.csv of recame inspect, filled in."),
 ]
-TimeBudget = Annotated[str | None, typer.Option(help="Time for the whole run: 90s, 15m, 1h30m.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every random number.")]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help=SHORT["time_budget"].words, show_default="10m on a CPU, else none"
+    ),
+]
+Normal = Annotated[str | None, typer.Option(metavar="CLASS", help=SHORT["normal"].words)]
+Seed = Annotated[int | None, typer.Option(help=SHORT["seed"].words)]
+RunDevice = Annotated[str | None, typer.Option("--device", help=SHORT["device"].words)]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 
 #: How a model is run.

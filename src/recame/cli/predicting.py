@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from recame.data.image_table import TableColumns
+from recame.data.image_table import USUAL, TableColumns
 from recame.errors import ConfigError
 from recame.names import quoted
 from recame.progress import say
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from recame.runtime import PredictionSummary
 
 
-def table_columns(image: str, boxes: str) -> TableColumns:
-    """The columns that `--image-column` and `--box-columns` name.
+def table_columns(image: str | None, boxes: str | tuple[str, str, str, str] | None) -> TableColumns:
+    """The columns that `--image-column` and `--box-columns` name; None: the usual ones.
 
     Raises:
         ConfigError: those of boxes are not four names, nor `none`.
     """
+    image = image or USUAL.image
+    if boxes is None or isinstance(boxes, tuple):
+        return TableColumns(image, boxes or USUAL.box)
     if boxes == "none":
         return TableColumns(image, None)
     names = [name.strip() for name in boxes.split(",")]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from recame.config import Config, DataConfig, load_config, parse_settings
-from recame.durations import parse_duration
 from recame.errors import ConfigError, DataError
+from recame.names import usual_run_dir
+from recame.short_names import in_full
 
 
 def train_request(
@@ -21,12 +20,21 @@ def train_request(
     add: Path | None,
     corrections: Path | None,
     settings: list[str],
-    size: str | None,
-    time_budget: str | None,
-    seed: int | None,
+    short: dict[str, Any],
     resume: bool,
 ) -> tuple[Path, Config, Path]:
     """Check the words and put the settings together: file, then --set, then the options.
+
+    Args:
+        data: as given.
+        out: as given.
+        config: a file of settings.
+        from_: finished run to continue.
+        add: new images beside that run's.
+        corrections: table of labels that people have corrected.
+        settings: the texts of `--set`.
+        short: the options that are settings, by their short names; None where one is not given.
+        resume: as given.
 
     Returns:
         The data, the settings and the run folder to write.
@@ -36,9 +44,12 @@ def train_request(
         DataError: no data is given, or it does not exist.
     """
     if resume:
-        given = (config, from_, add, corrections, settings, size, time_budget)
-        options = "--config, --from, --add, --corrections, --set, --size"
-        out = _resumed(out, "RUN", options, any(given) or seed is not None)
+        given = config or from_ or add or corrections or settings or in_full(short)
+        options = (
+            "--config, --from, --add, --corrections, --set, --epochs, --batch-size, --size, "
+            "--normal, --device"
+        )
+        out = _resumed(out, "RUN", options, given)
         from recame.runs.folder import RunFolder
 
         return data or RunFolder.open(out).source, Config(), out
@@ -52,11 +63,9 @@ def train_request(
             "No --out given: each process that torchrun started would name the run folder by its "
             "own clock. Name one that all of them see."
         )
-    named = {"data.size": size, "data.corrections": corrections}
-    changes = _changes(settings, time_budget, seed, named)
+    changes = parse_settings(settings) | in_full({**short, "data.corrections": corrections})
     chosen = _start(config, from_, add=add is not None).updated(changes)
-    name = data.resolve().name if data.is_dir() else data.stem
-    return data, chosen, (out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    return data, chosen, (out or usual_run_dir(data))
 
 
 def _added(data: Path | None, from_: Path | None, add: Path) -> Path:
@@ -111,7 +120,9 @@ def distill_request(
         raise ConfigError("No teacher given: recame distill RUN, the folder of a finished run.")
     for path in unlabelled:
         _check_exists(path)
-    changes = _changes(settings, time_budget, seed, {"distill.size": size})
+    changes = parse_settings(settings) | in_full(
+        {"time_budget": time_budget, "seed": seed, "distill.size": size}
+    )
     if backbone is not None and changes.get("model.backbone", backbone) != backbone:
         raise ConfigError(
             f"--backbone {backbone} contradicts --set model.backbone={changes['model.backbone']}: "
@@ -142,7 +153,7 @@ def inspect_request(
         DataError: the data does not exist.
     """
     _check_exists(data)
-    changes = _changes(settings, None, None, {"data.size": size, "data.corrections": corrections})
+    changes = parse_settings(settings) | in_full({"size": size, "data.corrections": corrections})
     if foreign := [name for name in changes if not name.startswith("data.")]:
         raise ConfigError(
             f"{foreign[0]} has no effect on an inspection: --set takes data.key=value here."
@@ -207,20 +218,39 @@ def _resumed(out: Path | None, name: str, options: str, given: object) -> Path:
     return out
 
 
-def _changes(
-    settings: list[str],
-    time_budget: str | None,
-    seed: int | None,
-    named: Mapping[str, str | Path | None],
-) -> dict[str, Any]:
-    """The settings that `--set` and the options of a run change; `named` by their own names."""
-    changes: dict[str, Any] = parse_settings(settings)
-    if time_budget is not None:
-        changes["run.time_budget_s"] = parse_duration(time_budget)
-    if seed is not None:
-        changes["run.seed"] = seed
-    changes |= {name: value for name, value in named.items() if value is not None}
-    return changes
+#: Settings that `recame predict --set` takes -> what it is called where images are predicted.
+_PREDICTING = {
+    "data.image_column": "image_column",
+    "data.box_columns": "box_columns",
+    "evaluation.views": "views",
+    "evaluation.batch_size": "batch_size",
+}
+
+
+def predict_request(settings: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a prediction; one that is given goes before the setting of the same thing.
+
+    Args:
+        settings: the texts of `--set`.
+        options: by their names in `_PREDICTING`; None where one is not given.
+
+    Raises:
+        ConfigError: a setting is wrong, or changes nothing of a prediction.
+    """
+    changes = parse_settings(settings)
+    if foreign := [name for name in changes if name not in _PREDICTING]:
+        raise ConfigError(
+            f"{foreign[0]} has no effect on a prediction: --set takes {', '.join(_PREDICTING)} "
+            "here. What a run was trained with stays as it is."
+        )
+    config = Config().updated(changes)  # which refuses what is none
+    for name in changes:
+        section, _, key = name.partition(".")
+        value = getattr(getattr(config, section), key)
+        if options[_PREDICTING[name]] is None:
+            none = "none" if name == "data.box_columns" else None  # its null: there are no boxes
+            options[_PREDICTING[name]] = none if value in ("auto", None) else value
+    return options
 
 
 def _check_exists(data: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from recame.names import command
+
 
 def bench(
     plan: Annotated[Path, typer.Argument(help="The comparison: methods, data sets, seeds (YAML).")],
@@ -151,6 +153,40 @@ def synth(
         manifest = write(spec, out, on_progress=report)
     say(console, f"Manifest: {manifest}")
     say(console, f"Planted truth: {out / 'truth.csv'}")
+
+
+def prepare(
+    name: Annotated[
+        str | None, typer.Argument(help="A public set.", show_default="all are listed")
+    ] = None,
+    raw: Annotated[
+        Path | None, typer.Argument(help="Your copy of its files; a generated set needs none.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="New or empty folder.", show_default="sets/<name>"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="In place of a published value; may be repeated."),
+    ] = None,
+) -> None:
+    """Make a table of a public set by its published split, from your copy of its files."""
+    from recame.config import parse_settings
+    from recame.datasets.registry import PUBLIC_SETS, public_set
+    from recame.progress import progress_bars, say
+
+    console = Console()
+    if name is None:
+        for key, known in PUBLIC_SETS.items():
+            say(console, f"{key:22}{known.title}: needs {known.raw or 'nothing'}")
+        return
+    chosen, out = public_set(name), out or Path("sets") / name
+    with progress_bars(console) as report:
+        options = parse_settings(option or [])
+        manifest = chosen.prepare(raw, out, on_progress=report, **options)
+    say(console, f"Manifest: {manifest}")
+    say(console, f"Next: {command('recame', 'inspect', manifest)}")
 
 
 def settings(

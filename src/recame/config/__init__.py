@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recame.config.data import SYMMETRIES, AugmentConfig, DataConfig, largest_symmetry
 from recame.config.distill import DistillConfig
-from recame.config.files import load_config, parse_settings, read_settings, save_config
+from recame.config.files import as_config, load_config, parse_settings, read_settings, save_config
 from recame.config.model import ModelConfig
 from recame.config.objective import ObjectiveConfig
 from recame.config.phases import FinetuneConfig, ProbeConfig, RetrainConfig
@@ -28,6 +28,7 @@ __all__ = [
     "RetrainConfig",
     "RunConfig",
     "Section",
+    "as_config",
     "as_size",
     "height_width",
     "largest_symmetry",

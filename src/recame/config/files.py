@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import yaml
 
 from recame.config.settings import Config, parse_config
+from recame.contracts import AnyPath
 from recame.errors import ConfigError
 from recame.files import open_regular, write_text
+from recame.short_names import in_full
 
 #: What PyYAML raises of texts that are none: its own errors, those of a tag whose value is another
 #: ("!!int x", a 13th month, 5,000 digits), and Python's where brackets are too deep.
@@ -30,6 +34,36 @@ def load_config(path: Path) -> Config:
     """
     values = read_settings(path)
     return parse_config({} if values is None else values, str(path))
+
+
+def as_config(given: Config | Mapping[str, Any] | AnyPath | None) -> Config:
+    """Settings however they are given.
+
+    Args:
+        given: a `Config`; a dictionary of sections, of whole names as `finetune.epochs` or of short
+            ones, mixed as one likes; a YAML file; None: the defaults.
+
+    Examples:
+        >>> mixed = {"finetune": {"epochs": 5}, "finetune.lr": 1e-3, "seed": 3}
+        >>> as_config(mixed).finetune.epochs, as_config(mixed).run.seed
+        (5, 3)
+
+    Raises:
+        ConfigError: a setting is unknown or ill-typed; names the nearest.
+    """
+    if given is None or isinstance(given, Config):
+        return given or Config()
+    if isinstance(given, str | os.PathLike):
+        return load_config(Path(given))
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"Settings were given as {type(given).__name__}: give a Config, a dictionary as "
+            '{"finetune.epochs": 5}, or the path of a YAML file.'
+        )
+    names = {str(name): value for name, value in given.items()}
+    whole = {name: value for name, value in names.items() if name in Config.model_fields}
+    changes = {name: value for name, value in names.items() if name not in whole}
+    return parse_config(whole).updated(in_full(changes))
 
 
 def read_settings(path: Path, what: str = "", option: str = "--config") -> Any:

@@ -8,6 +8,24 @@ from pydantic import Field, model_validator
 
 from recame.config.section import Auto, Fraction, Own, Positive, Section, Weight
 
+#: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
+#: an expert who is alone (0011).
+_TAUS, _LONE_TAU = (1.0, 2.0), 1.5
+
+
+def usual_tau(num_experts: int) -> float | tuple[float, ...]:
+    """What `objective.tau=auto` means: a larger one makes an expert of the rare classes.
+
+    Examples:
+        >>> usual_tau(1), usual_tau(3)
+        (1.5, (1.0, 1.5, 2.0))
+    """
+    if num_experts == 1:  # above balanced softmax's 1: rare classes are learnt last
+        return _LONE_TAU
+    first, last = _TAUS
+    step = (last - first) / (num_experts - 1)
+    return tuple(first + step * expert for expert in range(num_experts))
+
 
 class ObjectiveConfig(Section):
     """Expert outputs + target -> loss. A weight of 0 leaves a term out and costs nothing."""

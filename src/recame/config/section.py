@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
+from recame.errors import ConfigError
 from recame.plugins import Plugin, as_plugin
 
 Auto = Literal["auto"]
@@ -36,3 +37,12 @@ class Section(BaseModel):
     """A group of settings: frozen, and no unknown name is accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    if not TYPE_CHECKING:  # a type checker knows that they are frozen
+
+        def __setattr__(self, name: str, value: object) -> None:
+            """Say how a setting is changed."""
+            raise ConfigError(
+                f"{name} = {value!r}: settings never change in place, as a run, its checkpoints "
+                'and its report share them. Make others: config.updated({"section.key": value})'
+            )

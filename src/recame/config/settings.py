@@ -32,7 +32,11 @@ _SHORT.maxlevel = 2
 
 
 class Config(Section):
-    """Every setting of a run."""
+    """Every setting of a run.
+
+    Raises:
+        ConfigError: names each unknown or ill-typed setting and what is allowed.
+    """
 
     schema_version: int = CONFIG_SCHEMA
     data: DataConfig = DataConfig()
@@ -45,6 +49,13 @@ class Config(Section):
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
+
+    def __init__(self, **sections: Any) -> None:
+        """Check sections, each a dictionary or its class."""
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise ConfigError(f"The settings: {_explained(error)}") from error
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -121,9 +132,11 @@ def parse_config(
         )
     values = by_present_names(values, source, warn=warn_of_old_names)
     try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explained(error)}") from error
+        return Config(**{str(name): value for name, value in values.items()})
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        raise ConfigError(f"{source}: {_explained(error.__cause__)}") from error.__cause__
 
 
 def _explained(error: ValidationError) -> str:

@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,9 @@ from recame.decisions.paired_rates import change_interval, worse_p_value
 from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import balanced_accuracy, standard_error
 from recame.names import counted, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Verdict = Literal["passed", "blocked", "cannot_tell"]
 
@@ -111,6 +114,16 @@ class GateResult:
     sentence: str
     rows: tuple[GateRow, ...]
     flips: tuple[Flip, ...]
+
+    def __str__(self) -> str:
+        """The verdict, and each rule in a sentence."""
+        return "\n".join([self.sentence, *(f"  {row.sentence}" for row in self.rows)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a rule and product, as they were judged; `flips` are the images that differ."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
 
     @property
     def exit_code(self) -> int:

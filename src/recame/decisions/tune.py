@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from recame.decisions.scored import Scored, class_log_odds, normal_scores
 from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Lots of fewer images are told nothing of what a review budget leaves them.
 _SMALL_LOT = 10
@@ -56,6 +59,16 @@ class Tuned:
     unmet: tuple[str, ...]
     notes: tuple[str, ...]
     facts: dict[str, Any]
+
+    def __str__(self) -> str:
+        """All that is promised, a sentence a line."""
+        return "\n".join(self.sentences())
+
+    def to_frame(self) -> pd.DataFrame:
+        """The promises, a row each, and how many images they rest on; `frontier` holds prices."""
+        import pandas as pd
+
+        return pd.DataFrame([promise.to_dict() for promise in self.promises])
 
     def sentences(self) -> list[str]:
         """All that is promised, what is not kept, and what else is to be known."""

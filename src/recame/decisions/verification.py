@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from recame.decisions.promises import Promise
 from recame.decisions.scored import Scored
 from recame.decisions.unknown import in_shares
 from recame.names import counted, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: What an outcome leaves the command line with.
 EXIT_CODES = {"holds": 0, "broken": 1, "too few": 3}
@@ -76,6 +79,16 @@ class Verification:
 
     rows: tuple[Verified, ...]
     outcome: str
+
+    def __str__(self) -> str:
+        """The outcome, and each promise in a sentence."""
+        return "\n".join([self.outcome, *(f"  {row.sentence()}" for row in self.rows)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a promise."""
+        import pandas as pd
+
+        return pd.DataFrame([row.to_dict() for row in self.rows])
 
     @property
     def exit_code(self) -> int:

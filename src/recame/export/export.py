@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from recame.config import Config
+from recame.contracts import AnyPath
 from recame.data.dataset import InspectionSet
 from recame.data.file_groups import group_of_each
 from recame.data.sampling import balanced_sample
@@ -79,13 +80,13 @@ class _Source:
 
 
 def export(
-    run: Path | str,
-    out: Path | str | None = None,
+    run: AnyPath,
+    out: AnyPath | None = None,
     *,
     format: str = "onnx",  # noqa: A002 - the command's word
     precision: str = "fp32",
     views: int | None = None,
-    verify: Path | str | None = None,
+    verify: AnyPath | None = None,
     outputs: Sequence[str] = (),
     normal: str | None = None,
     replace_bundle: bool = False,
@@ -322,7 +323,7 @@ def _parity(
     forward: Forward,
     calibration: Calibration,
     precision: str,
-    verify: Path | str | None,
+    verify: AnyPath | None,
     progress: Progress,
 ) -> Parity:
     """Compare what users get of the written graph with torch, on real and made images."""

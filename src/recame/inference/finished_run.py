@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 import torch
 
 from recame.config import Config
-from recame.contracts import Predictions
+from recame.contracts import AnyPath, Predictions
 from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.manifest import read_recorded_manifest
 from recame.inference.device import choose_device, judging_precision
@@ -52,15 +55,22 @@ def images_to_judge(
 
 
 def open_finished(
-    run: Path | str, device: str | None = None
+    run: AnyPath,
+    device: str | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[RunFolder, Config, LoadedModel]:
     """A finished run's folder, settings and model, on the device that the settings ask for if None.
+
+    Args:
+        run: the folder.
+        device: instead of what the settings, with the changes, ask for.
+        changes: whole names of settings to other values.
 
     Raises:
         CheckpointError: there is no run, it is not finished, or its classes are not its model's.
     """
     folder = RunFolder.open(Path(run), finished=True)
-    config = folder.load_config()
+    config = folder.load_config().updated(dict(changes))
     place = device or choose_device(config.run.accelerator)
     loaded = load_checkpoint(folder.path, place)
     check_classes(folder.path, loaded.label_space)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from recame.data.cache import ImageCache
 from recame.pages.drawing import side_by_side
 from recame.pages.render import Picture, image_picture
 from recame.progress import Progress, relabelled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Level = Literal["bad", "warn", "note", "good"]
 C = TypeVar("C", bound="Check")
@@ -165,6 +168,39 @@ class Inspection:
     equal: pd.DataFrame = field(default_factory=pd.DataFrame)
     embedded: EmbeddedImages | None = None
     checks: list[Check] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """The set in a line, and what was found, worst first."""
+        audit = self.audit
+        lines = [f"{self.source}: {audit.num_images:,} images of {len(audit.classes):,} classes"]
+        return "\n".join(
+            [*lines, *(f"  {found.level:4}  {found.title}" for found in self.findings())]
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """The findings, a row each, worst first: `level, key, title, text, action, count`.
+
+        `audit.classes` is the table of the classes.
+        """
+        columns = ["level", "key", "title", "text", "action", "count"]
+        return pd.DataFrame([vars(found) for found in self.findings()], columns=columns)
+
+    def plot(self) -> Figure:
+        """Draw how many images each class has, on a logarithmic axis.
+
+        Returns:
+            A figure of its own; no global state of matplotlib is touched.
+        """
+        from matplotlib.figure import Figure
+
+        classes = self.audit.classes.iloc[::-1]
+        names = [str(name).replace("$", r"\$") for name in classes["class"]]
+        figure = Figure(figsize=(6.4, 0.9 + 0.28 * len(names)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(names, classes["images"], color="#3182bd")
+        axes.set_xscale("log")
+        axes.set_xlabel("images of each class")
+        return figure
 
     def __getitem__(self, kind: type[C]) -> C:
         """What a check found."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.config import DataConfig, height_width
-from recame.contracts import PreprocessSpec
+from recame.config import Config, DataConfig, as_config, height_width
+from recame.contracts import AnyPath, PreprocessSpec
 from recame.data.audit import audit_manifest
 from recame.data.cache import ImageCache, PickedRows
 from recame.data.contents import pixel_statistics, read_headers
@@ -26,7 +29,8 @@ from recame.data.proposal import (
     settled,
 )
 from recame.data.sampling import balanced_sample
-from recame.errors import DataError
+from recame.datasets.given import Given, given_path
+from recame.errors import ConfigError, DataError
 from recame.inference.embedding import embed_images
 from recame.inference.projection import nearest_rows, principal_components
 from recame.inspection.check import Clock, EmbeddedImages, Inspection
@@ -34,8 +38,9 @@ from recame.inspection.checks import CHECKS
 from recame.inspection.checks.duplicates import equal_images
 from recame.inspection.printing import print_inspection
 from recame.inspection.saving import check_nothing_filled_in, save_inspection
-from recame.models import LoadedModel
+from recame.models import LoadedModel, load_checkpoint
 from recame.progress import Progress, progress_bars, silent
+from recame.short_names import SHORT, in_full
 
 #: Images that are embedded; of more, the frequent classes give a sample.
 MOST_EMBEDDED = 20_000
@@ -44,13 +49,15 @@ _NEIGHBOURS = 10
 
 
 def inspect_set(
-    source: Path | pd.DataFrame,
+    source: Given,
     *,
-    data: DataConfig | None = None,
-    model: LoadedModel | None = None,
+    data: DataConfig | Config | Mapping[str, Any] | None = None,
+    model: LoadedModel | AnyPath | None = None,
     decode: bool = True,
     seed: int = 0,
-    out: Path | None = None,
+    size: int | str | tuple[int, int] | None = None,
+    normal: str | None = None,
+    out: AnyPath | None = None,
     console: Console | None = None,
 ) -> Inspection:
     """Inspect a set: counts, images, clusters, duplicates, leaks, likely label errors.
@@ -60,28 +67,65 @@ def inspect_set(
     files) is told, not refused.
 
     Args:
-        source: a folder or a table, see `read_manifest`; or what that returned.
-        data: names of the columns, size of the images; None: the defaults.
-        model: embeds instead of the packaged network, and decides the images' size.
+        source: a folder or a table, see `read_manifest`, or what that returned; a DataFrame or a
+            list of (image path, label); a run, whose images are meant.
+        data: names of the columns, size of the images, as settings of the section `data`, or all
+            settings, or a dictionary of them (`{"data.group_by": "lot"}`); None: the defaults.
+        model: embeds instead of the packaged network, and decides the images' size; or the folder
+            of a finished run.
         decode: false: only what the manifest says; seconds for a million rows.
         seed: of every sample.
+        size: pixels, in place of `data.size`.
+        normal: the class that means no defect, in place of `data.normal_class`.
         out: folder for the page, the JSON and the tables; None: nothing is written.
         console: for progress and summary; None: nothing is printed.
 
     Raises:
         DataError: the source cannot be read, not one of its images can, or `out` cannot be
             written, or holds corrections that would be lost.
+        ConfigError: a setting is unknown or ill-typed.
     """
-    data = data or DataConfig()
+    settings = _settings(data, {"size": size, "normal": normal})
     if out is not None:
-        check_nothing_filled_in(out)
-    with nullcontext(silent) if console is None else progress_bars(console) as report:
-        inspection = _examine(source, data, model, report, decode=decode, seed=seed)
+        check_nothing_filled_in(Path(out))
+    loaded = model if model is None or isinstance(model, LoadedModel) else load_checkpoint(model)
+    with ExitStack() as opened:
+        quiet = nullcontext(silent) if console is None else progress_bars(console)
+        report, known = opened.enter_context(quiet), None
+        described: Path | pd.DataFrame
+        if isinstance(source, pd.DataFrame) and "path" in source:  # of `read_manifest`
+            described = source
+        else:
+            folder = Path(opened.enter_context(TemporaryDirectory()))
+            given = given_path(source, folder, settings.image_column)
+            described = opened.enter_context(given)
+            known = None if described.parent != folder else "table"
+        inspection = _examine(described, settings, loaded, report, decode=decode, seed=seed)
+    inspection.source = known or inspection.source
     if console is not None:
         print_inspection(inspection, console)
     if out is not None:
-        save_inspection(inspection, out)
+        save_inspection(inspection, Path(out))
     return inspection
+
+
+def _settings(
+    given: DataConfig | Config | Mapping[str, Any] | None, short: dict[str, Any]
+) -> DataConfig:
+    """The section `data` of settings, however they are given, with short names over them.
+
+    Raises:
+        ConfigError: a setting is wrong, or none of the data's.
+    """
+    if isinstance(given, DataConfig):
+        given = Config(data=given)
+    if isinstance(given, Mapping):
+        named = set(given) - set(SHORT)
+        if foreign := [name for name in named if str(name).partition(".")[0] != "data"]:
+            raise ConfigError(
+                f"{foreign[0]} has no effect on an inspection: give settings as data.key here."
+            )
+    return as_config(given).updated(in_full(short)).data
 
 
 def _examine(

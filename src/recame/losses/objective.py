@@ -6,13 +6,15 @@ numbers are those of the published implementation; each ablation of the paper is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from recame.contracts import ExpertOutput, LossResult, ensemble_logits
+from recame.config import Config, as_config
+from recame.config.objective import usual_tau
+from recame.contracts import AnyPath, ExpertOutput, LossResult, ensemble_logits
 from recame.errors import ConfigError
 from recame.losses.arguments import (
     check_choice,
@@ -222,6 +224,56 @@ class Objective(TrainingLoss):
             "margins": ldam_margins(images, ldam_max_margin),
         }.items():
             self.register_buffer(name, buffer.float(), persistent=False)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config | Mapping[str, Any] | AnyPath | None,
+        counts: Sequence[int] | Tensor,
+        *,
+        num_experts: int | None = None,
+        prior: Tensor | None = None,
+        num_features: int | None = None,
+        fixed_features: bool = False,
+    ) -> Objective:
+        """The loss that training makes of settings.
+
+        Args:
+            config: the settings, see `recame.config.as_config`; None: the defaults.
+            counts: (C,) training images of each class, zeros kept.
+            num_experts: E; None: as the settings say, 2 where they leave it open.
+            prior: as of the class.
+            num_features: D, width of the features that the classifier sees.
+            fixed_features: nothing that trains moves the features, so that the metric terms would
+                cost time and change nothing.
+
+        Raises:
+            ConfigError: a setting is wrong, or no loss can be made of these.
+        """
+        settings = as_config(config)
+        if (own := settings.objective.loss) is not None:
+            raise ConfigError(
+                f"objective.loss names {own.class_path}, a loss of one's own that the other "
+                "settings do not describe: recame.losses.own_loss makes it."
+            )
+        terms = settings.objective.model_dump(
+            exclude={"deferred_reweighting", "posthoc_tau", "loss"}
+        )
+        if num_experts is None:
+            asked = settings.model.num_experts
+            num_experts = 2 if asked == "auto" else asked
+        if terms["tau"] == "auto":
+            terms["tau"] = usual_tau(num_experts)
+        if fixed_features:
+            terms |= {"contrastive_weight": 0.0, "intra_weight": 0.0}
+        return cls(
+            counts,
+            num_experts=num_experts,
+            prior=prior,
+            num_features=num_features,
+            ldam_scale=settings.model.cosine_scale,
+            **terms,
+        )
 
     @property
     def _mines(self) -> bool:

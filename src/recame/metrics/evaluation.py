@@ -21,6 +21,7 @@ from recame.metrics.breakdown import (
 )
 from recame.metrics.calibration import expected_calibration_error
 from recame.metrics.own import own_metrics, scored
+from recame.metrics.recall_figure import recall_figure
 from recame.metrics.registry import LOWER_IS_BETTER, METRICS, Metric
 from recame.metrics.statistics import (
     Estimate,
@@ -32,6 +33,7 @@ from recame.metrics.statistics import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from recame.config import Config
 
@@ -92,6 +94,49 @@ class Evaluation:
     critical: tuple[str, ...] = ()
     expert_weights: tuple[float, ...] | None = None
     metrics: tuple[Metric, ...] = METRICS
+
+    def __str__(self) -> str:
+        """The headline in a few lines, as a terminal shows it."""
+        told = [m for m in self.metrics if m.level != "detail" and m.name in self.headline]
+        lines = [f"{self.num_images:,} images of {len(self.names)} classes"]
+        width = max(len(metric.title) for metric in told)
+        for metric in told:
+            estimate = self.headline[metric.name]
+            doubt = " too few to tell" if estimate.too_wide else ""
+            lines.append(f"  {metric.title:{width}}  {estimate}{doubt}")
+        return "\n".join([*lines, f"  worst class: {self.worst_class}"])
+
+    def __getitem__(self, name: str) -> Estimate:
+        """A headline number.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        if name not in self.headline:
+            raise DataError(
+                f"There is no figure {name!r} here; there are {', '.join(self.headline)}. Rates of "
+                "escapes and false calls need a normal class."
+            )
+        return self.headline[name]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The headline numbers, a row each by name: `value, low, high`, NaN where there is none.
+
+        `per_class`, `groups`, `experts`, `per_product` and `class_by_product` are tables already.
+        """
+        import pandas as pd
+
+        rows = {name: estimate.to_dict() for name, estimate in self.headline.items()}
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+        return table.astype(float).rename_axis("metric")
+
+    def plot(self) -> Figure:
+        """Draw each class's recall with its interval, the rarest class last.
+
+        Returns:
+            A figure of its own; no global state of matplotlib is touched.
+        """
+        return recall_figure(self.per_class)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: headline numbers under their names, no NaN."""

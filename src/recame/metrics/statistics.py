@@ -39,6 +39,14 @@ class Estimate:
         """Whether the interval is too wide to decide anything."""
         return self.low is not None and self.high is not None and self.high - self.low > TOO_WIDE
 
+    def __str__(self) -> str:
+        """As people read it: `0.912 (0.874 to 0.943)`."""
+        if self.value is None:
+            return "none"
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
     def to_dict(self) -> dict[str, float | None]:
         """`value`, `low`, `high`, ready for JSON."""
         return asdict(self)

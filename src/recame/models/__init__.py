@@ -1,5 +1,6 @@
 """Batch -> ExpertOutput: backbones in stages, attention, experts, heads, checkpoints."""
 
+from recame.models.architecture import Architecture
 from recame.models.backbone import StagedBackbone, build_backbone
 from recame.models.checkpoint import LoadedModel, load_checkpoint, save_checkpoint
 from recame.models.classifier import (
@@ -8,7 +9,7 @@ from recame.models.classifier import (
     LinearClassifier,
     cosine_logits,
 )
-from recame.models.experts import Architecture, MultiExpertClassifier
+from recame.models.experts import MultiExpertClassifier
 from recame.models.frozen_forward import FrozenForward, becomes_graph
 from recame.models.initialisation import class_means, initialise_classifier, read_text_features
 from recame.models.pretrained import (

@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recame.contracts import PreprocessSpec
+from recame.contracts import AnyPath, PreprocessSpec
 from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import json_text, read_json, sha256, write_together
 from recame.label_space import LabelSpace
-from recame.models.experts import Architecture, MultiExpertClassifier
+from recame.models.architecture import Architecture
+from recame.models.experts import MultiExpertClassifier
 
 #: Written where gates are divided by their start; what older versions read bears `_UNDIVIDED`.
 CHECKPOINT_SCHEMA = 3
@@ -89,16 +90,17 @@ def save_checkpoint(
         (partial / DESCRIPTION_FILE).write_text(json_text(document), encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
+def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> LoadedModel:
     """Build the model of a folder, without a config file and without any download.
 
     Args:
-        folder: holds `model.safetensors` and `model.json`.
+        path: the folder that holds `model.safetensors` and `model.json`.
         device: where the model goes.
 
     Raises:
         CheckpointError: a file is missing, damaged, edited, or of a newer schema.
     """
+    folder = Path(path)
     document = _read_description(folder)
     weights = folder / WEIGHTS_FILE
     try:

@@ -3,106 +3,29 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from recame.contracts import ExpertOutput, PreprocessSpec
-from recame.errors import CheckpointError, ConfigError
+from recame.config import Config, as_config, height_width
+from recame.contracts import AnyPath, ExpertOutput, PreprocessSpec
+from recame.errors import ConfigError
 from recame.models.adapters import merge_lora, tune
+from recame.models.architecture import Architecture
 from recame.models.backbone import StagedBackbone, build_backbone
 from recame.models.classifier import ExpertHead
-from recame.models.pretrained import Pretrained
+from recame.models.pretrained import Pretrained, pretrained_mean_std, register_backbone
 from recame.pieces import apart, together
-from recame.plugins import Plugin
 
+#: Of the images where settings leave it open.
+_USUAL_SIDE = 128
 
-@dataclass(frozen=True)
-class Architecture:
-    """What is needed, beside classes and preprocessing, to build a model again.
-
-    Attributes:
-        backbone: a timm name.
-        num_experts: E.
-        shared_stages: how many first stages the experts share; 0 as published.
-        pooled_stages: how many last stages feed the head.
-        attention: `none`, `regional`, `channel` or `squeeze_excite`.
-        regions: grid of the regional attention.
-        reduction: of the attention's hidden width.
-        gate_start: where the attention's gates start, divided by it; None: they are not divided.
-        classifier: `cosine` or `linear`.
-        cosine_scale: what the cosine is multiplied by.
-        hidden: width of the head's hidden layer; 0: none.
-        dropout: of the head.
-        standardise: whether the head centres and scales the pooled features.
-        stages: only the backbone's first so many stages; 0: all.
-        pooling: what of a vision transformer feeds the head: `average` of the patches, class
-            `token`, or `both`.
-        tuning: what of the backbone learns: `full`, `lora`, `adapter`, `bias` or `head` (nothing).
-        tuning_rank: of LoRA or of the adapters; None: by the number of classes.
-        backbone_from: what registers a backbone of one's own with timm; None: timm has it.
-    """
-
-    backbone: str
-    num_experts: int = 2
-    shared_stages: int = 0
-    pooled_stages: int = 1
-    attention: str = "regional"
-    regions: tuple[int, int] = (2, 2)
-    reduction: int = 16
-    classifier: str = "cosine"
-    cosine_scale: float = 16.0
-    hidden: int = 0
-    dropout: float = 0.0
-    standardise: bool = True
-    stages: int = 0
-    pooling: str = "average"
-    tuning: str = "full"
-    tuning_rank: int | None = None
-    gate_start: float | None = None
-    backbone_from: Plugin | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; without divided gates it is what older versions read."""
-        values = {**asdict(self), "regions": list(self.regions)}
-        for name in ("gate_start", "backbone_from"):
-            if values[name] is None:
-                del values[name]
-        return values
-
-    def same_attention(self, other: Architecture) -> bool:
-        """Whether both have attention of one kind at the same places, so that its weights fit."""
-        mine, others = (
-            (plan.attention, plan.reduction, plan.gate_start, plan.pooling == "token")
-            for plan in (self, other)
-        )
-        return mine == others
-
-    @classmethod
-    def of(cls, settings: object) -> Architecture:
-        """What an object with all of these attributes asks for, such as the settings of a run."""
-        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            CheckpointError: a field is missing or unknown.
-        """
-        try:
-            rows, cols = values["regions"]
-            origin = values.get("backbone_from")
-            known = {} if origin is None else {"backbone_from": Plugin(**origin)}
-            return cls(**{**values, "regions": (int(rows), int(cols)), **known})
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"The model's architecture cannot be read ({error!r}): the file was edited, "
-                "damaged or written by another version of recame."
-            ) from error
+# Its fields are what `torch.export` and `torch.utils._pytree` see of it.
+torch.export.register_dataclass(ExpertOutput)
 
 
 class MultiExpertClassifier(nn.Module):
@@ -168,6 +91,38 @@ class MultiExpertClassifier(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         self._norms_frozen = False
         self._stopped_stages: tuple[int, list[nn.Parameter]] = (0, [])
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config | Mapping[str, Any] | AnyPath | None,
+        num_classes: int,
+        *,
+        spec: PreprocessSpec | None = None,
+    ) -> MultiExpertClassifier:
+        """The network that training makes of settings, before any training.
+
+        Args:
+            config: the settings, see `recame.config.as_config`; None: the defaults. What they leave
+                open is decided by `Architecture.usual`.
+            num_classes: C.
+            spec: of its images; None: 8-bit ones of `data.size`, 128 x 128 where that is open, in
+                colour unless `data.channels` is 1, normalised as the weights want it.
+
+        Raises:
+            ConfigError: a setting is wrong, or the backbone cannot be built.
+        """
+        settings = as_config(config)
+        register_backbone(settings.model.backbone_from)
+        channels = settings.data.channels
+        channels = 3 if channels == "auto" else channels
+        plan, pretrained = Architecture.usual(settings.model, channels), settings.model.pretrained
+        if spec is None:
+            size = settings.data.size
+            height, width = height_width(_USUAL_SIDE if size == "auto" else size)
+            mean, std = pretrained_mean_std(plan.backbone, pretrained, channels)
+            spec = PreprocessSpec(height, width, channels, 8, 255.0, mean, std)
+        return cls(plan, num_classes, spec, pretrained)
 
     def _build(self, pretrained: Pretrained, open_gates: bool) -> StagedBackbone:
         plan = self.architecture

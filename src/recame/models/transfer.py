@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from recame.contracts import PreprocessSpec
 from recame.errors import ConfigError
 from recame.models.adapters import AdaptedMlp, rank_of
-from recame.models.experts import Architecture, MultiExpertClassifier
+from recame.models.architecture import Architecture
+from recame.models.experts import MultiExpertClassifier
 from recame.models.regional_attention import RegionalChannelAttention
 from recame.models.vision_transformer import PatchEmbedding
 

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config
+from recame.contracts import AnyPath
 from recame.data.splits import CALIBRATE
 from recame.decisions.calibration import Calibration
 from recame.decisions.document import earlier_tunings
@@ -66,7 +67,7 @@ class Basis:
 
 
 def basis_of(
-    folder: Path, origin: RunFolder | None, calibration: Path | str | None, console: Console
+    folder: Path, origin: RunFolder | None, calibration: AnyPath | None, console: Console
 ) -> Basis:
     """Images for the decisions of a run, or of a bundle.
 
@@ -101,7 +102,7 @@ def basis_of(
     return Basis(_own(origin, manifest, "val"), "val", comparisons=chosen, **facts)
 
 
-def _of_bundle(folder: Path, calibration: Path | str | None, console: Console) -> Basis:
+def _of_bundle(folder: Path, calibration: AnyPath | None, console: Console) -> Basis:
     if calibration is None:
         words = ("recame", "tune", folder, "--calibration", "LABELLED")
         raise ConfigError(
@@ -124,7 +125,7 @@ def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
     return Labelled(table.reset_index(drop=True), folder.manifest_path)
 
 
-def origin_of(folder: Path, run: Path | str | None) -> RunFolder | None:
+def origin_of(folder: Path, run: AnyPath | None) -> RunFolder | None:
     """The run whose images calibrate; None of a bundle without one.
 
     Raises:

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.config.files import read_settings
+from recame.contracts import AnyPath
 from recame.decisions.flips import Answers
 from recame.decisions.gate import GateResult, judge
 from recame.decisions.gate_rules import GateRules
@@ -18,7 +19,8 @@ from recame.names import quoted
 from recame.progress import say
 from recame.reports.labelled import Labelled
 from recame.runtime.opening import load
-from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.prediction import Prediction
+from recame.runtime.predictor import Predictor
 
 #: Flips that are printed.
 _SHOWN = 10
@@ -26,13 +28,13 @@ _STYLES = {"passed": "green", "blocked": "red", "cannot_tell": "yellow"}
 
 
 def compare(
-    old: Path | str,
-    new: Path | str,
-    source: Path | str,
+    old: AnyPath,
+    new: AnyPath,
+    source: AnyPath,
     *,
-    rules: Path | str | GateRules | None = None,
+    rules: AnyPath | GateRules | None = None,
     normal: str | None = None,
-    out: Path | str | None = None,
+    out: AnyPath | None = None,
     console: Console | None = None,
 ) -> GateResult:
     """Judge two models, runs or bundles, by the decisions that each makes of the same images.
@@ -83,7 +85,7 @@ def compare(
     return result
 
 
-def _read(path: Path | str | None) -> GateRules:
+def _read(path: AnyPath | None) -> GateRules:
     """Rules of a YAML file."""
     if path is None:
         return GateRules()

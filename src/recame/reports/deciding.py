@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recame.config import Config
-from recame.contracts import Predictions
+from recame.contracts import AnyPath, Predictions
 from recame.data.decode import near_black
 from recame.data.paged_file import content_sha256
 from recame.decisions.actions import Policy
@@ -78,7 +78,7 @@ class KeptDecisions(NamedTuple):
         return cls(calibration, load_policy(path, decided_by(answers, calibration), names))
 
 
-def promises_of(model: Predictor, folder: Path | str) -> KeptPolicy:
+def promises_of(model: Predictor, folder: AnyPath) -> KeptPolicy:
     """A loaded model's decisions, where there must be some.
 
     Args:

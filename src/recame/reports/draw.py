@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from recame.config import Config
-from recame.contracts import Predictions
+from recame.contracts import AnyPath, Predictions
 from recame.data.corrections import CHANGES, LEFT_OUT
 from recame.data.dataset import InspectionSet
 from recame.decisions.calibration import Calibration
@@ -54,7 +54,7 @@ def draw_report(
     split: str,
     *,
     name: str | None = None,
-    source: Path | str | None = None,
+    source: AnyPath | None = None,
     missing: str = "",
     baseline: Baseline | None = None,
     calibration: Calibration | None = None,
@@ -155,7 +155,7 @@ def run_facts(
     split: str,
     *,
     name: str | None = None,
-    source: Path | str | None = None,
+    source: AnyPath | None = None,
     baseline: Baseline | None = None,
     calibration: Calibration | None = None,
 ) -> RunFacts:

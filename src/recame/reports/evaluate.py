@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 
 from recame.config import Config
-from recame.contracts import Predictions
+from recame.contracts import AnyPath, Predictions
 from recame.data.corrections import told_corrections
 from recame.data.dataset import InspectionSet
 from recame.data.stored_views import check_views
+from recame.datasets.given import Given, given_path
 from recame.decisions.calibration import calibrated_predictions
 from recame.decisions.outcome import Outcome
 from recame.errors import DataError, RecameError, ReportError
 from recame.files import csv_text, write_text
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run
+from recame.label_space import LabelSpace
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
 from recame.models import LoadedModel
 from recame.names import cells_of, check_folder_name, command
 from recame.progress import Progress, progress_bars, say
-from recame.reports.confusion import WRITABLE, save_evaluation
+from recame.reports.confusion import WRITABLE, confusion_figure, save_evaluation
 from recame.reports.deciding import KeptDecisions, decide_split, with_tuned_normal
-from recame.reports.judged_split import (
+from recame.reports.judged_images import (
     PREDICTIONS,
-    JudgedSplit,
+    JudgedImages,
     check_free,
     check_name,
+    judging_settings,
     usual_name,
 )
 from recame.reports.run_report import Baseline
@@ -42,6 +46,8 @@ from recame.runs.predictions import load_predictions, predictions_table, save_pr
 from recame.runs.trackers import track_evaluation
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from recame.reports.draw import ReportFiles
 
 #: Beside predictions: why their report was not drawn.
@@ -67,17 +73,38 @@ class EvaluatedRun:
     folder: Path
     report_error: ReportError | None = None
     outcome: Outcome | None = None
+    label_space: LabelSpace | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """The headline, and where everything lies."""
+        decided = () if self.outcome is None else self.outcome.sentences()
+        return "\n".join([f"{self.split}: {self.evaluation}", *decided, f"in {self.folder}"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The headline numbers, see `Evaluation.to_frame`."""
+        return self.evaluation.to_frame()
+
+    def predictions_frame(self) -> pd.DataFrame:
+        """A row an image, as `evaluation/<name>/predictions.parquet` holds it."""
+        return pd.read_parquet(self.folder / PREDICTIONS)
+
+    def plot(self) -> Figure:
+        """Draw the confusion matrix beside each class's recall with its interval."""
+        assert self.label_space is not None
+        return confusion_figure(self.evaluation, self.label_space)
 
 
 def evaluate(
-    run: Path | str,
-    source: Path | str | None = None,
+    run: AnyPath,
+    data: Given | None = None,
     *,
     split: str = "test",
     name: str | None = None,
     views: int | None = None,
-    corrections: Path | str | None = None,
+    corrections: AnyPath | None = None,
     report: bool = True,
+    device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> EvaluatedRun:
     """Judge a finished run on one split and write the figures into its folder.
@@ -88,11 +115,12 @@ def evaluate(
 
     Args:
         run: the run's folder.
-        source: labelled images; None: the data that the run was trained from, split as then.
-            A source without splits is judged whole.
+        data: labelled images, as for `train`; None: the data that the run was trained from, split
+            as then. Data without splits are judged whole. What is given in memory is kept as a
+            table in the run's folder.
         split: which split to judge.
-        name: under which the figures are kept; None: the split's name, or of another source its
-            own file's or folder's, so that the run's own figures stay; with other views than the
+        name: under which the figures are kept; None: the split's name, or of other data their own
+            file's or folder's, so that the run's own figures stay; with other views than the
             run's these stand behind it (`test-1-views`).
         views: test-time views, 1, 2, 4 or 8; None: the run's own, which its calibration was fitted
             for. With others the probabilities are not calibrated, which is said.
@@ -100,6 +128,8 @@ def evaluate(
             figures are kept under a name of their own (`test-corrected`).
         report: also draw the report; if that fails, the figures stay, the reason is printed and
             returned, and its traceback lies in `report_error.txt`.
+        device: `cpu` or `cuda`; None: as the run's settings say.
+        settings: whole names to values, of how images are read and computed: `JUDGING`.
         console: where progress and figures go; silent if None.
 
     Raises:
@@ -109,24 +139,32 @@ def evaluate(
     console = console or Console(quiet=True)
     if name is not None:
         check_folder_name(name, "--name")
-    folder, config, loaded = _opened(run)
-    where = None if source is None else str(Path(source).absolute())
+    changed = judging_settings({**(settings or {}), **({"device": device} if device else {})})
+    folder, config, loaded = _opened(run, changed)
     if views is not None:
         check_views(views, *loaded.spec.piece_size)
     others = None if views == config.evaluation.views else views
     by = None if corrections is None else str(Path(corrections).absolute())
-    judged = JudgedSplit(where, split, folder.weights_sha256(), others, corrections=by)
-    config = judged.config(config)
-    name = name or usual_name(judged)
-    check_name(folder, name, judged)
-    with folder.in_evaluation(name):
+    with ExitStack() as kept:
+        where = None
+        if data is not None:
+            given = given_path(data, folder.path / "given", config.data.image_column)
+            where = str(kept.enter_context(given).absolute())
+        weights = folder.weights_sha256()
+        judged = JudgedImages(where, split, weights, others, corrections=by, settings=changed)
+        config = judged.config(config)
+        name = name or usual_name(judged)
+        check_name(folder, name, judged)
+        kept.enter_context(folder.in_evaluation(name))
         check_free(folder, name, judged)
         return _evaluate(folder, config, loaded, judged, name, console, report=report)
 
 
-def _opened(run: Path | str) -> tuple[RunFolder, Config, LoadedModel]:
-    """A finished run, with the normal class that its decisions know."""
-    folder, config, loaded = open_finished(run)
+def _opened(
+    run: AnyPath, changes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[RunFolder, Config, LoadedModel]:
+    """A finished run, with changed settings and the normal class that its decisions know."""
+    folder, config, loaded = open_finished(run, changes=changes)
     space = with_tuned_normal(folder, loaded.label_space)
     return folder, config, replace(loaded, label_space=space)
 
@@ -135,7 +173,7 @@ def _evaluate(
     folder: RunFolder,
     config: Config,
     loaded: LoadedModel,
-    judged: JudgedSplit,
+    judged: JudgedImages,
     name: str,
     console: Console,
     *,
@@ -182,7 +220,8 @@ def _evaluate(
             say(console, f"  {text}", "yellow")
         for sentence in decided.outcome.sentences():
             say(console, f"  {sentence}")
-    done = EvaluatedRun(name, evaluation, predictions, target, outcome=decided.outcome)
+    space = loaded.label_space
+    done = EvaluatedRun(name, evaluation, predictions, target, None, decided.outcome, space)
     if not report:
         track_evaluation(folder, config, name)
         return done
@@ -213,7 +252,7 @@ def _evaluate(
 
 
 def _keep_corrections(
-    changes: pd.DataFrame, judged: JudgedSplit, target: Path, console: Console
+    changes: pd.DataFrame, judged: JudgedImages, target: Path, console: Console
 ) -> None:
     """Say which labels of the judged images were corrected, and list them beside the figures."""
     path = judged.corrections_path
@@ -255,9 +294,9 @@ def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> 
 
 
 def report(
-    run: Path | str,
+    run: AnyPath,
     split: str = "test",
-    against: Path | str | None = None,
+    against: AnyPath | None = None,
     console: Console | None = None,
 ) -> ReportFiles:
     """Draw the report of a finished run on one split, into `evaluation/<split>/`.
@@ -287,7 +326,7 @@ def report(
     predictions = _predictions(Path(run), split, console)
     folder, config, loaded = _opened(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
-    judged = JudgedSplit.read(folder, split) or JudgedSplit(None, split, "")
+    judged = JudgedImages.read(folder, split) or JudgedImages(None, split, "")
     source, config = judged.source, judged.config(config)
     decisions = KeptDecisions.of(folder, config)
     with (
@@ -318,7 +357,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
     """What `evaluate` left of a split, or what it finds now."""
     folder = RunFolder.open(run)
     path = folder.evaluation_dir(split) / PREDICTIONS
-    judged = JudgedSplit.read(folder, split) if path.exists() else None
+    judged = JudgedImages.read(folder, split) if path.exists() else None
     found = None
     if judged is None:
         found = evaluate(run, split=split, console=console, report=False).predictions
@@ -333,6 +372,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
                 name=split,
                 views=judged.views,
                 corrections=judged.corrections,
+                settings=judged.settings,
                 report=False,
                 console=console,
             ).predictions
@@ -348,7 +388,7 @@ def _baseline(run: Path, split: str, console: Console) -> Baseline:
 
 
 def _images(
-    judged: JudgedSplit,
+    judged: JudgedImages,
     folder: RunFolder,
     config: Config,
     loaded: LoadedModel,

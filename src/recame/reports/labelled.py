@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.contracts import BoolArray, FloatArray, IntArray
+from recame.contracts import AnyPath, BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
 from recame.data.manifest import read_manifest
 from recame.decisions.scored import Scored, logits_of
@@ -23,7 +23,8 @@ from recame.names import counted, quoted
 from recame.progress import progress_bars, say
 from recame.runs.prediction_columns import CALLED, DECIDED, NAMED
 from recame.runs.predictions import load_predictions
-from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.prediction import Prediction
+from recame.runtime.predictor import Predictor
 
 #: Splits by which a model was made.
 _SEEN = ("train", "val")
@@ -44,7 +45,7 @@ class Labelled:
     source: Path
 
     @classmethod
-    def read(cls, source: Path | str, console: Console) -> Labelled:
+    def read(cls, source: AnyPath, console: Console) -> Labelled:
         """Read a folder per class or a table; rows of the splits `train` and `val` are left out.
 
         Of a table of decisions, audited images alone: others were looked at for their score.

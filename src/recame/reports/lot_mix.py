@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recame.contracts import FloatArray
+from recame.contracts import AnyPath, FloatArray
 from recame.decisions.line_mix import LineMix, estimate_line, stated
 from recame.decisions.prior_shift import Known
 from recame.errors import CheckpointError, ConfigError
@@ -45,7 +45,7 @@ class Lot:
     sha256: str
 
     @classmethod
-    def read(cls, table: Path | str, model: Predictor, folder: Path) -> Lot:
+    def read(cls, table: AnyPath, model: Predictor, folder: Path) -> Lot:
         """Read a table that `recame predict` wrote with a model.
 
         Args:

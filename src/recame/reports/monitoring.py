@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
+from recame.contracts import AnyPath, BoolArray, FloatArray, IntArray, Predictions
 from recame.decisions.actions import AUTOMATIC, RELEASE, Acted
 from recame.decisions.audit import EscapeMonitor
 from recame.decisions.document import KeptPolicy
@@ -81,10 +81,10 @@ class _State:
 
 
 def monitor(
-    model: Path | str,
-    table: Path | str,
+    model: AnyPath,
+    table: AnyPath,
     *,
-    state: Path | str | None = None,
+    state: AnyPath | None = None,
     console: Console | None = None,
 ) -> Monitored:
     """Take one more lot into account, and say whether promises are still kept.
@@ -210,7 +210,7 @@ def _drawn(rows: pd.DataFrame, kept: KeptPolicy) -> BoolArray:
     return drawn
 
 
-def _strangeness(lot: Predictions, kept: KeptPolicy, table: Path | str) -> FloatArray | None:
+def _strangeness(lot: Predictions, kept: KeptPolicy, table: AnyPath) -> FloatArray | None:
     """How strange the lot's images were to the model, where its decisions ask."""
     if kept.policy.unknown_above is None:
         return None

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from recame.config.files import read_settings
+from recame.contracts import AnyPath
 from recame.decisions.document import DECISIONS_FILE, last_tuning, note_export, save_policy
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, SMALLEST, Limits, PerClass
@@ -42,13 +43,13 @@ SCORER, _MOST_FITTED = "knn", 400
 
 
 def tune(
-    model: Path | str,
-    calibration: Path | str | None = None,
-    limits: Path | str | Limits | None = None,
+    model: AnyPath,
+    calibration: AnyPath | None = None,
+    limits: AnyPath | Limits | None = None,
     *,
     normal: str | None = None,
-    run: Path | str | None = None,
-    lot: Path | str | LineMix | None = None,
+    run: AnyPath | None = None,
+    lot: AnyPath | LineMix | None = None,
     named: Path | None = None,
     console: Console | None = None,
 ) -> Tuned:
@@ -128,7 +129,7 @@ def _line_words(asked: Limits, line: LineMix | None) -> str:
 
 
 def _lot(
-    lot: Path | str | LineMix | None, asked: Limits, model: Predictor, folder: Path
+    lot: AnyPath | LineMix | None, asked: Limits, model: Predictor, folder: Path
 ) -> Lot | LineMix | None:
     """What the line's mix is estimated from; None where it is not.
 
@@ -183,7 +184,7 @@ def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) ->
 
 def tune_export(
     bundle: Path,
-    run: Path | str,
+    run: AnyPath,
     max_escape: float | None = None,
     *,
     normal: str | None = None,
@@ -235,7 +236,7 @@ def tune_export(
         ) from error
 
 
-def _read(path: Path | str | None) -> Limits:
+def _read(path: AnyPath | None) -> Limits:
     """Limits of a YAML file."""
     if path is None:
         return Limits()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from recame.contracts import AnyPath
 from recame.decisions.document import DECISIONS_FILE, save_verification
 from recame.decisions.verification import Verification
 from recame.decisions.verification import verify as verify_scores
@@ -18,9 +19,7 @@ from recame.runtime.opening import load
 _STYLES = {"holds": "green", "broken": "red", "too few": "yellow"}
 
 
-def verify(
-    folder: Path | str, source: Path | str, *, console: Console | None = None
-) -> Verification:
+def verify(folder: AnyPath, source: AnyPath, *, console: Console | None = None) -> Verification:
     """Judge the promises of a run's or bundle's decisions by images that neither trained nor tuned.
 
     Each look is noted in its `decisions.json`.

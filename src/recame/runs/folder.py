@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished
 
 #: What a run leaves, and a new one would take for its own; what `begin` writes it writes anew.
 _LEFT = ("model.json", "metrics.json", "phases.json", "history.csv", "evaluation", "graph")
+_BROKEN = "broken_images.csv"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class RunFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        """Let texts be paths."""
+        object.__setattr__(self, "path", Path(self.path))
+
+    def __fspath__(self) -> str:
+        """Let a run stand where a path is asked for."""
+        return str(self.path)
+
+    __str__ = __fspath__
 
     @property
     def last_checkpoint(self) -> Path:
@@ -199,8 +210,7 @@ class RunFolder:
     @property
     def identity(self) -> str | None:
         """What binds the files that an unfinished run left to it; None: of the version before."""
-        # Where costs are measured there is no run.
-        return identity(self.info()) if self._marker.exists() else None
+        return identity(self.info()) if self._marker.exists() else None  # of measured costs
 
     def info(self) -> dict[str, Any]:
         """What `run.json` holds."""
@@ -274,8 +284,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run finished and drop what only an unfinished one needs."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.mark("finished", finished=now)
+        self.mark("finished", finished=datetime.now(UTC).isoformat(timespec="seconds"))
         self.drop_unfinished()
 
     def drop_unfinished(self) -> None:
@@ -353,7 +362,7 @@ class RunFolder:
         """Write `broken_images.csv`: every image that was left out, with the reason."""
         import pandas as pd
 
-        self.save_table(self._broken_path, pd.DataFrame(broken, columns=["image", "reason"]))
+        self.save_table(self.path / _BROKEN, pd.DataFrame(broken, columns=["image", "reason"]))
 
     def broken(self) -> list[tuple[str, str]]:
         """What `save_broken` wrote; nothing without it.
@@ -361,12 +370,8 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        table = self.listed(self._broken_path, ("image", "reason"))
+        table = self.listed(self.path / _BROKEN, ("image", "reason"))
         return [] if table is None else list(zip(table["image"], table["reason"], strict=True))
-
-    @property
-    def _broken_path(self) -> Path:
-        return self.path / "broken_images.csv"
 
     @property
     def corrections_path(self) -> Path:

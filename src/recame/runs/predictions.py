@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recame.contracts import IntArray, Predictions
+from recame.contracts import AnyPath, IntArray, Predictions
 from recame.errors import ConfigError, DataError
 from recame.files import write_whole
 from recame.names import cells_of, escaped, quoted, text_of, texts_changed, unescaped
@@ -162,7 +162,30 @@ def _write_parquet(table: pd.DataFrame, path: Path, told: dict[bytes, bytes]) ->
     parquet.write_table(columns.replace_schema_metadata(metadata), path, write_page_checksum=True)
 
 
-def load_predictions(path: Path | str, classes: Sequence[str] | None = None) -> SavedPredictions:
+def load_predictions_table(path: AnyPath) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
+    """A table of predictions as it is, and what it tells of itself, see `table_metadata`.
+
+    Args:
+        path: ends in .csv or .parquet.
+
+    Raises:
+        ConfigError: another suffix.
+        DataError: the file is missing, unreadable, or of a newer schema.
+    """
+    path = Path(path)
+    check_suffix(path)
+    try:
+        return _read_parquet(path) if path.suffix.lower() != ".csv" else (_read_csv(path), {})
+    except FileNotFoundError:
+        raise DataError(f"No predictions at {path}: check the path.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as predictions ({error}): it was cut off, edited or damaged. "
+            "Write it again with the command that made it, `recame evaluate` or `recame predict`."
+        ) from error
+
+
+def load_predictions(path: AnyPath, classes: Sequence[str] | None = None) -> SavedPredictions:
     """Read a table that `recame evaluate` or `recame predict` wrote, of this schema or the first.
 
     Args:
@@ -174,19 +197,7 @@ def load_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
         DataError: the file is missing, unreadable, of a newer schema, or of other classes.
     """
     path = Path(path)
-    check_suffix(path)
-    try:
-        if path.suffix.lower() == ".csv":
-            table, told = _read_csv(path), dict[bytes, bytes]()
-        else:
-            table, told = _read_parquet(path)
-    except FileNotFoundError:
-        raise DataError(f"No predictions at {path}: check the path.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as predictions ({error}): it was cut off, edited or damaged. "
-            "Write it again with the command that made it, `recame evaluate` or `recame predict`."
-        ) from error
+    table, told = load_predictions_table(path)
     columns = list(map(str, table))
     names = told_classes(told) or class_names(columns)
     if not names or (classes is not None and sorted(classes) != sorted(names)):

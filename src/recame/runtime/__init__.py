@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from recame.runtime.bundle import Bundle, is_bundle, open_bundle
     from recame.runtime.opening import load
     from recame.runtime.predict_files import predict, predict_files
+    from recame.runtime.prediction import Prediction
     from recame.runtime.prediction_summary import PredictionSummary
-    from recame.runtime.predictor import Prediction, Predictor
+    from recame.runtime.predictor import Predictor
 
 _HOME = {
     "Bundle": "bundle",
-    "Prediction": "predictor",
+    "Prediction": "prediction",
     "PredictionSummary": "prediction_summary",
     "Predictor": "predictor",
     "is_bundle": "bundle",

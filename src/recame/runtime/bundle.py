@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recame.contracts import PreprocessSpec
+from recame.contracts import AnyPath, PreprocessSpec
 from recame.decisions.calibration import Calibration
 from recame.errors import CheckpointError, ConfigError, DataError, ExportError
 from recame.files import read_json, sha256, write_json
@@ -74,6 +74,12 @@ class Bundle:
     document: dict[str, Any]
     files: dict[str, bytes] = field(repr=False, compare=False, default_factory=dict)
 
+    def __fspath__(self) -> str:
+        """Let a bundle stand where a path is asked for."""
+        return str(self.path)
+
+    __str__ = __fspath__
+
     @property
     def model_path(self) -> Path:
         """The file that holds the graph."""
@@ -121,7 +127,7 @@ def find_bundle(path: Path) -> bool:
     return is_bundle(path)
 
 
-def open_bundle(path: Path | str) -> Bundle:
+def open_bundle(path: AnyPath) -> Bundle:
     """Read a bundle and check that every file is what the export wrote.
 
     Where another bundle takes the folder meanwhile, it is read again from the start.

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recame.contracts import AnyPath
 from recame.data.decode import Image
 from recame.data.image_file import open_named
 from recame.decisions.document import DECISIONS_FILE, load_policy
@@ -24,7 +25,8 @@ from recame.errors import ConfigError, DataError
 from recame.runtime.bundle import DOCUMENT_FILE, Bundle, find_bundle, open_bundle
 from recame.runtime.cluster_node import Scored, Shipment, score, software
 from recame.runtime.opening import answers_of, fingerprint_of
-from recame.runtime.predictor import DEFAULT_BATCH, Prediction
+from recame.runtime.prediction import Prediction
+from recame.runtime.predictor import DEFAULT_BATCH
 from recame.runtime.ray_connection import connected
 
 #: Images that a node takes at once, at least: so many are done again where one dies.
@@ -42,7 +44,7 @@ _Done = TypeVar("_Done")
 
 @contextmanager
 def on_cluster(
-    path: Path | str,
+    path: AnyPath,
     address: str,
     *,
     threads: int = 1,

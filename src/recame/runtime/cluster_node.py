@@ -13,7 +13,8 @@ from recame.errors import ConfigError, RecameError
 from recame.machine import describe_machine, package_versions
 from recame.runtime.bundle import open_bundle
 from recame.runtime.opening import load
-from recame.runtime.predictor import Prediction, Predictor
+from recame.runtime.prediction import Prediction
+from recame.runtime.predictor import Predictor
 from recame.runtime.urls import UrlReader, is_url
 
 

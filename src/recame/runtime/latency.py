@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recame.contracts import PreprocessSpec
+from recame.contracts import AnyPath, PreprocessSpec
 from recame.data.image_file import open_header
 from recame.data.listing import list_images
 from recame.errors import ConfigError, DataError
@@ -23,6 +23,8 @@ from recame.runtime.fresh_process import ColdStart, Streaming, time_fresh
 from recame.runtime.timing import LEAST_FOR_P99, Timing, time_calls, warm_up
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from recame.runtime.predictor import Predictor
 
 LATENCY_SCHEMA = 1
@@ -66,6 +68,25 @@ class LatencyReport:
     streaming: Streaming | None
     load_average: float | None
     notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One image from bytes to decision, and the throughput of the fastest batches."""
+        best = max(self.batches, key=self.images_per_s)
+        return (
+            f"{self.path}: one image {self.deciding.p50_ms:.2f} ms (p50), within "
+            f"{self.deciding.bound_ms:.2f} ms; {self.images_per_s(best):,.0f} images/s in batches "
+            f"of {best}"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a batch size: `samples, mean_ms, p50_ms, p95_ms, p99_ms, max_ms, images_per_s`."""
+        import pandas as pd
+
+        rows = [
+            {"batch": n, **asdict(timing), "images_per_s": self.images_per_s(n)}
+            for n, timing in self.batches.items()
+        ]
+        return pd.DataFrame(rows).set_index("batch")
 
     def images_per_s(self, batch: int) -> float:
         """Throughput of inference alone at a batch size, from the mean."""
@@ -149,13 +170,13 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def measure_latency(
-    path: Path | str,
+    path: AnyPath,
     *,
     batches: Sequence[int] = BATCHES,
     seconds: float = 2.0,
     threads: int | str = "auto",
     device: str = "auto",
-    images: Path | str | None = None,
+    images: AnyPath | None = None,
     fresh_processes: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> LatencyReport:

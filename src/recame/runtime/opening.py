@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
+from recame.contracts import AnyPath
 from recame.decisions.calibration import decided_by, load_calibration
 from recame.decisions.document import DECISIONS_FILE, KeptPolicy, load_policy
 from recame.errors import ConfigError
@@ -18,7 +19,7 @@ from recame.runtime.sessions import Session, open_session
 
 
 def load(
-    path: Path | str,
+    path: AnyPath,
     *,
     threads: int | Literal["auto"] = "auto",
     batch_size: int | Literal["auto"] = "auto",

@@ -35,8 +35,8 @@ from recame.runs.prediction_columns import (
 )
 from recame.runtime.held_rows import HeldRows, held_rows, lot_place
 from recame.runtime.parquet_table import to_parquet
+from recame.runtime.prediction import Prediction
 from recame.runtime.prediction_summary import PredictionSummary
-from recame.runtime.predictor import Prediction
 from recame.runtime.table_lines import Line, lines, write_table
 from recame.runtime.urls import content
 

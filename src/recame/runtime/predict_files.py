@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
+from recame.contracts import AnyPath
 from recame.data.image_table import USUAL, TableColumns
 from recame.data.listing import list_with_columns
 from recame.errors import ConfigError, DataError, MissingDependencyError
@@ -28,6 +30,9 @@ from recame.runtime.predictor import DEFAULT_BATCH
 from recame.runtime.url_table import local_table, send
 from recame.runtime.urls import UrlReader, is_url, list_names
 
+if TYPE_CHECKING:
+    from recame.datasets.given import Given
+
 #: Share of unreadable files that no healthy lot reaches.
 MAX_UNREADABLE = 0.1
 
@@ -36,10 +41,10 @@ OnProgress = Callable[[int, int], None]
 
 
 def predict(
-    path: Path | str,
-    sources: Path | str | Sequence[Path | str],
+    path: AnyPath,
+    sources: Given | Sequence[AnyPath],
     *,
-    out: Path | str,
+    out: AnyPath,
     resume: bool = True,
     max_unreadable: float = MAX_UNREADABLE,
     threads: int | Literal["auto"] = "auto",
@@ -57,7 +62,8 @@ def predict(
     Args:
         path: the bundle or the run folder.
         sources: files, folders, globs, tables of images, and URLs of files, folders and globs
-            (`docs/cluster.md`).
+            (`docs/cluster.md`); or a DataFrame with the column `image`, whose further columns are
+            kept, a list of (image path, label), or a run, whose images are meant.
         out: the `.csv` or `.parquet` file to write, or its URL; see `predict_files`.
         resume: go on where an interrupted start left off.
         max_unreadable: as for `predict_files`.
@@ -76,8 +82,8 @@ def predict(
     """
     table = local_table(out)
     check_table(table)
-    several = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     with contextlib.ExitStack() as opened:
+        several = _paths(sources, columns, opened)
         scorer: Scorer
         if ray is None:
             scorer = load(path, threads=threads, batch_size=batch_size, device=device, views=views)
@@ -103,10 +109,26 @@ def predict(
     return send(summary, out)
 
 
+def _paths(
+    sources: Given | Sequence[AnyPath], columns: TableColumns, opened: contextlib.ExitStack
+) -> list[Path | str]:
+    """Sources as paths; of what is in memory that of a table, until all is closed."""
+    paths: Any = [sources] if isinstance(sources, (str, os.PathLike)) else sources
+    if isinstance(paths, (list, tuple)) and all(
+        isinstance(each, (str, os.PathLike)) and not hasattr(each, "manifest_path")
+        for each in paths
+    ):
+        return [each if isinstance(each, str) else Path(each) for each in paths]
+    from recame.datasets.given import given_path
+
+    folder = Path(opened.enter_context(TemporaryDirectory()))
+    return [opened.enter_context(given_path(sources, folder, columns.image))]  # type: ignore[arg-type]
+
+
 def predict_files(
     predictor: Scorer,
     sources: Sequence[Path | str],
-    out: Path | str,
+    out: AnyPath,
     *,
     resume: bool = True,
     max_unreadable: float = MAX_UNREADABLE,

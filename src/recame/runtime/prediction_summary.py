@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recame.decisions.review_budget import LotReview
+from recame.names import counted, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,22 @@ class PredictionSummary:
     lost: dict[str, tuple[int, str]]
     seconds: float
     over_budget: tuple[LotReview, ...] = ()
+
+    def __str__(self) -> str:
+        """How many images of each class, what needs a look, and where the table lies."""
+        counts = ", ".join(f"{quoted(name)} {count:,}" for name, count in self.counts.items())
+        lines = [f"{counted(self.num_images)}{': ' if counts else ''}{counts}"]
+        if self.num_review:
+            lines.append(f"{self.num_review:,} of them go to a person")
+        if self.num_unreadable:
+            lines.append(f"{counted(self.num_unreadable)} cannot be read")
+        return "\n".join([*lines, f"in {self.out}"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table that was written, a row an image."""
+        from recame.runs.predictions import load_predictions_table
+
+        return load_predictions_table(self.out)[0]
 
     @property
     def num_review(self) -> int:

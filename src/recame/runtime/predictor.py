@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recame.contracts import Array, FloatArray
-from recame.data.decode import Image, Loss, Reader, ReadImage, expanded, near_black
+from recame.data.decode import Image, Reader, ReadImage, near_black
+from recame.data.given_images import given_images
 from recame.decisions.actions import ACTION_OF, ACTIONS, Policy
 from recame.decisions.calibration import Calibration
 from recame.decisions.document import KeptPolicy
@@ -25,6 +26,10 @@ from recame.errors import DataError
 from recame.inference.torch_session import TorchSession
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
+from recame.names import counted
+from recame.peers import attribute_error
+from recame.runtime.prediction import Prediction
+from recame.runtime.prediction_list import PredictionList
 from recame.runtime.sessions import Session
 
 #: Fewer images than these are predicted as they come; for more, it pays to measure first.
@@ -34,58 +39,6 @@ DEFAULT_BATCH = 16
 #: Batch sizes that are measured, and how long that may take.
 _CPU_BATCHES, _GPU_BATCHES = (4, 16), (16, 64, 256)
 _MEASURING_S = 0.4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one image, and what is done with it.
-
-    Attributes:
-        image: the path as given; `#<position>` for bytes and arrays.
-        label: the most probable class; None where there is no answer: the image cannot be read,
-            or the model's answer names no class.
-        confidence: its probability; NaN without a label.
-        action: `release` (of the normal class, surely enough), `automatic` (the label stands),
-            `review` and `unknown` (a person looks), `unreadable`. Without decisions that
-            `recame tune` has fitted every label stands.
-        reason: for it, of `recame.decisions.actions.REASONS`.
-        probabilities: (C,) float32, in the label space's order.
-        error: why there is no label.
-        note: that, or what the image has lost, in words; mostly empty.
-        candidates: where a person looks, the classes to look for, the likeliest first, joined by
-            `|`; else empty.
-        expert_probabilities: (E, C) float32, where the model gives them.
-        sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
-        lost: what the image has lost on its way to the model, by kind and in words: `clipped`
-            values above its white, `near black` from fewer bits, `colour`, further `pages`.
-        unknown_score: how strange the image is to the model; NaN where nothing says so.
-        features: (E, D) what its classifiers saw, where `stream` was asked for them.
-    """
-
-    image: str
-    label: str | None
-    confidence: float
-    action: str
-    reason: str
-    probabilities: FloatArray
-    error: str | None = None
-    note: str = ""
-    candidates: str = ""
-    expert_probabilities: FloatArray | None = field(default=None, repr=False)
-    sha256: str | None = field(default=None, repr=False)
-    lost: dict[Loss, str] = field(default_factory=dict)
-    unknown_score: float = math.nan
-    features: FloatArray | None = field(default=None, repr=False)
-
-    @property
-    def unreadable(self) -> bool:
-        """Whether the image could not be read, so that the model has not seen it."""
-        return self.action == "unreadable"
-
-    @property
-    def stands(self) -> bool:
-        """Whether the label stands without a person's look."""
-        return self.action in ("release", "automatic")
 
 
 @dataclass(frozen=True)
@@ -162,36 +115,61 @@ class Predictor:
         """By which it decides; None: every label stands."""
         return self.decider.policy
 
-    def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
+    @property
+    def classes_(self) -> Array:
+        """(C,) names of the classes, in the order of the probabilities."""
+        return np.array(self.label_space.names, object)
+
+    def __repr__(self) -> str:
+        return f"Predictor({self._facts.get('model')}, {len(self.label_space.names)} classes)"
+
+    def __call__(self, images: Any) -> PredictionList:
+        """As `predict`."""
+        return self.predict(images)
+
+    def predict(self, images: Any) -> PredictionList:
         """Predict a few images; an unreadable one has `error` set.
 
         Args:
-            images: one of, or a sequence of: an image file's path, a folder's path (all images
-                in it), a file's bytes, or pixels (H, W), (H, W, 1) or (H, W, 3) as uint8 or
-                uint16, RGB, which are brought to the model's size, depth and channels as a file
-                would be.
+            images: one of, or a sequence of, mixed as one likes: an image file's path; a folder's
+                or a table's (all images in it); a file's bytes, or the file, opened; pixels (H, W),
+                (H, W, 1) or (H, W, 3) as uint8 or uint16, RGB, or a batch of them, which are
+                brought to the model's size, depth and channels as a file would be; an image of
+                PIL; a tensor of torch of such pixels, (C, H, W), or a batch of them.
 
         Returns:
-            One prediction an image, in order.
+            One prediction an image, in order: a list, with `labels`, `probabilities`, `to_frame()`
+            and `plot()`.
 
         Raises:
-            DataError: an array is no image.
+            DataError: something is no image.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            images = list(images)
-        alone = isinstance(images, (str, bytes, os.PathLike, np.ndarray))
-        given: list[Image] = [images] if alone else list(images)  # type: ignore[list-item, arg-type]
-        listed = list(chain.from_iterable(map(expanded, given)))
-        if len(listed) >= MANY_IMAGES:
-            return list(self.stream(listed))
+        listed = given_images(images)
         size = self._batch_size or DEFAULT_BATCH
-        return [
-            prediction
-            for start in range(0, len(listed), size)
-            for prediction in self._predict_batch(
-                listed[start : start + size], start, self._session
+        found: Iterable[Prediction]
+        if len(listed) >= MANY_IMAGES:
+            found = self.stream(listed)
+        else:
+            found = chain.from_iterable(
+                self._predict_batch(listed[start : start + size], start, self._session)
+                for start in range(0, len(listed), size)
             )
-        ]
+        return PredictionList(found, self.label_space.names, listed, self.reader, self.spec)
+
+    def predict_proba(self, images: Any) -> FloatArray:
+        """Class probabilities (N, C), in the order of `classes_`, as of a classifier of sklearn.
+
+        Args:
+            images: as for `predict`. A row of an image that cannot be read is NaN, with a warning.
+        """
+        found = self.predict(images)
+        if unread := [each for each in found if each.unreadable]:
+            warnings.warn(
+                f"{counted(len(unread))} cannot be read ({unread[0].image}: {unread[0].error}), "
+                "and their probabilities are NaN: leave them out, or repair them.",
+                stacklevel=2,
+            )
+        return found.probabilities
 
     def stream(
         self,
@@ -248,6 +226,12 @@ class Predictor:
     def probabilities(self, images: Array) -> FloatArray:
         """Class probabilities (B, C) of decoded pixels (B, H, W, C); see `run`."""
         return self.run(images)["probabilities"]
+
+    if not TYPE_CHECKING:  # to a type checker a misspelt name is none
+
+        def __getattr__(self, name: str) -> Any:
+            """Say how what other libraries' models do is done here."""
+            raise attribute_error(self, name)
 
     def describe(self) -> dict[str, Any]:
         """What runs the model: backend, device, threads, batch size, and how they were chosen."""

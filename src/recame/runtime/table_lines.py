@@ -17,7 +17,7 @@ from recame.contracts import FloatArray
 from recame.data.listing import ListedImages
 from recame.names import cell_of, text_of
 from recame.runs.prediction_columns import DECIDED, LABELLED, kept_columns, prediction_columns
-from recame.runtime.predictor import Prediction
+from recame.runtime.prediction import Prediction
 
 
 class Line(NamedTuple):

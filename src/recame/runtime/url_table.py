@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recame.contracts import AnyPath
 from recame.runtime.prediction_summary import PredictionSummary
 from recame.runtime.urls import is_url, place_of, plain_path, reached
 
@@ -15,7 +16,7 @@ from recame.runtime.urls import is_url, place_of, plain_path, reached
 _WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 
 
-def local_table(out: Path | str) -> Path:
+def local_table(out: AnyPath) -> Path:
     """Where a table is to be written: its own path, or for a URL a folder here; see `send`.
 
     The folder, `<table>.<hash>.sending` where the command is given, keeps an interrupted table's
@@ -36,7 +37,7 @@ def local_table(out: Path | str) -> Path:
     return folder / name
 
 
-def send(summary: PredictionSummary, out: Path | str) -> PredictionSummary:
+def send(summary: PredictionSummary, out: AnyPath) -> PredictionSummary:
     """Put a finished table to its URL; tell where it is.
 
     Raises:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from recame.contracts import AnyPath
 from recame.data.decode import Reader
 from recame.data.file_part import FilePart, readings
 from recame.data.image_file import FileContent, checked_content, readable
@@ -45,9 +46,9 @@ def is_url(name: object) -> bool:
     return _URL.match(text) is not None and not text.startswith("file://")
 
 
-def plain_path(name: Path | str) -> Path | str:
+def plain_path(name: AnyPath) -> Path | str:
     """The path behind `file://`; any other name as it is."""
-    return name.removeprefix("file://") if isinstance(name, str) else name
+    return name.removeprefix("file://") if isinstance(name, str) else Path(name)
 
 
 def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> ListedImages:

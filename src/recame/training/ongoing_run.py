@@ -124,16 +124,11 @@ class OngoingRun:
             return self.make_loss(counts, num_experts, prior).to(self.device)
         if (own := self.config.objective.loss) is not None:
             return own_loss(own, counts, num_experts, prior).to(self.device)
-        settings = self.config.objective.model_dump(
-            exclude={"deferred_reweighting", "posthoc_tau", "loss"}
-        )
-        if fixed_features:
-            settings |= {"contrastive_weight": 0.0, "intra_weight": 0.0}
-        return Objective(
+        return Objective.from_config(
+            self.config,
             counts,
             num_experts=num_experts,
             prior=prior,
             num_features=num_features,
-            ldam_scale=self.config.model.cosine_scale,
-            **settings,
+            fixed_features=fixed_features,
         ).to(self.device)

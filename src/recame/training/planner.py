@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from recame.config import SYMMETRIES, Config, RunConfig, as_size, largest_symmetry
+from recame.config.objective import usual_tau
 from recame.contracts import IntArray
 from recame.data.dataset import InspectionSet
 from recame.data.proposal import MOST_ELONGATED, candidate_sizes, is_elongated, working_side
@@ -48,9 +49,8 @@ LEAST_STEPS = 8
 LR, FROZEN_LR = 2e-3, 5e-4
 #: First stages that stay as they were loaded (docs/decisions/0022).
 FROZEN_STAGES = 2
-#: The first and the last expert's factor of the log prior (docs/decisions/0006, 0007), and that of
-#: an expert who is alone (0011), and of a student, whose labels count little.
-TAUS, LONE_TAU, STUDENT_TAU = (1.0, 2.0), 1.5, 1.0
+#: Factor of the log prior of a student, whose labels count little.
+STUDENT_TAU = 1.0
 #: Two experts take a quarter to a half longer for an image than one: planned only where they
 #: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
 #: the pixels a second that they train on with one core: the probe needs the number before a step.
@@ -154,10 +154,10 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
         if num_experts > 1
         else f"finetune.scope=tails would train the last two of {num_stages} stages",
     )
-    if num_experts > 1:
-        taus = tuple(np.linspace(*TAUS, num_experts).tolist())
-        decide("objective.tau", taus, "a larger one makes an expert of the rare classes")
-    decide("objective.tau", LONE_TAU, "above balanced softmax's 1: rare classes are learnt last")
+    why = "a larger one makes an expert of the rare classes"
+    if num_experts == 1:
+        why = "above balanced softmax's 1: rare classes are learnt last"
+    decide("objective.tau", usual_tau(num_experts), why)
     decide(
         "model.pooled_stages",
         max(1, num_stages - 1),

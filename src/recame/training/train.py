@@ -6,21 +6,22 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Unpack
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from recame.config import Config, height_width
-from recame.contracts import PreprocessSpec
+from recame.config import Config, as_config, height_width
+from recame.contracts import AnyPath, PreprocessSpec
+from recame.datasets.given import Given, given_path
 from recame.datasets.registry import built_source
-from recame.errors import ConfigError, RecameError
+from recame.errors import ConfigError, DataError, RecameError
 from recame.losses import LossFactory
 from recame.models import (
     PACKAGED_BACKBONE,
@@ -28,11 +29,12 @@ from recame.models import (
     MultiExpertClassifier,
     register_backbone,
 )
-from recame.names import command
+from recame.names import command, usual_run_dir
 from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data
 from recame.runs.trackers import tracking
+from recame.short_names import ShortSettings, in_full
 from recame.training.answering import keep_graph
 from recame.training.begin import _prepare, check_run, quiet_libraries, record_run, track, with_loss
 from recame.training.loop.launched import as_launched
@@ -53,23 +55,28 @@ from recame.training.starting_weights import own_source, starting_mean_std, star
 
 @quiet_libraries()
 def train(
-    source: Path | str,
-    config: Config | None = None,
+    data: Given | None = None,
+    config: Config | Mapping[str, Any] | AnyPath | None = None,
     *,
-    out: Path | str,
+    out: AnyPath | None = None,
     resume: bool = False,
     console: Console | None = None,
     make_loss: LossFactory | None = None,
     callbacks: Sequence[Callback] = (),
     logger: Logger | Sequence[Logger] = (),
     started: float | None = None,
+    **settings: Unpack[ShortSettings],
 ) -> RunFolder:
-    """Train on a folder or table of images and leave a run folder.
+    """Train on a set of images and leave a run folder.
 
     Args:
-        source: a folder per class, a folder with train/val/test, or a CSV/Parquet table.
-        config: the settings; what is left at `auto` is decided from the data and the device.
-        out: the run folder to make, or with `resume` to continue.
+        data: a folder per class, a folder with train/val/test, a CSV/Parquet table, a DataFrame
+            (`image, label`, further columns are kept), a list of (image path, label), or a run,
+            whose images are taken with their splits. What was given in memory is kept as a table
+            in the run folder. With `resume` it may be left out.
+        config: the settings: a `Config`, a dictionary as `{"finetune.lr": 5e-4}`, or a YAML file;
+            what is left at `auto` is decided from the data and the device.
+        out: the run folder to make, or with `resume` to continue; None: `runs/<data>-<time>`.
         resume: take up an interrupted run with its own settings; the result is the one that an
             uninterrupted run would have had.
         console: where progress goes; silent if None.
@@ -80,6 +87,8 @@ def train(
         logger: of Lightning, told of the settings, of every phase and of the final figures, beside
             what `run.loggers` names.
         started: `time.monotonic()` from where a time budget counts; now unless given.
+        settings: `epochs=5`, `batch_size=32`, `size=128`, `time_budget="10m"`, `normal="good"`,
+            `seed=0`, `device="cpu"`: short names (`recame.short_names.SHORT`), over `config`.
 
     Returns:
         The finished run's folder. Where the loss or the weights were no longer finite, training
@@ -90,26 +99,85 @@ def train(
         SystemExit: in the other processes of a run on several, once the leader's run is finished.
     """
     started = time.monotonic() if started is None else started
+    chosen = as_config(config).updated(in_full(settings))
     console = console or Console(quiet=True)
-    source, out = Path(source), Path(out)
     if resume:
-        config = RunFolder.open(out).load_config()
-    config = as_launched(config or Config(), resumed=resume)
-    if config.distill.teacher is not None:
-        words = ("--resume", "--out", out) if resume else (config.distill.teacher,)
+        data, folder = _resumed(data, settings, out)
+        chosen = folder.load_config()
+    else:
+        data, folder = _begun(data, out)
+    chosen = as_launched(chosen, resumed=resume)
+    if chosen.distill.teacher is not None:
+        words = ("--resume", "--out", folder.path) if resume else (chosen.distill.teacher,)
         raise ConfigError(
-            f"These settings are a student's, taught by {config.distill.teacher}: use "
+            f"These settings are a student's, taught by {chosen.distill.teacher}: use "
             f"{command('recame', 'distill', *words)}, or set distill.teacher=null to train the "
             "same network on labels alone."
         )
-    config, make_loss = with_loss(config, make_loss, resumed=resume)
-    register_backbone(config.model.backbone_from)
-    if is_follower(config.run):
-        _follow(source, config, out, started)
+    chosen, make_loss = with_loss(chosen, make_loss, resumed=resume)
+    register_backbone(chosen.model.backbone_from)
+    follows = is_follower(chosen.run)
+    if not follows and not resume:
+        RunFolder.free(folder.path)
+        _check_network(chosen)
+    with given_path(data, folder.path, chosen.data.image_column) as source:
+        if follows:
+            _follow(source, chosen, folder.path, started)
+        own = _Own(make_loss, tuple(callbacks), logger)
+        return _led(source, chosen, folder, console, own, started, resume=resume)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What of a run is given in Python alone, and no setting names."""
+
+    make_loss: LossFactory | None
+    callbacks: tuple[Callback, ...]
+    logger: Logger | Sequence[Logger]
+
+    @property
+    def loggers(self) -> Sequence[Logger]:
+        return [self.logger] if isinstance(self.logger, Logger) else self.logger
+
+
+def _begun(data: Given | None, out: AnyPath | None) -> tuple[Given, RunFolder]:
+    """The data, and the run to begin."""
+    if data is None:
+        raise DataError("No data given: recame.train(FOLDER), or a table of images and labels.")
+    if out is not None:
+        return data, RunFolder(Path(out))
+    named = data if isinstance(data, str | os.PathLike) else "table"
+    return data, RunFolder(usual_run_dir(Path(named)))
+
+
+def _resumed(
+    data: Given | None, settings: Mapping[str, object], out: AnyPath | None
+) -> tuple[Given, RunFolder]:
+    """The run to go on with, and its data."""
+    if out is None:
+        raise ConfigError("resume=True needs the run to continue: add out=RUN.")
+    if settings:
+        raise ConfigError(
+            f"resume=True continues with the run's own settings: leave {', '.join(settings)} out."
+        )
+    folder = RunFolder.open(Path(out))
+    return folder.source if data is None else data, folder
+
+
+def _led(
+    source: Path,
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    own: _Own,
+    started: float,
+    *,
+    resume: bool,
+) -> RunFolder:
+    """Train as the one process, or as the one that leads others."""
     source = built_source(source, config.data.builder, console)
     with ExitStack() as held:
         if resume:
-            folder = RunFolder.open(out)
             held.enter_context(folder.in_training())
             # Nobody writes it any more.
             config = as_launched(folder.load_config(), resumed=True)
@@ -117,21 +185,17 @@ def train(
                 folder.drop_unfinished()
                 say(console, f"{folder.path} is finished: nothing to resume.")
                 return folder
-        else:
-            folder = RunFolder.free(out)
-            _check_network(config)
         held.enter_context(leading(folder.path, config.run))
         run, reasons = _prepare(source, config, folder, console, started)
-        run = replace(run, make_loss=make_loss)
+        run = replace(run, make_loss=own.make_loss)
         check_run(run)
         if not resume:
             folder.make()
             held.enter_context(folder.in_training())
             RunFolder.free(folder.path)  # another may have begun one meanwhile
         record_run(run, source, reasons, config, resume=resume)
-        loggers = [logger] if isinstance(logger, Logger) else logger
-        trackers = held.enter_context(tracking(folder, run.config, loggers))
-        _run_phases(replace(run, trackers=trackers, callbacks=tuple(callbacks)))
+        trackers = held.enter_context(tracking(folder, run.config, own.loggers))
+        _run_phases(replace(run, trackers=trackers, callbacks=own.callbacks))
     return folder
 
 

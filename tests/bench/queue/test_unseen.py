@@ -11,7 +11,7 @@ import pytest
 from recame.bench.queue.unseen import tail_unseen
 from recame.errors import DataError
 from recame.reports.evaluate import evaluate
-from recame.reports.judged_split import PREDICTIONS
+from recame.reports.judged_images import PREDICTIONS
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 

@@ -23,7 +23,7 @@ from recame.errors import CheckpointError, ConfigError, TrainingError
 from recame.files import read_json, write_json
 from recame.machine import environment
 from recame.reports.evaluate import evaluate
-from recame.reports.judged_split import PREDICTIONS
+from recame.reports.judged_images import PREDICTIONS
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 from recame.training.student.distill import distill

@@ -20,7 +20,7 @@ from recame.metrics.statistics import (
     class_counts,
     confusion_matrix,
 )
-from recame.reports.judged_split import PREDICTIONS
+from recame.reports.judged_images import PREDICTIONS
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 

@@ -86,7 +86,7 @@ def _frontier(
     folder: Path, split: str, classes: pd.DataFrame, tail: Sequence[str]
 ) -> pd.DataFrame | None:
     """Tail and other classes over taus; None without a tail or without predictions."""
-    from recame.reports.judged_split import PREDICTIONS
+    from recame.reports.judged_images import PREDICTIONS
 
     file = RunFolder(folder).evaluation_dir(split) / PREDICTIONS
     if not tail or not file.exists():

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from recame.config import SYMMETRIES, Config, height_width, largest_symmetry
+from recame.contracts import AnyPath
 from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError
 from recame.inference.device import choose_device, choose_precision
@@ -79,11 +80,11 @@ class _TeachersRun:
 
 @quiet_libraries()
 def distill(
-    teacher: Path | str | None = None,
+    teacher: AnyPath | None = None,
     *,
-    out: Path | str,
+    out: AnyPath,
     backbone: str | None = None,
-    unlabelled: Sequence[Path | str] = (),
+    unlabelled: Sequence[AnyPath] = (),
     changes: dict[str, Any] | None = None,
     resume: bool = False,
     console: Console | None = None,
@@ -193,7 +194,7 @@ def _prepare(
     folder: RunFolder,
     config: Config | None,
     backbone: str | None,
-    unlabelled: Sequence[Path | str],
+    unlabelled: Sequence[AnyPath],
     changes: dict[str, Any] | None,
     console: Console,
     started: float,

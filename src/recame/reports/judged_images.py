@@ -1,11 +1,13 @@
-"""Which images, labels and weights kept figures are of, and the name under which they lie."""
+"""Which images, labels, weights and settings figures are of, and the name under which they lie."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,15 +19,42 @@ from recame.files import read_json, write_json
 from recame.inference.finished_run import recorded_data
 from recame.names import counted
 from recame.runs.folder import RunFolder
+from recame.short_names import in_full
 
 #: Beside predictions: which images and weights they are of.
 JUDGED = "judged.json"
 PREDICTIONS = "predictions.parquet"
+#: Settings that may be others when a run is judged: how images are read, and how it is computed.
+JUDGING = (
+    *(f"data.{name}_column" for name in ("image", "label", "split", "product")),
+    *(f"data.{name}" for name in ("encoding", "box_columns", "pages")),
+    *(f"data.{name}" for name in ("max_broken_fraction", "max_pixels", "cache_dir")),
+    *("evaluation.batch_size", "evaluation.bootstrap", "run.accelerator", "run.precision"),
+)
+
+
+def judging_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that change how a finished run is judged.
+
+    Args:
+        given: whole names, or `device`, to values; None says nothing.
+
+    Raises:
+        ConfigError: one is unknown, ill-typed, or decided by training.
+    """
+    found = in_full(given)
+    Config().updated(found)
+    if foreign := [name for name in found if name not in JUDGING]:
+        raise ConfigError(
+            f"{foreign[0]} was decided when the run was trained, and another value would judge "
+            f"another model: only {', '.join(JUDGING)} may be others (and views)."
+        )
+    return found
 
 
 @dataclass(frozen=True)
-class JudgedSplit:
-    """Which images figures are of, as `judged.json` tells.
+class JudgedImages:
+    """Which images figures are of, and what they were judged by, as `judged.json` tells.
 
     Attributes:
         source: where other images than the run's own are described, absolute; None: the run's.
@@ -34,6 +63,7 @@ class JudgedSplit:
         views: test-time views that were asked for; None: the run's own.
         decided: `KeptPolicy.sha256` of the decisions that decided; empty where none did.
         corrections: table of labels that people corrected since, absolute; None: none was given.
+        settings: those of the run that were others then, see `JUDGING`.
     """
 
     source: str | None
@@ -42,9 +72,10 @@ class JudgedSplit:
     views: int | None = None
     decided: str = ""
     corrections: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: RunFolder, name: str) -> JudgedSplit | None:
+    def read(cls, folder: RunFolder, name: str) -> JudgedImages | None:
         """What lies under a name; None if nothing was judged under it."""
         place = folder.evaluation_dir(name)
         if not any((place / file).exists() for file in (JUDGED, PREDICTIONS)):
@@ -65,7 +96,8 @@ class JudgedSplit:
                 f"{place / JUDGED} tells of {views!r} views: it was edited or damaged. Judge the "
                 f"images again after removing {place}."
             )
-        return cls(source, split, weights, views, str(values.get("decided", "")), corrections)
+        decided, settings = str(values.get("decided", "")), values.get("settings", {})
+        return cls(source, split, weights, views, decided, corrections, settings)
 
     def write(self, place: Path) -> None:
         """Note it beside the predictions."""
@@ -78,8 +110,9 @@ class JudgedSplit:
         return words if self.views is None else f"{words} with {counted(self.views, 'view')}"
 
     def config(self, own: Config) -> Config:
-        """The run's settings with the views that judged."""
-        return own if self.views is None else own.updated({"evaluation.views": self.views})
+        """The run's settings with those that judged."""
+        views = {} if self.views is None else {"evaluation.views": self.views}
+        return own.updated({**self.settings, **views})
 
     def images(self, folder: RunFolder, config: Config) -> tuple[Path | pd.DataFrame, pd.DataFrame]:
         """Where the images are described, and what of their labels people have corrected.
@@ -103,7 +136,7 @@ class JudgedSplit:
         return None if self.corrections is None else Path(self.corrections)
 
 
-def usual_name(judged: JudgedSplit) -> str:
+def usual_name(judged: JudgedImages) -> str:
     """The split's name; another source's own, and its split's where that is none of `test`."""
     name = judged.split
     if judged.source is not None:
@@ -114,7 +147,7 @@ def usual_name(judged: JudgedSplit) -> str:
     return name if judged.views is None else f"{name}-{judged.views}-views"
 
 
-def check_name(folder: RunFolder, name: str, judged: JudgedSplit) -> None:
+def check_name(folder: RunFolder, name: str, judged: JudgedImages) -> None:
     """Refuse for other images, views or labels a name that belongs to the run's own."""
     own = {"train", "val", "test"}
     if judged.source is None and judged.views is None and judged.corrections is None:
@@ -128,9 +161,9 @@ def check_name(folder: RunFolder, name: str, judged: JudgedSplit) -> None:
         )
 
 
-def check_free(folder: RunFolder, name: str, judged: JudgedSplit) -> None:
+def check_free(folder: RunFolder, name: str, judged: JudgedImages) -> None:
     """Refuse to overwrite other images' figures."""
-    there = JudgedSplit.read(folder, name)
+    there = JudgedImages.read(folder, name)
     if there is not None and there.words() != judged.words():
         raise ConfigError(
             f"{folder.evaluation_dir(name)} holds the figures of {there.words()}, and those of "

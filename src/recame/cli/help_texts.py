@@ -1,0 +1,122 @@
+"""What each verb's help adds to its options: its group, examples, and what its exit codes mean."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+DATA, TRAIN, EVALUATE, DEPLOY, RESEARCH, MACHINE = (
+    "Data",
+    "Train",
+    "Evaluate",
+    "Deploy and decide",
+    "Research",
+    "This machine",
+)
+
+
+class Verb(NamedTuple):
+    """A verb's place in the help.
+
+    Attributes:
+        panel: the group that it stands in.
+        examples: commands as people type them.
+        exits: exit code -> what it means, beside 0 (done) and 2 (refused, with the reason).
+    """
+
+    panel: str
+    examples: tuple[str, ...]
+    exits: dict[int, str] = {}  # noqa: RUF012 - read only
+
+
+#: In the order of the help.
+VERBS = {
+    "inspect": Verb(DATA, ("recame inspect images/", "recame inspect table.csv --no-images")),
+    "synth": Verb(DATA, ("recame synth icdefects/ --images 8000 --classes 14",)),
+    "prepare": Verb(
+        DATA,
+        (
+            "recame prepare",
+            "recame prepare cifar100_lt raw/ --out sets/cifar100_lt --option imbalance=50",
+        ),
+    ),
+    "train": Verb(
+        TRAIN,
+        (
+            "recame train images/ --out runs/first --time-budget 10m --normal good",
+            "recame train table.csv --epochs 20 --batch-size 64 --size 128 --device cuda",
+            "recame train --out runs/first --resume",
+        ),
+        {1: "training ended early with the last good weights", 130: "interrupted, to be resumed"},
+    ),
+    "distill": Verb(
+        TRAIN,
+        ("recame distill runs/first --out runs/small --time-budget 10m",),
+        {1: "training ended early with the last good weights", 130: "interrupted, to be resumed"},
+    ),
+    "evaluate": Verb(
+        EVALUATE,
+        (
+            "recame evaluate runs/first",
+            "recame evaluate runs/first night_shift/ --name nights --device cpu",
+            "recame evaluate runs/first table.csv --set data.label_column=defect",
+        ),
+        {1: "the figures are there, but the report could not be drawn"},
+    ),
+    "report": Verb(EVALUATE, ("recame report runs/second --against runs/first",)),
+    "compare": Verb(
+        EVALUATE,
+        ("recame compare runs/first runs/second labelled/ --out gate/",),
+        {0: "NEW may take OLD's place", 1: "it is worse", 3: "too few images to tell"},
+    ),
+    "tune": Verb(DEPLOY, ("recame tune runs/first --calibration labelled/ --limits limits.yaml",)),
+    "verify": Verb(
+        DEPLOY,
+        ("recame verify runs/first fresh_labelled/",),
+        {0: "all promises hold", 1: "one is broken", 3: "too few images to tell"},
+    ),
+    "export": Verb(
+        DEPLOY,
+        (
+            "recame export runs/small --out bundle",
+            "recame export runs/small --out bundle --format openvino --precision int8",
+        ),
+    ),
+    "latency": Verb(
+        DEPLOY, ("recame latency bundle --takt 20ms",), {1: "the takt time is too short"}
+    ),
+    "predict": Verb(
+        DEPLOY,
+        (
+            "recame predict bundle new_images/ --out decisions.csv",
+            "recame predict runs/first table.csv --set data.image_column=file",
+        ),
+        {3: "more files are unreadable than --max-unreadable; call again to go on"},
+    ),
+    "monitor": Verb(
+        DEPLOY,
+        ("recame monitor bundle lot-7.csv",),
+        {1: "more escapes than were promised"},
+    ),
+    "bench": Verb(
+        RESEARCH,
+        ("recame bench benchmarks/plans/small.yaml --workers 2",),
+        {1: "some runs failed; call again to try them"},
+    ),
+    "settings": Verb(MACHINE, ("recame settings > settings.yaml",)),
+    "doctor": Verb(MACHINE, ("recame doctor",)),
+    "cache": Verb(MACHINE, ("recame cache", "recame cache --clear")),
+}
+
+
+def shown(name: str) -> dict[str, Any]:
+    """What `typer` is told of a verb beside its function: its group, and the end of its help.
+
+    Args:
+        name: of the verb.
+    """
+    verb = VERBS[name]
+    exits = {0: "done", 2: "refused: the reason is the last line"} | verb.exits
+    told = ", ".join(f"{code} {what}" for code, what in sorted(exits.items()))
+    # A blank line begins a new one.
+    lines = ["Examples:", *(f"  $ {example}" for example in verb.examples), f"Exit codes: {told}."]
+    return {"name": name, "rich_help_panel": verb.panel, "epilog": "\n\n".join(lines)}

@@ -1,0 +1,128 @@
+"""Short names of the settings that are changed most: one table for Python and the command line.
+
+The settings themselves are not imported: a machine that only predicts has not what checks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypedDict
+
+from recame.durations import parse_duration
+from recame.errors import ConfigError
+
+
+class ShortSettings(TypedDict, total=False):
+    """The settings that functions take as keywords, see `SHORT`."""
+
+    epochs: int
+    batch_size: int
+    size: int | str | tuple[int, int]
+    time_budget: float | str
+    normal: str
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class ShortName:
+    """A short name of a setting.
+
+    Attributes:
+        setting: its whole name.
+        words: what it is, as help says it.
+        read: from what people give to the setting's value.
+    """
+
+    setting: str
+    words: str
+    read: Callable[[Any], Any] = lambda value: value
+
+
+def _seconds(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _accelerator(device: object) -> object:
+    """What `run.accelerator` calls a device: `gpu` for `cuda`.
+
+    Raises:
+        ConfigError: it names one of several GPUs.
+    """
+    text = str(device)
+    if text.startswith(("cuda:", "gpu:")) or text.isdigit():
+        number = text.rpartition(":")[2]
+        raise ConfigError(
+            f"device={text!r} names one of several GPUs, and settings that are kept with a run "
+            f"name none: set CUDA_VISIBLE_DEVICES={number} before the start, and device='cuda'."
+        )
+    return "gpu" if text == "cuda" else text
+
+
+#: Short name -> setting, help, and how it is read; the keys are those of `ShortSettings`.
+SHORT: dict[str, ShortName] = {
+    "epochs": ShortName("finetune.epochs", "Passes over the training images."),
+    "batch_size": ShortName("finetune.batch_size", "Training images a step."),
+    "size": ShortName("data.size", "Pixels of the images: a side, or height x width, as 128x512."),
+    "time_budget": ShortName(
+        "run.time_budget_s", "Time for the whole run: 90s, 15m, 1h30m.", _seconds
+    ),
+    "normal": ShortName("data.normal_class", "The class that means no defect."),
+    "seed": ShortName("run.seed", "Seed of every random number."),
+    "device": ShortName("run.accelerator", "Where it runs: auto, cpu or cuda.", _accelerator),
+}
+
+#: What other libraries call a setting -> what it is called here.
+_ELSEWHERE = {
+    **dict.fromkeys(("imgsz", "img_size", "image_size", "input_size", "resize"), "size=128"),
+    **dict.fromkeys(("batch", "bs"), "batch_size=32"),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs", "epoch"), "epochs=5"),
+    **dict.fromkeys(("time", "max_time", "timeout"), 'time_budget="10m"'),
+    **dict.fromkeys(("random_state",), "seed=0"),
+    **dict.fromkeys(("accelerator", "gpus"), 'device="cuda"'),
+    **dict.fromkeys(("lr", "lr0", "learning_rate"), 'the settings {"finetune.lr": 5e-4}'),
+    **dict.fromkeys(("optimizer", "optim"), 'the settings {"finetune.optimizer": "sgd"}'),
+    **dict.fromkeys(("model", "arch", "backbone"), 'the settings {"model.backbone": "resnet18"}'),
+    **dict.fromkeys(("weights", "pretrained"), 'the settings {"model.pretrained": "runs/first"}'),
+    **dict.fromkeys(("project", "name", "save_dir", "output", "output_dir"), 'out="runs/first"'),
+}
+
+
+def in_full(short: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under their whole names; what is None is left out.
+
+    Args:
+        short: short names, or whole ones, to values.
+
+    Examples:
+        >>> in_full({"epochs": 5, "time_budget": "10m", "device": "cuda", "seed": None})
+        {'finetune.epochs': 5, 'run.time_budget_s': 600.0, 'run.accelerator': 'gpu'}
+
+    Raises:
+        ConfigError: a name is neither; says what is meant by it.
+    """
+    found: dict[str, Any] = {}
+    for name, value in short.items():
+        if value is None:
+            continue
+        if name in SHORT:
+            known = SHORT[name]
+            name, value = known.setting, known.read(value)
+        elif "." not in name:
+            raise _unknown(name)
+        found[name] = value
+    return found
+
+
+def _unknown(name: str) -> ConfigError:
+    if name in _ELSEWHERE:
+        return ConfigError(f"There is no setting {name!r} here: give {_ELSEWHERE[name]} instead.")
+    near = get_close_matches(name, SHORT, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return ConfigError(
+        f"There is no setting {name!r}: {meant}Short names are {', '.join(SHORT)}; every other "
+        'setting goes by its whole name into a dictionary, {"section.key": value} (`recame '
+        "settings` prints all)."
+    )

@@ -1,0 +1,84 @@
+"""The blocks of `docs/python.md` run one after the other; those of a library only where it is."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+#: The heading of a recipe -> the library that it needs beside ours.
+NEEDED = {"cleanlab": "cleanlab", "FiftyOne": "fiftyone", "MLflow": "mlflow"}
+#: Settings with which the first block takes seconds.
+QUICK = '{"model.backbone": "test_resnet", "model.pretrained": False, "probe.steps": 20}, '
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Each block under the first word of its heading."""
+    found: list[tuple[str, str]] = []
+    for part in re.split(r"^#{2,3} ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        blocks = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+        found += [(part.split(":")[0].split("\n")[0], block) for block in blocks]
+    return found
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("python")
+    rng = np.random.default_rng(0)
+    for label, count in (("good", 24), ("scratch", 12), ("void", 9)):
+        (folder / "images" / label).mkdir(parents=True)
+        for number in range(count):
+            image = rng.normal(110, 8, (40, 40))
+            image[18:21] += 90 * (label == "scratch")
+            image[12:26, 12:26] -= 80 * (label == "void")
+            pixels = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+            pixels.save(folder / "images" / label / f"{number:02d}.png")
+    (folder / "new_images").mkdir()
+    pixels.save(folder / "new_images" / "a.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scope() -> dict[str, Any]:
+    """What the blocks before have left."""
+    return {}
+
+
+@pytest.mark.parametrize(("heading", "block"), recipes(), ids=lambda text: text[:24].split("\n")[0])
+def test_block(
+    heading: str,
+    block: str,
+    workplace: Path,
+    scope: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    library = NEEDED.get(heading)
+    if library is not None and find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    monkeypatch.chdir(workplace)
+    exec(block.replace('"images/", ', f'"images/", {QUICK}'), scope)
+    told = capsys.readouterr().out
+    if heading == "From images to figures":
+        assert scope["run"].load_config().finetune.epochs == 2
+        assert "balanced accuracy" in told
+        assert (workplace / "confusion.png").stat().st_size > 1000
+    elif "found = " in block and heading == "A model in memory":
+        assert "new_images/a.png" in told
+        assert scope["table"]["prediction"].tolist() == [scope["found"][0].label]
+    elif heading == "A model in memory":
+        assert scope["labels"].tolist() == scope["found"].labels.tolist()
+    elif heading == "scikit-learn":
+        assert told.startswith("200 images of 3 classes")
+    elif heading == "Loops of your own":
+        assert set(scope["result_of_step"].parts) == {"base", "hard", "contrastive", "intra"}
+
+
+def test_every_recipe_is_found() -> None:
+    assert {"scikit-learn", *NEEDED} <= {heading for heading, _ in recipes()}
