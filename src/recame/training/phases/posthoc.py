@@ -36,8 +36,8 @@ def without_prior(
         The same networks where nothing is to be taken off, else copies with other biases.
     """
     config = run.config
-    tau = config.objective.posthoc_tau
-    if tau == 0 or config.distill.teacher is not None:
+    taken_off = config.objective.posthoc_tau
+    if taken_off == 0 or config.distill.teacher is not None:
         return dict(candidates)
     view = run.data.view("train")
     counts = view.counts(run.data.label_space.num_classes)
@@ -47,7 +47,7 @@ def without_prior(
         found[phase] = copy.deepcopy(model)
         bias = found[phase].head.classifier.bias
         with torch.no_grad():
-            bias.sub_((tau * (logs - logs.mean())).to(bias))
+            bias.sub_((taken_off * (logs - logs.mean())).to(bias))
     return found
 
 
