@@ -102,7 +102,7 @@ def test_the_leaders_time_ends_both(
         return str(train(defects, timed, out=tmp_path / "run"))
 
     leader, follower = in_two_processes(child)
-    assert "RunFolder" in leader
+    assert leader == str(tmp_path / "run")
     assert follower == 0
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert history["step"].iloc[-1] == 7
@@ -119,7 +119,7 @@ def test_the_leader_alone_decides_the_size(
         return str(train(defects, open_size, out=tmp_path / "run"))
 
     leader, follower = in_two_processes(child)
-    assert "RunFolder" in leader
+    assert leader == str(tmp_path / "run")
     assert follower == 0
     run = RunFolder.open(tmp_path / "run")
     assert run.load_config().data.size == 48
