@@ -60,7 +60,12 @@ def fresh(write_images: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize(
-    ("form", "precision"), [("onnx", "fp32"), ("onnx", "fp16"), ("openvino", "int8")]
+    ("form", "precision"),
+    [
+        ("onnx", "fp32"),
+        ("onnx", "fp16"),
+        pytest.param("openvino", "int8", marks=pytest.mark.slow),
+    ],
 )
 def test_run_and_bundle_answer_alike(
     form: str, precision: str, biased: Path, finished: Path, fresh: Path, tmp_path: Path

@@ -150,6 +150,7 @@ def test_a_killed_process_has_no_peak(
     assert row.peak_memory_mib is None
 
 
+@pytest.mark.slow
 def test_a_bench_writes_its_costs_whole(
     defects: Path, tmp_path: Path, no_child: list[str], tiny_config: Callable[..., Config]
 ) -> None:

@@ -190,6 +190,7 @@ def test_costs_are_measured_on_the_first_block(
     assert asked == [("chips/bare", bench.sources["chips", 3])]
 
 
+@pytest.mark.slow
 def test_a_factorial_plan_from_end_to_end(tmp_path: Path) -> None:
     """2 x 2 combinations on two blocks: runs, resume, tables, effects by hand."""
     factors = {
