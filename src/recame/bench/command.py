@@ -107,7 +107,7 @@ def open_bench(request: Request, console: Console) -> Bench:
     out = request.out.resolve()
     bench = Bench(out, plan, methods, {})
     for data in plan.data:
-        for method in methods:
+        for method in plan.methods_on(data, methods):
             bench.config(data, method)
     jobs_to_run(bench, request)
     if plan.equal == "time":
@@ -282,7 +282,8 @@ def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
     threads = request.threads or (1 if request.ray else threads_each(request.workers))
     with _measuring(bench, console), progress_bars(console) as report:
         rows = {} if request.costs else bench.costs().get("rows", {})
-        if any(f"{d}/{m}" not in rows for d in bench.data for m in bench.methods):
+        pairs = ((d, m) for d in bench.data for m in bench.plan.methods_on(d, bench.methods))
+        if any(f"{data}/{method}" not in rows for data, method in pairs):
             # What an equal time was shared out by stays; else all are measured side by side.
             measure_all(bench, report, threads=threads, kept=rows if shares_out else {})
 
@@ -333,7 +334,7 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
     elsewhere = read_elsewhere(request.elsewhere) if request.elsewhere else None
     costs = bench.costs()
     file, plan = request.plan, bench.plan
-    needed = [name for name, entry in plan.data.items() if entry.needs_path]
+    needed = [name for name, entry in plan.data.items() if entry.needs_path and not entry.of]
     given = [word for name in needed for word in ("--data", f"{name}=PATH")]
     again = command("recame", "bench", Path(file.name) if file.is_absolute() else file, *given)
     contest = Contest(collect(bench.path, elsewhere), bench.methods, plan, costs, again)

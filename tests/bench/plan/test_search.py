@@ -197,11 +197,12 @@ def test_the_best_of_each_set_is_chosen_and_equals_leave_the_method_as_it_is(
 
 def test_a_tuned_method_is_set_on_each_data_set_as_was_chosen() -> None:
     found = searched(scores({"a/plain@2": 0.7, "b/plain@3": 0.6}))
-    best = at_its_best(PLAIN, found, ["a", "b", "new"])
+    best = at_its_best(PLAIN, found, {"a": "a", "b": "b", "new": "new", "b_long": "b"})
     trials = found.methods["plain"].trials
     assert best.on("a").settings == trials[2].settings
     assert best.on("b").settings == trials[3].settings
     assert best.on("new").settings == trials[2].settings
+    assert best.on("b_long").settings == trials[3].settings  # the same images, longer
     assert best.sha256 != PLAIN.sha256
     assert "tuned: the best of 4 settings on `val` of hunt; a: finetune.lr=" in best.deviations[-1]
 
@@ -209,10 +210,10 @@ def test_a_tuned_method_is_set_on_each_data_set_as_was_chosen() -> None:
 def test_what_was_not_tried_or_has_changed_is_refused() -> None:
     found = searched(scores({}))
     with pytest.raises(ConfigError, match="late is not among those that hunt has tried"):
-        at_its_best(Method("late", "late", "here"), found, ["a"])
+        at_its_best(Method("late", "late", "here"), found, {"a": "a"})
     changed = Method("other", "other", "here", settings={"objective.tau": 1.0})
     with pytest.raises(ConfigError, match="other is not what hunt has tried"):
-        at_its_best(changed, found, ["a"])
+        at_its_best(changed, found, {"a": "a"})
 
 
 def test_another_protocol_is_told() -> None:

@@ -92,7 +92,9 @@ def test_page_is_one_whole_file(frame: pd.DataFrame, tmp_path: Path) -> None:
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
-    assert reader.counts["img"] == 2 * 2  # scores and costs of two data sets
+    # Scores and costs of two data sets, ranks by balanced accuracy and by the tail.
+    assert reader.counts["img"] == 2 * 2 + 2
+    assert "6 blocks; critical difference" in text
     assert reader.counts["table"] == 2 * 2 + 1  # and the pooled differences
     assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in reader.addresses)
     assert "Cheap &amp; cheerful" in text

@@ -256,9 +256,14 @@ def measure_all(
     """
     seed = bench.plan.seeds[0]
     subjects = [
-        Subject(f"{data}/{name}", bench.sources[data, seed], bench.config(data, name, seed), method)
+        Subject(
+            f"{data}/{name}",
+            bench.sources[data, seed],
+            bench.config(data, name, seed),
+            bench.methods[name],
+        )
         for data in bench.data
-        for name, method in bench.methods.items()
+        for name in bench.plan.methods_on(data, bench.methods)
         if f"{data}/{name}" not in (kept or {})
     ]
     before = torch.get_num_threads()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from recame.bench.plan.data_entry import DataEntry, resolved
 from recame.bench.plan.factorial import Factorial, check_distinct, expand
 from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_method
 from recame.bench.plan.search import Search, expand_trials
@@ -18,34 +19,6 @@ from recame.bench.tables.results import METRICS
 from recame.config import Config, Section
 from recame.errors import ConfigError
 from recame.files import file_name, read_json
-
-
-class DataEntry(Section):
-    """One data set of a plan."""
-
-    title: str = ""
-    builder: str | None = Field(
-        None,
-        description="a public set's name, or a .py file with prepare(out) or prepare(raw, out)",
-    )
-    options: dict[str, Any] = Field({}, description="for the builder")
-    data_seed: Literal["fixed", "block"] = Field(
-        "fixed",
-        description="block: made anew for each seed of the plan, which the builder gets as `seed`; "
-        "of a published set with groups, as boards, the groups in train are drawn with "
-        "replacement: a block of the comparison is one seed of data and training",
-    )
-    path: Path | None = Field(None, description="manifest or folder; or the builder's raw copy")
-    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("test",)
-    settings: dict[str, Any] = Field({}, description="of every method on this set")
-
-    @property
-    def needs_path(self) -> bool:
-        """Whether somebody has to say where its data lie."""
-        from recame.datasets.registry import PUBLIC_SETS
-
-        known = PUBLIC_SETS.get(self.builder or "")
-        return self.path is None and (self.builder is None or bool(known and known.raw))
 
 
 class MethodEntry(Section):
@@ -89,6 +62,11 @@ class Plan(Section):
         ("balanced_accuracy", "tail_recall"),
         description="of a factorial plan: metrics of which the effects are told, the primary first",
     )
+
+    def methods_on(self, data: str, methods: Iterable[str]) -> list[str]:
+        """Those of some methods that run on a data set."""
+        only = self.data[data].methods
+        return [name for name in methods if only is None or name in only]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -140,7 +118,7 @@ class Bench:
             Job(data, method, seed)
             for seed in self.plan.seeds
             for data in self.data
-            for method in self.methods
+            for method in self.plan.methods_on(data, self.methods)
         ]
 
     def run_dir(self, job: Job) -> Path:
@@ -243,7 +221,7 @@ def load_plan(path: Path) -> Plan:
         )
     _check_folders(plan, "data set", plan.data)
     _check_endpoints(plan)
-    return plan
+    return plan.model_copy(update={"data": resolved(plan.name, plan.data)})
 
 
 def _check_endpoints(plan: Plan) -> None:
@@ -314,6 +292,7 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
     if plan.search is not None:
         methods = _searched(plan, plan.search, methods)
     _check_folders(plan, "method", methods)
+    _check_only(plan, methods)
     for role in ("reference", "pace"):
         name = getattr(plan, role)
         if name is not None and name not in methods:
@@ -331,6 +310,24 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
             f"Plan {plan.name}: equal=time needs pace, the method whose time all others get."
         )
     return methods
+
+
+def _check_only(plan: Plan, methods: Mapping[str, Method]) -> None:
+    """Refuse sets of methods that are none, or of a design that needs every one."""
+    for data, entry in plan.data.items():
+        if entry.methods is None:
+            continue
+        if unknown := [name for name in entry.methods if name not in methods]:
+            raise ConfigError(
+                f"Plan {plan.name}: data set {data} is for the method {unknown[0]!r}, which is "
+                f"none of the plan's: {', '.join(methods)}."
+            )
+        if whole := next((n for n in ("factorial", "search") if getattr(plan, n)), None):
+            raise ConfigError(
+                f"Plan {plan.name}: data set {data} is for {', '.join(entry.methods)} alone, and "
+                f"`{whole}` needs every method on every set: leave `methods` out there, or make a "
+                "plan of its own."
+            )
 
 
 def _cross(plan: Plan, factorial: Factorial, methods: dict[str, Method]) -> None:
@@ -382,8 +379,9 @@ def _tuned(plan: Plan, file: Path, folder: Path, methods: dict[str, Method]) -> 
                 "what is best there need not be here: search again under this plan's."
             )
         own = {entry.name or entry.method for entry in plan.methods if not entry.tuned}
+        roots = {data: entry.of or data for data, entry in plan.data.items()}
         found = {
-            name: method if name in own else at_its_best(method, tuned, list(plan.data))
+            name: method if name in own else at_its_best(method, tuned, roots)
             for name, method in methods.items()
         }
     except ConfigError as error:

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from recame.bench.plan.plan import DataEntry, Plan
+from recame.bench.plan.data_entry import DataEntry
+from recame.bench.plan.plan import Plan
 from recame.errors import ConfigError, DataError
 from recame.progress import Progress, progress_bars, relabelled, say
 
@@ -40,15 +41,16 @@ def find_sources(
             hand.
         DataError: a set cannot be built.
     """
-    if unknown := set(given) - set(plan.data):
+    own = {name: entry for name, entry in plan.data.items() if entry.of is None}
+    if unknown := set(given) - set(own):
         raise ConfigError(
-            f"--data names {', '.join(sorted(unknown))}; the plan has {', '.join(plan.data)}."
+            f"--data names {', '.join(sorted(unknown))}; the plan has {', '.join(own)}."
         )
-    for name, entry in plan.data.items():
+    for name, entry in own.items():
         if entry.data_seed == "block":
             _check_block(plan, name, entry, given.get(name))
     found: dict[tuple[str, int], Path] = {}
-    for name, entry in plan.data.items():
+    for name, entry in own.items():
         path = given.get(name) or (entry.path and folder / entry.path)
         place = out / "data" / name
         if entry.data_seed == "block":
@@ -67,9 +69,15 @@ def find_sources(
     if not found:
         raise ConfigError(
             f"Plan {plan.name}: no data set is at hand; give --data NAME=PATH for one of "
-            f"{', '.join(plan.data)}."
+            f"{', '.join(own)}."
         )
-    return found
+    again = {name: entry.of for name, entry in plan.data.items() if entry.of is not None}
+    return found | {
+        (name, seed): found[root, seed]
+        for name, root in again.items()
+        for seed in plan.seeds
+        if (root, seed) in found
+    }
 
 
 def _check_block(plan: Plan, name: str, entry: DataEntry, given: Path | None) -> None:

@@ -172,7 +172,7 @@ def read_tuned(path: Path) -> Tuned:
     return tuned
 
 
-def at_its_best(method: Method, tuned: Tuned, data: Sequence[str]) -> Method:
+def at_its_best(method: Method, tuned: Tuned, data: Mapping[str, str]) -> Method:
     """A method as the search chose it: on each data set by that set's best trial.
 
     A set that was not searched on takes the trial with the best mean over the others.
@@ -180,7 +180,7 @@ def at_its_best(method: Method, tuned: Tuned, data: Sequence[str]) -> Method:
     Args:
         method: as its file and the plan say it.
         tuned: what was found.
-        data: the plan's data sets.
+        data: the plan's data sets -> the set whose images they have.
 
     Raises:
         ConfigError: the search did not try the method, or tried another of that name.
@@ -199,9 +199,10 @@ def at_its_best(method: Method, tuned: Tuned, data: Sequence[str]) -> Method:
             "changed since (SHA-256 "
             f"{found.sha256[:12]} then, {method.sha256[:12]} now). Search again."
         )
-    numbers = {one: found.chosen.get(one, found.overall) for one in data}
+    numbers = {one: found.chosen.get(root, found.overall) for one, root in data.items()}
     told = "; ".join(
-        f"{one}: {_told(found.trials[number].settings)}" for one, number in numbers.items()
+        f"{one}: {_told(found.trials[numbers[one]].settings)}"
+        for one in dict.fromkeys(data.values())
     )
     how = f"tuned: the best of {tuned.trials} settings on `{tuned.split}` of {tuned.plan}"
     return replace(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from recame.bench.clusters import clusters_of
 from recame.contracts import FloatArray
-from recame.errors import DataError
 from recame.inference.finished_run import recorded_data
 from recame.metrics.breakdown import macro_statistics
 from recame.metrics.statistics import (
@@ -23,10 +22,6 @@ from recame.metrics.statistics import (
 from recame.reports.judged_images import PREDICTIONS
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
-
-#: The manifest's column that tells an image's cluster, and the file that a generated set has.
-CLUSTER = "cluster"
-TRUTH = "truth.csv"
 
 
 def tail_unseen(
@@ -55,7 +50,7 @@ def tail_unseen(
     """
     config = folder.load_config()
     recorded = recorded_data(folder, config).drop_duplicates("image")
-    cluster = _clusters(recorded, source)
+    cluster = clusters_of(recorded, source)
     if cluster is None:
         return None
     own = recorded["label"] + "\0" + cluster  # NaN where one is not told
@@ -81,22 +76,3 @@ def tail_unseen(
     )
     value = float(mean(class_counts(confusion))["value"])
     return Estimate(value, *interval.get("value", (None, None)))
-
-
-def _clusters(recorded: pd.DataFrame, source: Path) -> pd.Series[Any] | None:
-    """The cluster of each row, NaN where it is not told; None where none is."""
-    if CLUSTER in recorded:
-        told = recorded[CLUSTER]
-        return told.astype(str).where(told.notna())
-    truth = source.parent / TRUTH
-    if not truth.exists():
-        return None
-    try:
-        table = pd.read_csv(truth, usecols=["image", CLUSTER], dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{truth} does not tell the images' clusters ({error}), so how the tail is recalled on "
-            "unseen ones cannot be told: it was edited or damaged. Delete the folder, and the set "
-            "is generated again."
-        ) from error
-    return recorded["image"].map(table.drop_duplicates("image").set_index("image")[CLUSTER])

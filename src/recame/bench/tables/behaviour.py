@@ -1,4 +1,4 @@
-"""What means hide: recall of each class, what a tail costs, other shares of the classes."""
+"""What means hide: recall of classes, clusters and products, a tail's price, other shares."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recame.bench.tables.by_cluster import COLUMNS as CELLS
+from recame.bench.tables.by_cluster import recall_by_cluster
 from recame.contracts import FloatArray
 from recame.errors import DataError
 from recame.files import read_json
@@ -23,7 +25,7 @@ TAUS = tuple(np.arange(-1.0, 2.01, 0.25).tolist())
 #: (forward), or the other way round (below 1).
 SHIFTS = (50.0, 10.0, 2.0, 1.0, 1 / 2, 1 / 10, 1 / 50)
 
-RECALLS, FRONTIER = "recalls.csv", "frontier.csv"
+RECALLS, FRONTIER, CLUSTERS = "recalls.csv", "frontier.csv", "clusters.csv"
 
 _KEYS = ["data", "split", "method", "seed"]
 
@@ -36,10 +38,13 @@ class Behaviour:
         recalls: a row a class: `data, split, method, seed, class, train_images, images, recall`.
         frontier: a row a tau: `data, split, method, seed, tau, tail, others`: mean recall of the
             tail's classes and of all other classes.
+        clusters: `data, split, method, seed` and the columns of
+            `recame.bench.tables.by_cluster.recall_by_cluster`.
     """
 
     recalls: pd.DataFrame = field(default_factory=pd.DataFrame)
     frontier: pd.DataFrame = field(default_factory=pd.DataFrame)
+    clusters: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def behaviour(path: Path, frame: pd.DataFrame) -> Behaviour:
@@ -51,6 +56,7 @@ def behaviour(path: Path, frame: pd.DataFrame) -> Behaviour:
     """
     recalls: list[pd.DataFrame] = []
     frontier: list[pd.DataFrame] = []
+    clusters: list[pd.DataFrame] = []
     for run, splits in frame.groupby(["data", "method", "seed"])["split"]:
         data, method, seed = run
         folder = path / "runs" / str(data) / str(method) / f"seed{seed}"
@@ -67,17 +73,28 @@ def behaviour(path: Path, frame: pd.DataFrame) -> Behaviour:
             tail = found[split].get("tail_classes", ())
             if (table := _frontier(folder, split, own, tail)) is not None:
                 frontier.append(table.assign(**keys))
+            cells = recall_by_cluster(RunFolder(folder), split, _manifests(path, folder))
+            if len(cells):
+                clusters.append(cells.assign(**keys))
     return Behaviour(
         _joined(recalls, [*_KEYS, "class", "train_images", "images", "recall"], path / RECALLS),
         _joined(frontier, [*_KEYS, "tau", "tail", "others"], path / FRONTIER),
+        _joined(clusters, [*_KEYS, *CELLS], path / CLUSTERS),
     )
+
+
+def _manifests(path: Path, run: Path) -> tuple[Path, ...]:
+    """Where a run's manifest was or may be, since a bench's folder may have been moved."""
+    built, info = path / "data" / run.parent.parent.name, run / "run.json"
+    was = [Path(read_json(info, error=DataError).get("data", ""))] if info.exists() else []
+    return *was, built / run.name / "manifest.csv", built / "manifest.csv"
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str], kept: Path) -> pd.DataFrame:
     if parts:
         return pd.concat(parts, ignore_index=True)[columns]
     if kept.exists():
-        texts = dict.fromkeys(("data", "split", "method", "class"), str)
+        texts = dict.fromkeys(("data", "split", "method", "class", "kind"), str)
         return pd.read_csv(kept, dtype=texts, keep_default_na=False, na_values=[""])
     return pd.DataFrame(columns=columns)
 

@@ -1,4 +1,4 @@
-"""Pictures of what means hide: recall by training count, tails that are bought, other shares."""
+"""Pictures of what means hide: recall by count, cluster and product, bought tails, shares."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from recame.bench.tables.behaviour import SHIFTS, by_count, shifted
 from recame.bench.tables.bench_figures import plain_axes
 from recame.bench.tables.board import Board
+from recame.bench.tables.by_cluster import BINS
 from recame.bench.tables.contest import Contest
 from recame.pages.drawing import figure_label
 from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE, RED
@@ -45,18 +46,78 @@ def behaviour_figure(board: Board, contest: Contest) -> Figure | None:
     figure.patch.set_facecolor("white")
     figure.get_layout_engine().set(w_pad=0.14)  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(1, 3 if len(frontier) else 2, squeeze=False)[0]
-    styles = _styles(names, contest)
+    styles = line_styles(names, contest)
     _recall_panel(grid[0], recalls, names, styles)
     _shift_panel(grid[1], recalls, names, styles)
     if len(frontier):
         _frontier_panel(grid[2], frontier, names, styles)
+    line_legend(figure, names, styles, contest)
+    return figure
+
+
+def cluster_figure(board: Board, contest: Contest) -> Figure | None:
+    """Two panels: recall by what training holds of a class's cluster, and by product.
+
+    Args:
+        board: of one data set and split; its first methods are drawn.
+        contest: that it is a part of.
+
+    Returns:
+        None where no clusters or products are told.
+    """
+    from matplotlib.figure import Figure
+
+    found = _own(contest.behaviour.clusters, board)
+    if found.empty:
+        return None
+    names = [name for name in board.methods if name in set(found["method"])][:_MOST_LINES]
+    kinds = [kind for kind in ("cluster", "product") if kind in set(found["kind"])]
+    width = 11.6 if len(kinds) > 1 else 6.4
+    figure = Figure(figsize=(width, 3.8 + 0.17 * len(names)), layout="constrained")
+    figure.patch.set_facecolor("white")
+    styles = line_styles(names, contest)
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        own = found[found["kind"] == kind]
+        means = own.groupby(["method", "place"])["recall"].mean().mul(100).reset_index()
+        shown = sorted(set(means["place"]))
+        means["place"] = means["place"].map({place: at for at, place in enumerate(shown)})
+        _lines(axes, means, "place", "recall", names, styles)
+        axes.set_ylabel("recall, %", fontsize=_SMALL, color=GREY)
+        if kind == "cluster":
+            axes.set_xticks(range(len(shown)), [_bin(int(place)) for place in shown])
+            axes.set_xlabel("training images of the class and cluster", fontsize=_SMALL, color=GREY)
+        else:
+            axes.set_xticks([0, len(shown) - 1], ["worst", "best"])
+            axes.set_xlabel("product", fontsize=_SMALL, color=GREY)
+    line_legend(figure, names, styles, contest)
+    return figure
+
+
+def _bin(least: int) -> str:
+    """How a group of cells is called by its least training images.
+
+    Examples:
+        >>> [_bin(0), _bin(2), _bin(32)]
+        ['0', '2-3', '32+']
+    """
+    at = BINS.index(least)
+    if at == len(BINS) - 1:
+        return f"{least}+"
+    most = BINS[at + 1] - 1
+    return f"{least}" if most == least else f"{least}-{most}"
+
+
+def line_legend(
+    figure: Figure, names: Sequence[str], styles: dict[str, tuple[str, str]], contest: Contest
+) -> None:
+    """Name the methods of all panels below them."""
+    axes = figure.axes[0]
     handles = [
-        grid[0].plot([], [], color=styles[name][0], linestyle=styles[name][1], linewidth=1.6)[0]
+        axes.plot([], [], color=styles[name][0], linestyle=styles[name][1], linewidth=1.6)[0]
         for name in names
     ]
     titles = [figure_label(contest.methods[name].title, 46) for name in names]
     figure.legend(handles, titles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return figure
 
 
 def _own(table: pd.DataFrame, board: Board) -> pd.DataFrame:
@@ -65,7 +126,7 @@ def _own(table: pd.DataFrame, board: Board) -> pd.DataFrame:
     return table[(table["data"] == board.data) & (table["split"] == board.split)]
 
 
-def _styles(names: Sequence[str], contest: Contest) -> dict[str, tuple[str, str]]:
+def line_styles(names: Sequence[str], contest: Contest) -> dict[str, tuple[str, str]]:
     """Ours in their colour, the others in turn in all others; dashed otherwise once through."""
     ours = [name for name in names if contest.methods[name].group == "recame"]
     others = [name for name in names if name not in ours]

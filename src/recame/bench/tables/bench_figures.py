@@ -13,6 +13,7 @@ from recame.bench.tables.board import Board
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.effects import ALPHA
 from recame.bench.tables.effects_board import EffectsSection, effect_title
+from recame.bench.tables.ranks import Ranks
 from recame.metrics.registry import BY_NAME
 from recame.pages.drawing import figure_label
 from recame.pages.render import BLUE, GREEN, GREY, INK, LINE, ORANGE, RED
@@ -204,4 +205,35 @@ def effects_figure(section: EffectsSection, factorial: Factorial) -> Figure:
     titles = [figure_label(effect_title(row, factorial), _MOST) for row in rows]
     grid[0].set_yticks(range(len(rows))[::-1], titles, fontsize=10, color=INK)
     grid[0].set_ylim(-0.7, len(rows) - 0.3)
+    return figure
+
+
+def rank_figure(ranks: Ranks, contest: Contest) -> Figure:
+    """Mean ranks, the best on top; upright bars join methods that are not told apart.
+
+    Args:
+        ranks: of all methods.
+        contest: that they are a part of.
+    """
+    from matplotlib.figure import Figure
+
+    names, methods = [str(name) for name in ranks.mean.index], contest.methods
+    places = np.arange(len(names))[::-1]
+    figure = Figure(figsize=(8.4, 1.15 + 0.31 * len(names)), layout="constrained")
+    figure.patch.set_facecolor("white")
+    axes = figure.subplots()
+    colours = [KIND_COLOURS[methods[name].group] for name in names]
+    axes.scatter(ranks.mean, places, s=40, color=colours, zorder=3, linewidths=0)
+    for at, (first, last) in enumerate(ranks.cliques()):
+        x = len(names) + 0.35 + 0.3 * at
+        axes.vlines(x, places[last] - 0.18, places[first] + 0.18, colors=INK, linewidth=3)
+    plain_axes(axes)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xticks(range(1, len(names) + 1))
+    axes.set_xlabel(f"mean rank by {BY_NAME[ranks.metric].title}", fontsize=_SMALL, color=GREY)
+    titles = [figure_label(methods[name].title, _MOST) for name in names]
+    axes.set_yticks(places, titles, fontsize=10, color=INK)
+    axes.set_ylim(-0.7, len(names) - 0.3)
     return figure

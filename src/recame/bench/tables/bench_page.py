@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 
 from recame.bench.plan.method import Method
-from recame.bench.tables.behaviour_figures import behaviour_figure
+from recame.bench.tables.behaviour_figures import behaviour_figure, cluster_figure
 from recame.bench.tables.bench_figures import (
     KIND_COLOURS,
     cost_figure,
     effects_figure,
+    rank_figure,
     score_figure,
 )
 from recame.bench.tables.board import (
@@ -27,8 +28,11 @@ from recame.bench.tables.board import (
     pooled_rows,
 )
 from recame.bench.tables.contest import Contest
+from recame.bench.tables.curves import curves_figure
 from recame.bench.tables.effects_board import effects_notes, effects_sections
+from recame.bench.tables.ranks import mean_ranks
 from recame.files import write_text
+from recame.metrics.registry import BY_NAME
 from recame.pages.render import figure_picture, render_page
 
 
@@ -39,6 +43,8 @@ def bench_html(contest: Contest) -> str:
     pooled = pooled_rows(contest)
     shown = [_shown(board, contest) for board in found]
     effects = _effects(contest)
+    curves = _curves(contest)
+    ranks = _ranks(contest)
     counted = {
         "method": len(methods),
         "data set": contest.shown["data"].nunique(),
@@ -57,6 +63,8 @@ def bench_html(contest: Contest) -> str:
         effects=effects,
         effects_notes=effects_notes(contest),
         boards=shown,
+        curves=curves,
+        ranks=ranks,
         reference=methods[contest.reference].title,
         reference_name=contest.reference,
         pooled=pooled,
@@ -66,6 +74,8 @@ def bench_html(contest: Contest) -> str:
         contents=[
             *([("effects", "Which parts help?")] if effects else []),
             *((board["anchor"], board["title"]) for board in shown),
+            *([("curves", "With more training")] if curves else []),
+            *([("ranks", "Ranks")] if ranks else []),
             *([("all", "Over all data sets")] if pooled else []),
             ("made", "How it was made"),
             ("methods", "Methods"),
@@ -94,6 +104,7 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
 
 def _shown(board: Board, contest: Contest) -> dict[str, Any]:
     drawn = behaviour_figure(board, contest)
+    cells = cluster_figure(board, contest)
     kinds = {contest.methods[name].group for name in board.methods}
     return {
         "anchor": f"{board.data}-{board.split}",
@@ -113,6 +124,11 @@ def _shown(board: Board, contest: Contest) -> dict[str, Any]:
             drawn,
             f"Recall by training count, other shares of the classes, and what the tail of "
             f"{board.title} costs",
+        ),
+        "clusters": None
+        if cells is None
+        else figure_picture(
+            cells, f"Recall on {board.title} by training images of the cluster, and by product"
         ),
         "cost": figure_picture(
             cost_figure(board, contest), f"Balanced accuracy against cost on {board.title}"
@@ -152,6 +168,31 @@ def _effects(contest: Contest) -> list[dict[str, Any]]:
         }
         for section in effects_sections(contest)
     ]
+
+
+def _curves(contest: Contest) -> list[dict[str, Any]]:
+    """A picture of each data set that the plan has at several lengths."""
+    found = []
+    for name, entry in contest.plan.data.items():
+        figure = None if entry.of else curves_figure(contest, name)
+        if figure is not None:
+            title = entry.title or name
+            text = f"Learning curves of the methods on {title}"
+            found.append({"title": title, "figure": figure_picture(figure, text)})
+    return found
+
+
+def _ranks(contest: Contest) -> list[dict[str, Any]]:
+    """Critical differences, by balanced accuracy and by the tail; none where ranks tell nothing."""
+    found = []
+    for metric in ("balanced_accuracy", "tail_recall"):
+        ranks = mean_ranks(contest, metric)
+        if ranks is not None:
+            title = BY_NAME[metric].title
+            text = f"Mean ranks of the methods by {title}"
+            picture = figure_picture(rank_figure(ranks, contest), text)
+            found.append({"title": title, "ranks": ranks, "figure": picture})
+    return found
 
 
 def write_page(out: Path, contest: Contest) -> Path:

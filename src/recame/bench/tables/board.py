@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recame.bench.plan.data_entry import DataEntry
 from recame.bench.plan.method import Method
-from recame.bench.plan.plan import DataEntry, Plan
+from recame.bench.plan.plan import Plan
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.results import (
     ALL_DATA,
@@ -236,10 +237,15 @@ def percent(value: float) -> str:
 def pooled_rows(contest: Contest) -> list[tuple[str, str, Cell]]:
     """Differences of balanced accuracy to the reference over all data sets, largest first.
 
+    A set that is another again (`of`) is not counted once more.
+
     Returns:
         Title, number of pairs of runs, difference; empty with fewer than two data sets.
     """
-    rows = paired(contest.shown, contest.reference).rename(columns=COLUMNS_OF_PAIRS)
+    own = [name for name, entry in contest.plan.data.items() if entry.of is None]
+    frame = contest.shown
+    rows = paired(frame[frame["data"].isin(own)], contest.reference)
+    rows = rows.rename(columns=COLUMNS_OF_PAIRS)
     rows = rows[rows["data"] == ALL_DATA].sort_values("difference", ascending=False)
     return [
         (contest.methods[row["method"]].title, f"{row['pairs']:.0f}", _difference_cell(row))
@@ -251,7 +257,8 @@ def notes(contest: Contest) -> list[str]:
     """How the table came about, a sentence each: rule, budget, seeds, splits, machine, versions."""
     frame, methods, plan = contest.shown, contest.methods, contest.plan
     runs = frame.drop_duplicates(["data", "method", "seed"])
-    wanted = frame["data"].nunique() * len(methods) * len(plan.seeds)
+    shown = [plan.methods_on(data, methods) for data in frame["data"].unique()]
+    wanted = sum(map(len, shown)) * len(plan.seeds)
     finished = "." if len(runs) == wanted else "; methods are compared on the seeds they share."
     splits = ", ".join(f"{data} {listed(entry.splits)}" for data, entry in plan.data.items())
     versions = ", ".join(f"{n} {listed(sorted(set(runs[n])))}" for n in ("recame", "torch"))

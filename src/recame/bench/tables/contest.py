@@ -48,6 +48,10 @@ class Contest:
             & frame["seed"].isin(self.plan.seeds)
         ]
 
+    def again(self, root: str) -> list[str]:
+        """A data set and those of the plan that are the same images under other settings."""
+        return [name for name, entry in self.plan.data.items() if root in (name, entry.of)]
+
     def without_ablations(self) -> Contest:
         """The same without ablations but the reference; all where nothing else would be left."""
         kept = {

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from recame.bench.tables.behaviour import FRONTIER, RECALLS
+from recame.bench.tables.behaviour import CLUSTERS, FRONTIER, RECALLS
 from recame.bench.tables.board import LEVEL, Board, Cell, boards, method_notes, notes, pooled_rows
 from recame.bench.tables.contest import Contest
 from recame.bench.tables.effects import all_effects, effects_table
 from recame.bench.tables.effects_board import effects_notes, effects_sections
+from recame.bench.tables.ranks import mean_ranks
 from recame.bench.tables.results import METRICS, paired, summarise
 from recame.errors import DataError
 from recame.files import csv_text, write_text
+from recame.metrics.registry import BY_NAME
 from recame.pages.render import markdown_table
 
 
 def write_tables(out: Path, contest: Contest) -> list[Path]:
     """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
 
-    Where the runs have left them also `recalls.csv` and `frontier.csv`, see
+    Where the runs have left them also `recalls.csv`, `frontier.csv` and `clusters.csv`, see
     `recame.bench.tables.behaviour`; of a factorial plan also `effects.csv` (a row an effect, of
     `effects_table`).
 
@@ -50,12 +52,13 @@ def write_tables(out: Path, contest: Contest) -> list[Path]:
         "paired.csv": csv_text(pairs, index=False, float_format="%.6g"),
         "table.md": table_markdown(contest),
     }
-    kept = {RECALLS: contest.behaviour.recalls, FRONTIER: contest.behaviour.frontier}
+    found = contest.behaviour
+    kept = {RECALLS: found.recalls, FRONTIER: found.frontier, CLUSTERS: found.clusters}
     for name, rows in kept.items():
         if len(rows):
             texts[name] = csv_text(rows, index=False, float_format="%.6g")
-    if found := all_effects(contest):
-        texts["effects.csv"] = csv_text(effects_table(found), index=False, float_format="%.6g")
+    if effects := all_effects(contest):
+        texts["effects.csv"] = csv_text(effects_table(effects), index=False, float_format="%.6g")
     for name, text in texts.items():
         write_text(out / name, text)
     return [out / name for name in texts]
@@ -69,6 +72,7 @@ def table_markdown(contest: Contest) -> str:
         rows = [[_cell_text(cell) for cell in row] for row in board.rows]
         parts += [f"## {board.title}", markdown_table(board.heads, rows)]
     parts += _effects_markdown(contest)
+    parts += _ranks_markdown(contest)
     if pooled := pooled_rows(contest):
         parts += [
             f"## Over all data sets, against {methods[contest.reference].title}",
@@ -101,6 +105,32 @@ def _effects_markdown(contest: Contest) -> list[str]:
             parts += [markdown_table(board.heads, rows)] if rows else []
     told = "\n".join(f"- {note}" for note in effects_notes(contest))
     return [*parts, "### How to read the effects", told]
+
+
+def _ranks_markdown(contest: Contest) -> list[str]:
+    """Mean ranks by balanced accuracy and by the tail; nothing where ranks tell nothing."""
+    found = [mean_ranks(contest, name) for name in ("balanced_accuracy", "tail_recall")]
+    shown = [ranks for ranks in found if ranks is not None]
+    if not shown:
+        return []
+    names = list(shown[0].mean.index)
+    told = "; ".join(
+        f"by {BY_NAME[ranks.metric].title} {ranks.distance:.1f} (Friedman p {ranks.p:.2g})"
+        for ranks in shown
+    )
+    rows = [
+        (contest.methods[name].title, *(f"{ranks.mean[name]:.1f}" for ranks in shown))
+        for name in names
+    ]
+    over = (
+        f"Over {shown[0].blocks} blocks: seeds with images of their own, and data sets whose seeds "
+        f"share their images. Nemenyi's critical difference, 5 % for all pairs: {told}."
+    )
+    return [
+        "## Mean ranks",
+        over,
+        markdown_table(("method", *(BY_NAME[ranks.metric].title for ranks in shown)), rows),
+    ]
 
 
 def _cell_text(cell: Cell) -> str:
