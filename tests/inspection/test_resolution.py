@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,22 @@ def test_what_a_small_size_loses_is_told_with_how_it_is_known(
     document = json.loads((out / "inspection.json").read_text())
     assert [row["size"] for row in document["resolution"]] == [128, 192, 256]
     assert document["resolution"][0]["balanced_accuracy"] < 0.9
+
+
+def test_a_surer_answer_alone_is_a_hint(
+    shrunk: tuple[Inspection, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = shrunk[0][Resolution]
+    first, *larger = check.tried
+    alike = replace(larger[0].judged, right=first.judged.right, loss=first.judged.loss / 2)
+    monkeypatch.setattr(check, "tried", (first, replace(larger[0], judged=alike)))
+    monkeypatch.setattr(check, "better", 1)
+    (told,) = check.say()
+    assert told.level == "note"
+    assert told.title == "More than 128 x 128 pixels may tell the classes apart better"
+    loss = first.judged.mean_loss
+    assert f"(Brier score {loss:.2f} against {loss / 2:.2f})" in told.text
+    assert "--size 192;" in told.action
 
 
 def test_the_page_shows_images_as_a_network_sees_them(shrunk: tuple[Inspection, Path]) -> None:

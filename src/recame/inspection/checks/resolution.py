@@ -17,7 +17,7 @@ from recame.data.at_sizes import decode_at_sizes
 from recame.data.proposal import candidate_sizes
 from recame.data.sampling import balanced_sample
 from recame.inference.embedding import embed_images
-from recame.inference.separability import Judged, gain, judge
+from recame.inference.separability import Judged, accuracy_gain, gain, judge
 from recame.inspection.check import Block, Check, EmbeddedImages, Section, SetFinding
 from recame.pages.drawing import PIECES_NOTE, side_by_side
 from recame.pages.render import image_picture
@@ -155,17 +155,24 @@ class Resolution(Check):
         if self.better is None:
             title = f"{height} x {width} pixels show the classes as well as more would"
             return [SetFinding("resolution", "good", title, text)]
-        size = as_size(self.tried[self.better].size)
-        return [
-            SetFinding(
-                "resolution",
-                "warn",
-                f"{height} x {width} pixels shrink away what tells classes apart",
-                text,
-                f"Train with --size {size}; or leave data.size open and give more time: recame "
-                "train tries larger sizes itself, where it can show each image often enough.",
-            )
-        ]
+        better = self.tried[self.better]
+        action = (
+            f"Train with --size {as_size(better.size)}; or leave data.size open and give more "
+            "time: recame train tries larger sizes itself, where it can show each image often "
+            "enough."
+        )
+        more, error = accuracy_gain(first.judged, better.judged)
+        if more > error:
+            title = f"{height} x {width} pixels shrink away what tells classes apart"
+            return [SetFinding("resolution", "warn", title, text, action)]
+        # Surer of the same answers: a hint, no more.
+        title = f"More than {height} x {width} pixels may tell the classes apart better"
+        text = (
+            f"{text} No more of them are called right at {as_size(better.size)}, but with "
+            f"probabilities nearer to the truth (Brier score {first.judged.mean_loss:.2f} against "
+            f"{better.judged.mean_loss:.2f})."
+        )
+        return [SetFinding("resolution", "note", title, text, action)]
 
     def show(self) -> list[Section]:
         """Images as they are filed, beside what a network sees of them."""
