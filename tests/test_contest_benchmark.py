@@ -54,11 +54,11 @@ def test_the_plan_is_affordable_and_its_recipes_are_settings(contest: ModuleType
 def test_escapes_are_told_at_a_share_of_normal_images(contest: ModuleType) -> None:
     normal = np.linspace(1, 0.01, 100)  # of probability
     defects = np.array([0.015, 0.025, 0.5, 0.005])
-    probabilities = np.stack([np.r_[normal, defects], 1 - np.r_[normal, defects]], 1)
-    target = np.r_[np.zeros(100, int), np.ones(4, int)]
-    found = contest.escapes(probabilities, target, 0)
-    # The threshold lies at 0.02 and at 0.03, above one and two of the normal images.
-    assert found == {"escapes_at_1_percent": 0.5, "escapes_at_2_percent": 0.25}
+    target = np.r_[np.zeros(100, int), 1, 1, 2, 2]
+    found = contest.escapes(np.r_[normal, defects], target, 0, np.array([90, 8, 2]))
+    # The threshold lies at 0.02 and at 0.03, above one and two of the normal images; four defects
+    # of five are of the first kind.
+    assert found == pytest.approx({"escapes_at_1_percent": 0.5, "escapes_at_2_percent": 0.1})
 
 
 def write(folder: Path, recipe: str, seed: int, wrong: range, number: int) -> None:

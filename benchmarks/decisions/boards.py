@@ -33,7 +33,13 @@ import recame
 from recame.contracts import Array, BoolArray, FloatArray, IntArray
 from recame.decisions.exact import above_all_but, most_allowed
 from recame.decisions.limits import Limits
-from recame.decisions.scored import Scored, class_log_odds, logits_of, normal_scores
+from recame.decisions.scored import (
+    Scored,
+    class_log_odds,
+    defect_weights,
+    logits_of,
+    release_scores,
+)
 from recame.decisions.tune import tune
 from recame.decisions.unknown import fit_scorer
 from recame.errors import ConfigError
@@ -254,7 +260,8 @@ def judged(run: Path, table: pd.DataFrame, root: Path, named: str, draws: int) -
     defects = [index for index in range(len(names)) if index != normal]
     odds, rng = class_log_odds(test.logits), np.random.default_rng(0)
     raw: FloatArray = odds[:, normal]
-    called = normal_scores(odds, normal)
+    mix = np.bincount(train.target[train.target >= 0], minlength=len(names)).astype(float)
+    called = release_scores(test.logits, normal, defect_weights(mix, normal, defects))
     right: BoolArray = test.probabilities.argmax(1) == test.target
     return {
         "run": run.name,

@@ -34,7 +34,7 @@ from recame.datasets.generated import SyntheticSpec, plan, render, write
 from recame.decisions.limits import PerClass
 from recame.decisions.promises import risk_of_each
 from recame.decisions.release import fit_release
-from recame.decisions.scored import class_log_odds, normal_scores
+from recame.decisions.scored import class_log_odds, release_scores
 from recame.inference.run_graph import RunGraph
 from recame.machine import environment
 
@@ -118,7 +118,8 @@ def simulate(
     rng, normal = np.random.default_rng(0), names.index("normal")
     by_class = [np.flatnonzero(target == index) for index in range(len(names))]
     odds = {model: class_log_odds(found) for model, found in logits.items()}
-    ours = {model: normal_scores(each, normal) for model, each in odds.items()}
+    alike = np.ones(len(names))
+    ours = {model: release_scores(found, normal, alike) for model, found in logits.items()}
     right = {model: each.argmax(1) == target for model, each in odds.items()}
     powers = {model: np.exp(found - found.max(1, keepdims=True)) for model, found in logits.items()}
     certain = {model: each / each.sum(1, keepdims=True) for model, each in powers.items()}
@@ -179,7 +180,7 @@ def main() -> None:
     models = ["joined"] if words.power else list(MODELS)
     logits, target, names = scores(words.folder, models, words.seconds)
     defects = [name for name in names if name != "normal"]
-    joined = normal_scores(class_log_odds(logits["joined"]), names.index("normal"))
+    joined = release_scores(logits["joined"], names.index("normal"), np.ones(len(names)))
 
     def threshold(name: str) -> float:
         """That of an oracle, for one class alone."""

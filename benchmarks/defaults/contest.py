@@ -34,6 +34,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 import recame
 from recame.data.proposal import native_size
+from recame.decisions.scored import defect_weights, logits_of, release_scores
 from recame.durations import parse_duration
 from recame.machine import environment
 from recame.training.planner import choose_size
@@ -107,30 +108,45 @@ def makers(data: dict[str, Path]) -> dict[str, Callable[[], Iterator[tuple[np.nd
     return found
 
 
-def escapes(probabilities: np.ndarray, target: np.ndarray, normal: int) -> dict[str, float]:
-    """Defects called normal where so many normal images are called defects, by their probability.
+def escapes(
+    score: np.ndarray, target: np.ndarray, normal: int, counts: np.ndarray
+) -> dict[str, float]:
+    """Defects that pass where so many normal images are called defects.
 
     The threshold is laid by the same images, alike for each method: it ranks methods and promises
-    nothing.
+    nothing. Defects weigh as they come in training, whatever their numbers in `test`.
+
+    Args:
+        score: (N,) the higher, the more like a normal image.
+        target: (N,) class indices.
+        normal: index of the normal class.
+        counts: (C,) training images.
 
     Examples:
-        >>> found = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.85, 0.15]])
-        >>> escapes(found, np.array([0, 0, 1, 1]), 0)
-        {'escapes_at_1_percent': 0.5, 'escapes_at_2_percent': 0.5}
+        >>> score, target = np.array([0.9, 0.8, 0.7, 0.85, 0.1]), np.array([0, 0, 1, 1, 2])
+        >>> escapes(score, target, 0, np.array([90, 4, 6]))
+        {'escapes_at_1_percent': 0.2, 'escapes_at_2_percent': 0.2}
     """
-    score = probabilities[:, normal]
-    ok, defects = np.sort(score[target == normal]), score[target != normal]
+    ok = np.sort(score[target == normal])
+    support = np.bincount(target, minlength=len(counts))
+    weight = (counts / np.maximum(support, 1))[target] * (target != normal)
     found = {}
     for share in OVERKILL:
-        threshold = ok[int(share * len(ok))]  # so many normal images lie below it
+        passes = score >= ok[int(share * len(ok))]  # so many normal images lie below it
         found[f"escapes_at_{share:.0%}".replace("%", "_percent")] = float(
-            (defects >= threshold).mean()
+            (weight * passes).sum() / weight.sum()
         )
     return found
 
 
 def judged(
-    probabilities: np.ndarray, target: np.ndarray, names: list[str], normal: str | None
+    probabilities: np.ndarray,
+    target: np.ndarray,
+    names: list[str],
+    normal: str | None,
+    train: pd.Series,
+    *,
+    ours: bool = False,
 ) -> dict[str, Any]:
     """The figures of a run, by scikit-learn, and what it called each image.
 
@@ -139,6 +155,9 @@ def judged(
         target: (N,) positions in `names`.
         names: C classes.
         normal: the class without a defect.
+        train: labels of the training images.
+        ours: whether normal images are told as `recame tune` tells them; plain recipes have the
+            probability of the normal class.
     """
     called = probabilities.argmax(1)
     figures = {
@@ -146,7 +165,13 @@ def judged(
         "macro_f1": float(f1_score(target, called, average="macro")),
     }
     if normal is not None:
-        figures |= escapes(probabilities, target, names.index(normal))
+        own = names.index(normal)
+        counts = train.value_counts().reindex(names).fillna(0).to_numpy(np.float64)
+        score = probabilities[:, own]
+        if ours:
+            weights = defect_weights(counts, own, range(len(names)))
+            score = release_scores(logits_of(probabilities), own, weights)
+        figures |= escapes(score, target, own, counts)
     signs = {"target": target, "called": called}
     told = {name: "".join(SIGNS[index] for index in each) for name, each in signs.items()}
     return {**figures, "classes": names, **told}
@@ -180,8 +205,9 @@ def run_recame(job: Job, manifest: Path, out: Path, console: Console) -> dict[st
     wanted = table[table["split"] == "test"]["image"]
     at = pd.Index(order.index).get_indexer(pd.Index(wanted))
     figures = aligned(order.iloc[at], found.predictions.probabilities[at], names)
+    train = table["label"][table["split"] == "train"]
     return {
-        **judged(*figures, job.facts.get("normal")),
+        **judged(*figures, job.facts.get("normal"), train, ours=job.recipe == "default"),
         "seconds": seconds,
         "images_per_s": rate(out, [manifest.parent / name for name in wanted]),
         "version": f"recame {recame.__version__}",
@@ -214,7 +240,7 @@ def run_fastai(
     names = [str(name) for name in found["names"]]
     figures = aligned(test, found["probabilities"], names)
     return {
-        **judged(*figures, job.facts.get("normal")),
+        **judged(*figures, job.facts.get("normal"), table["label"][table["split"] == "train"]),
         "seconds": float(found["seconds"]),
         "images_per_s": float(found["images_per_s"]),
         "version": str(found["version"]),

@@ -37,25 +37,44 @@ export function decided(probabilities, bundle, decisions, nearBlack) {
   if (policy.unknown_above !== null || policy.products !== null || policy.audit > 0)
     throw new Error("These decisions ask for the unknown, for products or for an audit, which this client does not know.");
   const odds = logOdds(probabilities, bundle)[best];
-  if (answer.label === policy.normal) {
-    const released = odds > threshold(policy.release_above);
-    return { ...answer, action: released ? "release" : "review", reason: released ? "released" : "below_release" };
+  if (released(probabilities, answer.label, odds, bundle, policy)) {
+    const normal = { label: policy.normal, confidence: probabilities[names.indexOf(policy.normal)] };
+    return { ...normal, action: "release", reason: "released" };
   }
+  if (answer.label === policy.normal) return { ...answer, action: "review", reason: "below_release" };
   const above = threshold(policy.automatic_above[answer.label]);
   if (odds > above) return { ...answer, action: "automatic", reason: "automatic" };
   return { ...answer, action: "review", reason: above === Infinity ? "class_not_promised" : "ambiguous" };
 }
 
-/** Of each class against all others together, of scores whose scale is undone. */
+/** Whether an image passes: by its score of release, or in older decisions by the odds of its class. */
+function released(probabilities, label, odds, bundle, policy) {
+  const above = threshold(policy.release_above);
+  if (!policy.defect_weights) return label === policy.normal && odds > above;
+  if (policy.guarded.includes(label)) return false;
+  const { names } = bundle.label_space;
+  const weights = names.map((name) => policy.defect_weights[name] ?? 1);
+  return againstOthers(rawScores(probabilities, bundle), names.indexOf(policy.normal), weights) > above;
+}
+
+/** Of each class against all others together. */
 export function logOdds(probabilities, bundle) {
+  const scores = rawScores(probabilities, bundle);
+  return scores.map((_, own) => againstOthers(scores, own));
+}
+
+/** Log probabilities whose scale is undone. */
+function rawScores(probabilities, bundle) {
   const { floor } = bundle.interface.answer;
-  const scores = probabilities.map((p) => bundle.calibration.temperature * Math.log(Math.max(p, floor)));
-  return scores.map((score, own) => {
-    const others = scores.filter((_, i) => i !== own);
-    const largest = Math.max(...others);
-    const sum = others.reduce((total, other) => total + Math.exp(other - largest), 0);
-    return score - largest - Math.log(sum);
-  });
+  return probabilities.map((p) => bundle.calibration.temperature * Math.log(Math.max(p, floor)));
+}
+
+function againstOthers(scores, own, weights = null) {
+  const weighted = scores.map((score, i) => score + (weights ? Math.log(weights[i]) : 0));
+  const others = weighted.filter((_, i) => i !== own);
+  const largest = Math.max(...others);
+  const sum = others.reduce((total, other) => total + Math.exp(other - largest), 0);
+  return scores[own] - largest - Math.log(sum);
 }
 
 function threshold(told) {

@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from recame.decisions.actions import ACTIONS, Policy, candidates
+from recame.decisions.scored import release_scores
 from recame.errors import CheckpointError
 
 NAMES = ("good", "bridge", "open")
@@ -61,6 +63,44 @@ def test_a_threshold_is_not_above_itself() -> None:
     exact = policy(release_above=float(policy().act(scores).odds[0]))
     assert exact.act(scores).reasons() == ["below_release"]
     assert exact.act(scores + np.array([1e-9, 0, 0])).reasons() == ["released"]
+
+
+def test_by_weights_an_image_passes_whatever_it_is_called() -> None:
+    weighed = policy(defect_weights=np.array([1.0, 1.9, 0.1]), release_above=0.0)
+    scores = np.log([[0.4, 0.1, 0.5], [0.4, 0.5, 0.1], [0.9, 0.05, 0.05]])
+    acted = weighed.act(scores)
+    assert acted.reasons() == ["released", "ambiguous", "released"]
+    assert acted.best.tolist() == [0, 1, 0]
+    assert acted.odds[0] == pytest.approx(math.log(0.4 / 0.6))
+    guarded = replace(weighed, guarded=frozenset({2}))
+    assert guarded.act(scores).reasons() == ["class_not_promised", "ambiguous", "released"]
+    told = json.loads(json.dumps(guarded.to_dict()))
+    assert told["defect_weights"] == {"bridge": 1.9, "open": 0.1}
+    assert told["guarded"] == ["open"]
+    again = Policy.from_dict(told, NAMES)
+    assert again.act(scores).reasons() == guarded.act(scores).reasons()
+    for wrong in (0.0, "much", True, math.inf):
+        damaged = {**told, "defect_weights": {"bridge": wrong, "open": 1.0}}
+        with pytest.raises(CheckpointError, match="decision policy cannot be read"):
+            Policy.from_dict(damaged, NAMES)
+
+
+def test_no_weights_let_fewer_defects_escape_than_their_frequencies() -> None:
+    """On a line of known densities: two defects on two sides, one of them rare."""
+    rng = np.random.default_rng(0)
+    places, share = np.array([0.0, 2.5, -2.5]), np.array([0.9, 0.095, 0.005])
+    target = rng.choice(3, 40_000, p=share)
+    x = rng.normal(places[target], 1.0)
+    logits = -((x[:, None] - places) ** 2) / 2  # of equally frequent classes
+
+    def escaping(weights: list[float]) -> float:
+        scores = release_scores(logits, 0, np.array([1.0, *weights]))
+        above = np.quantile(scores[target == 0], 0.02)
+        return float((scores[target != 0] > above).mean())
+
+    by_frequency = escaping([0.095, 0.005])
+    assert by_frequency < escaping([0.5, 0.5]) - 0.03
+    assert by_frequency < escaping([0.005, 0.095]) - 0.3
 
 
 def test_what_is_strange_beyond_numbers_is_unknown() -> None:

@@ -11,7 +11,7 @@ from recame.decisions.actions import AUTOMATIC, RELEASE, REVIEW, UNKNOWN
 from recame.decisions.expected import FRONTIER_LIMITS, risk_coverage
 from recame.decisions.limits import Limits, PerClass
 from recame.decisions.promises import risk_of_each
-from recame.decisions.scored import Scored
+from recame.decisions.scored import Scored, release_scores
 from recame.decisions.tune import tune
 from recame.errors import ConfigError, DataError
 
@@ -124,9 +124,29 @@ def test_prices_choose_only_what_promises_leave_open() -> None:
         limits = Limits.from_dict({"escape": 0.3, "prices": asked})
         return tune(scored(spread=2.0), NAMES, "good", limits).policy.release_above
 
-    assert priced(0.0, 1.0) == plain.policy.release_above
+    # Where escapes cost nothing no normal image between the two is held back.
+    least, free = plain.policy.release_above, priced(0.0, 1.0)
+    scores = release_scores(scored(spread=2.0).logits, 0, np.ones(3))[:400]
+    assert free >= least
+    assert not ((scores > least) & (scores <= free)).any()
     assert priced(1000.0, 1.0) > plain.policy.release_above
-    assert priced(1.0, 1e6) == plain.policy.release_above
+    images, dear = scored(spread=2.0), replace(plain.policy, release_above=priced(1.0, 1e6))
+    assert "below_release" not in dear.act(images.logits).reasons()
+    assert "below_release" in replace(dear, release_above=0.0).act(images.logits).reasons()
+
+
+def test_defects_weigh_in_release_as_they_come_and_the_unpromised_pass_by_no_call() -> None:
+    limits = Limits.from_dict({"escape": {"bridge": 0.05}})
+    found = tune(scored((400, 300, 2)), NAMES, "good", limits).policy
+    assert found.guarded == {2}  # two images of `open` promise nothing
+    assert found.defect_weights is not None
+    assert found.defect_weights.tolist() == pytest.approx([1.0, 600 / 302, 1.0])
+    # Of the same score, one is called `open`.
+    rows = np.log([[0.45, 0.08, 0.47], [0.45, 0.47 / 2, 0.08]])
+    free = replace(found, release_above=-9.0)
+    assert free.act(rows).reasons()[0] != "released"
+    assert free.act(rows).reasons()[1] == "released"
+    assert free.act(np.log([[0.4, 0.5, 0.1]])).best.tolist() == [0]  # released as the normal class
 
 
 def cost(limits: Limits, above: float) -> float:
@@ -134,12 +154,13 @@ def cost(limits: Limits, above: float) -> float:
     assert limits.prices is not None
     images, total = scored(spread=2.0), 0.0
     policy = tune(images, NAMES, "good", limits).policy
-    moved = type(policy)(policy.names, 0, above, policy.automatic_above)
-    acted = moved.act(images.logits)
-    for target, best, action in zip(images.target, acted.best, acted.action, strict=True):
-        if best == 0:
-            total += limits.prices.review if action == REVIEW else 0.0
-            total += limits.prices.escape if action == RELEASE and target != 0 else 0.0
+    acted = replace(policy, release_above=above).act(images.logits)
+    called = images.logits.argmax(1)
+    for target, best, action in zip(images.target, called, acted.action, strict=True):
+        if action == RELEASE:
+            total += limits.prices.escape if target != 0 else 0.0
+        elif best == 0 or target == 0:  # a false call is booked or seen for the same price here
+            total += 1.0
     return total
 
 

@@ -21,7 +21,7 @@ from recame.data.resize import scaled
 from recame.decisions.actions import Policy
 from recame.decisions.calibration import Calibration
 from recame.decisions.calibrators import Calibrator
-from recame.decisions.scored import class_log_odds, logits_of
+from recame.decisions.scored import class_log_odds, logits_of, release_scores
 from recame.export.document import BundleDocument, document_schema, field_table
 from recame.export.export import export
 from recame.export.interface import interface, write_metadata
@@ -119,6 +119,8 @@ def test_the_numbers_of_answering() -> None:
         acted = policy.act(logits)
         assert acted.reasons() == [reason]
         assert action == ("release" if reason == "released" else "review")
+    score = release_scores(logits, 0, np.array([1.0, 1.5, 0.5]))
+    assert score == pytest.approx(numbers(EXAMPLE["score"][1]), abs=1e-6)
 
 
 def test_schema_and_table_are_those_of_this_version() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from recame.contracts import Array, BoolArray, FloatArray, IntArray
 from recame.decisions.audit import audited
-from recame.decisions.scored import class_log_odds
+from recame.decisions.scored import class_log_odds, release_scores
 from recame.errors import CheckpointError
 
 #: Of every draw, so that an image is audited by each model or by none.
@@ -50,7 +50,8 @@ class Acted(NamedTuple):
     Attributes:
         reason: (N,) numbers of `REASONS`.
         action: (N,) numbers of `ACTIONS`.
-        best: (N,) the most probable class; meaningless where nothing is finite.
+        best: (N,) the class that each is called: the most probable, or the normal one where it is
+            released; meaningless where nothing is finite.
         odds: (N,) its log-odds; NaN where nothing is finite.
     """
 
@@ -71,10 +72,15 @@ class Policy:
     Attributes:
         names: of the C classes.
         normal: index of the class that may be released; None: there is none.
-        release_above: log-odds of the normal class that an image must exceed to be released; it
-            must also be called normal.
+        release_above: score (`release_scores`) that an image must exceed to be released; of a
+            policy without `defect_weights` the log-odds of the normal class, as which it must then
+            be called too.
         automatic_above: (C,) log-odds of its class that any other image must exceed to be decided
             by it without a person; inf: nothing is.
+        defect_weights: (C,) what each defect class weighs in the score; None: fitted before there
+            were any.
+        guarded: indices of the classes of which nothing is promised: an image that is called one
+            of them is not released.
         unknown_above: strangeness from which on an image is unknown; None: nothing says so.
         products: those of the training; None: they are not asked.
         audit: share of all images that people see, drawn by their content (`audited`).
@@ -87,6 +93,8 @@ class Policy:
     normal: int | None
     release_above: float
     automatic_above: FloatArray = field(repr=False)
+    defect_weights: FloatArray | None = field(default=None, repr=False)
+    guarded: frozenset[int] = frozenset()
     unknown_above: float | None = None
     products: frozenset[str] | None = None
     audit: float = 0.0
@@ -118,6 +126,10 @@ class Policy:
         # What is no number is greater than nothing, and so never above a threshold.
         normal = nothing if self.normal is None else finite & (best == self.normal)
         released = normal & (own > self.release_above)
+        if self.normal is not None and self.defect_weights is not None:
+            scores = release_scores(logits, self.normal, self.defect_weights)
+            held = np.isin(best, list(self.guarded))
+            released = finite & ~held & (scores > self.release_above)
         above = self.automatic_above[best]
         facts: dict[str, BoolArray] = {
             "not_finite": ~finite,
@@ -132,6 +144,10 @@ class Policy:
         }
         first = np.stack([facts[name] for name in _ASKED]).argmax(0)
         reason = first + len(REASONS) - len(_ASKED)
+        passes = reason == REASONS.index("released")
+        if passes.any():
+            best, own = best.copy(), own.copy()
+            best[passes], own[passes] = self.normal, odds[passes, self.normal]
         return Acted(reason, np.array(list(ACTION_OF.values()))[reason], best, own)
 
     def draws(self, digests: Sequence[str | None]) -> BoolArray | None:
@@ -170,6 +186,7 @@ class Policy:
             "normal": None if self.normal is None else self.names[self.normal],
             "release_above": _told(self.release_above),
             "automatic_above": automatic,
+            **self._told_weights(),
             "unknown_above": self.unknown_above,
             "products": None if self.products is None else sorted(self.products),
             "audit": self.audit,
@@ -177,6 +194,14 @@ class Policy:
             "review_budget": self.review_budget,
             "lot_column": self.lot_column,
         }
+
+    def _told_weights(self) -> dict[str, Any]:
+        if self.normal is None or self.defect_weights is None:
+            return {}
+        pairs = zip(self.names, self.defect_weights.tolist(), strict=True)
+        weights = {name: weight for at, (name, weight) in enumerate(pairs) if at != self.normal}
+        guarded = [self.names[index] for index in sorted(self.guarded)]
+        return {"defect_weights": weights, "guarded": guarded}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], names: Sequence[str]) -> Policy:
@@ -197,6 +222,9 @@ class Policy:
             if sorted(automatic) != sorted(others):
                 raise ValueError(f"thresholds of {sorted(automatic)}")
             above = [math.inf if n == normal else _number(automatic[n]) for n in names]
+            weights = values.get("defect_weights")
+            if weights is not None and sorted(weights) != sorted(others):
+                raise ValueError(f"weights of {sorted(weights)}")
             unknown, products = values["unknown_above"], values["products"]
             budget, lots = values.get("review_budget"), values.get("lot_column")
             return cls(
@@ -204,6 +232,10 @@ class Policy:
                 normal=index,
                 release_above=_number(values["release_above"]),
                 automatic_above=np.array(above),
+                defect_weights=None
+                if weights is None
+                else np.array([1.0 if n == normal else _weight(weights[n]) for n in names]),
+                guarded=frozenset(list(names).index(n) for n in values.get("guarded", ())),
                 unknown_above=None if unknown is None else _number(unknown),
                 products=None if products is None else frozenset(map(str, products)),
                 audit=_share("an audit", values["audit"]),
@@ -240,6 +272,12 @@ def candidates(
         "|".join(names[index] for index in row[keep])
         for row, keep in zip(order, likely, strict=True)
     ]
+
+
+def _weight(told: float) -> float:
+    if isinstance(told, bool) or not 0 < told < math.inf:
+        raise ValueError(f"a weight of {told!r}")
+    return float(told)
 
 
 def _share(what: str, told: float) -> float:

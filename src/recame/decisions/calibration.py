@@ -24,8 +24,9 @@ from recame.runs.merged_json import adding_to
 
 logger = logging.getLogger(__name__)
 
-#: The first knew a temperature, the second a policy beside it, the third biases of classes.
-DECISIONS_SCHEMA = 3
+#: The first knew a temperature, the second a policy beside it, the third biases of classes, the
+#: fourth a release by the weights of defects.
+DECISIONS_SCHEMA = 4
 
 #: What a richer map adds to a temperature where it is written.
 _OF_CLASSES = ("method", "scale", "bias")
@@ -216,8 +217,11 @@ def decided_by(answers: Mapping[str, object], calibration: Calibration | None) -
 def schema_of(values: Mapping[str, Any]) -> int:
     """The oldest schema that knows all that a `decisions.json` holds: versions before read it."""
     calibration = values.get("calibration")
+    policy = values.get("policy")
+    if isinstance(policy, dict) and "defect_weights" in policy:
+        return 4
     if isinstance(calibration, dict) and not calibration.keys().isdisjoint(_OF_CLASSES):
-        return DECISIONS_SCHEMA
+        return 3
     return 2 if "policy" in values or calibration is None else 1
 
 

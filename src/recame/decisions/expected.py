@@ -95,13 +95,26 @@ def expect(policy: Policy, images: Scored, mix: FloatArray) -> Expected:
 
 
 def frontier(
-    scores: FloatArray, target: IntArray, normal: int, mix: FloatArray, risk: float
+    scores: FloatArray,
+    target: IntArray,
+    called: BoolArray,
+    normal: int,
+    mix: FloatArray,
+    risk: float,
 ) -> list[dict[str, Any]]:
-    """For each escape limit, of all defect classes alike: whether it is promised, and its price."""
+    """For each escape limit, of all defect classes alike: whether it is promised, and its price.
+
+    Args:
+        scores: (N,) of `recame.decisions.scored.release_scores`.
+        target: (N,) class indices.
+        called: (N,) whether an image is called normal.
+        normal: index of the normal class.
+        mix: (C,) shares of the classes on the line.
+        risk: of each promise.
+    """
     counts = np.bincount(target, minlength=len(mix))
     defects = [i for i in range(len(mix)) if i != normal and counts[i]]
     own = {index: np.sort(scores[target == index]) for index in defects}
-    called = scores > -math.inf
     weight = (mix / np.maximum(counts, 1))[target]
     rows = []
     for limit in FRONTIER_LIMITS:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recame.contracts import Array, BoolArray, FloatArray, IntArray
-from recame.decisions.actions import ACTION_OF, ACTIONS, Policy, candidates
+from recame.decisions.actions import ACTION_OF, ACTIONS, RELEASE, Policy, candidates
 from recame.decisions.scored import logits_of
 from recame.decisions.strangeness import Scorer
 
@@ -103,6 +103,9 @@ class Decider:
                 strangeness = self.scorer.score(features, logits)
             acted = self.policy.act(logits, strangeness=strangeness, products=products, drawn=drawn)
             reasons = acted.reasons()
+            passes = acted.action == RELEASE
+            best = np.where(passes, acted.best, best)
+            confidence = np.take_along_axis(probabilities, best[:, None], 1)[:, 0]
         if near_black is not None:
             told = zip(reasons, near_black, strict=True)
             reasons = ["near_black" if dark else reason for reason, dark in told]

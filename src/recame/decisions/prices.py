@@ -11,11 +11,11 @@ from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.automation import Automation
 from recame.decisions.limits import Prices
 from recame.decisions.release import Release
-from recame.decisions.scored import normal_scores
 
 
 def cheapest(
     odds: FloatArray,
+    scores: FloatArray,
     target: IntArray,
     normal: int | None,
     mix: FloatArray,
@@ -31,6 +31,8 @@ def cheapest(
 
     Args:
         odds: (N, C) log-odds of each class; NaN where the model gives no numbers.
+        scores: (N,) of release (`recame.decisions.scored.release_scores`); not asked without a
+            normal class.
         target: (N,) class indices.
         normal: index of the normal class; None: there is none.
         mix: (C,) shares of the classes on the line.
@@ -43,35 +45,45 @@ def cheapest(
     weight = (mix / np.maximum(counts, 1))[target]
     best = np.where(np.isfinite(odds).all(1), np.nan_to_num(odds).argmax(1), -1)
     if normal is not None:
-        costs = prices.escape, prices.review
-        scores = normal_scores(odds, normal)
-        above = _threshold(scores, target == normal, weight, costs, at_least=release.above)
+        # Held back, an image goes to a person where it is called normal; else it is a defect's, to
+        # be booked or looked at, whichever is cheaper, and no cost at all where it is one.
+        on_hold = np.where(best == normal, prices.review, min(prices.review, prices.false_call))
+        on_hold = np.where((best != normal) & (target != normal), 0.0, on_hold)
+        escapes = np.where(target == normal, 0.0, prices.escape)
+        known = scores > -math.inf
+        above = _threshold(
+            scores[known],
+            (weight * escapes)[known],
+            (weight * on_hold)[known],
+            at_least=release.above,
+        )
         release = replace(release, above=above)
-    thresholds, costs = automation.above.copy(), (prices.false_call, prices.review)
+    thresholds = automation.above.copy()
     for index in np.flatnonzero(free & (np.arange(len(mix)) != normal)):
-        scores = np.where(best == index, odds[:, index], -math.inf)
-        thresholds[index] = _threshold(scores, target == index, weight, costs, at_least=-math.inf)
+        own = best == index
+        wrong = np.where(target == index, 0.0, prices.false_call)
+        thresholds[index] = _threshold(
+            odds[own, index], (weight * wrong)[own], weight[own] * prices.review, at_least=-math.inf
+        )
     return release, replace(automation, above=thresholds)
 
 
 def _threshold(
-    scores: FloatArray,
-    right: BoolArray,
-    weight: FloatArray,
-    costs: tuple[float, float],
-    *,
-    at_least: float,
+    scores: FloatArray, above: FloatArray, below: FloatArray, *, at_least: float
 ) -> float:
-    """The one of least cost: who exceeds it and is wrong costs, and who is held back, too."""
-    called = scores > -math.inf
-    order = np.argsort(-scores[called], kind="stable")
-    ranked = scores[called][order]
-    each = weight[called][order]
-    wrong = np.where(right[called][order], 0.0, each)
+    """The one of least cost.
+
+    Args:
+        scores: (N,) a threshold is one of them, and those that equal it are held back.
+        above: (N,) what each costs that exceeds the threshold.
+        below: (N,) what each costs that is held back.
+        at_least: no lower one is taken.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
     # With the first so many above it.
-    cost = costs[0] * np.concatenate([[0.0], np.cumsum(wrong)])
-    cost += costs[1] * (each.sum() - np.concatenate([[0.0], np.cumsum(each)]))
-    # A threshold is a score: those that equal it are held back.
+    cost = np.concatenate([[0.0], np.cumsum(above[order])])
+    cost += below.sum() - np.concatenate([[0.0], np.cumsum(below[order])])
     thresholds = np.append(ranked, -math.inf)
     number_above = np.searchsorted(-ranked, -thresholds, side="left")
     allowed = np.where(thresholds >= at_least, cost[number_above], math.inf)

@@ -18,10 +18,10 @@ from recame.names import counted, quoted
 
 @dataclass(frozen=True)
 class Release:
-    """The threshold of the normal class's log-odds, and what it promises.
+    """The threshold of scores of release, and what it promises.
 
     Attributes:
-        above: an image passes whose log-odds exceed it; inf: none does.
+        above: an image passes whose score (`release_scores`) exceeds it; inf: none does.
         promises: one a defect class.
     """
 
@@ -65,7 +65,7 @@ def fit_release(
     more than that risk. The largest threshold of all classes keeps all limits.
 
     Args:
-        scores: (N,) log-odds of the normal class; NaN where the model gives no numbers.
+        scores: (N,) of `release_scores`; -inf where the model gives no numbers.
         target: (N,) class indices.
         names: of the C classes.
         normal: index of the normal class.

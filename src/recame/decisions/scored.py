@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,10 +113,57 @@ def class_log_odds(logits: FloatArray) -> FloatArray:
     return found
 
 
-def normal_scores(odds: FloatArray, normal: int) -> FloatArray:
-    """(N,) log-odds of the normal class; -inf where an image is called another, or nothing."""
-    called = np.isfinite(odds).all(1) & (np.nan_to_num(odds).argmax(1) == normal)
-    return np.where(called, odds[:, normal], -math.inf)
+def release_scores(logits: FloatArray, normal: int, weights: FloatArray) -> FloatArray:
+    """Log-odds of the normal class against all defects as they come on a line.
+
+    `log p_normal - log(sum of w_k p_k over the defect classes)`. Networks are trained and
+    calibrated as if all classes were equally frequent; whether an image is a defect at all is
+    asked on a line where they are not. With weights in the ratio of the defects' frequencies this
+    is the likelihood ratio of normal and defect images, by which at any overkill fewest of the
+    defects escape (Neyman and Pearson, 1933). It falls from normal to defect whatever class an
+    image is called: of the many normal images of a line some are called one of the rare classes.
+
+    Args:
+        logits: (N, C).
+        normal: index of the normal class.
+        weights: (C,), of the defects; that of the normal class does not count.
+
+    Returns:
+        (N,) float64; -inf in rows that hold anything but numbers.
+
+    Examples:
+        >>> weights = np.array([1.0, 1.9, 0.1])  # the second defect is rare
+        >>> release_scores(np.log([[0.4, 0.1, 0.5], [0.4, 0.5, 0.1]]), 0, weights).round(2)
+        array([ 0.49, -0.89])
+    """
+    scores = np.asarray(logits, np.float64)
+    finite: BoolArray = np.asarray(np.isfinite(scores).all(1))
+    scores = np.where(finite[:, None], scores, 0.0)
+    defects = np.arange(scores.shape[1]) != normal
+    with np.errstate(divide="ignore"):
+        weighted = scores[:, defects] + np.log(weights[defects])
+    largest = weighted.max(1)
+    of_defects = largest + np.log(np.exp(weighted - largest[:, None]).sum(1))
+    return np.where(finite, scores[:, normal] - of_defects, -math.inf)
+
+
+def defect_weights(mix: FloatArray, normal: int, promised: Collection[int]) -> FloatArray:
+    """How much each defect class weighs in `release_scores`.
+
+    As it comes on the line, on the average 1. A class of which nothing is promised weighs at least
+    that: nobody has counted how many of it would pass.
+
+    Args:
+        mix: (C,) shares of the classes on the line, up to a factor.
+        normal: index of the normal class.
+        promised: indices of the classes whose escapes are promised.
+    """
+    defects = np.arange(len(mix)) != normal
+    total = float(mix[defects].sum())
+    shares = mix / total * int(defects.sum()) if total > 0 else np.ones(len(mix))
+    counted = np.isin(np.arange(len(mix)), list(promised))
+    found: FloatArray = np.where(counted & (shares > 0), shares, np.maximum(shares, 1.0))
+    return np.where(defects, found, 1.0)
 
 
 def logits_of(probabilities: Array, temperature: float = 1.0) -> FloatArray:

@@ -25,7 +25,7 @@ from recame.decisions.prices import cheapest
 from recame.decisions.promises import Promise, risk_of_each
 from recame.decisions.release import Release, check_defects, fit_release, promised_classes
 from recame.decisions.review_budget import first_place
-from recame.decisions.scored import Scored, class_log_odds, normal_scores
+from recame.decisions.scored import Scored, class_log_odds, defect_weights, release_scores
 from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
@@ -173,11 +173,19 @@ def tune(
         limits.confidence, promises=promises, comparisons=comparisons, tuning=tuning
     )
     release, rows = Release(math.inf, ()), []
+    weights, guarded = None, frozenset[int]()
+    scores = np.full(len(images), -math.inf)
     if index is not None:
-        scores = normal_scores(odds, index)
+        promised = promised_classes(images.target, names, index, limits.escape)
+        # What is estimated moves no threshold of release.
+        weights = defect_weights(mix if line is None else usual, index, promised)
+        guarded = frozenset(range(len(names))) - {index, *promised}
+        scores = release_scores(images.logits, index, weights)
+        best = np.nan_to_num(odds, nan=-math.inf).argmax(1)
+        scores[np.isin(best, list(guarded))] = -math.inf
         words: dict[str, Any] = {"risk": risk, "unit": unit, "why": estimate}
         release = fit_release(scores, images.target, names, index, limits.escape, **words)
-        rows = frontier(scores, images.target, index, mix, risk)
+        rows = frontier(scores, images.target, best == index, index, mix, risk)
     alarms = fit_alarms(strangers, strange, names, risk=risk, why=estimate)
     automation = fit_automation(
         _known_odds(odds, images, alarms.above)[~(laying & purified)],
@@ -192,13 +200,15 @@ def tune(
     if limits.prices is not None:
         free = np.array([limits.purity.limit(name) is None for name in names])
         release, automation = cheapest(
-            odds, images.target, index, mix, limits.prices, free, release, automation
+            odds, scores, images.target, index, mix, limits.prices, free, release, automation
         )
     known = None if products is None else frozenset(products)
     policy = Policy(
         names=tuple(names),
         normal=index,
         release_above=release.above,
+        defect_weights=weights,
+        guarded=guarded,
         automatic_above=automation.above,
         unknown_above=alarms.above,
         products=known,
