@@ -196,7 +196,7 @@ class TestPromises:
     def test_so_do_others(self, run: Path, fresh: Path) -> None:
         found = recame.tune(run, fresh, KNOWN, normal="ok")
         assert all(promise.holds for promise in found.promises)
-        assert read_json(run / "decisions.json")["schema"] == 3
+        assert read_json(run / "decisions.json")["schema"] == 4
         model = recame.load(run)
         assert model.decisions is not None
         released = [each for each in model.predict(fresh) if each.action == "release"]
