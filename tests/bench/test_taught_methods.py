@@ -53,6 +53,7 @@ def result_of(bench: Bench, job: Job) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_ride_is_distilled_from_six(defects: Path, tmp_path: Path) -> None:
     bench = opened(tmp_path, defects, ["ride", "ride_distilled"])
     student, teacher = (
@@ -88,6 +89,7 @@ def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_with_the_same_teacher(
     defects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_stopped_job_goes_on_with_the_same_teacher(
         run_job(changed, job)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_size_and_experts_that_are_weighed(
     defects: Path, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_run_and_bundle_answer_alike(
         np.testing.assert_array_equal(odds[0].argmax(1), called)
 
 
+@pytest.mark.slow
 def test_users_of_the_graph_calibrate_as_the_page_says(
     biased: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def all_are(split: str, run: Path) -> None:
 class TestPromises:
     """Images that fitted biases promise nothing; others do."""
 
+    @pytest.mark.slow
     def test_val_that_fitted_them_gives_an_estimate(
         self, run: Path, finished: Path, tmp_path: Path
     ) -> None:
@@ -297,6 +299,7 @@ class TestFitting:
         again = recame.evaluate(run, split="val", report=False).evaluation
         assert again.to_dict()["balanced_accuracy"] == figures["balanced_accuracy"]
 
+    @pytest.mark.slow
     def test_by_export(self, finished: Path, tmp_path: Path) -> None:
         run = Path(shutil.copytree(finished, tmp_path / "run"))
         (run / "decisions.json").unlink()

@@ -43,6 +43,7 @@ def sensitive(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node if node.name in names)
 
 
+@pytest.mark.slow
 def test_stay_in_full_precision_up_to_their_product(tmp_path: Path) -> None:
     for start in (None, 0.5):
         written(start, tmp_path / f"{start}.onnx")
@@ -53,6 +54,7 @@ def test_stay_in_full_precision_up_to_their_product(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.slow
 def test_answer_as_torch_does(quantised: bool, tmp_path: Path) -> None:
     graph = written(0.3, tmp_path / "a.onnx")
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 1)).astype(np.uint8)

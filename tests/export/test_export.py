@@ -289,6 +289,7 @@ class TestTemperature:
         fingerprints = {recame.load(path).fingerprint for path in (hot.path, finished)}
         assert len(fingerprints) == 2
 
+    @pytest.mark.slow
     def test_other_views_are_fitted_for_the_bundle_alone(
         self, hot: RunFolder, tmp_path: Path
     ) -> None:

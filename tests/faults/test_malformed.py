@@ -263,6 +263,7 @@ def judged(found: dict[str, Any], counts: dict[str, int]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
+@pytest.mark.slow
 def test_a_share_of_them(corpus: Path, tmp_path: Path) -> None:
     judged(give(corpus, tmp_path, FEW), FEW)
 

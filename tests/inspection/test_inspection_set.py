@@ -178,6 +178,7 @@ def test_a_leaked_image_counts_for_the_training_split(tmp_path: Path) -> None:
     assert inspection[Structure].classes["images"].tolist() == [3, 6]
 
 
+@pytest.mark.slow
 def test_numbers_that_each_lot_counts_anew_are_no_leak(tmp_path: Path) -> None:
     table = images(tmp_path, ["a", "b"] * 60, size=8)
     table["lot"] = [f"L{i // 5}" for i in range(120)]
@@ -238,6 +239,7 @@ def test_thousands_of_classes_and_rows_without_images(tmp_path: Path) -> None:
     assert len(page) < 1_000_000
 
 
+@pytest.mark.slow
 def test_thousands_of_classes_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recame.inspection.examine.MOST_EMBEDDED", 60)
     table = images(tmp_path, [f"c{i // 2}" for i in range(100)])
@@ -247,6 +249,7 @@ def test_thousands_of_classes_with_images(tmp_path: Path, monkeypatch: pytest.Mo
     assert "sampled" in keys
 
 
+@pytest.mark.slow
 def test_parts_of_a_file_are_kept_together_without_advice(tmp_path: Path) -> None:
     table = images(tmp_path, ["ok"] * 6 + ["hole"] * 6)
     found, _, _ = inspected(table, tmp_path / "whole")

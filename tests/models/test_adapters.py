@@ -303,6 +303,7 @@ def test_lora_is_merged_away() -> None:
         assert any("lora" in name for name in model.state_dict())
 
 
+@pytest.mark.slow
 def test_bundled_graph_answers_as_torch(tmp_path: Path) -> None:
     small = {"num_experts": 1, "shared_stages": 0, "stages": 1, "pooling": "both"}
     model = make(tuning="adapter", attention="regional", **small)
@@ -444,6 +445,7 @@ def lift(tiny_config: Callable[..., Config]) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_run_adapts_and_leaves_the_backbone(defects: Path, lift: Config, tmp_path: Path) -> None:
     run = train(defects, lift, out=tmp_path / "run")
     loaded = load_checkpoint(run.path)
@@ -461,6 +463,7 @@ def test_run_adapts_and_leaves_the_backbone(defects: Path, lift: Config, tmp_pat
     assert len(checkpoint["optimizer_states"][0]["state"]) == len(learned)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(
     defects: Path,
     lift: Config,

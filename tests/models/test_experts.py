@@ -220,6 +220,7 @@ class Ensemble(nn.Module):
         return ensemble_logits(self.model(x).logits)
 
 
+@pytest.mark.slow
 def test_exports_to_onnx(tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     model = Ensemble(build(hidden=8)).eval()

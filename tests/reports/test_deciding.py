@@ -93,6 +93,7 @@ def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None
     assert (place / "predictions.parquet").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_normal_class_that_tuned_is_that_of_the_report(run: Path, fresh: Path) -> None:
     """Training was not told it: `recame tune --normal` alone was."""
     place, words = run / "evaluation" / "test", "No class is named as normal"

@@ -153,6 +153,7 @@ def test_a_lot_that_tells_nothing_is_refused(
     assert "policy" not in read_json(run / "decisions.json")
 
 
+@pytest.mark.slow
 def test_a_bundle_knows_by_which_shares_it_was_trained(
     run: Path, labelled: Path, line: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_bundle_knows_by_which_shares_it_was_trained(
         recame.tune(bundle, labelled, limits, lot=tmp_path / "lot.parquet")
 
 
+@pytest.mark.slow
 def test_a_bundle_takes_the_estimate_of_its_run_along(
     run: Path, labelled: Path, lot: Path, tmp_path: Path
 ) -> None:

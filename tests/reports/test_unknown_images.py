@@ -94,6 +94,7 @@ def test_graph_torch_and_tables_say_the_same(run: Path, foreign: Path, tmp_path:
     assert noted["review"]["number"] == judged["action"].isin(["review", "unknown"]).sum()
 
 
+@pytest.mark.slow
 def test_a_bundle_tells_them_too(run: Path, foreign: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     found = CliRunner().invoke(app, ["export", str(run), "--out", str(out)])
@@ -113,6 +114,7 @@ def test_a_bundle_tells_them_too(run: Path, foreign: Path, tmp_path: Path) -> No
     assert recame.load(out).outputs == ("probabilities", "features")
 
 
+@pytest.mark.slow
 def test_a_bundle_alone_knows_no_images_that_trained_it(
     run: Path, fresh: Path, tmp_path: Path
 ) -> None:

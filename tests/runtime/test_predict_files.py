@@ -783,6 +783,7 @@ def test_pages_are_named_in_the_table(bundle: Path, tmp_path: Path) -> None:
     assert (streamed.image, streamed.sha256) == (names[2], sha256(tmp_path / "a.tif"))
 
 
+@pytest.mark.slow
 def test_pages_are_taken_up_by_what_their_file_holds(bundle: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "a.tif", tmp_path / "out.csv"
     cv2.imwritemulti(str(path), [np.full((5, 6), n, np.uint8) for n in range(1, 4)] * 100)

@@ -55,6 +55,7 @@ def rows_of(subjects: list[Subject]) -> dict[str, Costs]:
     return {key: Costs(**row) for key, row in found["rows"].items()}
 
 
+@pytest.mark.slow
 def test_methods_differ_as_they_should(
     defects: Path, tiny_config: Callable[..., Config], no_child: list[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_macs_agree_with_a_hand_count_of_the_head(
     assert rows["wide"].macs - rows["narrow"].macs == added
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_fresh_process(
     defects: Path, tiny_config: Callable[..., Config]
 ) -> None:

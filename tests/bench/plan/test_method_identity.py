@@ -101,6 +101,7 @@ def test_a_run_that_has_not_begun_has_no_other_code(request_of: Request, tmp_pat
     assert json.loads(record.read_text()) == {"method": "weighed", "code_sha256": sha256}
 
 
+@pytest.mark.slow
 def test_runs_elsewhere_of_other_code_are_refused(request_of: Request, tmp_path: Path) -> None:
     assert run_bench(request_of, QUIET)
     here = replace(request_of, out=tmp_path / "here", elsewhere=(request_of.out,), table=True)
