@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,6 +129,8 @@ def cache(
 
 def extras() -> dict[str, list[str]]:
     """Extra -> packages that it lacks here, by what the installed package says that it needs."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     from recame.machine import package_versions
 
     try:
