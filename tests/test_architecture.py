@@ -46,7 +46,7 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "base"}
 MOST_LINES = 450
 
 TABLES = {"pandas", "pyarrow", "sklearn", "scipy"}
-TORCH = {"torch", "torchvision", "lightning", "timm", "captum", "safetensors"}
+TORCH = {"torch", "torchvision", "lightning", "timm", "safetensors"}
 DRAWING = {"matplotlib", "jinja2"}
 SETTINGS = {"pydantic", "yaml"}
 #: What takes longer to load than all that `recame --help` says.
