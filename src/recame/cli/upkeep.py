@@ -43,13 +43,18 @@ def latency(
     ] = None,
     device: Device = "auto",
     images: Annotated[
-        Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder of the line's own images, decided one by one too."
+        ),
     ] = None,
     takt: Annotated[
         str | None,
         typer.Option(help="Time for one image, as 20ms: exit code 1 if it is too short."),
     ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the figures.")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures.")
+    ] = None,
 ) -> None:
     """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
     from recame.durations import parse_duration
