@@ -108,7 +108,7 @@ def basis_of(
 
 def _of_bundle(folder: Path, calibration: Given | None, console: Console) -> Basis:
     if calibration is None:
-        words = ("recame", "tune", folder, "--calibration", "LABELLED")
+        words = ("recame", "tune", folder, "--calibration", "DATA")
         raise ConfigError(
             f"{folder} is a bundle, which holds no images: give labelled ones that neither trained "
             f"nor chose its model, {command(*words)}, or the run that it was exported from, --run."
