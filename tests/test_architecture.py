@@ -46,9 +46,11 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "base"}
 MOST_LINES = 450
 
 TABLES = {"pandas", "pyarrow", "sklearn", "scipy"}
-TORCH = {"torch", "torchvision", "lightning", "timm", "captum", "safetensors"}
+TORCH = {"torch", "torchvision", "lightning", "timm", "safetensors"}
 DRAWING = {"matplotlib", "jinja2"}
 SETTINGS = {"pydantic", "yaml"}
+#: What takes longer to load than all that `recame --help` says.
+SLOW = {"numpy", "filelock", "importlib.metadata"}
 #: What no module of a room may bring when it is imported.
 NEVER_IN = {
     "metrics": TORCH | TABLES | DRAWING | SETTINGS,
@@ -232,9 +234,13 @@ def test_what_the_runtime_shares_needs_nothing_else() -> None:
     assert loaded & NEVER_IN["runtime"] == set()
 
 
-@pytest.mark.parametrize("statement", ["import recame", "import recame.cli.app"])
-def test_starting_brings_no_torch(statement: str) -> None:
-    assert modules_after(statement) & (TORCH | TABLES | DRAWING) == set()
+@pytest.mark.parametrize("words", [["-c", "import recame"], ["-m", "recame", "--help"]])
+def test_starting_brings_nothing_slow(words: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "recame" in loaded
+    assert loaded & (TORCH | TABLES | DRAWING | SETTINGS | SLOW) == set()
 
 
 def test_public_names_exist() -> None:

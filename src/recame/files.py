@@ -20,13 +20,11 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-
 from recame.errors import CheckpointError, DataError, RecameError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `recame --help` comes by here
     import pandas as pd
+    from filelock import BaseFileLock
 
 #: What a user can mend; any other error of the system is a bug and keeps its traceback.
 _MENDABLE = {
@@ -129,6 +127,8 @@ def json_text(values: object) -> str:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows, ready for JSON: plain Python values, None for what is missing."""
+    import numpy as np
+
     plain = table.astype(object).where(table.notna(), None)
     return [
         {
@@ -221,6 +221,8 @@ def hold(path: Path, *, wait_s: float = 0.0) -> Hold | None:
     Raises:
         DataError: the file cannot be made there.
     """
+    from filelock import FileLock, SoftFileLock, Timeout
+
     with explained(path, "Nothing is done without it: check the rights and free space there."):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock: BaseFileLock = FileLock(path, thread_local=False)

@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,8 @@ def describe_machine() -> dict[str, Any]:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Versions of those packages that are installed."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to load
+
     versions = {}
     for name in names:
         with suppress(PackageNotFoundError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,19 @@ def counted(count: int, what: str = "image") -> str:
     """
     many = "" if count == 1 else "es" if what.endswith("ss") else "s"
     return f"{count:,} {what}{many}"
+
+
+def in_words(given: object) -> str:
+    """What was given as data, as a sentence names it: its path, or what it is in memory.
+
+    Examples:
+        >>> in_words("night_shift.csv"), in_words([("a.png", "ok"), ("b.png", "dent")])
+        ('night_shift.csv', 'list of 2 rows')
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fsdecode(given)
+    name = type(given).__name__
+    return f"{name} of {counted(len(given), 'row')}" if isinstance(given, Sized) else name
 
 
 def escaped(text: str) -> str:

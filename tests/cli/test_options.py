@@ -54,11 +54,16 @@ def test_frequent_settings_are_options(
 
 
 def test_a_run_is_judged_on_a_table_of_other_names(
-    recame: Recame, run: Path, renamed: Path
+    recame: Recame, run: Path, renamed: Path, tmp_path: Path
 ) -> None:
     columns = ["--set", "data.image_column=file", "--set", "data.label_column=defect"]
-    code, _, err = recame("evaluate", run, renamed, *columns, "--device", "cpu")
+    table = tmp_path / "judged.csv"
+    code, out, err = recame("evaluate", run, renamed, *columns, "--device", "cpu", "-o", table)
     assert (code, err) == (0, "")
+    assert f"Predictions: {table}" in out
+    kept = run / "evaluation" / "renamed" / "predictions.parquet"
+    assert list(pd.read_csv(table)) == list(pd.read_parquet(kept))
+    assert pd.read_csv(table)["prediction"].tolist() == pd.read_parquet(kept)["prediction"].tolist()
     judged = json.loads((run / "evaluation" / "renamed" / "judged.json").read_text())
     assert judged["settings"]["data.label_column"] == "defect"
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["label_column"] == "label"
@@ -92,6 +97,7 @@ def test_a_run_is_continued_with_corrections_and_short_options(
         (["--set", "evaluation.views=2"], "(and views)"),
         (["--set", "evaluation.bootstrap=-1"], "evaluation.bootstrap"),
         (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES=1"),
+        (["--out", "judged.xlsx"], "must end in .csv or .parquet"),
     ],
 )
 def test_what_training_has_decided_stays(
@@ -133,9 +139,47 @@ def test_help_groups_the_verbs_with_examples_and_exit_codes(recame: Recame) -> N
                 for o in (*option.opts, *option.secondary_opts)
             }
             assert {word for word in words if word.startswith("--")} <= options
+    assert "MODEL either" in " ".join(out.split())
     text = recame("verify", "--help").out
     assert "$ recame verify runs/first fresh_labelled/" in text
     assert "0 all promises hold, 1 one is broken, 2 refused" in text
+
+
+def test_help_names_what_kind_of_thing_is_meant(recame: Recame) -> None:
+    verbs: Any = typer.main.get_command(app)
+    words = {
+        verb: [each.metavar for each in known.params if each.param_type_name == "argument"]
+        for verb, known in verbs.commands.items()
+    }
+    assert words["train"] == words["inspect"] == ["DATA"]
+    assert words["evaluate"] == ["RUN", "DATA"]
+    assert words["compare"] == ["OLD", "NEW", "DATA"]
+    assert words["verify"] == ["MODEL", "DATA"]
+    for verb in words:
+        options = [line for line in recame(verb, "--help").out.splitlines() if " --" in line]
+        assert [line for line in options if "<path>" in line or " PATH " in line] == []
+    kinds = {
+        option: each.metavar
+        for known in verbs.commands.values()
+        for each in known.params
+        for option in each.opts
+    }
+    assert (kinds["--against"], kinds["--calibration"], kinds["--limits"]) == (
+        "RUN",
+        "DATA",
+        "FILE",
+    )
+
+
+@pytest.mark.parametrize("option", ["--with", "--images", "--outputs", "--gpu", "--count"])
+def test_an_option_means_one_thing(option: str) -> None:
+    verbs: Any = typer.main.get_command(app)
+    having = [
+        verb
+        for verb, known in verbs.commands.items()
+        if any(option in each.opts for each in known.params)
+    ]
+    assert len(having) == 1
 
 
 def test_prepare_makes_public_sets(recame: Recame, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_published_settings_are_valid(path: Path) -> None:
 
 def test_synth_writes_a_set_that_can_be_read(recame: Recame, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    words = ["--images", 240, "--classes", 5, "--products", 4, "--size", 32, "--seed", 2]
+    words = ["--count", 240, "--classes", 5, "--products", 4, "--size", 32, "--seed", 2]
     code, text, err = recame("synth", out, *words)
     assert (code, err) == (0, "")
     assert f"Manifest: {out / 'manifest.csv'}" in text
@@ -216,7 +216,7 @@ def test_synth_writes_a_set_that_can_be_read(recame: Recame, tmp_path: Path) -> 
     [
         (["--classes", 15], "num_classes = 15 is out of range"),
         (["--size", 8], "size = 8 is out of range"),
-        (["--images", 20], "leaves"),
+        (["--count", 20], "leaves"),
     ],
 )
 def test_synth_refuses_what_no_plan_could_meet(
@@ -247,7 +247,7 @@ def test_inspect_reads_the_table_alone(
     table["image"] = "nowhere/" + table["image"]
     table.to_csv(tmp_path / "gone.csv", index=False)
     monkeypatch.chdir(tmp_path)
-    code, _, err = recame("inspect", "gone.csv", "--no-images")
+    code, _, err = recame("inspect", "gone.csv", "--no-decode")
     assert (code, err) == (0, "")
     assert (tmp_path / "inspection" / "gone.csv" / "inspection.html").exists()
     code, _, err = recame("inspect", "gone.csv")
@@ -279,7 +279,7 @@ def test_no_inspection_takes_the_folder_of_another(
         "./elsewhere/../elsewhere/images/": "images-2",
     }
     for source, folder in expected.items():
-        code, text, err = recame("inspect", source, "--no-images")
+        code, text, err = recame("inspect", source, "--no-decode")
         assert (code, err) == (0, "")
         assert f"Page: {Path('inspection') / folder / 'inspection.html'}" in text
     assert {path.name for path in Path("inspection").iterdir()} == set(expected.values())
@@ -287,7 +287,7 @@ def test_no_inspection_takes_the_folder_of_another(
         facts = json.loads(Path("inspection", expected[source], "inspection.json").read_text())
         assert Path(facts["source"]).resolve() == Path(source).resolve()
     monkeypatch.chdir(tmp_path / "images.v1")
-    assert recame("inspect", ".", "--no-images")[0] == 0
+    assert recame("inspect", ".", "--no-decode")[0] == 0
     assert Path("inspection", "images.v1", "inspection.html").exists()
 
 

@@ -175,7 +175,7 @@ def test_wrong_words(finished: Path, tmp_path: Path) -> None:
     for words, reason in (
         ({"format": "tflite"}, "--format 'tflite'"),
         ({"precision": "int4"}, "choose fp32, fp16, int8"),
-        ({"outputs": ("gates",)}, "--with 'gates'"),
+        ({"outputs": ("gates",)}, "--outputs 'gates'"),
         ({"views": 9}, "1 to 8 views"),
         ({"normal": "fine"}, "normal class 'fine' is not among"),
     ):

@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from recame.contracts import PreprocessSpec
-from recame.inference.attribution import _enlarged, attribution_maps, attribution_stages
+from recame.inference.attribution import (
+    _enlarged,
+    _spoken_for,
+    attribution_maps,
+    attribution_stages,
+)
 from recame.inference.gates import gate_layers
 from recame.models import Architecture, MultiExpertClassifier, RegionalChannelAttention
 from recame.pages.drawing import overlay
@@ -71,6 +76,27 @@ def test_maps_have_the_images_shape_and_leave_the_model_as_it_was(images):
     assert 0 < maps.max() <= 1 + 1e-6
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_speaks_for_a_class_is_activation_times_gradient(images):
+    model, seen = small_model(), {}
+    classes = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0]])
+    stages = (2, 3)
+    found = _spoken_for(model, images, classes, stages)
+    for part, stage in zip(found, stages, strict=True):
+        for number, (place, expert) in enumerate(np.ndindex(2, 2)):
+            # The gradient of what is added to a map is the map's own.
+            def add(_, __, output):
+                seen["added"] = torch.zeros_like(output, requires_grad=True)
+                seen["map"] = output.detach()
+                return output + seen["added"]
+
+            hook = model.stages(expert)[stage].register_forward_hook(add)
+            logits = model(images).logits[:, expert]
+            hook.remove()
+            (logits[range(5), classes[:, place]] - logits.mean(1)).sum().backward()
+            wanted = (seen["map"] * seen["added"].grad).sum(1)
+            torch.testing.assert_close(part[number], wanted)
 
 
 def test_a_map_of_the_last_stage_adds_up_to_what_the_class_gains(images):

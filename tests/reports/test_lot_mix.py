@@ -206,3 +206,15 @@ def test_labels_play_no_part(run: Path, labelled: Path, lot: Path, tmp_path: Pat
         for name in ("plain", "wrong")
     ]
     assert found[0].tolist() == found[1].tolist()
+
+
+def test_a_lot_in_memory_tells_the_same_mix(
+    run: Path, finished: Path, labelled: Path, lot: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    limits = Limits.from_dict(ESTIMATE)
+    by_path = recame.tune(run, labelled, limits, normal="ok", lot=lot)
+    given = recame.tune(other, labelled, limits, normal="ok", lot=pd.read_parquet(lot))
+    assert given.policy.to_dict() == by_path.policy.to_dict()
+    told = read_json(other / "decisions.json")
+    assert "DataFrame of 500 rows" in str(told)

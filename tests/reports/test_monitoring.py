@@ -167,3 +167,17 @@ def test_what_cannot_be_watched(
     write_json(run / "monitor.json", {**state, "escapes": {"escapes of dent": {}}})
     with pytest.raises(DataError, match="monitor"):
         recame.monitor(run, path)
+
+
+def test_a_lot_in_memory_is_the_lot_of_its_table(
+    run: Path, lot: pd.DataFrame, tmp_path: Path
+) -> None:
+    found = recame.monitor(run, written(lot, tmp_path / "lot.csv"), state=tmp_path / "a.json")
+    given = recame.monitor(run, lot, state=tmp_path / "b.json")
+    assert str(given) == str(found)
+    assert str(found).startswith("420 images of the lot, 420 of them audited.\n  escapes of ")
+    rows = found.to_frame().set_index("promise")
+    assert rows.loc["escapes of dent", ["limit", "images", "alarm"]].tolist() == [0.1, 120, False]
+    assert recame.monitor(run, lot, state=tmp_path / "a.json").images == 0  # seen already
+    with pytest.raises(DataError, match="DataFrame of 420 rows has no column 'label'"):
+        recame.monitor(run, lot.drop(columns="label"), state=tmp_path / "c.json")

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from recame.config import Config
 from recame.errors import MissingDependencyError
 from recame.reports.evaluate import evaluate
+from recame.runs import trackers
 from recame.runs.folder import RunFolder
 from recame.runs.trackers import Trackers, check_trackers
 from recame.training.train import train
@@ -95,11 +96,34 @@ def test_a_run_is_told_whole(
 
 def test_one_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     told = Told()
-    trackers = Trackers([Failing(), told])
-    trackers.figures({"a": 1, "b": "no number"}, step=3)
-    trackers.figures({"a": 2})
+    both = Trackers([Failing(), told])
+    both.figures({"a": 1, "b": "no number"}, step=3)
+    both.figures({"a": 2})
     assert told.figures == {"a": [(3, 1.0), (0, 2.0)]}
     assert "Failing failed (ConnectionError: no answer)" in caplog.text
+
+
+def test_one_that_cannot_be_made_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made(name: str, *_: object) -> Any:
+        if name == "mlflow":
+            raise ConnectionError("no server there")
+        return SimpleNamespace(experiment=SimpleNamespace(id="w1"), save=bool, finalize=bool)
+
+    monkeypatch.setattr(trackers, "_made", made)
+    marked: dict[str, Any] = {}
+    folder: Any = SimpleNamespace(
+        path=tmp_path,
+        state="running",
+        info=lambda: {"trackers": {"mlflow": "m1"}},
+        mark=lambda state, **facts: marked.update(facts),
+    )
+    config = Config().updated({"run.loggers": ["mlflow", "wandb"]})
+    with trackers.tracking(folder, config) as told:
+        assert len(told.loggers) == 1
+    assert marked == {"trackers": {"mlflow": "m1", "wandb": "w1"}}
+    assert "mlflow failed (ConnectionError: no server there)" in caplog.text
 
 
 def test_files_go_to_those_that_keep_them(tmp_path: Path) -> None:

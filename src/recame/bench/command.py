@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +55,7 @@ class Request:
 
     plan: Path
     out: Path
-    data: dict[str, Path]
+    data: dict[str, Path] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     workers: int = 1
@@ -69,12 +69,12 @@ class Request:
     elsewhere: tuple[Path, ...] = ()
 
 
-def run_bench(request: Request, console: Console) -> bool:
+def run_bench(request: Request, console: Console | None = None) -> bool:
     """Run what is missing of a plan, then write its tables.
 
     Args:
         request: what was asked for.
-        console: where progress goes.
+        console: where progress goes; silent if None.
 
     Returns:
         Whether every run that was asked for has its result.
@@ -82,6 +82,7 @@ def run_bench(request: Request, console: Console) -> bool:
     Raises:
         RecameError: the plan, a method or a data set cannot be used; nothing has run then.
     """
+    console = console or Console(quiet=True)
     bench = open_bench(request, console)
     # Refused now, and not when costs are measured or all has run.
     if request.ray is None:

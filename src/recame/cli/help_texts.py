@@ -14,6 +14,14 @@ DATA, TRAIN, EVALUATE, DEPLOY, RESEARCH, MACHINE = (
 )
 
 
+#: What the words in capitals mean, of all verbs.
+WORDS = (
+    "RUN is the folder that a training leaves, BUNDLE what recame export writes of it, MODEL "
+    "either. DATA is a folder with one folder per class, one with train/val/test, or a table "
+    "(CSV, Parquet) with the columns image and label. recame VERB --help: examples, exit codes."
+)
+
+
 class Verb(NamedTuple):
     """A verb's place in the help.
 
@@ -30,8 +38,8 @@ class Verb(NamedTuple):
 
 #: In the order of the help.
 VERBS = {
-    "inspect": Verb(DATA, ("recame inspect images/", "recame inspect table.csv --no-images")),
-    "synth": Verb(DATA, ("recame synth icdefects/ --images 8000 --classes 14",)),
+    "inspect": Verb(DATA, ("recame inspect images/", "recame inspect table.csv --no-decode")),
+    "synth": Verb(DATA, ("recame synth icdefects/ --count 8000 --classes 14",)),
     "prepare": Verb(
         DATA,
         (

@@ -10,8 +10,10 @@ import typer
 from recame.short_names import SHORT
 
 #: What a verb works on.
-Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
-Model = Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A bundle, or the folder of a finished run.")
+]
 
 #: How a run is trained.
 Settings = Annotated[
@@ -28,7 +30,10 @@ Size = Annotated[
 ]
 Corrections = Annotated[
     Path | None,
-    typer.Option(help="Table of corrected labels, as suspects.csv of recame inspect, filled in."),
+    typer.Option(
+        metavar="TABLE",
+        help="Table of corrected labels, as suspects.csv of recame inspect, filled in.",
+    ),
 ]
 TimeBudget = Annotated[
     str | None,
@@ -38,11 +43,13 @@ TimeBudget = Annotated[
 ]
 Normal = Annotated[str | None, typer.Option(metavar="CLASS", help=SHORT["normal"].words)]
 Seed = Annotated[int | None, typer.Option(help=SHORT["seed"].words)]
-RunDevice = Annotated[str | None, typer.Option("--device", help=SHORT["device"].words)]
+RunDevice = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help=SHORT["device"].words)
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 
 #: How a model is run.
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or tensorrt.")]
 Views = Annotated[
     int | None,
     typer.Option(

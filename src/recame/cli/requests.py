@@ -172,7 +172,7 @@ def inspect_request(
     return config, out
 
 
-#: What `--with` calls the outputs of a bundle's graph.
+#: What `--outputs` calls the outputs of a bundle's graph.
 EXPORT_OUTPUTS = {
     "experts": "expert_probabilities",
     "features": "features",
@@ -194,7 +194,7 @@ def check_max_escape(share: float | None) -> None:
 
 
 def export_outputs(words: str) -> tuple[str, ...]:
-    """The graph's further outputs that `recame export --with` names, separated by commas.
+    """The graph's further outputs that `recame export --outputs` names, separated by commas.
 
     Raises:
         ConfigError: a word is unknown.
@@ -202,7 +202,7 @@ def export_outputs(words: str) -> tuple[str, ...]:
     names = [word.strip() for word in words.split(",") if word.strip()]
     for name in names:
         if name not in EXPORT_OUTPUTS:
-            raise ConfigError(f"--with {name!r} is unknown: choose {', '.join(EXPORT_OUTPUTS)}.")
+            raise ConfigError(f"--outputs {name!r} is unknown: choose {', '.join(EXPORT_OUTPUTS)}.")
     return tuple(EXPORT_OUTPUTS[name] for name in names)
 
 

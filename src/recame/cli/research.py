@@ -12,16 +12,25 @@ from recame.names import command
 
 
 def bench(
-    plan: Annotated[Path, typer.Argument(help="The comparison: methods, data sets, seeds (YAML).")],
+    plan: Annotated[
+        Path,
+        typer.Argument(metavar="PLAN", help="The comparison: methods, data sets, seeds (YAML)."),
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for runs and tables.", show_default="runs/<plan>"),
+        typer.Option(
+            *("--out", "-o"),
+            metavar="FOLDER",
+            help="Folder for runs and tables.",
+            show_default="runs/<plan>",
+        ),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Where a data set lies, NAME=PATH; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a data set lies; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Only this method; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
@@ -31,7 +40,7 @@ def bench(
     job_limit: Annotated[
         str, typer.Option(help="A run is stopped after so long; the next call goes on with it.")
     ] = "24h",
-    device: Annotated[
+    gpu: Annotated[
         list[int] | None, typer.Option(help="A GPU that the workers share; may be repeated.")
     ] = None,
     ray: Annotated[
@@ -49,12 +58,16 @@ def bench(
         bool, typer.Option("--table", help="Only write the tables of what is finished.")
     ] = False,
     markdown: Annotated[
-        Path | None, typer.Option(help="Also put the headline table between this file's markers.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also put the headline table between this file's markers."
+        ),
     ] = None,
     elsewhere: Annotated[
         list[Path] | None,
         typer.Option(
             "--with",
+            metavar="FILE",
             help="results.csv of this plan's runs made elsewhere: they count as done; may be "
             "repeated.",
         ),
@@ -77,7 +90,7 @@ def bench(
         workers=workers,
         threads=threads,
         job_limit_s=job_limit_s,
-        devices=tuple(device or ()),
+        devices=tuple(gpu or ()),
         ray=ray,
         costs=costs,
         table=table,
@@ -89,8 +102,8 @@ def bench(
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
-    images: Annotated[int, typer.Option(help="Images of all splits together.")] = 8000,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="New or empty folder to write.")],
+    count: Annotated[int, typer.Option(help="Images of all splits together.")] = 8000,
     classes: Annotated[int, typer.Option(help="Classes, 2 to 14.")] = 14,
     products: Annotated[int, typer.Option(help="Product lines.")] = 12,
     size: Annotated[int, typer.Option(help="Side in pixels, 32 to 256.")] = 64,
@@ -129,7 +142,7 @@ def synth(
     from recame.progress import progress_bars, say
 
     spec = SyntheticSpec(
-        num_images=images,
+        num_images=count,
         num_classes=classes,
         num_products=products,
         size=size,
@@ -157,14 +170,21 @@ def synth(
 
 def prepare(
     name: Annotated[
-        str | None, typer.Argument(help="A public set.", show_default="all are listed")
+        str | None,
+        typer.Argument(metavar="NAME", help="A public set.", show_default="all are listed"),
     ] = None,
     raw: Annotated[
-        Path | None, typer.Argument(help="Your copy of its files; a generated set needs none.")
+        Path | None,
+        typer.Argument(metavar="RAW", help="Your copy of its files; a generated set needs none."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="New or empty folder.", show_default="sets/<name>"),
+        typer.Option(
+            *("--out", "-o"),
+            metavar="FOLDER",
+            help="New or empty folder.",
+            show_default="sets/<name>",
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,13 +43,18 @@ def latency(
     ] = None,
     device: Device = "auto",
     images: Annotated[
-        Path | None, typer.Option(help="A folder of the line's own images, decided one by one too.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder of the line's own images, decided one by one too."
+        ),
     ] = None,
     takt: Annotated[
         str | None,
         typer.Option(help="Time for one image, as 20ms: exit code 1 if it is too short."),
     ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the figures.")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures.")
+    ] = None,
 ) -> None:
     """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
     from recame.durations import parse_duration
@@ -130,6 +134,8 @@ def cache(
 
 def extras() -> dict[str, list[str]]:
     """Extra -> packages that it lacks here, by what the installed package says that it needs."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     from recame.machine import package_versions
 
     try:

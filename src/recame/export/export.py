@@ -166,7 +166,7 @@ def _check_words(
     for what, word, known in (
         ("format", format, tuple(MODEL_FILES)),
         ("precision", precision, PRECISIONS),
-        *(("with", name, OPTIONAL_OUTPUTS) for name in outputs),
+        *(("outputs", name, OPTIONAL_OUTPUTS) for name in outputs),
     ):
         if word not in known:
             raise ConfigError(f"--{what} {word!r} is unknown: choose {', '.join(known)}.")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recame.contracts import Array
 from recame.inference.forward import evaluating
@@ -51,7 +50,7 @@ def attribution_maps(
     """What speaks for each of some classes in each image, by each expert.
 
     At each stage, activation times gradient, summed over the channels (HiResCAM: Draelos and
-    Carin, arXiv 2011.08891, by captum's `LayerGradientXActivation`); the gradient is that of the
+    Carin, arXiv 2011.08891); the gradient is that of the
     class's logit above the mean of the expert's logits, so that what speaks for every class alike
     cancels. What speaks against the class is dropped. An image's maps of one stage are divided by
     the largest absolute value among them, resized, and averaged over the stages; so its maps are
@@ -67,42 +66,54 @@ def attribution_maps(
     Returns:
         (B, K, E, H, W) float32, 0 or more.
     """
-    from captum.attr import LayerGradientXActivation
-
     stages = attribution_stages(model, images) if stages is None else stages
     pieces, size = model.spec.pieces, (int(images.shape[2]), int(images.shape[3]))
     count, num_maps = len(images), classes.shape[1] * model.num_experts
-    # captum follows gradients from the images on.
-    seen = images.detach().clone().requires_grad_(True)
-    total = torch.zeros(count, num_maps, *size, device=images.device)
     with evaluating(model):
-        for stage in stages:
-            parts = []
-            for target in classes.T:
-                for expert in range(model.num_experts):
-                    layer = model.stages(expert)[stage]
-                    method = LayerGradientXActivation(_logit_above_mean(model, expert), layer)
-                    found = method.attribute(seen, target=target).detach()
-                    parts.append(together(found.sum(1, keepdim=True), pieces))
-            maps = torch.cat(parts, 1)
+        spoken = _spoken_for(model, images, classes, stages)
+        total = torch.zeros(count, num_maps, *size, device=images.device)
+        for parts in spoken:
+            maps = together(torch.stack(parts, 1), pieces)
             largest = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
             total += _enlarged(maps / largest, size, pieces).relu()
     shape = (count, classes.shape[1], model.num_experts, *size)
     return np.asarray((total / len(stages)).view(shape).cpu().numpy())
 
 
+def _spoken_for(
+    model: MultiExpertClassifier, images: Tensor, classes: Tensor, stages: tuple[int, ...]
+) -> list[list[Tensor]]:
+    """Activation times gradient of each stage, summed over its channels: the experts' by class."""
+    layers = [[model.stages(expert)[i] for expert in range(model.num_experts)] for i in stages]
+    left: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+        left[layer] = output
+        return output.clone()  # what follows may work in place
+
+    hooks = [
+        layer.register_forward_hook(keep) for layer in {layer for row in layers for layer in row}
+    ]
+    try:
+        # Weights may keep no gradient: it is followed from the images on.
+        logits = model(images.detach().clone().requires_grad_(True)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    above = logits - logits.mean(2, keepdim=True)
+    found: list[list[Tensor]] = [[] for _ in stages]
+    for target in classes.T:
+        for expert in range(model.num_experts):
+            maps = [left[row[expert]] for row in layers]
+            score = above[:, expert].gather(1, target[:, None]).sum()
+            for parts, activation, gradient in zip(
+                found, maps, torch.autograd.grad(score, maps, retain_graph=True), strict=True
+            ):
+                parts.append((activation * gradient).sum(1).detach())
+    return found
+
+
 def _enlarged(maps: Tensor, size: tuple[int, int], pieces: int) -> Tensor:
     """Maps (B, M, h, w) at the size of the images; no piece tints the one below it."""
-    from captum.attr import LayerAttribution
-
-    each = apart(maps, pieces)
     of_piece = (size[0] // pieces, size[1])
-    return together(LayerAttribution.interpolate(each, of_piece, "bilinear"), pieces)
-
-
-def _logit_above_mean(model: nn.Module, expert: int) -> Callable[[Tensor], Tensor]:
-    def forward(images: Tensor) -> Tensor:
-        logits: Tensor = model(images).logits[:, expert]
-        return logits - logits.mean(1, keepdim=True)
-
-    return forward
+    return together(functional.interpolate(apart(maps, pieces), of_piece, mode="bilinear"), pieces)

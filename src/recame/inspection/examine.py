@@ -215,7 +215,7 @@ def _decode(
         raise DataError(
             f"None of the {len(table):,} images can be read ({first.path}: {first.reason}), so "
             "there is nothing to inspect. Check the paths and the files, or look at the manifest "
-            "alone with --no-images."
+            "alone with --no-decode."
         )
     return spec, cache
 

@@ -59,6 +59,11 @@ class MultiExpertClassifier(nn.Module):
         open_gates: bool = False,
     ) -> None:
         super().__init__()
+        if num_classes < 1:
+            raise ConfigError(
+                f"num_classes={num_classes}: a network without classes answers nothing. Give as "
+                "many as there are."
+            )
         self.architecture, self.spec, self.num_classes = architecture, spec, num_classes
         shared, num_experts = architecture.shared_stages, architecture.num_experts
         if num_experts < 1:

@@ -13,11 +13,12 @@ from rich.console import Console
 from recame.config import SYMMETRIES, Config
 from recame.contracts import AnyPath
 from recame.data.splits import CALIBRATE
+from recame.datasets.given import Given
 from recame.decisions.calibration import Calibration
 from recame.decisions.document import earlier_tunings
 from recame.errors import ConfigError, DataError
 from recame.inference.finished_run import recorded_data
-from recame.names import command
+from recame.names import command, in_words
 from recame.progress import say
 from recame.reports.labelled import Labelled, contents_of
 from recame.runs.folder import RunFolder
@@ -25,6 +26,8 @@ from recame.runtime.bundle import find_bundle, open_bundle
 
 #: Sizes, and tiles or none, that are compared where they are left open, at most.
 _SIZES, _TILES = 3, 2
+#: Folder of a model for tables that were given in memory.
+_KEPT = "given"
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,15 @@ class Basis:
 
 
 def basis_of(
-    folder: Path, origin: RunFolder | None, calibration: AnyPath | None, console: Console
+    folder: Path, origin: RunFolder | None, calibration: Given | None, console: Console
 ) -> Basis:
     """Images for the decisions of a run, or of a bundle.
 
     Args:
         folder: of the model.
         origin: the run that it is, or that it was exported from; None: a bundle alone.
-        calibration: labelled images that made nothing; None: the run's own.
+        calibration: labelled images that made nothing, of which a table in memory is kept beside
+            the model; None: the run's own.
         console: where is told what cannot be known.
 
     Raises:
@@ -92,9 +96,9 @@ def basis_of(
         "product_column": config.data.product_column,
     }
     if calibration is not None:
-        labelled, source = Labelled.read(calibration, console), str(Path(calibration).absolute())
-        seen = frozenset(contents_of(made))
-        return Basis(labelled, str(calibration), source=source, seen=seen, **facts)
+        labelled = Labelled.read(calibration, console, keep=folder / _KEPT)
+        facts |= {"source": str(labelled.path.absolute()), "seen": frozenset(contents_of(made))}
+        return Basis(labelled, in_words(calibration), **facts)
     if (manifest["split"] == CALIBRATE).any():
         seen = frozenset(contents_of(made))
         return Basis(_own(origin, manifest, CALIBRATE), CALIBRATE, seen=seen, **facts)
@@ -102,16 +106,16 @@ def basis_of(
     return Basis(_own(origin, manifest, "val"), "val", comparisons=chosen, **facts)
 
 
-def _of_bundle(folder: Path, calibration: AnyPath | None, console: Console) -> Basis:
+def _of_bundle(folder: Path, calibration: Given | None, console: Console) -> Basis:
     if calibration is None:
-        words = ("recame", "tune", folder, "--calibration", "LABELLED")
+        words = ("recame", "tune", folder, "--calibration", "DATA")
         raise ConfigError(
             f"{folder} is a bundle, which holds no images: give labelled ones that neither trained "
             f"nor chose its model, {command(*words)}, or the run that it was exported from, --run."
         )
     say(console, "A bundle does not tell by which images it was made: see that none is among these")
-    source = str(Path(calibration).absolute())
-    return Basis(Labelled.read(calibration, console), str(calibration), source=source)
+    labelled = Labelled.read(calibration, console, keep=folder / _KEPT)
+    return Basis(labelled, in_words(calibration), source=str(labelled.path.absolute()))
 
 
 def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
@@ -122,7 +126,8 @@ def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
             f"{folder.path} has no val split, and the images that trained it promise nothing: "
             "give labelled images that did not, with --calibration."
         )
-    return Labelled(table.reset_index(drop=True), folder.manifest_path)
+    path = folder.manifest_path
+    return Labelled(table.reset_index(drop=True), path, str(path))
 
 
 def origin_of(folder: Path, run: AnyPath | None) -> RunFolder | None:

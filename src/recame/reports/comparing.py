@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from recame.config.files import read_settings
 from recame.contracts import AnyPath
+from recame.datasets.given import Given
 from recame.decisions.flips import Answers
 from recame.decisions.gate import GateResult, judge
 from recame.decisions.gate_rules import GateRules
@@ -30,9 +33,9 @@ _STYLES = {"passed": "green", "blocked": "red", "cannot_tell": "yellow"}
 def compare(
     old: AnyPath,
     new: AnyPath,
-    source: AnyPath,
+    source: Given,
     *,
-    rules: AnyPath | GateRules | None = None,
+    rules: AnyPath | GateRules | Mapping[str, Any] | None = None,
     normal: str | None = None,
     out: AnyPath | None = None,
     console: Console | None = None,
@@ -44,8 +47,9 @@ def compare(
     Args:
         old: the folder of the model on the line.
         new: of the one that may replace it.
-        source: labelled images that trained neither: a folder per class, or a table.
-        rules: a YAML file, or the rules; None: as `GateRules()`.
+        source: labelled images that trained neither, as `train` takes them: a folder per class, a
+            table's path, a DataFrame, pairs of an image's path and its label, or a run.
+        rules: a YAML file, or what one holds, or the rules; None: as `GateRules()`.
         normal: the normal class, where the models name none.
         out: a folder for `gate.json` and `flips.csv`; None: neither is written.
         console: where progress and the verdict go; silent if None.
@@ -55,7 +59,7 @@ def compare(
         RecameError: a model or the images cannot be used.
     """
     console = console or Console(quiet=True)
-    asked = rules if isinstance(rules, GateRules) else _read(rules)
+    asked = _read(rules)
     models = {"old": load(old), "new": load(new)}
     name = _normal(models, normal)
     labelled = Labelled.read(source, console)
@@ -85,13 +89,15 @@ def compare(
     return result
 
 
-def _read(path: AnyPath | None) -> GateRules:
-    """Rules of a YAML file."""
-    if path is None:
-        return GateRules()
-    values = read_settings(Path(path), "rules", "--rules")
+def _read(given: AnyPath | GateRules | Mapping[str, Any] | None) -> GateRules:
+    """Rules of a YAML file, or as they are given."""
+    if isinstance(given, GateRules):
+        return given
+    if given is None or isinstance(given, Mapping):
+        return GateRules.from_dict(given or {})
+    values = read_settings(Path(given), "rules", "--rules")
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no rules by name, for instance escape_margin: 0.02")
+        raise ConfigError(f"{given} holds no rules by name, for instance escape_margin: 0.02")
     return GateRules.from_dict(values)
 
 

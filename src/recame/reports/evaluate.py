@@ -42,7 +42,13 @@ from recame.reports.judged_images import (
 from recame.reports.run_report import Baseline
 from recame.reports.terminal import print_evaluation
 from recame.runs.folder import RunFolder
-from recame.runs.predictions import load_predictions, predictions_table, save_predictions
+from recame.runs.predictions import (
+    check_suffix,
+    load_predictions,
+    load_predictions_table,
+    predictions_table,
+    save_predictions,
+)
 from recame.runs.trackers import track_evaluation
 
 if TYPE_CHECKING:
@@ -103,6 +109,7 @@ def evaluate(
     views: int | None = None,
     corrections: AnyPath | None = None,
     report: bool = True,
+    out: AnyPath | None = None,
     device: str | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -128,6 +135,7 @@ def evaluate(
             figures are kept under a name of their own (`test-corrected`).
         report: also draw the report; if that fails, the figures stay, the reason is printed and
             returned, and its traceback lies in `report_error.txt`.
+        out: a further copy of the table of predictions, .csv or .parquet.
         device: `cpu` or `cuda`; None: as the run's settings say.
         settings: whole names to values, of how images are read and computed: `JUDGING`.
         console: where progress and figures go; silent if None.
@@ -137,6 +145,8 @@ def evaluate(
             taken by other images' figures, or another process judges under it now.
     """
     console = console or Console(quiet=True)
+    if out is not None:
+        check_suffix(Path(out))
     if name is not None:
         check_folder_name(name, "--name")
     changed = judging_settings({**(settings or {}), **({"device": device} if device else {})})
@@ -157,7 +167,12 @@ def evaluate(
         check_name(folder, name, judged)
         kept.enter_context(folder.in_evaluation(name))
         check_free(folder, name, judged)
-        return _evaluate(folder, config, loaded, judged, name, console, report=report)
+        done = _evaluate(folder, config, loaded, judged, name, console, report=report)
+        if out is not None:
+            table, _ = load_predictions_table(done.folder / PREDICTIONS)
+            save_predictions(table, Path(out), loaded.label_space.names, weights)
+            say(console, f"Predictions: {out}")
+        return done
 
 
 def _opened(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from recame.contracts import AnyPath, BoolArray, FloatArray, IntArray
+from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
 from recame.data.manifest import read_manifest
+from recame.datasets.given import Given, given_path
 from recame.decisions.scored import Scored, logits_of
 from recame.decisions.strangeness import Scorer
 from recame.errors import DataError
 from recame.files import sha256
-from recame.names import counted, quoted
+from recame.names import counted, in_words, quoted
 from recame.progress import progress_bars, say
 from recame.runs.prediction_columns import CALLED, DECIDED, NAMED
 from recame.runs.predictions import load_predictions
@@ -38,22 +40,35 @@ class Labelled:
 
     Attributes:
         table: N rows of `read_manifest`, each with a label.
-        source: where they are described.
+        path: where they are described.
+        source: that in words.
     """
 
     table: pd.DataFrame
-    source: Path
+    path: Path
+    source: str
 
     @classmethod
-    def read(cls, source: AnyPath, console: Console) -> Labelled:
+    def read(cls, given: Given, console: Console, *, keep: Path | None = None) -> Labelled:
         """Read a folder per class or a table; rows of the splits `train` and `val` are left out.
 
         Of a table of decisions, audited images alone: others were looked at for their score.
 
+        Args:
+            given: a path, a DataFrame, pairs of an image's path and its label, or a run.
+            console: where is told what is left out.
+            keep: a folder in which a table in memory stays; None: it goes with this process.
+
         Raises:
             DataError: there is no labelled image, or none that its score has not chosen.
         """
-        path = Path(source)
+        with ExitStack() as opened:
+            folder = keep or Path(opened.enter_context(TemporaryDirectory()))
+            path = opened.enter_context(given_path(given, folder))
+            return cls._read(path, in_words(given), console)
+
+    @classmethod
+    def _read(cls, path: Path, source: str, console: Console) -> Labelled:
         if _is_of_predictions(path):
             # Its names need not be relative to it, and people label some of its images.
             found = load_predictions(path).predictions.table
@@ -66,14 +81,15 @@ class Labelled:
             seen = table["split"].isin(_SEEN)
             if seen.any():
                 told = f"{counted(int(seen.sum()))} of the splits train and val are left out"
-                say(console, f"{path}: {told}, as models are made by such images.")
+                say(console, f"{source}: {told}, as models are made by such images.")
             table = table[~seen]
         if table.empty:
             raise DataError(
-                f"{path} holds no labelled image beside those of train and val, and labels of "
+                f"{source} holds no labelled image beside those of train and val, and labels of "
                 "images that made no model are what tells."
             )
-        return cls(_not_chosen_by_score(table, path, console).reset_index(drop=True), path)
+        table = _not_chosen_by_score(table, source, console).reset_index(drop=True)
+        return cls(table, path, source)
 
     @property
     def images(self) -> list[str]:
@@ -155,7 +171,7 @@ def _is_of_predictions(source: Path) -> bool:
     return {*NAMED, *CALLED, *DECIDED} <= header
 
 
-def _not_chosen_by_score(table: pd.DataFrame, source: Path, console: Console) -> pd.DataFrame:
+def _not_chosen_by_score(table: pd.DataFrame, source: str, console: Console) -> pd.DataFrame:
     """Of labelled decisions those of the audit; all where images were not sent to people."""
     if "action" not in table:
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from recame.decisions.prior_shift import Known
 from recame.errors import CheckpointError, ConfigError
 from recame.files import sha256
 from recame.inference.training_prior import prior_of_run
-from recame.names import command
+from recame.names import command, in_words
 from recame.reports.labelled import Judged
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
@@ -33,24 +34,24 @@ class Lot:
         probabilities: (N, C) calibrated; NaN where an image could not be read.
         unknown_share: of the images that are unlike anything known; None: nothing told it.
         prior: (C,) that the probabilities speak of.
-        source: the table.
-        sha256: of its file.
+        source: the table, in words.
+        sha256: of its file, or of the probabilities of one in memory.
     """
 
     names: tuple[str, ...]
     probabilities: FloatArray
     unknown_share: float | None
     prior: FloatArray
-    source: Path
+    source: str
     sha256: str
 
     @classmethod
-    def read(cls, table: AnyPath, model: Predictor, folder: Path) -> Lot:
+    def read(cls, table: AnyPath | pd.DataFrame, model: Predictor, folder: Path) -> Lot:
         """Read a table that `recame predict` wrote with a model.
 
         Args:
-            table: CSV or Parquet; which of two models of the same classes a CSV is of, it does not
-                tell.
+            table: CSV or Parquet, or what was read of one; which of two models of the same classes
+                it is of, Parquet alone tells.
             model: which decides nothing.
             folder: of the model.
 
@@ -65,15 +66,22 @@ class Lot:
         found = load_predictions(table, names)
         if found.model not in ("", model.fingerprint) and found.model != _decided(folder):
             raise ConfigError(
-                f"{table} was predicted by another model than {folder}, or by decisions that it no "
-                "longer has, and says nothing of what this one sees: predict the lot again, "
-                f"{command('recame', 'predict', folder, 'LOT', '-o', Path(table))}."
+                f"{in_words(table)} was predicted by another model than {folder}, or by decisions "
+                "that it no longer has, and says nothing of what this one sees: predict the lot "
+                "again, "
+                f"{command('recame', 'predict', folder, 'LOT', '-o', in_words(table))}."
             )
         predictions = found.predictions
         read = np.isfinite(predictions.probabilities).all(1)
         unknown = _unknown_share(predictions.table[read])
-        source = Path(table)
-        return cls(names, predictions.probabilities, unknown, prior, source, sha256(source))
+        if isinstance(table, pd.DataFrame):
+            source, digest = (
+                in_words(table),
+                hashlib.sha256(predictions.probabilities.tobytes()).hexdigest(),
+            )
+        else:
+            source, digest = Path(table).name, sha256(Path(table))
+        return cls(names, predictions.probabilities, unknown, prior, source, digest)
 
     def mix(self, found: Judged) -> LineMix:
         """The line's mix.
@@ -92,7 +100,7 @@ class Lot:
             Known(images.logits, images.target),
             self.names,
             unknown_share=self.unknown_share,
-            source=self.source.name,
+            source=self.source,
             sha256=self.sha256,
         )
 

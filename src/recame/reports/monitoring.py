@@ -21,7 +21,7 @@ from recame.decisions.promises import Promise
 from recame.decisions.scored import logits_of
 from recame.errors import DataError
 from recame.files import read_json, write_json
-from recame.names import counted, quoted
+from recame.names import counted, in_words, quoted
 from recame.progress import say
 from recame.reports.deciding import promises_of
 from recame.runs.predictions import load_predictions
@@ -47,6 +47,32 @@ class Monitored:
     drifts: tuple[Drift, ...]
     images: int
     audited: int
+
+    def __str__(self) -> str:
+        """What the lot has shown, a line for each promise that is watched and for each drift."""
+        return "\n".join(line for line, _ in self.lines())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each promise that is watched."""
+        columns = ("promise", "limit", "images", "beyond", "low", "high", "alarm")
+        rows = [
+            (what, watch.limit, watch.images, watch.escapes, *_interval(watch), watch.alarm)
+            for what, watch in self.escapes.items()
+        ]
+        return pd.DataFrame(rows, columns=list(columns))
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What is told of it, each line with its style on a terminal."""
+        found = [(f"{counted(self.images)} of the lot, {self.audited:,} of them audited.", "")]
+        for what, watch in self.escapes.items():
+            low, high = _interval(watch)
+            seen = f"{watch.escapes:,} of {counted(watch.images)}, {low:.1%} to {high:.1%}"
+            told = f"{what}: no sign of more than {watch.limit:.2%} ({seen})"
+            if watch.alarm:
+                since = f"since image {watch.alarmed_at}"
+                told = f"ALARM: {what} exceed {watch.limit:.2%} ({seen}; {since})"
+            found.append((f"  {told}", "red" if watch.alarm else ""))
+        return [*found, *((f"  Drift: {drift.sentence}", "yellow") for drift in self.drifts)]
 
     @property
     def alarms(self) -> list[str]:
@@ -82,7 +108,7 @@ class _State:
 
 def monitor(
     model: AnyPath,
-    table: AnyPath,
+    table: AnyPath | pd.DataFrame,
     *,
     state: AnyPath | None = None,
     console: Console | None = None,
@@ -96,8 +122,8 @@ def monitor(
 
     Args:
         model: the run's or bundle's folder.
-        table: a table that `recame predict` wrote for a lot, with a column `label` in which people
-            have written what audited images show.
+        table: a table that `recame predict` wrote for a lot, its path or what was read of it, with
+            a column `label` in which people have written what audited images show.
         state: where the monitors are kept; None: `monitor.json` in the model's folder.
         console: where the findings go; silent if None.
 
@@ -113,13 +139,13 @@ def monitor(
     lot = load_predictions(table, loaded.label_space.names).predictions
     if "label" not in lot.table:
         raise DataError(
-            f"{table} has no column 'label', in which people write what audited images show, empty "
-            "for all others: give the table as recame predict wrote it."
+            f"{in_words(table)} has no column 'label', in which people write what audited images "
+            "show, empty for all others: give the table as recame predict wrote it."
         )
     keys = _keys(lot)
     known = (lot.target >= 0) & _drawn(lot.table, kept)
     fresh, labelled = _new_rows(keys, watched.seen), _new_rows(keys, watched.audited) & known
-    strange = _strangeness(lot, kept, table)
+    strange = _strangeness(lot, kept, in_words(table))
     acted = kept.policy.act(logits_of(lot.probabilities, loaded.temperature), strangeness=strange)
     seen = _seen_by_people(lot.table)
     for promise in _watched(kept):
@@ -131,8 +157,13 @@ def monitor(
     watched.audited |= {keys[place] for place in np.flatnonzero(labelled)}
     write_json(path, watched.to_dict())
     found = Monitored(watched.escapes, tuple(drifts), int(fresh.sum()), int(labelled.sum()))
-    _tell(found, console)
+    for line, style in found.lines():
+        say(console, line, style)
     return found
+
+
+def _interval(watch: EscapeMonitor) -> tuple[float, float]:
+    return watch.interval() if watch.images else (0.0, 1.0)
 
 
 def _watched(kept: KeptPolicy) -> list[Promise]:
@@ -210,7 +241,7 @@ def _drawn(rows: pd.DataFrame, kept: KeptPolicy) -> BoolArray:
     return drawn
 
 
-def _strangeness(lot: Predictions, kept: KeptPolicy, table: AnyPath) -> FloatArray | None:
+def _strangeness(lot: Predictions, kept: KeptPolicy, table: str) -> FloatArray | None:
     """How strange the lot's images were to the model, where its decisions ask."""
     if kept.policy.unknown_above is None:
         return None
@@ -244,19 +275,3 @@ def _stream(
     if promise.kind == "escape":
         return target == index, (acted.action == RELEASE) & ~seen
     return (acted.action == AUTOMATIC) & (acted.best == index) & ~seen, target != index
-
-
-def _tell(found: Monitored, console: Console) -> None:
-    say(console, f"{counted(found.images)} of the lot, {found.audited:,} of them audited.")
-    for what, watch in found.escapes.items():
-        low, high = watch.interval() if watch.images else (0.0, 1.0)
-        seen = f"{watch.escapes:,} of {counted(watch.images)}, {low:.1%} to {high:.1%}"
-        if watch.alarm:
-            text = (
-                f"ALARM: {what} exceed {watch.limit:.2%} ({seen}; since image {watch.alarmed_at})"
-            )
-            say(console, f"  {text}", "red")
-        else:
-            say(console, f"  {what}: no sign of more than {watch.limit:.2%} ({seen})")
-    for drift in found.drifts:
-        say(console, f"  Drift: {drift.sentence}", "yellow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from recame.config.files import read_settings
 from recame.contracts import AnyPath
+from recame.datasets.given import Given
 from recame.decisions.document import DECISIONS_FILE, last_tuning, note_export, save_policy
 from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import ESTIMATE, SMALLEST, Limits, PerClass
@@ -27,7 +29,7 @@ from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
 from recame.metrics.evaluation import tail_of
 from recame.metrics.statistics import wilson_interval
-from recame.names import command, quoted
+from recame.names import command, in_words, quoted
 from recame.progress import say
 from recame.reports.basis import basis_of, looks_before, origin_of
 from recame.reports.decisions_page import decisions_page
@@ -44,12 +46,12 @@ SCORER, _MOST_FITTED = "knn", 400
 
 def tune(
     model: AnyPath,
-    calibration: AnyPath | None = None,
-    limits: AnyPath | Limits | None = None,
+    calibration: Given | None = None,
+    limits: AnyPath | Limits | Mapping[str, Any] | None = None,
     *,
     normal: str | None = None,
     run: AnyPath | None = None,
-    lot: AnyPath | LineMix | None = None,
+    lot: AnyPath | pd.DataFrame | LineMix | None = None,
     named: Path | None = None,
     console: Console | None = None,
 ) -> Tuned:
@@ -62,8 +64,11 @@ def tune(
         model: the folder.
         calibration: labelled images that neither trained nor chose anything; None: those that the
             run has set aside (`data.calibrate`), or its `val`, which has chosen among models: all
-            of these are paid for. A bundle needs them, or its run.
-        limits: a YAML file, or the limits; None: the smallest escapes that the images promise.
+            of these are paid for. A bundle needs them, or its run. A path, a DataFrame, pairs of an
+            image's path and its label, or a run; what is in memory is kept in `given/` of the
+            folder.
+        limits: a YAML file, or what one holds, or the limits; None: the smallest escapes that the
+            images promise.
         normal: the class that may be released, where neither training nor an earlier tuning
             named it.
         run: that a bundle was exported from: its images calibrate, and no image that made it.
@@ -77,7 +82,7 @@ def tune(
         RecameError: the model, the images or the limits cannot be used.
     """
     console = console or Console(quiet=True)
-    asked = limits if isinstance(limits, Limits) else _read(limits)
+    asked = _read(limits)
     folder, loaded = Path(model), load(model, decide=False)
     path = folder / DECISIONS_FILE
     before = (last_tuning(path) or {}).get("normal")  # who has named it once need not again
@@ -129,7 +134,7 @@ def _line_words(asked: Limits, line: LineMix | None) -> str:
 
 
 def _lot(
-    lot: AnyPath | LineMix | None, asked: Limits, model: Predictor, folder: Path
+    lot: AnyPath | pd.DataFrame | LineMix | None, asked: Limits, model: Predictor, folder: Path
 ) -> Lot | LineMix | None:
     """What the line's mix is estimated from; None where it is not.
 
@@ -145,8 +150,8 @@ def _lot(
         )
     if lot is not None and asked.line_mix != ESTIMATE:
         raise ConfigError(
-            f"--lot {lot}: a lot is read to estimate the line's mix, which the limits do not ask "
-            "for: write line_mix: estimate into them, or leave --lot out."
+            f"--lot {in_words(lot)}: a lot is read to estimate the line's mix, which the "
+            "limits do not ask for: write line_mix: estimate into them, or leave --lot out."
         )
     return lot if lot is None or isinstance(lot, LineMix) else Lot.read(lot, model, folder)
 
@@ -175,7 +180,8 @@ def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) ->
     drawn = table.iloc[order]
     place = drawn.groupby("label").cumcount().to_numpy()
     drawn = drawn.iloc[np.argsort(place, kind="stable")[:_MOST_FITTED]]
-    labelled = Labelled(drawn.reset_index(drop=True), origin.manifest_path)
+    path = origin.manifest_path
+    labelled = Labelled(drawn.reset_index(drop=True), path, str(path))
     found = labelled.answers(model, console, "looking at what is known", features=True)
     logits = logits_of(np.stack([each.probabilities for each in found]), model.temperature)
     target = labelled.target(tuple(model.label_space.names))
@@ -236,12 +242,14 @@ def tune_export(
         ) from error
 
 
-def _read(path: AnyPath | None) -> Limits:
-    """Limits of a YAML file."""
-    if path is None:
-        return Limits()
-    values = read_settings(Path(path), "limits", "--limits")
-    return Limits.from_dict({} if values is None else values, str(path))
+def _read(given: AnyPath | Limits | Mapping[str, Any] | None) -> Limits:
+    """Limits of a YAML file, or as they are given."""
+    if isinstance(given, Limits):
+        return given
+    if given is None or isinstance(given, Mapping):
+        return Limits.from_dict(given or {})
+    values = read_settings(Path(given), "limits", "--limits")
+    return Limits.from_dict({} if values is None else values, str(given))
 
 
 def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSpace:

@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from recame.contracts import AnyPath
+from recame.datasets.given import Given
 from recame.decisions.document import DECISIONS_FILE, save_verification
 from recame.decisions.verification import Verification
 from recame.decisions.verification import verify as verify_scores
 from recame.errors import ConfigError, DataError
+from recame.names import in_words
 from recame.progress import say
 from recame.reports.deciding import promises_of
 from recame.reports.labelled import Labelled, judged
@@ -19,14 +21,15 @@ from recame.runtime.opening import load
 _STYLES = {"holds": "green", "broken": "red", "too few": "yellow"}
 
 
-def verify(folder: AnyPath, source: AnyPath, *, console: Console | None = None) -> Verification:
+def verify(folder: AnyPath, source: Given, *, console: Console | None = None) -> Verification:
     """Judge the promises of a run's or bundle's decisions by images that neither trained nor tuned.
 
     Each look is noted in its `decisions.json`.
 
     Args:
         folder: of the run or bundle.
-        source: labelled images: a folder per class, or a table.
+        source: labelled images as `train` takes them: a folder per class, a table's path, a
+            DataFrame, pairs of an image's path and its label, or a run.
         console: where progress and outcomes go; silent if None.
 
     Raises:
@@ -40,8 +43,8 @@ def verify(folder: AnyPath, source: AnyPath, *, console: Console | None = None) 
     found = judged(model, labelled, console, group=kept.group, scorer=kept.scorer)
     if found.sha256 in kept.images:
         raise ConfigError(
-            f"{source} holds the images that the decisions were fitted to, which cannot verify "
-            "them: give others."
+            f"{in_words(source)} holds the images that the decisions were fitted to, which "
+            "cannot verify them: give others."
         )
     verification = verify_scores(
         found.scored, kept.policy, kept.promises, mix=kept.mix, confidence=kept.confidence

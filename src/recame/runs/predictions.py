@@ -14,7 +14,7 @@ import pandas as pd
 from recame.contracts import AnyPath, IntArray, Predictions
 from recame.errors import ConfigError, DataError
 from recame.files import write_whole
-from recame.names import cells_of, escaped, quoted, text_of, texts_changed, unescaped
+from recame.names import cells_of, escaped, in_words, quoted, text_of, texts_changed, unescaped
 from recame.runs.prediction_columns import (
     CALLED,
     LABELLED,
@@ -185,35 +185,41 @@ def load_predictions_table(path: AnyPath) -> tuple[pd.DataFrame, dict[bytes, byt
         ) from error
 
 
-def load_predictions(path: AnyPath, classes: Sequence[str] | None = None) -> SavedPredictions:
+def load_predictions(
+    table: AnyPath | pd.DataFrame, classes: Sequence[str] | None = None
+) -> SavedPredictions:
     """Read a table that `recame evaluate` or `recame predict` wrote, of this schema or the first.
 
     Args:
-        path: ends in .csv or .parquet.
+        table: its path, which ends in .csv or .parquet, or what was read of it.
         classes: that it must be of, in the order of the arrays; None: those that it names itself.
 
     Raises:
         ConfigError: another suffix.
         DataError: the file is missing, unreadable, of a newer schema, or of other classes.
     """
-    path = Path(path)
-    table, told = load_predictions_table(path)
+    told: dict[bytes, bytes] = {}
+    source = in_words(table)
+    if isinstance(table, pd.DataFrame):
+        table = table.reset_index(drop=True).rename(columns=str)
+    else:
+        table, told = load_predictions_table(table)
     columns = list(map(str, table))
     names = told_classes(told) or class_names(columns)
     if not names or (classes is not None and sorted(classes) != sorted(names)):
         found = f"those of {', '.join(map(quoted, names[:12]))}" if names else "none"
         wanted = "" if classes is None else f" of {', '.join(map(quoted, classes[:12]))}"
         raise DataError(
-            f"{path} holds no predictions{wanted}, but {found}: give a table that recame evaluate "
-            "or recame predict wrote with the same model."
+            f"{source} holds no predictions{wanted}, but {found}: give a table that recame "
+            "evaluate or recame predict wrote with the same model."
         )
     names = tuple(classes or names)
     return SavedPredictions(
-        names, _predictions(table, names, path), told.get(MODEL_KEY, b"").decode()
+        names, _predictions(table, names, source), told.get(MODEL_KEY, b"").decode()
     )
 
 
-def _predictions(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> Predictions:
+def _predictions(table: pd.DataFrame, names: tuple[str, ...], source: str) -> Predictions:
     ensemble, columns = probability_columns(names), set(map(str, table))
     num_experts = 0
     while f"expert{num_experts}_p_{names[0]}" in columns:
@@ -222,8 +228,8 @@ def _predictions(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> Pre
     missing = [name for name in ("image", *ensemble, *experts) if name not in columns]
     if missing:
         raise DataError(
-            f"{path} has no column {missing[0]!r}: a column was removed or renamed. Write it again "
-            "with the command that made it."
+            f"{source} has no column {missing[0]!r}: a column was removed or renamed. Write it "
+            "again with the command that made it."
         )
     drop = {*CALLED, *ensemble, *experts}
     return Predictions(
@@ -232,7 +238,7 @@ def _predictions(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> Pre
         expert_probabilities=table[experts]
         .to_numpy(np.float32)
         .reshape(len(table), num_experts, len(names)),
-        target=_target(table, names, path),
+        target=_target(table, names, source),
     )
 
 
@@ -283,7 +289,7 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
     return texts_changed(columns.to_pandas(), unescaped), told
 
 
-def _target(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> IntArray:
+def _target(table: pd.DataFrame, names: tuple[str, ...], source: str) -> IntArray:
     if "label" not in table:
         return np.full(len(table), -1, np.int64)
     labels = table["label"].where(table["label"] != "")
@@ -291,7 +297,7 @@ def _target(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> IntArray
     unknown = sorted(set(labels[codes.isna() & labels.notna()].astype(str)))
     if unknown:
         raise DataError(
-            f"{path} has the labels {', '.join(map(quoted, unknown[:8]))}, which are none of the "
+            f"{source} has the labels {', '.join(map(quoted, unknown[:8]))}, which are none of the "
             f"model's classes ({', '.join(map(quoted, names[:12]))}): correct them, or leave the "
             "cells empty."
         )

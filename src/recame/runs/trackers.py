@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,11 @@ log = logging.getLogger(__name__)
 
 #: Name in `run.loggers` -> the package that it needs, which is its extra's name too.
 _PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-#: What a tracker calls the run, so that a later verb goes on with it.
-_IDENTITIES = {"mlflow": "run_id", "wandb": "version"}
+#: What a tracker calls the run, so that a later verb goes on with it; asking begins the run.
+_IDENTITIES: dict[str, Callable[[Any], str]] = {
+    "mlflow": lambda logger: str(logger.run_id),
+    "wandb": lambda logger: str(logger.experiment.id),
+}
 
 
 class Trackers:
@@ -75,12 +79,14 @@ class Trackers:
                 tell(logger)
             except Exception as error:  # noqa: BLE001 - no tracker may end hours of training
                 self.loggers.remove(logger)
-                log.warning(
-                    "%s failed (%s: %s): the run goes on without it.",
-                    type(logger).__name__,
-                    type(error).__name__,
-                    " ".join(str(error).split())[:200],
-                )
+                _warn(type(logger).__name__, error)
+
+
+def _warn(name: str, error: Exception) -> None:
+    words = " ".join(str(error).split())[:200]
+    log.warning(
+        "%s failed (%s: %s): the run goes on without it.", name, type(error).__name__, words
+    )
 
 
 def named_loggers(config: Config) -> tuple[str, ...]:
@@ -114,21 +120,33 @@ def tracking(folder: RunFolder, config: Config, others: Sequence[Any] = ()) -> I
         others: loggers of one's own, which stay open.
     """
     noted = folder.info().get("trackers", {})
-    own = {name: _made(name, folder.path, noted.get(name)) for name in named_loggers(config)}
-    found = {
-        name: str(getattr(own[name], attribute))
-        for name, attribute in _IDENTITIES.items()
-        if name in own
-    }
-    if found and found != noted:
+    theirs = _wandb_run()
+    own, found = [], dict(noted)
+    for name in named_loggers(config):
+        try:
+            logger = _made(name, folder.path, noted.get(name))
+            if name in _IDENTITIES:
+                found[name] = _IDENTITIES[name](logger)
+        except Exception as error:  # noqa: BLE001 - as above: a server that does not answer, say
+            _warn(name, error)
+        else:
+            own.append(logger)
+    if found != noted:
         folder.mark(folder.state, trackers=found)
-    trackers = Trackers([*own.values(), *others])
+    trackers, status = Trackers([*own, *others]), "failed"
     try:
         yield trackers
-    except BaseException:
-        trackers.close("failed")
-        raise
-    trackers.close()
+        status = "success"
+    finally:
+        trackers.close(status)
+        # Left open, it would take what the next run of this process tells.
+        if (opened := _wandb_run()) is not None and opened is not theirs:
+            opened.finish(exit_code=int(status != "success"))
+
+
+def _wandb_run() -> Any:
+    """The run of Weights & Biases that this process has open, if any."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def final_figures(split: str, judged: Mapping[str, Any]) -> dict[str, float]:
@@ -190,11 +208,13 @@ def _made(name: str, run: Path, identity: str | None) -> Any:
     if name == "tensorboard":
         return loggers.TensorBoardLogger(save_dir=run, name="tensorboard", version="")
     if name == "mlflow":
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (run / "mlruns").resolve().as_uri()
+        place, own = os.environ.get("MLFLOW_TRACKING_URI"), run.resolve()
         return loggers.MLFlowLogger(
             experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", "recame"),
-            run_name=run.resolve().name,
-            tracking_uri=place,
+            run_name=own.name,
+            # A database: MLflow refuses plain folders since 3.
+            tracking_uri=place or f"sqlite:///{(own / 'mlflow.db').as_posix()}",
+            artifact_location=None if place else (own / "mlartifacts").as_uri(),
             run_id=identity,
         )
     assert name == "wandb"

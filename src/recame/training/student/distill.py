@@ -82,7 +82,7 @@ class _TeachersRun:
 def distill(
     teacher: AnyPath | None = None,
     *,
-    out: AnyPath,
+    out: AnyPath | None = None,
     backbone: str | None = None,
     unlabelled: Sequence[AnyPath] = (),
     changes: dict[str, Any] | None = None,
@@ -99,7 +99,7 @@ def distill(
 
     Args:
         teacher: the finished run's folder; with `resume` it may be left out.
-        out: the run folder to make, or with `resume` to continue.
+        out: the run folder to make, or with `resume` to continue; None: `<teacher>-student`.
         backbone: any timm name; None: the teacher's, cut after `distill.stages` stages.
         unlabelled: folders of further images; labels are not needed and not read.
         changes: `section.key` settings; the others are the teacher's.
@@ -119,6 +119,7 @@ def distill(
     started = time.monotonic() if started is None else started
     refuse_several("recame distill")
     console = console or Console(quiet=True)
+    place = _place(teacher, out, resume=resume)
     words = {
         "backbone": backbone,
         "unlabelled": [str(path) for path in unlabelled],
@@ -127,7 +128,7 @@ def distill(
     config = None
     with ExitStack() as held:
         if resume:
-            folder = RunFolder.open(Path(out))
+            folder = RunFolder.open(place)
             held.enter_context(folder.in_training())
             config = _students_settings(folder)
             if folder.finished:
@@ -136,7 +137,7 @@ def distill(
                 return folder
             teacher = teacher or config.distill.teacher
         else:
-            folder = RunFolder.free(Path(out))
+            folder = RunFolder.free(place)
         if teacher is None:
             raise ConfigError("No teacher given: name the folder of a finished run.")
         teachers = _TeachersRun(*open_finished(teacher))
@@ -182,6 +183,18 @@ def _students_settings(folder: RunFolder) -> Config:
             f"{command('recame', 'train', '--resume', '--out', folder.path)}"
         )
     return config
+
+
+def _place(teacher: AnyPath | None, out: AnyPath | None, *, resume: bool) -> Path:
+    """Where the student's run lies."""
+    if out is not None:
+        return Path(out)
+    if resume:
+        raise ConfigError("resume=True needs the student's run to continue: out='FOLDER'.")
+    if teacher is None:
+        raise ConfigError("No teacher given: name the folder of a finished run.")
+    run = Path(teacher)
+    return run.with_name(f"{run.resolve().name}-student")
 
 
 def _plain(value: object) -> object:
