@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := .venv-docs/bin
 # Upon .venv, which keeps its versions: clients of S3 want others of two packages.
 CLUSTER := .venv-cluster/bin/python
 
-.PHONY: demo test test-slow test-faults test-cluster test-gpu test-node wheel audit sbom lint format lock clean
+.PHONY: demo docs test test-slow test-faults test-cluster test-gpu test-node wheel audit sbom lint format lock clean
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "recame needs Python >= 3.11, found " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
@@ -50,6 +51,15 @@ test-node: $(READY)  ## a client in another language; needs node and npm (apt in
 wheel:  ## the wheel in dist/, installed with the runtime extra in .venv-runtime and tried on a bundle
 	PYTHON=$(PYTHON) .ci/wheel
 
+.venv-docs/.ready: pyproject.toml requirements.lock
+	test -x $(DOCS)/python || $(PYTHON) -m venv .venv-docs
+	$(DOCS)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(DOCS)/python -m pip install --quiet --constraint requirements.lock --editable . --group docs
+	touch $@
+
+docs: .venv-docs/.ready  ## the site in dist/docs, to be opened from there; needs no torch
+	$(DOCS)/python docs/making/build_site.py
+
 audit:  ## known vulnerabilities of the locked versions: dist/audit.json; asks PyPI's service
 	PYTHON=$(PYTHON) .ci/audit
 
@@ -60,8 +70,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(READY)  ## record the installed versions
-	$(BIN)/python -m pip list --format freeze --exclude recame --exclude pip --exclude setuptools > requirements.lock
+lock: $(READY) .venv-docs/.ready  ## record the installed versions, of the docs' packages those that .venv lacks
+	for python in $(BIN)/python $(DOCS)/python; do \
+		$$python -m pip list --format freeze --exclude recame --exclude pip --exclude setuptools; \
+	done | sort --ignore-case --unique --stable --field-separator '=' --key 1,1 > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf .venv .venv-runtime .venv-audit .venv-cluster demo dist
+	rm -rf .venv .venv-runtime .venv-audit .venv-cluster .venv-docs demo dist
