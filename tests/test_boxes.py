@@ -152,6 +152,7 @@ def test_an_interrupted_prediction_goes_on_by_box(
     assert len({row["image"] for row in answers(out)}) == 288
 
 
+@pytest.mark.slow
 def test_the_line_s_machine_reads_tables_of_boxes(run: Path, boards: Path, tmp_path: Path) -> None:
     bundle = export(run, tmp_path / "bundle", verify=boards)
     renamed = boards.read_text().replace("image,label,x,y,width", "file,label,left,top,w", 1)
@@ -189,6 +190,7 @@ def test_a_student_learns_from_boxes(run: Path, boards: Path, tmp_path: Path) ->
     assert kept == [f"{image}#xywh=40,40,20,20", f"{image}#xywh=90,40,20,20"]
 
 
+@pytest.mark.slow
 def test_inspection_tells_boxes_apart(boards: Path, tmp_path: Path) -> None:
     rows = boards.read_text().splitlines()
     twice = tmp_path / "twice.csv"

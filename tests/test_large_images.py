@@ -60,6 +60,7 @@ def run(boards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recame.train(boards, Config().updated(short), out=out).path
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_the_labels_of_images_what_their_tiles_show(run: Path) -> None:
     config = load_config(run / "config.yaml")
     assert (config.data.tiles, config.data.size) == (TILES, SIDE)
@@ -70,6 +71,7 @@ def test_a_run_learns_from_the_labels_of_images_what_their_tiles_show(run: Path)
     assert accuracy["value"] > 0.8  # chance: 0.33; nothing of it is seen on the whole at 32 px
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_pieces_side_by_side(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     table = pd.read_csv(copy / "manifest.csv")
@@ -90,6 +92,7 @@ def test_a_report_shows_the_pieces_side_by_side(run: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(pixels, side_by_side(stored, spec.pieces, 255)[..., 0])
 
 
+@pytest.mark.slow
 def test_a_set_is_inspected_by_a_run_that_sees_pieces(run: Path, boards: Path) -> None:
     model = load_checkpoint(run)
     found = inspect_set(boards, model=model)
@@ -123,6 +126,7 @@ def test_run_and_bundles_answer_alike(run: Path, boards: Path, tmp_path: Path) -
         assert same.mean() >= alike
 
 
+@pytest.mark.slow
 def test_views_turn_pieces_in_graph_and_torch_alike(
     run: Path, boards: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +138,7 @@ def test_views_turn_pieces_in_graph_and_torch_alike(
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_array_is_brought_to_pieces_like_its_file(run: Path, boards: Path) -> None:
     path = next(boards.glob("bright/*.png"))
     model = recame.load(run)

@@ -102,6 +102,7 @@ def test_bundle_answers_as_the_run(
     assert max(apart) < (1e-4 if precision == "fp32" else 0.2)
 
 
+@pytest.mark.slow
 def test_student_and_other_shapes(run: Path, tmp_path: Path) -> None:
     quick = {"finetune.epochs": 1, "distill.gate_weight": 1.0, "distill.attention": "keep"}
     same = distill(run, out=tmp_path / "same", changes=quick).path

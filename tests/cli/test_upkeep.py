@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_what_an_extra_lacks_is_named_with_its_command(
 ) -> None:
     lines = ["typer>=0.15", "torch>=2; extra == 'train'", 'no-such>=1; extra == "cluster"']
     all_of_them = "recame[cluster,train]; extra == 'all'"
-    monkeypatch.setattr(upkeep, "requires", lambda name: [*lines, all_of_them])
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: [*lines, all_of_them])
     monkeypatch.setattr(upkeep, "_torch", lambda: {"torch": "not here"})
     assert upkeep.extras() == {"train": [], "cluster": ["no-such"], "all": ["no-such"]}
     out = recame("doctor")[1]
@@ -96,7 +97,9 @@ def test_packages_that_overwrite_each_other_are_told(
     monkeypatch.setattr(
         machine, "package_versions", lambda *names: {n: there[n] for n in names if n in there}
     )
-    monkeypatch.setattr(upkeep, "requires", lambda name: ["onnxruntime; extra == 'runtime'"])
+    monkeypatch.setattr(
+        importlib.metadata, "requires", lambda name: ["onnxruntime; extra == 'runtime'"]
+    )
     assert upkeep.extras() == {"runtime": []}  # the other one answers to its name
     (told,) = upkeep.conflicts()
     assert told.startswith("opencv-python-headless 5.1 and opencv-python 5.0 write the same files")

@@ -63,7 +63,7 @@ def fresh(write_images: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     ("form", "precision"),
     [
         ("onnx", "fp32"),
-        ("onnx", "fp16"),
+        pytest.param("onnx", "fp16", marks=pytest.mark.slow),
         pytest.param("openvino", "int8", marks=pytest.mark.slow),
     ],
 )
@@ -187,6 +187,7 @@ class TestPromises:
         own = recame.tune(plain, limits=KNOWN, normal="ok").promises
         assert any(promise.holds for promise in own)
 
+    @pytest.mark.slow
     def test_images_that_were_set_aside_promise(self, run: Path, tmp_path: Path) -> None:
         all_are("calibrate", run)
         found = recame.tune(run, limits=KNOWN, normal="ok")

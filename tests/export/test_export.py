@@ -70,7 +70,7 @@ def test_bundle_answers_as_torch(written: tuple[Bundle, str], finished: Path) ->
     assert bundle.document["run"]["backbone"] == "test_resnet"
 
 
-@pytest.mark.parametrize("format_", ["onnx", "openvino"])
+@pytest.mark.parametrize("format_", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_int8(format_: str, finished: Path, defects: Path, tmp_path: Path) -> None:
     for name in ("openvino", "nncf") if format_ == "openvino" else ():
         pytest.importorskip(name)
@@ -96,7 +96,7 @@ def test_fp16(format_: str, finished: Path, written: tuple[Bundle, str], tmp_pat
     assert weights < 0.8 * full
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_what_is_no_number_stays_none_through_the_graph(
     form: str, finished: Path, tmp_path: Path
 ) -> None:
@@ -297,6 +297,7 @@ class TestTemperature:
         assert export(hot.path, tmp_path / "b", views=2).temperature != 3.0
         assert hot.decisions_path.read_text() == kept
 
+    @pytest.mark.slow
     def test_changed_settings_are_fitted_anew(
         self, hot: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -72,6 +72,7 @@ def test_both_verbs_write_one_table(run: Path, fresh: Path, tmp_path: Path) -> N
     assert recame.load(run).decisions is not None  # a look changes nothing
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_came_of_decisions(run: Path, fresh: Path) -> None:
     recame.tune(run, fresh, normal="ok")
     found = recame.evaluate(run)
@@ -120,7 +121,7 @@ def test_the_normal_class_that_tuned_is_that_of_the_report(run: Path, fresh: Pat
     assert RunFolder(run).label_space().normal is None
 
 
-@pytest.mark.parametrize("tuned", [True, False])
+@pytest.mark.parametrize("tuned", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_what_a_file_has_lost_is_told_alike(
     run: Path, fresh: Path, tmp_path: Path, *, tuned: bool
 ) -> None:

@@ -89,7 +89,7 @@ def test_what_stands_beside_the_graph_calibrates(
     assert (model.calibration, model.temperature) != (None, 1.0)
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_an_image_has_one_answer_in_any_batch(
     form: str, finished: Path, exported_run: Path, tmp_path: Path
 ) -> None:

@@ -345,6 +345,7 @@ def test_what_is_not_synced_is_dropped(tmp_path: Path, run_until_killed: Kill) -
     assert (out / "kept.json").read_text() == '{\n  "a":'
 
 
+@pytest.mark.slow
 def test_what_the_loss_remembers_is_taken_up(
     defects: Path,
     config: Config,

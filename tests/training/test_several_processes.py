@@ -126,7 +126,8 @@ def test_the_leader_alone_decides_the_size(
     assert [why for why in run.reasons() if "rank" in why] == ["data.size = 48: of rank 0"]
 
 
-@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [1, 0])
 def test_a_killed_process_ends_the_other_and_the_run_is_resumed(
     killed: int, defects: Path, config: Config, tmp_path: Path, in_two_processes: InTwo
 ) -> None:

@@ -134,7 +134,7 @@ def release_scores(logits: FloatArray, normal: int, weights: FloatArray) -> Floa
     Examples:
         >>> weights = np.array([1.0, 1.9, 0.1])  # the second defect is rare
         >>> release_scores(np.log([[0.4, 0.1, 0.5], [0.4, 0.5, 0.1]]), 0, weights).round(2)
-        array([ 0.49, -0.89])
+        array([ 0.51, -0.88])
     """
     scores = np.asarray(logits, np.float64)
     finite: BoolArray = np.asarray(np.isfinite(scores).all(1))

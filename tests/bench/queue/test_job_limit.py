@@ -23,6 +23,7 @@ ENDLESS, QUICK = TinyJob("set", "endless", 0), TinyJob("set", "quick", 0)
 
 
 @pytest.mark.parametrize("runner", [run_tiny, run_stubborn])
+@pytest.mark.slow
 def test_a_job_has_its_time_and_the_others_go_on(runner: object, tmp_path: Path) -> None:
     bench, text = TinyBench(tmp_path), io.StringIO()
     jobs = [ENDLESS] if runner is run_stubborn else [ENDLESS, QUICK]

@@ -151,6 +151,7 @@ class TestProcesses:
         ]
         assert in_two_processes(child) == [(expected, [1, 2])] * 2
 
+    @pytest.mark.slow
     def test_two_remember_what_one_with_the_whole_batch_does(
         self,
         defects: Path,

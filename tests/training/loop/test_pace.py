@@ -274,6 +274,7 @@ class TestRun:
         assert list(history["step"]) == list(first["step"])
         assert history["lr"].iloc[-1] == 0
 
+    @pytest.mark.slow
     def test_a_resumed_run_keeps_the_changed_plan(
         self, run: OngoingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

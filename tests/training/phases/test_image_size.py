@@ -131,6 +131,7 @@ class TestSettling:
         assert size == 128
         assert why.endswith("set data.size for more)")
 
+    @pytest.mark.slow
     def test_without_time_the_same_is_taken_again(
         self, fine: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -81,6 +81,7 @@ def test_shared_stages_count_from_the_end(ongoing: Callable[..., OngoingRun]) ->
         ongoing(model__shared_stages=-9).new_model()
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_trains_the_run(
     defects: Path, tiny_config: Tiny, tmp_path: Path
 ) -> None:

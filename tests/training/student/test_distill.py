@@ -241,6 +241,7 @@ class TestResume:
         assert run.reasons() == whole.reasons()
         assert run.info()["teacher"] == whole.info()["teacher"]
 
+    @pytest.mark.slow
     def test_unlabelled_images_stay_those_it_began_with(
         self,
         finished: Path,
