@@ -24,7 +24,7 @@ TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 LINES = re.MULTILINE
 #: What a tutorial gives minutes for takes seconds here.
 SHORT = {"4m": "12s", "epoch_size: 1600": "epoch_size: 64", "[0, 1]": "[0]"}
-SMALL = {"num_images=1900": "num_images=560", "--seconds 0.5": "--seconds 0.1"}
+SMALL = {"num_images=1600": "num_images=260", "--seconds 0.5": "--seconds 0.1"}
 
 
 def script(name: str) -> dict[str, Any]:
