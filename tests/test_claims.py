@@ -169,3 +169,23 @@ def test_deeppcb_s_rows_are_those_of_its_table() -> None:
 def test_no_page_says_more_than_any_table_could(page: Path) -> None:
     words = r"ahead of every peer|better than every|beats (?:all|every)|state[- ]of[- ]the[- ]art"
     assert re.findall(words, one_line(page), re.IGNORECASE) == []
+
+
+def test_the_effects_that_are_told_are_those_of_the_table() -> None:
+    page = (ROOT / "docs/decisions/0035-which-parts-help.md").read_text(encoding="utf-8")
+    effects = pd.read_csv(ROOT / "benchmarks/results/factorial/effects.csv")
+    names = {
+        "attention": "regional attention",
+        "hard": "hard categories",
+        "metric": "metric terms to clusters",
+        "experts": "a second expert",
+        "distilled": "mutual distillation, within a second expert",
+    }
+    found = effects.set_index(["metric", "effect"])[["estimate", "low", "high"]] * 100
+    for effect, name in names.items():
+        cells = [
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(*found.loc[(metric, effect)])
+            for metric in ("tail_unseen", "balanced_accuracy")
+        ]
+        assert f"| {name} | {cells[0]} | {cells[1]} |" in page
+    assert set(effects["blocks"]) == {3}  # with more of them, the page says other things
