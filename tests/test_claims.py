@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -189,3 +190,23 @@ def test_the_effects_that_are_told_are_those_of_the_table() -> None:
         ]
         assert f"| {name} | {cells[0]} | {cells[1]} |" in page
     assert set(effects["blocks"]) == {3}  # with more of them, the page says other things
+
+
+def test_what_passes_is_told_by_the_tables() -> None:
+    page = one_line(ROOT / "docs/decisions/0043-what-passes.md")
+    folder = ROOT / "benchmarks/decisions/results"
+
+    def at(name: str, power: str, overkill: int) -> list[float]:
+        found = json.loads((folder / f"operating-point-{name}.json").read_text(encoding="utf-8"))
+        return list(found[f"power {power}, overkill {overkill}%"].values())
+
+    for name, digits in (("deeppcb", 1), ("icdefectsynth", 0)):
+        for power, bold in (("0", ""), ("1", "**")):
+            cells = [
+                f"{bold}{own:.{digits}f}{bold} ({mean:.{digits}f})"
+                for own, mean in (at(name, power, overkill) for overkill in (1, 2, 5))
+            ]
+            assert " | ".join(cells) in page, cells
+    own, means = zip(*(at("generated", power, 2) for power in ("0", "0.5", "1")), strict=True)
+    assert "{:.0f} % of the defects escape with weights alike, {:.0f} %".format(*own) in page
+    assert "mean of the classes {:.0f}, {:.0f} and {:.0f} %".format(*means) in page
