@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recame.config import Config
@@ -55,10 +56,14 @@ def test_escapes_are_told_at_a_share_of_normal_images(contest: ModuleType) -> No
     normal = np.linspace(1, 0.01, 100)  # of probability
     defects = np.array([0.015, 0.025, 0.5, 0.005])
     target = np.r_[np.zeros(100, int), 1, 1, 2, 2]
-    found = contest.escapes(np.r_[normal, defects], target, 0, np.array([90, 8, 2]))
+    score = np.r_[normal, defects]
+    probabilities = np.c_[score, 1 - score, np.zeros(104)]
+    train = pd.Series(["a"] * 90 + ["b"] * 8 + ["c"] * 2)
+    found = contest.judged(probabilities, target, ["a", "b", "c"], "a", train)
     # The threshold lies at 0.02 and at 0.03, above one and two of the normal images; four defects
     # of five are of the first kind.
-    assert found == pytest.approx({"escapes_at_1_percent": 0.5, "escapes_at_2_percent": 0.1})
+    assert found["escapes_at_1_percent"] == pytest.approx(0.5)
+    assert found["escapes_at_2_percent"] == pytest.approx(0.1)
 
 
 def write(folder: Path, recipe: str, seed: int, wrong: range, number: int) -> None:

@@ -34,9 +34,9 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 import recame
 from recame.data.proposal import native_size
-from recame.decisions.scored import defect_weights, logits_of, release_scores
 from recame.durations import parse_duration
 from recame.machine import environment
+from recame.metrics.operating_point import escapes_at, normal_odds
 from recame.training.planner import choose_size
 
 HERE = Path(__file__).parent
@@ -108,37 +108,6 @@ def makers(data: dict[str, Path]) -> dict[str, Callable[[], Iterator[tuple[np.nd
     return found
 
 
-def escapes(
-    score: np.ndarray, target: np.ndarray, normal: int, counts: np.ndarray
-) -> dict[str, float]:
-    """Defects that pass where so many normal images are called defects.
-
-    The threshold is laid by the same images, alike for each method: it ranks methods and promises
-    nothing. Defects weigh as they come in training, whatever their numbers in `test`.
-
-    Args:
-        score: (N,) the higher, the more like a normal image.
-        target: (N,) class indices.
-        normal: index of the normal class.
-        counts: (C,) training images.
-
-    Examples:
-        >>> score, target = np.array([0.9, 0.8, 0.7, 0.85, 0.1]), np.array([0, 0, 1, 1, 2])
-        >>> escapes(score, target, 0, np.array([90, 4, 6]))
-        {'escapes_at_1_percent': 0.2, 'escapes_at_2_percent': 0.2}
-    """
-    ok = np.sort(score[target == normal])
-    support = np.bincount(target, minlength=len(counts))
-    weight = (counts / np.maximum(support, 1))[target] * (target != normal)
-    found = {}
-    for share in OVERKILL:
-        passes = score >= ok[int(share * len(ok))]  # so many normal images lie below it
-        found[f"escapes_at_{share:.0%}".replace("%", "_percent")] = float(
-            (weight * passes).sum() / weight.sum()
-        )
-    return found
-
-
 def judged(
     probabilities: np.ndarray,
     target: np.ndarray,
@@ -167,11 +136,13 @@ def judged(
     if normal is not None:
         own = names.index(normal)
         counts = train.value_counts().reindex(names).fillna(0).to_numpy(np.float64)
-        score = probabilities[:, own]
-        if ours:
-            weights = defect_weights(counts, own, range(len(names)))
-            score = release_scores(logits_of(probabilities), own, weights)
-        figures |= escapes(score, target, own, counts)
+        score = normal_odds(probabilities, own, counts) if ours else probabilities[:, own]
+        figures |= {
+            f"escapes_at_{share:.0%}".replace("%", "_percent"): escapes_at(
+                score, target, own, counts, share
+            )
+            for share in OVERKILL
+        }
     signs = {"target": target, "called": called}
     told = {name: "".join(SIGNS[index] for index in each) for name, each in signs.items()}
     return {**figures, "classes": names, **told}

@@ -47,6 +47,7 @@ def test_values_by_hand(name: str, value: float) -> None:
 def test_without_a_normal_class_there_is_no_escape() -> None:
     found = headline(LabelSpace(SPACE.names, SPACE.counts))
     assert not {"escape_rate", "critical_escape_rate", "overkill_rate"} & set(found)
+    assert not [name for name in found if "overkill" in name]
 
 
 def test_a_new_metric_needs_its_entry_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +84,7 @@ def test_a_mean_may_ask_which_classes_are_defects(monkeypatch: pytest.MonkeyPatc
 
 
 def test_less_is_better_of_rates_of_error_alone() -> None:
-    assert {"escape_rate", "critical_escape_rate", "overkill_rate", "ece"} == LOWER_IS_BETTER
+    rates = {"escape_rate", "critical_escape_rate", "overkill_rate"}
+    assert rates | {f"escapes_at_{n}_overkill" for n in (1, 2)} | {"ece"} == LOWER_IS_BETTER
     assert BY_NAME["ece"].goodness(0.2) == pytest.approx(0.8)
     assert BY_NAME["accuracy"].goodness(0.2) == pytest.approx(0.2)

@@ -20,9 +20,10 @@ from recame.metrics.breakdown import (
     product_tables,
 )
 from recame.metrics.calibration import expected_calibration_error
-from recame.metrics.own import own_metrics, scored
+from recame.metrics.own import own_metrics
 from recame.metrics.recall_figure import recall_figure
 from recame.metrics.registry import LOWER_IS_BETTER, METRICS, Metric
+from recame.metrics.scored import scored
 from recame.metrics.statistics import (
     Estimate,
     bootstrap_intervals,
@@ -47,10 +48,10 @@ class Evaluation:
 
     Attributes:
         headline: name -> estimate, in the order of `registry.METRICS`. A `<group>_recall` is there
-            for each group that the published cut-offs fill, `escape_rate` and `overkill_rate`
-            with a normal class, `critical_escape_rate` with critical classes, the others always.
-            Means over classes have resampled intervals; shares of images have Wilson intervals,
-            `worst_class_recall` that of its class; `ece` has none.
+            for each group that the published cut-offs fill, `escape_rate`, `overkill_rate` and
+            `escapes_at_<percent>_overkill` with a normal class, `critical_escape_rate` with
+            critical classes, the others always. Shares of images have Wilson intervals,
+            `worst_class_recall` that of its class; `ece` has none, the others have resampled ones.
         worst_class: the class of `worst_class_recall`.
         tail_classes: the classes of `tail_recall`: the `few` group of the published cut-offs
             where it holds some of the classes but not all, else that of the quantile groups.
@@ -216,6 +217,20 @@ def evaluate_predictions(
     macro = {name: _estimate(float(value), intervals.get(name)) for name, value in values.items()}
     metrics, probabilities = (*METRICS, *own), predictions.probabilities[known]
     shares = {m.name: m.share(target, prediction, label_space) for m in metrics if m.share}
+    scores = {
+        m.name: scored(
+            m,
+            m.score,
+            probabilities,
+            target,
+            label_space,
+            resamples=bootstrap,
+            seed=seed,
+            confidence=confidence,
+        )
+        for m in metrics
+        if m.score
+    }
     per_class = per_class_table(counts, label_space, confidence)
     worst = int(per_class["recall"].fillna(np.inf).to_numpy().argmin())
     computed = {
@@ -229,20 +244,7 @@ def evaluate_predictions(
             if share is not None
         },
         "ece": Estimate(expected_calibration_error(probabilities, target)),
-        **{
-            m.name: scored(
-                m,
-                m.score,
-                probabilities,
-                target,
-                label_space,
-                resamples=bootstrap,
-                seed=seed,
-                confidence=confidence,
-            )
-            for m in own
-            if m.score
-        },
+        **{name: estimate for name, estimate in scores.items() if estimate is not None},
     }
     products = predictions.table.loc[known].get(product_column)
     weights = predictions.expert_weights

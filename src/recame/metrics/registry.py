@@ -15,6 +15,7 @@ import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.label_space import GROUPS, LabelSpace
+from recame.metrics.operating_point import escapes_at, normal_odds
 from recame.metrics.statistics import ClassRates
 
 #: From the rates of the P classes with images to values of shape (...).
@@ -25,8 +26,9 @@ Mean = Callable[[ClassRates], FloatArray]
 Masks = tuple[BoolArray, BoolArray]
 Share = Callable[[IntArray, IntArray, LabelSpace], Masks | None]
 
-#: From (N, C) probabilities, (N,) classes and the label space to a number in [0, 1].
-Score = Callable[[FloatArray, IntArray, LabelSpace], float]
+#: From (N, C) probabilities, (N,) classes and the label space to a number in [0, 1]; NaN where the
+#: split holds no such image, None where the label space has no such classes.
+Score = Callable[[FloatArray, IntArray, LabelSpace], float | None]
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,8 @@ class Metric:
         absent: why a split has no value.
         mean: a mean over classes; its interval is resampled.
         share: a share of images; it has a Wilson interval.
-        score: any other number, of one's own metrics (`evaluation.metrics`). What has no formula is
-            computed in `evaluate_predictions`; `tail_unseen`, for which clusters must be known, by
-            a bench.
+        score: any other number; its interval is resampled. What has no formula is computed in
+            `evaluate_predictions`; `tail_unseen`, for which clusters must be known, by a bench.
     """
 
     name: str
@@ -89,6 +90,17 @@ def _critical_escape_rate(target: IntArray, called: IntArray, space: LabelSpace)
 def _overkill_rate(target: IntArray, called: IntArray, space: LabelSpace) -> Masks | None:
     normal = space.normal_index
     return None if normal is None else (target == normal, called != normal)
+
+
+def _escapes_at(overkill: float) -> Score:
+    def score(probabilities: FloatArray, target: IntArray, space: LabelSpace) -> float | None:
+        normal = space.normal_index
+        if normal is None:
+            return None
+        odds = normal_odds(probabilities, normal, space.counts)
+        return escapes_at(odds, target, normal, space.counts, overkill)
+
+    return score
 
 
 #: In the order in which they are shown.
@@ -162,6 +174,17 @@ METRICS = (
         lower_is_better=True,
         absent="no normal image in this split",
         share=_overkill_rate,
+    ),
+    *(
+        Metric(
+            f"escapes_at_{percent}_overkill",
+            f"escapes at {percent} % overkill",
+            f"defects as they come that pass where at most {percent} % of normal is held back",
+            lower_is_better=True,
+            absent="no defect or no normal image in this split",
+            score=_escapes_at(percent / 100),
+        )
+        for percent in (1, 2)
     ),
     Metric(
         "macro_f1",
