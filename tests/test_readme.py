@@ -1,6 +1,7 @@
-"""README's own words run: its Python block, its commands, the settings and files it names.
+"""README's own words run: its Python block, its commands, the files that it names.
 
-The tables of `docs/results.md` are those that the committed results give.
+The tables of `docs/results.md` are those that the committed results give, and README's are among
+them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from recame.config import Config, parse_settings
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs" / "howto" / "settings.md").read_text(encoding="utf-8")
+MOST_LINES = 120
 
 #: What README gives minutes for takes seconds here.
 SHORT = {"10m": "6s", "20ms": "5s"}
@@ -31,18 +34,18 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `images/` (a folder per class) and `new_images/`, as README assumes."""
+    """A folder with `images/` and `labelled/` (a folder per class) and `new_images/`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECAME_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     for label, count in (("good", 24), ("scratch", 10), ("void", 6)):
-        for number in range(count):
+        for number in range(2 * count):
             image = rng.normal(110, 8, (40, 40))
             if label == "scratch":
                 image[18:21] += 90
             if label == "void":
                 image[12:26, 12:26] -= 80
-            folder = tmp_path / "images" / label
+            folder = tmp_path / ("images" if number < count else "labelled") / label
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
     (tmp_path / "new_images").mkdir()
@@ -55,7 +58,6 @@ def test_python_block_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) 
     scope: dict[str, object] = {}
     exec(code.replace("10m", SHORT["10m"]), scope)
     assert "balanced accuracy" in capsys.readouterr().out
-    assert scope["summary"].num_images == 1
     assert scope["found"].image == "new_images/a.png"
     assert (workplace / "runs" / "first" / "model.safetensors").exists()
 
@@ -65,7 +67,7 @@ def test_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verbs = [line.split("#")[0].split() for line in commands if line.startswith("recame ")]
     assert [words[1] for words in verbs] == [
         *("inspect", "train", "evaluate", "predict"),
-        *("distill", "export", "latency", "predict"),
+        *("tune", "export", "latency", "predict"),
     ]
     for words in verbs:
         if "latency" in words:
@@ -99,10 +101,19 @@ def test_tables_are_those_of_the_committed_results() -> None:
         assert text == headline(Contest(collect(kept), methods, plan, measured))
 
 
+def test_it_is_short_and_its_rows_are_rows_of_the_results() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+    table = README.partition("| on `test`, in % |")[2].partition("\n\n")[0].splitlines()[2:]
+    told = {line.replace("≈ ", "").replace("**", "") for line in RESULTS.splitlines()}
+    for row in table:
+        assert any(line.startswith(row) for line in told), row
+    assert len(table) == 6
+
+
 def test_named_settings_exist() -> None:
-    named = re.findall(r"`([a-z]+\.[a-z_]+=[^`]+)`", README + RESULTS)
+    named = re.findall(r"`([a-z]+\.[a-z_]+=[^`]+)`", README + RESULTS + SETTINGS)
     named = [name for name in named if "critical" not in name]  # needs the class to exist
-    assert len(named) >= 6
+    assert len(named) >= 15
     changed = Config().updated(parse_settings(named))
     assert changed != Config()
 
