@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -222,3 +223,20 @@ def test_what_passes_is_told_by_the_tables() -> None:
     own, means = zip(*(at("generated", power, 2) for power in ("0", "0.5", "1")), strict=True)
     assert "{:.0f} % of the defects escape with weights alike, {:.0f} %".format(*own) in page
     assert "mean of the classes {:.0f}, {:.0f} and {:.0f} %".format(*means) in page
+
+
+def test_int8_s_gain_is_that_of_the_tables() -> None:
+    page = one_line(ROOT / "docs/export.md")
+    for folder, words in (("results-avx2", "with AVX2"), ("results", "with VNNI")):
+        text = (ROOT / "benchmarks/realtime" / folder / "table.md").read_text(encoding="utf-8")
+        rows = [row for row in text.splitlines() if "px, batch 32: " in row]
+        times = {
+            kind: np.array(
+                [float(n) for n in re.findall(rf"openvino-{kind} ([\d.]+)", "".join(rows))]
+            )
+            for kind in ("fp32", "int8")
+        }
+        assert len(times["fp32"]) == len(times["int8"]) > 0
+        gains = times["int8"] / times["fp32"]  # the rows of both have the same order
+        told = f"{gains.min():.1f} to {gains.max():.1f} times"
+        assert re.search(rf"{told}[\w ]*{words}", page), told

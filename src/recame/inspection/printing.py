@@ -48,7 +48,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         structure = inspection[Structure]
         told = (
             f"Clusters (effective number) counted on {inspection.embedded.basis}; "
-            f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense looks."
+            f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense "
+            "appearance clusters."
         )
         if agreement := ", ".join(f"{name} {ami}" for name, ami in structure.told_agreement()[:4]):
             told += f" Agreement of clusters (AMI) with {agreement}."

@@ -70,7 +70,7 @@ class Duplicates(Check):
                 SetFinding(
                     "conflicts",
                     "bad",
-                    f"{counted(conflicts['group'].nunique(), 'set')} of equal images with "
+                    f"{counted(conflicts['group'].nunique(), 'set')} of exact duplicates with "
                     "different labels",
                     f"{counted(len(conflicts))} whose pixels are equal but whose labels are "
                     "not: no model can be right on both.",
@@ -80,7 +80,7 @@ class Duplicates(Check):
             )
         num_crossing, num_across = self.crossing["group"].nunique(), len(self.across)
         if num_crossing or num_across:
-            parts = [f"{counted(num_crossing, 'set')} of equal images"] * bool(num_crossing)
+            parts = [f"{counted(num_crossing, 'set')} of exact duplicates"] * bool(num_crossing)
             parts += [f"{counted(num_across, 'pair')} of near-duplicates"] * bool(num_across)
             found.append(
                 SetFinding(
@@ -103,7 +103,7 @@ class Duplicates(Check):
                     "duplicates",
                     "note" if splits else "warn",
                     "Some scenes are there twice",
-                    f"{counted(inside, 'set')} of equal images and "
+                    f"{counted(inside, 'set')} of exact duplicates and "
                     f"{counted(pairs, 'pair')} of near-duplicates (same place, small shift, "
                     "other light or noise) within a split.",
                     f"They count as one observation: drop the copies (duplicates.csv){unless}.",
@@ -147,7 +147,7 @@ class Duplicates(Check):
         return [tile] if self.inspection.audit.splits else []
 
     def show(self) -> list[Section]:
-        """Sets of equal images, and pairs."""
+        """Sets of exact duplicates, and pairs."""
         thumbnail, equal, near = self.inspection.thumbnail, self.equal, self.near
         groups = []
         for _, part in list(equal.groupby("group", sort=False))[:_MOST_CARDS]:

@@ -24,7 +24,7 @@ class Products(Check):
         if audit.products is None:
             name, there = audit.product_column, audit.columns["column"].tolist()
             what = f"Column {name!r} is empty" if name in there else f"There is no column {name!r}"
-            text = f"{what}, so looks cannot be told by product."
+            text = f"{what}, so nothing is told by product."
             hint = "If a column says it, name it: --set data.product_column=NAME."
             return [SetFinding("no-products", "note", "No product column", text, hint)]
         empty = audit.num_empty_cells
@@ -35,7 +35,7 @@ class Products(Check):
             f"{empty:,} of {audit.products.size:,} class-product pairs have no image",
             f"{known.idxmin()} is known from {known.min()} of {audit.products.shape[1]} products "
             "only.",
-            "Expect misses there: products that a class was never seen on are new looks to it.",
+            "Expect misses there: products that a class was never seen on look new to it.",
             empty,
         )
         return [cells] if empty else []

@@ -174,11 +174,11 @@ class Structure(Check):
         ]
 
     def _clusters(self, embedded: EmbeddedImages) -> list[Block]:
-        text = "The images form one continuous cloud without separate looks."
+        text = "The images form one continuous cloud without separate clusters."
         if self.num_looks:
             text = (
                 f"{round(100 * self.dense_share)} % of the images lie in {self.num_looks} dense "
-                "looks"
+                "appearance clusters"
             )
             if self.dense_share < 0.5:
                 text += (
