@@ -189,7 +189,19 @@ def test_the_effects_that_are_told_are_those_of_the_table() -> None:
             for metric in ("tail_unseen", "balanced_accuracy")
         ]
         assert f"| {name} | {cells[0]} | {cells[1]} |" in page
-    assert set(effects["blocks"]) == {3}  # with more of them, the page says other things
+    assert set(effects["blocks"]) == {3}  # with more of them, the pages say other things
+    short = {
+        effect: "{:+.1f} ({:+.1f} to {:+.1f})".format(*found.loc[("tail_unseen", effect)])
+        for effect in names
+    }
+    experts = one_line(ROOT / "docs/concepts/experts.md")
+    for effect in ("attention", "experts", "distilled"):
+        assert short[effect] in experts
+    readme = one_line(ROOT / "README.md")
+    assert f"hard categories bring {short['hard']}" in readme
+    assert f"a second expert {short['experts']}" in readme
+    cost, least, most = -found.loc[("tail_unseen", "distilled"), ["estimate", "high", "low"]]
+    assert f"costs {cost:.1f} ({least:.1f} to {most:.1f})" in readme
 
 
 def test_what_passes_is_told_by_the_tables() -> None:

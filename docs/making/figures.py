@@ -197,6 +197,49 @@ def training(look: Look) -> Figure:
     return figure
 
 
+def step(look: Look) -> Figure:
+    """One step of fine-tuning, from the draw of a batch to the averaged weights."""
+    figure, axes = canvas(3.6)
+    chain = (
+        ("a batch\nrare classes\nmore often", look.grey),
+        ("flips, turns,\nshifts,\nbrightness", look.grey),
+        ("shared stages\nthe first two\nstand still", look.blue),
+        ("branch of each\nexpert, with\nattention", look.orange),
+        ("heads\nlogits of each\nexpert", look.orange),
+    )
+    width, gap, low = 1.42, 0.42, 2.2
+    for number, (text, colour) in enumerate(chain):
+        x = 0.1 + number * (width + gap)
+        box(axes, (x, low, width, 1.05), text, look, colour=colour)
+        if number:
+            arrow(axes, (x - gap + 0.03, low + 0.52), (x - 0.04, low + 0.52), look)
+    terms = (
+        ("balanced softmax\nthe class", look.blue),
+        ("hard categories\nthe likeliest mistakes", look.blue),
+        ("metric terms\nthe features", look.grey),
+        ("distillation\nthe other experts", look.grey),
+    )
+    wide, space, floor = 1.72, 0.14, 0.85
+    for number, (text, colour) in enumerate(terms):
+        x = 1.62 + number * (wide + space)
+        box(axes, (x, floor, wide, 0.72), text, look, colour=colour)
+    right = 0.1 + 4 * (width + gap) + width / 2
+    axes.plot([right, right], [low - 0.03, floor + 0.95], color=look.grey, linewidth=1.4)
+    axes.plot([1.62, right], [floor + 0.95] * 2, color=look.grey, linewidth=1.4)
+    for number in range(len(terms)):
+        x = 1.62 + number * (wide + space) + wide / 2
+        arrow(axes, (x, floor + 0.95), (x, floor + 0.75), look)
+    axes.text(
+        0.1, floor + 0.36, "loss, each with\na weight", va="center", fontsize=9.5, color=look.ink
+    )
+    axes.text(
+        4.5, 0.36,
+        "one gradient for all; then AdamW moves the weights, and their moving average is kept",
+        ha="center", va="center", fontsize=9.5, color=look.grey,
+    )  # fmt: skip
+    return figure
+
+
 def experts(look: Look) -> Figure:
     """Shared stages and branches; the regions of a map with their gates."""
     figure, axes = canvas(3.5)
@@ -364,6 +407,7 @@ def results(look: Look) -> Figure:
 FIGURES: dict[str, Callable[[Look], Figure]] = {
     "long-tail": long_tail,
     "training": training,
+    "step": step,
     "experts": experts,
     "accuracy": accuracy,
     "promises": promises,
