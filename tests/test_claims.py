@@ -199,7 +199,7 @@ def test_the_effects_that_are_told_are_those_of_the_table() -> None:
     for effect in ("attention", "experts", "distilled"):
         assert short[effect] in experts
     readme = one_line(ROOT / "README.md")
-    assert f"hard categories bring {short['hard']}" in readme
+    assert f"hard category mining brings {short['hard']}" in readme
     assert f"a second expert {short['experts']}" in readme
     cost, least, most = -found.loc[("tail_unseen", "distilled"), ["estimate", "high", "low"]]
     assert f"costs {cost:.1f} ({least:.1f} to {most:.1f})" in readme

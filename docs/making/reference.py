@@ -157,7 +157,9 @@ def metrics() -> str:
 
 
 def _interval(metric: Metric) -> str:
-    return "Wilson" if metric.share is not None else "resampled"
+    if metric.share is not None:
+        return "Wilson"
+    return "none" if metric.name == "ece" else "resampled"
 
 
 def error_table() -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="recame",
-    help="Train, judge and deploy classifiers for rare defects.",
+    help="Train, evaluate and deploy classifiers for rare defects.",
     epilog=WORDS,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

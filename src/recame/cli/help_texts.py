@@ -54,7 +54,11 @@ VERBS = {
             "recame train table.csv --epochs 20 --batch-size 64 --size 128 --device cuda",
             "recame train --out runs/first --resume",
         ),
-        {1: "training ended early with the last good weights", 130: "interrupted, to be resumed"},
+        {
+            1: "training ended early with the last good weights",
+            3: "more images are unreadable than data.max_broken_fraction allows",
+            130: "interrupted, to be resumed",
+        },
     ),
     "distill": Verb(
         TRAIN,
@@ -68,7 +72,10 @@ VERBS = {
             "recame evaluate runs/first night_shift/ --name nights --device cpu",
             "recame evaluate runs/first table.csv --set data.label_column=defect",
         ),
-        {1: "the figures are there, but the report could not be drawn"},
+        {
+            1: "the figures are there, but the report could not be drawn",
+            3: "more images are unreadable than data.max_broken_fraction allows",
+        },
     ),
     "report": Verb(EVALUATE, ("recame report runs/second --against runs/first",)),
     "compare": Verb(

@@ -33,7 +33,7 @@ class PublicSet:
         raw: the files that `prepare` expects, in words; empty if it needs none.
         source: who published the images and the long-tailed protocol.
         licence: of the images, in words.
-        cutoffs: for `LabelSpace.groups`; None where classes are grouped by rank of their counts.
+        cutoffs: for `LabelSpace.groups`; None where the paper's hold (`LabelSpace.groups`).
         function: of the module.
         options: values of the function's options that make this set.
         group: the manifest's column that says which images were taken together, by whose values
