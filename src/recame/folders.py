@@ -11,11 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recame.errors import DataError, RecameError
+from recame.errors import CheckpointError, DataError, RecameError
 from recame.files import _beside, _sync, explained, make_folder
 
 #: Digits of a temporary name, and how long a folder of that name is spared: it may still grow.
 _DIGITS, _KEEP_PARTIAL_S = 12, 86_400
+
+
+def folder_of(given: object) -> Path:
+    """The folder of a run or a bundle, as a caller gives it.
+
+    Raises:
+        CheckpointError: it is no path; whoever passes a number or None is told what is asked for.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Path(os.fspath(given))
+    raise CheckpointError(
+        f"A model is the folder of a run or of a bundle, and {given!r} is no path "
+        f"({type(given).__name__}). Give a str, a Path, or what recame.train returned."
+    )
 
 
 def is_taken(out: Path) -> bool:

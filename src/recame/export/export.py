@@ -30,6 +30,7 @@ from recame.decisions.calibration import (
 from recame.decisions.document import last_tuning
 from recame.errors import ConfigError, DataError, ExportError, RecameError
 from recame.export.interface import graph_metadata, interface, write_metadata
+from recame.folders import folder_of
 from recame.inference.finished_run import images_to_judge, open_finished, recorded_data
 from recame.inference.graph import OPTIONAL_OUTPUTS, DeploymentGraph
 from recame.inference.parity import Forward, Parity, check_parity, torch_forward
@@ -122,13 +123,14 @@ def export(
     console = console or Console(quiet=True)
     _check_words(format, precision, views, outputs)
     check_packages(format, precision)
-    target = Path(out) if out is not None else Path(run) / f"bundle-{format}-{precision}"
+    run = folder_of(run)
+    target = Path(out) if out is not None else run / f"bundle-{format}-{precision}"
     with (
         progress_bars(console) as progress,
         assembling(target, replace=replace_bundle) as folder,
         tempfile.TemporaryDirectory(prefix="recame-export-") as scratch,
     ):
-        source = _open(Path(run), views, normal, progress)
+        source = _open(run, views, normal, progress)
         calibration = _calibration(source, progress, console)
         # By its features a bundle tells the unknown.
         wanted = [name for name in OPTIONAL_OUTPUTS if name in {"features", *outputs}]

@@ -69,7 +69,7 @@ def open_finished(
     Raises:
         CheckpointError: there is no run, it is not finished, or its classes are not its model's.
     """
-    folder = RunFolder.open(Path(run), finished=True)
+    folder = RunFolder.open(run, finished=True)
     config = folder.load_config().updated(dict(changes))
     place = device or choose_device(config.run.accelerator)
     loaded = load_checkpoint(folder.path, place)

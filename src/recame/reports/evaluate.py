@@ -23,6 +23,7 @@ from recame.decisions.calibration import calibrated_predictions
 from recame.decisions.outcome import Outcome
 from recame.errors import DataError, RecameError, ReportError
 from recame.files import csv_text, write_text
+from recame.folders import folder_of
 from recame.inference.finished_run import images_to_judge, open_finished, predict_run
 from recame.label_space import LabelSpace
 from recame.metrics.evaluation import Evaluation, evaluate_as_configured
@@ -338,7 +339,7 @@ def report(
     console = console or Console(quiet=True)
     other = None if against is None else Path(against)
     baseline = None if other is None else _baseline(other, split, console)
-    predictions = _predictions(Path(run), split, console)
+    predictions = _predictions(folder_of(run), split, console)
     folder, config, loaded = _opened(run)
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     judged = JudgedImages.read(folder, split) or JudgedImages(None, split, "")

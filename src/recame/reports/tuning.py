@@ -25,6 +25,7 @@ from recame.decisions.tune import tune as tune_scores
 from recame.decisions.unknown import fit_scorer
 from recame.errors import ConfigError
 from recame.files import csv_text, write_text
+from recame.folders import folder_of
 from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
 from recame.metrics.evaluation import tail_of
@@ -83,7 +84,7 @@ def tune(
     """
     console = console or Console(quiet=True)
     asked = _read(limits)
-    folder, loaded = Path(model), load(model, decide=False)
+    folder, loaded = folder_of(model), load(model, decide=False)
     path = folder / DECISIONS_FILE
     before = (last_tuning(path) or {}).get("normal")  # who has named it once need not again
     space = _with_normal(loaded.label_space, normal or before, folder)
@@ -219,7 +220,7 @@ def tune_export(
         RecameError: the bundle, the run or its images cannot be used.
     """
     console = console or Console(quiet=True)
-    folder = RunFolder.open(Path(run), finished=True)
+    folder = RunFolder.open(run, finished=True)
     last = last_tuning(folder.decisions_path)
     if last is None and max_escape is None:
         words = command("recame", "tune", Path(run))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recame.contracts import AnyPath
 from recame.errors import CheckpointError, ConfigError
 from recame.files import (
     csv_text,
@@ -21,18 +22,14 @@ from recame.files import (
     write_bytes,
     write_json,
 )
+from recame.folders import folder_of
 from recame.label_space import LabelSpace
 from recame.names import command
 from recame.runs.classes import load_classes
 from recame.runs.judging import Judging
 from recame.runs.marker import RUN_SCHEMA, fact, identity, read_marker
 from recame.runs.merged_json import merge_json
-from recame.runs.settings import (
-    load_reasons,
-    load_run_settings,
-    settings_digest,
-    with_auto,
-)
+from recame.runs.settings import load_reasons, load_run_settings, settings_digest, with_auto
 from recame.runs.tables import digests_to_note, read_history, read_table
 
 if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished, has neither
@@ -57,7 +54,7 @@ class RunFolder:
 
     def __post_init__(self) -> None:
         """Let texts be paths."""
-        object.__setattr__(self, "path", Path(self.path))
+        object.__setattr__(self, "path", folder_of(self.path))
 
     def __fspath__(self) -> str:
         """Let a run stand where a path is asked for."""
@@ -230,7 +227,7 @@ class RunFolder:
         return self.path / "run.json"
 
     @classmethod
-    def open(cls, path: Path, *, finished: bool = False) -> RunFolder:
+    def open(cls, path: AnyPath, *, finished: bool = False) -> RunFolder:
         """Open an existing run.
 
         Args:
@@ -240,7 +237,7 @@ class RunFolder:
         Raises:
             CheckpointError: no run lies there, it is damaged, of a newer schema, or not finished.
         """
-        folder = cls(path)
+        folder = cls(folder_of(path))
         if not folder._marker.is_file():
             raise CheckpointError(
                 f"{path} holds no run and no bundle (no run.json, no bundle.json). Give the folder "
@@ -249,7 +246,7 @@ class RunFolder:
         if folder.info().get("state") != "finished" and finished:
             raise CheckpointError(
                 f"{path} is not finished: it was interrupted, or still trains. Continue it with: "
-                + command("recame", "train", "--out", path, "--resume")
+                + command("recame", "train", "--out", folder.path, "--resume")
             )
         return folder
 

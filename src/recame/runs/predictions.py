@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,6 +173,12 @@ def load_predictions_table(path: AnyPath) -> tuple[pd.DataFrame, dict[bytes, byt
         ConfigError: another suffix.
         DataError: the file is missing, unreadable, or of a newer schema.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(
+            f"Predictions are read from a path or a DataFrame, not from {path!r} "
+            f"({type(path).__name__}). Give the table that `recame evaluate` or `recame predict` "
+            "wrote."
+        )
     path = Path(path)
     check_suffix(path)
     try:

@@ -10,6 +10,7 @@ from recame.contracts import AnyPath
 from recame.decisions.calibration import decided_by, load_calibration
 from recame.decisions.document import DECISIONS_FILE, KeptPolicy, load_policy
 from recame.errors import ConfigError
+from recame.folders import folder_of
 from recame.inference.graph_session import open_graph_session
 from recame.inference.torch_session import TorchSession
 from recame.machine import usable_cores
@@ -50,7 +51,7 @@ def load(
     for name, value in (("threads", threads), ("batch_size", batch_size)):
         if value != "auto" and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name}={value!r} is not a number above 0: leave it out for auto.")
-    folder = Path(path)
+    folder = folder_of(path)
     size = None if batch_size == "auto" else batch_size
     if not find_bundle(folder):
         cores = None if threads == "auto" else threads

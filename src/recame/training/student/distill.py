@@ -17,6 +17,7 @@ from recame.config import SYMMETRIES, Config, height_width, largest_symmetry
 from recame.contracts import AnyPath
 from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError
+from recame.folders import folder_of
 from recame.inference.device import choose_device, choose_precision
 from recame.inference.finished_run import open_finished, recorded_data
 from recame.inference.predict import predict_split
@@ -193,7 +194,7 @@ def _place(teacher: AnyPath | None, out: AnyPath | None, *, resume: bool) -> Pat
         raise ConfigError("resume=True needs the student's run to continue: out='FOLDER'.")
     if teacher is None:
         raise ConfigError("No teacher given: name the folder of a finished run.")
-    run = Path(teacher)
+    run = folder_of(teacher)
     return run.with_name(f"{run.resolve().name}-student")
 
 
