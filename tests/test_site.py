@@ -123,10 +123,11 @@ def test_pictures_are_drawn_by_the_script_for_both_grounds(sources: dict[str, st
         f"{name}-{look}.svg" for name in script("figures")["FIGURES"] for look in ("light", "dark")
     }
     folder = ROOT / "docs" / "images" / "concepts"
-    assert {file.name for file in folder.iterdir()} == drawn
-    shown = re.findall(r"images/concepts/([\w-]+\.svg)#only-(\w+)", "".join(sources.values()))
-    assert {name for name, _ in shown} == drawn
-    assert all(name.endswith(f"-{ground}.svg") for name, ground in shown)
+    photographs = {f"attention-{look}.png" for look in ("light", "dark")}  # of `attention.py`
+    assert {file.name for file in folder.iterdir()} == drawn | photographs
+    shown = re.findall(r"images/concepts/([\w-]+\.\w+)#only-(\w+)", "".join(sources.values()))
+    assert {name for name, _ in shown} == drawn | photographs
+    assert all(Path(name).stem.endswith(f"-{ground}") for name, ground in shown)
 
 
 def test_a_figure_of_the_accuracy_page_is_its_table_s(sources: dict[str, str]) -> None:
