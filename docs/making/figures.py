@@ -202,7 +202,7 @@ def step(look: Look) -> Figure:
     figure, axes = canvas(3.6)
     chain = (
         ("a batch\nrare classes\nmore often", look.grey),
-        ("flips, turns,\nshifts,\nbrightness", look.grey),
+        ("flips, rotations,\nshifts,\nbrightness", look.grey),
         ("shared stages\nthe first two\nstand still", look.blue),
         ("branch of each\nexpert, with\nattention", look.orange),
         ("heads\nlogits of each\nexpert", look.orange),
