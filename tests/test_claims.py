@@ -180,29 +180,63 @@ def test_the_effects_that_are_told_are_those_of_the_table() -> None:
         "attention": "regional attention",
         "hard": "hard categories",
         "metric": "metric terms to clusters",
-        "experts": "a second expert",
+        "experts": "a second expert, the mean of with and without mutual distillation",
         "distilled": "mutual distillation, within a second expert",
     }
     found = effects.set_index(["metric", "effect"])[["estimate", "low", "high"]] * 100
     for effect, name in names.items():
-        cells = [
-            "{:+.1f} ({:+.1f} to {:+.1f})".format(*found.loc[(metric, effect)])
-            for metric in ("tail_unseen", "balanced_accuracy")
-        ]
+        cells = [told(found.loc[(metric, effect)]) for metric in ENDPOINTS]
         assert f"| {name} | {cells[0]} | {cells[1]} |" in page
-    assert set(effects["blocks"]) == {3}  # with more of them, the pages say other things
-    short = {
-        effect: "{:+.1f} ({:+.1f} to {:+.1f})".format(*found.loc[("tail_unseen", effect)])
-        for effect in names
+    assert set(effects["blocks"]) == {8}
+    pairs = effects[effects["kind"] == "interaction"]
+    assert ((pairs["low"] < 0) & (pairs["high"] > 0)).all()  # none is told apart from none
+
+    second = {
+        each: [second_expert(metric, each) for metric in ENDPOINTS] for each in ("", DISTILLED)
     }
+    assert f"| a second expert without distillation | {' | '.join(second[''])} |" in page
+    assert f"| a second expert with it | {' | '.join(second[DISTILLED])} |" in page
+
+    tail = found.loc["tail_unseen"]
     experts = one_line(ROOT / "docs/concepts/experts.md")
-    for effect in ("attention", "experts", "distilled"):
-        assert short[effect] in experts
+    for cell in (told(tail.loc["attention"]), told(tail.loc["distilled"]), second[""][0]):
+        assert cell in experts
     readme = one_line(ROOT / "README.md")
-    assert f"hard category mining brings {short['hard']}" in readme
-    assert f"a second expert {short['experts']}" in readme
-    cost, least, most = -found.loc[("tail_unseen", "distilled"), ["estimate", "high", "low"]]
-    assert f"costs {cost:.1f} ({least:.1f} to {most:.1f})" in readme
+    words, *interval = told(tail.loc["hard"]).partition(" ")
+    assert f"hard category mining brings {words} {interval[1]} points" in readme
+    assert f"a second expert {second[''][0]}" in readme
+    cost, least, most = -tail.loc["distilled", ["estimate", "high", "low"]]
+    assert f"takes {cost:.1f} ({least:.1f} to {most:.1f}) of it away" in readme
+    for effect in ("attention", "metric"):
+        assert f"({tail.loc[effect, 'estimate']:+.1f})" in readme
+    both = 100 * factorial_runs("tail_unseen").mean()
+    assert both.idxmax() == "hard+experts"
+    assert f"reach {both.max():.1f} % of tail recall on unseen clusters" in page
+    assert f"bare reaches {both['bare']:.1f} %" in page
+
+
+ENDPOINTS, DISTILLED = ("tail_unseen", "balanced_accuracy"), "+distilled"
+
+
+def told(row: pd.Series) -> str:
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*row)
+
+
+def factorial_runs(metric: str) -> pd.DataFrame:
+    """A row a block, a column a combination."""
+    runs = pd.read_csv(ROOT / "benchmarks/results/factorial/results.csv")
+    return runs[runs["split"] == "test"].pivot_table(metric, "seed", "method")
+
+
+def second_expert(metric: str, more: str) -> str:
+    """What it brings, with its interval from one difference a block."""
+    runs = 100 * factorial_runs(metric)
+    two = [name for name in runs if name.endswith(f"experts{more}")]
+    one = [name for name in runs if "experts" not in name]
+    assert len(two) == len(one) == 8
+    own = runs[two].mean(axis=1) - runs[one].mean(axis=1)
+    half = 2.3646 * own.std() / len(own) ** 0.5  # Student's, seven degrees of freedom
+    return told(pd.Series([own.mean(), own.mean() - half, own.mean() + half]))
 
 
 def test_what_passes_is_told_by_the_tables() -> None:
