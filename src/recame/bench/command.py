@@ -344,7 +344,8 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
             f"{bench.path} holds no finished run of this plan yet: there is no table to write."
         )
     if plan.search is None:
-        contest = replace(contest, behaviour=behaviour(bench.path, contest.shown))
+        beside = [_beside(path, "") for path in request.elsewhere]
+        contest = replace(contest, behaviour=behaviour(bench.path, contest.shown, beside))
     written = [*write_tables(bench.path, contest), write_page(bench.path, contest)]
     if plan.search is not None:
         written.append(_write_chosen(bench, file.parent, contest.shown))

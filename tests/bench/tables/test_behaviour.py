@@ -117,6 +117,19 @@ def test_runs_are_read_and_what_was_kept_stands_for_them(tmp_path: Path) -> None
     pd.testing.assert_frame_equal(again.recalls, found.recalls, check_dtype=False)
 
 
+def test_runs_made_elsewhere_bring_what_was_kept_of_them(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_results(here, "plain")
+    write_results(there, "plain", "other", "unplanned")
+    kept = behaviour(there, collect(there)).recalls.assign(recall=0.5)
+    (there / "recalls.csv").write_text(csv_text(kept, index=False), encoding="utf-8")
+    frame = collect(there).query("method != 'unplanned'")
+    found = behaviour(here, frame, [there]).recalls.set_index("method")
+    assert found.loc["plain", "recall"].tolist() == [0.9, 0.6, 0.3] * 2  # its own runs
+    assert found.loc["other", "recall"].tolist() == [0.5] * 6
+    assert set(found.index) == {"plain", "other"}
+
+
 def test_the_picture_draws_each_method_and_its_point(tmp_path: Path) -> None:
     write_results(tmp_path, *METHODS)
     contest = Contest(collect(tmp_path), METHODS, PLAN)

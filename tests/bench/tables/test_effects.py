@@ -160,7 +160,15 @@ def test_the_fit_is_that_of_dummy_variables(plan: Factorial) -> None:
     for effect, row in found.iterrows():
         parts = tuple(str(effect).split(":"))
         contrast = dict.fromkeys(names, 0.0)
-        contrast[parts if len(parts) == 2 else parts[0]] = 1.0
+        if row["kind"] != "simple":
+            contrast[parts if len(parts) == 2 else parts[0]] = 1.0
+        if row["kind"] == "simple":
+            factor, word, nested = str(effect).split()
+            contrast = dict.fromkeys(names, 0.0) | {factor: 1.0, nested: float(word == "with")}
+            contrast |= {pair: 0.5 for pair in pairs if factor in pair}
+            # Another one within the factor is on in half of these runs.
+            others = {n for n, f in plan.factors.items() if f.within == factor} - {nested}
+            contrast |= dict.fromkeys(others, 0.5)
         if row["kind"] == "factor":  # half of what depends on others, which are on in half
             contrast |= {pair: 0.5 for pair in pairs if parts[0] in pair}
             contrast |= {n: 0.5 for n, f in plan.factors.items() if f.within == parts[0]}
@@ -176,9 +184,22 @@ def test_a_nested_effect_is_within_its_parent() -> None:
     table = found_in(values, plan).table.set_index("effect")
     # b's is over runs with and without n.
     assert table["estimate"].to_dict() == pytest.approx(
-        {"a": 0.03, "b": 0.125, "n": 0.05, "a:b": 0.0}
+        {"a": 0.03, "b": 0.125, "n": 0.05, "a:b": 0.0, "b without n": 0.10, "b with n": 0.15}
     )
+    assert table.loc["b with n", ["kind", "within"]].tolist() == ["simple", ""]
+    assert table.loc[["b without n", "b with n"], "p_holm"].isna().all()
     assert table.loc["n", ["kind", "within"]].tolist() == ["nested", "b"]
+
+
+def test_a_mean_effect_is_shown_beside_what_it_averages(contest: Contest) -> None:
+    plan = factorial("a", nested={"n": "a"})
+    values = simulated(plan, 8, np.random.default_rng(0), {"a": 0.05, "n": -0.05}, 0.001)
+    methods = {name: Method(name, name, "s", "ablation") for name in values}
+    plan_of_it = PLAN.model_copy(update={"factorial": plan, "seeds": tuple(range(8))})
+    text = table_markdown(Contest(frame_of(values), methods, plan_of_it))
+    assert re.search(r"\| a \| \+2\.\d ", text)
+    assert re.search(r"\| a, without n \| \+5\.\d .*\| < 0\.001 \| - \|", text)
+    assert re.search(r"\| a, with n \| ≈ [+-]0\.\d ", text)
 
 
 def test_an_aliased_effect_holds_both() -> None:
@@ -200,8 +221,9 @@ def test_intervals_cover_and_detectable_effects_are_detected() -> None:
     covered = found = 0
     for _ in range(repeats):
         values = simulated(plan, 4, rng, {"a": size}, noise)
-        estimate, error, freedom = least_squares(np.array([*values.values()]).T, matrix)
+        estimate, covariance, freedom = least_squares(np.array([*values.values()]).T, matrix)
         assert freedom == 9
+        error = np.sqrt(np.diag(covariance))
         covered += abs(estimate[0] - size) < stats.t.ppf(0.975, 9) * error[0]
         found += abs(estimate[0]) > stats.t.ppf(0.975, 9) * error[0]
     assert covered / repeats == pytest.approx(0.95, abs=0.03)

@@ -153,6 +153,24 @@ class Factorial(Section):
         columns = [np.prod([signs[n] for n in term.factors], axis=0) for term in self.terms()]
         return np.column_stack(columns)
 
+    def simple(self) -> dict[str, FloatArray]:
+        """What a factor brings without and with each that lies within it.
+
+        Its main effect is the mean of both, which may describe neither.
+
+        Returns:
+            `a without n` and `a with n` -> (P,) weights of the effects of `terms`, whose sum it is.
+        """
+        names = [term.name for term in self.terms()]
+        return {
+            f"{factor.within} {word} {name}": np.array(
+                [1.0 if n == factor.within else half if n == name else 0.0 for n in names]
+            )
+            for name, factor in self.factors.items()
+            if factor.within is not None
+            for word, half in (("without", -0.5), ("with", 0.5))
+        }
+
     def factor_title(self, name: str) -> str:
         """A factor as tables print it."""
         return self.factors[name].title or name.replace("_", " ")

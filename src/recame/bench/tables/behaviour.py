@@ -47,12 +47,14 @@ class Behaviour:
     clusters: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def behaviour(path: Path, frame: pd.DataFrame) -> Behaviour:
-    """Read what the runs of a table have left, or what was kept of it without the runs.
+def behaviour(path: Path, frame: pd.DataFrame, elsewhere: Sequence[Path] = ()) -> Behaviour:
+    """Read what the runs of a table have left, and what was kept of runs that are not here.
 
     Args:
         path: the bench's folder.
         frame: its rows that are shown.
+        elsewhere: folders of the tables from which other rows came; the first that holds a run
+            counts, after the bench's own.
     """
     recalls: list[pd.DataFrame] = []
     frontier: list[pd.DataFrame] = []
@@ -76,10 +78,17 @@ def behaviour(path: Path, frame: pd.DataFrame) -> Behaviour:
             cells = recall_by_cluster(RunFolder(folder), split, _manifests(path, folder))
             if len(cells):
                 clusters.append(cells.assign(**keys))
+    shown = pd.MultiIndex.from_frame(frame[_KEYS])
+
+    def joined(own: list[pd.DataFrame], columns: Sequence[str], name: str) -> pd.DataFrame:
+        files = [folder / name for folder in (path, *elsewhere)]
+        tables = [*own, *(_kept(file) for file in files if file.exists())]
+        return _first_of_each(tables, shown).reindex(columns=[*_KEYS, *columns])
+
     return Behaviour(
-        _joined(recalls, [*_KEYS, "class", "train_images", "images", "recall"], path / RECALLS),
-        _joined(frontier, [*_KEYS, "tau", "tail", "others"], path / FRONTIER),
-        _joined(clusters, [*_KEYS, *CELLS], path / CLUSTERS),
+        joined(recalls, ["class", "train_images", "images", "recall"], RECALLS),
+        joined(frontier, ["tau", "tail", "others"], FRONTIER),
+        joined(clusters, CELLS, CLUSTERS),
     )
 
 
@@ -90,13 +99,20 @@ def _manifests(path: Path, run: Path) -> tuple[Path, ...]:
     return *was, built / run.name / "manifest.csv", built / "manifest.csv"
 
 
-def _joined(parts: list[pd.DataFrame], columns: list[str], kept: Path) -> pd.DataFrame:
-    if parts:
-        return pd.concat(parts, ignore_index=True)[columns]
-    if kept.exists():
-        texts = dict.fromkeys(("data", "split", "method", "class", "kind"), str)
-        return pd.read_csv(kept, dtype=texts, keep_default_na=False, na_values=[""])
-    return pd.DataFrame(columns=columns)
+def _kept(file: Path) -> pd.DataFrame:
+    texts = dict.fromkeys(("data", "split", "method", "class", "kind"), str)
+    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
+
+
+def _first_of_each(tables: Sequence[pd.DataFrame], shown: pd.MultiIndex) -> pd.DataFrame:
+    """The rows of the runs that are shown, each run's from the first table that has it."""
+    taken: list[pd.DataFrame] = []
+    left = shown
+    for table in tables:
+        keys = pd.MultiIndex.from_frame(table[_KEYS])
+        taken.append(table[keys.isin(left)])
+        left = left[~left.isin(keys)]
+    return pd.concat(taken, ignore_index=True) if taken else pd.DataFrame(columns=_KEYS)
 
 
 def _frontier(

@@ -38,8 +38,9 @@ class Effects:
         runs: methods of the plan, which is runs a block.
         table: a row an effect, in the order of `Factorial.terms`: `effect` (`a`, `a:b`), `kind`,
             `within`, `aliased` (`b:c`), `estimate`, `se`, `freedom`, `low`, `high` (95 %), `p`,
-            `p_holm` (NaN for interactions), `detectable`. In the metric's own units; NaN without a
-            complete block, and all but the estimates without a degree of freedom.
+            `p_holm` (of parts; else NaN), `detectable`. In the metric's own units; NaN without a
+            complete block, and all but the estimates without a degree of freedom. Then the simple
+            effects: of a factor that another lies within, `a without n` and `a with n`.
     """
 
     data: str
@@ -52,8 +53,13 @@ class Effects:
 
     @property
     def parts(self) -> pd.DataFrame:
-        """The rows of factors."""
-        return self.table[self.table["kind"] != "interaction"]
+        """The rows of factors, which are one family."""
+        return self.table[self.table["kind"].isin(["factor", "nested"])]
+
+    @property
+    def simple(self) -> pd.DataFrame:
+        """The rows of factors without and with what lies within them."""
+        return self.table[self.table["kind"] == "simple"]
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -91,13 +97,15 @@ def effects(
     within them. The model is additive in blocks: least squares with an intercept for each block and
     a column for each effect (`Factorial.matrix`). A factor's effect is the mean with it minus the
     mean without it, over the other factors' settings, each counting alike; a nested one's is taken
-    over the runs that have the factor it lies within. The standard error comes from the residual
-    mean square, in which is how effects differ from block to block and what three and more factors
-    do together. Only complete blocks count, so that no effect rests on other blocks than another.
+    over the runs that have the factor it lies within. A factor with another one nested in it has
+    simple effects too, without and with that one: its mean effect may describe neither. The
+    standard error comes from the residual mean square, in which is how effects differ from block to
+    block and what three and more factors do together. Only complete blocks count, so that no effect
+    rests on other blocks than another.
 
     Effects of each metric are one family: the p-values of its factors are adjusted together (Holm,
-    Scandinavian Journal of Statistics 1979), those of interactions are not. The detectable effect
-    is (t(0.975) + t(0.8)) standard errors (Bloom, Evaluation Review 1995).
+    Scandinavian Journal of Statistics 1979), others are not. The detectable effect is
+    (t(0.975) + t(0.8)) standard errors (Bloom, Evaluation Review 1995).
 
     Args:
         frame: of `recame.bench.tables.results.collect`, a row a run and split.
@@ -113,19 +121,21 @@ def effects(
     values = values.reindex(index=list(seeds), columns=names)
     lacking = values.isna().sum(axis=1)
     whole = values[lacking == 0]
-    terms = factorial.terms()
+    terms, simple = factorial.terms(), factorial.simple()
     table = pd.DataFrame(
         {
-            "effect": [term.name for term in terms],
-            "kind": [term.kind for term in terms],
-            "within": [term.within for term in terms],
-            "aliased": [":".join(term.aliased) for term in terms],
+            "effect": [*(term.name for term in terms), *simple],
+            "kind": [*(term.kind for term in terms), *["simple"] * len(simple)],
+            "within": [*(term.within for term in terms), *[""] * len(simple)],
+            "aliased": [*(":".join(term.aliased) for term in terms), *[""] * len(simple)],
         }
     )
-    estimate, error, freedom = least_squares(whole.to_numpy(np.float64), factorial.matrix())
-    table = table.assign(**_judged(estimate, error, freedom))
+    fitted, covariance, freedom = least_squares(whole.to_numpy(np.float64), factorial.matrix())
+    sums = np.array([*np.eye(len(terms)), *simple.values()])
+    error = np.sqrt(np.einsum("ei,ij,ej->e", sums, covariance, sums))
+    table = table.assign(**_judged(sums @ fitted, error, freedom))
     table["p_holm"] = np.nan
-    is_part = (table["kind"] != "interaction").to_numpy()
+    is_part = table["kind"].isin(["factor", "nested"]).to_numpy()
     table.loc[is_part, "p_holm"] = holm(table["p"].to_numpy(np.float64)[is_part])
     return Effects(
         data,
@@ -139,20 +149,20 @@ def effects(
 
 
 def least_squares(values: FloatArray, terms: FloatArray) -> tuple[FloatArray, FloatArray, int]:
-    """Coefficients beside an intercept for each block, with their standard errors.
+    """Coefficients beside an intercept for each block, with their covariance.
 
     Args:
         values: (B, T): a row a block, a column a combination.
         terms: (T, P), of full rank beside a constant.
 
     Returns:
-        (P,) coefficients, (P,) standard errors from the residual mean square, and its degrees of
-        freedom, B (T - 1) - P. Errors are NaN without a degree of freedom, all with no block.
+        (P,) coefficients, their (P, P) covariance from the residual mean square, and its degrees of
+        freedom, B (T - 1) - P. NaN: the covariance without a degree of freedom, all with no block.
     """
     num_blocks, num_runs = values.shape
     if num_blocks == 0:
-        nothing = np.full(terms.shape[1], np.nan)
-        return nothing, nothing, 0
+        number = terms.shape[1]
+        return np.full(number, np.nan), np.full((number, number), np.nan), 0
     intercepts = np.kron(np.eye(num_blocks), np.ones((num_runs, 1)))
     design = np.hstack([intercepts, np.tile(terms, (num_blocks, 1))])
     target = values.ravel()
@@ -161,8 +171,8 @@ def least_squares(values: FloatArray, terms: FloatArray) -> tuple[FloatArray, Fl
     freedom = len(target) - design.shape[1]
     left = target - design @ coefficients
     variance = left @ left / freedom if freedom else np.nan
-    scale = np.diag(np.linalg.inv(design.T @ design))
-    return coefficients[num_blocks:], np.sqrt(variance * scale)[num_blocks:], freedom
+    covariance = variance * np.linalg.inv(design.T @ design)
+    return coefficients[num_blocks:], covariance[num_blocks:, num_blocks:], freedom
 
 
 def _judged(estimate: FloatArray, error: FloatArray, freedom: int) -> dict[str, Any]:

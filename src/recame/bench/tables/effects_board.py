@@ -19,7 +19,7 @@ from recame.metrics.registry import BY_NAME
 _ROMAN = ("", "", "", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 
 _READING = (
-    f"{LEVEL} stands where it is {ALPHA} or more (of a pair, where its own p is): not told apart "
+    f"{LEVEL} stands where it is {ALPHA} or more (where there is none, where p is): not told apart "
     "from no effect, which does not show that there is none."
 )
 
@@ -32,7 +32,7 @@ class EffectsBoard:
         title: the metric's.
         finding: which parts are told apart from none, in a sentence or two.
         heads: of the columns.
-        parts: rows of factors: name, cells.
+        parts: rows of factors, then of their simple effects: name, cells.
         pairs: rows of interactions.
         effects: the numbers behind the cells.
     """
@@ -85,7 +85,7 @@ def _board(found: Effects, factorial: Factorial) -> EffectsBoard:
         metric.title,
         _finding(found, factorial),
         ("part", "effect, points", "p", "p, Holm", "detectable, points", *aliased),
-        _rows(found.parts, factorial) if found.blocks else (),
+        _rows(pd.concat([found.parts, found.simple]), factorial) if found.blocks else (),
         _rows(found.pairs, factorial) if found.blocks else (),
         found,
     )
@@ -94,7 +94,7 @@ def _board(found: Effects, factorial: Factorial) -> EffectsBoard:
 def _rows(table: pd.DataFrame, factorial: Factorial) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
     rows = []
     for row in table.to_dict("records"):
-        decisive = row["p"] if row["kind"] == "interaction" else row["p_holm"]
+        decisive = row["p"] if math.isnan(row["p_holm"]) else row["p_holm"]
         cells = [
             Cell(effect_title(row, factorial)),
             _effect_cell(row, level=not decisive < ALPHA),
@@ -110,6 +110,9 @@ def _rows(table: pd.DataFrame, factorial: Factorial) -> tuple[tuple[str, tuple[C
 
 def effect_title(row: Mapping[Any, Any], factorial: Factorial) -> str:
     """What a row of `Effects.table` is an effect of, in words."""
+    if row["kind"] == "simple":
+        factor, word, nested = row["effect"].split()
+        return f"{factorial.factor_title(factor)}, {word} {factorial.factor_title(nested)}"
     title = _product(row["effect"], factorial)
     within = row["within"]
     return f"{title} (within {factorial.factor_title(within)})" if within else title
@@ -184,8 +187,9 @@ def effects_notes(contest: Contest) -> list[str]:
         (
             "An effect is the mean with a part minus the mean without, within blocks and over the "
             "settings of the other parts, each counting alike; of a part within another, over the "
-            "runs that have that one. A pair's is by how much more the one part brings with the "
-            "other than without. In points, with the 95 % t interval."
+            "runs that have that one. The effect of a part in which another lies is told without "
+            "and with that other too, and is the mean of the two. A pair's is by how much more the "
+            "one part brings with the other than without. In points, with the 95 % t interval."
         ),
         (
             "Least squares with a term for each block, each part and each pair that the design can "
