@@ -1,4 +1,7 @@
-"""The blocks of `docs/python.md` run one after the other; those of a library only where it is."""
+"""The blocks of `docs/python.md` run one after the other; those of a library only where it is.
+
+The block of `docs/howto/prepare.md` too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from recame.data.manifest import read_manifest
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 #: The heading of a recipe -> the library that it needs beside ours.
@@ -82,3 +87,18 @@ def test_block(
 
 def test_every_recipe_is_found() -> None:
     assert {"scikit-learn", *NEEDED} <= {heading for heading, _ in recipes()}
+
+
+def test_folders_and_names_of_files_make_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = PAGE.parent / "howto" / "prepare.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for name in ("good/b1_0.png", "good/b2_0.png", "scratch/b1_1.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / "images" / name)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    table = read_manifest(tmp_path / "table.csv")
+    assert table["label"].tolist() == ["good", "good", "scratch"]
+    assert table["board"].tolist() == ["b1", "b2", "b1"]
