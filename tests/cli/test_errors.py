@@ -164,7 +164,7 @@ class TestSettings:
             ("finetune.epochs=many", "finetune.epochs: "),
             ("data.size=0", "data.size: "),
             ("probe.enabled", "has no '='"),
-            ("probe.steps=[1", "the value is no YAML"),
+            ("probe.steps=[1", "the value cannot be read as YAML"),
             ("objective.tau=[1, 2, 3]", "objective.tau has 3 values for model.num_experts=2"),
         ],
     )
@@ -302,7 +302,7 @@ def test_settings_of_bits_and_texts(
         "--set",
         "finetune.nesterov=true",
     )
-    assert "nothing to look ahead with" in line
+    assert "Nesterov needs a momentum" in line
     settings = ["model.backbone=vgg11_bn", "model.pretrained=false", "data.size=16"]
     line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
     assert "data.size=16 is too small for vgg11_bn" in line
@@ -310,7 +310,7 @@ def test_settings_of_bits_and_texts(
         defects, *[word for s in settings[:2] for word in ("--set", s)], "--size", "16x96"
     )
     assert "data.size=16x96 is too small for vgg11_bn" in line
-    assert "each side lies in 16 to 2048 pixels" in train_refused(defects, "--size", "8x96")
+    assert "each side must have 16 to 2048 pixels" in train_refused(defects, "--size", "8x96")
 
 
 class TestRuns:
