@@ -272,7 +272,10 @@ def test_who_is_interrupted_learns_how_to_go_on(
     for verb in ("train", "distill"):
         left, _, err = recame(verb, defects, "--out", out)
         assert left == 130
-        told = f"interrupted: {out} keeps what is done. Go on with: recame {verb} --out '{out}' "
+        told = (
+            f"interrupted: {out} keeps the finished part. "
+            f"Continue with: recame {verb} --out '{out}' "
+        )
         assert err.strip() == (f"{told}--resume" if begun else "interrupted")
         shutil.rmtree(out, ignore_errors=True)
 
@@ -440,7 +443,7 @@ class TestPredictions:
         assert not out.exists()
         code, told, _ = recame(*words, "--max-unreadable", "0.4")
         assert (code, out.exists()) == (0, True)
-        assert "9 files were done before this start" in told
+        assert "9 files were done by the interrupted prediction" in told
 
 
 def fill_disk(path: Path) -> None:
@@ -529,7 +532,7 @@ class TestFullDisk:
         assert not (tmp_path / "out.csv").exists()
         (tmp_path / "out.csv.partial" / "table.csv").unlink()
         code, out, _ = recame(*words)
-        assert (code, "7 files were done before this start" in out) == (0, True)
+        assert (code, "7 files were done by the interrupted prediction" in out) == (0, True)
         assert len((tmp_path / "out.csv").read_text().splitlines()) == 8
 
     def test_evaluating(self, refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:

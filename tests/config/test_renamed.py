@@ -42,8 +42,8 @@ def test_a_file_is_read_by_its_old_names(tmp_path: Path) -> None:
     assert config == Config().updated({"finetune.epochs": 7, "run.seed": 3})
     texts = [str(each.message) for each in told]
     assert texts[0] == (
-        f"{path}: finetune.rounds is called finetune.epochs since recame 0.2.0, and recame 0.4.0 will "
-        "refuse the old name: write finetune.epochs."
+        f"{path}: finetune.rounds is called finetune.epochs since recame 0.2.0, and "
+        "recame 0.4.0 will refuse the old name: write finetune.epochs."
     )
     assert "model.magic is ignored since recame 0.2.0" in texts[2]
 

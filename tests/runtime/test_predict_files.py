@@ -727,12 +727,12 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
     console = Console(record=True, width=200)
     print_summary(summary, console)
     told = console.export_text()
-    assert "2 images use fewer bits than the model's images: near black to it (" in told
+    assert "2 images use only the darkest part of the model's range of values, " in told
     assert (
-        "1 image is in colour, of which the model sees the grey values alone "
+        "1 image is in colour, but the model sees only grey values "
         f"({folder / 'red.png'})" in told
     )
-    assert "3 of them go to a person (near black to the model 2, without an answer 1)" in told
+    assert "3 of them go to a person (nearly black to the model 2, without an answer 1)" in told
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
