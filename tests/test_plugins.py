@@ -141,7 +141,7 @@ class TestPlaces:
         shown = [position for batch in batches for position in batch]
         assert (len(batches), sorted(shown), batches.weight(0)) == (3, list(range(10)), 1.0)
         assert shown_prior(batches, targets, 3).tolist() == [0.7, 0.3, 0.0]
-        with pytest.raises(PluginError, match=r"there are images 0 to 1"):
+        with pytest.raises(PluginError, match=r"the images are numbered 0 to 1"):
             _positions(batches, targets[:2])
 
     def test_augmentation(self) -> None:

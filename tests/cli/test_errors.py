@@ -100,7 +100,7 @@ class TestTrainingData:
         no_column = table(tmp_path, ["image,klass", *rows])
         for line in (train_refused(folder), refused("evaluate", finished, folder)):
             assert "no class folders" in line
-            assert "nothing can be learned from them or judged by them. Put each class in" in line
+            assert "neither trained nor evaluated on them. Put the images of each class in" in line
         for line in (train_refused(no_column), refused("evaluate", finished, no_column)):
             assert "has no column 'label'" in line
             assert "--set data.label_column=NAME" in line

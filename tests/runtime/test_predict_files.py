@@ -721,7 +721,7 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
     dark = table.loc[str(folder / "290.png")]
     assert dark["action"] == table.loc[str(folder / "007.png"), "action"] == "review"
     assert dark["reason"] == "near_black"
-    assert dark["note"] == "its values use 12 of 16 bits, of which the model sees the upper 8"
+    assert dark["note"] == "its values use 12 of 16 bits, but the model sees only the upper 8 bits"
     assert table.loc[str(folder / "red.png"), "note"] == "its colour becomes grey"
     assert (table["note"] != "").sum() == 4
     console = Console(record=True, width=200)
