@@ -104,7 +104,7 @@ def test_settings_of_a_run_that_leave_open_what_it_decided(tmp_path: Path) -> No
     text = (run / "config.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(evaluation:\n(?: .*\n)*?  views: )\d+", r"\1auto", text)
     (run / "config.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"leaves evaluation.views open"):
+    with pytest.raises(ConfigError, match=r"has evaluation.views: auto"):
         recame.load(run)
 
 

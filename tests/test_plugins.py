@@ -81,8 +81,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"finetune.sampler": "squareroot"}, "'squareroot' is no import path.*every_image"),
-            ({"objective.loss": {"class_path": "a b"}}, "'a b' is no import path"),
+            ({"finetune.sampler": "squareroot"}, "'squareroot' is not an import path.*every_image"),
+            ({"objective.loss": {"class_path": "a b"}}, "'a b' is not an import path"),
             ({"objective.loss": {"init_args": {}}}, "class_path"),
             ({"augment.extra": [{"class_path": "a.b", "args": 1}]}, "augment.extra"),
         ],

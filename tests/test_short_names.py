@@ -53,7 +53,7 @@ def test_settings_however_they_are_given(tmp_path: Path) -> None:
         ({"finetun.epochs": 3}, "Unknown setting 'finetun.epochs'"),
         ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES=1"),
         ({"device": "tpu"}, "run.accelerator"),
-        ({"time_budget": "soon"}, "no duration"),
+        ({"time_budget": "soon"}, "not a duration"),
         (3, "Settings of type int are not accepted"),
     ],
 )

@@ -142,7 +142,7 @@ class TestNamesOfFigures:
     ) -> None:
         # Before anything is loaded.
         line = refused("evaluate", tmp_path / "no-run", "other", "--name", name)
-        assert f"--name {name!r} is no plain name" in line
+        assert f"--name {name!r} cannot be the name of a folder" in line
         assert "Choose a name" in line
 
     def test_a_note_that_was_damaged(
@@ -176,7 +176,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("budget", "told"),
         [
-            *((text, "is no duration") for text in ("soon", "0s", "-5m", "10 minutes")),
+            *((text, "is not a duration") for text in ("soon", "0s", "-5m", "10 minutes")),
             ("10", "ends in a number without a unit"),
         ],
     )

@@ -747,7 +747,7 @@ def test_a_pipe_among_the_images_is_not_waited_for(bundle: Path, tmp_path: Path)
         summary = predict_files(predictor, [tmp_path / "in"], tmp_path / "out.csv")
         assert summary.num_images == 20
         assert summary.unreadable == (
-            (str(tmp_path / "in" / "x.png"), "cannot be opened: a pipe or a device, and no file"),
+            (str(tmp_path / "in" / "x.png"), "cannot be opened: a pipe or a device, not a file"),
         )
 
 

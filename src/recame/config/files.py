@@ -57,8 +57,8 @@ def as_config(given: Config | Mapping[str, Any] | AnyPath | None) -> Config:
         return load_config(Path(given))
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f"Settings of type {type(given).__name__} are not accepted: give a Config, a dictionary such as "
-            '{"finetune.epochs": 5}, or the path of a YAML file.'
+            f"Settings of type {type(given).__name__} are not accepted: give a Config, a "
+            'dictionary such as {"finetune.epochs": 5}, or the path of a YAML file.'
         )
     names = {str(name): value for name, value in given.items()}
     whole = {name: value for name, value in names.items() if name in Config.model_fields}
