@@ -40,5 +40,5 @@ def test_what_is_no_table_of_predictions_is_refused(given: Any) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "inspect"])
 def test_what_is_no_set_is_refused(verb: str) -> None:
-    with pytest.raises(recame.RecameError, match="Images were given as int"):
+    with pytest.raises(recame.RecameError, match="Images cannot be given as int"):
         getattr(recame, verb)(5)

@@ -213,7 +213,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "told"),
         [
-            (["finetune.sampler=m_per_class", "finetune.batch_size=18"], "no multiple of"),
+            (["finetune.sampler=m_per_class", "finetune.batch_size=18"], "not a multiple of"),
             (["run.strategy=telepathy"], "run.strategy='telepathy' is unknown"),
             (["run.devices=64"], "fewer than two for each of 64 processes"),
             (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),

@@ -74,7 +74,7 @@ def test_a_folder_is_made_whole_once_and_never_replaced(tmp_path):
         prepare_folder(out, {**recipe, "set": "B"}, build)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(DataError, match="no prepared set, and nothing in it is replaced"):
+    with pytest.raises(DataError, match="no prepared data set, and recame does not replace"):
         prepare_folder(tmp_path / "mine", recipe, build)
     (tmp_path / "empty").mkdir()
     assert prepare_folder(tmp_path / "empty", recipe, build).is_file()

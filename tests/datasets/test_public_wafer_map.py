@@ -198,7 +198,7 @@ def test_val_takes_whole_lots_of_the_training_maps(tmp_path):
         ({"splits": ["Training", "Extra"]}, "trianTestLabel 'Extra'"),
         ({"labels": ["", ""]}, "no labelled wafer"),
         ({"split_column": "fold"}, "lacks trianTestLabel"),
-        ({"top": 9}, "published ones 0, 1 and 2"),
+        ({"top": 9}, "published maps hold 0, 1 and 2"),
     ],
 )
 def test_other_tables_are_refused(tmp_path, change, message):
