@@ -729,8 +729,7 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
     told = console.export_text()
     assert "2 images use only the darkest part of the model's range of values, " in told
     assert (
-        "1 image is in colour, but the model sees only grey values "
-        f"({folder / 'red.png'})" in told
+        f"1 image is in colour, but the model sees only grey values ({folder / 'red.png'})" in told
     )
     assert "3 of them go to a person (nearly black to the model 2, without an answer 1)" in told
 
