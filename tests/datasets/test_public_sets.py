@@ -29,7 +29,7 @@ from recame.label_space import LabelSpace
 def test_names_lead_to_sets():
     assert public_set("wm_811k").title == "WM-811K"
     assert len({one.title for one in PUBLIC_SETS.values()}) == len(PUBLIC_SETS) == 12
-    with pytest.raises(ConfigError, match=r"no public set 'mnist'; the public sets are cifar10_lt, "):
+    with pytest.raises(ConfigError, match=r"no public set 'mnist'; the public sets are cifar10_lt"):
         public_set("mnist")
 
 
