@@ -86,7 +86,7 @@ def test_a_run_is_continued_with_corrections_and_short_options(
     assert (chosen.data.normal_class, chosen.run.accelerator) == ("ok", "gpu")
     for given in ({"from_": finished}, {"corrections": fixed}, {"short": {"epochs": 2}}):
         nothing = {"from_": None, "add": None, "corrections": None, "settings": [], "short": {}}
-        with pytest.raises(ConfigError, match="leave --config, --from, --add, --corrections"):
+        with pytest.raises(ConfigError, match="leave out --config, --from, --add, --corrections"):
             train_request(None, finished, None, **{**nothing, **given}, resume=True)
 
 
