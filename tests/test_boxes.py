@@ -118,7 +118,7 @@ def test_bundle_and_run_predict_a_table_row_by_row(
         assert (summary.num_images, summary.num_unreadable) == (41, 1)
         [(name, reason)] = summary.unreadable
         assert name == f"{tmp_path}/images/03.png#xywh=500,0,9,9"
-        assert reason.endswith("lies outside of its 192 x 96 pixels")
+        assert reason.endswith("lies outside its 192 x 96 pixels")
     for found in tables:
         assert found[0]["image"] == "images/04.png#xywh=162,66,12,12"  # the table's order
         assert found[0]["path"] == f"{tmp_path}/images/04.png#xywh=162,66,12,12"

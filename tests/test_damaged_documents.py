@@ -104,7 +104,7 @@ def test_settings_of_a_run_that_leave_open_what_it_decided(tmp_path: Path) -> No
     text = (run / "config.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(evaluation:\n(?: .*\n)*?  views: )\d+", r"\1auto", text)
     (run / "config.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"leaves evaluation.views open"):
+    with pytest.raises(ConfigError, match=r"has evaluation.views: auto"):
         recame.load(run)
 
 
@@ -124,9 +124,9 @@ LAUGHS = "\n".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{LAUGHS}\ndata: {{size: *a8}}", "aliases, at most 20 are followed"),
+        (f"{LAUGHS}\ndata: {{size: *a8}}", "aliases, but at most 20 are followed"),
         ("data: " + "[" * 5000, "brackets are open"),
-        ("- " * 3000, "lists in lists"),
+        ("- " * 3000, "lists are nested"),
         ("data: !!int x", "cannot be read as YAML"),
         ("data: 2001-99-99", "cannot be read as YAML"),
         ("data: !!timestamp x", "cannot be read as YAML"),
@@ -145,7 +145,7 @@ def test_settings_that_are_no_yaml(text: str, message: str, tmp_path: Path) -> N
 
 def test_words_of_a_command_line_that_are_no_yaml() -> None:
     for text in ("!!int x", "2001-99-99", "[" * 5000, "9" * 6000):
-        with pytest.raises(ConfigError, match="the value is no YAML"):
+        with pytest.raises(ConfigError, match="the value cannot be read as YAML"):
             parse_settings([f"data.size={text}"])
 
 

@@ -115,7 +115,7 @@ def test_bytes_that_are_no_text_reach_the_shell() -> None:
     ],
 )
 def test_what_is_no_plain_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"--name .* is no plain name.*Choose a name"):
+    with pytest.raises(ConfigError, match=r"--name .* cannot be the name.*Choose a name"):
         check_folder_name(name, "--name")
 
 

@@ -81,8 +81,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"finetune.sampler": "squareroot"}, "'squareroot' is no import path.*every_image"),
-            ({"objective.loss": {"class_path": "a b"}}, "'a b' is no import path"),
+            ({"finetune.sampler": "squareroot"}, "'squareroot' is not an import path.*every_image"),
+            ({"objective.loss": {"class_path": "a b"}}, "'a b' is not an import path"),
             ({"objective.loss": {"init_args": {}}}, "class_path"),
             ({"augment.extra": [{"class_path": "a.b", "args": 1}]}, "augment.extra"),
         ],
@@ -141,7 +141,7 @@ class TestPlaces:
         shown = [position for batch in batches for position in batch]
         assert (len(batches), sorted(shown), batches.weight(0)) == (3, list(range(10)), 1.0)
         assert shown_prior(batches, targets, 3).tolist() == [0.7, 0.3, 0.0]
-        with pytest.raises(PluginError, match=r"there are images 0 to 1"):
+        with pytest.raises(PluginError, match=r"the images are numbered 0 to 1"):
             _positions(batches, targets[:2])
 
     def test_augmentation(self) -> None:

@@ -29,7 +29,7 @@ def test_what_is_no_folder_is_refused(verb: str, given: Any) -> None:
     with pytest.raises(recame.RecameError) as refused:
         getattr(recame, verb)(given, *OF_A_MODEL[verb])
     own_words = (verb, given) == ("distill", None)
-    assert ("No teacher given" if own_words else "is no path") in str(refused.value)
+    assert ("No teacher given" if own_words else "is not a path") in str(refused.value)
 
 
 @pytest.mark.parametrize("given", [5, None])
@@ -40,5 +40,5 @@ def test_what_is_no_table_of_predictions_is_refused(given: Any) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "inspect"])
 def test_what_is_no_set_is_refused(verb: str) -> None:
-    with pytest.raises(recame.RecameError, match="Images were given as int"):
+    with pytest.raises(recame.RecameError, match="Images cannot be given as int"):
         getattr(recame, verb)(5)

@@ -1,6 +1,6 @@
-"""recame: train, judge and deploy classifiers for rare defects.
+"""recame: train, evaluate and deploy classifiers for rare defects.
 
-The public names are loaded when they are first used, so that `import recame` stays light.
+Public names are loaded at their first use, so that `import recame` is fast.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ if not TYPE_CHECKING:  # to a type checker a misspelt name is none
             from recame.peers import way_of
 
             way = way_of(name)
-            told = "" if way is None else f". Here it is: {way}"
+            told = "" if way is None else f". In recame: {way}"
             # Python itself tells the nearest of `__dir__`.
             raise AttributeError(f"module 'recame' has no attribute {name!r}{told}")
         home, _, there = _HOMES[name].partition(":")

@@ -1,4 +1,4 @@
-"""What crosses a border between two stages: batches, outputs, losses, preprocessing, predictions.
+"""Types that stages pass to each other: batches, outputs, losses, preprocessing, predictions.
 
 Nothing here imports torch at run time, so that a runtime without torch can share these types.
 """
@@ -116,7 +116,7 @@ _LONGEST_SIDE = 2**15
 
 @dataclass(frozen=True)
 class PreprocessSpec:
-    """How a file becomes the array a model sees. Declared and saved, never guessed from pixels.
+    """How a file becomes the array that a model sees. Saved with the model, never guessed.
 
     Decoding and resizing to `height` x `width` happen outside the model in one function;
     scaling by `scale` and normalising by `mean` and `std` live inside it.
@@ -168,19 +168,19 @@ class PreprocessSpec:
         ):
             if not is_right:
                 raise CheckpointError(
-                    f"PreprocessSpec has {name}={value!r}, by which no image can be prepared: it "
-                    "was edited or damaged. Take it again from the run that wrote it."
+                    f"PreprocessSpec has {name}={value!r}, with which no image can be prepared: it "
+                    "was edited or damaged. Restore it from a copy of the run that wrote it."
                 )
         if self.height % (self.tiles + 1):
             raise CheckpointError(
-                f"PreprocessSpec has height={self.height}, which {self.tiles + 1} pieces of one "
-                "height do not have: it was edited or damaged. Take it again from the run that "
-                "wrote it."
+                f"PreprocessSpec has height={self.height}, which cannot be divided into "
+                f"{self.tiles + 1} pieces of equal height: it was edited or damaged. Restore it "
+                "from a copy of the run that wrote it."
             )
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise CheckpointError(
                 f"PreprocessSpec has {self.channels} channels but {len(self.mean)} means and "
-                f"{len(self.std)} deviations: give one value a channel."
+                f"{len(self.std)} deviations: give one value for each channel."
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Durations as people write and say them, with the standard library alone."""
+"""Reads and prints durations; needs only the standard library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_duration(text: str) -> float:
         (5400.0, 0.02)
 
     Raises:
-        ConfigError: the text is no duration above zero, or a number has no unit.
+        ConfigError: the text is not a duration above zero, or a number has no unit.
     """
     found = _DURATION.fullmatch(text)
     parts = found.groups() if found else ()
@@ -30,10 +30,12 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         if re.fullmatch(r"[\d.hms]*\d", text):
             raise ConfigError(
-                f"{text!r} ends in a number without a unit, which may be meant as milliseconds, "
-                f"seconds or minutes: write {text}ms, {text}s or {text}m."
+                f"{text!r} ends in a number without a unit, so it may mean milliseconds, seconds "
+                f"or minutes: write {text}ms, {text}s or {text}m."
             )
-        raise ConfigError(f"{text!r} is no duration: write for example 20ms, 90s, 15m or 1h30m.")
+        raise ConfigError(
+            f"{text!r} is not a duration above zero: write for example 20ms, 90s, 15m or 1h30m."
+        )
     return total
 
 

@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
 Every message says what is wrong (with the value), why it matters, and what to do. The command line
-prints such an error on one line and leaves with its exit code, mostly 2; anything else is a bug
+prints such an error on one line and leaves with its exit code, mostly 2; any other error is a bug
 and keeps its traceback.
 """
 
@@ -25,7 +25,7 @@ class ConfigError(RecameError):
 
 
 class PluginError(RecameError):
-    """What a setting names outside the package cannot be imported or does not fit its place."""
+    """A plug-in that a setting names cannot be imported, or does not fit."""
 
 
 class DataError(RecameError):
@@ -33,7 +33,7 @@ class DataError(RecameError):
 
 
 class UnreadableError(DataError):
-    """More images cannot be read than any healthy lot has; what was predicted is kept."""
+    """More images cannot be read than are allowed; finished predictions are kept."""
 
     exit_code = 3
 
@@ -43,11 +43,11 @@ class CheckpointError(RecameError):
 
 
 class TrainingError(RecameError):
-    """Training went astray: a loss or weights that are not finite."""
+    """Training diverged: a loss or weights are not finite."""
 
 
 class ProcessError(RecameError):
-    """Another process of a run on several ended, or gives no sign any more."""
+    """Another process of a run on several processes ended, or no longer responds."""
 
     exit_code = 1
 
@@ -57,7 +57,7 @@ class ExportError(RecameError):
 
 
 class ReportError(RecameError):
-    """A report could not be drawn; the figures that it would tell are there."""
+    """A report could not be drawn; its figures are written."""
 
 
 #: What `pip install 'recame[train]'` brings, by the names under which it is imported.
@@ -96,14 +96,16 @@ class MissingDependencyError(RecameError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"Package '{package}' is not installed, and it is needed {purpose}. "
+            f"Package '{package}' is not installed, but it is needed {purpose}. "
             f"Install it with: pip install 'recame[{extra}]'"
         )
 
 
 def as_missing_dependency(error: ModuleNotFoundError) -> ModuleNotFoundError | RecameError:
-    """Name the extra that brings a training package; any other missing module stays as it is."""
+    """Name the extra that installs a training package; other missing modules stay as they are."""
     package = (error.name or "").partition(".")[0]
     if package not in TRAINING_PACKAGES:
         return error
-    return MissingDependencyError(package, "train", "for all but predicting with a bundle")
+    return MissingDependencyError(
+        package, "train", "for everything except predicting with a bundle"
+    )

@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, held by one process, read, summed up."""
+"""Writes files and folders whole or not at all, locks them, reads them and hashes them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:  # `recame --help` comes by here
     import pandas as pd
     from filelock import BaseFileLock
 
-#: What a user can mend; any other error of the system is a bug and keeps its traceback.
+#: Errors of the system that a user can remove; any other is a bug and keeps its traceback.
 _MENDABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
-#: What a file system says that knows no locks.
+#: Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _PARTIAL = ".part"
 #: What Windows refuses in a name, `%`, which stands for them, and a dot or blank at the end.
@@ -46,7 +46,7 @@ _CONTINUE = "Free space or choose another folder with --out, then continue with 
 
 @contextmanager
 def explained(path: Path, advice: str, error: type[RecameError] = DataError) -> Iterator[None]:
-    """Say of a full disk, missing rights or a file in the way what is lost and what to do.
+    """Turn errors of a full disk, missing permission or a blocked path into a message with advice.
 
     Args:
         path: what is written in the block.
@@ -109,7 +109,7 @@ def write_text(
 
 
 def text_bytes(text: str) -> bytes:
-    """UTF-8; what is no character, as in some files' names, becomes an escape that JSON knows."""
+    """UTF-8; invalid characters, as in some file names, become escapes that JSON knows."""
     return text.encode(errors="backslashreplace")
 
 
@@ -126,7 +126,7 @@ def json_text(values: object) -> str:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows, ready for JSON: plain Python values, None for what is missing."""
+    """A table's rows, ready for JSON: plain Python values, None for missing ones."""
     import numpy as np
 
     plain = table.astype(object).where(table.notna(), None)
@@ -206,10 +206,10 @@ class Hold:
 
 
 def hold(path: Path, *, wait_s: float = 0.0) -> Hold | None:
-    """Hold a lock file; whoever held it and died has let go.
+    """Hold a lock file; the lock of a dead process does not count.
 
-    Where the file system knows no locks, a file's existence is one: what a process that was killed
-    on this machine left of it is taken over.
+    On a file system without locks, the existence of a file is the lock; if a killed process of this
+    machine left it, it is taken over.
 
     Args:
         path: of the file, made where it is missing, as is its folder.
@@ -223,7 +223,7 @@ def hold(path: Path, *, wait_s: float = 0.0) -> Hold | None:
     """
     from filelock import FileLock, SoftFileLock, Timeout
 
-    with explained(path, "Nothing is done without it: check the rights and free space there."):
+    with explained(path, "recame needs this file: check the permissions and free space there."):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock: BaseFileLock = FileLock(path, thread_local=False)
         try:
@@ -266,7 +266,10 @@ def held(
     """
     mine = hold(path, wait_s=wait_s)
     if mine is None:
-        raise error(f"{what} is in work by {holder(path)}, and two at once would mix. {advice}")
+        raise error(
+            f"{what} is in use by {holder(path)}, and two processes at once would mix their "
+            f"results. {advice}"
+        )
     with mine:
         yield
 
@@ -296,7 +299,7 @@ def read_json(
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
-            raise TypeError(f"it holds a {type(values).__name__}, no object")
+            raise TypeError(f"it holds a {type(values).__name__}, not an object")
     except (OSError, ValueError, TypeError, RecursionError) as reason:
         raise error(f"{path} cannot be read as JSON ({reason}). {advice}") from reason
     schema = values.get("schema")
@@ -321,7 +324,7 @@ def open_regular(path: Path) -> BufferedReader:
     stream = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - Path has no opener
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
-        raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
     return stream
 
 

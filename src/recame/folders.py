@@ -22,12 +22,12 @@ def folder_of(given: object) -> Path:
     """The folder of a run or a bundle, as a caller gives it.
 
     Raises:
-        CheckpointError: it is no path; whoever passes a number or None is told what is asked for.
+        CheckpointError: it is not a path, for example a number or None.
     """
     if isinstance(given, str | os.PathLike):
         return Path(os.fspath(given))
     raise CheckpointError(
-        f"A model is the folder of a run or of a bundle, and {given!r} is no path "
+        f"A model is the folder of a run or of a bundle, but {given!r} is not a path "
         f"({type(given).__name__}). Give a str, a Path, or what recame.train returned."
     )
 
@@ -42,7 +42,7 @@ def new_folder(
     out: Path,
     *,
     replace: bool = False,
-    advice: str = "Check the path, rights and free space.",
+    advice: str = "Check the path, permissions and free space.",
     error: type[RecameError] = DataError,
 ) -> Iterator[Path]:
     """Give a folder to fill, which becomes `out` at the end and vanishes after an error.

@@ -192,22 +192,22 @@ def usual_run_dir(data: Path) -> Path:
 
 
 def check_folder_name(name: str, option: str) -> None:
-    """Refuse a name that is to become a folder and is none that people see as they gave it.
+    """Refuse a name that some system cannot have as the name of a visible folder.
 
     Args:
-        name: what was given.
-        option: with which, as the message begins.
+        name: the name.
+        option: the option that gave it, with which the message begins.
 
     Raises:
-        ConfigError: it leads elsewhere, is hidden, empty or too long, or some system cannot have
-            it.
+        ConfigError: the name leads elsewhere, is hidden, empty or too long, or some system cannot
+            have it.
     """
     hidden = name != name.strip() or name.startswith(".")
     if hidden or file_name(name) != name or len(escaped(name).encode()) > _LONGEST:
         shown = name if len(name) <= _LONGEST else f"{name[:40]}..."
         raise ConfigError(
-            f"{option} {shown!r} is no plain name, and a folder is called by it: with a / or \\ it "
-            'would lie elsewhere, with a dot at its beginning be hidden, and other signs (: * ? " '
-            f"< > | %), blanks at its ends, devices of Windows as con, or more than {_LONGEST} "
-            "bytes some system cannot have. Choose a name as lot-7."
+            f"{option} {shown!r} cannot be the name of a folder on every system: a name must not "
+            'hold / \\ : * ? " < > | or %, begin with a dot, begin or end with a blank, be a '
+            f"device of Windows such as con, or have more than {_LONGEST} bytes. Choose a name "
+            "like lot-7."
         )

@@ -1,4 +1,4 @@
-"""What other libraries call things, and how that is done here: for whoever types it by habit."""
+"""Names of other libraries -> how to do the same here, for users of these libraries."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def attribute_error(owner: object, name: str) -> AttributeError:
     kind = type(owner).__name__
     text = f"{kind!r} object has no attribute {name!r}"
     if (way := _WAYS.get(kind, {}).get(name)) is not None:
-        text += f". Here it is: {way}"
+        text += f". In recame: {way}"
     return AttributeError(text, name=name, obj=owner)
 
 
 def way_of(name: str) -> str | None:
-    """How it is done here what other packages have as a public name; None where nothing is known.
+    """How to do here what another package does under a public name; None if it is unknown.
 
     Args:
         name: as typed after `recame.`.

@@ -1,8 +1,9 @@
-"""What a run uses that lies outside the package: found by import path or by name, made, told of.
+"""Plug-ins: code outside the package, found by import path or by name, imported and called.
 
-A setting names it as Lightning's command line does, `{class_path: package.module.Name, init_args:
-{...}}`; the path alone, or a name that a package offers in the entry points `recame.plugins`, will
-do. Nothing is imported before it is needed, and only what the settings name: importing runs code.
+A setting names a plug-in as Lightning's command line does, `{class_path: package.module.Name,
+init_args: {...}}`; the path alone is enough, and so is a name that a package offers in the entry
+points `recame.plugins`. A plug-in is imported only if settings name it, and only when it is needed,
+because importing runs code.
 """
 
 from __future__ import annotations
@@ -72,21 +73,22 @@ class Plugin:
             missing = error.name or module
             if missing != module and not module.startswith(f"{missing}."):
                 raise PluginError(
-                    f"{setting} names {self.class_path}, whose package needs {missing!r}, and that "
-                    f"is not installed: pip install {missing}."
+                    f"{setting} names {self.class_path}, whose package needs {missing!r}, which is "
+                    f"not installed: pip install {missing}."
                 ) from error
             raise PluginError(
-                f"{setting} names {self.class_path}, and there is no module {missing!r} here, so "
+                f"{setting} names {self.class_path}, but there is no module {missing!r} here, so "
                 f"the run cannot be used as it was made. {self._way_out()}"
             ) from error
         except AttributeError as error:
             raise PluginError(
-                f"{setting} names {self.class_path}, and {module} has no {name}. Correct the name, "
-                f"or take the version that has it{f' ({self.package})' if self.package else ''}."
+                f"{setting} names {self.class_path}, but {module} has no {name}. Correct the name, "
+                "or install the version that has it"
+                f"{f' ({self.package})' if self.package else ''}."
             ) from error
         except Exception as error:
             raise PluginError(
-                f"{setting} names {self.class_path}, and importing {module} fails "
+                f"{setting} names {self.class_path}, but importing {module} fails "
                 f"({type(error).__name__}: {error}): correct that module."
             ) from error
         self._warn_of_another_version(setting)
@@ -104,7 +106,7 @@ class Plugin:
         except TypeError as error:
             raise PluginError(
                 f"{setting} names {self.class_path}, which cannot be called with "
-                f"init_args={self.init_args} ({error}): correct them, or its signature."
+                f"init_args={self.init_args} ({error}): correct init_args, or the signature."
             ) from error
 
     def factory(self, setting: str) -> Callable[..., Any]:
@@ -113,7 +115,7 @@ class Plugin:
 
     def _way_out(self) -> str:
         if self.package is not None:
-            return f"Install what the run was made with: pip install '{self.package}'"
+            return f"Install the package that the run was made with: pip install '{self.package}'"
         top = self.class_path.partition(".")[0]
         return (
             f"Install the package that holds {top}, or put the folder that {top} lies in on "
@@ -128,7 +130,7 @@ class Plugin:
             found = "none"
         if found != noted:
             logger.warning(
-                "%s comes from %s %s, and the run was made with %s: it may do something else.",
+                "%s comes from %s %s, but the run was made with %s: it may behave differently.",
                 setting,
                 distribution,
                 found,
@@ -137,13 +139,13 @@ class Plugin:
 
 
 def as_plugin(value: object) -> object:
-    """A plug-in as settings hold it, of what a person writes.
+    """Convert what a person writes to a plug-in.
 
     Args:
         value: an import path, a name of the entry points, or a mapping with `class_path`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the value has another form.
     """
     if isinstance(value, Plugin):
         return value
@@ -156,12 +158,12 @@ def as_plugin(value: object) -> object:
         point = registered()[path]
         path, package = point.value.replace(":", "."), package or _package_of_point(point)
     if not isinstance(path, str) or not _PATH.fullmatch(path):
-        raise ValueError(f"{path!r} is no import path: {_HOW}{_offered()}")
+        raise ValueError(f"{path!r} is not an import path: {_HOW}{_offered()}")
     return {**value, "class_path": path, "package": package or _package_of(path)}
 
 
 def offered(name: str) -> Plugin | None:
-    """What the entry points offer under a name."""
+    """The plug-in that the entry points offer under a name, if there is one."""
     point = registered().get(name)
     if point is None:
         return None
@@ -169,7 +171,7 @@ def offered(name: str) -> Plugin | None:
 
 
 def plugin_of(made: Any) -> Plugin | None:
-    """What a function or class is called where another process can import it; None: it cannot.
+    """The plug-in by which another process can import a function or class; None: it cannot.
 
     A `functools.partial` gives its keywords as `init_args`, where JSON can say them.
     """

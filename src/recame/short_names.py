@@ -46,7 +46,7 @@ def _seconds(value: object) -> object:
 
 
 def _accelerator(device: object) -> object:
-    """What `run.accelerator` calls a device: `gpu` for `cuda`.
+    """The value of `run.accelerator` for a device: `gpu` for `cuda`.
 
     Raises:
         ConfigError: it names one of several GPUs.
@@ -55,8 +55,8 @@ def _accelerator(device: object) -> object:
     if text.startswith(("cuda:", "gpu:")) or text.isdigit():
         number = text.rpartition(":")[2]
         raise ConfigError(
-            f"device={text!r} names one of several GPUs, and settings that are kept with a run "
-            f"name none: set CUDA_VISIBLE_DEVICES={number} before the start, and device='cuda'."
+            f"device={text!r} names one of several GPUs, but a run's settings cannot: set "
+            f"CUDA_VISIBLE_DEVICES={number} before the start, and device='cuda'."
         )
     return "gpu" if text == "cuda" else text
 
@@ -64,17 +64,19 @@ def _accelerator(device: object) -> object:
 #: Short name -> setting, help, and how it is read; the keys are those of `ShortSettings`.
 SHORT: dict[str, ShortName] = {
     "epochs": ShortName("finetune.epochs", "Passes over the training images."),
-    "batch_size": ShortName("finetune.batch_size", "Training images a step."),
-    "size": ShortName("data.size", "Pixels of the images: a side, or height x width, as 128x512."),
-    "time_budget": ShortName(
-        "run.time_budget_s", "Time for the whole run: 90s, 15m, 1h30m.", _seconds
+    "batch_size": ShortName("finetune.batch_size", "Training images in each step."),
+    "size": ShortName(
+        "data.size", "Size of the images in pixels: a side, or height x width, as 128x512."
     ),
-    "normal": ShortName("data.normal_class", "The class that means no defect."),
+    "time_budget": ShortName(
+        "run.time_budget_s", "Time for the whole run, for example 90s, 15m or 1h30m.", _seconds
+    ),
+    "normal": ShortName("data.normal_class", "The class without a defect."),
     "seed": ShortName("run.seed", "Seed of every random number."),
-    "device": ShortName("run.accelerator", "Where it runs: auto, cpu or cuda.", _accelerator),
+    "device": ShortName("run.accelerator", "Device: auto, cpu or cuda.", _accelerator),
 }
 
-#: What other libraries call a setting -> what it is called here.
+#: Name of a setting in other libraries -> its name here.
 _ELSEWHERE = {
     **dict.fromkeys(("imgsz", "img_size", "image_size", "input_size", "resize"), "size=128"),
     **dict.fromkeys(("batch", "bs"), "batch_size=32"),
@@ -91,7 +93,7 @@ _ELSEWHERE = {
 
 
 def in_full(short: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under their whole names; what is None is left out.
+    """Settings under their full names; None values are left out.
 
     Args:
         short: short names, or whole ones, to values.
@@ -101,7 +103,7 @@ def in_full(short: Mapping[str, Any]) -> dict[str, Any]:
         {'finetune.epochs': 5, 'run.time_budget_s': 600.0, 'run.accelerator': 'gpu'}
 
     Raises:
-        ConfigError: a name is neither; says what is meant by it.
+        ConfigError: a name is unknown; the error proposes one.
     """
     found: dict[str, Any] = {}
     for name, value in short.items():
@@ -122,7 +124,7 @@ def _unknown(name: str) -> ConfigError:
     near = get_close_matches(name, SHORT, 1)
     meant = f"did you mean {near[0]}? " if near else ""
     return ConfigError(
-        f"There is no setting {name!r}: {meant}Short names are {', '.join(SHORT)}; every other "
-        'setting goes by its whole name into a dictionary, {"section.key": value} (`recame '
+        f"There is no setting {name!r}: {meant}Short names are {', '.join(SHORT)}; give every "
+        'other setting by its full name in a dictionary, {"section.key": value} (`recame '
         "settings` prints all)."
     )

@@ -100,7 +100,7 @@ class TestTrainingData:
         no_column = table(tmp_path, ["image,klass", *rows])
         for line in (train_refused(folder), refused("evaluate", finished, folder)):
             assert "no class folders" in line
-            assert "nothing can be learned from them or judged by them. Put each class in" in line
+            assert "neither trained nor evaluated on them. Put the images of each class in" in line
         for line in (train_refused(no_column), refused("evaluate", finished, no_column)):
             assert "has no column 'label'" in line
             assert "--set data.label_column=NAME" in line
@@ -142,7 +142,7 @@ class TestNamesOfFigures:
     ) -> None:
         # Before anything is loaded.
         line = refused("evaluate", tmp_path / "no-run", "other", "--name", name)
-        assert f"--name {name!r} is no plain name" in line
+        assert f"--name {name!r} cannot be the name of a folder" in line
         assert "Choose a name" in line
 
     def test_a_note_that_was_damaged(
@@ -164,7 +164,7 @@ class TestSettings:
             ("finetune.epochs=many", "finetune.epochs: "),
             ("data.size=0", "data.size: "),
             ("probe.enabled", "has no '='"),
-            ("probe.steps=[1", "the value is no YAML"),
+            ("probe.steps=[1", "the value cannot be read as YAML"),
             ("objective.tau=[1, 2, 3]", "objective.tau has 3 values for model.num_experts=2"),
         ],
     )
@@ -176,7 +176,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("budget", "told"),
         [
-            *((text, "is no duration") for text in ("soon", "0s", "-5m", "10 minutes")),
+            *((text, "is not a duration") for text in ("soon", "0s", "-5m", "10 minutes")),
             ("10", "ends in a number without a unit"),
         ],
     )
@@ -213,7 +213,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "told"),
         [
-            (["finetune.sampler=m_per_class", "finetune.batch_size=18"], "no multiple of"),
+            (["finetune.sampler=m_per_class", "finetune.batch_size=18"], "not a multiple of"),
             (["run.strategy=telepathy"], "run.strategy='telepathy' is unknown"),
             (["run.devices=64"], "fewer than two for each of 64 processes"),
             (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),
@@ -272,7 +272,10 @@ def test_who_is_interrupted_learns_how_to_go_on(
     for verb in ("train", "distill"):
         left, _, err = recame(verb, defects, "--out", out)
         assert left == 130
-        told = f"interrupted: {out} keeps what is done. Go on with: recame {verb} --out '{out}' "
+        told = (
+            f"interrupted: {out} keeps the finished part. "
+            f"Continue with: recame {verb} --out '{out}' "
+        )
         assert err.strip() == (f"{told}--resume" if begun else "interrupted")
         shutil.rmtree(out, ignore_errors=True)
 
@@ -291,7 +294,7 @@ def test_settings_of_bits_and_texts(
     assert changed.data.label_column == "1"
     settings = ["objective.margin=20", "objective.contrastive_weight=0.05"]
     line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
-    assert "unit vectors are never further than 2 apart" in line
+    assert "unit vectors are never more than 2 apart" in line
     assert "base_weight" not in line  # not the whole section
     line = train_refused(
         defects,
@@ -302,7 +305,7 @@ def test_settings_of_bits_and_texts(
         "--set",
         "finetune.nesterov=true",
     )
-    assert "nothing to look ahead with" in line
+    assert "Nesterov needs a momentum" in line
     settings = ["model.backbone=vgg11_bn", "model.pretrained=false", "data.size=16"]
     line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
     assert "data.size=16 is too small for vgg11_bn" in line
@@ -310,7 +313,7 @@ def test_settings_of_bits_and_texts(
         defects, *[word for s in settings[:2] for word in ("--set", s)], "--size", "16x96"
     )
     assert "data.size=16x96 is too small for vgg11_bn" in line
-    assert "each side lies in 16 to 2048 pixels" in train_refused(defects, "--size", "8x96")
+    assert "each side must have 16 to 2048 pixels" in train_refused(defects, "--size", "8x96")
 
 
 class TestRuns:
@@ -440,7 +443,7 @@ class TestPredictions:
         assert not out.exists()
         code, told, _ = recame(*words, "--max-unreadable", "0.4")
         assert (code, out.exists()) == (0, True)
-        assert "9 files were done before this start" in told
+        assert "9 files were done by the interrupted prediction" in told
 
 
 def fill_disk(path: Path) -> None:
@@ -529,7 +532,7 @@ class TestFullDisk:
         assert not (tmp_path / "out.csv").exists()
         (tmp_path / "out.csv.partial" / "table.csv").unlink()
         code, out, _ = recame(*words)
-        assert (code, "7 files were done before this start" in out) == (0, True)
+        assert (code, "7 files were done by the interrupted prediction" in out) == (0, True)
         assert len((tmp_path / "out.csv").read_text().splitlines()) == 8
 
     def test_evaluating(self, refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:

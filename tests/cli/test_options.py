@@ -86,7 +86,7 @@ def test_a_run_is_continued_with_corrections_and_short_options(
     assert (chosen.data.normal_class, chosen.run.accelerator) == ("ok", "gpu")
     for given in ({"from_": finished}, {"corrections": fixed}, {"short": {"epochs": 2}}):
         nothing = {"from_": None, "add": None, "corrections": None, "settings": [], "short": {}}
-        with pytest.raises(ConfigError, match="leave --config, --from, --add, --corrections"):
+        with pytest.raises(ConfigError, match="leave out --config, --from, --add, --corrections"):
             train_request(None, finished, None, **{**nothing, **given}, resume=True)
 
 
@@ -139,10 +139,10 @@ def test_help_groups_the_verbs_with_examples_and_exit_codes(recame: Recame) -> N
                 for o in (*option.opts, *option.secondary_opts)
             }
             assert {word for word in words if word.startswith("--")} <= options
-    assert "MODEL either" in " ".join(out.split())
+    assert "MODEL is a RUN or a BUNDLE" in " ".join(out.split())
     text = recame("verify", "--help").out
     assert "$ recame verify runs/first fresh_labelled/" in text
-    assert "0 all promises hold, 1 one is broken, 2 refused" in text
+    assert "0 all promises hold, 1 a promise is broken, 2 refused" in text
 
 
 def test_help_names_what_kind_of_thing_is_meant(recame: Recame) -> None:

@@ -111,7 +111,7 @@ def test_resume_takes_the_runs_own_settings(
         patch.setattr("recame.training.train.run_finetune", interrupt)
         code, _, told = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
-    assert told.endswith(f"interrupted: {run} keeps what is done. Go on with: {go_on}\n")
+    assert told.endswith(f"interrupted: {run} keeps the finished part. Continue with: {go_on}\n")
     assert json.loads((run / "run.json").read_text())["state"] == "training"
     assert recame("train", "--out", run, "--resume")[0] == 0
     assert len(pd.read_csv(run / "history.csv")) == 2
@@ -136,7 +136,7 @@ def test_ctrl_c_while_it_trains(
         patch.setattr("recame.training.loop.module.FinetuneModule.validation_step", interrupt)
         code, _, told = recame("train", defects, "--out", run, *tiny_words)
     assert code == 130
-    assert told.endswith(f"interrupted: {run} keeps what is done. Go on with: {go_on}\n")
+    assert told.endswith(f"interrupted: {run} keeps the finished part. Continue with: {go_on}\n")
     assert signal.getsignal(signal.SIGINT) is before
     assert recame("train", "--out", run, "--resume")[0] == 0
 
@@ -164,7 +164,7 @@ def test_help_says_what_is_taken_where_nothing_is_given(recame: Recame) -> None:
         for option in verb.params:
             assert "[" not in (getattr(option, "help", None) or ""), (verb.name, option.name)
             taken[verb.name, option.name] = getattr(option, "show_default", None)
-    assert taken["predict", "threads"] == "every core; with --ray one a shard"
+    assert taken["predict", "threads"] == "all cores; with --ray one for each shard"
     assert sum(isinstance(words, str) for words in taken.values()) >= 23
     code, out, _ = recame("bench", "-h")
     assert code == 0

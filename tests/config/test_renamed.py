@@ -42,10 +42,10 @@ def test_a_file_is_read_by_its_old_names(tmp_path: Path) -> None:
     assert config == Config().updated({"finetune.epochs": 7, "run.seed": 3})
     texts = [str(each.message) for each in told]
     assert texts[0] == (
-        f"{path}: finetune.rounds is called finetune.epochs since recame 0.2.0, and 0.4.0 will "
-        "refuse the old name: write that."
+        f"{path}: finetune.rounds is called finetune.epochs since recame 0.2.0, and "
+        "recame 0.4.0 will refuse the old name: write finetune.epochs."
     )
-    assert "model.magic is passed over since recame 0.2.0" in texts[2]
+    assert "model.magic is ignored since recame 0.2.0" in texts[2]
 
 
 def test_a_word_of_a_command_is_read_too() -> None:
@@ -54,7 +54,7 @@ def test_a_word_of_a_command_is_read_too() -> None:
 
 
 def test_both_names_at_once_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"holds finetune\.rounds and finetune\.epochs"):
+    with pytest.raises(ConfigError, match=r"holds finetune\.rounds and also finetune\.epochs"):
         parse_config({"finetune": {"rounds": 7, "epochs": 8}}, warn_of_old_names=False)
 
 

@@ -10,7 +10,7 @@ from recame.errors import ConfigError
 
 @pytest.mark.parametrize("value", ["0,1", 0, [1], "black"])
 def test_a_range_shows_how_it_is_written(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"upper end in brackets, as \[0,1\], got") as refused:
+    with pytest.raises(ConfigError, match=r"in brackets, for example \[0,1\], got") as refused:
         Config().updated({"data.float_range": value})
     assert str(refused.value).endswith(f"got {value!r}")
     assert Config().updated({"data.float_range": [0, 1]}).data.float_range == (0.0, 1.0)
@@ -21,7 +21,7 @@ def test_a_value_is_shown_once() -> None:
         Config().updated({"data.size": "0x64"})
     text = str(refused.value)
     assert text.count("'0x64'") == 1
-    assert "Input should be 'auto' or each side lies in 16 to 2048 pixels" in text
+    assert "Input should be 'auto' or each side must have 16 to 2048 pixels" in text
     assert text.endswith(", got '0x64'")
 
 

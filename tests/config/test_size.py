@@ -53,9 +53,9 @@ def test_words_of_a_command_line_and_files_of_before() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (8, "each side lies in 16 to 2048 pixels"),
-        ("128x4096", "each side lies in 16 to 2048 pixels: give the side of a square, as 128"),
-        ("128x", "height x width, as 128x512, got '128x'"),
+        (8, "each side must have 16 to 2048 pixels"),
+        ("128x4096", "each side must have 16 to 2048 pixels: give the side of a square"),
+        ("128x", "height x width, for example 128x512, got '128x'"),
         ("wide", "height x width"),
         ((64, 64, 3), "height x width"),
         ((64, None), "height x width"),

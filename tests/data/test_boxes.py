@@ -92,8 +92,8 @@ def test_a_crop_lies_inside_and_holds_the_box(
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
-        ("100,10,5,5", r"its box 100,10,5,5 \(x, y, width, height\) lies outside of its 100 x 200"),
-        ("10,-8,5,5", "lies outside of its 100 x 200 pixels"),
+        ("100,10,5,5", r"its box 100,10,5,5 \(x, y, width, height\) lies outside its 100 x 200"),
+        ("10,-8,5,5", "lies outside its 100 x 200 pixels"),
         ("10,10,0,5", r"its box 10,10,0,5 \(x, y, width, height\) has no area"),
         ("10,10,5", "no such file"),
         ("10,10,-5,5", "no such file"),
@@ -259,13 +259,13 @@ def test_rows_with_and_without_boxes(board: Path, tmp_path: Path) -> None:
     ("row", "told"),
     [
         ("10,20,30,", r"row 2 below the header \(b.png\) has x=10, y=20, width=30, height=: half"),
-        ("10,20,nan,5", r"width=nan, height=5: a box is four numbers"),
-        ("nan,nan,nan,nan", r"x=nan, y=nan, width=nan, height=nan: a box is four numbers"),
-        ("10,20,wide,5", r"width=wide, height=5: a box is four numbers of pixels"),
-        ("10,20,inf,5", r"width=inf, height=5: a box is four numbers of pixels"),
-        ("10,20,0,5", r"width=0, height=5: a box without area shows nothing"),
-        ("10,20,5,-5", r"width=5, height=-5: a box without area .* not two corners"),
-        ("10,20,0.0001,5", "a box without area"),
+        ("10,20,nan,5", r"width=nan, height=5: a box needs four numbers"),
+        ("nan,nan,nan,nan", r"x=nan, y=nan, width=nan, height=nan: a box needs four numbers"),
+        ("10,20,wide,5", r"width=wide, height=5: a box needs four numbers of pixels"),
+        ("10,20,inf,5", r"width=inf, height=5: a box needs four numbers of pixels"),
+        ("10,20,0,5", r"width=0, height=5: the box has no area, so it shows nothing"),
+        ("10,20,5,-5", r"width=5, height=-5: the box has no area .* not two corners"),
+        ("10,20,0.0001,5", "the box has no area"),
     ],
 )
 def test_a_faulty_row_is_an_error(tmp_path: Path, row: str, told: str) -> None:
@@ -278,7 +278,7 @@ def test_a_faulty_row_is_an_error(tmp_path: Path, row: str, told: str) -> None:
 
 def test_two_boxes_in_one_row(tmp_path: Path) -> None:
     source = table(tmp_path / "m.csv", ["a.png,ok,1,2,3,4", '"b.png#xywh=1,2,3,4",hole,1,2,3,5'])
-    with pytest.raises(DataError, match=r"row 2 below the header .* and the name another box"):
+    with pytest.raises(DataError, match=r"row 2 below .* but the image's name holds another"):
         read_manifest(source)
 
 
@@ -318,7 +318,7 @@ def test_other_columns_are_no_boxes(tmp_path: Path) -> None:
 
 def test_damaged_tables_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut = table(tmp_path / "cut.csv", ["a.png,ok,1,2,3,4", "b.png,no,1"])
-    with pytest.raises(DataError, match="row 2 below the header has 3 cells, and the header 6"):
+    with pytest.raises(DataError, match="row 2 below the header has 3 cells, but the header has 6"):
         table_rows(cut)
     empty = table(tmp_path / "empty.csv", ["a.png,ok,1,2,3,4", ",no,1,2,3,4"])
     with pytest.raises(DataError, match="row 2 below the header has no 'image'"):

@@ -51,7 +51,7 @@ def test_labels_change_and_images_go(correct: Callable[[str], DataConfig]) -> No
     assert settings.corrections is not None
     told = told_corrections(changes, settings.corrections)
     assert told[0] == f"2 labels corrected and 1 image left out by {settings.corrections}"
-    assert told[1].startswith("1 image of them is of test: its figures are")
+    assert told[1].startswith("1 image of them is in test: do not compare")
     again, none = corrected(table, settings, left_out=["c.png"])
     assert again.equals(table)
     assert none.empty
@@ -61,11 +61,11 @@ def test_labels_change_and_images_go(correct: Callable[[str], DataConfig]) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.png,ok,hole", r"row 1 below the header: a\.png is to be hole, and the set has no such"),
+        ("a.png,ok,hole", r"row 1 below the header: a\.png is corrected to hole, but the data set"),
         ("a.png,ok,scrach", r"scrach \(did you mean scratch\?\)"),
-        ("e.png,ok,dent\nf.png,ok,ok", r"2 images that the set does not hold: e\.png \(row 1\), f"),
-        ("a.png,ok,dent\na.png,ok,scratch", r"a\.png is dent in row 1 .* and scratch in row 2"),
-        ("a.png,dent,scratch", r"from dent to scratch, but the set calls it ok by now"),
+        ("e.png,ok,dent\nf.png,ok,ok", r"2 images that the data set does not hold: e\.png"),
+        ("a.png,ok,dent\na.png,ok,scratch", r"a\.png is dent in row 1 .* but scratch in row 2"),
+        ("a.png,dent,scratch", r"from dent to scratch, but its label is ok now"),
     ],
 )
 def test_what_contradicts_is_refused(
@@ -88,7 +88,7 @@ def test_tables_as_spreadsheets_save_them(tmp_path: Path) -> None:
         read_corrections(tmp_path / "nowhere.csv")
     path.write_text("image,corrected_label\na.png,-\n", encoding="utf-8")
     dashes = SET.assign(label=["ok", "-", "dent", "scratch"])
-    with pytest.raises(DataError, match="has a class of that name"):
+    with pytest.raises(DataError, match="has a class with that name"):
         corrected(dashes, DataConfig(corrections=path))
 
 

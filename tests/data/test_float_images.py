@@ -142,7 +142,7 @@ def test_what_is_lost_is_told(tmp_path, rng):
     cache = build_cache([tmp_path / "a.tif"], made, cache_dir=tmp_path / "c", max_pixels=LIMIT)
     assert cache.facts[0][1].outside == pytest.approx(4 / 64)
     with pytest.warns(
-        UserWarning, match=r"outside data.float_range=0..2: they are cut off, up to 6"
+        UserWarning, match=r"outside data.float_range=0..2: these values are clipped, up to 6"
     ):
         tell_losses(cache, made)
 
@@ -176,7 +176,7 @@ def test_without_a_range_a_file_is_refused_and_says_what_it_spans(tmp_path):
 def test_what_is_no_number_is_refused(odd):
     values = np.zeros((4, 4), np.float32)
     values[1, 2] = odd
-    with pytest.raises(DataError, match="1 of its floating-point values are no numbers"):
+    with pytest.raises(DataError, match="1 of its floating-point values are not finite"):
         decode_image(tiff(values), spec((4, 4)), max_pixels=LIMIT)
 
 

@@ -77,13 +77,13 @@ def test_an_image_of_pil_is_upright(tmp_path: Path) -> None:
     ("given", "told"),
     [
         (torch.zeros(3, 6, 8), r"before ToTensor and Normalize"),
-        (torch.zeros(5, dtype=torch.uint8), r"shape \(5,\) is no image"),
+        (torch.zeros(5, dtype=torch.uint8), r"shape \(5,\) is not an image"),
         (Image.fromarray(GREY.astype(np.float32)), "mode 'F'"),
         (Image.fromarray(GREY.astype(np.int32) - 1), "from -1 to 46"),
         (io.StringIO("a"), "opened as text"),
-        (pd.DataFrame({"file": ["a.png"]}), "no column 'image'; its columns are file"),
-        (3.5, "builtins.float is no image"),
-        ({"image": "a.png"}, "builtins.dict is no image"),
+        (pd.DataFrame({"file": ["a.png"]}), "so it names no images; its columns are file"),
+        (3.5, "builtins.float is not an image"),
+        ({"image": "a.png"}, "builtins.dict is not an image"),
     ],
 )
 def test_what_is_no_image_is_refused(given: Any, told: str) -> None:

@@ -220,7 +220,7 @@ def lies():
     webp = pillow(np.stack([grey] * 3, 2), "WEBP", lossless=True)
     siz = code.index(b"\xff\x4f\xff\x51") + 8
     return {
-        "pgm cut": (raw[:-1], "truncated: .* bytes hold no 80 x 72 pixels"),
+        "pgm cut": (raw[:-1], "truncated: .* bytes cannot hold 80 x 72 pixels"),
         "pgm text cut": (text[: len(text) // 2], "truncated: .* of 5,760 values"),
         "pgm bright": (pnm(5, grey, 200), "damaged: a value of 255, above the file's largest"),
         "pgm letters": (text.replace(b" ", b"x", 50), "damaged"),
@@ -247,7 +247,7 @@ def lies():
         "jp2 21 bits": (with_precision(code, 21), "signed or 21-bit pixels"),
         "jp2 bomb": (
             code[:siz] + struct.pack(">II", 3_000_000, 3000) + code[siz + 8 : 2000],
-            "truncated: .* bytes hold no 3000000 x 3000 pixels",
+            "truncated: .* bytes cannot hold 3000000 x 3000 pixels",
         ),
     }
 

@@ -157,7 +157,7 @@ def test_cells_that_no_header_names_are_refused(tmp_path):
     touch(tmp_path, "a.png", "b.png")
     (tmp_path / "t.csv").write_text("image,label\na.png,ok,1.5\nb.png,crack,\n")
     with pytest.raises(
-        DataError, match=r"rows of 3 cells, and its header names 2 \(image, label\)"
+        DataError, match=r"rows of 3 cells, but its header names 2 \(image, label\)"
     ):
         read_manifest(tmp_path / "t.csv")
     recorded = tmp_path / "manifest.csv"
@@ -173,7 +173,7 @@ def test_a_table_beside_images_may_have_been_meant(tmp_path):
         with pytest.raises(DataError) as refused:
             read_manifest(tmp_path / folder)
         table = tmp_path / folder / "manifest.csv"
-        assert f"Was the table meant? Give {table} itself. " in str(refused.value)
+        assert f"If you mean the table, give {table} itself. " in str(refused.value)
     (tmp_path / "set" / "notes.csv").touch()
     with pytest.raises(DataError, match=r"manifest\.csv itself \(2 tables lie there\)"):
         read_manifest(tmp_path / "set")
@@ -398,12 +398,12 @@ def test_folders_that_give_no_class_are_named(tmp_path):
     (tmp_path / "flat" / "only" / "notes.txt").touch()
     _, (told,) = warned(read_manifest, tmp_path / "flat")
     assert "2 folders of" in told
-    assert told.endswith("count as no class: 'only', 'void'.")
+    assert told.endswith("they make no class: 'only', 'void'.")
     touch(tmp_path / "split", "train/ok/a.png", "train/hole/b.png", "test/ok/c.png")
     (tmp_path / "split" / "test" / "hole").mkdir()
     (tmp_path / "split" / "val" / "ok").mkdir(parents=True)
     _, (told,) = warned(read_manifest, tmp_path / "split")
-    assert told.endswith("count as no class: 'val', 'test/hole'.")
+    assert told.endswith("they make no class: 'val', 'test/hole'.")
     assert warned(read_manifest, tmp_path / "split", labels="ignored")[1] == []
 
 
@@ -417,7 +417,7 @@ def test_classes_that_a_slip_tells_apart_are_named(tmp_path, one, other):
     assert table["label"].nunique() == 3
     assert f"{one!r} (2 images)" in told
     assert f"{other!r} (1 images)" in told
-    assert "differ in case, blanks or Unicode form only" in told
+    assert "differ only in case, blanks or Unicode form" in told
 
 
 def test_splits_and_products_that_a_slip_tells_apart_are_named(tmp_path):
@@ -470,9 +470,9 @@ def test_a_concluded_code_page_must_lead_to_the_files(tmp_path):
     path.write_bytes("image,label\nłata.png,x\nb.png,y\n".encode("cp1250"))
     with pytest.raises(DataError, match=r"in cp1252 it names '³ata.png', which does not exist"):
         read_manifest(path)
-    with pytest.raises(ConfigError, match=r"data.encoding='fancy' is no encoding"):
+    with pytest.raises(ConfigError, match=r"data.encoding='fancy' is not an encoding"):
         read_manifest(path, ManifestColumns(encoding="fancy"))
-    with pytest.raises(DataError, match="is no ascii text"):
+    with pytest.raises(DataError, match="is not ascii text"):
         read_manifest(path, ManifestColumns(encoding="ascii"))
     path.write_bytes("image,label\na.png,x\n".encode("utf-16-le"))
     with pytest.raises(DataError, match=r"zero bytes.*utf-16-le"):
@@ -499,5 +499,5 @@ def test_a_folder_below_a_path_that_is_no_text_is_refused(tmp_path: Path) -> Non
     for name in ("a", "b"):
         (place / name).mkdir(parents=True)
         (place / name / "1.png").touch()
-    with pytest.raises(DataError, match=r"lot\\udcff is no UTF-8.*rename"):
+    with pytest.raises(DataError, match=r"lot\\udcff is not valid UTF-8.*rename"):
         read_manifest(place)

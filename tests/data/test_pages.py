@@ -75,8 +75,8 @@ def test_a_name_asks_for_a_page(three):
         ("b.tif#0", "no such file"),
         ("a.tif#x", "no such file"),
         ("b.tif#1", "no such file"),
-        ("a.png#2", "no page 2: TIFF alone is read by page, and this is PNG"),
-        ("a.pgm#2", "no page 2: TIFF alone is read by page, and this is PGM"),
+        ("a.png#2", "no page 2: only TIFF has pages here, and this is PNG"),
+        ("a.pgm#2", "no page 2: only TIFF has pages here, and this is PGM"),
     ],
 )
 def test_a_page_that_is_not_there_says_so(three, name, reason):
@@ -184,7 +184,7 @@ def test_a_folder_takes_first_pages_or_all(tmp_path):
     file = found.table["image"].str.replace(r"#\d+$", "", regex=True)
     assert found.table.groupby(file)["split"].nunique().max() == 1
     assert set(found.table["split"]) == {"train", "val", "test"}
-    with pytest.warns(UserWarning, match=r"12 images .* with further pages: only the first"):
+    with pytest.warns(UserWarning, match=r"12 images .* with several pages: only the first"):
         load_inspection_set(folder, config.model_copy(update={"pages": "first"}), seed=0)
 
 
@@ -233,7 +233,7 @@ def test_given_splits_that_part_a_file_are_told():
     images = [f"{n}.tif#{page}" for n in range(4) for page in (1, 2)]
     table = pd.DataFrame({"image": images, "label": "x", "split": ["train", "val"] * 4})
     with pytest.warns(
-        UserWarning, match="4 values of 'file of a page or box' are found in more than one"
+        UserWarning, match="4 values of 'file of a page or box' are in more than one"
     ):
         complete_splits(table, val_fraction=0.1, test_fraction=0.1, group_by=None, seed=0)
 

@@ -102,7 +102,7 @@ def test_fewer_bits_than_the_others_are_named_as_near_black(tmp_path: Path, conf
     assert loaded.spec.scale == 65535.0
     assert "with 16 bits" in mended
     assert dark.startswith("2 images (")
-    assert "of fewer bits than the others: white is 65535 here" in dark
+    assert "with fewer bits per channel than the others: white is 65535 here" in dark
     asked = config.model_copy(update={"bit_depth": 8})
     loaded, (dark,) = load(source, asked)
     assert (loaded.spec.bit_depth, dark.startswith("2 images (")) == (8, True)
@@ -126,7 +126,7 @@ def test_further_pages_are_named(tmp_path: Path, config: DataConfig):
     pages[0].save(source / "a" / "x.tif", save_all=True, append_images=pages[1:])
     _, (told,) = load(source, config)
     assert told.startswith("1 image (")
-    assert "a/x.tif) with further pages: only the first of each file is used" in told
+    assert "a/x.tif) with several pages: only the first page of each file is used" in told
 
 
 class TestSizes:

@@ -94,7 +94,7 @@ def test_m_per_class():
     assert {int(c) for batch in shown for c in TARGETS[batch]} == {0, 1, 3}
     few = epoch(sampler(kind="m_per_class", batch_size=32, samples_per_class=4), 0)
     assert np.bincount(TARGETS[few[0]]).tolist() == [10, 10, 0, 10]
-    with pytest.raises(ConfigError, match=r"no multiple of finetune\.samples_per_class=4"):
+    with pytest.raises(ConfigError, match=r"not a multiple of finetune\.samples_per_class=4"):
         sampler(kind="m_per_class", batch_size=10)
 
 

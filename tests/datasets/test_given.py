@@ -68,7 +68,7 @@ def test_a_run_means_its_images_with_their_splits(finished: Path, tmp_path: Path
         (["a.png", "b.png"], "Item 0 of the list is 'a.png'"),
         ([("a.png", "x"), (3, "y")], "Item 1 of the list"),
         (7, "given as int"),
-        (pd.DataFrame([["a", "b"]], columns=["image", "image"]), "several columns of one name"),
+        (pd.DataFrame([["a", "b"]], columns=["image", "image"]), "several columns with one name"),
     ],
 )
 def test_what_is_no_set_is_refused(given: Any, told: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from recame.label_space import LabelSpace
 def test_names_lead_to_sets():
     assert public_set("wm_811k").title == "WM-811K"
     assert len({one.title for one in PUBLIC_SETS.values()}) == len(PUBLIC_SETS) == 12
-    with pytest.raises(ConfigError, match=r"no public set 'mnist'; there are cifar10_lt, "):
+    with pytest.raises(ConfigError, match=r"no public set 'mnist'; the public sets are cifar10_lt"):
         public_set("mnist")
 
 
@@ -70,11 +70,11 @@ def test_a_folder_is_made_whole_once_and_never_replaced(tmp_path):
     assert prepare_folder(out, recipe, build) == out / "manifest.csv"
     assert len(calls) == 1
     assert json.loads((out / "prepared.json").read_text())["shape"] == [1, 2]
-    with pytest.raises(DataError, match=r"prepared otherwise \(set A and not B\)"):
+    with pytest.raises(DataError, match=r"prepared differently \(set A and not B\)"):
         prepare_folder(out, {**recipe, "set": "B"}, build)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(DataError, match="no prepared set, and nothing in it is replaced"):
+    with pytest.raises(DataError, match="no prepared data set, and recame does not replace"):
         prepare_folder(tmp_path / "mine", recipe, build)
     (tmp_path / "empty").mkdir()
     assert prepare_folder(tmp_path / "empty", recipe, build).is_file()
@@ -244,5 +244,5 @@ def test_ic_defect_synth_is_written_and_the_same_again(tmp_path):
     for name in table["image"][::100]:
         first, second = (np.asarray(Image.open(tmp_path / at / name)) for at in "ab")
         np.testing.assert_array_equal(first, second)
-    with pytest.raises(DataError, match="prepared otherwise"):
+    with pytest.raises(DataError, match="prepared differently"):
         one.prepare(None, tmp_path / "a")

@@ -187,7 +187,7 @@ def test_val_takes_whole_lots_of_the_training_maps(tmp_path):
     pd.testing.assert_frame_equal(published[held_out], with_val[held_out])
     with pytest.raises(ConfigError, match="val_fraction = 1"):
         prepare(tmp_path, tmp_path / "c", val_fraction=1)
-    with pytest.raises(DataError, match="prepared otherwise"):
+    with pytest.raises(DataError, match="prepared differently"):
         prepare(tmp_path, tmp_path / "b", val_fraction=0.2)
 
 
@@ -198,7 +198,7 @@ def test_val_takes_whole_lots_of_the_training_maps(tmp_path):
         ({"splits": ["Training", "Extra"]}, "trianTestLabel 'Extra'"),
         ({"labels": ["", ""]}, "no labelled wafer"),
         ({"split_column": "fold"}, "lacks trianTestLabel"),
-        ({"top": 9}, "published ones 0, 1 and 2"),
+        ({"top": 9}, "published maps hold 0, 1 and 2"),
     ],
 )
 def test_other_tables_are_refused(tmp_path, change, message):

@@ -62,7 +62,7 @@ def test_what_gives_no_other_draw_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no column lot"):
         resample_groups(manifest, tmp_path / "a", "lot", 0)
     resample_groups(manifest, tmp_path / "b", "board", 0)
-    with pytest.raises(DataError, match=r"prepared otherwise \(seed 0 and not 1\)"):
+    with pytest.raises(DataError, match=r"prepared differently \(seed 0 and not 1\)"):
         resample_groups(manifest, tmp_path / "b", "board", 1)
     single = written(tmp_path / "single", boards=300, rare=0)
     table = pd.read_csv(single, dtype=str)

@@ -118,7 +118,7 @@ def test_who_waits_too_long_is_told_for_whom(
     with mine, pytest.raises(DataError) as refused:
         write(path, "meanwhile")
     told = str(refused.value)
-    assert told.startswith(f"{path} is in work by process {os.getpid()} on ")
+    assert told.startswith(f"{path} is in use by process {os.getpid()} on ")
     assert told.endswith("Call again when it has ended.")
     assert path.read_bytes() == before
     write(path, "after")

@@ -186,7 +186,7 @@ def test_numbers_that_each_lot_counts_anew_are_no_leak(tmp_path: Path) -> None:
     table["wafer"] = [i % 24 for i in range(120)]
     found = {f.key: f for f in inspected(table, tmp_path)[0].findings()}
     assert found["group-wafer"].level == "note"
-    assert "counted anew in each lot" in found["group-wafer"].text
+    assert "start again in each lot" in found["group-wafer"].text
     table["lot"] = "L"
     found = {f.key: f for f in inspected(table, tmp_path / "again")[0].findings()}
     assert found["group-wafer"].level == "bad"

@@ -28,9 +28,9 @@ def test_what_a_fifth_could_promise_is_told_by_counting(tmp_path: Path) -> None:
     risk = risk_of_each(0.95, promises=3)
     assert smallest_limit(180, 0, risk) <= 0.05 < smallest_limit(80, 0, risk) <= 0.1
     assert (
-        "could promise escapes of at most 5% of 1 of 3, and 10% of 2 of 3 defect classes"
+        "can promise escapes of at most 5% of 1 of 3, and 10% of 2 of 3 defect classes"
     ) in told.text
-    assert f"2% takes {images_needed(0.02, risk)} images of each class" in told.text
+    assert f"2% needs {images_needed(0.02, risk)} images of each class" in told.text
     assert "data.normal_class=good" in told.action
     document = json.loads((tmp_path / "set" / "page" / "inspection.json").read_text())
     kept = document["promises"]

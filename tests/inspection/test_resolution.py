@@ -50,9 +50,9 @@ def test_what_a_small_size_loses_is_told_with_how_it_is_known(
     assert [one.size for one in check.tried] == [(128, 128), (192, 192), (256, 256)]
     (told,) = [finding for finding in inspection.findings() if finding.key == "resolution"]
     assert told.level == "warn"
-    assert told.title == "128 x 128 pixels shrink away what tells classes apart"
-    assert "about 256 x 256 pixels (height x width) are brought to 128 x 128" in told.text
-    assert "28 images judged without themselves: 0." in told.text
+    assert told.title == "128 x 128 pixels lose details that distinguish the classes"
+    assert "about 256 x 256 pixels (height x width) are resized to 128 x 128" in told.text
+    assert "out of sample on 28 images: 0." in told.text
     assert "1.00 at 256 x 256" in told.text
     assert "--size 192;" in told.action or "--size 256;" in told.action
     document = json.loads((out / "inspection.json").read_text())
@@ -70,9 +70,9 @@ def test_a_surer_answer_alone_is_a_hint(
     monkeypatch.setattr(check, "better", 1)
     (told,) = check.say()
     assert told.level == "note"
-    assert told.title == "More than 128 x 128 pixels may tell the classes apart better"
+    assert told.title == "More than 128 x 128 pixels may distinguish the classes better"
     loss = first.judged.mean_loss
-    assert f"(Brier score {loss:.2f} against {loss / 2:.2f})" in told.text
+    assert f"(Brier score {loss / 2:.2f} instead of {loss:.2f})" in told.text
     assert "--size 192;" in told.action
 
 
@@ -92,7 +92,7 @@ def test_a_size_that_shows_all_is_good(fine: Path, tmp_path: Path) -> None:
     inspection = inspected(fine, tmp_path, size=224)
     (told,) = [finding for finding in inspection.findings() if finding.key == "resolution"]
     assert (told.level, told.action) == ("good", "")
-    assert told.title == "224 x 224 pixels show the classes as well as more would"
+    assert told.title == "224 x 224 pixels show the classes as well as more pixels would"
 
 
 def test_nothing_is_asked_where_nothing_shrinks(

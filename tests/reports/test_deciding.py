@@ -150,7 +150,7 @@ def test_what_a_file_has_lost_is_told_alike(
     assert dark.sum() == (one["reason"] == "near_black").sum() == 4
     assert set(one["action"][dark]) == {"review"}
     assert "" not in set(one["candidates"][dark])
-    words = "its values use 12 of 16 bits, of which the model sees the upper 8"
+    words = "its values use 12 of 16 bits, but the model sees only the upper 8 bits"
     assert set(one["note"][dark]) == {words}
     assert one.loc["lot/pages.tif", "note"] == "only the first of its 3 pages is read"
     assert set(one["note"][~dark]) == {"", one.loc["lot/pages.tif", "note"]}

@@ -132,7 +132,7 @@ def test_a_lot_of_another_model_is_refused(
         recame.tune(run, labelled, limits, normal="ok", lot=tmp_path / "other.parquet")
     renamed = table.rename(columns={"p_hole": "p_void"})
     renamed.to_csv(tmp_path / "classes.csv", index=False)
-    with pytest.raises(DataError, match="holds no predictions of"):
+    with pytest.raises(DataError, match="does not hold predictions of"):
         recame.tune(run, labelled, limits, normal="ok", lot=tmp_path / "classes.csv")
     assert "policy" not in read_json(run / "decisions.json")
 

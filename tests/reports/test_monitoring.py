@@ -160,7 +160,7 @@ def test_what_cannot_be_watched(
         recame.monitor(finished, path)
     with pytest.raises(DataError, match="no column 'label'"):
         recame.monitor(run, written(lot.drop(columns="label"), tmp_path / "bare.csv"))
-    with pytest.raises(DataError, match=r"no predictions of ok, scratch, dent, hole, but those of"):
+    with pytest.raises(DataError, match=r"predictions of ok, scratch, dent, hole, but those of"):
         recame.monitor(run, written(lot.drop(columns="p_ok"), tmp_path / "other.csv"))
     recame.monitor(run, path)
     state = read_json(run / "monitor.json")

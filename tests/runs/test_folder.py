@@ -60,7 +60,7 @@ class TestLifecycle:
     )
     def test_what_a_run_left_is_not_mixed_with_a_new_one(self, name: str, tmp_path: Path) -> None:
         (tmp_path / name).touch()
-        with pytest.raises(ConfigError, match=f"holds {name} of a run whose run.json is gone"):
+        with pytest.raises(ConfigError, match=f"holds {name} of a run whose run.json is missing"):
             RunFolder.free(tmp_path)
 
     def test_a_run_is_not_overwritten(self, run: RunFolder) -> None:
@@ -151,7 +151,7 @@ class TestSettings:
         if not refused:
             assert run.load_config() != Config()
             return
-        with pytest.raises(ConfigError, match=r"config\.yaml is not as the run wrote it.*put"):
+        with pytest.raises(ConfigError, match=r"config\.yaml was edited.*restore"):
             run.load_config()
 
     def test_a_kill_between_hash_and_file(self, run: RunFolder) -> None:
@@ -256,7 +256,7 @@ class TestFiles:
         with run.in_evaluation("test"):
             with run.in_evaluation("val"):
                 pass
-            told = rf"on test is in work by process {os.getpid()} on"
+            told = rf"on test is in use by process {os.getpid()} on"
             with pytest.raises(ConfigError, match=told), run.in_evaluation("test"):
                 pass
 

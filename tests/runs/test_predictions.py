@@ -133,16 +133,16 @@ def test_errors_name_the_way_out(some, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cannot be read as predictions"):
         load_predictions(tmp_path / "bad.parquet", SPACE)
     save_predictions(table, tmp_path / "out.csv", NAMES)
-    with pytest.raises(DataError, match="no predictions of ok, crack, but those of ok, NA, a_p_b"):
+    with pytest.raises(DataError, match="predictions of ok, crack, but those of ok, NA, a_p_b"):
         load_predictions(tmp_path / "out.csv", ("ok", "crack"))
     table.assign(label="scratch").to_csv(tmp_path / "out.csv", index=False)
-    with pytest.raises(DataError, match="labels scratch, which are none of the model's classes"):
+    with pytest.raises(DataError, match="labels scratch, which are not among the model's classes"):
         load_predictions(tmp_path / "out.csv")
     table.drop(columns="expert1_p_NA").to_csv(tmp_path / "out.csv", index=False)
     with pytest.raises(DataError, match="no column 'expert1_p_NA'"):
         load_predictions(tmp_path / "out.csv")
     (tmp_path / "out.csv").write_text("image,label\na.png,ok\n")
-    with pytest.raises(DataError, match="holds no predictions, but none"):
+    with pytest.raises(DataError, match="does not hold predictions, but none"):
         load_predictions(tmp_path / "out.csv")
 
     def full(*_args, **_kwargs):

@@ -246,10 +246,10 @@ def test_what_is_printed(tuned: Path, lots: Path, tmp_path: Path) -> None:
     lot = next(each for each in summary.over_budget if each.lot == "A")
     assert isinstance(lot, LotReview)
     assert (
-        f"Lot A: {lot.people:,} of {lot.images:,} images need a person, the review budget is "
-        f"{lot.places:,}: {lot.places:,} have a place, {lot.over:,} are over it" in printed
+        f"Lot A: {lot.people:,} of {lot.images:,} images need a person, but the review budget "
+        f"is {lot.places:,}: {lot.places:,} fit in it, {lot.over:,} are over it" in printed
     )
-    assert "Hold what is over it (reason over_budget)" in printed
+    assert "Hold back the images over the budget (reason over_budget)" in printed
     assert "decisions.html" in printed
     over = sum(each.over for each in summary.over_budget)
-    assert f"beyond what people can see {over:,}" in printed
+    assert f"over the review budget {over:,}" in printed

@@ -439,7 +439,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "ms", "0ms", "-1s", "20 ms", "5x", "1m2m"])
 def test_wrong_durations(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no duration"):
+    with pytest.raises(ConfigError, match="is not a duration"):
         parse_duration(text)
 
 

@@ -721,18 +721,17 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
     dark = table.loc[str(folder / "290.png")]
     assert dark["action"] == table.loc[str(folder / "007.png"), "action"] == "review"
     assert dark["reason"] == "near_black"
-    assert dark["note"] == "its values use 12 of 16 bits, of which the model sees the upper 8"
+    assert dark["note"] == "its values use 12 of 16 bits, but the model sees only the upper 8 bits"
     assert table.loc[str(folder / "red.png"), "note"] == "its colour becomes grey"
     assert (table["note"] != "").sum() == 4
     console = Console(record=True, width=200)
     print_summary(summary, console)
     told = console.export_text()
-    assert "2 images use fewer bits than the model's images: near black to it (" in told
+    assert "2 images use only the darkest part of the model's range of values, " in told
     assert (
-        "1 image is in colour, of which the model sees the grey values alone "
-        f"({folder / 'red.png'})" in told
+        f"1 image is in colour, but the model sees only grey values ({folder / 'red.png'})" in told
     )
-    assert "3 of them go to a person (near black to the model 2, without an answer 1)" in told
+    assert "3 of them go to a person (nearly black to the model 2, without an answer 1)" in told
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -747,7 +746,7 @@ def test_a_pipe_among_the_images_is_not_waited_for(bundle: Path, tmp_path: Path)
         summary = predict_files(predictor, [tmp_path / "in"], tmp_path / "out.csv")
         assert summary.num_images == 20
         assert summary.unreadable == (
-            (str(tmp_path / "in" / "x.png"), "cannot be opened: a pipe or a device, and no file"),
+            (str(tmp_path / "in" / "x.png"), "cannot be opened: a pipe or a device, not a file"),
         )
 
 

@@ -462,7 +462,7 @@ def test_values_of_fewer_bits_do_not_pass_as_black(bundle: Path, pictures: Pictu
         assert (found.action, found.reason) == ("review", "near_black")
         assert found.label is not None
         assert found.lost == {
-            "near black": "its values use 12 of 16 bits, of which the model sees the upper 8"
+            "near black": "its values use 12 of 16 bits, but the model sees only the upper 8 bits"
         }
     (found,) = model.predict([pixels.astype(np.uint16) * 257])
     assert found.lost == {}

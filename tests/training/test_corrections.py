@@ -99,7 +99,7 @@ def test_an_inspection_takes_corrections_and_loses_none(
     found = inspect_set(defects_table, data=config, decode=False, out=tmp_path / "found")
     assert found.audit.num_images == 101
     (told,) = [finding for finding in found.findings() if "correction" in finding.title]
-    assert (told.title, told.count) == ("2 corrections of people taken", 2)
+    assert (told.title, told.count) == ("2 corrections applied", 2)
     assert len(pd.read_csv(tmp_path / "found" / "corrections.csv")) == 2
     write(tmp_path / "found" / "suspects.csv", ["defects/ok/002.png,ok,dent"])
     with pytest.raises(DataError, match=r"suspects\.csv holds 1 correction, which this inspection"):

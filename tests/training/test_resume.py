@@ -258,7 +258,7 @@ class TestLeftovers:
         self, left: RunFolder, defects: Path, config: Config
     ) -> None:
         (left.path / "run.json").unlink()
-        with pytest.raises(ConfigError, match=r"holds .*last\.ckpt.* whose run\.json is gone"):
+        with pytest.raises(ConfigError, match=r"holds .*last\.ckpt.* whose run\.json is missing"):
             train(defects, config, out=left.path)
 
 

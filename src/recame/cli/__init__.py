@@ -1,4 +1,4 @@
-"""The command line: one verb a function, each of which parses, calls one function and prints."""
+"""The command line: one function for each verb; it parses, calls one function and prints."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from recame.names import printable
 _PACKAGE = Path(__file__).parents[1]
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
-#: Turns of OpenMP's waiting loop before a thread sleeps. Its own 300,000 (milliseconds) make each
-#: parallel region beside another busy program wait for a core that spins: training became up to ten
-#: times slower. So few cost nothing on a quiet machine (benchmarks/training/busy.py).
+#: Turns of OpenMP's waiting loop before a thread sleeps. With the default of 300,000 (milliseconds)
+#: a thread spins on a core that another thread needs while other programs are busy: training became
+#: up to ten times slower. On a quiet machine 5,000 turns cost nothing
+#: (benchmarks/training/busy.py).
 _SPINS = 5000
 
 #: The exit code after Ctrl-C.
@@ -29,7 +30,7 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Entry point of `recame`: user errors on one line and their exit code, no traceback."""
+    """Entry point of `recame`: prints a user's error on one line, with its exit code."""
     began = process_began()
     share_the_cores()
     _print_anything()
@@ -37,7 +38,7 @@ def main() -> None:
 
     try:
         with _warnings_in_words():
-            app(standalone_mode=True, obj=began)  # a verb that keeps a time counts from here
+            app(standalone_mode=True, obj=began)  # a verb with a time budget counts from here
     except RecameError as error:
         _refuse(error)
     except ModuleNotFoundError as error:
@@ -46,7 +47,7 @@ def main() -> None:
             raise
         _refuse(known)
     except SystemExit as left:
-        if left.code == _INTERRUPTED:  # by a verb, which knows how to go on, or by typer
+        if left.code == _INTERRUPTED:  # by a verb, which says how to continue, or by typer
             print(": ".join(["interrupted", *getattr(left, "__notes__", [])]), file=sys.stderr)  # noqa: T201
         raise
     except KeyboardInterrupt:
@@ -58,15 +59,15 @@ def main() -> None:
         if error.errno not in _CANNOT_WRITE:
             raise
         where = f"{error.filename or 'A file'} cannot be"
-        advice = "give another folder (--out, RECAME_CACHE, TMPDIR)."
-        if error.errno == errno.EACCES:  # when read, or when written
+        advice = "choose another folder (--out, RECAME_CACHE, TMPDIR)."
+        if error.errno == errno.EACCES:  # the file was read or written
             _refuse(f"{where} opened ({error.strerror}): change its permissions, or {advice}")
         _refuse(f"{where} written ({error.strerror}): free space there, or {advice}")
 
 
 @contextmanager
 def _warnings_in_words() -> Iterator[None]:
-    """Print each of our own warnings once, without the line of code; others as Python does."""
+    """Print each warning of recame once, without the line of code; others as Python does."""
     others, told = warnings.showwarning, set[str]()
 
     def show(
@@ -91,24 +92,24 @@ def _warnings_in_words() -> Iterator[None]:
 
 
 def _print_anything() -> None:
-    """Let what a terminal's encoding has no sign for become an escape instead of an error."""
+    """Print a character that the terminal's encoding lacks as an escape, without an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def share_the_cores() -> None:
-    """Let threads that wait for work sleep soon; must come before torch is imported.
+    """Let threads that wait for work sleep soon; must be called before torch is imported.
 
-    Only libgomp (torch on Linux) reads the variable. Whoever has set it, or `OMP_WAIT_POLICY`,
-    knows better.
+    Only libgomp (torch on Linux) reads the variable. If the user has set it, or `OMP_WAIT_POLICY`,
+    nothing is changed.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
 
 
 def _refuse(error: BaseException | str) -> NoReturn:
-    # What a library says in several lines, as of bad YAML, becomes one.
+    # A library's message of several lines, for example about bad YAML, becomes one line.
     line = " ".join(part.strip() for part in str(error).splitlines())
     print(f"error: {printable(line)}", file=sys.stderr)  # noqa: T201
     sys.exit(error.exit_code if isinstance(error, RecameError) else 2)

@@ -1,4 +1,4 @@
-"""The verbs. Heavy imports live inside them: `recame --help` must answer at once."""
+"""The verbs. Heavy imports stand inside the functions, so that `recame --help` answers at once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def train(
         Path | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder per class, a folder with train/val/test, or a CSV/Parquet.",
+            help="Folder with one folder per class or with train/val/test, or a CSV/Parquet table.",
         ),
     ] = None,
     out: Annotated[
@@ -84,19 +84,24 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Settings (YAML); what it leaves out keeps its default."),
+        typer.Option(
+            metavar="FILE", help="Settings (YAML); settings not in the file keep their defaults."
+        ),
     ] = None,
     from_: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Finished run to continue: its weights, settings and splits.",
+            help="Finished run to start from: its weights, settings and splits.",
         ),
     ] = None,
     add: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="With --from and no DATA: new images beside that run's."),
+        typer.Option(
+            metavar="DATA",
+            help="New images, trained on together with those of --from; instead of DATA.",
+        ),
     ] = None,
     corrections: Corrections = None,
     set_: Settings = None,
@@ -130,25 +135,25 @@ def train(
 
 @contextmanager
 def _going_on(verb: str, out: Path) -> Iterator[None]:
-    """Let who is interrupted know how the run goes on, where it has begun."""
+    """After Ctrl-C, say how to continue the run, if it has begun."""
     try:
         yield
     except KeyboardInterrupt:
         left = SystemExit(130)
         if (out / "run.json").exists():
             left.add_note(
-                f"{out} keeps what is done. Go on with: "
+                f"{out} keeps the finished part. Continue with: "
                 f"{command('recame', verb, '--out', out, '--resume')}"
             )
         raise left from None
 
 
 def _tell_trained(run: RunFolder, console: Console) -> None:
-    """Print where a run lies, and leave with exit code 1 where its training ended too early."""
+    """Print where a run lies; leave with exit code 1 if its training ended too early."""
     say(console, f"Run: {run.path}")
     say(console, f"Next: {command('recame', 'evaluate', run.path)}")
     if run.stopped is not None:
-        say(console, f"Training ended before its time: {run.stopped}", "yellow")
+        say(console, f"Training ended early: {run.stopped}", "yellow")
         raise typer.Exit(1)
 
 
@@ -162,15 +167,15 @@ def distill(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Any timm name.",
-            show_default="the first stages of the teacher's",
+            help="Backbone of the student, any timm name.",
+            show_default="first stages of the teacher's backbone",
         ),
     ] = None,
     unlabelled: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DATA",
-            help="A folder or table of further images, no labels; may be repeated.",
+            help="Folder or table of further images without labels; may be repeated.",
         ),
     ] = None,
     out: Annotated[
@@ -188,7 +193,7 @@ def distill(
     seed: Seed = None,
     resume: Resume = False,
 ) -> None:
-    """Teach one small network what RUN's experts decide together; leaves a run folder."""
+    """Train one small network to answer as RUN's experts together; writes a run folder."""
     from recame.cli.requests import distill_request
 
     changes, out = distill_request(
@@ -219,14 +224,14 @@ def evaluate(
         typer.Argument(
             metavar="DATA",
             help="Labelled images.",
-            show_default="those the run was trained from",
+            show_default="the data of the run",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split to judge.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     name: Annotated[
         str | None,
         typer.Option(
-            help="Keep the figures under this name.", show_default="the split's; DATA's own"
+            help="Name under which the figures are kept.", show_default="the split's; DATA's own"
         ),
     ] = None,
     views: Views = None,
@@ -236,7 +241,7 @@ def evaluate(
         typer.Option(
             *("--out", "-o"),
             metavar="TABLE",
-            help="A further copy of the predictions, .csv or .parquet.",
+            help="Also write the predictions here, .csv or .parquet.",
         ),
     ] = None,
     device: RunDevice = None,
@@ -245,7 +250,7 @@ def evaluate(
         bool, typer.Option("--report/--no-report", help="Also write the report page.")
     ] = True,
 ) -> None:
-    """Judge RUN on labelled images: headline numbers with intervals, classes, products, experts."""
+    """Evaluate RUN on labelled images: figures with intervals, by class, product and expert."""
     from recame.config import parse_settings
     from recame.reports.evaluate import evaluate as evaluate_run
 
@@ -272,13 +277,13 @@ def report(
     run: Run,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Another run, to compare with image by image."),
+        typer.Option(metavar="RUN", help="Another run to compare with, image by image."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Which split to report on, or the name of other data's figures.")
+        str, typer.Option(help="Split to report on, or a name given to recame evaluate --name.")
     ] = "test",
 ) -> None:
-    """Write RUN's report: one HTML page, its summary as Markdown, its numbers as JSON."""
+    """Write RUN's report: an HTML page, its summary as Markdown, its figures as JSON."""
     from recame.reports.evaluate import report as write_report
 
     console = Console()
@@ -290,7 +295,8 @@ def inspect(
     data: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA", help="A folder per class, a folder with splits, or a CSV/Parquet."
+            metavar="DATA",
+            help="Folder with one folder per class or with train/val/test, or a CSV/Parquet table.",
         ),
     ],
     out: Annotated[
@@ -304,22 +310,24 @@ def inspect(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="A finished run whose model embeds the images."),
+        typer.Option(
+            metavar="RUN", help="Finished run whose model computes the features of the images."
+        ),
     ] = None,
     corrections: Corrections = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="One setting, data.key=value; may be repeated."
+            "--set", metavar="KEY=VALUE", help="A setting, data.key=value; may be repeated."
         ),
     ] = None,
     size: Size = None,
     decode: Annotated[
-        bool, typer.Option("--decode/--no-decode", help="Decode images, or read the table alone.")
+        bool, typer.Option("--decode/--no-decode", help="Decode images, or read only the table.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
 ) -> None:
-    """Say what DATA is like before training: classes, clusters, duplicates, leaks, label errors."""
+    """Check DATA before training: classes, clusters, duplicates, leaks, label errors."""
     from recame.cli.requests import inspect_request
 
     settings, out = inspect_request(data, out, run, corrections, set_ or [], size)

@@ -1,4 +1,4 @@
-"""The verbs of decisions: fitted, verified, and a new model against the old one."""
+"""The verbs of decisions: tune, verify, compare with an old model, monitor."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ def tune(
         Path | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled images that trained and chose nothing.",
-            show_default="a run's calibrate, or its val",
+            help="Labelled images that were used neither to train nor to choose a model.",
+            show_default="the run's calibrate split, or val",
         ),
     ] = None,
     limits: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="What is asked (YAML).", show_default="the smallest escapes"
+            metavar="FILE",
+            help="Required limits (YAML).",
+            show_default="the smallest escape limits that the images promise",
         ),
     ] = None,
     normal: Annotated[
         str | None,
-        typer.Option(
-            metavar="CLASS", help="The class that may be released, where MODEL names none."
-        ),
+        typer.Option(metavar="CLASS", help="The class that may be released, if MODEL names none."),
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="That the bundle MODEL was exported from: its images."),
+        typer.Option(
+            metavar="RUN", help="Run from which the bundle MODEL was exported: its images are used."
+        ),
     ] = None,
     lot: Annotated[
         Path | None,
         typer.Option(
             metavar="TABLE",
-            help="For line_mix: estimate: MODEL's predictions of a lot, without labels.",
+            help="Needed for line_mix: estimate. MODEL's predictions of a lot, without labels.",
         ),
     ] = None,
 ) -> None:
-    """Fit MODEL's decisions to labelled images, with limits that are promised."""
+    """Fit MODEL's decision thresholds to labelled images, with promised limits."""
     from recame.reports.tuning import tune as tune_model
 
     console = Console()
@@ -59,11 +61,12 @@ def verify(
     labelled: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA", help="Labelled images that neither trained nor tuned MODEL."
+            metavar="DATA",
+            help="Labelled images that were used neither to train nor to tune MODEL.",
         ),
     ],
 ) -> None:
-    """Judge MODEL's promised limits by new images: exit code 0 they hold, 1 broken, 3 too few."""
+    """Verify MODEL's promised limits on new images: exit code 0 they hold, 1 broken, 3 too few."""
     from recame.reports.verifying import verify as verify_model
 
     raise typer.Exit(verify_model(model, labelled, console=Console()).exit_code)
@@ -73,22 +76,25 @@ def compare(
     old: Annotated[
         Path, typer.Argument(metavar="OLD", help="The model on the line: a run or a bundle.")
     ],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The one that may take its place.")],
+    new: Annotated[
+        Path,
+        typer.Argument(metavar="NEW", help="The model that may replace it: a run or a bundle."),
+    ],
     labelled: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Labelled images that trained neither.")
+        Path, typer.Argument(metavar="DATA", help="Labelled images that trained neither model.")
     ],
     rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What NEW has to show (YAML).")
+        Path | None, typer.Option(metavar="FILE", help="Rules that NEW must meet (YAML).")
     ] = None,
     normal: Normal = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            *("--out", "-o"), metavar="FOLDER", help="A folder for gate.json and flips.csv."
+            *("--out", "-o"), metavar="FOLDER", help="Folder for gate.json and flips.csv."
         ),
     ] = None,
 ) -> None:
-    """Say whether NEW may replace OLD: exit code 0 it may, 1 it is worse, 3 too few to tell."""
+    """Decide whether NEW may replace OLD: exit code 0 it may, 1 it is worse, 3 too few images."""
     from recame.reports.comparing import compare as compare_models
 
     console = Console()
@@ -101,17 +107,17 @@ def monitor(
     table: Annotated[
         Path,
         typer.Argument(
-            metavar="LOT", help="Predictions of a lot, with people's labels of audited images."
+            metavar="LOT", help="Table of predictions of a lot, with labels of the audited images."
         ),
     ],
     state: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Where the monitors are kept.", show_default="MODEL/monitor.json"
+            metavar="FILE", help="File of the monitor's state.", show_default="MODEL/monitor.json"
         ),
     ] = None,
 ) -> None:
-    """Watch a line lot by lot: exit code 1 where escapes exceed what was promised."""
+    """Watch a line lot by lot: exit code 1 if escapes exceed a promised limit."""
     from recame.reports.monitoring import monitor as watch
 
     raise typer.Exit(watch(model, table, state=state, console=Console()).exit_code)

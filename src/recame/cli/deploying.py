@@ -1,4 +1,4 @@
-"""The verbs that bring a model to the line: predict with it, and write it as a bundle."""
+"""The verbs that bring a model to the line: predict, and export as a bundle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def predict(
         int | None,
         typer.Option(
             min=1,
-            help="Images that pass the network at once.",
+            help="Images that pass through the network at once.",
             show_default="chosen by measuring; with --ray 16",
         ),
     ] = None,
@@ -39,8 +39,8 @@ def predict(
         int | None,
         typer.Option(
             min=1,
-            help="Cores that an answer may use.",
-            show_default="every core; with --ray one a shard",
+            help="CPU cores for each batch.",
+            show_default="all cores; with --ray one for each shard",
         ),
     ] = None,
     device: Device = "auto",
@@ -51,30 +51,32 @@ def predict(
         typer.Option(help="Ray cluster: auto, local, HOST:6379 or ray://HOST:10001."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget what an interrupted prediction has done.")
+        bool, typer.Option("--fresh", help="Start again, without an interrupted prediction's rows.")
     ] = False,
     max_unreadable: Annotated[
-        float, typer.Option(help="Share of unreadable files; exit code 3 if there are more.")
+        float,
+        typer.Option(help="Largest share of unreadable files, 0 to 1; above it, exit code 3."),
     ] = 0.1,
     image_column: Annotated[
-        str | None, typer.Option(help="Of a table: the images' paths.", show_default="image")
+        str | None,
+        typer.Option(help="Column of a table with the images' paths.", show_default="image"),
     ] = None,
     box_columns: Annotated[
         str | None,
         typer.Option(
-            help="Of a table: left, top, width, height of boxes; or none.",
+            help="Columns of a table with left, top, width, height of boxes; or none.",
             show_default="x,y,width,height",
         ),
     ] = None,
 ) -> None:
-    """Predict IMAGES with MODEL; killed and called again, it goes on where it stopped."""
+    """Predict IMAGES with MODEL; an interrupted prediction continues when called again."""
     from recame.cli.predicting import print_summary, progress_bar, table_columns
     from recame.runtime import predict as predict_images
 
     console = Console()
     given: dict[str, Any] = {"image_column": image_column, "box_columns": box_columns}
     given |= {"views": views, "batch_size": batch_size}
-    if set_:  # settings are known where one trains, not on a line's machine
+    if set_:  # settings are checked by packages for training, which a line's machine lacks
         from recame.cli.requests import predict_request
 
         given = predict_request(set_, given)
@@ -112,14 +114,17 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     views: Annotated[
         int | None,
-        typer.Option(help="Test-time views in the graph, 1 to 8.", show_default="the run's"),
+        typer.Option(
+            help="Test-time augmentation in the graph: 1, 2, 4 or 8 flips and rotations.",
+            show_default="the run's",
+        ),
     ] = None,
     verify: Annotated[
         Path | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled images to compare on.",
-            show_default="a sample of the run's",
+            help="Labelled images on which graph and PyTorch are compared.",
+            show_default="a sample of the run's images",
         ),
     ] = None,
     outputs_: Annotated[
@@ -127,28 +132,28 @@ def export(
         typer.Option(
             "--outputs",
             metavar="NAMES",
-            help="Further ones of the graph: experts,features,attribution.",
+            help="Further outputs of the graph: experts,features,attribution.",
         ),
     ] = "",
     max_escape: Annotated[
         float | None,
         typer.Option(
-            help="Of each defect class, released at most.",
+            help="Largest share of each defect class that may be released.",
             show_default="the limits of recame tune RUN",
         ),
     ] = None,
     normal: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="The normal class, if the run does not name it."),
+        typer.Option(metavar="CLASS", help="The normal class, if the run names none."),
     ] = None,
     undecided: Annotated[
-        bool, typer.Option("--undecided", help="Leave the decisions of recame tune out.")
+        bool, typer.Option("--undecided", help="Leave out the decisions of recame tune.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the bundle that lies in --out.")
+        bool, typer.Option("--force", help="Replace an existing bundle in --out.")
     ] = False,
 ) -> None:
-    """Write RUN as a bundle that runs without torch; refuse it if it answers otherwise."""
+    """Write RUN as a bundle that needs no torch; refused if its answers differ from PyTorch's."""
     from recame.cli.requests import check_max_escape, export_outputs
 
     outputs = export_outputs(outputs_)

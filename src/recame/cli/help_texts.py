@@ -1,4 +1,4 @@
-"""What each verb's help adds to its options: its group, examples, and what its exit codes mean."""
+"""What the help of each verb says beside its options: group, examples, meaning of exit codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ DATA, TRAIN, EVALUATE, DEPLOY, RESEARCH, MACHINE = (
 )
 
 
-#: What the words in capitals mean, of all verbs.
+#: What the words in capitals mean in the help of all verbs.
 WORDS = (
-    "RUN is the folder that a training leaves, BUNDLE what recame export writes of it, MODEL "
-    "either. DATA is a folder with one folder per class, one with train/val/test, or a table "
-    "(CSV, Parquet) with the columns image and label. recame VERB --help: examples, exit codes."
+    "RUN is the folder that recame train writes. BUNDLE is the exported model that recame export "
+    "writes. MODEL is a RUN or a BUNDLE. DATA is a folder with one folder per class, a folder with "
+    "train/val/test, or a table (CSV, Parquet) with the columns image and label. recame VERB "
+    "--help shows examples and exit codes."
 )
 
 
@@ -28,7 +29,7 @@ class Verb(NamedTuple):
     Attributes:
         panel: the group that it stands in.
         examples: commands as people type them.
-        exits: exit code -> what it means, beside 0 (done) and 2 (refused, with the reason).
+        exits: exit code -> its meaning, beside 0 (done) and 2 (refused, with the reason).
     """
 
     panel: str
@@ -57,13 +58,16 @@ VERBS = {
         {
             1: "training ended early with the last good weights",
             3: "more images are unreadable than data.max_broken_fraction allows",
-            130: "interrupted, to be resumed",
+            130: "interrupted; --resume continues",
         },
     ),
     "distill": Verb(
         TRAIN,
         ("recame distill runs/first --out runs/small --time-budget 10m",),
-        {1: "training ended early with the last good weights", 130: "interrupted, to be resumed"},
+        {
+            1: "training ended early with the last good weights",
+            130: "interrupted; --resume continues",
+        },
     ),
     "evaluate": Verb(
         EVALUATE,
@@ -73,7 +77,7 @@ VERBS = {
             "recame evaluate runs/first table.csv --set data.label_column=defect",
         ),
         {
-            1: "the figures are there, but the report could not be drawn",
+            1: "the figures are written, but the report could not be drawn",
             3: "more images are unreadable than data.max_broken_fraction allows",
         },
     ),
@@ -81,13 +85,13 @@ VERBS = {
     "compare": Verb(
         EVALUATE,
         ("recame compare runs/first runs/second labelled/ --out gate/",),
-        {0: "NEW may take OLD's place", 1: "it is worse", 3: "too few images to tell"},
+        {0: "NEW may replace OLD", 1: "NEW is worse", 3: "too few images to tell"},
     ),
     "tune": Verb(DEPLOY, ("recame tune runs/first --calibration labelled/ --limits limits.yaml",)),
     "verify": Verb(
         DEPLOY,
         ("recame verify runs/first fresh_labelled/",),
-        {0: "all promises hold", 1: "one is broken", 3: "too few images to tell"},
+        {0: "all promises hold", 1: "a promise is broken", 3: "too few images to tell"},
     ),
     "export": Verb(
         DEPLOY,
@@ -97,7 +101,9 @@ VERBS = {
         ),
     ),
     "latency": Verb(
-        DEPLOY, ("recame latency bundle --takt 20ms",), {1: "the takt time is too short"}
+        DEPLOY,
+        ("recame latency bundle --takt 20ms",),
+        {1: "the model is slower than the takt time allows"},
     ),
     "predict": Verb(
         DEPLOY,
@@ -105,17 +111,17 @@ VERBS = {
             "recame predict bundle new_images/ --out decisions.csv",
             "recame predict runs/first table.csv --set data.image_column=file",
         ),
-        {3: "more files are unreadable than --max-unreadable; call again to go on"},
+        {3: "more files are unreadable than --max-unreadable allows; call again to continue"},
     ),
     "monitor": Verb(
         DEPLOY,
         ("recame monitor bundle lot-7.csv",),
-        {1: "more escapes than were promised"},
+        {1: "more escapes than promised"},
     ),
     "bench": Verb(
         RESEARCH,
         ("recame bench benchmarks/plans/small.yaml --workers 2",),
-        {1: "some runs failed; call again to try them"},
+        {1: "some runs failed; call again to retry them"},
     ),
     "settings": Verb(MACHINE, ("recame settings > settings.yaml",)),
     "doctor": Verb(MACHINE, ("recame doctor",)),
@@ -124,14 +130,14 @@ VERBS = {
 
 
 def shown(name: str) -> dict[str, Any]:
-    """What `typer` is told of a verb beside its function: its group, and the end of its help.
+    """Arguments of `typer` for a verb: its group, and the end of its help.
 
     Args:
-        name: of the verb.
+        name: the verb.
     """
     verb = VERBS[name]
     exits = {0: "done", 2: "refused: the reason is the last line"} | verb.exits
     told = ", ".join(f"{code} {what}" for code, what in sorted(exits.items()))
-    # A blank line begins a new one.
+    # typer begins a new line only after a blank one.
     lines = ["Examples:", *(f"  $ {example}" for example in verb.examples), f"Exit codes: {told}."]
     return {"name": name, "rich_help_panel": verb.panel, "epilog": "\n\n".join(lines)}

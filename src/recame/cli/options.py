@@ -1,4 +1,4 @@
-"""What several verbs take, each said once; which of it a verb takes stands in its function."""
+"""Arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ import typer
 
 from recame.short_names import SHORT
 
-#: What a verb works on.
+#: The model that a verb works on.
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A bundle, or the folder of a finished run.")
 ]
 
-#: How a run is trained.
+#: Settings of a run.
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="One setting, section.key=value; may be repeated."
+        "--set", metavar="KEY=VALUE", help="A setting, section.key=value; may be repeated."
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help=SHORT["epochs"].words, show_default="by the time")]
+Epochs = Annotated[
+    int | None, typer.Option(help=SHORT["epochs"].words, show_default="as the time allows")
+]
 BatchSize = Annotated[int | None, typer.Option(help=SHORT["batch_size"].words)]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="PIXELS", help=SHORT["size"].words, show_default="tried out on val"),
+    typer.Option(metavar="PIXELS", help=SHORT["size"].words, show_default="chosen on val"),
 ]
 Corrections = Annotated[
     Path | None,
     typer.Option(
         metavar="TABLE",
-        help="Table of corrected labels, as suspects.csv of recame inspect, filled in.",
+        help="Table of corrected labels, for example suspects.csv of recame inspect, filled in.",
     ),
 ]
 TimeBudget = Annotated[
@@ -48,11 +50,12 @@ RunDevice = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 
-#: How a model is run.
+#: Settings of inference.
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or tensorrt.")]
 Views = Annotated[
     int | None,
     typer.Option(
-        help="Test-time flips and turns, averaged: 1, 2, 4 or 8.", show_default="the run's own"
+        help="Test-time augmentation: average over 1, 2, 4 or 8 flips and rotations.",
+        show_default="the run's own",
     ),
 ]

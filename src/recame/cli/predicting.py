@@ -1,4 +1,4 @@
-"""What `recame predict` shows: a bar while it works, and what it found."""
+"""What `recame predict` shows: a progress bar, and a summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table_columns(image: str | None, boxes: str | tuple[str, str, str, str] | No
     """The columns that `--image-column` and `--box-columns` name; None: the usual ones.
 
     Raises:
-        ConfigError: those of boxes are not four names, nor `none`.
+        ConfigError: the columns of boxes are neither four names nor `none`.
     """
     image = image or USUAL.image
     if boxes is None or isinstance(boxes, tuple):
@@ -40,16 +40,16 @@ def table_columns(image: str | None, boxes: str | tuple[str, str, str, str] | No
     names = [name.strip() for name in boxes.split(",")]
     if len(names) != 4 or not all(names):
         raise ConfigError(
-            f"--box-columns {boxes!r} are not four names: those of a box's left and upper edge, "
-            "its width and its height, as x,y,width,height; or none, where a table means whole "
-            "images."
+            f"--box-columns {boxes!r} are not four names, so no box can be read: give the columns "
+            "of a box's left edge, upper edge, width and height, for example x,y,width,height; or "
+            "none, if the table has no boxes."
         )
     left, top, width, height = names
     return TableColumns(image, (left, top, width, height))
 
 
 class _Rate(TextColumn):
-    """Images a second, of late."""
+    """Images per second, over the last while."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -58,7 +58,7 @@ class _Rate(TextColumn):
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Give a function (done, total) that moves one bar; what it begins with counts as no work."""
+    """Give a function (done, total) that moves one bar; the first `done` counts as no work."""
     bar = Progress(
         TextColumn("  predicting"),
         BarColumn(),
@@ -79,44 +79,51 @@ def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-#: What an image has lost on its way to the model: the end of "1 image ..." and "12 images ...".
+#: What part of an image the model does not see: the end of "1 image ..." and "12 images ...".
 _LOST = {
     "clipped": (
         "has",
         "have",
-        "values outside the model's range, which are cut off: of another camera?",
+        "values outside the model's range, which are clipped: do they come from another camera?",
     ),
-    "near black": ("uses", "use", "fewer bits than the model's images: near black to it"),
-    "colour": ("is", "are", "in colour, of which the model sees the grey values alone"),
+    "near black": (
+        "uses",
+        "use",
+        (
+            "only the darkest part of the model's range of values, which is nearly black to the "
+            "model: convert to the bit depth of the training images"
+        ),
+    ),
+    "colour": ("is", "are", "in colour, but the model sees only grey values"),
     "pages": (
         "holds",
         "hold",
         (
-            "further pages or pictures, of which the first alone was looked at; pages of a TIFF "
-            "are judged where they are named (file.tif#2)"
+            "several pages or pictures, but only the first was predicted; name other pages of a "
+            "TIFF to predict them (file.tif#2)"
         ),
     ),
 }
 
 
-#: What is done, and why a person looks: the end of "12 of them ...".
+#: The action, and why a person looks: the end of "12 of them ...".
 _ACTIONS = {
     "release": "released",
     "automatic": "classified automatically",
     "review": "go to a person",
-    "unknown": "are like nothing known, and go to a person",
+    "unknown": "are unlike the training images, and go to a person",
 }
 _REASONS = {
-    "below_release": "normal, but not surely enough",
-    "near_black": "near black to the model",
+    "below_release": "normal, but below the release threshold",
+    "near_black": "nearly black to the model",
     "not_finite": "without an answer",
     "audit": "audit",
-    "ambiguous": "not surely enough of any class",
-    "class_not_promised": "of a class that promises nothing",
-    "product_unseen": "of a product that training has not seen",
-    "over_budget": "beyond what people can see",
+    "ambiguous": "no class is certain enough",
+    "class_not_promised": "class without a promise",
+    "product_unseen": "product not in training",
+    "over_budget": "over the review budget",
 }
-#: Production lots that are named.
+#: How many production lots are named.
 _LOTS = 10
 
 
@@ -125,7 +132,7 @@ def _images(number: int) -> str:
 
 
 def print_summary(summary: PredictionSummary, console: Console) -> None:
-    """Print what a prediction found, and where it lies."""
+    """Print a summary of a prediction, and where its table lies."""
     if summary.num_unreadable:
         say(console, f"{summary.num_unreadable:,} files cannot be read:", "yellow")
         for path, reason in summary.unreadable:
@@ -146,8 +153,8 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
     if summary.num_unanswered:
         say(
             console,
-            f"{_images(summary.num_unanswered)} without an answer: the model's names no class. "
-            "Check its weights and what runs it.",
+            f"{_images(summary.num_unanswered)} without an answer: the model's output is not "
+            "finite, so it names no class. Check its weights and the software that runs it.",
             "yellow",
         )
     for kind, (number, first) in summary.lost.items():
@@ -155,31 +162,32 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
         verb, named = (one, first) if number == 1 else (several, f"{first}, ...")
         say(console, f"{_images(number)} {verb} {what} ({named})", "yellow")
     if summary.num_resumed:
-        say(console, f"{summary.num_resumed:,} files were done before this start")
+        say(console, f"{summary.num_resumed:,} files were done by the interrupted prediction")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
     say(console, f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
     say(console, f"Written: {summary.out}")
 
 
 def _print_over_budget(summary: PredictionSummary, console: Console) -> None:
-    """Print which production lots need more people than there are, and what to do."""
+    """Print which production lots exceed the review budget, and what to do."""
     lots = summary.over_budget
     for lot in lots[:_LOTS]:
         name = f"Lot {quoted(lot.lot)}" if lot.lot else "This lot"
         need = "needs" if lot.people == 1 else "need"
         say(
             console,
-            f"{name}: {lot.people:,} of {_images(lot.images)} {need} a person, the review budget "
-            f"is {lot.places:,}: {lot.people - lot.over:,} have a place, {lot.over:,} are over it",
+            f"{name}: {lot.people:,} of {_images(lot.images)} {need} a person, but the review "
+            f"budget is {lot.places:,}: {lot.people - lot.over:,} fit in it, {lot.over:,} are over "
+            "it",
             "yellow",
         )
     if len(lots) > _LOTS:
-        say(console, f"and {len(lots) - _LOTS:,} more lots are over it", "yellow")
+        say(console, f"and {len(lots) - _LOTS:,} more lots are over the review budget", "yellow")
     if lots:
         say(
             console,
-            "Hold what is over it (reason over_budget): it is neither released nor booked. Find "
-            "time for it, or see what other limits would cost: decisions.html of the model, "
-            "'Other limits'.",
+            "Hold back the images over the budget (reason over_budget): they are neither released "
+            "nor booked. Let people look at them later, or see what other limits would cost: "
+            "'Other limits' in decisions.html of the model.",
             "yellow",
         )

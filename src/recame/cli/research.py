@@ -1,4 +1,4 @@
-"""The verbs that need no inspection images of one's own: compare methods, generate a set."""
+"""The verbs that need no images of the user: compare methods, generate or prepare a data set."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ from recame.names import command
 def bench(
     plan: Annotated[
         Path,
-        typer.Argument(metavar="PLAN", help="The comparison: methods, data sets, seeds (YAML)."),
+        typer.Argument(metavar="PLAN", help="The experiment: methods, data sets, seeds (YAML)."),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
             *("--out", "-o"),
             metavar="FOLDER",
-            help="Folder for runs and tables.",
+            help="Folder to write runs and tables to.",
             show_default="runs/<plan>",
         ),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Where a data set lies; may be repeated."),
+        typer.Option(metavar="NAME=PATH", help="Path of a data set; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Run only this method; may be repeated."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Run only this seed; may be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of runs at the same time.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a run.", show_default="cores / workers")
+        int | None,
+        typer.Option(min=1, help="Threads of each run.", show_default="cores / workers"),
     ] = None,
     job_limit: Annotated[
-        str, typer.Option(help="A run is stopped after so long; the next call goes on with it.")
+        str, typer.Option(help="Longest time of a run; the next call continues a stopped run.")
     ] = "24h",
     gpu: Annotated[
-        list[int] | None, typer.Option(help="A GPU that the workers share; may be repeated.")
+        list[int] | None,
+        typer.Option(help="Number of a GPU that the workers share; may be repeated."),
     ] = None,
     ray: Annotated[
         str | None, typer.Option(help="Run on the Ray cluster at this address instead.")
@@ -50,17 +55,17 @@ def bench(
         bool | None,
         typer.Option(
             "--costs/--no-costs",
-            help="Measure again what each method costs, or not at all.",
-            show_default="what is missing",
+            help="Measure the costs of all methods again, or of none.",
+            show_default="missing costs only",
         ),
     ] = None,
     table: Annotated[
-        bool, typer.Option("--table", help="Only write the tables of what is finished.")
+        bool, typer.Option("--table", help="Train nothing; write the tables of finished runs.")
     ] = False,
     markdown: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Also put the headline table between this file's markers."
+            metavar="FILE", help="Also write the headline table between the markers of this file."
         ),
     ] = None,
     elsewhere: Annotated[
@@ -68,12 +73,12 @@ def bench(
         typer.Option(
             "--with",
             metavar="FILE",
-            help="results.csv of this plan's runs made elsewhere: they count as done; may be "
-            "repeated.",
+            help="results.csv with runs of this plan from another machine, which count as "
+            "finished; may be repeated.",
         ),
     ] = None,
 ) -> None:
-    """Compare methods under one protocol: PLAN as a queue that can be stopped and resumed."""
+    """Compare methods under one protocol: run PLAN as a queue that can be stopped and resumed."""
     from recame.cli.requests import data_paths
     from recame.durations import parse_duration
 
@@ -103,41 +108,53 @@ def bench(
 
 def synth(
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="New or empty folder to write.")],
-    count: Annotated[int, typer.Option(help="Images of all splits together.")] = 8000,
-    classes: Annotated[int, typer.Option(help="Classes, 2 to 14.")] = 14,
-    products: Annotated[int, typer.Option(help="Product lines.")] = 12,
-    size: Annotated[int, typer.Option(help="Side in pixels, 32 to 256.")] = 64,
-    imbalance: Annotated[float, typer.Option(help="Largest over smallest class in train.")] = 1000,
+    count: Annotated[int, typer.Option(help="Number of images in all splits together.")] = 8000,
+    classes: Annotated[int, typer.Option(help="Number of classes, 2 to 14.")] = 14,
+    products: Annotated[int, typer.Option(help="Number of product lines.")] = 12,
+    size: Annotated[int, typer.Option(help="Side of an image in pixels, 32 to 256.")] = 64,
+    imbalance: Annotated[
+        float, typer.Option(help="Size of the largest class / size of the smallest, in train.")
+    ] = 1000,
     clusters: Annotated[
-        int | None, typer.Option(help="Clusters that a head class fills.", show_default="6")
+        int | None,
+        typer.Option(help="Number of appearance clusters of a head class.", show_default="6"),
     ] = None,
     cluster_skew: Annotated[
-        float, typer.Option(help="How unevenly it fills them: the k-th as k ** -skew.")
+        float, typer.Option(help="Skew of their sizes: the k-th is proportional to k ** -skew.")
     ] = 0.0,
     unseen: Annotated[
-        float, typer.Option(help="Share of val and test of clusters that train lacks.")
+        float, typer.Option(help="Share of val and test from clusters that train lacks.")
     ] = 0.2,
     permuted: Annotated[
-        bool, typer.Option("--permuted", help="The seed decides which defects are rare.")
+        bool, typer.Option("--permuted", help="Let the seed decide which defects are rare.")
     ] = False,
     fine: Annotated[
-        bool, typer.Option("--fine", help="Up to 30 finer classes: defects in two kinds each.")
+        bool,
+        typer.Option("--fine", help="Up to 30 finer classes: two kinds of most defects."),
     ] = False,
     tail_products: Annotated[
         int | None,
-        typer.Option(help="Products a tail class is scattered over.", show_default="all"),
+        typer.Option(help="Number of products with images of a tail class.", show_default="all"),
     ] = None,
-    label_noise: Annotated[float, typer.Option(help="Share of wrong train labels.")] = 0.0,
-    exact_duplicates: Annotated[float, typer.Option(help="Share of repeated train images.")] = 0.0,
-    near_duplicates: Annotated[float, typer.Option(help="Share of near-repeated ones.")] = 0.0,
+    label_noise: Annotated[float, typer.Option(help="Share of wrong labels in train.")] = 0.0,
+    exact_duplicates: Annotated[
+        float, typer.Option(help="Share of train images that are exact duplicates.")
+    ] = 0.0,
+    near_duplicates: Annotated[
+        float, typer.Option(help="Share of train images that are near duplicates.")
+    ] = 0.0,
     leaks: Annotated[
         float, typer.Option(help="Share of val and test images that repeat a train image.")
     ] = 0.0,
-    bit_depth: Annotated[int, typer.Option(help="8 or 16.")] = 8,
-    colour: Annotated[bool, typer.Option("--colour", help="Colour instead of grey.")] = False,
-    seed: Annotated[int, typer.Option(help="Another seed gives other images.")] = 0,
+    bit_depth: Annotated[int, typer.Option(help="Bits of each channel: 8 or 16.")] = 8,
+    colour: Annotated[
+        bool, typer.Option("--colour", help="Make colour images instead of grey ones.")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Seed of every random number; another seed gives other images.")
+    ] = 0,
 ) -> None:
-    """Generate ICDefectSynth: AOI-like images of IC defects with planted clusters."""
+    """Generate ICDefectSynth: images of IC defects as of an AOI, with planted clusters."""
     from recame.datasets.generated import SyntheticSpec, write
     from recame.progress import progress_bars, say
 
@@ -165,33 +182,37 @@ def synth(
     with progress_bars(console) as report:
         manifest = write(spec, out, on_progress=report)
     say(console, f"Manifest: {manifest}")
-    say(console, f"Planted truth: {out / 'truth.csv'}")
+    say(console, f"Ground truth: {out / 'truth.csv'}")
 
 
 def prepare(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A public set.", show_default="all are listed"),
+        typer.Argument(
+            metavar="NAME", help="Name of a public data set.", show_default="lists all names"
+        ),
     ] = None,
     raw: Annotated[
         Path | None,
-        typer.Argument(metavar="RAW", help="Your copy of its files; a generated set needs none."),
+        typer.Argument(
+            metavar="RAW", help="Your copy of its files; not needed for a generated set."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             *("--out", "-o"),
             metavar="FOLDER",
-            help="New or empty folder.",
+            help="New or empty folder to write.",
             show_default="sets/<name>",
         ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="In place of a published value; may be repeated."),
+        typer.Option(metavar="KEY=VALUE", help="Replaces a published value; may be repeated."),
     ] = None,
 ) -> None:
-    """Make a table of a public set by its published split, from your copy of its files."""
+    """Make the table of a public data set with its published split, from your copy of its files."""
     from recame.config import parse_settings
     from recame.datasets.registry import PUBLIC_SETS, public_set
     from recame.progress import progress_bars, say
@@ -211,10 +232,11 @@ def prepare(
 
 def settings(
     schema: Annotated[
-        bool, typer.Option("--schema", help="As JSON schema, by which an editor completes a file.")
+        bool,
+        typer.Option("--schema", help="Print a JSON schema, with which editors complete a file."),
     ] = False,
 ) -> None:
-    """Print every setting with its default, what it means and what it may be, as YAML."""
+    """Print every setting as YAML, with its default, its meaning and its allowed values."""
     import json
 
     from recame.config.template import settings_schema, settings_template

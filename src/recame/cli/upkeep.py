@@ -1,4 +1,4 @@
-"""The verbs about this machine: what it can do, what is installed, what it keeps."""
+"""The verbs about this machine: its speed, its installation, its cache."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from recame.progress import say
 if TYPE_CHECKING:
     from torch import nn
 
-#: Seconds for which speed is measured; images that pass at once, and their side in pixels.
+#: Seconds for which speed is measured; images in each batch; their side in pixels.
 _SPEED_S, _BATCH, _SIDE = 1.0, 32, 64
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _INNER = re.compile(r"\[([^\]]+)\]")
-#: A package of ours -> another one that is imported by the same name.
+#: A package that recame uses -> another package with the same import name.
 _SAME_FILES = {
     "onnxruntime": "onnxruntime-gpu",
     "opencv-python-headless": "opencv-python",
@@ -33,30 +33,29 @@ _SAME_FILES = {
 
 def latency(
     model: Model,
-    batches: Annotated[str, typer.Option(help="Batch sizes of inference.")] = "1,2,4,8,16,32,64",
-    seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 2.0,
+    batches: Annotated[str, typer.Option(help="Batch sizes to measure.")] = "1,2,4,8,16,32,64",
+    seconds: Annotated[float, typer.Option(help="Seconds for each batch size.")] = 2.0,
     threads: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Cores that an answer may use.", show_default="chosen by measuring"
-        ),
+        typer.Option(min=1, help="CPU cores for each batch.", show_default="chosen by measuring"),
     ] = None,
     device: Device = "auto",
     images: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="A folder of the line's own images, decided one by one too."
+            metavar="FOLDER",
+            help="Folder of images of the line; their end-to-end latency is measured too.",
         ),
     ] = None,
     takt: Annotated[
         str | None,
-        typer.Option(help="Time for one image, as 20ms: exit code 1 if it is too short."),
+        typer.Option(help="Time for one image, for example 20ms; exit code 1 if MODEL is slower."),
     ] = None,
     json_: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")
     ] = None,
 ) -> None:
-    """Measure how fast MODEL decides on this machine: latency, throughput, start, memory."""
+    """Measure the speed of MODEL on this machine: latency, throughput, start, memory."""
     from recame.durations import parse_duration
     from recame.runtime.latency import measure_latency, parse_batches, save_latency
     from recame.runtime.latency_table import print_latency
@@ -84,7 +83,7 @@ def latency(
 
 
 def doctor() -> None:
-    """Show what is installed and what this machine can do: what a report of a fault needs."""
+    """Show what is installed and what this machine can do; add this to a fault report."""
     from recame.data.cache_room import cache_folder, cache_limit, taken
     from recame.machine import describe_machine
 
@@ -96,7 +95,7 @@ def doctor() -> None:
         "recame": versions.pop("recame", "not installed as a package"),
         "Python": f"{machine['python']} on {machine['system']}",
         "processor": f"{machine['processor']} ({', '.join(machine['instructions'])})",
-        "cores": f"{machine['cores']} to use, memory {memory or 'unknown'} GiB",
+        "cores": f"{machine['cores']} usable, memory {memory or 'unknown'} GiB",
         "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
         **_torch(),
     }
@@ -117,10 +116,11 @@ def doctor() -> None:
 
 def cache(
     clear: Annotated[
-        bool, typer.Option("--clear", help="Remove them; the next run decodes its images again.")
+        bool,
+        typer.Option("--clear", help="Remove the decoded images; the next run decodes them again."),
     ] = False,
 ) -> None:
-    """Show where decoded images are kept and what they take (RECAME_CACHE, RECAME_CACHE_LIMIT)."""
+    """Show folder and size of the cache of decoded images (RECAME_CACHE, RECAME_CACHE_LIMIT)."""
     from recame.data import cache_room
 
     console, folder = Console(), cache_room.cache_folder()
@@ -133,7 +133,7 @@ def cache(
 
 
 def extras() -> dict[str, list[str]]:
-    """Extra -> packages that it lacks here, by what the installed package says that it needs."""
+    """Extra -> packages that are missing here, by the metadata of the installed recame."""
     from importlib.metadata import PackageNotFoundError, requires
 
     from recame.machine import package_versions
@@ -158,7 +158,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def conflicts() -> list[str]:
-    """Packages that write the same files and are both installed: the last one to come has won."""
+    """Packages that write the same files and are both installed, so that only one of them works."""
     from recame.machine import package_versions
 
     told = []
@@ -167,13 +167,13 @@ def conflicts() -> list[str]:
         if len(there) == 2:
             told.append(
                 f"{ours} {there[ours]} and {other} {there[other]} write the same files, so it is "
-                f"chance which of them works: pip uninstall both, then install one"
+                "left to chance which of them works: pip uninstall both, then install one"
             )
     return told
 
 
 def _named(line: str, name: str) -> list[str]:
-    """The package of a requirement, or the extras of recame that it names, as `recame[train]`."""
+    """The package of a requirement, or the extras of recame in it, for example `recame[train]`."""
     if name.lower() != "recame":
         return [name]
     inner = _INNER.search(line)
@@ -181,7 +181,7 @@ def _named(line: str, name: str) -> list[str]:
 
 
 def _packages(extra: str, brings: Mapping[str, list[str]]) -> Iterator[str]:
-    """All packages of an extra, also by the extras that it names."""
+    """All packages of an extra, with those of the extras that it names."""
     for name in brings.get(extra, ()):
         if inner := _INNER.fullmatch(name.removeprefix("recame")):
             yield from _packages(inner[1], brings)
@@ -190,7 +190,7 @@ def _packages(extra: str, brings: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def size_in_words(number: int) -> str:
-    """Bytes in the unit that people read.
+    """A number of bytes in MB or GB.
 
     Examples:
         >>> size_in_words(0), size_in_words(2_500_000), size_in_words(100 * 10**9)
@@ -205,27 +205,27 @@ def _sets(number: int) -> str:
 
 
 def _torch() -> dict[str, str]:
-    """What torch is, what it sees, and what it does in a second."""
+    """Version of torch, the GPUs that it sees, and its speed."""
     try:
         import torch
 
         from recame.contracts import PreprocessSpec
         from recame.models import PACKAGED_BACKBONE, Architecture, MultiExpertClassifier
     except ImportError as error:
-        return {"torch": f"not here ({error}): bundles run, nothing trains"}
+        return {"torch": f"not installed ({error}): this machine can run bundles, but not train"}
     seen = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     spec = PreprocessSpec(_SIDE, _SIDE, 3, 8, 255.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = Architecture(PACKAGED_BACKBONE, num_experts=1, attention="none")
     speed = _images_per_s(MultiExpertClassifier(plan, 2, spec).eval())
     return {
         "torch": f"{torch.__version__} on {counted(torch.get_num_threads(), 'thread')}",
-        "GPUs": ", ".join(seen) or "none that torch sees",
+        "GPUs": ", ".join(seen) or "torch sees none",
         "speed": f"{speed:,.0f} images/s of {_SIDE} x {_SIDE} px through {PACKAGED_BACKBONE}",
     }
 
 
 def _images_per_s(model: nn.Module) -> float:
-    """Of a network in torch on this processor, without a graph."""
+    """Images per second through a network in torch on this processor, without a graph."""
     import torch
 
     images = torch.zeros(_BATCH, 3, _SIDE, _SIDE)

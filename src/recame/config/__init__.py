@@ -1,4 +1,4 @@
-"""Every setting of a run, one section a stage. Imports no torch."""
+"""Every setting of a run, one section for each stage. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings on disk and on a command line: YAML files, and words like `section.key=value`."""
+"""Settings in YAML files, and on the command line as `section.key=value`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from recame.errors import ConfigError
 from recame.files import open_regular, write_text
 from recame.short_names import in_full
 
-#: What PyYAML raises of texts that are none: its own errors, those of a tag whose value is another
-#: ("!!int x", a 13th month, 5,000 digits), and Python's where brackets are too deep.
+#: What PyYAML raises for a text that is no YAML: its own errors, those of values that do not fit
+#: their tag ("!!int x", a 13th month, 5,000 digits), and Python's for brackets too deep.
 _NO_YAML = (
     *(yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, RecursionError),
@@ -30,18 +30,18 @@ def load_config(path: Path) -> Config:
     """Read a YAML file of settings; what it leaves out keeps its default.
 
     Raises:
-        ConfigError: the file is missing, is no YAML, or holds a wrong setting.
+        ConfigError: the file is missing, is not YAML, or holds a wrong setting.
     """
     values = read_settings(path)
     return parse_config({} if values is None else values, str(path))
 
 
 def as_config(given: Config | Mapping[str, Any] | AnyPath | None) -> Config:
-    """Settings however they are given.
+    """Convert settings in any accepted form to a `Config`.
 
     Args:
-        given: a `Config`; a dictionary of sections, of whole names as `finetune.epochs` or of short
-            ones, mixed as one likes; a YAML file; None: the defaults.
+        given: a `Config`; a dictionary of sections, of full names (`finetune.epochs`), of short
+            names, or of a mix of them; the path of a YAML file; None: the defaults.
 
     Examples:
         >>> mixed = {"finetune": {"epochs": 5}, "finetune.lr": 1e-3, "seed": 3}
@@ -49,7 +49,7 @@ def as_config(given: Config | Mapping[str, Any] | AnyPath | None) -> Config:
         (5, 3)
 
     Raises:
-        ConfigError: a setting is unknown or ill-typed; names the nearest.
+        ConfigError: a setting is unknown or ill-typed; the error names the nearest.
     """
     if given is None or isinstance(given, Config):
         return given or Config()
@@ -57,8 +57,8 @@ def as_config(given: Config | Mapping[str, Any] | AnyPath | None) -> Config:
         return load_config(Path(given))
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f"Settings were given as {type(given).__name__}: give a Config, a dictionary as "
-            '{"finetune.epochs": 5}, or the path of a YAML file.'
+            f"Settings of type {type(given).__name__} are not accepted: give a Config, a "
+            'dictionary such as {"finetune.epochs": 5}, or the path of a YAML file.'
         )
     names = {str(name): value for name, value in given.items()}
     whole = {name: value for name, value in names.items() if name in Config.model_fields}
@@ -67,22 +67,22 @@ def as_config(given: Config | Mapping[str, Any] | AnyPath | None) -> Config:
 
 
 def read_settings(path: Path, what: str = "", option: str = "--config") -> Any:
-    """What a YAML file of settings says itself, without any default; None if it is empty.
+    """The values of a YAML file of settings, without any default; None if it is empty.
 
     Args:
         path: the file.
-        what: it is of, in words, if not of settings.
-        option: with which it was given.
+        what: what the file holds, in words, if not settings.
+        option: the option with which the file was given.
 
     Raises:
-        ConfigError: the file is missing or is no YAML.
+        ConfigError: the file is missing or is not YAML.
     """
     try:
         with open_regular(path) as stream:
             return _yaml_values(stream.read().decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"No {what or 'settings'} file at {path}: check the path given to {option}."
+            f"No {what or 'settings'} file at {path}: check the path after {option}."
         ) from None
     except OSError as error:
         raise ConfigError(
@@ -102,43 +102,50 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         {'finetune.epochs': 3, 'model.regions': [3, 3], 'probe.enabled': False}
 
     Raises:
-        ConfigError: a text has no `=` or no readable value.
+        ConfigError: a text has no `=`, or its value cannot be read.
     """
     changes: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ConfigError(f"--set {pair!r} has no '=': write --set section.key=value")
+            raise ConfigError(
+                f"--set {pair!r} has no '=', so it sets nothing: write --set section.key=value."
+            )
         try:
             changes[name.strip()] = _yaml_value(text)
         except _NO_YAML as error:
-            raise ConfigError(f"--set {pair!r}: the value is no YAML ({error}).") from error
+            raise ConfigError(
+                f"--set {pair!r}: the value cannot be read as YAML ({error}). Correct it, or put "
+                "it in quotes."
+            ) from error
     return changes
 
 
 def _yaml_value(text: str) -> object:
-    # YAML 1.1 reads 1e-3 as a text; people mean a number. What they quote is a text.
+    # YAML 1.1 reads 1e-3 as a text, but people mean a number. A quoted value stays a text.
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text.strip()):
         return float(text)
     return _yaml_values(text)
 
 
 def _yaml_values(text: str) -> object:
-    """What a YAML text holds.
+    """The values of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is no YAML; it names its parts by aliases so often that a few lines could
-            fill the memory, or opens so many brackets that reading them would take minutes; and
-            whatever else of `_NO_YAML` a value raises that is not what its tag says.
+        yaml.YAMLError: the text is not YAML; or it has so many aliases that a few lines could fill
+            the memory, or so many open brackets that reading them would take minutes. A value that
+            does not fit its tag may raise any other error of `_NO_YAML`.
     """
     opened = list(accumulate((c in "[{") - (c in "]}") for c in text if c in "[]{}"))
     if opened and max(opened) > _MOST_OPEN:
-        raise yaml.YAMLError(f"{max(opened)} brackets are open, at most {_MOST_OPEN} are read")
+        raise yaml.YAMLError(
+            f"{max(opened)} brackets are open at once, but at most {_MOST_OPEN} are read"
+        )
     if (dashes := text.count("- - - - ")) > _MOST_OPEN:
-        raise yaml.YAMLError(f"lists in lists, {4 * dashes} deep")
+        raise yaml.YAMLError(f"lists are nested {4 * dashes} deep")
     names = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
     if names > _MOST_ALIASES:
-        raise yaml.YAMLError(f"{names} aliases, at most {_MOST_ALIASES} are followed")
+        raise yaml.YAMLError(f"{names} aliases, but at most {_MOST_ALIASES} are followed")
     return yaml.safe_load(text)
 
 

@@ -1,6 +1,6 @@
-"""Settings that bear another name than they did: files and commands of versions before go on.
+"""Renamed settings: files and commands with the former names still work.
 
-Whoever renames a setting adds a line here, and removes it two minor versions later
+When a setting is renamed, a line is added here, and removed two minor versions later
 (`docs/stability.md`).
 """
 
@@ -16,9 +16,9 @@ class Renamed(NamedTuple):
     """What became of a setting.
 
     Attributes:
-        name: `section.key` that it bears now; None: nothing listens to it any more.
-        since: the version that gave it that name.
-        until: the version that will know the old one no more.
+        name: its present name, `section.key`; None: the setting no longer exists.
+        since: the version that changed the name.
+        until: the first version that refuses the former name.
     """
 
     name: str | None
@@ -26,27 +26,28 @@ class Renamed(NamedTuple):
     until: str
 
 
-#: The name that a setting had -> what became of it.
+#: Former name of a setting -> what became of the setting.
 RENAMED: dict[str, Renamed] = {}
 
 
 def present_name(old: str, source: str, *, warn: bool = True) -> str | None:
-    """What a setting is called now; None: it is passed over.
+    """The present name of a setting; None: the setting is ignored.
 
     Args:
         old: `section.key`.
-        source: where it stands, for the warning.
-        warn: whether whoever wrote it is told; a finished run's file is nobody's to mend.
+        source: where the setting stands, for the warning.
+        warn: whether a former name causes a warning; not for files of finished runs, which nobody
+            should edit.
     """
     if old not in RENAMED:
         return old
     found = RENAMED[old]
     if warn:
-        told = "is passed over" if found.name is None else f"is called {found.name}"
-        what_to_do = "leave it out" if found.name is None else "write that"
+        told = "is ignored" if found.name is None else f"is called {found.name}"
+        what_to_do = "leave it out" if found.name is None else f"write {found.name}"
         warnings.warn(
-            f"{source}: {old} {told} since recame {found.since}, and {found.until} will refuse the "
-            f"old name: {what_to_do}.",
+            f"{source}: {old} {told} since recame {found.since}, and recame {found.until} will "
+            f"refuse the old name: {what_to_do}.",
             FutureWarning,
             stacklevel=2,
         )
@@ -54,15 +55,15 @@ def present_name(old: str, source: str, *, warn: bool = True) -> str | None:
 
 
 def by_present_names(values: dict[str, Any], source: str, *, warn: bool = True) -> dict[str, Any]:
-    """Nested settings with each under its present name.
+    """Nested settings, each under its present name.
 
     Args:
-        values: section -> key -> value; what is no section stays as it is.
-        source: where they stand.
+        values: section -> key -> value; a value that is no section stays as it is.
+        source: where the settings stand, for messages.
         warn: see `present_name`.
 
     Raises:
-        ConfigError: a setting stands there under both names.
+        ConfigError: a setting is given under both names.
     """
     known = {name.partition(".")[0] for name in RENAMED}
     found = {
@@ -82,9 +83,9 @@ def by_present_names(values: dict[str, Any], source: str, *, warn: bool = True) 
         keys = dict(there) if isinstance(there, dict) else {}
         if key in keys:
             raise ConfigError(
-                f"{source} holds {old} and {name}, which is its present name, so it is not known "
-                f"which of them counts: take {old} out."
+                f"{source} holds {old} and also {name}, the present name of the same setting, so "
+                f"it is unclear which value counts: remove {old}."
             )
         found[section] = {**keys, key: value}
-    # A section of which all settings have gone is none.
+    # A section whose settings have all gone is left out.
     return {name: keys for name, keys in found.items() if keys != {} or values.get(name) == {}}

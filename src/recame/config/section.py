@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-#: Something outside the package, as a path, a name or a mapping (`recame.plugins`).
+#: A plug-in: code outside the package, as a path, a name or a mapping (`recame.plugins`).
 Own = Annotated[Plugin, BeforeValidator(as_plugin)]
 
 
@@ -26,7 +26,7 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
 
 def _pair(ends: object) -> object:
     if not isinstance(ends, list | tuple) or len(ends) != 2:
-        raise ValueError("give the lower and the upper end in brackets, as [0,1]")
+        raise ValueError("give the lower and the upper end in brackets, for example [0,1]")
     return ends
 
 
@@ -38,11 +38,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    if not TYPE_CHECKING:  # a type checker knows that they are frozen
+    if not TYPE_CHECKING:  # a type checker knows that settings are frozen
 
         def __setattr__(self, name: str, value: object) -> None:
-            """Say how a setting is changed."""
+            """Refuse the change, and say how settings are changed."""
             raise ConfigError(
-                f"{name} = {value!r}: settings never change in place, as a run, its checkpoints "
-                'and its report share them. Make others: config.updated({"section.key": value})'
+                f"{name} = {value!r}: settings cannot be changed in place, as a run, its "
+                "checkpoints and its report share them. Make a changed copy: "
+                'config.updated({"section.key": value})'
             )

@@ -1,7 +1,7 @@
-"""Every setting of a run, one section a stage: the one page of knobs. Imports no torch.
+"""Every setting of a run, one section for each stage. Imports no torch.
 
-A value of `"auto"` is decided by `recame.training.planner` from the data and the device before
-training; the run's saved `config.yaml` holds what was decided.
+`recame.training.planner` decides each `"auto"` from the data and the device before training; the
+run's saved `config.yaml` holds what was decided.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recame.errors import ConfigError
 
 CONFIG_SCHEMA = 1
 
-#: A value in an error: whole where a person wrote it, cut where it would fill pages.
+#: How an error shows a value: short values whole, long ones cut.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
@@ -35,7 +35,7 @@ class Config(Section):
     """Every setting of a run.
 
     Raises:
-        ConfigError: names each unknown or ill-typed setting and what is allowed.
+        ConfigError: a setting is unknown or ill-typed; the error names it and what is allowed.
     """
 
     schema_version: int = CONFIG_SCHEMA
@@ -51,7 +51,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
     def __init__(self, **sections: Any) -> None:
-        """Check sections, each a dictionary or its class."""
+        """Check the sections, each a dictionary or an object of its class."""
         try:
             super().__init__(**sections)
         except ValidationError as error:
@@ -61,27 +61,30 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.schema_version > CONFIG_SCHEMA:
             raise ValueError(
-                f"the settings have schema {self.schema_version}, this version reads up to "
+                f"the settings have schema {self.schema_version}, but this version reads up to "
                 f"{CONFIG_SCHEMA}: update recame"
             )
         if not (self.probe.enabled or self.finetune.enabled):
-            raise ValueError("probe.enabled and finetune.enabled are both false: nothing to train")
+            raise ValueError(
+                "probe.enabled and finetune.enabled are both false, so there is nothing to train: "
+                "set one of them to true"
+            )
         if self.run.keep == "joined" and not self.judges_joined:
             raise ValueError(
-                "run.keep=joined joins an expert of each phase, and one phase is switched off: "
-                "enable probe and finetune, or choose another run.keep"
+                "run.keep=joined makes an ensemble of an expert of each phase, but one phase is "
+                "switched off: enable probe and finetune, or choose another run.keep"
             )
         taus, experts = self.objective.tau, self.model.num_experts
         if isinstance(taus, tuple) and experts != "auto" and len(taus) != experts:
             raise ValueError(
                 f"objective.tau has {len(taus)} values for model.num_experts={experts}: "
-                "give one value, or one for each expert"
+                "give one value, or one value for each expert"
             )
         return self
 
     @property
     def judges_joined(self) -> bool:
-        """Whether an expert of each phase, together, is a candidate to keep."""
+        """Whether the ensemble of an expert of each phase is a candidate to keep."""
         return (
             self.run.keep in {"best_on_val", "joined"}
             and self.probe.enabled
@@ -119,16 +122,16 @@ def parse_config(
 
     Args:
         values: what a YAML file held.
-        source: how an error names where they came from.
-        warn_of_old_names: whether whoever wrote a setting by its former name is told.
+        source: where the settings came from, as an error names it.
+        warn_of_old_names: whether a setting under its former name causes a warning.
 
     Raises:
-        ConfigError: names each unknown or ill-typed setting and what is allowed.
+        ConfigError: a setting is unknown or ill-typed; the error names it and what is allowed.
     """
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{source} must hold sections of settings, found {type(values).__name__}: "
-            "start from a file of configs/."
+            f"{source} must hold sections of settings, but holds {type(values).__name__}: "
+            "start from a file of configs/, or from what recame settings prints."
         )
     values = by_present_names(values, source, warn=warn_of_old_names)
     try:
@@ -140,7 +143,7 @@ def parse_config(
 
 
 def _explained(error: ValidationError) -> str:
-    """One clause a setting: what it may be, and what it was."""
+    """One clause for each wrong setting: what it may be, and what it was."""
     told: dict[str, list[tuple[str, str]]] = {}
     for item in error.errors():
         where = [str(part) for part in item["loc"]]
@@ -156,7 +159,7 @@ def _explained(error: ValidationError) -> str:
         told.setdefault(".".join(where[:2]), []).append((text, given))
     listed = []
     for name, clauses in told.items():
-        # What several rules refuse is shown once.
+        # A value that several rules refuse is shown once.
         texts: dict[str, dict[str, None]] = {}
         for text, given in clauses:
             texts.setdefault(given, {})[text] = None

@@ -9,21 +9,21 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 _SIDES = (16, 2048)
-_HOW = "give the side of a square, as 128, or height x width, as 128x512"
+_HOW = "give the side of a square, for example 128, or height x width, for example 128x512"
 
 
 def as_size(value: object) -> int | str:
-    """A size as settings hold it: the side of a square, else the text `HxW`.
+    """Convert a size to the form of the settings: the side of a square, else the text `HxW`.
 
     Args:
-        value: a side; a pair of height and width; or either as a text.
+        value: a side, or a pair of height and width, as numbers or as a text; pixels.
 
     Examples:
         >>> as_size(128), as_size("96x320"), as_size((96, 320)), as_size("64x64")
         (128, '96x320', '96x320', 64)
 
     Raises:
-        ValueError: it is none of these, or a side is outside 16 to 2048 pixels.
+        ValueError: the value is no size, or a side is outside 16 to 2048 pixels.
     """
     sides: Sequence[object]
     if isinstance(value, str):
@@ -40,13 +40,13 @@ def as_size(value: object) -> int | str:
         raise ValueError(_HOW)
     low, high = _SIDES
     if not all(low <= side <= high for side in whole):
-        raise ValueError(f"each side lies in {low} to {high} pixels: {_HOW}")
+        raise ValueError(f"each side must have {low} to {high} pixels: {_HOW}")
     height, width = whole[0], whole[-1]
     return height if height == width else f"{height}x{width}"
 
 
 def height_width(size: int | str) -> tuple[int, int]:
-    """Height and width in pixels of a size that settings hold.
+    """Height and width in pixels of a size in the form of the settings.
 
     Examples:
         >>> height_width(128), height_width("96x320")
@@ -56,5 +56,5 @@ def height_width(size: int | str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
-#: As `as_size` returns it.
+#: A size as `as_size` returns it.
 Size = Annotated[int | str, BeforeValidator(as_size)]

@@ -1,4 +1,4 @@
-"""Every setting with its default, what it means and what it may be: a YAML file to start from."""
+"""All settings as a YAML file to start from: default, meaning and allowed values of each."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _KINDS = {"integer": "whole number", "number": "number", "string": "text", "bool
 
 
 def settings_schema() -> dict[str, Any]:
-    """The settings' JSON schema, by which editors complete and check a YAML file."""
+    """The settings' JSON schema, with which editors complete and check a YAML file."""
     return Config.model_json_schema()
 
 
 def settings_template() -> str:
-    """All settings as YAML with comments; given back unchanged it is the default."""
+    """All settings as YAML with comments; unchanged, the file means the defaults."""
     schema = settings_schema()
     defaults = Config().model_dump(mode="json")
     lines = [
-        "# Every setting of recame train, with its default. Keep what you change and leave out the",
-        "# rest: recame train DATA --config FILE, or one by one: --set section.name=value.",
+        "# Every setting of recame train, with its default. Keep the settings that you change, and",
+        "# leave out the rest: recame train DATA --config FILE. Or give single settings with",
+        "# --set section.name=value.",
         f"schema_version: {defaults['schema_version']}",
     ]
     for section, values in defaults.items():
@@ -41,10 +42,10 @@ def settings_template() -> str:
 
 
 def allowed(setting: dict[str, Any]) -> str:
-    """What a setting may be, in words.
+    """The allowed values of a setting, in words.
 
     Args:
-        setting: its JSON schema.
+        setting: the JSON schema of the setting.
 
     Examples:
         >>> allowed({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]})

@@ -1,4 +1,4 @@
-"""How much disk the caches of decoded images may take, and which goes first."""
+"""Limits the disk space of the caches of decoded images, and removes the oldest first."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from recame.errors import ConfigError, DataError
 from recame.files import hold, write_text
 
-#: Bytes that all caches of a folder may take together, and the share of the disk that they take at
-#: most, where `RECAME_CACHE_LIMIT` says nothing.
+#: Most bytes of all caches of a folder together, and their largest share of the disk, if
+#: `RECAME_CACHE_LIMIT` is not set.
 DEFAULT_LIMIT, DISK_SHARE = 100 * 10**9, 0.25
 
 _USES = "uses.json"
@@ -25,20 +25,20 @@ _TRIES, _PAUSE_S = 20, 0.05
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept, unless `data.cache_dir` says otherwise."""
+    """The folder of decoded images, unless `data.cache_dir` names another."""
     return Path(os.environ.get("RECAME_CACHE") or Path.home() / ".cache" / "recame")
 
 
 def taken(folder: Path) -> tuple[int, int]:
-    """How many caches a folder holds, and their bytes."""
+    """Number of caches in a folder, and their bytes."""
     return sum(1 for _ in folder.glob("*.pixels")), _total(folder)
 
 
 def clear(folder: Path) -> tuple[int, int]:
-    """Remove all caches that no process makes at the moment.
+    """Remove all caches except those that a process is writing.
 
     Returns:
-        How many are gone, and their bytes.
+        Number of removed caches, and their bytes.
 
     Raises:
         DataError: the folder cannot be written.
@@ -49,8 +49,8 @@ def clear(folder: Path) -> tuple[int, int]:
     with _order(folder) as order:
         if order is None:
             raise DataError(
-                f"{folder} cannot be written, or another process holds it, so that nothing is "
-                "removed from it: call again, as a user who may write to it."
+                f"{folder} cannot be written, or another process holds it, so nothing was removed: "
+                "try again, as a user who may write to it."
             )
         _remove_partial(folder, "")
         _remove_first(folder, "", order, over=size)
@@ -107,8 +107,8 @@ def cache_limit(folder: Path) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text)
     if found is None or found[2].upper() not in _UNITS:
         raise ConfigError(
-            f"RECAME_CACHE_LIMIT={text!r} is no size, so nothing tells how much disk the decoded "
-            "images may take: write a number with MB, GB or TB, as 200GB."
+            f"RECAME_CACHE_LIMIT={text!r} is not a size, so it is unclear how much disk "
+            "the decoded images may take: write a number with MB, GB or TB, for example 200GB."
         )
     return round(float(found[1]) * _UNITS[found[2].upper()])
 

@@ -1,4 +1,4 @@
-"""Labels that people have corrected: a column filled in beside `image`, applied and listed."""
+"""Applies and lists labels that people have corrected in a table with the column `image`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from recame.names import counted, quoted, text_of
 
 #: The column that people fill in; an empty cell leaves the label as it is.
 CORRECTED = "corrected_label"
-#: What it holds of an image that is to be left out.
+#: The value in it for an image that is to be left out.
 LEFT_OUT = "-"
-#: The columns of what was changed.
+#: The columns of the table of changes.
 CHANGES = ("image", "split", "was", "is")
 _NAMED = 4
 
 
 class Correction(NamedTuple):
-    """What one row says.
+    """One row of a table of corrections.
 
     Attributes:
-        row: below the header, from 1.
-        was: the label that its table shows; None where it shows none.
-        now: the corrected one, or `LEFT_OUT`.
+        row: number of the row below the header, from 1.
+        was: the label in the table; None if there is none.
+        now: the corrected label, or `LEFT_OUT`.
     """
 
     row: int
@@ -39,22 +39,22 @@ class Correction(NamedTuple):
 
 
 def read_corrections(path: Path, encoding: str = "auto") -> dict[str, Correction]:
-    """Read a table with `image` and `corrected_label`, as `suspects.csv` of `recame inspect`.
+    """Read a table with `image` and `corrected_label`, such as `suspects.csv` of `recame inspect`.
 
     Args:
-        path: a CSV file; of further columns only `label` is read, which says what is corrected.
-        encoding: as of the set's own table.
+        path: a CSV file; of further columns only `label`, the former label, is read.
+        encoding: as for the table of the data set.
 
     Returns:
-        Image -> its correction; rows with an empty cell are none.
+        Image -> its correction; rows with an empty `corrected_label` are left out.
 
     Raises:
-        DataError: it cannot be read, has no such column, or contradicts itself.
+        DataError: the file cannot be read, lacks a column, or contradicts itself.
     """
     if not path.is_file():
         raise DataError(
-            f"There is no table of corrections at {path} (data.corrections): check its path. It is "
-            f"a CSV file with the columns image and {CORRECTED}, as recame inspect writes one."
+            f"There is no table of corrections at {path} (data.corrections): check the path. Give "
+            f"a CSV file with the columns image and {CORRECTED}, such as recame inspect writes."
         )
     taken = read_table_text(path, {"image", "label", CORRECTED}, encoding)
     try:
@@ -81,8 +81,8 @@ def read_corrections(path: Path, encoding: str = "auto") -> dict[str, Correction
         if earlier.now != now:
             raise DataError(
                 f"{path} contradicts itself: {quoted(name)} is {quoted(earlier.now)} in row "
-                f"{earlier.row} below the header and {quoted(now)} in row {row}, and a guess would "
-                "teach something wrong. Leave one of them."
+                f"{earlier.row} below the header, but {quoted(now)} in row {row}, and a wrong "
+                "label would train the model wrongly. Remove one of the rows."
             )
     return found
 
@@ -90,21 +90,21 @@ def read_corrections(path: Path, encoding: str = "auto") -> dict[str, Correction
 def corrected(
     table: pd.DataFrame, settings: DataConfig, *, left_out: Collection[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A manifest with the labels of `data.corrections`, and what that changed.
+    """Apply `data.corrections` to a manifest, and list the changes.
 
-    After the splits are made: a label that is corrected moves no image to another split.
+    Call it after the splits are made, so that a corrected label moves no image to another split.
 
     Args:
         table: of `read_manifest`.
-        settings: name the table of corrections, or none.
+        settings: may name a table of corrections.
         left_out: images that earlier corrections have left out already.
 
     Returns:
-        The table, numbered from 0, and a row a change: `image`, `split`, `was`, `is` (`-` for an
-        image that was left out).
+        The table, numbered from 0, and one row for each change: `image`, `split`, `was`, `is` (`-`
+        for an image that was left out).
 
     Raises:
-        DataError: the corrections contradict each other or the set.
+        DataError: the corrections contradict each other or the data set.
     """
     path = settings.corrections
     if path is None:
@@ -128,14 +128,17 @@ def corrected(
     kept = now.fillna("") != LEFT_OUT
     table = table.assign(label=labels.where(~changed, now))[kept].reset_index(drop=True)
     if table.empty:
-        raise DataError(f"{path} leaves every image out, so that nothing is left to look at.")
+        raise DataError(
+            f"{path} leaves out every image, so no image remains: keep some rows without "
+            f"{LEFT_OUT!r}."
+        )
     return table, changes
 
 
 def told_corrections(changes: pd.DataFrame, path: Path) -> list[str]:
-    """What was corrected, in sentences; those of `test` are said, as they move its figures."""
+    """Sentences about what was corrected; those about `test` say that its figures change."""
     if changes.empty:
-        return [f"{path} corrects nothing that is not so already"]
+        return [f"{path} changes nothing: all its labels are in the data already"]
     out = changes["is"] == LEFT_OUT
     parts = [
         counted(int((~out).sum()), "label") + " corrected" if (~out).any() else "",
@@ -144,8 +147,8 @@ def told_corrections(changes: pd.DataFrame, path: Path) -> list[str]:
     told = [f"{' and '.join(filter(None, parts))} by {path}"]
     if number := int((changes["split"] == "test").sum()):
         told.append(
-            f"{counted(number)} of them {'is' if number == 1 else 'are'} of test: its figures are "
-            "those of the corrected labels, and not to be compared with figures from before"
+            f"{counted(number)} of them {'is' if number == 1 else 'are'} in test: do not compare "
+            "figures on the corrected labels with earlier figures"
         )
     return told
 
@@ -154,9 +157,9 @@ def _check_images(path: Path, asked: dict[str, Correction], known: Collection[st
     if unknown := [name for name in asked if name not in known]:
         first = ", ".join(f"{quoted(name)} (row {asked[name].row})" for name in unknown[:_NAMED])
         raise DataError(
-            f"{path} corrects {counted(len(unknown))} that the set does not hold: {first}"
-            f"{', ...' if len(unknown) > _NAMED else ''}. Its rows are below the header; name "
-            "images as the set's table does, or as paths below its folder, or remove these rows."
+            f"{path} corrects {counted(len(unknown))} that the data set does not hold: {first}"
+            f"{', ...' if len(unknown) > _NAMED else ''} (rows below the header). Name images as "
+            "in the table of the data set, or as paths below its folder, or remove these rows."
         )
 
 
@@ -164,31 +167,32 @@ def _check_classes(path: Path, asked: dict[str, Correction], known: Collection[s
     for name, each in asked.items():
         if each.now == LEFT_OUT and LEFT_OUT in known:
             raise DataError(
-                f"{path}, row {each.row} below the header: {LEFT_OUT!r} would leave {quoted(name)} "
-                "out, but the set has a class of that name. Rename the class, or remove the image "
-                "from the set."
+                f"{path}, row {each.row} below the header: {LEFT_OUT!r} would leave out "
+                f"{quoted(name)}, but the data set has a class with that name. Rename the class, "
+                "or remove the image from the data set."
             )
         if each.now != LEFT_OUT and each.now not in known:
             near = get_close_matches(each.now, sorted(known), 1)
             meant = f" (did you mean {quoted(near[0])}?)" if near else ""
             raise DataError(
-                f"{path}, row {each.row} below the header: {quoted(name)} is to be "
-                f"{quoted(each.now)}{meant}, and the set has no such class, which a slip of the "
-                f"keyboard would make. Its classes are {', '.join(map(quoted, sorted(known)[:12]))}"
-                "; label the images of a new class in the set itself."
+                f"{path}, row {each.row} below the header: {quoted(name)} is corrected to "
+                f"{quoted(each.now)}{meant}, but the data set has no such class, and a typing slip "
+                "would make a new one. Its classes are "
+                f"{', '.join(map(quoted, sorted(known)[:12]))}; label images of a new class in the "
+                "data set itself."
             )
 
 
 def _check_labels(
     path: Path, asked: dict[str, Correction], images: pd.Series, labels: pd.Series
 ) -> None:
-    """Refuse corrections of another state of the set."""
+    """Refuse corrections that were made for another version of the data set."""
     for name, label in zip(images, labels, strict=True):
         each = asked[name]
         if each.was is not None and pd.notna(label) and each.was != label:
             raise DataError(
                 f"{path}, row {each.row} below the header, corrects {quoted(name)} from "
-                f"{quoted(each.was)} to {quoted(each.now)}, but the set calls it {quoted(label)} "
-                "by now: the table is of another state of the set. Look at the image again, or "
-                "empty the row's label."
+                f"{quoted(each.was)} to {quoted(each.now)}, but its label is {quoted(label)} now: "
+                "the table was made for another version of the data set. Look at the image again, "
+                "or empty the label in this row."
             )

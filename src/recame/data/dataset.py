@@ -86,8 +86,8 @@ class InspectionSet:
         if self.classes is None:
             raise DataError(
                 f"None of these {len(self.table)} images has a label ({self.table['path'][0]}, "
-                "...) or all have the same, so there are no classes to learn or to judge by. Give "
-                "labels: a folder for each class, or a table with image and label."
+                "...), or all have the same label, so there are no classes to train or evaluate "
+                "on. Give labels: a folder for each class, or a table with image and label."
             )
         return self.classes
 
@@ -114,7 +114,7 @@ class InspectionSet:
         if not len(indices):
             raise DataError(
                 f"There is no image in the split {split!r}; the splits are "
-                f"{', '.join(map(quoted, self.splits))}. Name one of them."
+                f"{', '.join(map(quoted, self.splits))}. Choose one of them."
             )
         part = self.table.iloc[indices]
         return SplitView(split, indices, part["target"].to_numpy(), part["row"].to_numpy())
@@ -238,9 +238,8 @@ def _check_labelled(table: pd.DataFrame) -> None:
     missing = len(table) if "label" not in table else int(table["label"].isna().sum())
     if missing:
         raise DataError(
-            f"{missing} of {len(table)} images have no label, so nothing says what they show, and "
-            "nothing can be learned from them or judged by them. Add a column 'label', or leave "
-            "these images out."
+            f"{missing} of {len(table)} images have no label, so a model can be neither trained "
+            "nor evaluated on them. Add a column 'label', or leave out these images."
         )
 
 
@@ -255,13 +254,13 @@ def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> Non
     )
     if trained:
         raise DataError(
-            f"The model was not trained on {names}, so it can never be right there. Correct these "
-            "labels, leave the images out, or train again with them."
+            f"The model was not trained on {names}, so it can never predict this correctly. "
+            "Correct these labels, leave out the images, or train again with them."
         )
     where = ", ".join(map(quoted, sorted(set(unknown["split"]))))
     raise DataError(
-        f"Training never sees {names}, found only in the split {where}: no model could name such "
-        "an image. Add training images of it, or remove the rows."
+        f"Training never sees {names}, found only in the split {where}, so no model can learn to "
+        "predict it. Add training images of it, or remove the rows."
     )
 
 
@@ -274,15 +273,15 @@ def _drop_broken(
         first = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:5])
         raise UnreadableError(
             f"{num_broken} of {len(table)} images cannot be read ({first}"
-            f"{'; ...' if len(cache.broken) > 5 else ''}), more than the share of {max_fraction:g} "
-            "that is put up with. Repair or remove them, or raise data.max_broken_fraction."
+            f"{'; ...' if len(cache.broken) > 5 else ''}), more than the allowed share of "
+            f"{max_fraction:g}. Repair or remove them, or raise data.max_broken_fraction."
         )
     left = table[readable].reset_index(drop=True)
     present = set(left.loc[left["split"] == "train", "label"]) if learns else set()
     if learns and (lost := set(table["label"]) - present):
         raise DataError(
             f"Every training image of {', '.join(map(repr, sorted(lost)))} is unreadable, so "
-            "the class would vanish from the model. Repair them, or remove the class's rows."
+            "the class would be missing from the model. Repair them, or remove the class's rows."
         )
     return left
 
@@ -297,9 +296,9 @@ def _tell_unjudged(table: pd.DataFrame, label_space: LabelSpace) -> None:
     ]
     if judged and unjudged:
         warnings.warn(
-            f"val has no image of {', '.join(unjudged)} (training images in brackets), so what is "
-            "kept of the training is chosen without a look at them. Put images of each class into "
-            "val where there are enough.",
+            f"val has no image of {', '.join(unjudged)} (training images in brackets), so the "
+            "model is chosen without these classes. Put images of each class into val if there "
+            "are enough.",
             stacklevel=3,
         )
 

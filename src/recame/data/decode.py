@@ -1,4 +1,4 @@
-"""What a model is given -> the array it sees, what is lost on the way, or why there is none.
+"""An image as given -> the array that a model sees and what is lost on the way, or an error.
 
 Needs no torch.
 """
@@ -42,23 +42,23 @@ Image = Path | str | bytes | Array
 
 #: Seconds before each further try to read a file that the system does not give now.
 _WAITS_S = (0.1, 0.4, 1.6)
-#: After so many files in a row that stayed away, each further one is tried once: it is not the
-#: file that is ill, but the place where all of them lie.
+#: After this many unavailable files in a row, each further file is tried only once, as the fault
+#: lies with their drive and not with the files.
 _MANY_AWAY = 8
 #: Bytes of decoded pixels that are kept for a file's next box.
 _MOST_KEPT = 2**28
-#: What no waiting mends.
+#: Errors that waiting does not remove.
 _LASTING = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EINVAL),
 }
-#: Windows' own numbers of what passes, which it maps to lasting ones: a file that another program
-#: still writes, a network that is away.
+#: Windows' own numbers of errors that pass, which it maps to lasting ones: a file that another
+#: program still writes, a network that is down.
 _WINDOWS_PASSING = {32, 33, 51, 53, 54, 59, 64, 67, 121, 1231}
 
 
 class FileFacts(NamedTuple):
-    """What a file holds that a specification may lose.
+    """Properties of a file that the conversion to a specification may lose.
 
     Attributes:
         deep: whether its samples have more than 8 bits.
@@ -77,7 +77,7 @@ class FileFacts(NamedTuple):
     outside: float = 0.0
 
 
-#: Of a file of which nothing is worth a word.
+#: Facts of a file that loses nothing.
 PLAIN = FileFacts()
 
 
@@ -92,12 +92,12 @@ def clipped_share(facts: FileFacts, spec: PreprocessSpec) -> float:
 
 
 def losses(facts: FileFacts, spec: PreprocessSpec) -> dict[Loss, str]:
-    """What a file loses as it is brought to a specification, in words.
+    """What a file loses when it is converted to a specification, in words.
 
     Examples:
         >>> grey = PreprocessSpec(64, 64, 1, 8, 255.0, (0.5,), (0.5,))
         >>> losses(FileFacts(deep=True, peak=4000), grey)
-        {'near black': 'its values use 12 of 16 bits, of which the model sees the upper 8'}
+        {'near black': 'its values use 12 of 16 bits, but the model sees only the upper 8 bits'}
     """
     told: dict[Loss, str] = {}
     bits = next((bits for bits in CAMERA_BITS if facts.peak < 2**bits), 16)
@@ -108,10 +108,10 @@ def losses(facts: FileFacts, spec: PreprocessSpec) -> dict[Loss, str]:
         told["clipped"] = f"{share:.1%} of its values lie above {spec.scale:.0f}, which is white"
     if facts.deep and spec.bit_depth == 8 and bits < 16:
         told["near black"] = (
-            f"its values use {bits} of 16 bits, of which the model sees the upper 8"
+            f"its values use {bits} of 16 bits, but the model sees only the upper 8 bits"
         )
     elif facts.deep and spec.bit_depth == 16 and 16 * (2**bits - 1) <= spec.scale:
-        told["near black"] = f"its values use {bits} bits, where {spec.scale:.0f} is white"
+        told["near black"] = f"its values use {bits} bits, but {spec.scale:.0f} is white"
     if facts.coloured:
         told["colour"] = "its colour becomes grey"
     if facts.pages > 1:
@@ -120,7 +120,7 @@ def losses(facts: FileFacts, spec: PreprocessSpec) -> dict[Loss, str]:
 
 
 def near_black(lost: Mapping[Loss, str], spec: PreprocessSpec) -> bool:
-    """Whether a model of 8-bit images sees next to nothing of an image, so that a person must."""
+    """Whether a model of 8-bit images sees almost nothing of an image, so a person must look."""
     return spec.bit_depth == 8 and "near black" in lost
 
 
@@ -194,12 +194,12 @@ def stored_values(
     if pixels.dtype.kind != "f":
         return pixels, 0.0
     if odd := pixels.size - np.count_nonzero(np.isfinite(pixels)):
-        raise DataError(f"{odd:,} of its floating-point values are no numbers (NaN or infinite)")
+        raise DataError(f"{odd:,} of its floating-point values are not finite (NaN or infinite)")
     least, most = float(pixels.min()), float(pixels.max())
     if float_range is None:
         raise DataError(
-            f"floating-point pixels, here from {least:.6g} to {most:.6g}, and nothing says which "
-            "are black and white: declare data.float_range=[BLACK,WHITE] before training"
+            f"floating-point pixels, here from {least:.6g} to {most:.6g}, and no setting says "
+            "which values are black and white: set data.float_range=[BLACK,WHITE] before training"
         )
     low, high = float_range
     values = pixels.astype(np.float64)  # the range's ends are none of fewer bits
@@ -359,7 +359,7 @@ class Reader:
             return None
 
     def _file(self, image: Path | str, opened: contextlib.ExitStack) -> FileContent:
-        """A file's content; what may pass, as a share that is away, is tried again."""
+        """A file's content; after an error that may pass (a lost drive), it is read again."""
         waits = iter(_WAITS_S if self._away < _MANY_AWAY else ())
         while True:
             try:
@@ -403,12 +403,12 @@ def _checked(image: Array) -> Array:
     """
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(
-            f"An image of {image.dtype} values was given, and the model was trained on stored "
+            f"An image of {image.dtype} values was given, but the model was trained on stored "
             "pixels: give uint8 (0 to 255) or uint16, as they come from the file or the camera."
         )
     if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
         raise DataError(
-            f"An array of shape {image.shape} is no image: give (H, W), (H, W, 1) or (H, W, 3) in "
-            "RGB order; drop an alpha channel with image[..., :3]."
+            f"An array of shape {image.shape} is not an image: give (H, W), (H, W, 1) or (H, W, 3) "
+            "in RGB order; drop an alpha channel with image[..., :3]."
         )
     return image[..., 0] if image.shape[2:] == (1,) else image

@@ -1,4 +1,4 @@
-"""What part of a file a name asks for: `lot/7.tif#2` a page, `lot/7.png#xywh=10,20,30,40` a box.
+"""The part of a file that a name means: `lot/7.tif#2` a page, `lot/7.png#xywh=10,20,30,40` a box.
 
 A box is a spatial fragment of W3C Media Fragments (`xywh=x,y,width,height`, pixels, here also
 fractions of them); one on a page is `lot/7.tif#2&xywh=10,20,30,40`.
@@ -178,7 +178,7 @@ def crop(box: Box, height: int, width: int, context: float) -> tuple[slice, slic
     middle_x, middle_y = box.x + box.width / 2, box.y + box.height / 2
     if not (0 <= middle_x < width and 0 <= middle_y < height):
         raise DataError(
-            f"its box {box} (x, y, width, height) lies outside of its {width} x {height} pixels"
+            f"its box {box} (x, y, width, height) lies outside its {width} x {height} pixels"
         )
     left, right = max(box.x, 0.0), min(box.x + box.width, width)
     top, bottom = max(box.y, 0.0), min(box.y + box.height, height)

@@ -1,6 +1,6 @@
-"""What people hold of an image, as a path, a file's bytes or stored pixels.
+"""Converts images in any accepted form to a path, a file's bytes or stored pixels.
 
-None of the libraries whose objects these may be is imported here: who gives one has it.
+The libraries of these objects are not imported here: whoever gives such an object has the library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def given_images(given: Any) -> list[Image]:
             of them. All may be mixed. Of a DataFrame the column `image` counts.
 
     Raises:
-        DataError: something is none of these; says which, and what to do.
+        DataError: something has another form; says what, and what to do.
     """
     return list(chain.from_iterable(map(expanded, _flat(given))))
 
@@ -55,8 +55,8 @@ def _flat(given: Any) -> Iterator[Image]:
     elif _is_of(given, "pandas", "columns"):
         if "image" not in given:
             raise DataError(
-                f"The table has no column 'image'; its columns are {', '.join(given)}, so nothing "
-                "says which images are meant: give the one that holds their paths, table[NAME]."
+                f"The table has no column 'image', so it names no images; its columns are "
+                f"{', '.join(given)}: give the column that holds the paths, table[NAME]."
             )
         yield from map(os.fspath, given["image"])
     elif isinstance(given, Iterable) and not isinstance(given, dict):
@@ -64,8 +64,8 @@ def _flat(given: Any) -> Iterator[Image]:
             yield from _flat(each)
     else:
         raise DataError(
-            f"A {type(given).__module__}.{type(given).__name__} is no image: give a path, a file's "
-            "bytes, an open file, an array, an image of PIL or a tensor, or a list of these."
+            f"A {type(given).__module__}.{type(given).__name__} is not an image: give a path, a "
+            "file's bytes, an open file, an array, a PIL image or a tensor, or a list of these."
         )
 
 
@@ -80,7 +80,7 @@ def _of_file(file: Any) -> bytes:
     content = file.read()
     if not isinstance(content, bytes):
         raise DataError(
-            f"{getattr(file, 'name', 'The file')} was opened as text, and images are bytes: open "
+            f"{getattr(file, 'name', 'The file')} was opened as text, but images are bytes: open "
             "it with mode 'rb'."
         )
     return content
@@ -94,13 +94,13 @@ def _of_pil(image: Any) -> Array:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise DataError(
-                f"An image of PIL holds values from {values.min()} to {values.max()}, and stored "
-                "pixels have 8 or 16 bits: bring them to 0 to 65535 before."
+                f"A PIL image holds values from {values.min()} to {values.max()}, but stored "
+                "pixels have 8 or 16 bits: scale the values to 0 to 65535 first."
             )
         return values.astype(np.uint16)
     if image.mode not in _MODES:
         raise DataError(
-            f"An image of PIL has the mode {image.mode!r}, which holds no stored pixels: give its "
+            f"A PIL image has the mode {image.mode!r}, which does not hold stored pixels: give its "
             "file, or an image of mode L, RGB or I;16."
         )
     upright = ImageOps.exif_transpose(image)
@@ -114,14 +114,14 @@ def _of_tensor(tensor: Any) -> Iterator[Array]:
     pixels = tensor.detach().cpu().numpy()
     if pixels.ndim > 4 or pixels.ndim < 2:
         raise DataError(
-            f"A tensor of shape {tuple(pixels.shape)} is no image: give (C, H, W), (H, W), or a "
-            "batch (B, C, H, W)."
+            f"A tensor of shape {tuple(pixels.shape)} is not an image: give (C, H, W), (H, W), or "
+            "a batch (B, C, H, W)."
         )
     if np.issubdtype(pixels.dtype, np.floating):
         raise DataError(
-            f"A tensor of {pixels.dtype} was given, and how a model scales and normalises is part "
-            "of it: give stored pixels, before ToTensor and Normalize; values from 0 to 1 become "
-            "these by (255 * x).round().to(torch.uint8)."
+            f"A tensor of {pixels.dtype} was given, but the model itself scales and normalises: "
+            "give stored pixels, before ToTensor and Normalize; convert values from 0 to 1 with "
+            "(255 * x).round().to(torch.uint8)."
         )
     for image in pixels if pixels.ndim == 4 else [pixels]:
         channels_first = image.ndim == 3 and image.shape[0] in (1, 3)

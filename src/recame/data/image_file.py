@@ -1,4 +1,4 @@
-"""An image file -> its own pixels: what may be opened, how much memory it takes, how it is read."""
+"""Reads image files to pixels, with checks of format and memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO], Opened]], ...] = (
     (re.compile(rb"P[1-6][\s#]"), PnmImage),
     (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), Jpeg2000Image),
 )
-#: How the reason starts where a file may open next time: a right, a drive that is away.
+#: Start of the reason if a file may open next time: missing permission, unavailable drive.
 NOT_OPENED = "cannot be opened"
 
 _ORIENTATION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 258, 339
@@ -214,10 +214,10 @@ def _needed(image: Opened, size: int, max_pixels: int) -> int:
     most = pixel * max_pixels + _BESIDE_PIXELS
     if size > most and size > most * image.num_pages():
         raise DataError(
-            f"{size:,} bytes, and no image of max_pixels ({max_pixels:,}) needs more than {most:,}"
+            f"{size:,} bytes, but no image of max_pixels ({max_pixels:,}) needs more than {most:,}"
         )
     if image.kind == "PNG" and width * height > 8 * _MOST_PACKED * max(size, 1024):
-        raise DataError(f"truncated: {size:,} bytes hold no {width} x {height} pixels")
+        raise DataError(f"truncated: {size:,} bytes cannot hold {width} x {height} pixels")
     return size + width * height * image.pixel_bytes
 
 
@@ -311,7 +311,7 @@ def _open(stream: BinaryIO, page: int) -> Opened:
             raise  # the disk, not the file
         raise DataError(f"damaged or truncated header: {one_line(error)}") from error
     if page > 1:
-        raise DataError(f"no page {page}: TIFF alone is read by page, and this is {image.kind}")
+        raise DataError(f"no page {page}: only TIFF has pages here, and this is {image.kind}")
     return image
 
 

@@ -1,4 +1,4 @@
-"""A folder of images -> a table: its folders are classes, or splits with classes in them."""
+"""A folder of images -> a table; subfolders are classes, or splits that hold classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recame.data.tiff import MOST_PAGES
 from recame.errors import DataError
 from recame.names import printable
 
-#: What folders and tables call splits -> the splits.
+#: Usual name of a split in folders and tables -> name of the split.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -24,7 +24,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-#: Whether each image must have a label, may have one, or is asked for none.
+#: Whether each image must have a label, may have one, or labels are ignored.
 Labels = Literal["required", "optional", "ignored"]
 
 
@@ -34,7 +34,7 @@ def read_folder(
     """The images of a folder, one row each, sorted by path: see `read_manifest`.
 
     Raises:
-        DataError: there is none, or their places do not say what they show.
+        DataError: there is no image, or no folder of classes or splits although one is needed.
     """
     names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     roles = {SPLIT_NAMES.get(name.lower()) for name in names}
@@ -48,13 +48,13 @@ def read_folder(
     if odd:
         shown = printable(odd[0])
         warnings.warn(
-            f"{len(odd)} images of {folder} have names that are no UTF-8 ({shown}, ...) and are "
-            "left out, as no table could name them: rename them.",
+            f"{len(odd)} images of {folder} are left out: their names are not valid UTF-8 "
+            f"({shown}, ...), so no table can name them. Rename them.",
             stacklevel=3,
         )
     if not files:
         raise DataError(
-            f"No images in {folder}: looked in it and in all folders below it for files ending in "
+            f"No images in {folder} and all folders below it: looked for files ending in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}. {unused.told('There are other files: ')}Check "
             "the path."
         )
@@ -79,20 +79,19 @@ def read_folder(
 
 
 def _by_page(folder: Path, file: str) -> list[str]:
-    """A name for each page of a file of several."""
+    """A name for each page of a file with several pages."""
     if not file.lower().endswith((".tif", ".tiff")) or (count := pages_of(folder / file)) == 1:
         return [file]
     if count == MOST_PAGES:
         raise DataError(
-            f"{printable(str(folder / file))} has {count:,} pages or more, and some "
-            "might be left out without a word: name the pages that are meant in a table "
-            "(file.tif#2), or save it in parts."
+            f"{printable(str(folder / file))} has {count:,} pages or more, so some pages might be "
+            "missed: name the pages to use in a table (file.tif#2), or save the file in parts."
         )
     return [f"{file}#{page}" for page in range(1, count + 1)]
 
 
 def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
-    """Warn of folders that would be no class and no split, since nothing in them is read."""
+    """Warn of folders that become no class and no split, as they hold no image."""
     empty: list[str] = []
     for level in range(1, depth + 2):
         there = {path.relative_to(folder).as_posix() for path in folder.glob("*/" * level)}
@@ -103,22 +102,22 @@ def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
         )
     if empty:
         warnings.warn(
-            f"{len(empty)} folders of {folder} hold no image that is read, and count as no class: "
+            f"{len(empty)} folders of {folder} hold no readable image, so they make no class: "
             f"{', '.join(map(repr, empty[:5]))}{', ...' if len(empty) > 5 else ''}.",
             stacklevel=4,
         )
 
 
 def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
-    """The images at least so many folders deep; of others their place does not say enough."""
+    """The images in class or split folders; others are left out with a warning."""
     inside = [file for file in files if file.count("/") >= depth]
     loose = sorted(set(files).difference(inside))
     if not inside:
         raise DataError(
-            f"{folder} has {len(files)} images but no {what} ({loose[0]}, ...), so nothing "
-            "says what they show, and nothing can be learned from them or judged by them. "
-            f"{tables_beside(folder)}Put each class in a folder of its name, or give a .csv table "
-            "with image and label."
+            f"{folder} has {len(files)} images but no {what} ({loose[0]}, ...), so the images have "
+            "no labels, and a model can be neither trained nor evaluated on them. "
+            f"{tables_beside(folder)}Put the images of each class in a folder with its name, or "
+            "give a .csv table with the columns image and label."
         )
     if loose:
         warnings.warn(
@@ -130,10 +129,10 @@ def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
 
 
 def tables_beside(source: Path) -> str:
-    """What tables a folder holds that was given where one of them may have been meant; or nothing.
+    """A sentence about tables in a folder, as one of them may have been meant; empty if none.
 
     Args:
-        source: what was given.
+        source: the path that was given.
     """
     if not source.is_dir():
         return ""
@@ -142,4 +141,4 @@ def tables_beside(source: Path) -> str:
         return ""
     named = printable(str(tables[0]))
     more = f" ({len(tables)} tables lie there)" if len(tables) > 1 else ""
-    return f"Was the table meant? Give {named} itself{more}. "
+    return f"If you mean the table, give {named} itself{more}. "

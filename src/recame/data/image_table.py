@@ -1,4 +1,4 @@
-"""The images that a table names, each file whole or by its box, without tables of pandas."""
+"""The images that a table names, each whole or by its box; needs no pandas."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from recame.data.table_text import read_table_text
 from recame.errors import DataError, MissingDependencyError
 from recame.names import printable
 
-#: What cells hold that hold nothing.
+#: Values of empty cells.
 _EMPTY = (None, "")
 
 
 class TableColumns(NamedTuple):
-    """What a table calls the columns that say which images it means.
+    """Names of the columns of a table that say which images it means.
 
     Attributes:
-        image: paths, absolute or relative to the table's folder.
-        box: of the boxes' left and upper edge, width and height, in pixels of the upright image;
-            None: there are no boxes.
+        image: column of paths, absolute or relative to the table's folder.
+        box: columns of the left edge, upper edge, width and height of boxes, in pixels of the
+            upright image; None: there are no boxes.
     """
 
     image: str = "image"
     box: tuple[str, str, str, str] | None = ("x", "y", "width", "height")
 
 
-#: Where nothing else is said.
+#: The default.
 USUAL = TableColumns()
 
 
 class TableRows(NamedTuple):
-    """What a table says of its images, in its order.
+    """The rows of a table of images, in its order.
 
     Attributes:
-        paths: N, with their boxes.
-        names: N, as the table names them, with their boxes.
-        columns: the further ones, neither of paths nor of boxes.
-        cells: N rows of these, as text.
+        paths: N paths, with their boxes.
+        names: N names as in the table, with their boxes.
+        columns: the further columns, without those of paths and boxes.
+        cells: N rows of the further columns, as text.
     """
 
     paths: list[str]
@@ -57,26 +57,26 @@ def table_rows(source: Path, columns: TableColumns = USUAL) -> TableRows:
 
     Args:
         source: a `.csv` or `.parquet` file.
-        columns: what it calls its columns.
+        columns: names of its columns.
 
     Raises:
-        DataError: the table cannot be read, or a row names no image or no proper box.
-        MissingDependencyError: it is Parquet, and pyarrow is not installed.
+        DataError: the table cannot be read, or a row lacks an image or has a wrong box.
+        MissingDependencyError: the table is Parquet, and pyarrow is not installed.
     """
     header, rows = _parquet(source) if source.suffix.lower() != ".csv" else _csv(source, columns)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(
-            f"{source} has several columns {', '.join(map(repr, twice))}, so nothing says which is "
-            "meant: rename or remove all but one."
+            f"{source} has several columns {', '.join(map(repr, twice))}, so it is unclear which "
+            "is meant: rename or remove all but one."
         )
     if columns.image not in header:
         raise DataError(
-            f"{source} has no column {columns.image!r}; its columns are {', '.join(header)}, so "
-            "nothing says which images are meant. Name the right one: --image-column NAME"
+            f"{source} has no column {columns.image!r}, so it names no images; its columns are "
+            f"{', '.join(header)}. Name the right column: --image-column NAME"
         )
     advice = (
-        "Name them with --box-columns LEFT,TOP,WIDTH,HEIGHT, or, if the table means whole images, "
+        "Name them with --box-columns LEFT,TOP,WIDTH,HEIGHT, or, if the table has no boxes, use "
         "--box-columns none."
     )
     boxed = box_columns_of(header, columns.box, source, advice, declared=columns.box != USUAL.box)
@@ -91,7 +91,7 @@ def table_rows(source: Path, columns: TableColumns = USUAL) -> TableRows:
         names = boxed_names(names, [[row[box] for box in boxes] for row in rows], boxed, source)
     paths = [_beside(source, name) for name in names]
     further = [number for number, name in enumerate(header) if number != place]
-    known: dict[str, str] = {}  # a lot's or a product's name comes in every row of it
+    known: dict[str, str] = {}  # the name of a lot or product repeats in many rows
     cells = [
         [
             known.setdefault(text, text)
@@ -103,7 +103,7 @@ def table_rows(source: Path, columns: TableColumns = USUAL) -> TableRows:
 
 
 def _beside(source: Path, name: str) -> str:
-    """Where a file lies that a table names, under one name however it is written."""
+    """The path of a file that a table names, in one form however it is written."""
     name = name.replace("\\", "/")
     while name.startswith("./"):
         name = name[2:].lstrip("/")
@@ -114,19 +114,22 @@ def _csv(source: Path, columns: TableColumns) -> tuple[list[str], list[list[obje
     taken = read_table_text(source, {columns.image, *(columns.box or ())})
     if taken.guessed is not None:
         raise DataError(
-            f"{source} is not UTF-8, and a wrong guess would not find its files: save it as UTF-8."
+            f"{source} is not UTF-8, and with a wrong guess its files would not be found: save it "
+            "as UTF-8."
         )
     lines = csv.reader(io.StringIO(taken.text), delimiter=taken.separator)
     try:
         rows: list[list[object]] = [[cell.strip() for cell in line] for line in lines if line]
     except csv.Error as error:
-        raise DataError(f"{source} cannot be read as a table ({error}).") from error
+        raise DataError(
+            f"{source} cannot be read as a table ({error}): correct it, or save it again as CSV."
+        ) from error
     header = [str(name) for name in rows[0]] if rows else []
     short = next((n for n, row in enumerate(rows) if len(row) != len(header)), None)
     if short is not None:
         raise DataError(
-            f"{source}: row {short} below the header has {len(rows[short])} cells, and the header "
-            f"{len(header)}: it was cut off or edited. Write it anew."
+            f"{source}: row {short} below the header has {len(rows[short])} cells, but the header "
+            f"has {len(header)}: the table was cut off or edited. Write it again."
         )
     return header, rows[1:]
 
@@ -143,7 +146,10 @@ def _parquet(source: Path) -> tuple[list[str], list[list[object]]]:
             table = parquet.read_table(stream)
         columns = [column.to_pylist() for column in table.columns]
     except Exception as error:  # a damaged file can break a reader anywhere
-        raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
+        raise DataError(
+            f"{source} cannot be read as Parquet ({error}): it is damaged or of another kind. "
+            "Write it again."
+        ) from error
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -209,8 +215,8 @@ def boxed_names(
         where = f"{source}: row {row} below the header ({printable(image)}) has {shown}"
         if not all(filled):
             raise DataError(
-                f"{where}: half a box. Fill in all four cells, in pixels, or leave all four empty "
-                "where the whole image is meant."
+                f"{where}: the box is incomplete. Fill in all four cells, in pixels, or leave all "
+                "four empty for the whole image."
             )
         names.append(_named(image, _box(values, where), where))
     return names
@@ -227,14 +233,14 @@ def _box(values: Sequence[object], where: str) -> Box:
         numbers = [float("nan")]
     if not all(abs(number) < TOO_FAR for number in numbers):
         raise DataError(
-            f"{where}: a box is four numbers of pixels, with a decimal point if they have "
-            f"fractions, below {TOO_FAR:,}. Correct the row."
+            f"{where}: a box needs four numbers of pixels below {TOO_FAR:,}, with a decimal point "
+            "for fractions. Correct the row."
         )
     box = Box(*(round(number, 3) + 0.0 for number in numbers))
     if box.width <= 0 or box.height <= 0:
         raise DataError(
-            f"{where}: a box without area shows nothing. Give its left and upper edge, its width "
-            "and its height, not two corners; remove the row if there is nothing."
+            f"{where}: the box has no area, so it shows nothing. Give its left edge, upper edge, "
+            "width and height, not two corners; remove the row if there is no box."
         )
     return box
 
@@ -243,6 +249,7 @@ def _named(image: str, box: Box, where: str) -> str:
     file, part = split_part(image)
     if part.box is not None and part.box != box:
         raise DataError(
-            f"{where}, and the name another box: which is meant? Leave one of the two out."
+            f"{where}, but the image's name holds another box, so it is unclear which is meant. "
+            "Remove one of them."
         )
     return f"{file}{part._replace(box=box)}"

@@ -54,7 +54,7 @@ class Jpeg2000Image:
         length = stream.seek(0, io.SEEK_END)
         if found.width * found.height > _MOST_PACKED * max(length, 1024):
             raise DataError(
-                f"truncated: {length:,} bytes hold no {found.width} x {found.height} pixels"
+                f"truncated: {length:,} bytes cannot hold {found.width} x {found.height} pixels"
             )
         # The decoder holds 32 bits a sample, twice at its end.
         self.pixel_bytes = 10 * len(found.bits) + 6

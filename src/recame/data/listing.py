@@ -1,4 +1,4 @@
-"""Which files are images: folders and patterns -> names, in one order, without any package."""
+"""Lists images: folders and patterns -> file names in a fixed order, with no other package."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ IMAGE_SUFFIXES = frozenset(
 #: Kinds of images, in words.
 KINDS = "PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, PBM, PGM and PPM"
 
-#: Folders at the top of a drive that belong to the system, which lets nobody in.
+#: Folders at the top of a drive that belong to the system and cannot be listed.
 _OF_THE_SYSTEM = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN"})
 
 
-#: Files that lie beside images and are known to be none.
+#: Suffixes of files that often lie beside images and are not images.
 _BESIDE = frozenset(
     {
         *(".txt", ".md", ".log", ".html", ".pdf", ".ini", ".db", ".lnk", ".toml"),
@@ -37,12 +37,12 @@ _BESIDE = frozenset(
         *(".md5", ".sha256", ".py", ".part", ".sqlite", ".sqlite-wal", ".sqlite-shm"),
     }
 )
-#: Folders and files that are named.
+#: How many folders or files a message names.
 _NAMED = 5
 
 
 class Unused:
-    """What lay in folders of images and was not taken for one."""
+    """Files in folders of images that were not used as images."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -64,11 +64,11 @@ class Unused:
 
     @property
     def maybe_images(self) -> int:
-        """How many of them may be images: all but tables, notes and the like."""
+        """How many of them may be images: all but tables, notes and similar files."""
         return sum(count for kind, count in self._counts.items() if kind not in _BESIDE)
 
     def told(self, lead: str = "") -> str:
-        """How many of each kind, those that may be images first, each with an example."""
+        """The number of files of each kind with an example; possible images come first."""
         if not self._counts:
             return ""
         order = sorted(self._counts, key=lambda kind: (kind in _BESIDE, -self._counts[kind], kind))
@@ -79,11 +79,11 @@ class Unused:
         return f"{lead}{', '.join(shown[:_NAMED])}{more}. "
 
     def tell(self, where: object) -> None:
-        """Warn where some may be images."""
+        """Warn if some may be images."""
         if self.maybe_images:
             warnings.warn(
-                f"{len(self):,} files in {printable(str(where))} are not used, since they are not "
-                f"named as one of {KINDS}: {self.told()}Convert them if they are to count.",
+                f"{len(self):,} files in {printable(str(where))} are not used, since their names "
+                f"do not end like {KINDS} files: {self.told()}Convert them to use them.",
                 stacklevel=4,
             )
 
@@ -91,28 +91,28 @@ class Unused:
 def list_images(sources: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders (with all below them), tables and glob patterns to image files.
 
-    A file that is named itself is kept whatever its suffix, and so is a part of one, a page
-    (`file.tif#2`) or a box (`file.png#xywh=10,20,30,40`); of the files in folders the first page
-    is meant. A table that is named itself, `.csv` or `.parquet`, names images, see `table_rows`.
+    A file that is named directly is kept whatever its suffix, and so is a part of a file: a page
+    (`file.tif#2`) or a box (`file.png#xywh=10,20,30,40`). A file in a folder means its first page.
+    A table that is named directly, `.csv` or `.parquet`, names images, see `table_rows`.
 
     Returns:
-        Paths as they were named (relative stays relative), sorted, each once; those of one table
-        alone in its order.
+        Paths as given (relative paths stay relative), sorted, each once; if there is only one
+        table, in its order.
 
     Raises:
-        DataError: a source does not exist or matches nothing, or there is no image at all.
+        DataError: a source does not exist or matches nothing, or there is no image.
     """
     return [Path(name) for name in list_image_names(sources)]
 
 
 class ListedImages(NamedTuple):
-    """Images that are to be predicted, and what tables say of them.
+    """Images to predict, with their rows in tables.
 
     Attributes:
-        paths: where each lies, as it was given, in order.
+        paths: paths as given, in order.
         columns: the further columns of all tables among the sources.
-        told: path -> its name in its table and its cells of these columns; images that no table
-            names have none.
+        told: path -> the image's name in its table and its cells of these columns; only for images
+            that a table names.
     """
 
     paths: list[str]
@@ -121,27 +121,27 @@ class ListedImages(NamedTuple):
 
 
 def list_image_names(sources: Sequence[str | Path], columns: TableColumns = USUAL) -> list[str]:
-    """`list_images` as text, which takes a tenth of the memory: some 15 MB for 100,000 files.
+    """`list_images` as texts, in a tenth of the memory: about 15 MB for 100,000 files.
 
     Args:
         sources: files, folders, tables and patterns.
-        columns: what tables call theirs.
+        columns: names of the tables' columns.
 
     Raises:
-        DataError: as of `list_images`, or a table cannot be used.
+        DataError: as for `list_images`, or a table cannot be used.
     """
     return list_with_columns(sources, columns).paths
 
 
 def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USUAL) -> ListedImages:
-    """`list_image_names` with what tables say of each image; the first row of one counts.
+    """`list_image_names` with the cells of tables; the first row of each image counts.
 
     Args:
         sources: files, folders, tables and patterns.
-        columns: what tables call theirs.
+        columns: names of the tables' columns.
 
     Raises:
-        DataError: as of `list_images`, or a table cannot be used.
+        DataError: as for `list_images`, or a table cannot be used.
     """
     found: dict[str, None] = {}  # in the order of a table
     unused, further, told = Unused(), dict[str, int](), dict[str, tuple[str, list[str]]]()
@@ -168,7 +168,7 @@ def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USU
         raise DataError(
             f"No images in {', '.join(map(str, sources)) or 'an empty list'}: looked for files "
             f"ending in {', '.join(sorted(IMAGE_SUFFIXES))}. "
-            f"{unused.told('There are other files: ')}Name files or another folder."
+            f"{unused.told('There are other files: ')}Give image files or another folder."
         )
     unused.tell(", ".join(map(str, sources)))
     for _, cells in told.values():
@@ -179,13 +179,13 @@ def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USU
     names = sorted(found, key=_by_parts)
     # Two sources may name one file in two ways.
     here = str(Path.cwd())
-    # The first of them stays, so that what a table says of it is said of it.
+    # A name that a table knows goes first, so that its cells are kept.
     whole: dict[str, str] = {}
     for name in sorted(names, key=lambda name: name not in told):
         whole.setdefault(os.path.join(here, name), name)  # noqa: PTH118 - text, not paths
     ordered = [whole[key] for key in sorted(whole, key=_by_parts)]
     said: dict[str, tuple[str, list[str]]] = {}
-    for name, facts in told.items():  # whichever of its names stays
+    for name, facts in told.items():  # under the name that stays
         _note(said, whole[os.path.join(here, name)], facts, name)  # noqa: PTH118
     return ListedImages(ordered, list(further), said)
 
@@ -193,10 +193,10 @@ def list_with_columns(sources: Sequence[str | Path], columns: TableColumns = USU
 def _note(
     told: dict[str, tuple[str, list[str]]], where: str, facts: tuple[str, list[str]], source: object
 ) -> None:
-    """Keep what a table says of an image; what a further row says must be the same.
+    """Keep the cells of an image's row; a further row of the image must have the same cells.
 
     Raises:
-        DataError: it is not, and nothing says which is right.
+        DataError: two rows of one image differ.
     """
     before = told.setdefault(where, facts)
     width = min(len(before[1]), len(facts[1]))
@@ -207,18 +207,18 @@ def _note(
         first, second = differing[0]
         raise DataError(
             f"{printable(str(source))}: {printable(where)} is named twice, once with {first!r} and "
-            f"once with {second!r}, and nothing says which is right: leave one of the rows out."
+            f"once with {second!r}, and it is unclear which is right: remove one of the rows."
         )
 
 
 def _match(pattern: str | Path, found: dict[str, None], unused: Unused) -> None:
-    """Note the images that a pattern means."""
+    """Note the images that match a pattern."""
     # Path.glob takes no absolute pattern.
     matches = [Path(m) for m in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
     if not matches:
         why = why_missing(Path(pattern))
         if why == why_missing(""):
-            why = "no such file or folder, and no file matches it as a pattern"
+            why = "there is no such file or folder, and no file matches it as a pattern"
         raise DataError(f"No image at {pattern}: {why}. Check the path.")
     for match in (m for m in matches if m.is_file()):
         if is_image_name(match.name):
@@ -235,7 +235,7 @@ def is_table(name: str | os.PathLike[str]) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: not hidden, with an image's suffix."""
+    """Whether a file of this name counts as an image: not hidden, with an image's suffix."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
@@ -244,7 +244,7 @@ def walk_images(folder: Path, unused: Unused | None = None) -> Iterator[str]:
 
     Args:
         folder: the folder.
-        unused: notes the other files; hidden folders are left out whole.
+        unused: notes the other files; hidden folders are skipped.
 
     Raises:
         DataError: a folder below cannot be listed.
@@ -266,12 +266,12 @@ def walk_images(folder: Path, unused: Unused | None = None) -> Iterator[str]:
 
 
 def _not_listed(error: OSError) -> None:
-    """What `os.walk` would leave out without a word."""
+    """Refuse a folder that `os.walk` would skip silently."""
     if os.path.basename(str(error.filename)) not in _OF_THE_SYSTEM:  # noqa: PTH119 - text
         raise DataError(
             f"{error.filename} cannot be listed ({error.strerror}), so the images in it would be "
-            "left out without a word. Check its rights and whether its drive is there, or name the "
-            "other folders one by one."
+            "missing. Check its permissions and whether its drive is mounted, or give the other "
+            "folders one by one."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Folders and tables of images -> one table: image, path, label, split and what else was known."""
+"""Folders and tables of images -> one table: image, path, label, split and further columns."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
 from recame.names import escaped, printable, quoted
 
-#: File names with letters beyond ASCII that are looked for.
+#: How many file names with letters beyond ASCII are looked for.
 _NAMES_TRIED = 100
 _OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
 _BOX_ADVICE = (
-    "Name them with --set data.box_columns=[LEFT,TOP,WIDTH,HEIGHT], or, if the table means whole "
-    "images, --set data.box_columns=null"
+    "Name them with --set data.box_columns=[LEFT,TOP,WIDTH,HEIGHT], or, if the table has no boxes, "
+    "use --set data.box_columns=null"
 )
 
 
 @dataclass(frozen=True)
 class ManifestColumns:
-    """What a table calls the columns that mean something here.
+    """Names of the columns of a table that recame uses.
 
     Attributes:
-        image: paths.
-        label: classes.
-        split: parts of the set.
-        box: of boxes, see `TableColumns`.
-        names: further columns that name things, as products and lots: text, even if of digits.
-        encoding: of a CSV file; `auto` takes what is certain, see `read_table_text`.
+        image: column of paths.
+        label: column of classes.
+        split: column of splits.
+        box: columns of boxes, see `TableColumns`.
+        names: further columns of names, such as products and lots: read as text, even digits.
+        encoding: text encoding of a CSV file, or `auto`, see `read_table_text`.
     """
 
     image: str = "image"
@@ -53,7 +53,7 @@ class ManifestColumns:
 
     @classmethod
     def of(cls, config: DataConfig) -> ManifestColumns:
-        """As the settings say."""
+        """The names in the settings."""
         names = tuple(name for name in (config.product_column, config.group_by) if name is not None)
         image, label, split = config.image_column, config.label_column, config.split_column
         return cls(image, label, split, config.box_columns, names, config.encoding)
@@ -69,43 +69,42 @@ def read_manifest(
 ) -> pd.DataFrame:
     """Read a folder per class, a folder of `train/val/test` with class folders, or a table.
 
-    A set without labels is a set too: with `labels="optional"` what has a label keeps it, be it
-    only some of the images; with "ignored" folders are no classes, however deep, and a table needs
-    no such column.
+    Labels may be missing: with `labels="optional"` images that have a label keep it; with "ignored"
+    folders are no classes, however deep, and a table needs no label column.
 
-    Labels are text as written ("01" stays "01"). Files with an image's suffix are listed whether
-    they can be decoded or not; hidden and other files are not. Split names are brought to `train`,
-    `val` and `test` where they mean that ("valid", "Testing"); other names are kept.
+    Labels are text as written ("01" stays "01"). Files with an image's suffix are listed even if
+    they cannot be decoded; hidden and other files are not. Usual names of splits ("valid",
+    "Testing") become `train`, `val` and `test`; other names are kept.
 
     Args:
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
-            to the table's folder; `file.tif#2` is the second page of a TIFF file, unless there is
-            a file of that whole name. A row with a box (columns `x, y, width, height`) means
-            what is seen around it: an image of its own, `file.png#xywh=10,20,30,40`; one whose
-            four cells are empty means the whole.
-        columns: what the table calls its columns.
-        min_classes: fewer classes are refused, where labels are required.
-        labels: whether images need them.
-        pages: of a folder's TIFF files: the first, which the file's name means; or each as an
-            image, `file.tif#1` and so on, where there are several. A table names what it means.
+            to the table's folder; `file.tif#2` is the second page of a TIFF file, unless a file has
+            exactly that name. A row with a box (columns `x, y, width, height`) means the box with
+            its surroundings, as a separate image `file.png#xywh=10,20,30,40`; a row whose four
+            cells are empty means the whole image.
+        columns: names of the table's columns.
+        min_classes: fewer classes are refused, if labels are required.
+        labels: whether images need labels.
+        pages: pages of a folder's TIFF files: the first, under the file's name; or each page as an
+            image (`file.tif#1` and so on) if there are several. A table names each page itself.
 
     Returns:
-        One row an image: `image` (the text in the table with the row's box, or the path relative to
-        the folder), `path` (absolute), `label` (absent if no image has one, missing where an image
-        has none), `split` (absent if the source has none), and every further column of the table
-        unchanged; one that would clash with a name of ours becomes `manifest_<name>`. A folder's
-        rows are sorted by path, a table's keep their order.
+        One row for each image: `image` (the text in the table with the row's box, or the path
+        relative to the folder), `path` (absolute), `label` (no such column if no image has one,
+        missing if this image has none), `split` (no such column if the source has none), and every
+        further column of the table unchanged; a column whose name recame uses becomes
+        `manifest_<name>`. Rows of a folder are sorted by path, rows of a table keep their order.
 
     Raises:
         DataError: the source cannot be used; the message says why and what to do.
     """
     source = Path(source)
     if not source.exists():
-        raise DataError(f"No data at {source}: the path does not exist. Check its spelling.")
+        raise DataError(f"No data at {source}: the path does not exist. Check the spelling.")
     if escaped(place := str(source.absolute())) != place:
         raise DataError(
-            f"The path {printable(place)} is no UTF-8, and no table could name the images below "
-            "it: rename its folders, or give them by a link of another name."
+            f"The path {printable(place)} is not valid UTF-8, so no table can name the images "
+            "below it: rename its folders, or give a link with another name."
         )
     folder = source.is_dir()
     table = read_folder(source, labels, pages) if folder else _read_table(source, columns, labels)
@@ -114,7 +113,7 @@ def read_manifest(
         found = table["label"].unique()
         if len(found) < min_classes:
             raise DataError(
-                f"{source} holds only one class ({found[0]!r}), and a classifier needs two. "
+                f"{source} holds only one class ({found[0]!r}), but a classifier needs two. "
                 f"{tables_beside(source)}Add a folder or rows of another class, or check "
                 "data.label_column."
             )
@@ -130,12 +129,12 @@ def read_recorded_manifest(
 
     Args:
         path: a run's `manifest.csv`.
-        product_column: read as text, as labels and splits are: a class may be called "NA", and a
+        product_column: read as text, like labels and splits: a class may be called "NA", and a
             product "0012".
-        known: what its SHA-256 may be; None: of a run of a version that kept none.
+        known: the allowed SHA-256 hashes; None for runs of versions that recorded none.
 
     Raises:
-        CheckpointError: it is missing or damaged, or was edited since the run wrote it.
+        CheckpointError: the file is missing or damaged, or was edited after the run wrote it.
     """
     if not path.exists():
         raise CheckpointError(
@@ -147,23 +146,23 @@ def read_recorded_manifest(
         content = path.read_bytes()
         if known is not None and hashlib.sha256(content).hexdigest() not in known:
             raise ValueError(
-                "it is not as the run wrote it, its hash in run.json is another: a row may be "
-                "missing or changed"
+                "it has changed since the run wrote it, as its hash differs from that in run.json: "
+                "a row may be missing or changed"
             )
         if not content.endswith(b"\n"):  # every row that a run writes ends so
             raise ValueError("it is empty or cut off")
         how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
         table = pd.read_csv(io.BytesIO(content), dtype=texts, **how)
         if not isinstance(table.index, pd.RangeIndex):
-            raise ValueError("its rows have more cells than its header names")
+            raise ValueError("its rows have more cells than its header")
         if floats := list(table.select_dtypes("float")):
             text = pd.read_csv(io.BytesIO(content), usecols=floats, dtype=str, **how)
             table[floats] = pd.DataFrame({n: _as_written(table[n], text[n]) for n in floats})
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise CheckpointError(
             f"{path} cannot be used ({error}), so the run no longer knows its images: it was "
-            "edited or damaged. Take it from a copy of the run, train the run again, or evaluate "
-            "it on DATA."
+            "edited or damaged. Restore it from a copy of the run, train the run again, or "
+            "evaluate the run on DATA."
         ) from error
     if missing := {"image", "path", "label", "split"}.difference(table):
         raise CheckpointError(
@@ -174,7 +173,7 @@ def read_recorded_manifest(
 
 
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ in case, blanks or Unicode form only.
+    """Groups of names that differ only in case, blanks or Unicode form.
 
     Examples:
         >>> look_alikes(["Scratch", "scratch ", "dent", "d e n t", "hole"])
@@ -188,7 +187,7 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def _tell_look_alikes(table: pd.DataFrame, source: Path, columns: ManifestColumns) -> None:
-    """Warn of classes, splits and other names that a slip of the keyboard tells apart."""
+    """Warn of names of classes, splits and others that differ only by a typing slip."""
     for column in ("label", "split", *columns.names):
         if column not in table:
             continue
@@ -196,9 +195,9 @@ def _tell_look_alikes(table: pd.DataFrame, source: Path, columns: ManifestColumn
         for group in look_alikes(counts.index):
             told = " and ".join(f"{name!r} ({counts[name]:,} images)" for name in group)
             warnings.warn(
-                f"{source}: {told} differ in case, blanks or Unicode form only, and count as "
+                f"{source}: {told} differ only in case, blanks or Unicode form, and count as "
                 f"{len(group)} different values of {column!r}. If they mean the same, give them "
-                "one name.",
+                "the same name.",
                 stacklevel=3,
             )
 
@@ -210,7 +209,8 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         table = _read_parquet(source)
     else:
         raise DataError(
-            f"{source} is no manifest: give a folder, or a table ending in .csv or .parquet."
+            f"{source} is neither a folder nor a table, so it names no images: give a folder, or a "
+            "table ending in .csv or .parquet."
         )
     table = _plain_columns(table)
     _check_columns(table, source, columns, labels)
@@ -218,7 +218,10 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         list(map(str, table)), columns.box, source, _BOX_ADVICE, declared=columns.box != USUAL.box
     )
     if table.empty:
-        raise DataError(f"{source} has a header but no rows: there is nothing to learn from.")
+        raise DataError(
+            f"{source} has a header but no rows, so there is nothing to learn from: add a row for "
+            "each image."
+        )
     if columns.split in table and _is_empty(table[columns.split]).all():
         table = table.drop(columns=columns.split)  # which says nothing of any image
     renamed = {columns.image: "image"}
@@ -266,7 +269,10 @@ def _read_parquet(source: Path) -> pd.DataFrame:
         for name in table.select_dtypes(exclude="number"):
             list(table[name])  # texts that are none are told now
     except Exception as error:  # a damaged file can break a reader anywhere
-        raise DataError(f"{source} cannot be read as Parquet ({error}).") from error
+        raise DataError(
+            f"{source} cannot be read as Parquet ({error}): it is damaged or of another kind. "
+            "Write it again."
+        ) from error
     return table
 
 
@@ -289,7 +295,9 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
                 text = read(dtype=str, keep_default_na=False)
             table = read(low_memory=False)
     except (ValueError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{source} cannot be read as a table ({error}).") from error
+        raise DataError(
+            f"{source} cannot be read as a table ({error}): correct it, or save it again as CSV."
+        ) from error
     if taken.guessed is not None:
         _tell_code_page(source, taken, text, columns)
     own = {columns.image, columns.label, columns.split} | (boxes if boxes <= set(text) else set())
@@ -308,7 +316,7 @@ def _read_csv(source: Path, columns: ManifestColumns) -> pd.DataFrame:
 
 
 def _check_surplus(source: Path, text: pd.DataFrame, separator: str) -> Literal[False]:
-    """Let rows end with a separator; refuse cells that no header names.
+    """Let rows end with a separator; refuse cells beyond the header.
 
     Returns:
         pandas' `index_col` for reading such a table.
@@ -320,14 +328,15 @@ def _check_surplus(source: Path, text: pd.DataFrame, separator: str) -> Literal[
     if (text.iloc[:, -surplus:] == "").all(axis=None):
         return False
     raise DataError(
-        f"{source} has rows of {len(text.columns) + surplus} cells, and its header names "
-        f"{len(text.columns)} ({', '.join(map(quoted, text.columns[:8]))}), so that nothing tells "
-        f"which cell is which: name every column, and put texts that hold {separator!r} in quotes."
+        f"{source} has rows of {len(text.columns) + surplus} cells, but its header names "
+        f"{len(text.columns)} ({', '.join(map(quoted, text.columns[:8]))}), so it is unclear which "
+        f"cell belongs to which column: name every column, and put texts with {separator!r} in "
+        "quotes."
     )
 
 
 def _as_written(numbers: pd.Series, text: pd.Series) -> pd.Series:
-    """Numbers; but whole ones with gaps as text, since pandas makes 12.0 of 12 beside a gap."""
+    """Numbers; whole numbers with gaps as text, since pandas turns 12 into 12.0 beside a gap."""
     known = numbers.notna()
     if not pd.api.types.is_float_dtype(numbers) or known.all() or not known.any():
         return numbers
@@ -338,7 +347,7 @@ def _as_written(numbers: pd.Series, text: pd.Series) -> pd.Series:
 def _tell_code_page(
     source: Path, taken: TableText, text: pd.DataFrame, columns: ManifestColumns
 ) -> None:
-    """Say which code page was concluded; file names in it must lead to files."""
+    """Warn of the guessed code page; file names in it must lead to files."""
     declare = "declare it with --set data.encoding=NAME (cp1250, cp1251, cp932 ...)"
     if columns.image in text:
         named = text[columns.image].str.strip()
@@ -347,19 +356,19 @@ def _tell_code_page(
             file = base / name.replace("\\", "/")
             if not exists(file):
                 raise DataError(
-                    f"{source} is not UTF-8, and in {taken.guessed} it names {name!r}, which does "
-                    f"not exist: if it has another encoding, {declare}, or save it as UTF-8."
+                    f"{source} is not UTF-8, and read as {taken.guessed} it names {name!r}, which "
+                    f"does not exist: if it has another encoding, {declare}, or save it as UTF-8."
                 )
     shown = next(line for line in taken.text.splitlines() if not line.isascii())[:60]
     warnings.warn(
         f"{source} is not UTF-8: it was read as {taken.guessed} (Western Europe), separated by "
-        f"{taken.separator!r}, for example {shown!r}. If that reads wrong, {declare}.",
+        f"{taken.separator!r}, for example {shown!r}. If that is wrong, {declare}.",
         stacklevel=5,
     )
 
 
 def _plain_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Text for what no column of numbers holds, as lists or 20 digits; values for categories."""
+    """Turn values that no number column holds (lists, 20 digits) to text, categories to values."""
     for name in table:
         values = table[name]
         if isinstance(values.dtype, pd.CategoricalDtype):
@@ -381,7 +390,7 @@ def _check_columns(
         if wanted and name not in table:
             raise DataError(
                 f"{source} has no column {name!r}; its columns are "
-                f"{', '.join(map(str, table.columns))}. Name the right one: "
+                f"{', '.join(map(str, table.columns))}. Name the right column: "
                 f"--set {setting}=NAME"
             )
 

@@ -1,4 +1,4 @@
-"""What the header of an image file tells, whatever the file's kind."""
+"""The interface of an opened image file of any format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from recame.contracts import Pixels
 
 
 class Opened(Protocol):
-    """A file of which the header was read and nothing else.
+    """An image file of which only the header was read.
 
     Attributes:
         kind: name of the format.

@@ -1,4 +1,4 @@
-"""Changes of a training batch of one's own, beside those of `Augment`."""
+"""The user's own augmentations of a training batch, beside those of `Augment`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SETTING = "augment.extra"
 
 
 def own_changes(plugins: Sequence[Plugin]) -> tuple[Change, ...]:
-    """What `augment.extra` names, made.
+    """Make the augmentations that `augment.extra` names.
 
-    Each is called with its `init_args` and then with every batch, and with the keyword `generator`
-    if it takes one; what draws otherwise, as a transform of torchvision does, draws from torch's
-    own numbers, which each step seeds.
+    Each is made with its `init_args`, and then called with every batch, and with the keyword
+    `generator` if it takes one. Others, such as transforms of torchvision, draw from torch's global
+    generator, which each step seeds.
 
     Raises:
-        PluginError: one cannot be imported or made.
+        PluginError: an augmentation cannot be imported or made.
     """
     return tuple(_change(plugin) for plugin in plugins)
 
@@ -33,8 +33,8 @@ def _change(plugin: Plugin) -> Change:
     made = plugin.make(_SETTING)
     if not callable(made):
         raise PluginError(
-            f"{_SETTING} names {plugin.class_path}, which makes a {type(made).__name__}, and that "
-            "cannot be called with images: give a class or a function that makes what can."
+            f"{_SETTING} names {plugin.class_path}, which makes a {type(made).__name__}, but that "
+            "cannot be called with images: give a class or a function that makes a callable."
         )
     drawing = takes(made, "generator")
 
@@ -43,8 +43,8 @@ def _change(plugin: Plugin) -> Change:
         if not isinstance(found, Tensor) or found.shape != images.shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise PluginError(
-                f"{_SETTING} ({plugin.class_path}) makes {got} of images {tuple(images.shape)}: "
-                "give back as many images of the same size."
+                f"{_SETTING} ({plugin.class_path}) returns {got} for images {tuple(images.shape)}: "
+                "return as many images of the same size."
             )
         return found.to(images.dtype).clamp(0.0, 1.0)
 

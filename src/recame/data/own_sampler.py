@@ -1,4 +1,4 @@
-"""A sampler of one's own in the place of `EpochBatches`: which images an epoch shows."""
+"""The user's own sampler in place of `EpochBatches`: it chooses the images of an epoch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ _SETTING = "finetune.sampler"
 
 
 class OwnBatches(Sampler[list[int]]):
-    """Batches of positions as something outside the package chooses them.
+    """Batches of positions, chosen by a plug-in.
 
-    It is called with the (N,) class indices and the keywords `batch_size`, `epoch_size`, `seed`,
-    `rank` and `world_size`, beside its `init_args`; what it makes has a length, the batches an
-    epoch, and gives them as lists of positions. `set_epoch(number)` is called before each epoch,
-    and `weight(number)` asked for as `EpochBatches` has it, where there are such methods.
+    The plug-in is called with the (N,) class indices and the keywords `batch_size`, `epoch_size`,
+    `seed`, `rank` and `world_size`, beside its `init_args`. It returns an object whose length is
+    the number of batches in an epoch, and which yields them as lists of positions. If the object
+    has them, `set_epoch(number)` is called before each epoch, and `weight(number)` is used as that
+    of `EpochBatches`.
 
     Args:
-        plugin: what makes it.
+        plugin: makes the sampler.
         targets: (N,) class indices.
         words: the keywords.
 
     Raises:
-        PluginError: it cannot be made, has no length or cannot be iterated.
+        PluginError: the sampler cannot be made, has no length or cannot be iterated.
     """
 
     def __init__(self, plugin: Plugin, targets: IntArray, **words: Any) -> None:
@@ -40,7 +41,8 @@ class OwnBatches(Sampler[list[int]]):
         if lacking:
             raise PluginError(
                 f"{_SETTING} names {plugin.class_path}, which makes a {type(self._made).__name__} "
-                f"without {' and '.join(lacking)}: an epoch needs batches and their number."
+                f"without {' and '.join(lacking)}, but an epoch needs batches and their number: "
+                "define them."
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -56,15 +58,15 @@ class OwnBatches(Sampler[list[int]]):
         """The epoch's batches of this process, as lists of positions.
 
         Raises:
-            PluginError: a batch is empty, or a position is none of an image.
+            PluginError: a batch is empty, or a position is not that of an image.
         """
         for batch in self._made:
             positions = [int(position) for position in batch]
             if not positions or min(positions) < 0 or max(positions) >= self._num_images:
                 raise PluginError(
-                    f"{_SETTING} ({self._plugin.class_path}) gives the batch {positions[:5]}, and "
-                    f"there are images 0 to {self._num_images - 1}: give positions in the targets "
-                    "that it was made with, at least one a batch."
+                    f"{_SETTING} ({self._plugin.class_path}) gives the batch {positions[:5]}, but "
+                    f"the images are numbered 0 to {self._num_images - 1}: give positions in the "
+                    "targets that it was made with, at least one in each batch."
                 )
             yield positions
 

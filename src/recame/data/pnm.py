@@ -102,14 +102,14 @@ class PnmImage:
 
     def _bytes(self, data: bytes) -> Array:
         if len(data) - self._start < self._length:
-            raise DataError(f"truncated: {len(data):,} bytes hold no {self._shown} pixels")
+            raise DataError(f"truncated: {len(data):,} bytes cannot hold {self._shown} pixels")
         kind = ">u2" if self.bits == 16 else "u1"
         count = self._length // (self.bits // 8)
         return np.frombuffer(data, kind, count, self._start)
 
     def _bits(self, data: bytes) -> Array:
         if len(data) - self._start < self._length:
-            raise DataError(f"truncated: {len(data):,} bytes hold no {self._shown} pixels")
+            raise DataError(f"truncated: {len(data):,} bytes cannot hold {self._shown} pixels")
         width, height = self.size
         packed = np.frombuffer(data, np.uint8, self._length, self._start)
         return np.unpackbits(packed.reshape(height, -1), axis=1)[:, :width]

@@ -1,4 +1,4 @@
-"""What nobody said of preprocessing: proposed from a sample of the files, settled by all."""
+"""Preprocessing that the settings leave open: proposed from a sample of files, settled by all."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from recame.errors import DataError
 from recame.names import printable
 from recame.progress import Progress, silent
 
-#: Pixels that `propose_spec` decodes at most, so that large images cost seconds and not minutes.
+#: Most pixels that `propose_spec` decodes, so that large images cost seconds and not minutes.
 _SAMPLE_PIXELS = 2**27
 _SIDE_RANGE = (16, 2048)
-#: Files that a warning names.
+#: How many files a warning names.
 _NAMED = 3
-#: Images whose sides differ by less than this factor are brought to squares; beyond it they keep
-#: their shape, up to the other factor.
+#: Images whose sides differ by less than the first factor are resized to squares; others keep their
+#: aspect ratio, up to the second factor.
 NEAR_SQUARE, MOST_ELONGATED = 1.5, 8
-#: Sides of the squares whose numbers of pixels are worth trying, and how far images are enlarged:
-#: pretrained networks see more of a small image that is, but not of one that is no longer small.
+#: Sides of the squares whose numbers of pixels are tried, and the largest enlargement: pretrained
+#: networks see more of a small image that is enlarged, but no more of a large one.
 _SIDES = (64, 96, 128, 160, 192, 224, 256)
 _ENLARGED, _LARGE_ENOUGH = 2.0, (128, 192)
 
@@ -59,26 +59,27 @@ def propose_spec(
 ) -> tuple[PreprocessSpec, tuple[int, int]]:
     """Choose the preprocessing from an evenly spaced sample of the readable files.
 
-    What is left open is decided so: three channels if any sampled image is really coloured; 16
-    bit if any file is; the side from the median of sqrt(height * width), within 16 to 2048, or for
-    images far from square their median height and width, no side beyond that. The scale is 255,
-    or for 16 bit 65535; where no sampled value needs more than 10, 12 or 14 bits it is the largest
-    value of that many bits, as cameras of that depth store it. What the other files hold beyond
-    that, `settled` mends.
+    Open choices are decided as follows. Channels: three if any sampled image is really coloured.
+    Bit depth: 16 if any file has 16. Size: the median of sqrt(height * width), within 16 to 2048;
+    for images far from square their median height and width, no side beyond 2048. Scale: 255, or
+    65535 for 16 bit; if no sampled value needs more than 10, 12 or 14 bits, the largest value of
+    that many bits, as cameras of that depth store it. If other files hold more, `settled` corrects
+    the choice.
 
     Args:
         paths: image files.
-        size: height and width that the images are brought to, or None for their own.
+        size: height and width that the images are resized to, or None for their own; pixels.
         channels: 1, 3 or `auto`.
         bit_depth: 8, 16 or `auto`.
         resize: how the aspect ratio is treated.
-        max_pixels: an image with more counts as unreadable.
-        sample: how many files are looked at.
-        mean: for every channel, in [0, 1].
-        std: for every channel, in [0, 1].
-        float_range: of floating-point files, which are unreadable without.
-        context: what is seen of a box.
-        tiles: that follow below the whole image, each of `size`.
+        max_pixels: an image with more pixels counts as unreadable.
+        sample: how many files are examined.
+        mean: mean of every channel, in [0, 1].
+        std: standard deviation of every channel, in [0, 1].
+        float_range: values of floating-point files that mean black and white; without it such files
+            are unreadable.
+        context: side of the square around a box, see `PreprocessSpec`.
+        tiles: number of tiles that follow below the whole image, each of `size`.
 
     Returns:
         The spec, and the median (height, width) of the files.
@@ -134,7 +135,7 @@ def propose_spec(
 
 
 def _own_size(native: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The images' own size, within `_SIDE_RANGE`; a square where they are nearly so."""
+    """The images' own size, within `_SIDE_RANGE`; a square if they are nearly square."""
     least, most = _SIDE_RANGE
     if is_elongated(native):
         ratio = min(1.0, most / max(native))
@@ -145,7 +146,7 @@ def _own_size(native: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tupl
 
 
 def _white(peak: int) -> float:
-    """The largest value of the camera whose values reach so far."""
+    """The largest value of a camera whose values reach up to the peak."""
     return float(2 ** next((bits for bits in CAMERA_BITS if peak < 2**bits), 16) - 1)
 
 
@@ -156,18 +157,18 @@ def settled(
     *,
     on_progress: Progress = silent,
 ) -> tuple[PreprocessSpec, ImageCache]:
-    """Decode all files, and mend a proposal that some of them do not fit.
+    """Decode all files, and correct a proposal that some of them do not fit.
 
-    A sample misses what is rare: the one coloured product, the defect that shines. So the decoder
-    notes of every file what the proposal would lose, and what nobody asked for is decided anew:
-    brighter values raise the scale, which costs nothing; colour or 16-bit files beyond the sample
-    let all files be decoded once more. What made the difference is named in a warning, and so is
-    what stays lost, see `tell_losses`.
+    A sample misses rare files: the one coloured product, a shiny defect. So the decoder notes for
+    every file what the proposal would lose, and choices that the settings leave open are made
+    again: brighter values raise the scale, at no cost; after colour or 16-bit files outside the
+    sample, all files are decoded once more. A warning names the files that changed a choice, and
+    the files that still lose something, see `tell_losses`.
 
     Args:
         proposed: from `propose_spec`.
         paths: all files.
-        config: which decisions were left open, and the cache.
+        config: which choices are open, and the cache.
         on_progress: told of the decoding.
 
     Raises:
@@ -196,7 +197,7 @@ def decoded_as(
     *,
     on_progress: Progress = silent,
 ) -> ImageCache:
-    """Decode files for a model that is there, and warn of those that lose something by it.
+    """Decode files for a trained model, and warn of files that lose something.
 
     Args:
         spec: the model's.
@@ -219,7 +220,7 @@ def decoded_as(
 
 
 def _mended(spec: PreprocessSpec, cache: ImageCache, config: DataConfig) -> PreprocessSpec:
-    """The specification that loses nothing of what the decoder met; says what has changed."""
+    """The specification that loses nothing of the decoded files; warns of what has changed."""
     facts = cache.facts
     coloured = [path for path, found in facts if found.coloured]
     deep = [path for path, found in facts if found.deep]
@@ -240,21 +241,21 @@ def _mended(spec: PreprocessSpec, cache: ImageCache, config: DataConfig) -> Prep
             spec = replace(spec, scale=white)
     if changes:
         warnings.warn(
-            "The files hold more than the sample showed that preprocessing was first chosen "
-            f"by: {'; '.join(changes)}. If these files do not belong here, remove them and start "
-            "again: the others are seen better without.",
+            "Preprocessing was first chosen from a sample, and other files hold more: "
+            f"{'; '.join(changes)}. If these files do not belong here, remove them and start "
+            "again: the model sees the other images better without them.",
             stacklevel=4,
         )
     return spec
 
 
 def tell_losses(cache: ImageCache, spec: PreprocessSpec, *, colour: bool = True) -> None:
-    """Warn, by kind and by name, of files that lose something as they are brought to a spec.
+    """Warn, by kind and by name, of files that lose something when they are fitted to a spec.
 
     Args:
         cache: the decoded files.
-        spec: as they were decoded, with the scale.
-        colour: whether lost colour is told too: not where grey was asked for.
+        spec: the spec by which they were decoded, with the scale.
+        colour: whether to warn of lost colour too: not if the settings ask for grey.
     """
     found: dict[Loss, list[str]] = {}
     worst = 0.0
@@ -270,22 +271,23 @@ def tell_losses(cache: ImageCache, spec: PreprocessSpec, *, colour: bool = True)
         )
     words: dict[Loss, Callable[[str], str]] = {
         "clipped": lambda named: (
-            f"{named} with values {beyond}: they are cut off, "
-            f"up to {worst:.1%} of an image. They are of another camera or setting than the "
-            "images that the model learns from: bring them to one range."
+            f"{named} with values {beyond}: these values are clipped, "
+            f"up to {worst:.1%} of an image. The images seem to come from another camera or "
+            "exposure than the training images: bring all images to one range."
         ),
         "near black": lambda named: (
-            f"{named} of fewer bits than the others: white is {white} here, so the model sees them "
-            "near black. Bring all images to one range, or set data.bit_depth before training."
+            f"{named} with fewer bits per channel than the others: white is {white} here, so they "
+            "look nearly black to the model. Bring all images to one range, or set data.bit_depth "
+            "before training."
         ),
         "colour": lambda named: (
-            f"{named} in colour: only their grey values are seen here. Set data.channels=3 before "
+            f"{named} in colour, but the model sees only grey values. Set data.channels=3 before "
             "training if colour matters."
         ),
         "pages": lambda named: (
-            f"{named} with further pages: only the first of each file is used. If the others "
-            "are to count, set data.pages=all for a folder, or name them in a table (file.tif#2); "
-            "frames of other kinds can only be saved as files of their own."
+            f"{named} with several pages: only the first page of each file is used. To use the "
+            "other pages of TIFF files, set data.pages=all for a folder, or name them in a table "
+            "(file.tif#2); save frames of other kinds of files as separate files."
         ),
     }
     for kind, paths in found.items():
@@ -300,7 +302,7 @@ def _named(paths: Sequence[str]) -> str:
 
 
 def is_elongated(native: tuple[int, int]) -> bool:
-    """Whether images are so far from square that they are brought to a shape of their own.
+    """Whether images are so far from square that they are not resized to squares.
 
     Args:
         native: median height and width of the images.
@@ -309,7 +311,7 @@ def is_elongated(native: tuple[int, int]) -> bool:
 
 
 def working_side(native: tuple[int, int]) -> int:
-    """Side of the square whose number of pixels is worked with: near the images' own, 64 to 128.
+    """Side of the square with the usual number of pixels: near the images' own, 64 to 128.
 
     Args:
         native: median height and width of the images.
@@ -323,11 +325,11 @@ def working_side(native: tuple[int, int]) -> int:
 
 
 def candidate_sizes(native: tuple[int, int]) -> list[tuple[int, int]]:
-    """Sizes (height, width) that images may be resized to where nobody says.
+    """Sizes (height, width) that images may be resized to if the settings give none.
 
-    The first is what is taken without a closer look: that of `working_side`. The others follow with
-    ascending numbers of pixels, up to those of 256 x 256: as many as the images have, and of small
-    images more, up to twice their side (and in any case 128, at most 192).
+    The first is that of `working_side`, used if no size is tried. The others follow with ascending
+    numbers of pixels, up to 256 x 256: as many pixels as the images have, and for small images
+    more, up to twice their side (in any case 128, at most 192).
 
     Args:
         native: median height and width of the images.
@@ -348,10 +350,10 @@ def candidate_sizes(native: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def shaped(side: int, native: tuple[int, int]) -> tuple[int, int]:
-    """Height and width with about the pixels of a square, in the images' shape.
+    """Height and width with about as many pixels as a square, in the images' aspect ratio.
 
     Both are multiples of 32, the longer at most 8 times the shorter. Images that are nearly square
-    get the square itself. A wrong number of pixels counts twice as much as a wrong aspect ratio.
+    get the square. A wrong number of pixels counts twice as much as a wrong aspect ratio.
 
     Args:
         side: of the square.
@@ -384,12 +386,12 @@ def shaped(side: int, native: tuple[int, int]) -> tuple[int, int]:
 def native_size(
     paths: Sequence[Path], *, sample: int = 64, context: float = CONTEXT
 ) -> tuple[int, int]:
-    """Median (height, width) of an evenly spaced sample of files, from their headers alone.
+    """Median (height, width) of an evenly spaced sample of files, from their headers alone; pixels.
 
     Args:
         paths: image files.
-        sample: how many of them are looked at.
-        context: what is seen of a box.
+        sample: how many files are examined.
+        context: side of the square around a box, see `PreprocessSpec`.
 
     Raises:
         DataError: none of the sampled files has a readable header.
@@ -406,15 +408,15 @@ def native_size(
 
 
 def evenly_spaced(total: int, sample: int) -> list[int]:
-    """At most `sample` of so many positions, from the first to the last."""
+    """At most `sample` of `total` positions, from the first to the last."""
     return sorted(set(np.linspace(0, total - 1, min(sample, total)).astype(int).tolist()))
 
 
 def _median_size(sizes: list[tuple[int, int]], reason: str) -> tuple[int, int]:
     if not sizes:
         raise DataError(
-            f"None of the sampled images can be read ({reason}), so nothing tells how to "
-            "preprocess them. Check the paths and the files."
+            f"None of the sampled images can be read ({reason}), so preprocessing cannot be "
+            "chosen. Check the paths and the files."
         )
     height, width = np.median(np.asarray(sizes), axis=0)
     return round(float(height)), round(float(width))

@@ -101,13 +101,14 @@ class EpochBatches(Sampler[list[int]]):
         self._per_class = batch_size // self._classes_per_batch
         if kind == "m_per_class" and batch_size % samples_per_class:
             raise ConfigError(
-                f"finetune.batch_size={batch_size} is no multiple of finetune.samples_per_class="
-                f"{samples_per_class}, so batches cannot hold that many of each class. Change one."
+                f"finetune.batch_size={batch_size} is not a multiple of "
+                f"finetune.samples_per_class={samples_per_class}, so batches cannot hold that many "
+                "images of each class. Change one of them."
             )
         if world_size > 1 and self._epoch_size < 2 * world_size:
             raise ConfigError(
                 f"An epoch of {self._epoch_size} images has fewer than two for each of "
-                f"{world_size} processes, and batch norms cannot train on one. Use fewer "
+                f"{world_size} processes, but batch norms cannot train on one image. Use fewer "
                 "run.devices or run.num_nodes, or a larger finetune.epoch_size."
             )
 

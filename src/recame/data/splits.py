@@ -1,4 +1,4 @@
-"""Splits where a manifest has none: stratified, grouped, seeded, and never invented silently."""
+"""Makes the splits that a manifest lacks: stratified, grouped and seeded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from recame.data.file_groups import groups_of
 from recame.errors import ConfigError, DataError
 
 _NAMES = np.array(["train", "val", "test"], dtype=object)
-#: A class with fewer images (or groups) stays in training.
+#: A class with fewer images (or groups) stays whole in `train`.
 _DIVISIBLE = 3
-#: The split of images that neither train nor choose anything.
+#: The split of images that are used neither to train nor to choose a model.
 CALIBRATE = "calibrate"
 
 
@@ -33,16 +33,16 @@ def make_splits(
     Every class with at least three images is represented in each split whose fraction is above
     0, and every class keeps at least one image in `train`; a class with one or two images stays
     there. With `groups`, whole groups are assigned, rarest class first, each to the split that
-    still wants most of that class (after Sechidis et al., ECML PKDD 2011, "iterative
-    stratification", over groups instead of rows); the fractions and the representation of
-    each class in `val` and `test` are then the best that this greedy rule finds, while `train`
-    holding every class is certain. Grouped splits do not depend on the order of the rows.
+    still lacks most images of that class (after Sechidis et al., ECML PKDD 2011, "iterative
+    stratification", over groups instead of rows). Then the fractions, and the classes in `val` and
+    `test`, are the best that this greedy rule finds, but `train` always holds every class. Grouped
+    splits do not depend on the order of the rows.
 
     Args:
         labels: N labels.
         val_fraction: share for `val`, in [0, 1).
         test_fraction: share for `test`, in [0, 1); both together below 1.
-        groups: N values, none missing; no value is found in two splits.
+        groups: N values, none missing; each value goes to one split.
         seed: of the random choice among equals.
 
     Returns:
@@ -55,7 +55,7 @@ def make_splits(
     if val_fraction + test_fraction >= 1.0:
         raise ConfigError(
             f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave "
-            "nothing to train on: choose two that add up to less than 1."
+            "nothing to train on: choose two shares that add up to less than 1."
         )
     classes, names = pd.factorize(labels, sort=True)
     held_out = np.array([val_fraction, test_fraction])
@@ -64,8 +64,8 @@ def make_splits(
     else:
         if groups.isna().any():
             raise DataError(
-                f"{int(groups.isna().sum())} images have no {groups.name!r}, so it is unknown "
-                "which others they belong with. Fill the column, or unset data.group_by."
+                f"{int(groups.isna().sum())} images have no {groups.name!r}, so it is unknown to "
+                "which group they belong. Fill the column, or unset data.group_by."
             )
         members, group_names = pd.factorize(groups, sort=True)
         counts = np.zeros((len(group_names), len(names)), np.int64)
@@ -78,20 +78,20 @@ def make_splits(
 
 
 def check_group_column(table: pd.DataFrame, group_by: str | None) -> None:
-    """Refuse a column that is asked for and not there.
+    """Refuse a `group_by` that is not a column of the table.
 
     Raises:
-        DataError: `group_by` is no column of the table.
+        DataError: the table has no such column.
     """
     if group_by is not None and group_by not in table:
         raise DataError(
-            f"There is no column {group_by!r} to group by; the columns are "
+            f"There is no column {group_by!r} to group by; the table has the columns "
             f"{', '.join(map(str, table.columns))}. Set data.group_by to one of them, or to null."
         )
 
 
 def in_order(splits: Iterable[str]) -> tuple[str, ...]:
-    """Names of splits, each once: train, val and test first, then the others by name."""
+    """Names of splits, each once: train, val, test, then the others by name."""
     found = set(splits)
     return (*(name for name in _NAMES if name in found), *sorted(found.difference(_NAMES)))
 
@@ -107,21 +107,20 @@ def complete_splits(
 ) -> pd.DataFrame:
     """Give a manifest the splits that training needs.
 
-    Without a column `split`, all three are made. With one that has no `val`, that share of the
-    training rows becomes `val`. A given split is otherwise left as it is: no `test` is made up,
-    and further names are kept as further sets to evaluate on. Images without a label are spread
-    over the splits as a class is.
+    Without a column `split`, all three splits are made. If the column has no `val`, a share of the
+    training rows becomes `val`. Otherwise the given splits stay: no `test` is made, and splits with
+    other names are kept for evaluation. Images without a label are distributed like a class.
 
-    The pages and boxes of one file (`file.tif#1`, `file.png#xywh=10,20,30,40`) belong together like
-    a group.
+    The pages and boxes of one file (`file.tif#1`, `file.png#xywh=10,20,30,40`) stay together like a
+    group.
 
     Args:
         table: columns `image`, maybe `label` and `split`, and `group_by`.
         val_fraction: share for `val`, of the training rows if there are splits already.
-        test_fraction: share for `test`; only used if there is no split at all.
-        group_by: column whose values must not straddle two splits.
-        seed: of the random choice.
-        calibrate_fraction: share of the training rows for `calibrate`, unless there is one.
+        test_fraction: share for `test`; only used if there are no splits.
+        group_by: column; rows with the same value in it stay in one split.
+        seed: seed of the random choice.
+        calibrate_fraction: share of the training rows for `calibrate`, unless that split exists.
 
     Returns:
         A copy of the table with `split`, rows in the same order, numbered from 0.
@@ -165,8 +164,8 @@ def complete_splits(
         split = split.where(~in_train, made)
     if groups is not None and (straddling := int((split.groupby(groups).agg("nunique") > 1).sum())):
         warnings.warn(
-            f"{straddling} values of {groups.name!r} are found in more than one of the given "
-            "splits: figures on the held-out splits will look better than they are.",
+            f"{straddling} values of {groups.name!r} are in more than one of the given splits, so "
+            "figures on the held-out splits will look better than they are.",
             stacklevel=2,
         )
     return table.assign(split=_calibrating(split, labels, groups, calibrate_fraction, seed))
@@ -215,8 +214,8 @@ def _check_divisible(counts: IntArray, held_out: np.ndarray[Any, Any], column: s
     needed = 1 + int((held_out > 0).sum())
     if len(counts) < needed:
         raise DataError(
-            f"Column {column!r} has {len(counts)} groups, and {needed} splits need at least one "
-            "each. Group by a finer column, give a split column, or unset data.group_by."
+            f"Column {column!r} has {len(counts)} groups, but {needed} splits need at least one "
+            "group each. Group by a finer column, give a split column, or unset data.group_by."
         )
 
 
@@ -233,8 +232,8 @@ def _check_reached(
         if fraction > 0 and not (of_group == split).any():
             raise DataError(
                 f"Column {column!r} leaves no group for {_NAMES[split]!r}: class "
-                f"{str(names[rarest])!r}, found in {num_groups[rarest]} of {len(counts)} groups, "
-                "would vanish from train. Group by a finer column, give a split column, or unset "
+                f"{str(names[rarest])!r}, in {num_groups[rarest]} of {len(counts)} groups, would "
+                "be missing from train. Group by a finer column, give a split column, or unset "
                 "data.group_by."
             )
 

@@ -40,12 +40,12 @@ def check_views(views: int, height: int, width: int) -> int:
     """
     if views not in NUM_VIEWS:
         raise ConfigError(
-            f"views={views}: the views of an image are its flips and turns, of which 1, 2, 4 or 8 "
-            "are averaged. Ask for one of these."
+            f"views={views}: test-time augmentation averages over 1, 2, 4 or 8 flips and rotations "
+            "of an image. Give one of these numbers."
         )
     if views > 4 and height != width:
         raise ConfigError(
-            f"views={views}: images of {height} x {width} pixels cannot be turned by 90 degrees. "
-            "Ask for at most 4."
+            f"views={views}: images of {height} x {width} pixels cannot be rotated by 90 degrees. "
+            "Give at most 4."
         )
     return views

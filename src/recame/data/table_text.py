@@ -1,4 +1,4 @@
-"""A table's bytes -> its text and separator, where both are certain; what was taken is said."""
+"""Bytes of a table -> its text and separator, if both are certain, and the guessed encoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from recame.errors import ConfigError, DataError
 from recame.files import open_regular
 
-#: The longer mark first: that of UTF-32 begins as that of UTF-16 does.
+#: Byte-order marks; UTF-32 comes first, as its mark begins like that of UTF-16.
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe\0\0", "utf-32"),
@@ -21,7 +21,7 @@ _MARKS = (
 )
 _SEPARATORS = ",;\t|"
 _WESTERN = "cp1252"
-#: What Western European texts hold beside letters.
+#: Signs in Western European texts beside letters.
 _SIGNS = frozenset("°µ²³¹€£§±·…“”„«»ºª½¼¾®©™¿¡\u00a0\u00d7\u2013\u2014\u2018\u2019\u201a")
 #: Two accented letters stand beside each other now and then, three never do.
 _LONGEST_RUN = 2
@@ -31,9 +31,9 @@ class TableText(NamedTuple):
     """A table as text.
 
     Attributes:
-        text: without marks of its encoding, and without the line that tells the separator.
+        text: without a byte-order mark, and without a line that gives the separator.
         separator: one character.
-        guessed: the code page that was concluded from the bytes alone; None: it was certain.
+        guessed: the code page that was guessed from the bytes; None if the encoding is certain.
     """
 
     text: str
@@ -44,11 +44,10 @@ class TableText(NamedTuple):
 def read_table_text(source: Path, columns: Collection[str], encoding: str = "auto") -> TableText:
     """Read a CSV file as spreadsheets and programs write it.
 
-    The encoding is what the file's first bytes mark, else what was declared, else UTF-8 where that
-    decodes all of it. Bytes that are no UTF-8 are taken for Windows-1252 only where all of them
-    stand for letters and signs that Western European texts hold, as those texts hold them; any
-    other code page must be declared. The separator is the one by which the header has the columns
-    that are looked for; a first line `sep=;` tells it.
+    The encoding is that of the byte-order mark, else the declared one, else UTF-8 if it decodes the
+    whole file. Bytes that are not UTF-8 count as Windows-1252 only if all of them mean letters and
+    signs as Western European texts use them; any other code page must be declared. The separator is
+    the one with which the header has the wanted columns; a first line `sep=;` gives it.
 
     Args:
         source: the file.
@@ -64,13 +63,14 @@ def read_table_text(source: Path, columns: Collection[str], encoding: str = "aut
             content = stream.read()
     except OSError as error:
         raise DataError(
-            f"{source} cannot be opened ({error.strerror or error}): check the file and its rights."
+            f"{source} cannot be opened ({error.strerror or error}): check the file and its "
+            "permissions."
         ) from error
     text, guessed = _decoded(source, content, encoding)
     if "\0" in text:
         raise DataError(
-            f"{source} holds zero bytes and is no table as it stands: if it is UTF-16, declare it "
-            "with --set data.encoding=utf-16-le, or save it as UTF-8."
+            f"{source} contains zero bytes, so it cannot be read as a table: if it is UTF-16, "
+            "declare it with --set data.encoding=utf-16-le, or save it as UTF-8."
         )
     first, newline, rest = text.partition("\n")
     told = re.fullmatch(r'"?sep=(.)"?\r?', first)
@@ -87,36 +87,36 @@ def _decoded(source: Path, content: bytes, encoding: str) -> tuple[str, str | No
         except UnicodeDecodeError as error:
             if marked is not None:
                 raise DataError(
-                    f"{source} begins as {marked.upper()} and goes on otherwise ({error}): it was "
-                    "cut or damaged. Save it anew as UTF-8."
+                    f"{source} begins as {marked.upper()}, but not all of it is ({error}): it was "
+                    "cut or damaged. Save it again as UTF-8."
                 ) from error
         return _western(source, content), _WESTERN
     try:
         return content.decode(encoding), None
     except LookupError as error:
         raise ConfigError(
-            f"data.encoding={encoding!r} is no encoding that Python knows ({error}): name one as "
-            "utf-8, cp1252, cp1250, cp1251, cp932 or gbk."
+            f"data.encoding={encoding!r} is not an encoding that Python knows ({error}): give for "
+            "example utf-8, cp1252, cp1250, cp1251, cp932 or gbk."
         ) from error
     except UnicodeError as error:
         raise DataError(
-            f"{source} is no {encoding} text ({error}): declare the right data.encoding, or save "
+            f"{source} is not {encoding} text ({error}): declare the right data.encoding, or save "
             "it as UTF-8."
         ) from error
 
 
 def _western(source: Path, content: bytes) -> str:
-    """The text in Windows-1252, if it can hardly be anything else."""
+    """The text in Windows-1252, if no other encoding is likely."""
     text = content.decode(_WESTERN, errors="replace")
     runs = [found[0] for found in re.finditer(r"[^\0-\x7f]+", text)]
     if all(len(run) <= _LONGEST_RUN and all(map(_is_western, run)) for run in runs):
         return text
     shown = next(line for line in text.splitlines() if not line.isascii())[:60]
     raise DataError(
-        f"{source} is not UTF-8, and which other encoding it has its bytes do not tell ({shown!r} "
-        "in Windows-1252): a guess would give classes wrong names and not find files. Save it as "
-        "UTF-8, or declare it with --set data.encoding=cp1252 (Western Europe), cp1250 (Central "
-        "Europe), cp1251 (Cyrillic), cp932 (Japan) or gbk (China)."
+        f"{source} is not UTF-8, and its encoding cannot be detected ({shown!r} in Windows-1252): "
+        "a wrong guess would misname classes and miss files. Save it as UTF-8, or declare it with "
+        "--set data.encoding=cp1252 (Western Europe), cp1250 (Central Europe), cp1251 (Cyrillic), "
+        "cp932 (Japan) or gbk (China)."
     )
 
 
@@ -125,7 +125,7 @@ def _is_western(character: str) -> bool:
 
 
 def _separator(header: str, columns: Collection[str]) -> str:
-    """The separator by which the header holds most of the columns, else the most frequent."""
+    """The separator with which the header has most of the columns, else the most frequent."""
 
     def fits(separator: str) -> tuple[int, int]:
         try:

@@ -281,7 +281,7 @@ def dihedral_view(images: Tensor, view: int, pieces: int = 1) -> Tensor:
         height, width = images.shape[-2:]
         if height != width:
             raise ConfigError(
-                f"Images of {height} x {width} pixels cannot be turned by 90 degrees, so only 4 "
+                f"Images of {height} x {width} pixels cannot be rotated by 90 degrees, so only 4 "
                 "views exist. Ask for at most 4, or choose a square data.size."
             )
         images = images.transpose(-1, -2)

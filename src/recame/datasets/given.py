@@ -1,4 +1,4 @@
-"""A set that is given in memory, kept as the table that every stage reads."""
+"""Data given in memory, written as the table that every stage reads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from recame.files import write_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Where images are described: a path, a table in memory, pairs of an image's path and its label, or
-#: a run, whose images are meant with the splits that it gave them.
+#: Accepted forms of data: a path, a table in memory, pairs of an image's path and its label, or a
+#: run, which means its images with their splits.
 Given: TypeAlias = "AnyPath | pd.DataFrame | Sequence[tuple[AnyPath, str]]"
 
 _HOW = (
@@ -28,19 +28,19 @@ _HOW = (
 
 @contextmanager
 def given_path(given: Given, folder: Path, image_column: str = "image") -> Iterator[Path]:
-    """The path of what is given; of a set in memory that of a table which is written for it.
+    """Give the path of the data; data in memory are written to a table first.
 
-    Stages meet in files, so that each can be run again alone. The table is called by its content,
-    and its images by absolute paths; where the block fails and nothing else came into the folder,
-    both vanish.
+    Stages exchange files, so that each can be run again alone. The table's name follows from its
+    content, and its images have absolute paths. If the block fails and nothing else was written to
+    the folder, table and folder are removed.
 
     Args:
-        given: see `Given`; whatever has `to_pandas` is a DataFrame, too.
-        folder: for that table; made when missing.
-        image_column: whose relative paths start at the working directory.
+        given: see `Given`; an object with `to_pandas` counts as a DataFrame.
+        folder: folder for the table; made when missing.
+        image_column: column of image paths; relative paths start at the working directory.
 
     Raises:
-        DataError: it is none of these.
+        DataError: the data have another form.
     """
     if isinstance(given, str | os.PathLike) and not hasattr(given, "manifest_path"):
         yield Path(given)
@@ -77,8 +77,8 @@ def _table_bytes(given: Any, image_column: str) -> bytes:
         table = _of_pairs(given)
     if len(set(table.columns)) < len(table.columns):
         raise DataError(
-            f"The table has several columns of one name ({', '.join(table.columns)}), so nothing "
-            "says which is meant: rename or remove all but one."
+            f"The table has several columns with one name ({', '.join(table.columns)}), so it is "
+            "unclear which is meant: rename or remove all but one."
         )
     for name in [name for name in table if table[name].dtype == object]:
         filled = table[name].notna()
@@ -103,12 +103,12 @@ def _of_pairs(given: Any) -> pd.DataFrame:
 
     rows = list(given) if isinstance(given, Sequence) and not isinstance(given, bytes) else None
     if rows is None:
-        raise DataError(f"Images were given as {type(given).__name__}. {_HOW}")
+        raise DataError(f"Images cannot be given as {type(given).__name__}. {_HOW}")
     for place, row in enumerate(rows):
         pair = tuple(row) if isinstance(row, tuple | list) else ()
         if len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
             raise DataError(
-                f"Item {place} of the list is {str(row)[:80]!r}, no pair of an image's path and "
+                f"Item {place} of the list is {str(row)[:80]!r}, not a pair of an image's path and "
                 f"its label. {_HOW}"
             )
     if not rows:

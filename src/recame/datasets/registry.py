@@ -1,6 +1,6 @@
-"""Public long-tailed sets: a local raw copy -> a manifest with the published split.
+"""Public long-tailed data sets: a local raw copy -> a manifest with the published split.
 
-Nothing is downloaded. A set's module is imported when the set is prepared, and none imports torch.
+Nothing is downloaded. A set's module is imported only when the set is prepared; none imports torch.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from recame.errors import ConfigError, DataError, PluginError
 from recame.plugins import Plugin, offered
 from recame.progress import Progress, say, silent
 
-#: Many above 100 training images, medium 20 to 100, few below 20, as `LabelSpace.groups` reads it.
-#: The literature of the natural-image sets has no fourth group, so nothing is above the first.
+#: Cut-offs for `LabelSpace.groups`: many above 100 training images, medium 20 to 100, few below 20.
+#: The literature of natural-image sets has no fourth group, so no class exceeds the first.
 PUBLISHED_GROUPS = (10**9, 100, 19)
 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """One public set and how its published protocol reads.
+    """One public data set with its published protocol.
 
     Attributes:
         title: its name in tables.
-        module: the module that prepares it: of this package, or the whole path of another's.
+        module: the module that prepares it: a module of this package, or the full path of another.
         raw: the files that `prepare` expects, in words; empty if it needs none.
         source: who published the images and the long-tailed protocol.
-        licence: of the images, in words.
-        cutoffs: for `LabelSpace.groups`; None where the paper's hold (`LabelSpace.groups`).
-        function: of the module.
+        licence: licence of the images, in words.
+        cutoffs: cut-offs for `LabelSpace.groups`; None: the paper's (its default).
+        function: the function of the module.
         options: values of the function's options that make this set.
         group: the manifest's column that says which images were taken together, by whose values
-            `train` may be resampled; empty where nothing says it.
+            `train` may be resampled; empty if there is none.
     """
 
     title: str
@@ -58,25 +58,24 @@ class PublicSet:
         on_progress: Progress = silent,
         **options: Any,
     ) -> Path:
-        """Prepare the set in a folder; at once if the folder holds just that already.
+        """Prepare the set in a folder; nothing is done if the folder holds it already.
 
         Args:
             raw: the local copy; None for a set that is generated.
             out: a new or empty folder, or one that holds this set already.
-            on_progress: told of the progress while images are written.
-            options: of the set's own function, in place of the published values.
+            on_progress: called with the progress while images are written.
+            options: options of the set's function, in place of the published values.
 
         Returns:
             The manifest's path: `out/manifest.csv`.
 
         Raises:
-            DataError: the raw files are missing or not what they should be, or `out` holds
-                something else.
+            DataError: the raw files are missing or wrong, or `out` holds something else.
             ConfigError: an option is out of range.
         """
         if self.raw and raw is None:
             raise DataError(
-                f"{self.title} is made from a local copy of its files, and none was given. "
+                f"{self.title} is made from a local copy of its files, but no path was given. "
                 f"Give the path of {self.raw}."
             )
         home = self.module if "." in self.module else f"recame.datasets.public.{self.module}"
@@ -192,16 +191,17 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
 
 
 def built_source(source: Path, builder: Plugin | None, console: Console) -> Path:
-    """A run's data, made now where a builder is named and nothing lies there yet.
+    """Make a run's data if a builder is named and the data do not exist yet.
 
     Args:
-        source: the folder to write; whatever is there already is taken as it is.
-        builder: called with the folder and its `init_args`, it returns the path of a table, or the
-            folder; None: the data are there.
-        console: says what is made.
+        source: the folder to write; existing data are used as they are.
+        builder: called with the folder and its `init_args`; it returns the path of a table or of
+            the folder; None: the data exist.
+        console: where a message goes.
 
     Raises:
-        PluginError: the builder cannot be imported or called, or what it returns is not there.
+        PluginError: the builder cannot be imported or called, or the path that it returns does not
+            exist.
     """
     if builder is None or source.exists():
         return source
@@ -209,18 +209,18 @@ def built_source(source: Path, builder: Plugin | None, console: Console) -> Path
     made = Path(builder.make("data.builder", source))
     if not made.exists():
         raise PluginError(
-            f"data.builder names {builder.class_path}, which returns {made}, and there is nothing: "
-            "let it write the set and return the path of its table or folder."
+            f"data.builder names {builder.class_path}, which returns {made}, but nothing exists "
+            "there: let it write the data set and return the path of its table or folder."
         )
     return made
 
 
 def public_set(name: str) -> PublicSet:
-    """Find a public set by its name, or one that an installed package offers.
+    """Find a public set by its name, also one that an installed package offers.
 
     Raises:
-        ConfigError: there is none of that name.
-        PluginError: what a package offers is no `PublicSet`.
+        ConfigError: no set has that name.
+        PluginError: a package offers an object that is not a `PublicSet`.
     """
     if name not in PUBLIC_SETS and (own := offered(name)) is not None:
         made = own.load("builder")
@@ -232,7 +232,7 @@ def public_set(name: str) -> PublicSet:
         return made
     if name not in PUBLIC_SETS:
         raise ConfigError(
-            f"There is no public set {name!r}; there are {', '.join(PUBLIC_SETS)}. Correct the "
-            "name, or give the path of a manifest."
+            f"There is no public set {name!r}; the public sets are {', '.join(PUBLIC_SETS)}. "
+            "Correct the name, or give the path of a table."
         )
     return PUBLIC_SETS[name]

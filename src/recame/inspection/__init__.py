@@ -1,4 +1,4 @@
-"""What a set of images is like, before any training; `checks/` has a file for each question."""
+"""Checks of a data set before training; `checks/` has a file for each."""
 
 from recame.inspection.check import Check, Inspection, SetFinding
 from recame.inspection.examine import inspect_set

@@ -1,4 +1,4 @@
-"""What a check of a set is: it finds, says what to do, and shows; and what all checks look at."""
+"""Base class of the checks of a data set, and the inspection that they work on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Level = Literal["bad", "warn", "note", "good"]
 C = TypeVar("C", bound="Check")
 
-#: Rows that a figure or a table of the page shows; the JSON holds the rest.
+#: Most rows of a figure or table on the page; the JSON holds all rows.
 MOST_ROWS = 40
 _RANK = {"bad": 0, "warn": 1, "note": 2, "good": 3}
 _THUMB = 80
@@ -32,15 +32,16 @@ _THUMB = 80
 
 @dataclass(frozen=True)
 class SetFinding:
-    """One thing that is so in a set.
+    """One finding about a data set.
 
     Attributes:
         key: short name.
-        level: `bad` makes figures wrong, `warn` costs quality, `note` is good to know, `good`.
-        title: what, in a few words.
-        text: what exactly.
-        action: what to do; empty where nothing is.
-        count: how many images, classes or groups.
+        level: `bad`: makes figures wrong; `warn`: costs quality; `note`: good to know; `good`: no
+            fault found.
+        title: the finding in a few words.
+        text: the details.
+        action: what to do; empty if nothing needs to be done.
+        count: number of images, classes or groups.
     """
 
     key: str
@@ -78,7 +79,7 @@ class Section:
         key: its anchor.
         title: its heading; `short` is its name in the contents.
         blocks: what it shows.
-        short: empty where the title is short itself.
+        short: empty if the title itself is short.
     """
 
     key: str
@@ -105,19 +106,19 @@ class Clock:
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """The N images that were embedded: one of each equal group, the frequent classes sampled.
+    """The N embedded images: one of each group of exact duplicates, a sample of frequent classes.
 
     Attributes:
         rows: (N,) rows of the table.
-        num_candidates: images that they were drawn from.
-        source: which network embedded them.
+        num_candidates: number of images from which they were drawn.
+        source: the network that embedded them.
         looks: (N, P), see `Embedding`.
         details: (N, Q), see `Embedding`.
         components: (N, 64) principal components of the details.
         neighbours: (N, 10) positions (not table rows) of the nearest images.
         target: (N,) index of the class among the manifest's classes.
         basis: the split whose images are counted for the clusters, or "all images".
-        counted: (N,) whether of the basis.
+        counted: (N,) whether the image belongs to the basis.
         present: (C,) images of each class in the basis, embedded or not.
     """
 
@@ -136,23 +137,23 @@ class EmbeddedImages:
 
 @dataclass
 class Inspection:
-    """A set, inspected: what the checks look at, and the checks.
+    """An inspected data set: its properties, and the checks.
 
     Attributes:
         source: the data as the user named it.
         table: the manifest; with decoded images also `row` (of the cache; -1: unreadable).
-        audit: what the manifest says.
-        seed: of every sample.
+        audit: counts from the manifest.
+        seed: seed of every sample.
         clock: times each step.
-        headers: what the files' headers say (a sample); empty without decoding.
+        headers: properties from the files' headers (a sample); empty without decoding.
         pixels: brightness and contrast of each cached image; empty without decoding.
         spec: how the images were decoded, or None.
         cache: the decoded images, or None.
-        corrections: labels that `data.corrections` changed; None: it names none.
-        equal: images whose pixels are equal: `group`, `image`, `label`, `split`, `bytes_equal`
-            and, within the group, `labels` and `splits` (how many).
+        corrections: labels that `data.corrections` changed; None if it is not set.
+        equal: exact duplicates (images with equal pixels): `group`, `image`, `label`, `split`,
+            `bytes_equal` and the numbers of different `labels` and `splits` in the group.
         embedded: vectors of the images, or None without decoding.
-        checks: each done once, in the order of `CHECKS`; `inspection[Files]` is one of them.
+        checks: the checks, in the order of `CHECKS`; `inspection[Files]` is one of them.
     """
 
     source: str
@@ -170,7 +171,7 @@ class Inspection:
     checks: list[Check] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """The set in a line, and what was found, worst first."""
+        """A line about the data set, and the findings, worst first."""
         audit = self.audit
         lines = [f"{self.source}: {audit.num_images:,} images of {len(audit.classes):,} classes"]
         return "\n".join(
@@ -178,7 +179,7 @@ class Inspection:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """The findings, a row each, worst first: `level, key, title, text, action, count`.
+        """The findings, one row each, worst first: `level, key, title, text, action, count`.
 
         `audit.classes` is the table of the classes.
         """
@@ -189,7 +190,7 @@ class Inspection:
         """Draw how many images each class has, on a logarithmic axis.
 
         Returns:
-            A figure of its own; no global state of matplotlib is touched.
+            A new figure; the global state of matplotlib stays unchanged.
         """
         from matplotlib.figure import Figure
 
@@ -203,7 +204,7 @@ class Inspection:
         return figure
 
     def __getitem__(self, kind: type[C]) -> C:
-        """What a check found."""
+        """The check of a class, with its results."""
         return next(check for check in self.checks if isinstance(check, kind))
 
     @property
@@ -217,12 +218,12 @@ class Inspection:
         return list(self.audit.classes["class"])
 
     def findings(self) -> list[SetFinding]:
-        """What all checks say, worst first."""
+        """The findings of all checks, worst first."""
         found = [finding for check in self.checks for finding in check.say()]
         return sorted(found, key=lambda finding: _RANK[finding.level])
 
     def thumbnail(self, table_row: int, caption: str = "") -> Picture:
-        """An image of the set, each of its pieces with at most as many pixels as 80 x 80."""
+        """An image of the data set, each of its tiles with at most as many pixels as 80 x 80."""
         import cv2
 
         assert self.cache is not None
@@ -239,13 +240,13 @@ class Inspection:
 
 
 class Check:
-    """One question about a set; `checks/` has a file for each, and `CHECKS` a line.
+    """One check of a data set; `checks/` has a file for each, and `CHECKS` a line.
 
-    A check that has nothing to say or to show leaves out the method.
+    A check without findings or sections leaves out the method.
 
     Attributes:
-        place: of its sections and its tile on the page, ascending.
-        of_images: it shows nothing, and has no tile, where no image was decoded.
+        place: place of its sections and its tile on the page, ascending.
+        of_images: whether it has no section and no tile if images are not decoded.
     """
 
     place: ClassVar[int]
@@ -256,29 +257,29 @@ class Check:
         self.find()
 
     def find(self) -> None:
-        """Look, and keep what is found as attributes; earlier checks can be asked."""
+        """Do the check and keep the results as attributes; results of earlier checks are there."""
 
     def say(self) -> list[SetFinding]:
-        """What was found, in sentences, with what to do."""
+        """The findings, in sentences, with what to do."""
         return []
 
     def tiles(self) -> list[dict[str, str]]:
-        """Headline numbers: `name`, `value`, `meaning` and, coloured, `tone`."""
+        """Headline numbers: `name`, `value`, `meaning` and, if coloured, `tone`."""
         return []
 
     def show(self) -> list[Section]:
-        """Its part of the page."""
+        """The sections of this check on the page."""
         return []
 
     def facts(self) -> dict[str, Any]:
-        """Its part of `inspection.json`; dictionaries under one key become one."""
+        """The part of this check in `inspection.json`; dictionaries under one key are merged."""
         return {}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """CSV files to write, by name; those without a row are left out."""
+        """CSV files to write, by name; tables without a row are left out."""
         return {}
 
 
 def two_digits(value: float | None) -> str:
-    """A share, or a dash where there is none."""
+    """A share with two digits, or a dash if there is none."""
     return "-" if value is None or pd.isna(value) else f"{value:.2f}"

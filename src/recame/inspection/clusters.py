@@ -1,4 +1,4 @@
-"""Intra-class clusters: how many looks each class has, how dense they are, and what they follow."""
+"""Appearance clusters of each class: their number, their density, and what they follow."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pandas as pd
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.inference.projection import principal_components
 
-#: Components that carry the look; more only add noise (docs/inspect.md).
+#: Principal components that describe appearance; more only add noise (docs/inspect.md).
 LOOK_COMPONENTS = 12
-#: Two images are of one cluster when they are as close as this share of the pairs of one look.
+#: The cut-off distance of clusters: this quantile of the distances within dense clusters.
 LOOK_QUANTILE = 0.95
-#: Where fewer images lie in dense looks, these are accidents of one continuous cloud.
+#: If a smaller share of the images lies in dense clusters, these clusters count as chance.
 LEAST_DENSE = 0.2
-#: Images that looks are searched among, and images of one class that are linked exactly.
+#: Most images in which dense clusters are searched, and most images of a class linked exactly.
 _MOST_SEARCHED, _MOST_LINKED = 6000, 3000
 _PAIRS = 200_000
 #: Images per effective cluster from which a class is "many in few", below which "few in many".
@@ -26,13 +26,13 @@ _NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Looks:
-    """A space in which the images of one look lie close together.
+    """A space in which the images of one appearance cluster lie close together.
 
     Attributes:
-        space: (N, Q) principal components, whitened by the spread within a look.
+        space: (N, Q) principal components, whitened by the spread within a cluster.
         threshold: distance up to which images count as one cluster.
-        num_looks: dense looks found in the whole set; 0: one continuous cloud.
-        dense_share: images that lie in one, as a share of those searched.
+        num_looks: number of dense clusters in the whole data set; 0: one continuous cloud.
+        dense_share: share of the searched images that lie in a dense cluster.
     """
 
     space: FloatArray
@@ -42,22 +42,22 @@ class Looks:
 
 
 def find_looks(features: FloatArray, seed: int) -> Looks:
-    """Learn from the set itself how far apart images of one look are.
+    """Learn from the data set how far apart images of one appearance cluster are.
 
     1. Principal components of the standardised features, brought to unit variance.
     2. HDBSCAN (Campello et al., PAKDD 2013) over the images of all classes together finds the
-       dense looks; it chooses their number and leaves what is scattered alone.
-    3. The covariance within looks (pooled, shrunk by 5 % to a multiple of the identity) whitens
-       the space: directions in which images of one look differ count little.
-    4. The threshold is the 95th percentile of the distances between two images of one look.
+       dense clusters; it chooses their number and leaves scattered images out.
+    3. The covariance within clusters (pooled, shrunk by 5 % to a multiple of the identity) whitens
+       the space: directions in which images of one cluster differ count little.
+    4. The threshold is the 95th percentile of the distances between two images of one cluster.
 
-    The scale is shared by all classes, because a class of five images cannot tell it by itself.
-    Where no two dense looks exist, or they hold less than a fifth of the images, the set is one
-    cloud, and its own covariance takes their place.
+    All classes share the scale, because five images of a class are too few to estimate it. If there
+    are fewer than two dense clusters, or they hold less than a fifth of the images, the data set
+    counts as one cloud, and its covariance is used instead.
 
     Args:
         features: (N, P) `Embedding.looks`.
-        seed: of the sampling.
+        seed: seed of the sampling.
     """
     from sklearn.cluster import HDBSCAN
 
@@ -94,8 +94,8 @@ def cluster_classes(looks: Looks, target: IntArray, seed: int) -> IntArray:
     """Cluster each class by itself: average linkage (Sokal and Michener, 1958), cut at the
     threshold of `find_looks`.
 
-    Of a class with more than 3,000 images a sample is linked and the rest joins the cluster with
-    the nearest centre.
+    In a class with more than 3,000 images a sample is linked, and the other images join the cluster
+    with the nearest centre.
 
     Args:
         looks: of all images.
@@ -153,11 +153,11 @@ def class_structure(
     - `effective` = exp(-sum p_k log p_k), the number of clusters weighted by size;
     - `images_per_cluster` = n / effective;
     - `singletons` = share of the images that are alone in their cluster;
-    - `diversity` = mean squared distance of two of its images / of two images of the set (1: as
-      varied as the whole set; near 0: all alike), over all images of the class;
+    - `diversity` = mean squared distance of two images of the class / of two images of the data set
+      (1: as varied as the whole data set; near 0: all alike), over all images of the class;
     - `similarity` = mean share of other classes among an image's 10 nearest neighbours, divided
-      by the share that chance would give, (N - n) / (N - 1), at most 1 (1: as if the classes did
-      not exist; 0: a class of its own), over all images.
+      by the share expected by chance, (N - n) / (N - 1), at most 1 (1: as if the classes did not
+      exist; 0: fully separate), over all images.
 
     `kind`: "many in few" for `images_per_cluster` >= 10, "few in many" for <= 4 with at least 2
     effective clusters, else empty.
@@ -168,9 +168,9 @@ def class_structure(
         cluster: (N,) cluster within the class.
         scores: (N, Q) principal components.
         neighbours: (N, k) nearest rows.
-        basis: (N,) the images to count, those of the training split where there is one.
-        present: (C,) how many of these each class has, where the N images are a sample of them:
-            `images` and `images_per_cluster` are then of all, the clusters' sizes of the sample.
+        basis: (N,) the images to count: those of the training split, if there is one.
+        present: (C,) number of images of each class in the basis, if the N images are a sample:
+            `images` and `images_per_cluster` then refer to all, sizes of clusters to the sample.
     """
     total = 2 * float(scores.var(0).sum()) * len(scores) / max(len(scores) - 1, 1)
     rows = []
@@ -215,11 +215,12 @@ def cluster_agreement(
     """Adjusted mutual information of the clusters with each column, within classes.
 
     1: the clusters of a class are the values of the column; 0: no more than chance (Vinh et al.,
-    JMLR 2010). Classes with fewer than 5 images or one value are left out; the mean is weighted
-    by images.
+    JMLR 2010). Classes with fewer than 5 images or only one value are left out; the mean is
+    weighted by images.
 
     Returns:
-        One row a column: `column`, `ami` (None where no class can tell), `images`; most first.
+        One row for each column: `column`, `ami` (None if all classes are left out), `images`;
+        largest first.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 

@@ -1,4 +1,4 @@
-"""`inspect_set`: everything about a set of images before any training, in one call."""
+"""`inspect_set`: checks a data set before training, in one call."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from recame.models import LoadedModel, load_checkpoint
 from recame.progress import Progress, progress_bars, silent
 from recame.short_names import SHORT, in_full
 
-#: Images that are embedded; of more, the frequent classes give a sample.
+#: Most images that are embedded; if there are more, frequent classes are sampled.
 MOST_EMBEDDED = 20_000
 _COMPONENTS = 64
 _NEIGHBOURS = 10
@@ -60,29 +60,29 @@ def inspect_set(
     out: AnyPath | None = None,
     console: Console | None = None,
 ) -> Inspection:
-    """Inspect a set: counts, images, clusters, duplicates, leaks, likely label errors.
+    """Inspect a data set: counts, images, clusters, duplicates, leaks, likely label errors.
 
-    Nothing is invented: without a split column there are no splits, whatever training would make.
-    What training would refuse (one class, a class that only the test split has, many unreadable
-    files) is told, not refused.
+    Without a split column the data set has no splits, although training would make them. Faults
+    for which training stops (one class, a class only in the test split, many unreadable files) are
+    findings here, not errors.
 
     Args:
-        source: a folder or a table, see `read_manifest`, or what that returned; a DataFrame or a
-            list of (image path, label); a run, whose images are meant.
-        data: names of the columns, size of the images, as settings of the section `data`, or all
-            settings, or a dictionary of them (`{"data.group_by": "lot"}`); None: the defaults.
-        model: embeds instead of the packaged network, and decides the images' size; or the folder
-            of a finished run.
-        decode: false: only what the manifest says; seconds for a million rows.
-        seed: of every sample.
-        size: pixels, in place of `data.size`.
-        normal: the class that means no defect, in place of `data.normal_class`.
+        source: a folder or a table, see `read_manifest`, or the table that it returned; a DataFrame
+            or a list of (image path, label); or a run, for its images.
+        data: names of the columns and size of the images: settings of the section `data`, all
+            settings, or a dictionary of settings (`{"data.group_by": "lot"}`); None: the defaults.
+        model: a model, or the folder of a finished run; it embeds the images in place of the
+            packaged network, and decides their size.
+        decode: false: only the manifest is read, in seconds for a million rows.
+        seed: seed of every sample.
+        size: size of the images in pixels, in place of `data.size`.
+        normal: the class without a defect, in place of `data.normal_class`.
         out: folder for the page, the JSON and the tables; None: nothing is written.
         console: for progress and summary; None: nothing is printed.
 
     Raises:
-        DataError: the source cannot be read, not one of its images can, or `out` cannot be
-            written, or holds corrections that would be lost.
+        DataError: the source cannot be read, none of its images can be read, or `out` cannot be
+            written or holds corrections that would be lost.
         ConfigError: a setting is unknown or ill-typed.
     """
     settings = _settings(data, {"size": size, "normal": normal})
@@ -112,10 +112,10 @@ def inspect_set(
 def _settings(
     given: DataConfig | Config | Mapping[str, Any] | None, short: dict[str, Any]
 ) -> DataConfig:
-    """The section `data` of settings, however they are given, with short names over them.
+    """The section `data` of settings in any form; short names override it.
 
     Raises:
-        ConfigError: a setting is wrong, or none of the data's.
+        ConfigError: a setting is wrong, or does not belong to the data.
     """
     if isinstance(given, DataConfig):
         given = Config(data=given)
@@ -123,7 +123,8 @@ def _settings(
         named = set(given) - set(SHORT)
         if foreign := [name for name in named if str(name).partition(".")[0] != "data"]:
             raise ConfigError(
-                f"{foreign[0]} has no effect on an inspection: give settings as data.key here."
+                f"{foreign[0]} has no effect on an inspection: leave it out; only settings "
+                "data.key count here."
             )
     return as_config(given).updated(in_full(short)).data
 
@@ -137,7 +138,7 @@ def _examine(
     decode: bool,
     seed: int,
 ) -> Inspection:
-    """Read, decode and embed; then let every check look."""
+    """Read, decode and embed the images; then run every check."""
     clock = Clock(report)
     with clock("reading the manifest"):
         if isinstance(source, pd.DataFrame):
@@ -167,14 +168,14 @@ def _examine(
 def _embed(
     inspection: Inspection, spec: PreprocessSpec, cache: ImageCache, model: LoadedModel | None
 ) -> EmbeddedImages:
-    """Embed one image of each equal group, of frequent classes a sample."""
+    """Embed one image of each group of exact duplicates, and a sample of frequent classes."""
     table, equal = inspection.table, inspection.equal
     target = pd.Index(inspection.names).get_indexer(pd.Index(table["label"])).astype(np.int64)
     trained = np.zeros(len(table), bool)
     if "split" in table:
         trained = (table["split"] == "train").to_numpy()
-    # One image of each equal group stands for all: the others would be its own neighbours.
-    # A training image where there is one, since the training split is what is described.
+    # One image represents each group of exact duplicates, as copies would be nearest neighbours.
+    # It is a training image if there is one, as the clusters describe the training split.
     copies = equal.iloc[np.argsort(~trained[equal["table_row"].to_numpy(np.int64)], kind="stable")]
     usable = (table["row"] >= 0).to_numpy(copy=True)
     usable[copies[copies.duplicated("group")]["table_row"].to_numpy(np.int64)] = False
@@ -214,8 +215,8 @@ def _decode(
         first = cache.broken[0]
         raise DataError(
             f"None of the {len(table):,} images can be read ({first.path}: {first.reason}), so "
-            "there is nothing to inspect. Check the paths and the files, or look at the manifest "
-            "alone with --no-decode."
+            "there is nothing to inspect. Check the paths and the files, or inspect only the "
+            "manifest with --no-decode."
         )
     return spec, cache
 

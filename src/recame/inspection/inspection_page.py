@@ -1,4 +1,4 @@
-"""An inspection as one HTML page: a judgement, headline numbers, and what each check shows."""
+"""An inspection as one HTML page: summary, headline numbers, and the sections of each check."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def inspection_page(inspection: Inspection) -> str:
 
 
 def lead_sentences(inspection: Inspection, findings: list[SetFinding]) -> str:
-    """The judgement: what this set is, and what stands in the way of training on it."""
+    """The summary: size of the data set, and what to correct before training."""
     audit = inspection.audit
     text = f"{counted(audit.num_images)} of {counted(len(audit.classes), 'class')}"
     if len(audit.classes) > 1:
@@ -55,11 +55,11 @@ def lead_sentences(inspection: Inspection, findings: list[SetFinding]) -> str:
         [_lower(finding.title) for finding in findings if finding.level == level]
         for level in ("bad", "warn")
     )
-    verdict = "Nothing found that stands in the way of training."
+    verdict = "Nothing was found that speaks against training."
     if bad:
-        verdict = f"Before any figure from it is believed: {'; '.join(bad[:3])}."
+        verdict = f"Correct this first, as it makes figures wrong: {'; '.join(bad[:3])}."
     elif warn:
-        verdict = f"Ready to train on; worth a look first: {warn[0]}."
+        verdict = f"Ready for training; look at this first: {warn[0]}."
     return f"{text}. {verdict}{inspection[Structure].lead()}"
 
 

@@ -1,4 +1,4 @@
-"""An inspection on a terminal: headline, classes, findings with what to do."""
+"""Prints an inspection on a terminal: headline, classes, findings with what to do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     if inspection.embedded is not None:
         structure = inspection[Structure]
         told = (
-            f"Clusters (effective number) counted on {inspection.embedded.basis}; "
+            f"Clusters (effective number) are counted on {inspection.embedded.basis}; "
             f"{structure.dense_share:.0%} of the images lie in {structure.num_looks} dense "
             "appearance clusters."
         )

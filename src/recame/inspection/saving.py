@@ -1,4 +1,4 @@
-"""An inspection's files: JSON, the page, and tables of what one wants to act upon."""
+"""Writes the files of an inspection: JSON, the page, and tables to act on."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def inspection_dict(inspection: Inspection) -> dict[str, Any]:
 
 
 def inspection_dir(source: Path, parent: Path = Path("inspection")) -> Path:
-    """Where a source's inspection goes, if nobody says otherwise: a folder that no other shares.
+    """The default folder of a source's inspection, which no other source shares.
 
-    It is called as the source is, ending included, so that `lot.1` and `lot.2`, or a table and a
-    folder, do not replace each other; where it holds the inspection of another source of that
-    name, a number follows.
+    It has the name of the source with its ending, so that `lot.1` and `lot.2`, or a table and a
+    folder, do not replace each other. If it holds the inspection of another source with that name,
+    a number is added.
 
     Args:
         source: a folder or a table.
-        parent: of the folder.
+        parent: the folder in which it lies.
     """
     source = source.absolute()
     name = Path(os.path.normpath(source)).name
@@ -62,7 +62,7 @@ def inspection_dir(source: Path, parent: Path = Path("inspection")) -> Path:
 
 
 def check_nothing_filled_in(out: Path) -> None:
-    """Refuse to overwrite what people have written into an earlier inspection's list.
+    """Refuse to overwrite corrections that people have written into an earlier `suspects.csv`.
 
     Raises:
         DataError: `suspects.csv` there holds corrections.
@@ -70,22 +70,21 @@ def check_nothing_filled_in(out: Path) -> None:
     path = out / "suspects.csv"
     filled: dict[str, object] = {}
     if path.exists():
-        with suppress(DataError):  # no table of ours, or of a version without the column
+        with suppress(DataError):  # not a table of recame, or of a version without the column
             filled = {**read_corrections(path)}
     if filled:
         raise DataError(
             f"{path} holds {counted(len(filled), 'correction')}, which this inspection would "
-            "overwrite: move the file beside the data, as corrections.csv, and give it with "
-            "--corrections, or choose another --out."
+            "overwrite: move the file beside the data, for example as corrections.csv, and give it "
+            "with --corrections, or choose another --out."
         )
 
 
 def save_inspection(inspection: Inspection, out: Path) -> Path:
     """Write `inspection.json`, `inspection.html` and the checks' tables, all of them or none.
 
-    the tables that the checks name (only those that have rows), as `suspects.csv`, and
-    `clusters.csv` (every embedded image with its cluster). An earlier
-    inspection's files there are replaced.
+    The tables are those with rows, for example `suspects.csv` and `clusters.csv` (every embedded
+    image with its cluster). They replace the files of an earlier inspection.
 
     Args:
         inspection: what to write.
@@ -113,7 +112,7 @@ def save_inspection(inspection: Inspection, out: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """Tables, however deep, as lists of records of plain Python values, None for a gap."""
+    """Turn tables at any depth to lists of records of plain Python values, None for a gap."""
     if isinstance(value, pd.DataFrame):
         return records(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Images that show the same scene: equal pixels, and the same place taken again."""
+"""Finds near-duplicates: images that show the same scene again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from recame.contracts import Array, FloatArray, IntArray
 from recame.data.cache import PickedRows
 from recame.inference.projection import nearest_rows
 
-#: The pixels that are compared: images are brought to this side, or in their own shape to about as
-#: many pixels, each side a multiple of 16 and at least half of it.
+#: Side in pixels at which images are compared; images that are not square get about as many pixels,
+#: each side a multiple of 16 and at least half of it.
 SIDE = 64
 _CANDIDATES = 3
 _THUMB = 16
@@ -20,9 +20,9 @@ _REACH, _STEP = 1.5, 0.25
 _RIM = 4
 #: Residuals are averaged over blocks of this side: noise falls, differences of the scene stay.
 _BLOCK = 4
-#: What a pair must meet to count as one scene, see `near_duplicates`.
+#: Limits for a pair to count as one scene, see `near_duplicates`.
 MIN_PHASE, MAX_RESIDUAL, MAX_RELATIVE, MIN_CORRELATION = 0.6, 1.2, 0.5, 0.8
-#: Noise of an image that shows none (binarised or saturated), of pixels in [0, 255].
+#: Least noise that is assumed (of binarised or saturated images), for pixels in [0, 255].
 _LEAST_NOISE = 1.5
 
 
@@ -49,7 +49,7 @@ def near_duplicates(
         components: (N, Q) principal components of the embedding.
 
     Returns:
-        One row a pair: `first`, `second` (rows, first < second), `phase`, `residual`,
+        One row for each pair: `first`, `second` (rows, first < second), `phase`, `residual`,
         `relative`, `correlation` (after alignment); most alike first.
     """
     grey = _grey(images, scale)

@@ -1,1 +1,1 @@
-"""What the stages leave to each other: the run folder and the table of predictions."""
+"""What the stages pass on to each other: the run folder and the table of predictions."""

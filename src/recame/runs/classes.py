@@ -8,11 +8,11 @@ from recame.errors import CheckpointError, RecameError
 from recame.files import read_json
 from recame.label_space import LabelSpace
 
-_WAY_OUT = "Take it from a copy of the run, or remove it: model.json holds the same classes."
+_WAY_OUT = "Restore it from a copy of the run, or remove it: model.json holds the same classes."
 
 
 def load_classes(run: Path) -> LabelSpace:
-    """Read the classes of a run: `label_space.json`, or where that is missing `model.json`.
+    """Read the classes of a run from `label_space.json`, or if that is missing from `model.json`.
 
     Raises:
         CheckpointError: the file is damaged; says which.
@@ -21,7 +21,7 @@ def load_classes(run: Path) -> LabelSpace:
     if not path.exists():
         path = run / "model.json"
         values = read_json(path).get("label_space")
-        way_out = "Take it again from the run that wrote it."
+        way_out = "Restore it from a copy of the run."
     else:
         values = read_json(path, advice=f"It was edited or damaged. {_WAY_OUT}")
         way_out = _WAY_OUT
@@ -34,10 +34,10 @@ def load_classes(run: Path) -> LabelSpace:
 
 
 def check_classes(run: Path, of_model: LabelSpace) -> None:
-    """Refuse a run whose `label_space.json` is damaged, or tells of other classes than its model.
+    """Refuse a run whose `label_space.json` is damaged, or names other classes than its model.
 
     Raises:
-        CheckpointError: it does; says how they differ.
+        CheckpointError: the file is damaged, or the classes differ; says how.
     """
     if not (run / "label_space.json").exists():
         return
@@ -47,7 +47,7 @@ def check_classes(run: Path, of_model: LabelSpace) -> None:
         pairs = [(name, getattr(found, name), getattr(of_model, name)) for name in facts]
         told = "; ".join(f"{n}: {a!r:.80}, there {b!r:.80}" for n, a, b in pairs if a != b)
         raise CheckpointError(
-            f"{run / 'label_space.json'} and model.json tell of other classes ({told}), so answers "
-            "would bear wrong names or groups: one of them was edited. Take both from a copy of "
-            "the run."
+            f"{run / 'label_space.json'} and model.json name different classes ({told}), so "
+            "answers would have wrong names or groups: one of the files was edited. Restore both "
+            "from a copy of the run."
         )

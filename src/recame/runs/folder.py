@@ -1,4 +1,4 @@
-"""The run folder: where a run's files lie, how they are written whole, and who may read them."""
+"""The run folder: paths of its files, and how they are written, locked and read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # a line's machine, which only asks whether a run is finished
 
     from recame.config import Config
 
-#: What a run leaves, and a new one would take for its own; what `begin` writes it writes anew.
+#: Files of a run that a new run would mistake for its own; `begin` replaces the others.
 _LEFT = ("model.json", "metrics.json", "phases.json", "history.csv", "evaluation", "graph")
 _BROKEN = "broken_images.csv"
 
@@ -53,11 +53,11 @@ class RunFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        """Let texts be paths."""
+        """Turn a text into a path."""
         object.__setattr__(self, "path", folder_of(self.path))
 
     def __fspath__(self) -> str:
-        """Let a run stand where a path is asked for."""
+        """Let a run be used as a path."""
         return str(self.path)
 
     __str__ = __fspath__
@@ -79,13 +79,13 @@ class RunFolder:
 
     @property
     def trunk_paths(self) -> tuple[Path, Path, Path]:
-        """The frozen trunk's maps, its pooled outputs, whose they are; while the run goes on."""
+        """Files of the frozen shared backbone (maps, pooled outputs, note); during the run only."""
         maps, pooled, note = (f"trunk_{name}" for name in ("maps.npy", "pooled.npy", "run.json"))
         return self.path / maps, self.path / pooled, self.path / note
 
     @property
     def history_path(self) -> Path:
-        """One row an epoch."""
+        """The table with one row for each epoch."""
         return self.path / "history.csv"
 
     @classmethod
@@ -101,13 +101,13 @@ class RunFolder:
                 "--resume, or choose another folder with --out."
             )
         if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path} is a file, and a run needs a folder: choose another --out.")
+            raise ConfigError(f"{path} is a file, but a run needs a folder: choose another --out.")
         folder = cls(path)
         rest = [path / name for name in _LEFT]
         rest += [folder.last_checkpoint, folder.previous_checkpoint, folder.probe_dir]
         if left := [found.name for found in (*rest, *folder.trunk_paths) if found.exists()]:
             raise ConfigError(
-                f"{path} holds {', '.join(left)} of a run whose run.json is gone, and a new run "
+                f"{path} holds {', '.join(left)} of a run whose run.json is missing, and a new run "
                 "would mix with it. Remove the folder, or choose another with --out."
             )
         return folder
@@ -121,13 +121,13 @@ class RunFolder:
         return held(
             self.path / ".training.lock",
             f"The run {self.path}",
-            "Wait until it ends, or end it first; a process that was killed is not waited for.",
+            "Wait until that process ends, or end it; a killed process does not block the run.",
             error=ConfigError,
         )
 
     @contextmanager
     def in_evaluation(self, split: str) -> Iterator[None]:
-        """Keep other processes from judging a split and writing its report, for a block.
+        """Keep other processes from evaluating a split and writing its report, for a block.
 
         Raises:
             ConfigError: another one does; says which process, and on which machine.
@@ -136,14 +136,14 @@ class RunFolder:
         with held(
             self.path / f".evaluation-{place.name}.lock",
             f"The evaluation of {self.path} on {split}",
-            "Call again when it has ended; other splits can be judged at once.",
+            "Call again when it has ended; other splits can be evaluated meanwhile.",
             error=ConfigError,
         ):
             remove_partial(place)
             yield
 
     def make(self) -> None:
-        """Make the folder where it is missing.
+        """Make the folder if it is missing.
 
         Raises:
             ConfigError: it cannot be made.
@@ -175,8 +175,9 @@ class RunFolder:
             config: the run's settings.
             asked: the settings as the user gave them, with every `auto`; None: these.
             device: the kind of device that the run's precision was chosen for.
-            loss: the qualified name of what makes a loss of one's own; None: the settings do.
-            reasons: why settings that were left open are as they are.
+            loss: the qualified name of the function that makes the user's own loss; None: the
+                settings define it.
+            reasons: why open settings (`auto`) were decided as they are.
         """
         from recame.config import save_config
 
@@ -206,7 +207,7 @@ class RunFolder:
 
     @property
     def identity(self) -> str | None:
-        """What binds the files that an unfinished run left to it; None: of the version before."""
+        """A hash that ties files of an unfinished run to it; None: a run of an older version."""
         return identity(self.info()) if self._marker.exists() else None  # of measured costs
 
     def info(self) -> dict[str, Any]:
@@ -245,8 +246,8 @@ class RunFolder:
             )
         if folder.info().get("state") != "finished" and finished:
             raise CheckpointError(
-                f"{path} is not finished: it was interrupted, or still trains. Continue it with: "
-                + command("recame", "train", "--out", folder.path, "--resume")
+                f"{path} is not finished: it was interrupted, or is still training. Continue it "
+                "with: " + command("recame", "train", "--out", folder.path, "--resume")
             )
         return folder
 
@@ -271,7 +272,7 @@ class RunFolder:
 
     @property
     def stopped(self) -> str | None:
-        """Why training ended before its time with the last good weights; None: it did not."""
+        """Why training ended early with the last good weights; None: it did not."""
         reason = self.info().get("stopped")
         return None if reason is None else str(reason)
 
@@ -316,14 +317,14 @@ class RunFolder:
 
     @property
     def keeps_asked(self) -> bool:
-        """Whether what the user asked was kept; the versions before kept what was decided alone."""
+        """Whether the user's own settings were kept; older versions kept only the decided ones."""
         return self._asked_path.exists() or "settings" in self.info()
 
     def asked(self) -> Config:
-        """The settings as the user gave them: `auto` is what was left to be decided.
+        """The settings as the user gave them, with `auto` for open ones.
 
-        Of a run of the version before, its settings with `auto` where its reasons say that they
-        were decided; those that followed from another decision without a reason are missing.
+        For a run of an older version: its settings, with `auto` where its reasons say that recame
+        decided them; decisions without a noted reason are not marked.
         """
         if self.keeps_asked:
             return self._load(self._asked_path)
@@ -339,16 +340,16 @@ class RunFolder:
 
     @property
     def device(self) -> str:
-        """The kind of device that the run began on; of a run of the version before a GPU's."""
+        """The kind of device on which the run began; for runs of older versions a GPU."""
         return str(self.info().get("device", "cuda"))
 
     @property
     def decisions_path(self) -> Path:
-        """What is made of the network's answers: the temperature."""
+        """The file of decisions: temperature and thresholds."""
         return self.path / "decisions.json"
 
     def answers(self, config: Config) -> dict[str, object]:
-        """What decides the ensemble's probabilities, so that a temperature holds for them."""
+        """The facts on which the ensemble's probabilities, and so a fitted temperature, depend."""
         return Judging.of(config, self.path).answers(self.weights_sha256())
 
     def save_manifest(self, table: pd.DataFrame) -> None:
@@ -377,7 +378,7 @@ class RunFolder:
 
     def listed(self, path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
         """A list that `save_table` may have written, as text; a damaged one is an error."""
-        way_out = "Take it from a copy of the run, or remove it: only that list is lost."
+        way_out = "Restore it from a copy of the run, or remove it: only that list is lost."
         return read_table(path, self.digests(path), columns, way_out) if path.exists() else None
 
     def history(self) -> pd.DataFrame | None:

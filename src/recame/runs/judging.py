@@ -1,4 +1,4 @@
-"""How a run's images are judged: the settings that an answer follows from, without pydantic."""
+"""The settings on which a run's answers depend, without pydantic."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judging:
-    """What of a run's settings decides its answers, and how they are computed.
+    """The settings of a run that decide its answers, and how they are computed.
 
     Attributes:
-        views: test-time views that are averaged.
-        weighting: of the experts' logits.
-        batch_size: images a forward pass in torch.
-        max_pixels: of an image file that is decoded.
+        views: number of test-time views that are averaged.
+        weighting: weighting of the experts' logits.
+        batch_size: images in each forward pass in torch.
+        max_pixels: most pixels of an image file that is decoded.
         accelerator: `auto`, `cpu` or `gpu`.
-        precision: in which the run was trained, and answers on the same kind of device.
+        precision: number format in which the run was trained; it answers in the same on the same
+            kind of device.
     """
 
     views: int

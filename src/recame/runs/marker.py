@@ -1,4 +1,4 @@
-"""`run.json`: what marks a folder as a run, read with each of its facts of the kind that it is."""
+"""`run.json`, which marks a folder as a run; its facts are read with a check of their types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recame.files import read_json
 
 RUN_SCHEMA = 1
 
-_DAMAGED = "It is damaged: take it from a copy of the run, or train the run again."
+_DAMAGED = "It is damaged: restore it from a copy of the run, or train the run again."
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("state", "data", "data_fingerprint", "started", "finished", "device"), str),
     "precision": str,

@@ -1,4 +1,4 @@
-"""JSON files that several processes add to: `metrics.json`, `phases.json`, `decisions.json`."""
+"""JSON files to which several processes add: `metrics.json`, `phases.json`, `decisions.json`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from recame.files import held, read_json, remove_partial, write_json
 _WRITING_S = 60.0
 
 _DAMAGED = (
-    "It was edited or damaged: take it from a copy of the run, or remove it, which loses what it "
-    "holds of other splits until they are judged again."
+    "It was edited or damaged: restore it from a copy of the run, or remove it; figures of other "
+    "splits in it are then lost until you evaluate them again."
 )
 
 
@@ -23,7 +23,7 @@ def adding_to(path: Path) -> Iterator[None]:
     """Keep other processes from adding to a file, for a block that reads, changes and writes it.
 
     Args:
-        path: of the file; its folder has one lock for all of them.
+        path: the file; its folder has one lock for all such files.
 
     Raises:
         DataError: another process has been writing for a minute, says which; or the folder cannot

@@ -64,7 +64,7 @@ def expert_columns(classes: Sequence[str], num_experts: int) -> list[str]:
 
 
 def kept_columns(manifest: Collection[str], classes: Sequence[str]) -> dict[str, str]:
-    """What further columns of a manifest are called here: one of our names becomes `manifest_...`.
+    """Names of a manifest's further columns here: a name that recame uses becomes `manifest_...`.
 
     Args:
         manifest: their names.
@@ -111,11 +111,11 @@ def class_names(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def table_metadata(classes: Sequence[str], model: str) -> dict[bytes, bytes]:
-    """What a Parquet table says of itself.
+    """The metadata of a Parquet table of predictions.
 
     Args:
         classes: names of the C classes.
-        model: fingerprint of what predicted.
+        model: fingerprint of the model.
     """
     return {
         SCHEMA_KEY: str(PREDICTIONS_SCHEMA).encode(),

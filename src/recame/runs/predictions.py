@@ -108,7 +108,7 @@ def predictions_table(
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file name of another kind, before hours of work rather than after.
+    """Refuse a file name with another ending, before hours of work rather than after.
 
     Raises:
         ConfigError: the name ends neither in .csv nor in .parquet.
@@ -164,7 +164,7 @@ def _write_parquet(table: pd.DataFrame, path: Path, told: dict[bytes, bytes]) ->
 
 
 def load_predictions_table(path: AnyPath) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
-    """A table of predictions as it is, and what it tells of itself, see `table_metadata`.
+    """Read a table of predictions with its metadata, see `table_metadata`.
 
     Args:
         path: ends in .csv or .parquet.
@@ -199,7 +199,7 @@ def load_predictions(
 
     Args:
         table: its path, which ends in .csv or .parquet, or what was read of it.
-        classes: that it must be of, in the order of the arrays; None: those that it names itself.
+        classes: the classes that it must have, in the order of the arrays; None: its own classes.
 
     Raises:
         ConfigError: another suffix.
@@ -217,7 +217,7 @@ def load_predictions(
         found = f"those of {', '.join(map(quoted, names[:12]))}" if names else "none"
         wanted = "" if classes is None else f" of {', '.join(map(quoted, classes[:12]))}"
         raise DataError(
-            f"{source} holds no predictions{wanted}, but {found}: give a table that recame "
+            f"{source} does not hold predictions{wanted}, but {found}: give a table that recame "
             "evaluate or recame predict wrote with the same model."
         )
     names = tuple(classes or names)
@@ -250,7 +250,7 @@ def _predictions(table: pd.DataFrame, names: tuple[str, ...], source: str) -> Pr
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """A table as it was written, or as a spreadsheet has saved it since."""
+    """Read a table as recame wrote it, or as a spreadsheet has saved it since."""
     with path.open(encoding="utf-8-sig") as stream:
         first = stream.readline()
     if first.count(";") <= first.count(","):
@@ -304,8 +304,8 @@ def _target(table: pd.DataFrame, names: tuple[str, ...], source: str) -> IntArra
     unknown = sorted(set(labels[codes.isna() & labels.notna()].astype(str)))
     if unknown:
         raise DataError(
-            f"{source} has the labels {', '.join(map(quoted, unknown[:8]))}, which are none of the "
-            f"model's classes ({', '.join(map(quoted, names[:12]))}): correct them, or leave the "
-            "cells empty."
+            f"{source} has the labels {', '.join(map(quoted, unknown[:8]))}, which are not among "
+            f"the model's classes ({', '.join(map(quoted, names[:12]))}): correct them, or leave "
+            "the cells empty."
         )
     return np.asarray(codes.fillna(-1), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A run is gone on with as it began: the same images, the same loss, the same precision."""
+"""Checks that a run is resumed as it began: same images, same loss, same precision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def check_same_data(run: RunFolder, fingerprint: str) -> None:
     if before != fingerprint:
         raise DataError(
             f"The images have changed since {run.path} began (fingerprint {before}, now "
-            f"{fingerprint}), so the run cannot be continued as it was. Restore the images, "
-            "or start a new run with another --out."
+            f"{fingerprint}), so the run cannot be continued. Restore the images, or start a new "
+            "run with another --out."
         )
 
 
@@ -25,21 +25,21 @@ def check_same_loss(run: RunFolder, loss: str | None) -> None:
     """Refuse to resume with another loss.
 
     Raises:
-        ConfigError: a loss of one's own is missing, or another than the run began with.
+        ConfigError: the loss differs from the one with which the run began.
     """
     info = run.info()
     if "loss" not in info or info["loss"] == loss:  # the version before did not record it
         return
     words = [name or "the settings' objective" for name in (info["loss"], loss)]
     raise ConfigError(
-        f"{run.path} began with the loss of {words[0]}, not of {words[1]}, so going on would "
-        "mix two methods. Give the same make_loss as then, or start a new run with another "
+        f"{run.path} began with the loss of {words[0]}, not of {words[1]}, so resuming would mix "
+        "two methods. Give the same make_loss as at the start, or start a new run with another "
         "--out."
     )
 
 
 def check_same_precision(run: RunFolder, precision: str) -> None:
-    """Refuse to resume in another precision, which a finished run may be judged in.
+    """Refuse to resume in another precision; only evaluation of a finished run may use another.
 
     Raises:
         ConfigError: `run.precision` was edited since the run began.
@@ -47,8 +47,8 @@ def check_same_precision(run: RunFolder, precision: str) -> None:
     before = run.info().get("precision", precision)  # the version before did not record it
     if before != precision:
         raise ConfigError(
-            f"{run.path} began with run.precision={before}, and its config.yaml now says "
-            f"{precision}: going on would round the rest of training differently, and the result "
-            f"would be neither's. Write {before} there again (once the run is finished it may be "
-            "edited), or start a new run with another --out."
+            f"{run.path} began with run.precision={before}, but its config.yaml now says "
+            f"{precision}: the rest of training would be rounded differently, and the result would "
+            f"belong to neither precision. Write {before} there again (you may edit it after the "
+            "run is finished), or start a new run with another --out."
         )

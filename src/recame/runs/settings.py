@@ -1,4 +1,4 @@
-"""A run's settings on disk: whole, and as the run wrote them."""
+"""Reads a run's settings from disk, and refuses damaged or edited ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from recame.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:  # which need pydantic and YAML
     from recame.config import Config
 
-#: What of a run may be edited: how and where it is judged.
+#: Settings of a run that may be edited: how and where it is evaluated.
 EDITABLE = ("evaluation", "run.accelerator", "run.precision", "data.cache_dir")
 
-#: Settings that older runs do not name, and what these runs did.
+#: Settings that older runs do not have -> the values that describe what these runs did.
 _OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
     "data": {"calibrate": 0.0},
     "finetune": {"frozen_stages": 0},
@@ -26,7 +26,7 @@ _OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
 
 
 def settings_digest(settings: dict[str, Any]) -> str:
-    """SHA-256 of all settings but the editable ones, as a file of them says them."""
+    """SHA-256 of all settings except the editable ones, as in their file."""
     decisive = copy.deepcopy(settings)
     for name in EDITABLE:
         section, _, key = name.partition(".")
@@ -52,27 +52,27 @@ def load_run_settings(path: Path, known: Sequence[str] | None) -> Config:
 
     if not path.exists():
         raise ConfigError(
-            f"{path} is missing, so nothing says what the run was trained by. Take it from a copy "
-            "of the run, or train the run again."
+            f"{path} is missing, so it is unknown with which settings the run was trained. Restore "
+            "it from a copy of the run, or train the run again."
         )
     values = read_settings(path)
     if not isinstance(values, dict) or "run" not in values:  # the last section
         raise ConfigError(
-            f"{path} is empty or cut off, and settings that are missing would silently become the "
-            "defaults. Take the file again from a copy of the run, or train the run again."
+            f"{path} is empty or cut off, and missing settings would silently become the defaults. "
+            "Restore the file from a copy of the run, or train the run again."
         )
     config = parse_config(_completed(values), str(path), warn_of_old_names=False)
     if known is not None and settings_digest(values) not in known:
         raise ConfigError(
-            f"{path} is not as the run wrote it (its hash in run.json is another), so it does not "
-            f"say what the run was trained by. Only {', '.join(EDITABLE)} may be edited: put the "
-            "others back, or train a new run with --config."
+            f"{path} was edited (run.json has another hash), so it does not say with which "
+            f"settings the run was trained. Only {', '.join(EDITABLE)} may be edited: restore the "
+            "other settings, or train a new run with --config."
         )
     return config
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings with what its version did not know, as it did it."""
+    """A run's settings, completed by those that its version did not have."""
     values = copy.deepcopy(values)
     for section, known in _OF_OLDER_RUNS.items():
         if isinstance(values.get(section), dict):
@@ -94,18 +94,18 @@ def decided_views(config: Config, run: Path) -> int:
     """The test-time views of a run's settings.
 
     Raises:
-        ConfigError: they are left open, as no run leaves them that trained to its end.
+        ConfigError: the views are `auto`, which no finished run has.
     """
     if config.evaluation.views == "auto":
         raise ConfigError(
-            f"{run / 'config.yaml'} leaves evaluation.views open, so nothing tells how images are "
-            "judged: write 1, 2, 4 or 8 there."
+            f"{run / 'config.yaml'} has evaluation.views: auto, so it is unclear how images are "
+            "evaluated: write 1, 2, 4 or 8 there."
         )
     return config.evaluation.views
 
 
 def load_reasons(path: Path) -> list[str]:
-    """Read why settings are as they are, a sentence each; none where nothing was noted.
+    """Read why settings were decided as they are, one sentence each; empty if none was noted.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -116,14 +116,14 @@ def load_reasons(path: Path) -> list[str]:
             raise TypeError("it holds no list of sentences")
     except (OSError, ValueError, TypeError, RecursionError) as reason:
         raise CheckpointError(
-            f"{path} cannot be read as JSON ({reason}). It was edited or damaged: remove it, "
-            "which loses nothing but the reasons for the settings."
+            f"{path} cannot be read as JSON ({reason}). It was edited or damaged: remove it; only "
+            "the reasons for the settings are lost."
         ) from reason
     return noted
 
 
 def check_weighting(run: Path, weighting: str) -> None:
-    """Refuse a run whose experts are weighed anew for each set of images.
+    """Refuse a run whose expert weights are learned for each set of images.
 
     Raises:
         ConfigError: `evaluation.weighting` is not `mean`.
@@ -131,7 +131,7 @@ def check_weighting(run: Path, weighting: str) -> None:
     if weighting != "mean":
         raise ConfigError(
             f"{run} was evaluated with evaluation.weighting={weighting}, which learns the experts' "
-            "weights from all images that are judged together; images that come one by one would "
-            "be decided differently. Set evaluation.weighting: mean in its config.yaml and "
-            "evaluate it again: those figures then hold here."
+            "weights from all images that are evaluated together; single images would be decided "
+            "differently. Set evaluation.weighting: mean in its config.yaml and evaluate it again; "
+            "the new figures then hold here."
         )

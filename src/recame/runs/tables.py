@@ -1,4 +1,4 @@
-"""A run's tables on disk: CSV files that are read as the run wrote them, or refused."""
+"""A run's tables on disk: CSV files that are refused if they changed since the run wrote them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # which a line's machine has not
 
 
 def table_digest(content: bytes) -> str:
-    """SHA-256 of a table's file: a row that is missing, or another, changes it."""
+    """SHA-256 of a table's file; a missing or changed row changes it."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -54,7 +54,7 @@ def read_table(
     try:
         content = path.read_bytes()
         if known is not None and table_digest(content) not in known:
-            raise ValueError("it is not as the run wrote it: its hash in run.json is another")
+            raise ValueError("it has changed since the run wrote it: run.json has another hash")
         if not content.endswith(b"\n"):  # every row that a run writes ends so
             raise ValueError("it is empty or cut off")
         table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
@@ -75,13 +75,13 @@ def read_history(path: Path, known: Sequence[str] | None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    way_out = "Take it from a copy of the run, or remove it: only the figures of epochs are lost."
+    way_out = "Restore it from a copy of the run, or remove it: only figures of epochs are lost."
     table = read_table(path, known, ("epoch", "seconds"), way_out)
     try:
         table.apply(pd.to_numeric)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} holds something else than numbers ({error}): it was edited or damaged. "
+            f"{path} holds values that are not numbers ({error}): it was edited or damaged. "
             f"{way_out}"
         ) from error
     return table

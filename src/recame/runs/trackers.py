@@ -1,7 +1,7 @@
-"""A run told to experiment trackers: CSV, TensorBoard, MLflow, Weights & Biases, or one's own.
+"""Reports a run to experiment trackers: CSV, TensorBoard, MLflow, Weights & Biases, or your own.
 
-All go by the interface of Lightning's loggers, which fine-tuning writes to itself; here is what it
-does not know: the settings, the other phases, the final figures and the report.
+All have the interface of Lightning's loggers. Fine-tuning writes its losses itself; this module
+adds the settings, the other phases, the final figures and the report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: Name in `run.loggers` -> the package that it needs, which is its extra's name too.
 _PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-#: What a tracker calls the run, so that a later verb goes on with it; asking begins the run.
+#: How to get a tracker's identity of the run, for later verbs; getting it begins the run there.
 _IDENTITIES: dict[str, Callable[[Any], str]] = {
     "mlflow": lambda logger: str(logger.run_id),
     "wandb": lambda logger: str(logger.experiment.id),
@@ -33,7 +33,7 @@ _IDENTITIES: dict[str, Callable[[Any], str]] = {
 
 
 class Trackers:
-    """The trackers of a run; one that fails is left out from then on, and a warning says so.
+    """The trackers of a run; after an error a tracker is left out, with a warning.
 
     Args:
         loggers: of Lightning's interface.
@@ -43,12 +43,12 @@ class Trackers:
         self.loggers = list(loggers)
 
     def settings(self, config: Config) -> None:
-        """Tell the hyperparameters, by their dotted names."""
+        """Report the hyperparameters, by their dotted names."""
         values = flat(config.model_dump(mode="json"))
         self._each(lambda logger: logger.log_hyperparams(values))
 
     def figures(self, values: Mapping[str, object], step: int = 0) -> None:
-        """Tell numbers; what is none is left out."""
+        """Report numbers; other values are left out."""
         numbers = {
             name: float(value)
             for name, value in values.items()
@@ -58,13 +58,13 @@ class Trackers:
             self._each(lambda logger: logger.log_metrics(numbers, step=step))
 
     def losses_of(self, phase: str) -> Callable[[int, float], None] | None:
-        """What a phase without a trainer tells its losses to; None where nobody listens."""
+        """The function to which a phase without a trainer reports losses; None without trackers."""
         if not self.loggers:
             return None
         return lambda step, loss: self.figures({f"{phase}/loss": loss}, step)
 
     def artifact(self, path: Path) -> None:
-        """Hand a file over to those that keep files."""
+        """Give a file to the trackers that keep files."""
         if path.exists():
             self._each(lambda logger: _keep(logger, path))
 
@@ -85,12 +85,12 @@ class Trackers:
 def _warn(name: str, error: Exception) -> None:
     words = " ".join(str(error).split())[:200]
     log.warning(
-        "%s failed (%s: %s): the run goes on without it.", name, type(error).__name__, words
+        "%s failed (%s: %s): the run continues without it.", name, type(error).__name__, words
     )
 
 
 def named_loggers(config: Config) -> tuple[str, ...]:
-    """What `run.loggers` and `run.tensorboard` ask for, each once."""
+    """The trackers that `run.loggers` and `run.tensorboard` name, each once."""
     settings = config.run
     return tuple(dict.fromkeys([*settings.loggers, *["tensorboard"] * settings.tensorboard]))
 
@@ -99,7 +99,7 @@ def check_trackers(config: Config) -> None:
     """Refuse a tracker whose package is not installed, before anything is trained.
 
     Raises:
-        MissingDependencyError: names it, and the command that installs it.
+        MissingDependencyError: a package is missing; names it and the command that installs it.
     """
     from importlib.util import find_spec
 
@@ -112,12 +112,12 @@ def check_trackers(config: Config) -> None:
 
 @contextmanager
 def tracking(folder: RunFolder, config: Config, others: Sequence[Any] = ()) -> Iterator[Trackers]:
-    """The run's trackers, open for a block; a later block goes on where this one ended.
+    """Give the run's trackers, open for a block; a later block continues the same records.
 
     Args:
-        folder: of the run; `run.json` keeps what the trackers call it.
-        config: its settings.
-        others: loggers of one's own, which stay open.
+        folder: folder of the run; its `run.json` keeps the trackers' identities of the run.
+        config: settings of the run.
+        others: the user's own loggers, which stay open.
     """
     noted = folder.info().get("trackers", {})
     theirs = _wandb_run()
@@ -166,13 +166,13 @@ def final_figures(split: str, judged: Mapping[str, Any]) -> dict[str, float]:
 def track_evaluation(
     folder: RunFolder, config: Config, name: str, report: Path | None = None
 ) -> None:
-    """Tell the trackers of a run's settings what a split's evaluation found.
+    """Report the figures of a split's evaluation to the trackers in a run's settings.
 
     Args:
-        folder: whose `metrics.json` has it.
-        config: the run's settings.
-        name: of the split, as `evaluate` keeps it.
-        report: the page, if one was drawn.
+        folder: folder of the run; its `metrics.json` holds the figures.
+        config: settings of the run.
+        name: name of the split, as `evaluate` keeps it.
+        report: the report page, if it was drawn.
     """
     if not named_loggers(config):
         return

@@ -69,7 +69,7 @@ def test_without_val_the_last_word_is_kept(
 
 
 def test_a_join_needs_both_phases(tiny_config: Tiny) -> None:
-    with pytest.raises(ConfigError, match=r"run\.keep=joined joins an expert of each phase"):
+    with pytest.raises(ConfigError, match=r"run\.keep=joined makes an ensemble"):
         tiny_config(run__keep="joined", probe__enabled=False)
 
 

@@ -597,7 +597,7 @@ class TestRequest:
         [
             ({"run": None}, "recame distill RUN"),
             ({"resume": True}, "add --out"),
-            ({"resume": True, "out": Path("s"), "seed": 1}, "leave --backbone"),
+            ({"resume": True, "out": Path("s"), "seed": 1}, "leave out --backbone"),
             ({"settings": ["distill.heat=2"]}, "distill.heat"),
             ({"size": "32x9"}, "16 to 2048"),
             ({"settings": ["distill.teacher_weight=0", "distill.label_weight=0"]}, "both 0"),

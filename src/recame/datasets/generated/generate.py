@@ -52,8 +52,8 @@ def render(table: pd.DataFrame, spec: SyntheticSpec, on_progress: Progress = sil
     missing = sorted({*TRUTH_COLUMNS, "product", "lot"} - set(table))
     if missing:
         raise DataError(
-            f"Nothing can be drawn from a table without {', '.join(missing)}: a manifest does not "
-            "tell what the images show. Pass rows of plan(spec)."
+            f"A table without {', '.join(missing)} cannot be drawn: a manifest does not say what "
+            "the images show. Pass rows of plan(spec)."
         )
     shots = _shots(table, spec)
     design = shots.product % len(DESIGNS)
@@ -118,8 +118,8 @@ def write(spec: SyntheticSpec, out: Path, on_progress: Progress = silent) -> Pat
     out = Path(out)
     if is_taken(out):
         raise DataError(
-            f"{out} exists and is not an empty folder, and a generated set never replaces files: "
-            "choose a new folder."
+            f"{out} exists and is not an empty folder, but a generated data set never replaces "
+            "files: choose a new folder."
         )
     table = plan(spec)
     with new_folder(out) as folder:

@@ -107,8 +107,8 @@ class SyntheticSpec:
                 raise ConfigError(f"{name} = {value} is out of range: choose {low:g} to {high:g}.")
         if self.canvas and not all(self.size <= side <= _MAX_SIDE for side in self.canvas):
             raise ConfigError(
-                f"canvas = {self.canvas} is out of range: choose sides of {self.size}, the "
-                f"window's, to {_MAX_SIDE}."
+                f"canvas = {self.canvas} is out of range: choose sides from {self.size} (the side "
+                f"of the window) to {_MAX_SIDE}."
             )
         known = [c.name for c in self.catalogue[1:]]
         if self.defects is not None and (
@@ -116,11 +116,12 @@ class SyntheticSpec:
             or len({*self.defects} & {*known}) < len(self.defects)
         ):
             raise ConfigError(
-                f"defects = {self.defects} does not name {self.num_classes - 1} different ones, as "
-                f"num_classes = {self.num_classes} asks for: choose from {', '.join(known)}."
+                f"defects = {self.defects} does not name {self.num_classes - 1} different known "
+                f"defects, but num_classes = {self.num_classes} needs them: choose from "
+                f"{', '.join(known)}."
             )
         if self.bit_depth not in (8, 16):
-            raise ConfigError(f"bit_depth = {self.bit_depth}: cameras here give 8 or 16 bits.")
+            raise ConfigError(f"bit_depth = {self.bit_depth} is not supported: choose 8 or 16.")
         val, test = self.num_held_out
         if min(val, test) < 0:
             raise ConfigError("val_per_class and test_per_class must be 0 or more.")
@@ -133,7 +134,7 @@ class SyntheticSpec:
             raise ConfigError(
                 f"num_images = {self.num_images} leaves {max(self.num_train, 0)} for training "
                 f"after {val} val and {test} test images of each of {self.num_classes} classes, "
-                "and every class needs one: raise num_images, or lower val_per_class and "
+                "but every class needs one: raise num_images, or lower val_per_class and "
                 "test_per_class."
             )
 

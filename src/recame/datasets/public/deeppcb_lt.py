@@ -114,8 +114,9 @@ def cut_crops(raw: Path, table: pd.DataFrame) -> Pixels:
     if differing:
         raise DataError(
             f"{len(differing)} of {len(table)} crops differ from the published pixels "
-            f"({differing[0]}, ...), and figures on them would not compare. Clone the repository "
-            "again; if that does not help, this machine's JPEG decoder rounds in another way."
+            f"({differing[0]}, ...), so figures on them could not be compared. Clone the "
+            "repository again; if that does not help, this machine's JPEG decoder rounds "
+            "differently."
         )
     return pixels
 

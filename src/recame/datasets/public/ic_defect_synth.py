@@ -19,14 +19,14 @@ TEST_PER_CLASS = 60
 def benchmark_spec(
     imbalance: float = 100, seed: int = 0, num_classes: int = 10, **options: Any
 ) -> SyntheticSpec:
-    """What the set holds.
+    """The specification of the set.
 
-    Ten classes, so that the profile meets the imbalance that it is named after: 807 to 8 images
-    at 100, 998 to 2 at 500 (14 classes would end at 380 to 1). Twelve products.
+    It has ten classes, so that the profile reaches the imbalance in the set's name: 807 to 8 images
+    at 100, 998 to 2 at 500 (14 classes would end at 380 to 1). It has twelve products.
 
     Args:
-        imbalance: images of the largest class over the smallest, in train.
-        seed: another one gives other images of the same products.
+        imbalance: images of the largest class / images of the smallest, in train.
+        seed: another seed gives other images of the same products.
         num_classes: 2 to 14.
         options: other fields of `SyntheticSpec`, over the benchmark's. Without `num_images` there
             are `NUM_TRAIN` training images, whatever val and test hold.
@@ -47,7 +47,7 @@ def benchmark_spec(
 def large_spec(canvas: tuple[int, int], seed: int = 0, **options: Any) -> SyntheticSpec:
     """Images on which a defect of 8 to 24 pixels lies anywhere: six classes, 406 to 8 images.
 
-    Three products, and defects that a network which sees the defect's own window tells apart.
+    It has three products, and defects that a network distinguishes if it sees the defect's window.
 
     Args:
         canvas: height and width of the images, pixels.
@@ -73,12 +73,12 @@ def large_spec(canvas: tuple[int, int], seed: int = 0, **options: Any) -> Synthe
 
 
 def _spec(num_train: int, usual: dict[str, Any], options: dict[str, Any]) -> SyntheticSpec:
-    """The usual fields and those given over them; images for so many to train, if none are told."""
+    """The usual fields, overridden by the options; `num_train` images to train by default."""
     known = [field.name for field in fields(SyntheticSpec)]
     if unknown := sorted(options.keys() - set(known)):
         raise ConfigError(
-            f"A generated set has no option {unknown[0]!r}, so none can be drawn by it: choose "
-            f"from {', '.join(known)}."
+            f"A generated set has no option {unknown[0]!r}, so it cannot be set: choose from "
+            f"{', '.join(known)}."
         )
     # A plan's YAML has lists for tuples.
     chosen: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""ImageNet-LT and Places-LT: published lists of "path label" over a local copy of the images."""
+"""ImageNet-LT and Places-LT: published lists of "path label" for a local copy of the images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SPLITS = ("train", "val", "test")
 
 
 def read_list(path: Path) -> pd.DataFrame:
-    """Read a list with a line "relative/path.jpg index" an image.
+    """Read a list with one line "relative/path.jpg index" for each image.
 
     Returns:
-        `image` as in the list with forward slashes and `index`, one row a line in its order.
+        `image` as in the list, with forward slashes, and `index`; one row for each line, in order.
 
     Raises:
-        DataError: the file is missing, empty, or a line reads otherwise.
+        DataError: the file is missing or empty, or a line has another form.
     """
     try:
         lines = pd.Series(path.read_text(encoding="utf-8").splitlines(), dtype=object).str.strip()
@@ -37,8 +37,8 @@ def read_list(path: Path) -> pd.DataFrame:
         line = int(wrong.to_numpy().argmax())
         what = f"line {line + 1} reads {lines[line]!r}" if wrong.any() else "it is empty"
         raise DataError(
-            f"{path} is no list of images: {what}, and each line should be a path and a class "
-            "number ('train/n01440764/n01440764_190.JPEG 0'). Take the list again."
+            f"{path} is not a list of images: {what}, but each line should be a path and a class "
+            "number ('train/n01440764/n01440764_190.JPEG 0'). Get the list again."
         )
     parts = parts.dropna().reset_index(drop=True)
     image = parts[0].str.replace("\\", "/", regex=False).str.removeprefix("./")
@@ -88,7 +88,8 @@ def prepare(
         if len(unknown):
             raise DataError(
                 f"Class {unknown['index'].iloc[0]} of {unknown['image'].iloc[0]} has no image in "
-                f"{files['train']}, so nothing tells what it is: the lists do not belong together."
+                f"{files['train']}, so its name is unknown: the lists do not belong together. Get "
+                "all lists again."
             )
         table["label"] = table["index"].map(names)
         table["image"] = found_below(raw, table["image"], f"{title}'s lists", on_progress)
@@ -98,7 +99,7 @@ def prepare(
 
 
 def class_names(train: pd.DataFrame) -> pd.Series:
-    """Name the classes after their folders, or by their numbers where folders do not tell.
+    """Name the classes after their folders, or by their numbers if the folders are ambiguous.
 
     The first folder of a path is the split's; a single letter after it is Places' index.
 

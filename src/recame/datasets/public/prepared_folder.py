@@ -62,15 +62,15 @@ def _check_same(out: Path, recipe: dict[str, Any]) -> None:
             raise CheckpointError(f"no {MANIFEST}")
     except CheckpointError as error:
         raise DataError(
-            f"{out} holds something that is no prepared set, and nothing in it is replaced: "
-            "choose a new folder."
+            f"{out} is not empty and holds no prepared data set, and recame does not replace what "
+            "is in it: choose a new folder."
         ) from error
     differing = [key for key in {**recipe, **found} if recipe.get(key) != found.get(key)]
     if differing:
         was = ", ".join(f"{key} {found.get(key)} and not {recipe.get(key)}" for key in differing)
         raise DataError(
-            f"{out} holds a set that was prepared otherwise ({was}), and figures on the two do not "
-            "compare. Choose another folder, or delete this one."
+            f"{out} holds a data set that was prepared differently ({was}), so figures on the two "
+            "cannot be compared. Choose another folder, or delete this one."
         )
 
 
@@ -91,7 +91,7 @@ def fingerprint(files: Iterable[Path]) -> str:
                 digest.update(stream.read(_END_BYTES))
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read ({error}): check the path and rights."
+                f"{path} cannot be read ({error}): check the path and permissions."
             ) from error
     return digest.hexdigest()[:16]
 
@@ -164,8 +164,8 @@ def found_below(
     if missing:
         raise DataError(
             f"{len(missing)} of {len(names)} images of {described_by} are not below {folder} "
-            f"({missing[0]}, ...), and a set without them is not the published one. Complete the "
-            "copy, or give the folder that the list's paths start from."
+            f"({missing[0]}, ...), and without them the data set is not the published one. "
+            "Complete the copy, or give the folder from which the list's paths start."
         )
     on_progress("finding images", len(names), len(names))
     return f"{folder.resolve().as_posix()}/" + names

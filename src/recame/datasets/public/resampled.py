@@ -59,7 +59,7 @@ def _read(manifest: Path, group: str) -> pd.DataFrame:
     if missing := {"image", "label", "split", group} - {*table}:
         raise DataError(
             f"{manifest} has no column {', '.join(sorted(missing))}, so its training images cannot "
-            f"be drawn anew by {group}: give the manifest that the set's builder wrote."
+            f"be resampled by {group}: give the manifest that the set's builder wrote."
         )
     return table
 
@@ -86,5 +86,5 @@ def _drawn(train: pd.DataFrame, manifest: Path, group: str, seed: int) -> IntArr
             return rows
     raise DataError(
         f"{manifest}: {_TRIES} draws of its {len(groups)} values of {group} each lacked a class, "
-        "so no training set can be drawn anew: leave data_seed out."
+        "so no training set can be resampled: leave out data_seed."
     )

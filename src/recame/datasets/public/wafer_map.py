@@ -33,7 +33,7 @@ CLASSES = (
 )
 #: A map's values (no die, good die, failed die) -> grey.
 GREY = np.array([0, 127, 255], np.uint8)
-#: The file spells it so; some copies mended it.
+#: The published file has this typing slip; some copies have corrected it.
 _SPLIT_COLUMNS = ("trianTestLabel", "trainTestLabel")
 _SPLITS = {"training": "train", "test": "test"}
 _IMAGES_A_FOLDER = 1000
@@ -70,7 +70,10 @@ def prepare(
         ConfigError: `val_fraction` is out of range.
     """
     if not 0 <= val_fraction < 1:
-        raise ConfigError(f"val_fraction = {val_fraction}: choose 0 to below 1.")
+        raise ConfigError(
+            f"val_fraction = {val_fraction} is no share of the training maps: choose 0 or more, "
+            "below 1."
+        )
     path = raw / "LSWMD.pkl" if raw.is_dir() else raw
     recipe = {
         "set": "WM-811K",
@@ -106,7 +109,7 @@ def _labelled(columns: dict[str, Array], path: Path) -> pd.DataFrame:
     if missing:
         raise DataError(
             f"{path} has the columns {', '.join(columns)} and lacks {', '.join(missing)}: it is "
-            "not the published LSWMD.pkl. Take that file."
+            "not the published LSWMD.pkl. Use the published file."
         )
     label, split = (
         pd.Series([_first_text(cell) for cell in columns[name]], dtype=object)
@@ -121,10 +124,13 @@ def _labelled(columns: dict[str, Array], path: Path) -> pd.DataFrame:
         if len(unknown):
             raise DataError(
                 f"{path}: row {unknown[0]} has {what} {given[unknown[0]]!r}, which the published "
-                "file does not know. Take that file."
+                "LSWMD.pkl does not have. Use the published file."
             )
     if not len(rows):
-        raise DataError(f"{path} has no labelled wafer: it is not the published LSWMD.pkl.")
+        raise DataError(
+            f"{path} has no labelled wafer: it is not the published LSWMD.pkl. Use the published "
+            "file."
+        )
     images = [f"images/{row // _IMAGES_A_FOLDER:03d}/{row:06d}.png" for row in rows]
     dies = pd.Series(columns["dieSize"][rows].astype(np.float64))
     return pd.DataFrame(
@@ -152,9 +158,12 @@ def _first_text(cell: Any) -> str:
 def _grey(cell: Any, path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     values = cell.array if isinstance(cell, PickledArray) else np.asarray(cell)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "iu":
-        raise DataError(f"{path}: a wafer map is no table of whole numbers. Take the file again.")
+        raise DataError(
+            f"{path}: a wafer map is not a table of whole numbers. Get the published file again."
+        )
     if values.min() < 0 or values.max() >= len(GREY):
         raise DataError(
-            f"{path}: a wafer map holds {int(values.max())}, and the published ones 0, 1 and 2."
+            f"{path}: a wafer map holds {int(values.max())}, but published maps hold 0, 1 and 2. "
+            "Get the published file again."
         )
     return GREY[values]

@@ -1,4 +1,4 @@
-"""The checks of a set, a file each: it finds, says what to do, and shows."""
+"""The checks of a data set, one file each."""
 
 from recame.inspection.check import Check
 from recame.inspection.checks.classes import Classes
@@ -12,7 +12,7 @@ from recame.inspection.checks.promises import Promises
 from recame.inspection.checks.resolution import Resolution
 from recame.inspection.checks.structure import Structure
 
-#: In this order they look, and speak where their findings are of one level.
+#: The order in which checks run, and in which findings of the same level are listed.
 CHECKS: tuple[type[Check], ...] = (
     Corrections,
     Files,

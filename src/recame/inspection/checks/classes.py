@@ -1,4 +1,4 @@
-"""How many images each class has, in each split, and what the held-out ones can show."""
+"""Checks how many images each class has in each split, and how precise its recall can be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Classes(Check):
     place = 1
 
     def say(self) -> list[SetFinding]:
-        """One class, splits and classes that are missing, classes too small to judge."""
+        """Only one class, missing splits and classes, classes too small to evaluate."""
         audit = self.inspection.audit
         classes, found = audit.classes, []
         if len(classes) == 1:
@@ -45,8 +45,8 @@ class Classes(Check):
             if groups_of(self.inspection.table, None) is None:
                 text += "."
                 hint = (
-                    "Name a column whose values belong together (data.group_by), so that none "
-                    "straddles."
+                    "If images belong together, name the column that says so (data.group_by), so "
+                    "that they stay in one split."
                 )
             else:
                 text += ", and keep the pages and boxes of each file together."
@@ -107,11 +107,11 @@ class Classes(Check):
             for row in audit.classes.merge(sizes, on="class").head(MOST_ROWS).to_dict("records")
         ]
         explained = (
-            "Right-hand column: the 95 % interval (Wilson) of a class's recall if every one of its "
-            "held-out images were called right, and if half were."
+            "Right-hand columns: the 95 % interval (Wilson) of a class's recall if all its "
+            "held-out images were classified correctly, and if half of them were."
         )
         numbers = [Block("note", explained), Block("table", (columns, rows))]
-        summary = "Numbers, splits, and what the held-out images can show"
+        summary = "Numbers, splits, and how precise recall can be"
         figure = figure_picture(counts_figure(audit.classes), "Images of each class on a log scale")
         blocks = [
             Block("note", note),
@@ -171,8 +171,8 @@ def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
                 "unseen",
                 "bad",
                 f"Training never sees {listed_text(unseen)}",
-                "No training image of these classes, only in other splits: no model could name "
-                "them, and `recame train` refuses.",
+                "These classes have images only in other splits, so no model can learn them, and "
+                "`recame train` refuses the data.",
                 "Add training images, or remove the rows.",
                 len(unseen),
             )
@@ -183,7 +183,7 @@ def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
             "note",
             "Training takes its share of the training rows for it (data.val_fraction).",
         ),
-        ("test", "warn", "Nothing is left to report on."),
+        ("test", "warn", "No images remain for the final evaluation."),
     )
     for split, level, text in without:
         if split not in audit.splits:
@@ -194,7 +194,7 @@ def _missing_in_splits(audit: ManifestAudit) -> list[SetFinding]:
                     f"absent-{split}",
                     "warn",
                     f"{split} has no image of {listed_text(absent)}",
-                    "Nothing can be said about these classes there.",
+                    "No figure can be given for these classes there.",
                     f"Move or collect some for {split}.",
                     len(absent),
                 )

@@ -12,28 +12,28 @@ from recame.names import counted, quoted
 
 
 class Corrections(Check):
-    """What `data.corrections` changed: this inspection is of the corrected set."""
+    """The changes by `data.corrections`; the inspection describes the corrected data."""
 
     place = 0
 
     @property
     def changes(self) -> pd.DataFrame:
-        """A row a change; none where no corrections were given."""
+        """One row for each change; no rows if no corrections were given."""
         found = self.inspection.corrections
         return pd.DataFrame(columns=list(CHANGES)) if found is None else found
 
     def say(self) -> list[SetFinding]:
-        """How many, and as what."""
+        """How many labels were corrected, and to which classes."""
         if self.inspection.corrections is None:
             return []
         changes = self.changes
         if changes.empty:
-            text = "Every label is as the table of corrections says already."
+            text = "All labels of the table of corrections are in the data already."
             return [SetFinding("corrections", "note", "The corrections change nothing", text)]
         pairs = (changes["was"].map(quoted) + " -> " + changes["is"].map(quoted)).value_counts()
         top = ", ".join(f"{pair} ({count})" for pair, count in pairs.head(3).items())
-        title = f"{counted(len(changes), 'correction')} of people taken"
-        text = f"Most often: {top}. All else here is told of the corrected set."
+        title = f"{counted(len(changes), 'correction')} applied"
+        text = f"Most often: {top}. All other findings describe the corrected data."
         return [SetFinding("corrections", "note", title, text, count=len(changes))]
 
     def facts(self) -> dict[str, Any]:

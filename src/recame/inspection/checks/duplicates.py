@@ -1,4 +1,4 @@
-"""Scenes that are there twice: equal images and near-duplicates, within and across splits."""
+"""Finds exact duplicates and near-duplicates, within splits and across them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MOST_CARDS = 8
 
 
 class Duplicates(Check):
-    """The same scene twice.
+    """Images that show the same scene.
 
     Attributes:
-        equal: images whose pixels are equal, see `equal_images`.
+        equal: exact duplicates (images with equal pixels), see `equal_images`.
         near: pairs of one scene: `first`, `second` (table rows) with images, labels and splits.
-        crossing: the equal images that stand in two splits.
-        across: the pairs that do.
+        crossing: the exact duplicates that are in two splits.
+        across: the pairs that are in two splits.
         scenes: (N,) a number for each embedded image, shared by those of one scene.
     """
 
@@ -45,7 +45,7 @@ class Duplicates(Check):
     scenes: IntArray
 
     def find(self) -> None:
-        """Equal pixels are known; the embedding proposes the pairs."""
+        """Take the exact duplicates, and find pairs by the embedding."""
         inspection, embedded = self.inspection, self.inspection.embedded
         if embedded is not None:
             assert inspection.cache is not None
@@ -72,9 +72,9 @@ class Duplicates(Check):
                     "bad",
                     f"{counted(conflicts['group'].nunique(), 'set')} of exact duplicates with "
                     "different labels",
-                    f"{counted(len(conflicts))} whose pixels are equal but whose labels are "
-                    "not: no model can be right on both.",
-                    "Decide on one label each (duplicates.csv, column labels).",
+                    f"{counted(len(conflicts))} have equal pixels but different labels, so no "
+                    "model can be right on both.",
+                    "Give each set one label (duplicates.csv, column labels).",
                     len(conflicts),
                 )
             )
@@ -86,27 +86,27 @@ class Duplicates(Check):
                 SetFinding(
                     "leaks",
                     "bad",
-                    "The same scenes stand in two splits",
-                    f"{' and '.join(parts)} straddle splits: what is measured on the held-out "
-                    f"splits will look better than it is.{self._by_chance()}",
-                    "Move each set to one split, or take the held-out ones out (leaks.csv).",
+                    "The same scenes are in two splits",
+                    f"{' and '.join(parts)} are in more than one split, so figures on the "
+                    f"held-out splits will look better than they are.{self._by_chance()}",
+                    "Move each set to one split, or remove the held-out copies (leaks.csv).",
                     int(num_crossing) + num_across,
                 )
             )
         inside, pairs = equal["group"].nunique() - num_crossing, len(near) - num_across
         if inside or pairs:
-            unless = ", or give them a common column and set data.group_by, before splits are made"
+            unless = ", or mark them in a column and set data.group_by, before splits are made"
             if splits or self._of_one_file():  # whose parts are kept together anyway
                 unless = ""
             found.append(
                 SetFinding(
                     "duplicates",
                     "note" if splits else "warn",
-                    "Some scenes are there twice",
+                    "Some scenes appear twice",
                     f"{counted(inside, 'set')} of exact duplicates and "
                     f"{counted(pairs, 'pair')} of near-duplicates (same place, small shift, "
                     "other light or noise) within a split.",
-                    f"They count as one observation: drop the copies (duplicates.csv){unless}.",
+                    f"They count as one observation: remove the copies (duplicates.csv){unless}.",
                     int(inside) + pairs,
                 )
             )
@@ -135,14 +135,14 @@ class Duplicates(Check):
         first, second = (known[self.across[end].to_numpy(int)] for end in ("first", "second"))
         apart += int((pd.notna(first) & pd.notna(second) & (first != second)).sum())
         told = (
-            f" {apart:,} of them lie on different products: simple patterns can repeat by chance."
+            f" {apart:,} of them are of different products: simple patterns can repeat by chance."
         )
         return told if apart else ""
 
     def tiles(self) -> list[dict[str, str]]:
         """How many scenes leak."""
         count = self.crossing["group"].nunique() + len(self.across)
-        tone, meaning = "bad" if count else "good", "scenes that stand in two splits"
+        tone, meaning = "bad" if count else "good", "scenes in two splits"
         tile = {"name": "Leaks", "value": f"{count:,}", "meaning": meaning, "tone": tone}
         return [tile] if self.inspection.audit.splits else []
 
@@ -162,7 +162,7 @@ class Duplicates(Check):
         ordered = pd.concat([self.across, near.drop(self.across.index)]).head(_MOST_CARDS)
         pairs = [
             {
-                "text": f"differ by {row['residual']:.1f} times their noise",
+                "text": f"difference: {row['residual']:.1f} times their noise",
                 "pictures": [
                     thumbnail(row["first"], _place(row["label"], row["split"])),
                     thumbnail(row["second"], _place(row["other_label"], row["other_split"])),
@@ -171,9 +171,9 @@ class Duplicates(Check):
             for row in ordered.to_dict("records")
         ]
         sets = f"{equal['group'].nunique():,} sets; different labels first, then two splits."
-        twice = f"{len(near):,} pairs that show one scene twice; those in two splits first."
+        twice = f"{len(near):,} pairs that show one scene; those in two splits first."
         blocks = [
-            Block("heading", "Equal images"),
+            Block("heading", "Exact duplicates"),
             *_cards(f"{sets} All in duplicates.csv.", groups),
             Block("heading", "Near-duplicates"),
             *_cards(f"{twice} All in near_duplicates.csv.", pairs),
@@ -192,7 +192,7 @@ class Duplicates(Check):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Equal images, pairs, and what of them stands in two splits."""
+        """Exact duplicates, pairs, and those of them that are in two splits."""
         kept = ["kind", "set", "image", "split"]
         crossing = self.crossing.assign(kind="equal", set=self.crossing["group"])
         across = self.across.assign(kind="near", set=range(1, len(self.across) + 1))
@@ -214,7 +214,7 @@ def _place(label: object, split: object) -> str:
 
 
 def equal_images(table: pd.DataFrame, digests: list[str]) -> pd.DataFrame:
-    """Rows whose decoded pixels are equal, whether one file or several."""
+    """Rows whose decoded pixels are equal, of one file or of several."""
     readable = table[table["row"] >= 0]
     group = equal_groups([digests[row] for row in readable["row"]])
     found = readable[group >= 0]

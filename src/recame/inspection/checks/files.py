@@ -1,4 +1,4 @@
-"""Files that cannot be read, rows that repeat one, images that show nothing, sizes that differ."""
+"""Checks files: unreadable, repeated and flat images, different sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recame.pages.render import BLUE, GREY, LINE, ORANGE, figure_picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Images whose pixels deviate less (of [0, 1]) show nothing.
+#: Images whose pixels have a smaller standard deviation (of [0, 1]) show almost nothing.
 FLAT = 0.01
 _BROKEN_SHARE = 0.05
 
@@ -28,34 +28,34 @@ _BROKEN_SHARE = 0.05
 _LOST = {
     "clipped": (
         "Images are brighter than white",
-        "Values above what the other images have, or outside data.float_range, are cut off.",
+        "Values above those of the other images, or outside data.float_range, are clipped.",
         "Bring all images to one range of values.",
     ),
     "near black": (
         "Images have fewer bits than the others",
-        "Their values fill only the darkest part of the range: the model sees them near black.",
+        "Their values fill only the darkest part of the range: they look nearly black to a model.",
         "Bring all images to one range of values, or set data.bit_depth.",
     ),
     "colour": (
         "Coloured images become grey",
-        "Only their grey values are seen.",
+        "The model sees only their grey values.",
         "Set data.channels=3 if colour matters.",
     ),
     "pages": (
         "Files have more than one page",
         "Only the first page of each is used.",
-        "If the others are to count, set data.pages=all, or name them in a table (file.tif#2).",
+        "To use the other pages, set data.pages=all, or name them in a table (file.tif#2).",
     ),
 }
 
 
 class Files(Check):
-    """What the files are like.
+    """Properties of the files.
 
     Attributes:
         broken: files that cannot be read.
-        unused: what else lies in the folder.
-        lost: how many files lose what, as they are brought to one form.
+        unused: other files in the folder.
+        lost: kind of loss -> number of files that lose it when all are converted to one format.
     """
 
     place = 6
@@ -65,7 +65,7 @@ class Files(Check):
     lost: Counter[str]
 
     def find(self) -> None:
-        """The decoder told; the folder tells the rest."""
+        """Collect what the decoder noted, and list the folder."""
         inspection = self.inspection
         self.broken = () if inspection.cache is None else inspection.cache.broken
         self.unused, self.lost = Unused(), Counter()
@@ -77,7 +77,7 @@ class Files(Check):
                 self.lost.update(list(losses(facts, inspection.spec)))
 
     def say(self) -> list[SetFinding]:
-        """Unreadable, repeated, flat; sizes."""
+        """Unreadable, repeated and flat images; different sizes."""
         inspection, found = self.inspection, []
         if self.broken:
             share, first = len(self.broken) / inspection.audit.num_images, self.broken[0]
@@ -100,7 +100,7 @@ class Files(Check):
                     "warn" if maybe else "note",
                     f"{counted(len(self.unused), 'file')} in the folder are not used",
                     self.unused.told().strip(),
-                    f"Convert images to one of {KINDS} if they are to count." if maybe else "",
+                    f"Convert images to one of {KINDS} to use them." if maybe else "",
                     len(self.unused),
                 )
             )
@@ -128,9 +128,9 @@ class Files(Check):
                 SetFinding(
                     "flat",
                     "warn",
-                    f"{counted(flat)} show next to nothing",
-                    f"Their pixels deviate by less than {FLAT:.0%} of the range.",
-                    "Check the camera's exposure there, or the bit depth (data.bit_depth).",
+                    f"{counted(flat)} show almost nothing",
+                    f"The standard deviation of their pixels is below {FLAT:.0%} of the range.",
+                    "Check the camera's exposure, or the bit depth (data.bit_depth).",
                     flat,
                 )
             )
@@ -145,8 +145,8 @@ class Files(Check):
                     "Images differ in size or bit depth",
                     f"{counted(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
                     f"among {len(headers):,} headers.",
-                    "All are brought to one size (data.size, data.resize): look whether small "
-                    "defects survive that.",
+                    "All are resized to one size (data.size, data.resize): check that small "
+                    "defects stay visible.",
                     sizes,
                 )
             )
@@ -180,8 +180,8 @@ class Files(Check):
         sides = ("left", "left", "left", "left", "right")
         heads = ("size", "channels", "depth", "format", "files")
         note = (
-            f"From {len(headers):,} headers, width x height. Looked at in {spec.width} x "
-            f"{spec.height} pixels; the line marks the median."
+            f"From {len(headers):,} headers, width x height. Brightness and contrast are measured "
+            f"at {spec.width} x {spec.height} pixels; the line marks the median."
         )
         spread = figure_picture(
             spread_figure(self.inspection.pixels), "Histograms of brightness and contrast"

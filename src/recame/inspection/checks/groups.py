@@ -1,4 +1,4 @@
-"""Images that were taken together, as of one board, and stand in two splits; the columns."""
+"""Finds images that were taken together, such as those of one board, but are in two splits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Groups(Check):
     place = 8
 
     def say(self) -> list[SetFinding]:
-        """One finding a column that groups images."""
+        """One finding for each column that groups images."""
         groups = self.inspection.audit.groups
-        # What the splits were drawn by: other columns may count anew within each of its values.
+        # The splits were drawn by this column; other columns may restart their numbers within it.
         whole = [g for g in groups if not len(g.straddling) and g.num_groups >= FEWEST_GROUPS]
         drawn_by = whole[0].column if whole else None
         return [
@@ -66,9 +66,12 @@ def _straddles(group: GroupAudit, drawn_by: str | None) -> SetFinding:
     )
     no_leak = group.by_nature or (drawn_by is not None and not group.named)
     if group.by_nature:
-        text += " So few values are shared by all splits by nature; no matter of leaking."
+        text += " So few values are expected in every split; this is not a leak."
     elif no_leak:
-        text += f" No {drawn_by} is, so its values seem to be counted anew in each {drawn_by}."
+        text += (
+            f" But no {drawn_by} is in two splits, so the values of {group.column} seem to start "
+            f"again in each {drawn_by}."
+        )
     return SetFinding(
         f"group-{group.column}",
         "note" if no_leak else "bad",
@@ -76,7 +79,7 @@ def _straddles(group: GroupAudit, drawn_by: str | None) -> SetFinding:
         text,
         ""
         if no_leak
-        else f"Split again with --set data.group_by={group.column} and no split column: "
-        "images taken together look alike, and flatter the figures.",
+        else f"Split again with --set data.group_by={group.column} and no split column: images "
+        "taken together look alike, so figures on the held-out splits look better than they are.",
         len(group.straddling),
     )

@@ -1,4 +1,4 @@
-"""Labels that the other images contradict: out-of-sample probabilities, ranked."""
+"""Finds likely label errors: labels with a low out-of-sample probability, ranked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FEW_PRODUCTS = 500_000_000
 
 
 class LabelErrors(Check):
-    """Labels that the other images contradict.
+    """Likely label errors.
 
     Attributes:
         suspects: likely label errors, most likely first.
@@ -73,12 +73,12 @@ class LabelErrors(Check):
         self.judged = int(found["judged"].sum())
 
     def say(self) -> list[SetFinding]:
-        """How many stand out, and as what."""
+        """How many labels are suspect, and which classes are mixed up."""
         suspects, judged = self.suspects, self.judged
         if not judged:
             return []
         if not len(suspects):
-            text = f"None of {counted(judged, 'label')} is strongly contradicted by the others."
+            text = f"None of {counted(judged, 'label')} is strongly contradicted by other images."
             return [SetFinding("labels", "good", "No label stands out as wrong", text)]
         pairs = (
             suspects["label"].map(quoted) + " -> " + suspects["suggested"].map(quoted)
@@ -89,12 +89,12 @@ class LabelErrors(Check):
                 "labels",
                 "warn",
                 f"{counted(len(suspects), 'label')} may be wrong",
-                f"{len(suspects) / judged:.1%} of {judged:,} tested. Most often: {top}. A list to "
-                "look at, not to apply: hard images are among them, and the first are the "
-                "likeliest.",
+                f"{len(suspects) / judged:.1%} of {judged:,} tested labels. Most often: {top}. "
+                "Look at each image before you change its label: hard images are among them. The "
+                "likeliest errors come first.",
                 f"Review suspects.csv from the top, and write the right class into {CORRECTED} "
-                f"({LEFT_OUT} leaves an image out); stop when they turn out right. Keep the file, "
-                "and train with --corrections FILE.",
+                f"({LEFT_OUT} leaves out an image); stop when most labels turn out to be right. "
+                "Keep the file, and train with --corrections FILE.",
                 len(suspects),
             )
         ]
@@ -117,7 +117,7 @@ class LabelErrors(Check):
         ]
         note = f"{len(self.suspects):,} labels, the likeliest errors first. All in suspects.csv."
         shown = [Block("note", note), Block("thumbs", pictures)]
-        heading = Block("heading", "Labels that the others contradict")
+        heading = Block("heading", "Likely label errors")
         blocks = [heading, *(shown if pictures else [Block("text", "None.")])]
         return [Section("hygiene", "Hygiene", blocks)]
 
@@ -126,7 +126,7 @@ class LabelErrors(Check):
         return {"hygiene": {"suspect_labels": len(self.suspects), "labels_tested": self.judged}}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """All of them, with a column for what people find."""
+        """All suspect labels, with an empty column for corrections."""
         return {"suspects": self.suspects.drop(columns="table_row").assign(**{CORRECTED: ""})}
 
 

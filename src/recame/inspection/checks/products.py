@@ -1,4 +1,4 @@
-"""Classes that some products never showed."""
+"""Counts the images of each class on each product."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from recame.inspection.check import MOST_ROWS, Block, Check, Section, SetFinding
 
 _MOST_COLUMNS = 24
-#: Class-product pairs beyond which the JSON holds the first ones.
+#: If there are more class-product pairs, the JSON holds only the first ones.
 _MOST_CELLS = 20_000
 
 
@@ -19,13 +19,13 @@ class Products(Check):
     place = 2
 
     def say(self) -> list[SetFinding]:
-        """No column of products, or pairs without an image."""
+        """A missing product column, or class-product pairs without an image."""
         audit = self.inspection.audit
         if audit.products is None:
             name, there = audit.product_column, audit.columns["column"].tolist()
             what = f"Column {name!r} is empty" if name in there else f"There is no column {name!r}"
-            text = f"{what}, so nothing is told by product."
-            hint = "If a column says it, name it: --set data.product_column=NAME."
+            text = f"{what}, so no figures are given for each product."
+            hint = "If another column names the products: --set data.product_column=NAME."
             return [SetFinding("no-products", "note", "No product column", text, hint)]
         empty = audit.num_empty_cells
         known = (audit.products > 0).sum(axis=1)
@@ -33,9 +33,9 @@ class Products(Check):
             "cells",
             "note",
             f"{empty:,} of {audit.products.size:,} class-product pairs have no image",
-            f"{known.idxmin()} is known from {known.min()} of {audit.products.shape[1]} products "
-            "only.",
-            "Expect misses there: products that a class was never seen on look new to it.",
+            f"{known.idxmin()} has images from only {known.min()} of {audit.products.shape[1]} "
+            "products.",
+            "Expect more errors there: the model has not seen these classes on these products.",
             empty,
         )
         return [cells] if empty else []
@@ -47,7 +47,7 @@ class Products(Check):
             return []
         empty, value = audit.num_empty_cells / audit.products.size, f"{audit.products.shape[1]:,}"
         known = f"{empty:.0%} of class-product pairs have no image"
-        meaning = known if empty else "every class is known from every product"
+        meaning = known if empty else "every class has images from every product"
         return [{"name": "Products", "value": value, "meaning": meaning}]
 
     def show(self) -> list[Section]:
@@ -76,7 +76,7 @@ class Products(Check):
         audit, products = self.inspection.audit, self.inspection.audit.products
         if products is None:
             return {"products": None}
-        # `all_names` and `all_classes` say of how many.
+        # `all_names` and `all_classes` hold the full numbers.
         shown = products.iloc[:200, :100] if products.size > _MOST_CELLS else products
         return {
             "products": {

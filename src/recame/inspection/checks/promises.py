@@ -1,4 +1,4 @@
-"""What decisions could promise of these classes: told before training, by counting alone."""
+"""Computes which escape limits could be promised, from the counts of images alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from recame.inspection.check import Check, SetFinding
 from recame.label_space import likely_normal
 from recame.names import counted, quoted
 
-#: Share of the images that would calibrate, and the escape limits that are told.
+#: Share of the images that would be set aside, and the escape limits that are reported.
 _SHARE, _WISHES = 0.2, (0.05, 0.1)
-#: The limit whose price in images is told.
+#: The limit for which the needed number of images is reported.
 _STRICT = 0.02
 
 
@@ -22,7 +22,7 @@ class Promises(Check):
     place = 9
 
     def find(self) -> None:
-        """Count, if a class looks like the normal one."""
+        """Count the images, if a class looks like the normal class."""
         classes = self.inspection.audit.classes
         images = dict(zip(classes["class"], classes["images"], strict=True))
         self.normal = likely_normal(map(str, images))
@@ -34,7 +34,7 @@ class Promises(Check):
         self.promisable = promisable(counts) if self.normal is not None and counts else None
 
     def say(self) -> list[SetFinding]:
-        """What could be promised, and what more would take."""
+        """Limits that could be promised, and the images needed for a stricter one."""
         found = self.promisable
         if found is None or self.normal is None:
             return []
@@ -44,16 +44,19 @@ class Promises(Check):
         needed = images_needed(_STRICT, found.risk)
         assert needed is not None  # the limit is above 0
         text = (
-            f"{quoted(self.normal)} looks like the normal class. A fifth of these images, set "
-            f"aside, could promise escapes of at most {', and '.join(told)} defect classes "
-            f"({found.confidence:.0%}, all together); {_STRICT:.0%} takes "
-            f"{counted(needed)} of each class that chose nothing."
+            f"{quoted(self.normal)} looks like the normal class. If a fifth of these images is "
+            f"set aside, it can promise escapes of at most {', and '.join(told)} defect classes "
+            f"({found.confidence:.0%} confidence, all together); a limit of {_STRICT:.0%} needs "
+            f"{counted(needed)} of each class that were used neither to train nor to choose a "
+            "model."
         )
         action = (
-            f"Name it with --set data.normal_class={self.normal}; label fresh images of the "
-            "classes that matter most, and fit decisions to them: recame tune."
+            f"Name it with --set data.normal_class={self.normal}; label new images of the most "
+            "important classes, and fit decisions to them with recame tune."
         )
-        return [SetFinding("promises", "note", "What could be promised", text, action)]
+        return [
+            SetFinding("promises", "note", "Escape limits that could be promised", text, action)
+        ]
 
     def _classes(self, limit: float) -> int:
         """Defect classes of which a limit could be promised."""

@@ -1,4 +1,4 @@
-"""Whether the size that images are brought to shrinks away what tells the classes apart."""
+"""Checks whether shrinking the images loses details that distinguish the classes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from recame.inspection.check import Block, Check, EmbeddedImages, Section, SetFi
 from recame.pages.drawing import PIECES_NOTE, side_by_side
 from recame.pages.render import image_picture
 
-#: Images that are looked at, at most, and pixels of all of them at all sizes.
+#: Most images that are examined, and most pixels of all of them at all sizes together.
 _MOST_IMAGES, _MOST_PIXELS = 240, 2**23
-#: A larger size is better from so many standard errors of the paired difference on.
+#: A larger size counts as better from this many standard errors of the paired difference.
 _MARGIN = 2.0
-#: Pictures of the page, and the side of the square whose pixels the file's own have at most.
+#: Number of pictures on the page, and the side of the square whose number of pixels they have at
+#: most.
 _SHOWN, _SHOWN_SIDE = 6, 256
-#: Images that were decoded once are not refused now.
+#: No limit of pixels, as these images were decoded before.
 _ANY = 2**40
 
 Size = tuple[int, int]
@@ -41,14 +42,14 @@ class _Tried:
 
 
 class Resolution(Check):
-    """Classes at the size that is worked with, beside larger ones up to the images' own.
+    """Compares the size of the images with larger sizes, up to the images' own.
 
     Attributes:
-        tried: the size and, ascending, larger ones, each with how images were judged by a
-            classifier, on the packaged network's features, that had not seen them; empty where
-            nothing is shrunk or too few images are known.
+        tried: the size and, ascending, larger ones, each with the out-of-sample predictions of a
+            classifier on features of the packaged network; empty if nothing is shrunk or there are
+            too few images.
         better: position in `tried` of the smallest size that is clearly better, or None.
-        pictures: row of the table, pixels as they are filed and as a network sees them; rare
+        pictures: row of the table, pixels of the file, and pixels as a network sees them; rare
             classes first.
     """
 
@@ -59,7 +60,7 @@ class Resolution(Check):
     pictures: tuple[tuple[int, Array, Array], ...] = ()
 
     def find(self) -> None:
-        """Judge a sample of the images at each size, and keep a few to be shown."""
+        """Evaluate a sample of the images at each size, and keep a few to show."""
         inspection, embedded = self.inspection, self.inspection.embedded
         if embedded is None or inspection.spec is None or not len(inspection.headers):
             return
@@ -67,7 +68,7 @@ class Resolution(Check):
             spec, native = inspection.spec, self._native()
             sizes = [(spec.height, spec.width), *self._larger(spec, native)]
             most = _MOST_PIXELS // sum(map(math.prod, sizes))
-            # The page may lead to another size, and no size is chosen by images of test.
+            # The page may lead users to another size, and test images must not choose a size.
             split = inspection.table.get("split", pd.Series("", inspection.table.index))
             usable = np.flatnonzero((split.iloc[embedded.rows] != "test").to_numpy())
             most = min(_MOST_IMAGES, most)
@@ -83,8 +84,8 @@ class Resolution(Check):
         return round(height), round(width)
 
     def _larger(self, spec: PreprocessSpec, native: Size) -> list[Size]:
-        """One or two sizes above the one that is worked with, none above the images' own."""
-        if spec.tiles:  # what is small is seen in them
+        """One or two sizes above the present one, none above the images' own."""
+        if spec.tiles:  # tiles show small details
             return []
         larger = [
             size
@@ -138,7 +139,7 @@ class Resolution(Check):
         return [Path(path) for path in self.inspection.table["path"].iloc[rows]]
 
     def say(self) -> list[SetFinding]:
-        """Whether a larger size tells the classes apart clearly better."""
+        """Whether the classes are clearly better separable at a larger size."""
         if not self.tried:
             return []
         native, (first, *_) = self._native(), self.tried
@@ -147,35 +148,34 @@ class Resolution(Check):
             f"{one.judged.accuracy:.2f} at {one.size[0]} x {one.size[1]}" for one in self.tried
         )
         text = (
-            f"Files of about {native[0]} x {native[1]} pixels (height x width) are brought to "
-            f"{height} x {width}. Balanced accuracy of a classifier on the features of the "
-            f"packaged network, {len(first.judged.target)} images judged without themselves: "
-            f"{listed}."
+            f"Files of about {native[0]} x {native[1]} pixels (height x width) are resized to "
+            f"{height} x {width}. Balanced accuracy of a classifier on features of the packaged "
+            f"network, out of sample on {len(first.judged.target)} images: {listed}."
         )
         if self.better is None:
-            title = f"{height} x {width} pixels show the classes as well as more would"
+            title = f"{height} x {width} pixels show the classes as well as more pixels would"
             return [SetFinding("resolution", "good", title, text)]
         better = self.tried[self.better]
         action = (
-            f"Train with --size {as_size(better.size)}; or leave data.size open and give more "
-            "time: recame train tries larger sizes itself, where it can show each image often "
-            "enough."
+            f"Train with --size {as_size(better.size)}; or leave data.size at auto and give more "
+            "time: recame train tries larger sizes itself, if time is enough to show each image "
+            "often enough."
         )
         more, error = accuracy_gain(first.judged, better.judged)
         if more > error:
-            title = f"{height} x {width} pixels shrink away what tells classes apart"
+            title = f"{height} x {width} pixels lose details that distinguish the classes"
             return [SetFinding("resolution", "warn", title, text, action)]
-        # Surer of the same answers: a hint, no more.
-        title = f"More than {height} x {width} pixels may tell the classes apart better"
+        # Better probabilities of the same answers are only a hint.
+        title = f"More than {height} x {width} pixels may distinguish the classes better"
         text = (
-            f"{text} No more of them are called right at {as_size(better.size)}, but with "
-            f"probabilities nearer to the truth (Brier score {first.judged.mean_loss:.2f} against "
-            f"{better.judged.mean_loss:.2f})."
+            f"{text} At {as_size(better.size)} no more images are classified correctly, but the "
+            f"probabilities are better (Brier score {better.judged.mean_loss:.2f} instead of "
+            f"{first.judged.mean_loss:.2f})."
         )
         return [SetFinding("resolution", "note", title, text, action)]
 
     def show(self) -> list[Section]:
-        """Images as they are filed, beside what a network sees of them."""
+        """Images as in their files, beside what a network sees."""
         spec, table = self.inspection.spec, self.inspection.table
         assert spec is not None
         if spec.tiles:
@@ -185,19 +185,19 @@ class Resolution(Check):
             name, label = str(table["image"].iloc[row]), str(table["label"].iloc[row])
             told = f"{spec.height} x {spec.width}, as a network sees it"
             pair = [
-                image_picture(filed, name, "as filed", scale=spec.scale),
+                image_picture(filed, name, "as in the file", scale=spec.scale),
                 image_picture(seen, name, told, scale=spec.scale),
             ]
             cards.append({"text": f"{label}: {name}", "pictures": pair})
         note = (
-            "Look whether the smallest defect can still be seen on the right; a larger --size "
-            "shows more, and costs time in proportion to its pixels."
+            "Check that the smallest defect is still visible on the right; a larger --size shows "
+            "more, and takes time in proportion to its pixels."
         )
         blocks = [Block("note", note), Block("cards", cards)]
         return [Section("resolution", "As a network sees the images", blocks, "Size")]
 
     def _pieces(self, spec: PreprocessSpec) -> Section:
-        """What a network sees of images that it sees in pieces."""
+        """What a network sees of images with tiles."""
         height, width = spec.piece_size
         note = f"{spec.pieces} pieces of {height} x {width} pixels. {PIECES_NOTE}"
         blocks = [Block("note", note)]
@@ -208,7 +208,7 @@ class Resolution(Check):
         return Section("resolution", "As a network sees the images", blocks, "Size")
 
     def facts(self) -> dict[str, Any]:
-        """What each size scored."""
+        """The figures of each size."""
         return {
             "resolution": [
                 {

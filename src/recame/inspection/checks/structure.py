@@ -1,4 +1,4 @@
-"""The looks of each class: clusters, which products they follow, whose neighbours are whose."""
+"""Finds the appearance clusters of each class, what they follow, and which classes mix."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from recame.inspection.figures import clusters_figure, map_figure, mixing_figure
 from recame.names import counted
 from recame.pages.render import figure_picture, listed_text
 
-#: Points on the map.
+#: Most points on the map.
 MOST_MAPPED = 2500
 _MOST_SHEETS, _A_SHEET, _MOST_LOOKALIKES = 20, 12, 12
 
 
 class Structure(Check):
-    """What the embedded images show; without decoded images nothing is found.
+    """Appearance clusters of the embedded images; none without decoded images.
 
     Attributes:
-        num_looks: dense looks in the whole set.
-        dense_share: images that lie in one.
+        num_looks: number of dense appearance clusters in the whole data set.
+        dense_share: share of the images that lie in one.
         classes: see `class_structure`.
         agreement: see `cluster_agreement`.
         cluster: (N,) cluster within the class.
@@ -61,7 +61,7 @@ class Structure(Check):
     map_points: FloatArray
 
     def find(self) -> None:
-        """Cluster each class, and lay the images out."""
+        """Cluster each class, and place the images on a map."""
         inspection, embedded = self.inspection, self.inspection.embedded
         if embedded is None:
             return
@@ -91,7 +91,7 @@ class Structure(Check):
         return list(self.classes[self.classes["kind"] == kind]["class"])
 
     def say(self) -> list[SetFinding]:
-        """Whether a sample was looked at; classes whose images are few in many clusters."""
+        """Whether only a sample was examined; classes whose images are few in many clusters."""
         embedded, found = self.inspection.embedded, []
         if embedded is None:
             return []
@@ -100,27 +100,27 @@ class Structure(Check):
                 SetFinding(
                     "sampled",
                     "note",
-                    f"Clusters, near-duplicates and labels: {len(embedded.rows):,} images looked "
-                    "at",
-                    f"Of {self.inspection.audit.num_images:,}; rare classes whole, frequent ones "
-                    "sampled.",
+                    f"Clusters, near-duplicates and labels: {len(embedded.rows):,} images examined",
+                    f"Of {self.inspection.audit.num_images:,} images: all of rare classes, a "
+                    "sample of frequent ones.",
                 )
             )
         scattered, dense = self._of_kind("few in many"), self._of_kind("many in few")
         if scattered:
-            text = f"{listed_text(scattered)}: hardly two images of a class look alike."
+            verb = "is" if len(scattered) == 1 else "are"
+            text = f"{listed_text(scattered)}: hardly any two images of a class look alike."
             if dense:
                 text += (
-                    f" Against them, {listed_text(dense)} have many images in few dense clusters."
+                    f" In contrast, {listed_text(dense)} have many images in few dense clusters."
                 )
             found.append(
                 SetFinding(
                     "few-in-many",
                     "note",
-                    f"{len(scattered)} classes are few in many",
+                    f"{counted(len(scattered), 'class')} {verb} few in many",
                     text,
-                    "Collect these on more boards and products first; more images of the dense "
-                    "clusters add little.",
+                    "Collect images of these classes from more boards and products first; more "
+                    "images of the dense clusters add little.",
                     len(scattered),
                 )
             )
@@ -129,7 +129,7 @@ class Structure(Check):
     def lead(self) -> str:
         """A sentence for the top of the page: the classes that are hardest to learn."""
         scattered = [] if self.inspection.embedded is None else self._of_kind("few in many")
-        told = f" Few in many, and so the hardest to learn: {listed_text(scattered, 5)}."
+        told = f" Hardest to learn, as their images are few in many: {listed_text(scattered, 5)}."
         return told if scattered else ""
 
     def tiles(self) -> list[dict[str, str]]:
@@ -148,12 +148,12 @@ class Structure(Check):
         embedded = self.inspection.embedded
         assert embedded is not None
         map_note = (
-            f"{len(self.map_rows):,} images laid out so that neighbours stay neighbours (t-SNE). "
-            "Distances between far groups mean nothing."
+            f"{len(self.map_rows):,} images, placed so that neighbours stay neighbours (t-SNE). "
+            "Distances between separate groups mean nothing."
         )
         sheets_note = (
-            "One image of each of a class's largest clusters, with the cluster's size over all "
-            "splits."
+            "One image from each of the largest clusters of a class, with the cluster's size over "
+            "all splits."
         )
         alike = self._lookalikes(embedded)
         none = Block("text", "No image has its nearest neighbour in another class.")
@@ -182,27 +182,28 @@ class Structure(Check):
             )
             if self.dense_share < 0.5:
                 text += (
-                    ": most of the set is a continuum, so read the number of clusters as a measure "
-                    "of spread rather than as a count"
+                    ": most images form a continuum, so read the number of clusters as a measure "
+                    "of spread, not as a count"
                 )
             text += "."
         if told := ", ".join(f"{column} (AMI {ami})" for column, ami in self.told_agreement()):
             text += (
-                f" Within classes, the clusters follow {told}; 1 is the same division, 0 chance."
+                f" Within classes, the clusters agree with {told}; 1: the same division, 0: chance."
             )
         legend = (
-            "Each piece is a cluster, largest first (grey: the smaller ones together); orange: few "
-            "in many. Effective number = exp(entropy of the shares), counted on "
-            f"{embedded.basis}. Embedded by {embedded.source}."
+            "Each piece of a bar is a cluster, largest first (grey: the smaller clusters "
+            "together); orange: few in many. Effective number = exp(entropy of the shares), "
+            f"counted on {embedded.basis}. Features of {embedded.source}."
         )
         heads = ("images", "clusters", "effective", "images each", "alone", "diversity")
         columns = [("class", "left"), *((head, "right") for head in (*heads, "similarity"))]
         rows = [_class_row(r) for r in self.classes.head(MOST_ROWS).to_dict("records")]
         columns_note = (
-            "Images each: images per effective cluster; many in few from 10, few in many to 4. "
-            "Alone: share of images alone in their cluster. Diversity: mean squared distance "
-            "within the class over that of the whole set. Similarity: other classes among the 10 "
-            "nearest neighbours, over what chance would give (1: as if the classes did not exist)."
+            "Images each: images per effective cluster; many in few: 10 or more, few in many: at "
+            "most 4. Alone: share of images alone in their cluster. Diversity: mean squared "
+            "distance within the class / that within the whole data set. Similarity: share of "
+            "other classes among the 10 nearest neighbours / the share expected by chance (1: as "
+            "if the classes did not exist)."
         )
         bars = figure_picture(
             clusters_figure(self.classes), "The clusters of each class, as shares"
@@ -216,12 +217,12 @@ class Structure(Check):
         ]
         if len(self.inspection.names) > 1:
             note = (
-                "Row: a class; columns: the classes of its images' ten nearest neighbours, in "
-                "percent. Mass off the diagonal is what a classifier has to pull apart."
+                "Row: a class; columns: the classes of the ten nearest neighbours of its images, "
+                "in percent. A classifier has to separate the classes off the diagonal."
             )
             figure = mixing_figure(self.inspection.names, self.mixing)
             blocks += [
-                Block("heading", "Whose neighbours are whose"),
+                Block("heading", "Classes of the nearest neighbours"),
                 Block("note", note),
                 Block("picture", figure_picture(figure, "Classes of the nearest neighbours")),
             ]
@@ -240,8 +241,8 @@ class Structure(Check):
         return maps
 
     def _sheets(self, embedded: EmbeddedImages) -> list[dict[str, Any]]:
-        """For each class one image of each of its largest clusters: the most central one."""
-        # How often each image is a neighbour of another of its cluster says how central it is.
+        """For each class, the most central image of each of its largest clusters."""
+        # The most central image is most often a neighbour of others in its cluster.
         sheets = []
         for c, name in enumerate(self.inspection.names[:_MOST_SHEETS]):
             of_class = np.where(embedded.target == c, self.cluster, -1)
@@ -260,7 +261,7 @@ class Structure(Check):
         return sheets
 
     def _lookalikes(self, embedded: EmbeddedImages) -> list[dict[str, Any]]:
-        """Rare classes first: an image of each whose nearest neighbour is of another class."""
+        """For each class, rare ones first, an image whose nearest neighbour is of another class."""
         names, target = self.inspection.names, embedded.target
         if not embedded.neighbours.shape[1] or len(names) < 2:
             return []
@@ -276,14 +277,14 @@ class Structure(Check):
                 for place in (alike[0], nearest[alike[0]])
             ]
             text = (
-                f"{counted(len(own))} of {int((target == c).sum()):,} {names[c]} are most like "
-                f"one of another class, {len(alike):,} like {names[usual]}."
+                f"{len(own):,} of {counted(int((target == c).sum()))} of {names[c]} are most like "
+                f"an image of another class, {len(alike):,} of them like {names[usual]}."
             )
             cards.append({"text": text, "pictures": pictures})
         return cards
 
     def facts(self) -> dict[str, Any]:
-        """What was embedded, and the classes' clusters."""
+        """The embedded images, and the clusters of the classes."""
         embedded = self.inspection.embedded
         if embedded is None:
             return {"structure": None}
