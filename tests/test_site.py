@@ -21,6 +21,12 @@ from recame.metrics.registry import METRICS
 ROOT = Path(__file__).parents[1]
 MAKING = ROOT / "docs" / "making"
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+#: Pages of which parts are made from the code.
+MADE = [
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if re.search("^<!-- made: ", page.read_text(encoding="utf-8"), re.MULTILINE)
+]
 LINES = re.MULTILINE
 #: What a tutorial gives minutes for takes seconds here.
 SHORT = {"4m": "12s", "epoch_size: 1600": "epoch_size: 64", "[0, 1]": "[0]"}
@@ -98,6 +104,13 @@ def test_the_reference_names_everything(sources: dict[str, str]) -> None:
     assert re.findall(r"^\| (`\w+\.\w+`) \|", sources["reference/settings.md"], LINES) == keys
     names = [f"`{metric.name}`" for metric in METRICS]
     assert re.findall(r"^\| (`\w+`) \|", sources["reference/metrics.md"], LINES) == names
+
+
+@pytest.mark.parametrize("page", MADE, ids=lambda path: path.stem)
+def test_pages_hold_what_the_code_says(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    current = script("reference")["filled"](text, ROOT, site=False)
+    assert text == current, "run `python docs/making/reference.py`"
 
 
 def test_a_default_and_a_range_are_told(sources: dict[str, str]) -> None:

@@ -1,4 +1,10 @@
-"""What pages of the reference say that is made from the code: verbs, settings, metrics, errors."""
+"""What pages of the reference say that is made from the code: verbs, settings, metrics, errors.
+
+    python docs/making/reference.py      # write it into the pages again; a test says when to
+
+It stands in the pages, so that they are whole where no site is built. The Python API alone is made
+by the site, from docstrings.
+"""
 
 from __future__ import annotations
 
@@ -214,7 +220,7 @@ def result_rows(summary: Path, methods: dict[str, str]) -> str:
     return table(("", *sets.values()), rows)
 
 
-#: What `<!-- made: NAME -->` on a page stands for.
+#: What stands between `<!-- made: NAME -->` and `<!-- /made -->` on a page.
 MADE: dict[str, Callable[[Path], str]] = {
     "command line": lambda _: command_line(),
     "settings": lambda _: settings(),
@@ -233,11 +239,37 @@ MADE: dict[str, Callable[[Path], str]] = {
 }
 
 
-def filled(text: str, root: Path) -> str:
-    """A page with what is made put in the place of its markers.
+#: What only the site can show.
+ON_SITE = ("python",)
+_MARKED = re.compile(r"<!-- made: (.*?) -->\n(?:.*?<!-- /made -->\n)?", re.DOTALL)
+
+
+def filled(text: str, root: Path, *, site: bool = True) -> str:
+    """A page with what is made from the code between its markers, in place of what stood there.
 
     Args:
         text: Markdown.
         root: of the repository.
+        site: also what only the site can show.
     """
-    return re.sub("<!-- made: (.*?) -->", lambda found: MADE[found[1]](root), text)
+
+    def made(found: re.Match[str]) -> str:
+        if found[1] in ON_SITE and not site:
+            return found[0]
+        return f"<!-- made: {found[1]} -->\n\n{MADE[found[1]](root).strip()}\n\n<!-- /made -->\n"
+
+    return _MARKED.sub(made, text)
+
+
+def main() -> None:
+    """Write every page again whose made parts have changed."""
+    root = Path(__file__).parents[2]
+    for page in sorted((root / "docs").rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text, root, site=False)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(page.relative_to(root))
+
+
+if __name__ == "__main__":
+    main()
