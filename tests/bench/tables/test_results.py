@@ -328,7 +328,7 @@ def test_equal_time_shows_epochs(bench: Path) -> None:
     contest = Contest(frame, METHODS, plan)
     board = boards(contest)[0]
     assert {"epochs", "images seen, k"} <= set(board.heads)
-    assert "equal time. Plain sets it" in " ".join(notes(contest))
+    assert "equal time. Plain sets the time" in " ".join(notes(contest))
 
 
 def test_markdown_holds_protocol_sources_and_deviations(bench: Path) -> None:
