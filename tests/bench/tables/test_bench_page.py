@@ -155,7 +155,7 @@ def test_one_seed_of_the_first_decides_little(frame: pd.DataFrame, tmp_path: Pat
     contest = Contest(few, METHODS, PLAN)
     text = write_page(tmp_path, contest).read_text(encoding="utf-8")
     assert "Twin is first" in text
-    assert text.count("One seed decides little: run more of them.") == 2
+    assert text.count("One seed decides little: run more seeds.") == 2
     assert "not distinguishable from it" not in text
 
 

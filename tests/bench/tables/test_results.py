@@ -166,7 +166,7 @@ def test_a_kept_table_may_be_older_than_a_metric(bench: Path) -> None:
 def test_a_damaged_result_is_named(bench: Path, text: str) -> None:
     file = bench / "runs" / "boards" / "plain" / "seed0" / "result.json"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"seed0.result\.json (is no result|cannot be).*delete it"):
+    with pytest.raises(DataError, match=r"seed0.result\.json (is no result|cannot be).*delete"):
         collect(bench)
 
 
