@@ -227,7 +227,7 @@ def factors(**settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"factorial": {**factors(a={"data.size": 9}), "base": "bar"}}, "base='bar' is none of"),
+        ({"factorial": {**factors(a={"data.size": 9}), "base": "bar"}}, "base='bar' is not one of"),
         (
             {"factorial": factors(a={"augment.mixup": 0})},
             "bare and a have the same settings, so a factor changes nothing",

@@ -30,7 +30,7 @@ def tail_unseen(
     """Mean recall of the tail classes on clusters in which training has no image of the class.
 
     Clusters come from the manifest's column `cluster` or, without it, from `truth.csv` beside the
-    manifest, which generated sets have (class, product and planted region). An image of the split
+    manifest, which generated sets have (class, product and region). An image of the split
     counts if its class is in the tail, its cluster is known, and no image of the run's split
     `train` has both its label and its cluster. The value is the mean, with equal weight, of the
     recalls of the tail classes on such images; classes without such images are left out. The
