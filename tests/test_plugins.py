@@ -176,7 +176,7 @@ class TestPlaces:
         plan = Architecture("board_net", backbone_from=plugin("board_net", width=4))
         assert Architecture.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
         assert "backbone_from" not in Architecture("resnet18").to_dict()
-        with pytest.raises(PluginError, match="makes no network Darker known to timm"):
+        with pytest.raises(PluginError, match="registers no network Darker with timm"):
             build_backbone("Darker", origin=plugin("Darker"))
 
     def test_network_and_loss_of_settings(self) -> None:
