@@ -187,7 +187,7 @@ class TestPlaces:
         assert (plan.shared_stages, plan.pooled_stages) == (0, 1)
         assert plan.backbone_from == plugin("board_net", width=4)
         assert network(torch.rand(2, 3, 32, 32)).features.shape == (2, 2, 8)
-        with pytest.raises(ConfigError, match=r"recame\.losses\.own_loss makes it"):
+        with pytest.raises(ConfigError, match=r"build it with recame\.losses\.own_loss"):
             Objective.from_config({"objective.loss": "boards.parts.BoardLoss"}, [9, 3])
 
     def test_a_bench_takes_no_function_for_a_set(self) -> None:

@@ -219,7 +219,7 @@ class TestSettings:
             (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),
             (
                 ["finetune.batch_size=1", "model.standardise=true"],
-                "standardised heads need two images",
+                "feature normalisation needs two images",
             ),
             (
                 ["finetune.scope=tails", "augment.brightness=0.3", "augment.mixup=0.4"],
