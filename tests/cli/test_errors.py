@@ -195,7 +195,7 @@ class TestSettings:
         ("setting", "told"),
         [
             ("model.backbone=resnet5000", "Unknown backbone 'resnet5000'"),
-            ("model.pretrained=/nope.pth", "No weights file at /nope.pth"),
+            ("model.pretrained=/nope.pth", "No weights file or run folder at /nope.pth"),
             ("model.pretrained=package", "holds the weights of tf_efficientnet_lite0 only"),
             ("model.shared_stages=9", "model.shared_stages=9, but test_resnet has 4 stages"),
             ("model.pooled_stages=9", "model.pooled_stages=9"),
@@ -291,7 +291,7 @@ def test_settings_of_bits_and_texts(
     assert changed.data.label_column == "1"
     settings = ["objective.margin=20", "objective.contrastive_weight=0.05"]
     line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
-    assert "unit vectors are never further than 2 apart" in line
+    assert "the distance of unit vectors is at most 2" in line
     assert "base_weight" not in line  # not the whole section
     line = train_refused(
         defects,
