@@ -291,7 +291,7 @@ def test_settings_of_bits_and_texts(
     assert changed.data.label_column == "1"
     settings = ["objective.margin=20", "objective.contrastive_weight=0.05"]
     line = train_refused(defects, *[word for s in settings for word in ("--set", s)])
-    assert "the distance of unit vectors is at most 2" in line
+    assert "unit vectors are never further than 2 apart" in line
     assert "base_weight" not in line  # not the whole section
     line = train_refused(
         defects,
