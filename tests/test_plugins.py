@@ -176,7 +176,7 @@ class TestPlaces:
         plan = Architecture("board_net", backbone_from=plugin("board_net", width=4))
         assert Architecture.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
         assert "backbone_from" not in Architecture("resnet18").to_dict()
-        with pytest.raises(PluginError, match="makes no network Darker known to timm"):
+        with pytest.raises(PluginError, match="registers no network Darker with timm"):
             build_backbone("Darker", origin=plugin("Darker"))
 
     def test_network_and_loss_of_settings(self) -> None:
@@ -187,7 +187,7 @@ class TestPlaces:
         assert (plan.shared_stages, plan.pooled_stages) == (0, 1)
         assert plan.backbone_from == plugin("board_net", width=4)
         assert network(torch.rand(2, 3, 32, 32)).features.shape == (2, 2, 8)
-        with pytest.raises(ConfigError, match=r"recame\.losses\.own_loss makes it"):
+        with pytest.raises(ConfigError, match=r"build it with recame\.losses\.own_loss"):
             Objective.from_config({"objective.loss": "boards.parts.BoardLoss"}, [9, 3])
 
     def test_a_bench_takes_no_function_for_a_set(self) -> None:

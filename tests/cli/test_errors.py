@@ -195,7 +195,7 @@ class TestSettings:
         ("setting", "told"),
         [
             ("model.backbone=resnet5000", "Unknown backbone 'resnet5000'"),
-            ("model.pretrained=/nope.pth", "No weights file at /nope.pth"),
+            ("model.pretrained=/nope.pth", "No weights file or run folder at /nope.pth"),
             ("model.pretrained=package", "holds the weights of tf_efficientnet_lite0 only"),
             ("model.shared_stages=9", "model.shared_stages=9, but test_resnet has 4 stages"),
             ("model.pooled_stages=9", "model.pooled_stages=9"),
@@ -219,7 +219,7 @@ class TestSettings:
             (["objective.base_weight=0", "objective.hard_weight=0"], "Every weight"),
             (
                 ["finetune.batch_size=1", "model.standardise=true"],
-                "standardised heads need two images",
+                "feature normalisation needs two images",
             ),
             (
                 ["finetune.scope=tails", "augment.brightness=0.3", "augment.mixup=0.4"],

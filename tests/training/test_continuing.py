@@ -77,7 +77,7 @@ def test_a_folder_that_grew_keeps_the_splits(first: RunFolder, new: Path, tmp_pa
     before = pd.read_csv(first.manifest_path).set_index("image")["split"].drop("ok/000.png")
     assert table.set_index("image")["split"].loc[before.index].equals(before)
     assert "95 images of it keep their splits, and 6 images are new" in why
-    assert why.endswith("; no longer there: 1 image of the run")
+    assert why.endswith("; missing: 1 image of the run")
     with pytest.raises(DataError, match="holds none of the 96 images of"):
         continued_table(new, settings.model_copy(update={"replay": False}), seed=0)
 

@@ -1,1 +1,1 @@
-"""Methods and their peers under one protocol: `recame bench PLAN.yaml`."""
+"""Compare methods under one protocol: `recame bench PLAN.yaml`."""

@@ -1,4 +1,4 @@
-"""Which images look alike by origin: the clusters that a manifest or a generated set tells."""
+"""The appearance clusters that a manifest or a generated set records for its images."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pandas as pd
 
 from recame.errors import DataError
 
-#: The manifest's column that tells an image's cluster, and the file that a generated set has.
+#: The manifest's column with an image's cluster, and the file with clusters of a generated set.
 CLUSTER = "cluster"
 TRUTH = "truth.csv"
 
 
 def clusters_of(recorded: pd.DataFrame, source: Path) -> pd.Series[Any] | None:
-    """The cluster of each image, as the manifest or the generator tells it.
+    """The cluster of each image, from the manifest or from the generator's `truth.csv`.
 
     Args:
-        recorded: a row an image, with `image` and, if known, `cluster`.
+        recorded: one row for each image, with `image` and, if known, `cluster`.
         source: the manifest that it was read from; `truth.csv` may lie beside it.
 
     Returns:
-        A text a row, NaN where it is not told; None where none is.
+        A text for each row, NaN where it is unknown; None if no cluster is known.
 
     Raises:
         DataError: `truth.csv` is damaged.
@@ -37,8 +37,8 @@ def clusters_of(recorded: pd.DataFrame, source: Path) -> pd.Series[Any] | None:
         table = pd.read_csv(truth, usecols=["image", CLUSTER], dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{truth} does not tell the images' clusters ({error}), so how the tail is recalled on "
-            "unseen ones cannot be told: it was edited or damaged. Delete the folder, and the set "
-            "is generated again."
+            f"{truth} does not hold the images' clusters ({error}), so the tail recall on unseen "
+            "clusters cannot be computed: the file was edited or damaged. Delete its folder, and "
+            "the set is generated again."
         ) from error
     return recorded["image"].map(table.drop_duplicates("image").set_index("image")[CLUSTER])

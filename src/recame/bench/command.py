@@ -1,4 +1,4 @@
-"""`recame bench`: a plan from its file to its tables."""
+"""`recame bench`: read a plan, run it, and write its tables."""
 
 from __future__ import annotations
 
@@ -27,30 +27,31 @@ from recame.files import hold, holder, write_text
 from recame.names import command
 from recame.progress import progress_bars, say
 
-#: How long to wait at a time for another process that measures the costs.
+#: Seconds between two looks at whether another process still measures the costs.
 _WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `recame bench` was asked for.
+    """The arguments of `recame bench`.
 
     Attributes:
         plan: the plan's file.
         out: the bench's folder.
         data: data set -> path.
-        methods: only these; empty: all of the plan's.
-        seeds: only these; empty: all of the plan's.
-        workers: runs at once.
-        threads: of each run; None: the cores shared out.
+        methods: run only these; empty: all of the plan.
+        seeds: run only these; empty: all of the plan.
+        workers: number of runs at the same time.
+        threads: of each run; None: the cores divided by the workers.
         job_limit_s: seconds after which a run is stopped.
         devices: GPUs that the workers share.
         ray: address of a Ray cluster; None: this machine.
-        costs: whether what the methods cost is measured: True: again; None: what is missing.
-        table: only write the tables of what is finished.
+        costs: whether to measure the costs of the methods. True: again; None: only missing ones;
+            False: not.
+        table: only write the tables of the finished runs.
         markdown: a file that shows the headline table between markers.
-        elsewhere: folders or `results.csv` of the same plan's runs made elsewhere; they count as
-            done and stand in the tables.
+        elsewhere: folders or `results.csv` of runs of the same plan made elsewhere; they count as
+            done and are part of the tables.
     """
 
     plan: Path
@@ -70,21 +71,21 @@ class Request:
 
 
 def run_bench(request: Request, console: Console | None = None) -> bool:
-    """Run what is missing of a plan, then write its tables.
+    """Run the missing runs of a plan, then write its tables.
 
     Args:
-        request: what was asked for.
+        request: the arguments.
         console: where progress goes; silent if None.
 
     Returns:
-        Whether every run that was asked for has its result.
+        Whether every requested run has its result.
 
     Raises:
         RecameError: the plan, a method or a data set cannot be used; nothing has run then.
     """
     console = console or Console(quiet=True)
     bench = open_bench(request, console)
-    # Refused now, and not when costs are measured or all has run.
+    # Refuse now, and not after costs are measured or all has run.
     if request.ray is None:
         visible_devices(request.devices)
     if request.markdown is not None:
@@ -119,12 +120,12 @@ def open_bench(request: Request, console: Console) -> Bench:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"The bench's folder {out} cannot be made ({error.strerror}): choose another --out."
+            f"The bench's folder {out} cannot be created ({error.strerror}): choose another --out."
         ) from error
     _keep_plan(plan, request.plan, out)
     if plan.equal == "time" and request.elsewhere:
         _take_over_costs(bench, request)
-    if request.table:  # of what is there: no data are needed
+    if request.table:  # only finished runs: no data are needed
         return bench
     bench = replace(bench, sources=find_sources(plan, request.data, folder, out, console))
     for job in bench.jobs():
@@ -140,17 +141,17 @@ def _check_equal_time(bench: Bench, request: Request) -> None:
         if not bench.config(data, str(plan.pace)).finetune.enabled:
             raise ConfigError(
                 f"Plan {plan.name}: pace={plan.pace!r} does not fine-tune on {data}, so it has "
-                "no epochs whose time others could get: name another method."
+                "no epochs that set a time for the others: name another method."
             )
     if request.costs is False:
         raise ConfigError(
-            f"Plan {plan.name} shares out equal time by what the methods cost: leave out "
+            f"Plan {plan.name} needs the methods' costs to give all equal time: leave out "
             "--no-costs."
         )
 
 
 def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
-    """Copy the plan beside its results; refuse a folder that holds another plan's."""
+    """Copy the plan beside its results; refuse a folder with results of another plan."""
     kept = out / "plan.yaml"
     if kept.exists() and (title := load_plan(kept).title) != plan.title:
         raise ConfigError(
@@ -161,18 +162,19 @@ def _keep_plan(plan: Plan, file: Path, out: Path) -> None:
 
 
 def _check_same_protocol(bench: Bench, elsewhere: Path) -> None:
-    """Refuse runs made elsewhere under another protocol; its plan lies beside them."""
+    """Refuse runs made elsewhere under another protocol, by the plan that lies beside them."""
     plan, file = bench.plan, _beside(elsewhere, "plan.yaml")
     if not file.exists():
         raise ConfigError(
-            f"No plan.yaml beside {elsewhere} says how its runs were made, so they must not stand "
-            "in one table with others: keep it with results.csv, as recame bench wrote both."
+            f"No plan.yaml beside {elsewhere}: it is unknown how its runs were made, so they "
+            "cannot stand in one table with others. Keep plan.yaml with results.csv, as recame "
+            "bench wrote both."
         )
     other = load_plan(file)
-    # Where a data set lies and what it is called decides no run of it.
+    # The path and the title of a data set change none of its runs.
     decisive = {"builder", "options", "data_seed", "splits", "settings"}
     ours, theirs = ({m.name or m.method: m for m in p.methods} for p in (plan, other))
-    # What only one of the two plans has decides no run of the other.
+    # Entries that only one of the two plans has change no run of the other.
     differing = [
         *(n for n in ("settings", "equal", "pace") if getattr(plan, n) != getattr(other, n)),
         *(
@@ -188,11 +190,11 @@ def _check_same_protocol(bench: Bench, elsewhere: Path) -> None:
             or ours[name].settings != theirs[name].settings
         ),
     ]
-    # A plan names a method's file; what the file said is recorded with its runs.
+    # A plan only names a method's file; the file's content is recorded with its runs.
     rows = read_elsewhere([elsewhere]).dropna(subset=METHOD_COLUMN)
     recorded = set(zip(rows["method"], rows[METHOD_COLUMN], strict=True))
     differing += [
-        f"what method {name} is"
+        f"the content of method {name}"
         for name in dict.fromkeys(
             name
             for name, then in sorted(recorded)
@@ -208,21 +210,20 @@ def _check_same_protocol(bench: Bench, elsewhere: Path) -> None:
 
 
 def _beside(elsewhere: Path, name: str) -> Path:
-    """A file of the bench that `--with` named by its folder or by its table."""
+    """Path of a file in the bench that `--with` names by its folder or its `results.csv`."""
     return (elsewhere.parent if elsewhere.is_file() else elsewhere) / name
 
 
 def _take_over_costs(bench: Bench, request: Request) -> None:
-    """Share out an equal time as it was elsewhere, so that each method sees the same images.
+    """For equal time, take the costs from the runs made elsewhere: images per method stay equal.
 
     Raises:
-        ConfigError: the costs that the runs were made with are lacking, or are not one and the
-            same.
+        ConfigError: the costs of those runs are missing, or differ from each other.
     """
     if request.costs:
         raise ConfigError(
-            f"Plan {bench.plan.name} shares out equal time by what the methods cost where the runs "
-            "of --with were made; measured again, the runs still missing would get other shares: "
+            f"Plan {bench.plan.name} gives equal time by the costs that were measured for the runs "
+            "of --with. With costs measured again, those still missing would get other shares: "
             "leave out --costs, or --with."
         )
     own = [bench.costs_path] if bench.costs_path.exists() else []
@@ -230,24 +231,24 @@ def _take_over_costs(bench: Bench, request: Request) -> None:
     for file in files:
         if not file.exists():
             raise ConfigError(
-                f"No costs.json beside {file.parent} says how its runs shared out equal time, so "
-                "those still missing would get other shares: keep it with results.csv, as recame "
-                "bench wrote both."
+                f"No costs.json beside {file.parent}: it is unknown how much time its runs got, "
+                "and those still missing would get other shares. Keep costs.json with results.csv, "
+                "as recame bench wrote both."
             )
     rows = [read_costs(file)["rows"] for file in files]
-    # Our own may have grown by methods that the others do not know.
+    # This bench's costs may have further methods that the others lack.
     if any(rows[0].get(key) != row for other in rows[1:] for key, row in other.items()):
         raise ConfigError(
-            f"{' and '.join(map(str, files))} hold different costs, so their runs shared out equal "
-            "time differently and cannot stand in one table: choose an empty --out, and give "
-            "only runs of one costs.json."
+            f"{' and '.join(map(str, files))} hold different costs, so equal time meant different "
+            "things for their runs, and these cannot stand in one table: choose an empty --out, "
+            "and give only runs of one costs.json."
         )
     if not own:
         write_text(bench.costs_path, files[0].read_text(encoding="utf-8"))
 
 
 def jobs_to_run(bench: Bench, request: Request) -> list[Job]:
-    """The jobs that were asked for and were not made elsewhere."""
+    """The requested jobs that were not run elsewhere."""
     if unknown := set(request.methods) - set(bench.methods):
         raise ConfigError(
             f"--method names {', '.join(sorted(unknown))}; the plan has {', '.join(bench.methods)}."
@@ -269,33 +270,33 @@ def jobs_to_run(bench: Bench, request: Request) -> list[Job]:
 
 
 def _measure_costs(bench: Bench, request: Request, console: Console) -> None:
-    """Measure what is not measured yet, before anything else keeps the machine busy."""
+    """Measure missing costs, before anything else keeps the machine busy."""
     if request.costs is False or (request.costs is None and bench.plan.search is not None):
         return  # a search's trials cost what their methods cost
     shares_out = bench.plan.equal == "time"
     if request.costs and shares_out and any(bench.path.glob("runs/*/*/*")):
         raise ConfigError(
-            f"Runs in {bench.path} shared out equal time by what the methods cost; measured again, "
+            f"Runs in {bench.path} got equal time by measured costs. With costs measured again, "
             "those still missing would get other shares: leave out --costs, or choose an empty "
             "--out."
         )
-    # With as many threads as a run will have.
+    # Use as many threads as a run will have.
     threads = request.threads or (1 if request.ray else threads_each(request.workers))
     with _measuring(bench, console), progress_bars(console) as report:
         rows = {} if request.costs else bench.costs().get("rows", {})
         pairs = ((d, m) for d in bench.data for m in bench.plan.methods_on(d, bench.methods))
         if any(f"{data}/{method}" not in rows for data, method in pairs):
-            # What an equal time was shared out by stays; else all are measured side by side.
+            # Costs that equal time is based on stay; else all are measured side by side.
             measure_all(bench, report, threads=threads, kept=rows if shares_out else {})
 
 
 @contextmanager
 def _measuring(bench: Bench, console: Console) -> Iterator[None]:
-    """Let one process at a time measure costs in a folder; a dead one's lock is free."""
+    """Let only one process measure costs in a folder; the lock of a dead process is free."""
     path = bench.path / ".costs.lock"
     lock = hold(path)
     if lock is None:
-        say(console, f"What the methods cost is measured by {holder(path)}: waiting for it.")
+        say(console, f"The methods' costs are measured by {holder(path)}: waiting for it.")
     while lock is None:
         lock = hold(path, wait_s=_WAIT_S)
     with lock:
@@ -327,7 +328,7 @@ def _run(bench: Bench, request: Request, console: Console) -> None:
 
 
 def write_results(bench: Bench, request: Request) -> list[Path]:
-    """Write the tables of whatever is finished, here or elsewhere, and the headline where asked.
+    """Write the tables of all finished runs, made here or elsewhere, and the headline if asked.
 
     Raises:
         DataError: nothing is finished, or the Markdown file has no markers.
@@ -356,7 +357,7 @@ def write_results(bench: Bench, request: Request) -> list[Path]:
 
 
 def _write_chosen(bench: Bench, folder: Path, frame: pd.DataFrame) -> Path:
-    """Write what a search has chosen, of the methods whose trials are all there."""
+    """Write the choices of a search, for the methods whose trials are all finished."""
     plan = bench.plan
     assert plan.search is not None
     untried = plan_methods(plan.model_copy(update={"search": None, "reference": None}), folder)

@@ -1,6 +1,6 @@
-"""Expert outputs and a target become a loss: one total and its named parts.
+"""The training losses: from expert outputs and targets to a total and its named parts.
 
-`Objective` is the module to train with; the functions are the maths it is made of.
+`Objective` is the module to train with; the functions are the terms that it is made of.
 """
 
 from recame.losses.distillation import category_distillation, mutual_distillation

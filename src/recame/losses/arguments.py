@@ -1,4 +1,4 @@
-"""What a loss can be made of: its arguments, checked, as tensors."""
+"""Check the arguments of a loss and convert them to tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recame.losses.hard_category import num_hard_categories
 
 
 def checked_weights(**weights: float) -> dict[str, float]:
-    """The weights of the terms, if each is 0 (leaves its term out) or more and not all are 0."""
+    """Check that each weight is 0 (its term is left out) or more, and that not all are 0."""
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise ConfigError(
@@ -22,14 +22,14 @@ def checked_weights(**weights: float) -> dict[str, float]:
             )
     if not any(weights.values()):
         raise ConfigError(
-            "Every weight of the loss is 0, so that there is nothing to learn: give at least one "
+            "Every weight of the loss is 0, so there is nothing to learn: give at least one "
             f"of {', '.join(weights)} a weight above 0."
         )
     return weights
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
-    """Refuse a value that is none of a `Literal`'s."""
+    """Refuse a value that is not one of a `Literal`'s choices."""
     if value not in get_args(choices):
         raise ConfigError(
             f"{name}={value!r} is unknown: choose one of {', '.join(get_args(choices))}."
@@ -37,18 +37,19 @@ def check_choice(name: str, value: str, choices: Any) -> None:
 
 
 def check_margin(margin: float, mode: str, *, normalised: bool) -> None:
-    """Refuse a margin that would push every pair for ever."""
+    """Refuse a margin that no pair of images can ever reach."""
     if mode == "absolute" and normalised and not 0 < margin <= 2:
         raise ConfigError(
-            f"margin={margin} with normalise_features=True: unit vectors are never further "
-            "than 2 apart, so the margin would push every pair for ever. Give a margin in "
+            f"margin={margin} with normalise_features=True: the distance of unit vectors is at "
+            "most 2, so no pair could ever reach the margin. Give a margin in "
             "(0, 2], for example 1."
         )
     if mode == "relative" and not 0 < margin <= 2:
         raise ConfigError(
             f"margin={margin} with margin_mode='relative': it is a factor of the mean distance "
-            "between images of different classes, beyond twice which hardly any lie, so that "
-            "every pair would be pushed for ever. Give a factor in (0, 2], for example 1."
+            "between images of different classes. Hardly any pair is further apart than twice this "
+            "mean, so almost no pair could reach the margin. Give a factor in (0, 2], for "
+            "example 1."
         )
 
 
@@ -61,9 +62,9 @@ def checked_counts(counts: Sequence[int] | Tensor) -> Tensor:
         or not bool((images >= 0).all() & images.isfinite().all())
     ):
         raise ConfigError(
-            f"counts={images.tolist()} must hold the number of training images, 0 or more, of each "
-            "of two classes at least: the class prior is made of them. Take them from the label "
-            "space."
+            f"counts={images.tolist()} must hold the number of training images (0 or more) of "
+            "at least two classes, because the class prior comes from them. Take them from the "
+            "label space."
         )
     return images
 
@@ -84,7 +85,7 @@ def checked_prior(prior: Tensor | None, num_classes: int) -> Tensor | None:
 
 
 def checked_num_hard(num_hard: int | None, fraction: float, num_classes: int) -> int:
-    """How many categories are hard, the target's included."""
+    """The number of hard categories, the target's included."""
     number = num_hard_categories(num_classes, fraction) if num_hard is None else num_hard
     if not 1 <= number <= num_classes:
         raise ConfigError(
@@ -95,10 +96,10 @@ def checked_num_hard(num_hard: int | None, fraction: float, num_classes: int) ->
 
 
 def checked_num_features(num_features: int | None) -> int:
-    """D, which prototypes are as wide as."""
+    """Check D, the width of features and prototypes."""
     if num_features is None or num_features < 1:
         raise ConfigError(
-            f"num_features={num_features} with intra_mode='clusters': its prototypes are as wide "
-            "as the features and made before any is seen. Give D of the features (B, E, D)."
+            f"num_features={num_features} with intra_mode='clusters': the prototypes are as wide "
+            "as the features and are created before any is seen. Give D of the features (B, E, D)."
         )
     return num_features

@@ -1,7 +1,7 @@
 """Mutual distillation: every expert learns from every other one's distribution.
 
 Sources: Zhang et al., Deep Mutual Learning, CVPR 2018; Li et al., Nested Collaborative Learning
-(NCL), CVPR 2022; used so by ReCAME-Net.
+(NCL), CVPR 2022. ReCAME-Net uses it in this form.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-#: Added to probabilities before their logarithm. Without it the published values are missed by up
-#: to 5e-5 and single gradients by 1e-3: a frequent class's prior puts rare ones at such odds.
+#: Added to probabilities before their logarithm, as published. The prior of frequent classes makes
+#: probabilities of rare ones tiny: without this, losses differ from the published values by up to
+#: 5e-5 and single gradients by 1e-3.
 FLOOR_PROBABILITY = 1e-9
 
 
 def mutual_distillation(logits: Tensor, *, detach_target: bool = False) -> Tensor:
     """Sum over ordered pairs (i, j) of KL(p_j || p_i), divided by E - 1.
 
-    The sum over pairs needs no pairs: with m the experts' mean log-probability it is
+    The sum is computed without pairs: with m the mean log-probability of the experts, it is
     `E * sum_j sum_c p_j (log p_j - m)`, which is also exactly 0 for one expert.
 
     Args:
         logits: (B, E, C) balanced logits, all categories or the masked ones.
-        detach_target: whether p_j is a constant. The published code lets the gradient into both.
+        detach_target: whether p_j is a constant. In the published code, both have a gradient.
 
     Returns:
         (B,) in nats, at least 0 up to rounding.
@@ -39,10 +40,10 @@ def mutual_distillation(logits: Tensor, *, detach_target: bool = False) -> Tenso
 def category_distillation(
     logits: Tensor, categories: Tensor, *, detach_target: bool = False
 ) -> Tensor:
-    """Mutual distillation over kept categories only.
+    """Mutual distillation over the kept categories only.
 
     Experts may keep different categories, and a divergence between distributions over different
-    sets is infinite: each pair is compared on those that its target j keeps.
+    sets is infinite. So each pair is compared on the categories that its target j keeps.
 
     Args:
         logits: (B, E, C) balanced logits.

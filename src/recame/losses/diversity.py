@@ -1,8 +1,8 @@
-"""Diversity: experts are pushed away from what they say together.
+"""Diversity: pushes the experts away from their ensemble.
 
 Source: Wang et al., Long-tailed Recognition by Routing Diverse Distribution-Aware Experts (RIDE),
-ICLR 2021, Eq. 4. As in the published code the divergence is taken from the ensemble instead of
-from each other expert, and the ensemble is a constant.
+ICLR 2021, Eq. 4. As in the published code, each expert is compared with the ensemble instead of
+with every other expert, and the ensemble is a constant.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Hard category mining: look again at the categories that an image is confused with.
+"""Hard category mining: a second loss on the categories that an image is confused with.
 
-For each image only its own category and the highest-scoring others are kept. Introduced by Li et
-al., Nested Collaborative Learning (NCL), CVPR 2022; used so by ReCAME-Net.
+For each image, only its own category and the highest-scoring others are kept. Source: Li et al.,
+Nested Collaborative Learning (NCL), CVPR 2022. ReCAME-Net uses it in this form.
 
-Which others are hard can also be asked of the class instead of the image: a running confusion
-matrix tells what its images have lately been taken for. A running matrix of a
-classifier's own predictions by true class is kept by Zhang et al., Delving Deep into Label
-Smoothing, IEEE TIP 2021, for soft labels; to choose hard categories by it is ours.
+The hard categories can also be chosen by class instead of by image, from a running confusion
+matrix: the categories that images of the class were recently taken for. Zhang et al., Delving Deep
+into Label Smoothing, IEEE TIP 2021, keep such a matrix for soft labels; choosing hard categories by
+it is a contribution of recame.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from recame.losses.logit_adjustment import cross_entropy
 
-#: What each further image of its class leaves of the past: a row of the confusion matrix is the
-#: mean over the latest hundred or so images of the class.
+#: Factor of the old values for each new image of the class: a row of the confusion matrix is a mean
+#: over about the latest hundred images of the class.
 CONFUSION_MOMENTUM = 0.99
 
 
 def num_hard_categories(num_classes: int, fraction: float) -> int:
-    """How many categories to keep, the target's included: at least 2, at most all.
+    """Number of categories to keep, the target's included: at least 2, at most all.
 
     Examples:
         >>> num_hard_categories(31, 0.3), num_hard_categories(5, 0.3), num_hard_categories(2, 0.9)
@@ -35,12 +35,12 @@ def hard_categories(scores: Tensor, target: Tensor, num_hard: int) -> Tensor:
     """Indices of the target and of the `num_hard - 1` highest-scoring other categories.
 
     Args:
-        scores: (B, E, C); each expert's own scores, or E = 1 for a choice that all share.
+        scores: (B, E, C); each expert's own scores, or E = 1 for one choice for all experts.
         target: (B,) class indices.
         num_hard: h, from 1 to C.
 
     Returns:
-        (B, E, h) class indices, the target first. No gradient flows through the choice.
+        (B, E, h) class indices, the target first. The choice has no gradient.
     """
     index = target[:, None, None].expand(-1, scores.shape[1], 1)
     others = scores.detach().scatter(2, index, -torch.inf)
@@ -50,8 +50,8 @@ def hard_categories(scores: Tensor, target: Tensor, num_hard: int) -> Tensor:
 def keep_hard(logits: Tensor, categories: Tensor) -> Tensor:
     """Set the other categories' logits to 0.
 
-    They stay in the softmax with weight `exp(0)`. This is what the published code does; it is not
-    the same as leaving them out, for which see `gathered_cross_entropy`.
+    They stay in the softmax with weight `exp(0)`, as in the published code. This is not the same as
+    leaving them out, for which see `gathered_cross_entropy`.
 
     Args:
         logits: (B, E, C) balanced logits.
@@ -92,7 +92,7 @@ def gathered_cross_entropy(logits: Tensor, categories: Tensor) -> Tensor:
 
 
 def differing_share(categories: Tensor, logits: Tensor) -> Tensor:
-    """Share of (image, expert) pairs that keep others than the expert's highest raw logits.
+    """Share of (image, expert) pairs that keep other categories than those of highest raw logits.
 
     Args:
         categories: (B, E, h) class indices that are kept.
@@ -111,11 +111,11 @@ def differing_share(categories: Tensor, logits: Tensor) -> Tensor:
 
 
 def confused_first(confused: Tensor, logits: Tensor) -> Tensor:
-    """Scores that rank categories by confusion, and where that is equal by an image's logits.
+    """Scores that rank categories by confusion, and ties by the image's logits.
 
     Args:
         confused: (B, C) how much each image's class is confused with each category.
-        logits: (B, C) the image's own.
+        logits: (B, C) of the images.
 
     Returns:
         (B, C) from C, the first, down to 1.
@@ -130,19 +130,19 @@ def confused_first(confused: Tensor, logits: Tensor) -> Tensor:
 def updated_confusion(
     confusion: Tensor, probabilities: Tensor, target: Tensor, weight: Tensor
 ) -> Tensor:
-    """A running confusion matrix after a batch.
+    """Update a running confusion matrix with a batch.
 
-    The row of each class in the batch moves to the mean of its images' probabilities, the further
-    the more images there are: what was before fades by `CONFUSION_MOMENTUM` for each.
+    The row of each class in the batch moves towards the mean probabilities of its images. The old
+    values are multiplied by `CONFUSION_MOMENTUM` once for each image.
 
     Args:
-        confusion: (C, C) mean probabilities, a row a true class.
+        confusion: (C, C) mean probabilities, one row for each true class.
         probabilities: (M, C).
         target: (M,) class indices.
-        weight: (M,) at least 0, what each image counts.
+        weight: (M,) at least 0, weight of each image.
 
     Returns:
-        (C, C); rows that added up to 1 still do.
+        (C, C); rows that summed to 1 still do.
     """
     images = confusion.new_zeros(len(confusion)).index_add(0, target, weight)
     sums = torch.zeros_like(confusion).index_add(0, target, weight[:, None] * probabilities)
@@ -152,7 +152,7 @@ def updated_confusion(
 
 
 class Confusion(nn.Module):
-    """What each class has lately been taken for, a memory that no gradient reaches.
+    """Running confusion matrix: what each class was recently taken for; without gradient.
 
     It starts uniform: until a class has been seen, an image's own logits decide.
 
@@ -172,10 +172,10 @@ class Confusion(nn.Module):
 
     @torch.no_grad()
     def remember(self, probabilities: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Take a batch into the matrix; see `updated_confusion`."""
+        """Update the matrix with a batch; see `updated_confusion`."""
         probabilities, weight = probabilities.to(self.matrix.dtype), weight.to(self.matrix.dtype)
         self.matrix.copy_(updated_confusion(self.matrix, probabilities, target, weight))
 
     def forget(self) -> None:
-        """Be uniform again."""
+        """Reset the matrix to uniform."""
         self.matrix.fill_(1 / len(self.matrix))

@@ -1,12 +1,13 @@
 """Cross-entropy, and cross-entropy on logits shifted by the class prior.
 
-Balanced softmax and logit adjustment are one loss: the log of the training prior, times `tau`, is
-added to the logits while training and left out at test time. `tau = 0` is plain cross-entropy, one
-`tau` an expert makes the experts specialise on head, middle and tail.
+Balanced softmax and logit adjustment are the same loss: the log of the training prior, times the
+strength `tau`, is added to the logits in training and left out at test time. `tau = 0` is plain
+cross-entropy. With a different `tau` for each expert, the experts specialise on head, middle and
+tail.
 
 Sources: Ren et al., Balanced Meta-Softmax, NeurIPS 2020; Menon et al., Long-tail learning via logit
 adjustment, ICLR 2021, Eq. 10; Aimar et al., Balanced Product of Calibrated Experts (BalPoE), CVPR
-2023, for one tau an expert.
+2023, for one tau per expert.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from torch.nn import functional
 
 from recame.errors import ConfigError
 
-#: A class without training images is treated as if it had this many, so that logs stay finite.
+#: Least count of a class, so that logs are finite: a class without training images counts as this.
 FLOOR_COUNT = 1.0
 
 
 def log_class_counts(counts: Tensor, prior: Tensor | None = None) -> Tensor:
-    """Log of the number of training images of each class, as the network meets them.
+    """Log of the number of training images of each class, as the sampler shows them.
 
     A constant added to all classes cancels in the softmax, but not in the published hard category
-    mining, which sets categories to 0: there the level of `log(counts)` matters. A prior that a
-    sampler imposes is therefore scaled to the same total number of images.
+    mining, which sets categories to 0: there the level of `log(counts)` matters. So the prior of a
+    sampler is scaled to the same total number of images.
 
     Args:
         counts: (C,) training images of each class; zeros allowed.
-        prior: (C,) probabilities, up to a factor, with which the classes are drawn in training;
-            None where every image is drawn equally often.
+        prior: (C,) probabilities, up to a factor, with which training draws the classes; None for
+            instance-balanced sampling.
 
     Returns:
-        (C,) finite; a class below one image counts as one image.
+        (C,) finite; less than one image counts as one.
 
     Examples:
         >>> import torch
@@ -50,10 +51,10 @@ def log_class_counts(counts: Tensor, prior: Tensor | None = None) -> Tensor:
 
 
 def checked_tau(tau: float | Sequence[float], num_experts: int) -> Tensor:
-    """One factor an expert (E,) as float64, out of one number or one an expert.
+    """One factor for each expert, (E,) as float64, from one number or one number per expert.
 
     Raises:
-        ConfigError: there are as many as neither, or one is not finite.
+        ConfigError: the number of values is neither 1 nor E, or one is not finite.
     """
     factors = torch.as_tensor(tau, dtype=torch.float64)
     if factors.numel() not in {1, num_experts} or not bool(factors.isfinite().all()):
@@ -69,7 +70,7 @@ def adjust_logits(logits: Tensor, log_counts: Tensor, tau: Tensor) -> Tensor:
     Args:
         logits: (B, E, C).
         log_counts: (C,).
-        tau: (E,) one factor an expert.
+        tau: (E,) one factor for each expert.
 
     Returns:
         (B, E, C), the "balanced logits" of the training loss.
@@ -98,7 +99,7 @@ def balanced_softmax(logits: Tensor, target: Tensor, log_counts: Tensor, tau: Te
         logits: (B, E, C) raw logits.
         target: (B,) class indices.
         log_counts: (C,) see `log_class_counts`.
-        tau: (E,) one factor an expert; 1 is consistent for the balanced error.
+        tau: (E,) one factor for each expert; 1 is consistent for the balanced error.
 
     Returns:
         (B, E), in nats.

@@ -1,4 +1,4 @@
-"""What an objective remembers of the batches that it was shown."""
+"""The memory of an objective: what it keeps from earlier batches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from recame.losses.training_loss import Labels, wide
 
 
 class Memory(nn.Module):
-    """A confusion matrix and the clusters of the classes, as far as an objective uses them.
+    """The confusion matrix and the class prototypes of an objective.
 
     Args:
-        confusion: or None.
-        prototypes: or None.
+        confusion: None if the objective uses none.
+        prototypes: None if the objective uses none.
     """
 
     def __init__(self, confusion: Confusion | None, prototypes: Prototypes | None) -> None:
@@ -31,10 +31,10 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def remember(self, output: ExpertOutput, labels: Labels) -> None:
-        """Take a batch in.
+        """Update the memory with a batch.
 
-        A mixed image counts for each of its labels by that label's weight, as in the loss. One
-        whose logits or features are not finite is passed over.
+        A mixed image counts for each of its labels with that label's weight, as in the loss. An
+        image with logits or features that are not finite is skipped.
 
         Args:
             output: logits (B, E, C) and features (B, E, D) of any float dtype.
@@ -53,7 +53,7 @@ class Memory(nn.Module):
                 self.prototypes.remember(seen, target, weight)
 
     def forget(self) -> None:
-        """Have no clusters and a uniform matrix."""
+        """Reset: no prototypes, and a uniform matrix."""
         for part in (self.confusion, self.prototypes):
             if part is not None:
                 part.forget()

@@ -1,13 +1,13 @@
 """Metric terms on the experts' features: pull a class together, push classes apart.
 
-Both terms rest on the L2 distances of all pairs of a batch, which are computed once.
+Both terms use the L2 distances of all pairs of a batch, which are computed once.
 
 Source: Shao et al., ReCAME-Net, IEEE TCAD 2026 (contrastive and intra-class terms); the contrastive
 form goes back to Hadsell, Chopra and LeCun, CVPR 2006, without its squares.
 
-How large a margin is depends on the features: unit vectors of many dimensions lie at a distance of
-about sqrt(2) from each other (Wu et al., Sampling Matters in Deep Embedding Learning, ICCV 2017,
-who learn the boundary for that reason). `relative_margin` takes it from the batch instead.
+The right margin depends on the features: unit vectors of many dimensions have a distance of about
+sqrt(2) from each other (Wu et al., Sampling Matters in Deep Embedding Learning, ICCV 2017, who
+learn the boundary for that reason). `relative_margin` takes it from the batch instead.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Feature vectors shorter than this are not blown up to unit length: their gradient would explode.
+#: Feature vectors shorter than this are not scaled to unit length: their gradient would explode.
 SHORTEST_FEATURE = 1e-4
 
 
 class _PairwiseDistance(torch.autograd.Function):
-    """L2 distances by one matrix product forwards and one backwards.
+    """L2 distances by one matrix product in the forward and one in the backward pass.
 
-    `|a - b|^2 = a.a + b.b - 2 a.b` cancels for close pairs, so the products are taken in double
+    `|a - b|^2 = a.a + b.b - 2 a.b` cancels for close pairs, so the products are computed in double
     precision on centred features. That is exact to float32 and still many times cheaper than the
     differences of all pairs.
     """
@@ -33,7 +33,7 @@ class _PairwiseDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         """Distances (E, B, B) of features (B, E, D)."""
-        # Apple's and some other accelerators have no doubles.
+        # Apple's and some other accelerators have no double precision.
         exact = torch.float32 if features.device.type == "mps" else torch.float64
         points = features.transpose(0, 1).to(exact)
         points = points - points.mean(1, keepdim=True)
@@ -41,7 +41,7 @@ class _PairwiseDistance(torch.autograd.Function):
         squares = products.diagonal(dim1=1, dim2=2)
         scale = squares[:, :, None] + squares[:, None, :]
         squared = scale - 2.0 * products
-        # What is left of equal vectors is rounding: a distance of exactly 0, without direction.
+        # For equal vectors the rest is rounding: set it to exactly 0, which has no gradient.
         squared = squared.where(squared > 500.0 * torch.finfo(exact).eps * scale, 0.0)
         distances = squared.sqrt()
         ctx.save_for_backward(points, distances)
@@ -60,7 +60,7 @@ class _PairwiseDistance(torch.autograd.Function):
 
 
 def unit_features(features: Tensor) -> Tensor:
-    """Features (..., D) of unit length, in float32 at least; the shortest are left shorter."""
+    """Scale features (..., D) to unit length, at least in float32; tiny ones stay shorter."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     return functional.normalize(wide, dim=-1, eps=SHORTEST_FEATURE)
 
@@ -84,16 +84,16 @@ def pairwise_distances(features: Tensor, *, normalise: bool = False) -> Tensor:
 def contrastive(
     distances: Tensor, target: Tensor, margin: float | Tensor, *, pull: bool = True
 ) -> Tensor:
-    """Sum over pairs i < j of the distance, or of what it lacks to the margin, over B * B.
+    """Contrastive loss: sum over pairs i < j of distance or missing margin, divided by B * B.
 
     Args:
         distances: (E, B, B) symmetric, zero on the diagonal.
         target: (B,) class indices.
         margin: how far apart images of different classes should be; one number, or (E,).
-        pull: whether images of one class are pulled together; else the margin alone counts.
+        pull: whether to pull images of one class together; else only the margin counts.
 
     Returns:
-        (E,) the distance of same-class pairs plus `max(0, margin - distance)` of the others.
+        (E,): the distance of same-class pairs, plus `max(0, margin - distance)` of the others.
     """
     apart = (_of_experts(margin) - distances).clamp_min(0.0)
     same = target[:, None] == target
@@ -103,11 +103,11 @@ def contrastive(
 def relative_margin(distances: Tensor, target: Tensor, factor: float) -> Tensor:
     """A factor times the mean distance between images of different classes.
 
-    With a factor of 1 about half of these pairs lie within it, whatever the scale and the width of
-    the features. A smaller one pushes only pairs that are nearer than usual, and comes to rest when
-    all classes are about equally far from each other, which is where well trained networks end
-    (Papyan, Han and Donoho, Prevalence of Neural Collapse, PNAS 2020). A quantile in place of the
-    mean would push its share of the pairs even there.
+    With a factor of 1, about half of these pairs lie within the margin, for any scale and width of
+    the features. A smaller factor pushes only pairs that are closer than usual. It stops when all
+    classes are about equally far from each other, as in well trained networks (Papyan, Han and
+    Donoho, Prevalence of Neural Collapse, PNAS 2020). A quantile instead of the mean would go on
+    pushing its share of the pairs even then.
 
     Args:
         distances: (E, B, B) symmetric.
@@ -115,7 +115,7 @@ def relative_margin(distances: Tensor, target: Tensor, factor: float) -> Tensor:
         factor: 0 pushes nothing.
 
     Returns:
-        (E,) constants; 0 where the batch holds one class.
+        (E,) constants; 0 if the batch has one class only.
     """
     different = target[:, None] != target
     total = distances.detach().where(different, 0.0).sum((1, 2))
@@ -123,7 +123,7 @@ def relative_margin(distances: Tensor, target: Tensor, factor: float) -> Tensor:
 
 
 def active_share(distances: Tensor, target: Tensor, margin: float | Tensor) -> Tensor:
-    """Share of the pairs of different classes that lie within the margin, and so are pushed apart.
+    """Share of the pairs of different classes that lie within the margin and are pushed apart.
 
     Args:
         distances: (E, B, B) symmetric.
@@ -131,7 +131,7 @@ def active_share(distances: Tensor, target: Tensor, margin: float | Tensor) -> T
         margin: one number, or (E,).
 
     Returns:
-        (E,) in [0, 1]; 0 where the batch holds one class.
+        (E,) in [0, 1]; 0 if the batch has one class only.
     """
     different = target[:, None] != target
     within = (distances < _of_experts(margin)) & different
@@ -139,7 +139,7 @@ def active_share(distances: Tensor, target: Tensor, margin: float | Tensor) -> T
 
 
 def intra_class(distances: Tensor, target: Tensor) -> Tensor:
-    """Sum over same-class pairs i < j of the distance, over B * B.
+    """Intra-class loss: sum over same-class pairs i < j of the distance, divided by B * B.
 
     Args:
         distances: (E, B, B) symmetric, zero on the diagonal.
@@ -156,5 +156,5 @@ def _of_experts(margin: float | Tensor) -> float | Tensor:
 
 
 def _over_pairs(terms: Tensor) -> Tensor:
-    """Sum of symmetric (E, B, B) over pairs i < j, over B * B: (E,)."""
+    """Sum of symmetric (E, B, B) over pairs i < j, divided by B * B: (E,)."""
     return terms.sum((1, 2)) / (2 * max(len(terms[0]), 1) ** 2)

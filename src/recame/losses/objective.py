@@ -1,7 +1,7 @@
 """The training objective: weighted, named terms over the outputs of several experts.
 
-Source: Shao et al., ReCAME-Net, IEEE TCAD 2026, arXiv 2510.19463. With the default arguments the
-numbers are those of the published implementation; each ablation of the paper is one argument.
+Source: Shao et al., ReCAME-Net, IEEE TCAD 2026, arXiv 2510.19463. The default arguments reproduce
+the numbers of the published implementation; each ablation of the paper is one argument.
 """
 
 from __future__ import annotations
@@ -70,69 +70,70 @@ MarginMode = Literal["absolute", "relative"]
 class Objective(TrainingLoss):
     """Sum of weighted terms; a term of weight 0 is not computed and has no part.
 
-    | part | what | formula |
+    | part | meaning | formula in |
     | --- | --- | --- |
-    | `base` | a loss on all categories | `base` chooses |
+    | `base` | a loss on all categories | chosen by `base` |
     | `hard` | cross-entropy on the hard categories | `hard_category` |
     | `distillation` | mutual distillation on all categories | `distillation` |
     | `hard_distillation` | the same on the hard categories | `distillation` |
-    | `diversity` | experts apart from their ensemble (negative) | `diversity` |
-    | `contrastive` | classes apart, each class together | `metric` |
-    | `intra` | each class together, or each of its clusters | `metric`, `prototypes` |
+    | `diversity` | pushes experts away from their ensemble (negative) | `diversity` |
+    | `contrastive` | pushes classes apart, pulls each class together | `metric` |
+    | `intra` | pulls each class, or each of its clusters, together | `metric`, `prototypes` |
 
     The classification terms are summed over experts and averaged over the batch. `hard` and both
-    distillations see the balanced logits, `logits + tau * log(counts)`, if the base is
+    distillations use the balanced logits, `logits + tau * log(counts)`, if the base is
     `balanced_softmax`, and the raw logits with any other base. Everything is computed in at least
-    float32, under autocast too. A class without training images counts as one image.
+    float32, also under autocast. A class without training images counts as one image.
 
-    With `reference`, `intra` repeats the half of `contrastive` that pulls a class together, 80
-    times weaker: leaving it out shows nothing. With `clusters` the two are different terms:
-    `contrastive` pushes classes apart alone, and `intra` pulls each image to the nearest of its
-    class's clusters, `1 - cos` summed over the experts and averaged over the batch.
+    With `intra_mode="reference"`, `intra` repeats the part of `contrastive` that pulls a class
+    together, 80 times weaker: leaving it out makes no visible difference. With
+    `intra_mode="clusters"` the two are different terms: `contrastive` only pushes classes apart,
+    and `intra` pulls each image to the nearest cluster of its class, `1 - cos` summed over the
+    experts and averaged over the batch.
 
     `hard_selection="confusion"` and `intra_mode="clusters"` have a memory, in persistent buffers:
-    what has been shown must be told by `remember`, once after each training step.
+    call `remember` with the batch once after each training step.
 
     Args:
-        counts: (C,) training images of each class, zeros kept.
+        counts: (C,) training images of each class, zeros included.
         num_experts: E.
         base: the loss on all categories.
-        tau: factor of the log prior, for all experts or one an expert (BalPoE).
+        tau: factor of the log prior, one for all experts or one for each (BalPoE).
         base_weight: weight of `base`.
         hard_weight: weight of `hard`.
         hard_fraction: share of the categories kept as hard, in [0, 1]; at least 2 are kept.
-        hard_mode: `reference` sets the other categories' balanced logits to 0, `gather` leaves
+        hard_mode: `reference` sets the other categories' balanced logits to 0; `gather` leaves
             them out of the softmax.
-        hard_selection: `reference` takes the highest raw logits of the first expert for all,
-            `own` each expert's highest balanced logits, `confusion` for all experts the categories
-            that the ensemble has lately taken the image's class for.
+        hard_selection: `reference` takes the highest raw logits of the first expert, for all
+            experts; `own` each expert's highest balanced logits; `confusion`, for all experts, the
+            categories that the ensemble recently took the image's class for.
         distillation_weight: weight of `distillation`.
         hard_distillation_weight: weight of `hard_distillation`.
         detach_target: whether distillation's target distribution is a constant.
-        diversity_weight: weight of `diversity`, which is taken from the loss: 0.2 to 0.45 in RIDE.
+        diversity_weight: weight of `diversity`, which is subtracted: 0.2 to 0.45 in RIDE.
         contrastive_weight: weight of `contrastive`.
-        intra_weight: weight of `intra`. The published one suits a sum over pairs; that of
-            `clusters` lies in [0, 2] for each expert.
-        intra_mode: `reference` pulls all images of a class together, `clusters` each to the
-            nearest prototype of its class.
-        clusters: the most prototypes of a class, for `intra_mode="clusters"`; a class of n images
-            has n / 2 at most.
+        intra_weight: weight of `intra`. The published value is for a sum over pairs; with
+            `clusters` the term lies in [0, 2] for each expert.
+        intra_mode: `reference` pulls all images of a class together; `clusters` pulls each image to
+            the nearest prototype of its class.
+        clusters: largest number of prototypes of a class, for `intra_mode="clusters"`; a class of
+            n images has at most n / 2.
         margin: of `contrastive`, in units of the features' distance.
-        margin_mode: `absolute` takes it as it is, `relative` times the mean distance between the
-            batch's images of different classes.
-        normalise_features: whether the metric terms see features of unit length; the margin then
-            lies in (0, 2]. Clusters always do.
+        margin_mode: `absolute` uses the margin unchanged; `relative` multiplies it by the mean
+            distance between the batch's images of different classes.
+        normalise_features: whether the metric terms use features of unit length; the margin then
+            lies in (0, 2]. Clusters always use them.
         class_balanced_beta: beta of the class-balanced weights, in [0, 1].
         focal_gamma: gamma of the focal loss.
         ldam_max_margin: margin of the rarest class, in units of the cosine.
-        ldam_scale: the classifier's scale, by which its cosines were multiplied.
-        prior: (C,) how often the classes are drawn in training, up to a factor, where a sampler
-            makes it differ from `counts`. Changes the logit adjustment only.
+        ldam_scale: the scale by which the classifier multiplies its cosines.
+        prior: (C,) how often training draws the classes, up to a factor, if a sampler makes it
+            differ from `counts`. Changes the logit adjustment only.
         num_hard: number of hard categories, the target's included; overrides `hard_fraction`.
-        num_features: D, which `intra_mode="clusters"` must know.
+        num_features: D; needed for `intra_mode="clusters"`.
 
     Raises:
-        ConfigError: arguments that contradict each other or that no loss can be made of.
+        ConfigError: arguments contradict each other or are out of range.
 
     Examples:
         >>> objective = Objective([90, 9, 1], num_experts=2, contrastive_weight=0, intra_weight=0)
@@ -216,7 +217,7 @@ class Objective(TrainingLoss):
             Confusion(self.num_classes) if confused else None,
             Prototypes(images, num_experts, width, clusters) if clustered else None,
         )
-        # Derived from the arguments: a checkpoint must not bring back another set's counts.
+        # Not persistent: a checkpoint must not restore the counts of another data set.
         for name, buffer in {
             "log_counts": log_class_counts(images, checked_prior(prior, self.num_classes)),
             "tau": checked_tau(tau, num_experts),
@@ -236,25 +237,25 @@ class Objective(TrainingLoss):
         num_features: int | None = None,
         fixed_features: bool = False,
     ) -> Objective:
-        """The loss that training makes of settings.
+        """The loss that training builds from settings.
 
         Args:
             config: the settings, see `recame.config.as_config`; None: the defaults.
-            counts: (C,) training images of each class, zeros kept.
-            num_experts: E; None: as the settings say, 2 where they leave it open.
-            prior: as of the class.
+            counts: (C,) training images of each class, zeros included.
+            num_experts: E; None: from the settings, or 2 if these leave it open.
+            prior: as for the class.
             num_features: D, width of the features that the classifier sees.
-            fixed_features: nothing that trains moves the features, so that the metric terms would
-                cost time and change nothing.
+            fixed_features: whether the features do not change in training; metric terms are then
+                left out, because they would have no effect.
 
         Raises:
-            ConfigError: a setting is wrong, or no loss can be made of these.
+            ConfigError: a setting is wrong.
         """
         settings = as_config(config)
         if (own := settings.objective.loss) is not None:
             raise ConfigError(
-                f"objective.loss names {own.class_path}, a loss of one's own that the other "
-                "settings do not describe: recame.losses.own_loss makes it."
+                f"objective.loss names {own.class_path}, a custom loss that the other settings do "
+                "not describe: build it with recame.losses.own_loss."
             )
         terms = settings.objective.model_dump(
             exclude={"deferred_reweighting", "posthoc_tau", "loss"}
@@ -277,12 +278,12 @@ class Objective(TrainingLoss):
 
     @property
     def _mines(self) -> bool:
-        """Whether a term looks at hard categories."""
+        """Whether a term uses hard categories."""
         return self.weights["hard"] > 0 or self.weights["hard_distillation"] > 0
 
     @property
     def remembers(self) -> bool:
-        """Whether clusters or a confusion matrix are kept."""
+        """Whether the objective keeps clusters or a confusion matrix."""
         return self.memory.in_use
 
     def set_deferred(self, active: bool) -> None:
@@ -294,26 +295,26 @@ class Objective(TrainingLoss):
         self.deferred = active
 
     def remember(self, output: ExpertOutput, labels: Labels) -> None:
-        """Take a batch into the memory, see `Memory.remember`; nothing in evaluation mode."""
+        """Update the memory with a batch, see `Memory.remember`; no effect in evaluation mode."""
         if self.training and self.remembers:
             self.memory.remember(output, labels)
 
     def forget(self) -> None:
-        """Begin with no clusters and a uniform confusion matrix."""
+        """Reset the memory: no clusters, and a uniform confusion matrix."""
         self.memory.forget()
 
     @torch.no_grad()
     def workings(self, output: ExpertOutput, target: Tensor) -> dict[str, Tensor]:
-        """Whether the terms do anything on a batch.
+        """Measure whether the terms have an effect on a batch.
 
         Args:
             output: logits (B, E, C) and features (B, E, D).
             target: (B,) class indices in [0, C).
 
         Returns:
-            Of the terms that are computed: `hard_differs`, see `differing_share`; `pushed`, see
-            `active_share`, mean over the experts; `clusters`, the prototypes of a class that are
-            in use.
+            For the terms that are computed: `hard_differs`, see `differing_share`; `pushed`, see
+            `active_share`, mean over the experts; `clusters`, the number of prototypes of a class
+            that are in use.
         """
         found = dict[str, Tensor]()
         with torch.autocast(output.logits.device.type, enabled=False):
@@ -359,7 +360,7 @@ class Objective(TrainingLoss):
                 mutual_distillation(balanced, detach_target=self.detach_target)
             )
         if weights["diversity"] > 0:
-            # Of the raw logits: what the experts will say, not what the prior makes of it.
+            # Use raw logits: they are what the experts answer, without the prior.
             terms["diversity"] = -batch_mean(expert_divergence(logits))
         if self._mines:
             categories = self._categories(logits, balanced, target)
@@ -370,7 +371,7 @@ class Objective(TrainingLoss):
         return terms
 
     def _categories(self, logits: Tensor, balanced: Tensor, target: Tensor) -> Tensor:
-        """The hard ones (B, E, h)."""
+        """The hard categories (B, E, h)."""
         if self.memory.confusion is not None:
             scores = self.memory.confusion(ensemble_logits(logits.detach()), target)
         else:

@@ -1,18 +1,22 @@
 """Clusters within classes: each class has a few prototypes, each image is pulled to the nearest.
 
-A class of defects may look several ways ("few in many", Shao et al., ReCAME-Net, IEEE TCAD 2026). A
-term that pulls all images of a class together works against that; here they gather in several
-places, which may lie apart.
+Defects of one class may look different from each other ("few in many", Shao et al., ReCAME-Net,
+IEEE TCAD 2026). A term that pulls all images of a class together works against that; with
+prototypes, the images of a class gather in several clusters, which may lie apart.
 
 Sources: Zhou, Wang, Konukoglu and Van Gool, Rethinking Semantic Segmentation: A Prototype View,
-CVPR 2022, for several prototypes a class that are running means without a gradient, and the pull to
-the nearest. They spread a class's pixels evenly over its prototypes (Sinkhorn, as Caron et al.,
-SwAV, NeurIPS 2020), which needs many of each class in a batch; of a rare class there is one. So the
-assignment is that of online k-means on the sphere (Zhong, Efficient Online Spherical K-means
-Clustering, IJCNN 2005), the means run as in VQ-VAE (van den Oord et al., NeurIPS 2017, appendix
-A.1), a place that nothing has come to for long is given away (Zeghidour et al., SoundStream,
-IEEE/ACM TASLP 2022), and the image that takes it is the farthest from what there is (Gonzalez,
-Clustering to Minimize the Maximum Intercluster Distance, 1985).
+CVPR 2022, for several prototypes per class as running means without a gradient, and for the pull to
+the nearest. They spread the pixels of a class evenly over its prototypes (Sinkhorn, as Caron et
+al., SwAV, NeurIPS 2020), which needs many of each class in a batch; a rare class has only one. So
+other rules are used here:
+
+- assignment: online k-means on the sphere (Zhong, Efficient Online Spherical K-means Clustering,
+  IJCNN 2005);
+- running means: as in VQ-VAE (van den Oord et al., NeurIPS 2017, appendix A.1);
+- a prototype that no image has been assigned to for long is freed (Zeghidour et al., SoundStream,
+  IEEE/ACM TASLP 2022);
+- the image farthest from all prototypes takes a free one (Gonzalez, Clustering to Minimize the
+  Maximum Intercluster Distance, 1985).
 """
 
 from __future__ import annotations
@@ -21,18 +25,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: What each further image of its class leaves of the past: prototypes stand for the latest hundred
-#: or so images of a class, however seldom these come.
+#: Factor of the old sums for each new image of the class: prototypes stand for about the latest
+#: hundred images of a class, however rare these are.
 PROTOTYPE_MOMENTUM = 0.99
-#: A place that stands for less than this is free. One image comes to stand for that little when 69
-#: others of its class have come after it.
+#: A prototype that stands for fewer images than this is free. A single image falls below it after
+#: 69 further images of its class.
 LEAST_IMAGES = 0.5
-#: An image as near to a prototype as this opens no other.
+#: Least cosine distance to all prototypes at which an image takes a free one.
 _SAME_PLACE = 1e-4
 
 
 def num_prototypes(counts: Tensor, most: int) -> Tensor:
-    """How many prototypes each class may have: of n images n / 2, from 1 to `most`.
+    """Largest number of prototypes of each class: n / 2 for n images, from 1 to `most`.
 
     Args:
         counts: (C,) training images of each class; zeros allowed.
@@ -54,11 +58,11 @@ def own_distances(features: Tensor, target: Tensor, sums: Tensor, images: Tensor
     Args:
         features: (B, E, D) of unit length.
         target: (B,) class indices.
-        sums: (C, E, K, D) running sums of features, whose directions the prototypes are.
-        images: (C, E, K) how many images each stands for.
+        sums: (C, E, K, D) running sums of features; their directions are the prototypes.
+        images: (C, E, K) number of images that each stands for.
 
     Returns:
-        (B, E, K) in [0, 2], infinite where a place is free. The gradient reaches `features` alone.
+        (B, E, K) in [0, 2], infinite for free prototypes. Only `features` have a gradient.
     """
     prototypes = functional.normalize(sums.detach()[target], dim=-1)
     distances = 1.0 - (prototypes @ features[..., None]).squeeze(-1)
@@ -66,7 +70,7 @@ def own_distances(features: Tensor, target: Tensor, sums: Tensor, images: Tensor
 
 
 def nearest_distance(distances: Tensor) -> Tensor:
-    """The distance to the nearest prototype, 0 where a class has none yet.
+    """The distance to the nearest prototype; 0 if the class has none yet.
 
     Args:
         distances: (B, E, K) of `own_distances`.
@@ -81,20 +85,21 @@ def nearest_distance(distances: Tensor) -> Tensor:
 def updated_prototypes(
     sums: Tensor, images: Tensor, room: Tensor, features: Tensor, target: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Running sums after a batch.
+    """Update the running sums with a batch.
 
-    In each class and for each expert: first, if a place is free, the image of the batch that is
-    farthest from the prototypes there are takes it (the first one, where there are none). Then what
-    was before fades by `PROTOTYPE_MOMENTUM` for each image of the class in the batch, and every
-    image is added to its nearest prototype. Classes that are not in the batch stay as they are.
+    For each class and expert: first, if a prototype is free, the image of the batch that is
+    farthest from the prototypes in use takes it (the first image, if none is in use). Then the old
+    sums are multiplied by `PROTOTYPE_MOMENTUM` once for each image of the class in the batch, and
+    every image is added to its nearest prototype. Classes that are not in the batch do not change.
 
     Args:
         sums: (C, E, K, D) running sums of features.
-        images: (C, E, K) how many images each stands for.
-        room: (C, K) which places a class has at all.
+        images: (C, E, K) number of images that each stands for.
+        room: (C, K) which prototypes a class may have.
         features: (M, E, D) of unit length.
         target: (M,) class indices.
-        weight: (M,) in [0, 1], what each image counts; below `LEAST_IMAGES` it opens no place.
+        weight: (M,) in [0, 1], weight of each image; below `LEAST_IMAGES` it takes no free
+            prototype.
 
     Returns:
         The new sums (C, E, K, D) and images (C, E, K).
@@ -103,7 +108,7 @@ def updated_prototypes(
     distances, nearest = own_distances(features, target, sums, images).min(2)
     free = room[:, None] & (images < LEAST_IMAGES)
     opener = _openers(distances, target, weight, num_classes).where(free.any(2), -1)
-    place = free.int().argmax(2)  # the first free one
+    place = free.int().argmax(2)  # the first free prototype
     opens = opener[target] == torch.arange(len(target), device=target.device)[:, None]
     chosen = place[target].where(opens, nearest)
     counted = weight[:, None] * (opens | distances.isfinite())
@@ -121,7 +126,7 @@ def updated_prototypes(
 def _openers(distances: Tensor, target: Tensor, weight: Tensor, num_classes: int) -> Tensor:
     """The image of each class that is farthest from its prototypes (C, E), the first of equal ones.
 
-    -1 where no image of the class is whole enough and away from them.
+    -1 if no image of the class has enough weight and distance from them.
     """
     num_images, num_experts = distances.shape
     index = target[:, None].expand(-1, num_experts)
@@ -136,13 +141,13 @@ def _openers(distances: Tensor, target: Tensor, weight: Tensor, num_classes: int
 
 
 class Prototypes(nn.Module):
-    """The prototypes of every class and expert, a memory that no gradient reaches.
+    """The prototypes of every class and expert, a memory without gradient.
 
     Args:
-        counts: (C,) training images of each class, zeros kept.
+        counts: (C,) training images of each class, zeros included.
         num_experts: E.
         num_features: D.
-        most: the most prototypes a class has; see `num_prototypes`.
+        most: largest number of prototypes of a class; see `num_prototypes`.
     """
 
     sums: Tensor
@@ -166,18 +171,18 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def remember(self, features: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Take a batch into the running sums; see `updated_prototypes`."""
+        """Update the running sums with a batch; see `updated_prototypes`."""
         features, weight = features.to(self.sums.dtype), weight.to(self.sums.dtype)
         updated = updated_prototypes(self.sums, self.images, self.room, features, target, weight)
         for buffer, value in zip((self.sums, self.images), updated, strict=True):
             buffer.copy_(value)
 
     def forget(self) -> None:
-        """Free every place."""
+        """Free all prototypes."""
         self.sums.zero_()
         self.images.zero_()
 
     def num_live(self) -> Tensor:
-        """() how many prototypes a class has, mean over the classes that have any, and experts."""
+        """() number of prototypes in use per class: mean over experts and classes that have any."""
         live = (self.images >= LEAST_IMAGES).sum(2).float()
         return live.sum() / (live > 0).sum().clamp_min(1)

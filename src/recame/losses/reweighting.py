@@ -1,4 +1,4 @@
-"""Losses that peers use for long tails: class-balanced weights, focal, LDAM, and the batch mean.
+"""Losses of other long-tail methods: class-balanced weights, focal, LDAM; and the batch mean.
 
 Sources: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019; Lin et
 al., Focal Loss for Dense Object Detection, ICCV 2017; Cao et al., Learning Imbalanced Datasets with
@@ -20,7 +20,7 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
 
     Args:
         counts: (C,) training images of each class; a class with none counts as one image.
-        beta: in [0, 1]; 0 weights all classes alike, 1 is the limit `1 / n`.
+        beta: in [0, 1]; 0 gives equal weights, 1 is the limit `1 / n`.
 
     Returns:
         (C,) weights that sum to C.
@@ -33,7 +33,7 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
     if beta >= 1.0:
         weights = 1.0 / images
     else:
-        # expm1 keeps the digits that 1 - beta^n loses for beta close to 1.
+        # expm1 is exact where 1 - beta^n would lose digits, for beta close to 1.
         weights = -1.0 / torch.expm1(images * (math.log(beta) if beta > 0 else -math.inf))
     return (weights / weights.sum() * len(weights)).to(counts.dtype)
 
@@ -41,7 +41,8 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
 def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Focal loss, `(1 - p)^gamma * -log p` (Lin et al. 2017, Eq. 4).
 
-    Deviation: softmax over the classes instead of one sigmoid a class, as all long-tail work does.
+    Deviation: softmax over the classes instead of one sigmoid per class, as all long-tail work
+    does.
 
     Args:
         logits: (B, E, C).
@@ -52,7 +53,7 @@ def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
         (B, E).
     """
     losses = cross_entropy(logits, target)
-    # Below the clamp a gamma under 1 would have an infinite slope, and 0 * inf is NaN.
+    # Without the clamp, a gamma below 1 has an infinite slope at 0, and 0 * inf is NaN.
     miss = (-torch.expm1(-losses)).clamp_min(1e-12)
     return miss.pow(gamma) * losses
 
@@ -74,15 +75,15 @@ def ldam_margins(counts: Tensor, max_margin: float) -> Tensor:
 def ldam(logits: Tensor, target: Tensor, margins: Tensor, scale: float) -> Tensor:
     """Label-distribution-aware margin loss (Cao et al. 2019).
 
-    The paper multiplies cosines by `scale` after taking the margin off. Here the classifier has
-    multiplied already, so that the margin is multiplied instead: the same loss where `scale` is the
-    classifier's own.
+    The paper subtracts the margin from the cosines and then multiplies by `scale`. Here the
+    classifier has multiplied already, so the margin is multiplied too: the loss is the same if
+    `scale` is the classifier's scale.
 
     Args:
         logits: (B, E, C) cosines times the classifier's scale.
         target: (B,) class indices.
         margins: (C,) in units of the cosine.
-        scale: what the classifier multiplied its cosines by.
+        scale: the scale by which the classifier multiplied its cosines.
 
     Returns:
         (B, E), in nats.
@@ -97,11 +98,12 @@ def batch_mean(losses: Tensor, weights: Tensor | None = None) -> Tensor:
 
     Args:
         losses: (B,) or (B, E).
-        weights: (B,) weight of each image, or None. The mean is divided by their sum, as in the
-            code published with LDAM-DRW, so that rare batches do not change the loss's scale.
+        weights: (B,) weight of each image, or None. The sum is divided by the sum of the weights,
+            as in the code published with LDAM-DRW, so batches of rare classes do not change the
+            scale of the loss.
 
     Returns:
-        () zero, and still part of the graph, for an empty batch.
+        (); for an empty batch a zero that is still differentiable.
     """
     if weights is None:
         return losses.sum() / max(len(losses), 1)

@@ -1,9 +1,9 @@
-"""What a student learns from a teacher: its distribution, features and gates, beside the labels.
+"""Losses of a student: labels, and the distribution, features and gates of its teacher.
 
 Sources: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, for the temperature;
 Ren et al., Balanced Meta-Softmax, NeurIPS 2020, for the prior; Romero et al., FitNets, ICLR 2015,
 for features through a projection; Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR
-2017, for matching where a network looks.
+2017, for matching attention maps.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Compared = Literal["ensemble", "each"]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher says about a batch; constants to the student.
+    """The answers of a teacher for a batch; constants for the student.
 
     Attributes:
-        logits: (B, C) the ensemble's, without any prior added.
-        features: (B, D') what its classifiers saw, averaged over experts; None if not asked for.
-        gates: (B, S', R) mean gate of each stage and region; None if not asked for.
+        logits: (B, C) of the ensemble, without a prior.
+        features: (B, D') inputs of its classifiers, averaged over experts; None if not needed.
+        gates: (B, S', R) mean gate of each stage and region; None if not needed.
     """
 
     logits: Tensor
@@ -45,8 +45,8 @@ class Lesson:
 def tempered_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`T^2 * KL(softmax(teacher / T) || softmax(student / T))` (Hinton et al. 2015).
 
-    The factor keeps the gradient's size as T grows; for T to infinity the divergence becomes half
-    the variance over the classes of `student - teacher`, and every class counts alike.
+    The factor keeps the size of the gradient when T grows. For T to infinity the result becomes
+    half the variance over the classes of `student - teacher`, and all classes have equal weight.
 
     Args:
         student: (..., C) logits.
@@ -62,11 +62,11 @@ def tempered_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
 
 
 def balancing_weights(teacher: Tensor, log_prior: Tensor) -> Tensor:
-    """How much more often each image would come if all classes came equally often.
+    """Weight of each image that makes all classes equally frequent, without its label.
 
     With class shares pi in training and p the teacher's balanced posterior, the ratio of the
-    images' densities is, by Bayes' rule, `p_balanced(x) / p_pi(x) = 1 / (C sum_c pi_c p_c(x))`: it
-    needs no label. For an image that is surely of class c it is `1 / (C pi_c)`.
+    images' densities is, by Bayes' rule, `p_balanced(x) / p_pi(x) = 1 / (C sum_c pi_c p_c(x))`. For
+    an image that certainly belongs to class c it is `1 / (C pi_c)`.
 
     Args:
         teacher: (B, C) balanced logits.
@@ -81,7 +81,7 @@ def balancing_weights(teacher: Tensor, log_prior: Tensor) -> Tensor:
 
 
 def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of the unit vectors, `2 - 2 cos`.
+    """Squared distance between unit vectors, `2 - 2 cos`.
 
     Args:
         student: (B, D).
@@ -97,10 +97,9 @@ def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def gate_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over stages of the squared distance between the regions' mean gates.
 
-    Means over the channels, so that networks of different widths can be compared. Unlike Zagoruyko
-    and Komodakis' maps they are not scaled to unit length: what a map is multiplied by has a scale
-    of its own, in (0, 1) or, with `model.gate_start`, around 1, and how far a region is closed is
-    what it says.
+    Gates are averaged over channels, so that networks of different widths can be compared. Unlike
+    the maps of Zagoruyko and Komodakis they are not scaled to unit length: the scale of a gate, in
+    (0, 1) or, with `model.gate_start`, around 1, is the information how far a region is closed.
 
     Args:
         student: (B, S, R) mean gate of each stage and region.
@@ -113,29 +112,29 @@ def gate_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class StudentObjective(nn.Module):
-    """The labels' loss and the teacher's terms; a term of weight 0 is not computed.
+    """Loss of a student: labels and the teacher's terms; a term of weight 0 is not computed.
 
-    | part | what |
+    | part | meaning |
     | --- | --- |
-    | `base` | the labels, through every term of `labels`, over the images that have one |
+    | `base` | all terms of `labels`, over the images that have a label |
     | `teacher` | `tempered_divergence` from the teacher's distribution, over all images |
     | `features` | `direction_distance` of a learned projection from the teacher's features |
     | `gates` | `gate_distance` |
 
-    **Balance.** The teacher was trained under balanced softmax: its raw logits are those of a
-    balanced classifier, and a student that equals it everywhere is balanced too. But a small
-    student equals it nowhere exactly, and on training images, which the teacher knows by heart, its
-    distribution is nearly a label: matching it on images of which most are of frequent classes
-    would then lean towards these, as plain cross-entropy does. `prior` therefore adds the log of
-    the prior that the batches show to both sides before the temperature, which leaves the minimum
-    where it is and, for a teacher that is sure and T = 1, is balanced softmax itself. (Added after
-    the temperature, the prior would weigh the classes again for a large T.) `weights` multiplies
-    each image by `balancing_weights` instead; `none` does neither.
+    **Balance.** The teacher was trained with balanced softmax, so its raw logits are those of a
+    balanced classifier, and an identical student would be balanced too. But a small student is
+    never identical. On training images, which the teacher has memorised, its distribution is
+    nearly a label, and most images belong to frequent classes: matching it would favour these, as
+    plain cross-entropy does. So `prior` adds the log of the prior of the batches to both sides,
+    before the temperature. This does not move the minimum, and for a certain teacher and T = 1 it
+    is balanced softmax itself. (Added after the temperature, the prior would reweight the classes
+    for a large T.) `weights` multiplies each image by `balancing_weights` instead; `none` does
+    neither.
 
     **Several experts.** `ensemble` compares the distribution of the experts' mean logits with the
-    teacher's, as the code of RIDE does (Wang et al., ICLR 2021; it adds its whole loss once for
-    each expert, a factor that is left out here); `each` compares every expert's own and sums over
-    them.
+    teacher's, as the code of RIDE does (Wang et al., ICLR 2021; RIDE adds the whole loss once for
+    each expert, a factor that is left out here); `each` compares the distribution of every expert
+    and sums over them.
 
     Args:
         labels: the loss on labels, of as many experts as the student has.
@@ -150,7 +149,7 @@ class StudentObjective(nn.Module):
         feature_weight: weight of `features`.
         gate_weight: weight of `gates`.
         widths: of the student's and the teacher's features; the projection learns with the student.
-        gate_stages: for each stage of the student that has gates, the teacher's to compare with.
+        gate_stages: for each stage of the student with gates, the teacher's stage to compare with.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -176,7 +175,7 @@ class StudentObjective(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):
-            raise ConfigError(f"temperature={temperature}: logits are divided by it; give above 0.")
+            raise ConfigError(f"temperature={temperature} divides logits: give a value above 0.")
         check_choice("balance", balance, Balance)
         check_choice("experts", experts, Compared)
         self.weights = checked_weights(
@@ -210,12 +209,12 @@ class StudentObjective(nn.Module):
         return self.weights["base"] > 0 and self.labels.remembers
 
     def remember(self, output: ExpertOutput, labels: Labels) -> None:
-        """As `TrainingLoss.remember`, of the images that have a label."""
+        """As `TrainingLoss.remember`, for the images that have a label."""
         known = [(target.clamp_min(0), (target >= 0) * share) for target, share in labels]
         self.labels.remember(output, known)
 
     def workings(self, output: ExpertOutput, target: Tensor) -> dict[str, Tensor]:
-        """As `TrainingLoss.workings`, of the images that have a label; none without that loss."""
+        """As `TrainingLoss.workings`, for the images with a label; empty without that loss."""
         if self.weights["base"] == 0:
             return {}
         known = target >= 0
@@ -229,9 +228,9 @@ class StudentObjective(nn.Module):
 
         Args:
             output: of the student: logits (B, E, C) and features (B, E, D).
-            target: (B,) class indices, -1 where the label is unknown.
-            lesson: of the same images; no gradient reaches it.
-            gates: (B, S, R) the student's mean gates, where the weight of `gates` is above 0.
+            target: (B,) class indices, -1 if the label is unknown.
+            lesson: for the same images; constants.
+            gates: (B, S, R) the student's mean gates, if the weight of `gates` is above 0.
 
         Returns:
             The total and its parts; for an empty batch zeros that are still differentiable.

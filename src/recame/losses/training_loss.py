@@ -1,4 +1,4 @@
-"""What a loss that trains experts offers, and the sum that its terms become."""
+"""The interface of a loss that trains experts, and the weighted sum of its terms."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Labels = Sequence[tuple[Tensor, Tensor | float]]
 
 
 class TrainingLoss(nn.Module):
-    """What trains experts: the `Objective`, or a loss of one's own under the same interface.
+    """Base class of losses that train experts: `Objective`, or a custom loss.
 
-    A loss may have a memory, which is part of a checkpoint where it lies in persistent buffers.
-    `forward` leaves it as it is: what has been shown is told by `remember`, once a step, so that a
-    mixed batch, whose loss is asked for each of its labels, is remembered once.
+    A loss may have a memory, which is part of a checkpoint if it lies in persistent buffers.
+    `forward` does not change it; `remember` does, once per step. So a mixed batch, whose loss is
+    computed for each of its labels, is remembered once.
 
     Args:
         num_classes: C.
@@ -32,25 +32,25 @@ class TrainingLoss(nn.Module):
 
     @property
     def remembers(self) -> bool:
-        """Whether it has a memory, and must be told what has been shown."""
+        """Whether it has a memory, so that `remember` must be called."""
         return False
 
     def set_deferred(self, active: bool) -> None:
         """Called at each epoch's start: whether deferred re-weighting has begun."""
 
     def remember(self, output: ExpertOutput, labels: Labels) -> None:
-        """Take a training batch into the memory; called after its loss, if there is a memory.
+        """Update the memory with a training batch; called after its loss, if there is a memory.
 
         Args:
-            output: logits (B, E, C) and features (B, E, D), of all processes where several train.
+            output: logits (B, E, C) and features (B, E, D), of all processes if several train.
             labels: class indices (B,) in [0, C) and their weight in [0, 1].
         """
 
     def forget(self) -> None:
-        """Begin anew, as if nothing had been shown."""
+        """Reset the memory to its start."""
 
     def workings(self, output: ExpertOutput, target: Tensor) -> dict[str, Tensor]:
-        """Whether the terms do anything on a batch: () numbers by name; none unless overridden.
+        """Measures of whether the terms have an effect: () numbers by name; none by default.
 
         Args:
             output: logits (B, E, C) and features (B, E, D).
@@ -68,35 +68,35 @@ class TrainingLoss(nn.Module):
         raise NotImplementedError
 
 
-#: Makes a loss from the (C,) training counts, the number of experts and the (C,) prior that the
-#: sampler shows.
+#: Makes a loss from the (C,) training counts, the number of experts and the (C,) prior of the
+#: sampler.
 LossFactory = Callable[[Sequence[int], int, Tensor], TrainingLoss]
 
 
 def own_loss(
     plugin: Plugin, counts: Sequence[int], num_experts: int, prior: Tensor
 ) -> TrainingLoss:
-    """What `objective.loss` names, made with what a `LossFactory` gets and its `init_args`.
+    """Build the loss that `objective.loss` names, from the arguments of a `LossFactory`.
 
     Raises:
-        PluginError: it cannot be imported or made, or is no `TrainingLoss`.
+        PluginError: it cannot be imported or built, or is not a `TrainingLoss`.
     """
     made = plugin.make("objective.loss", counts, num_experts, prior)
     if not isinstance(made, TrainingLoss):
         raise PluginError(
             f"objective.loss names {plugin.class_path}, which makes a {type(made).__name__}: "
-            "training asks more of a loss than that; derive it from recame.losses.TrainingLoss."
+            "training needs more methods; derive the class from recame.losses.TrainingLoss."
         )
     return made
 
 
 def weighted_total(weights: dict[str, float], terms: dict[str, Tensor]) -> LossResult:
-    """The sum of the terms that were computed, each times its weight, and these parts."""
+    """The weighted sum of the computed terms, and these weighted terms as its parts."""
     weighted = {name: weight * terms[name] for name, weight in weights.items() if name in terms}
     total = torch.stack(list(weighted.values())).sum()
     return LossResult(total, {name: term.detach() for name, term in weighted.items()})
 
 
 def wide(values: Tensor) -> Tensor:
-    """Values in float32 at least: what a loss computes in."""
+    """Values in at least float32, the precision of a loss."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Batch -> ExpertOutput: backbones in stages, attention, experts, heads, checkpoints."""
+"""Models that map a batch to ExpertOutput: backbones, attention, experts, heads, checkpoints."""
 
 from recame.models.architecture import Architecture
 from recame.models.backbone import StagedBackbone, build_backbone

@@ -1,4 +1,4 @@
-"""Lightweight fine-tuning: what of a pretrained backbone learns, and the adapters put into it."""
+"""Lightweight fine-tuning: which parts of a pretrained backbone learn, and adapters for it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from recame.models.backbone import StagedBackbone
 from recame.models.regional_attention import RegionalChannelAttention
 from recame.models.vision_transformer import TransformerStage
 
-#: Least width of adapters where `rank` is left open. LIFT's rule gives 1 for a handful of classes:
-#: enough for photographs, little for images unlike any the backbone has seen.
+#: Least width of adapters if `rank` is open. LIFT's rule gives 1 for a handful of classes: enough
+#: for photographs, too little for images unlike those that the backbone has seen.
 MIN_RANK = 4
 
 _LORA_TARGETS = re.compile(r".*\.blocks\.\d+\.(attn\.(qkv|[qkv]_proj|proj)|mlp\.fc\w+)")
 
 
 class AdaptedMlp(nn.Module):
-    """A block's MLP beside a bottleneck (Chen et al., AdaptFormer, NeurIPS 2022, eq. 4).
+    """A block's MLP with a parallel bottleneck (Chen et al., AdaptFormer, NeurIPS 2022, eq. 4).
 
-    `mlp(x) + scale * up(relu(down(x)))`; `up` starts at 0, so that nothing changes at first.
+    `mlp(x) + scale * up(relu(down(x)))`; `up` starts at 0, so the output does not change at first.
     Deviations: `scale` is learnt, as in LIFT; the input is normalised by the block's own frozen
     norm; a block's layer scale (DINOv2) multiplies both branches.
 
@@ -50,9 +50,9 @@ class AdaptedMlp(nn.Module):
 
 
 def tune(backbone: StagedBackbone, kind: str, rank: int | None, num_classes: int) -> None:
-    """Freeze what should not learn, and put adapters in; the outputs stay as they are.
+    """Freeze a backbone's weights and insert adapters; the outputs do not change.
 
-    Attention over regions, which no pretrained backbone has, learns under every kind.
+    Regional attention, which no pretrained backbone has, learns with every kind.
 
     Args:
         backbone: with its pretrained weights.
@@ -86,16 +86,16 @@ def tune(backbone: StagedBackbone, kind: str, rank: int | None, num_classes: int
 
 
 def lift_rank(num_classes: int, width: int, weights_per_rank: int) -> int:
-    """The rank at which all adapters together hold no more weights than a linear classifier.
+    """Largest power-of-two rank with no more adapter weights than a linear classifier has.
 
-    For adapters of 2 C weights a rank in each of L blocks this is LIFT's 2^floor(log2(K / 2L))
-    (Shi et al., ICML 2024), here at least `MIN_RANK`. LIFT takes the same number for LoRA; counting
-    LoRA's weights instead keeps it as light.
+    For adapters with 2 C weights per rank in each of L blocks this is LIFT's 2^floor(log2(K / 2L))
+    (Shi et al., ICML 2024), here at least `MIN_RANK`. LIFT uses the same number for LoRA; here
+    LoRA's own weights are counted, so it stays as light.
 
     Args:
         num_classes: K.
         width: C.
-        weights_per_rank: of all adapters.
+        weights_per_rank: number of weights per rank, of all adapters together.
 
     Examples:
         >>> lift_rank(1000, 768, 12 * 2 * 768), lift_rank(6, 768, 12 * 2 * 768)
@@ -106,13 +106,13 @@ def lift_rank(num_classes: int, width: int, weights_per_rank: int) -> int:
 
 
 def rank_of(model: nn.Module) -> int | None:
-    """The rank of the adapters or LoRA layers that a network holds, if any."""
+    """The rank of a network's adapters or LoRA layers; None if it has none."""
     first = (".mlp.down.weight", ".lora_A.default.weight")
     return next((len(p) for name, p in model.named_parameters() if name.endswith(first)), None)
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add LoRA's products to the weights they belong to, in place, and drop its layers.
+    """Add LoRA's products to their base weights, in place, and remove the LoRA layers.
 
     Raises:
         MissingDependencyError: peft is not installed.
@@ -131,7 +131,7 @@ def _insert_lora(backbone: StagedBackbone, rank: int | None, num_classes: int) -
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear)
         and _LORA_TARGETS.fullmatch(name)
-        # EVA reads the weight of a fused projection past its layer, and would not see LoRA.
+        # EVA uses the weight of a fused projection without its layer, and would bypass LoRA.
         and not (
             name.endswith("qkv")
             and getattr(backbone.get_submodule(name.rpartition(".")[0]), "q_bias", None) is not None
@@ -155,12 +155,12 @@ def _insert_adapters(backbone: StagedBackbone, rank: int | None, num_classes: in
 
 
 def _width(backbone: StagedBackbone, kind: str, found: bool) -> int:
-    """C of a transformer in whose blocks something can be put."""
+    """Width C of a transformer whose blocks can take adapters."""
     widths = [m.width for m in backbone.modules() if isinstance(m, TransformerStage)]
     if not found or not widths:
         raise ConfigError(
             f"model.tuning={kind} adapts the blocks of a vision transformer, and this backbone has "
-            "none that it knows: choose one as vit_base_patch16_clip_224 (model.backbone), or "
+            "no known ones: choose one such as vit_base_patch16_clip_224 (model.backbone), or "
             "model.tuning=full, bias or head."
         )
     return widths[0]

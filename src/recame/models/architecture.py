@@ -1,4 +1,4 @@
-"""What is built: the architecture of a network, as it is kept and as settings ask for it."""
+"""The architecture of a network: its description in files, and its derivation from settings."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from recame.plugins import Plugin
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed, beside classes and preprocessing, to build a model again.
+    """All that is needed, besides classes and preprocessing, to build a model again.
 
     Attributes:
         backbone: a timm name.
         num_experts: E.
-        shared_stages: how many first stages the experts share; 0 as published.
-        pooled_stages: how many last stages feed the head.
+        shared_stages: number of first stages that the experts share (shared backbone); 0 as
+            published.
+        pooled_stages: number of last stages that feed the head.
         attention: `none`, `regional`, `channel` or `squeeze_excite`.
         regions: grid of the regional attention.
-        reduction: of the attention's hidden width.
-        gate_start: where the attention's gates start, divided by it; None: they are not divided.
+        reduction: factor that reduces the attention's hidden width.
+        gate_start: start value of the attention's gates, which are divided by it; None: they are
+            not divided.
         classifier: `cosine` or `linear`.
-        cosine_scale: what the cosine is multiplied by.
+        cosine_scale: factor of the cosine.
         hidden: width of the head's hidden layer; 0: none.
         dropout: of the head.
-        standardise: whether the head centres and scales the pooled features.
-        stages: only the backbone's first so many stages; 0: all.
-        pooling: what of a vision transformer feeds the head: `average` of the patches, class
+        standardise: whether the head normalises the pooled features.
+        stages: number of first stages of the backbone that are used; 0: all.
+        pooling: input of the head for a vision transformer: `average` of the patches, class
             `token`, or `both`.
-        tuning: what of the backbone learns: `full`, `lora`, `adapter`, `bias` or `head` (nothing).
+        tuning: which part of the backbone learns: `full`, `lora`, `adapter`, `bias` or `head`
+            (nothing).
         tuning_rank: of LoRA or of the adapters; None: by the number of classes.
-        backbone_from: what registers a backbone of one's own with timm; None: timm has it.
+        backbone_from: object that registers a custom backbone with timm; None: timm has it.
     """
 
     backbone: str
@@ -58,7 +61,7 @@ class Architecture:
     backbone_from: Plugin | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; without divided gates it is what older versions read."""
+        """A JSON-ready dictionary; without divided gates, older versions can read it."""
         values = {**asdict(self), "regions": list(self.regions)}
         for name in ("gate_start", "backbone_from"):
             if values[name] is None:
@@ -66,7 +69,7 @@ class Architecture:
         return values
 
     def same_attention(self, other: Architecture) -> bool:
-        """Whether both have attention of one kind at the same places, so that its weights fit."""
+        """Whether both have the same attention at the same places, so that its weights fit."""
         mine, others = (
             (plan.attention, plan.reduction, plan.gate_start, plan.pooling == "token")
             for plan in (self, other)
@@ -75,15 +78,15 @@ class Architecture:
 
     @classmethod
     def of(cls, settings: object) -> Architecture:
-        """What an object with all of these attributes asks for, such as the settings of a run."""
+        """The architecture from an object with these attributes, such as a run's settings."""
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     @classmethod
     def usual(cls, settings: ModelConfig, in_channels: int = 3) -> Architecture:
-        """What settings ask for; what they leave open is as training has it without a clock.
+        """The architecture from settings; open ones get training's defaults without a time budget.
 
-        That is the packaged backbone with two experts, which share all but its last two stages, and
-        whose classifiers see all stages but the first.
+        These are the packaged backbone with two experts, which share all but its last two stages,
+        and whose classifiers see all stages but the first.
 
         Raises:
             ConfigError: the backbone is unknown.

@@ -1,4 +1,4 @@
-"""timm backbones, cut into stages, with attention in their blocks."""
+"""timm backbones that are cut into stages, with attention in their blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from recame.models.vision_transformer import (
 from recame.models.whole_network import as_one_stage
 from recame.plugins import Plugin
 
-#: Of the image on which a network is tried, and what timm's networks are mostly made for.
+#: Sides of the image on which a network is tried, and of images that most timm networks expect.
 _SIDE, _NATIVE = 64, 224
 
 
@@ -40,8 +40,8 @@ class StagedBackbone(nn.Module):
 
     Args:
         stages: each maps (B, c, H, W) to the next stage's input.
-        stage_channels: channels of each stage's output that feed the head.
-        pooled: which ones they are; None: all.
+        stage_channels: number of channels of each stage's output that feed the head.
+        pooled: which channels these are; None: all.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class StagedBackbone(nn.Module):
         self.stage_channels, self.pooled = stage_channels, pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) normalised images to (B, c, h, w), the last stage's map."""
+        """Map (B, C, H, W) normalised images to (B, c, h, w), the last stage's output."""
         for stage in self.stages:
             x = stage(x)
         return x
@@ -73,14 +73,14 @@ def build_backbone(
     open_gates: bool = False,
     origin: Plugin | None = None,
 ) -> StagedBackbone:
-    """Build a timm network, cut it into stages and put attention into it.
+    """Build a timm network, cut it into stages and insert attention.
 
-    Attention sits in every residual block of the ResNet family, between its last batch norm and
-    the addition (timm's slot for attention), and after each stage of other families, before a
+    In the ResNet family, attention sits in every residual block, between its last batch norm and
+    the addition (timm's slot for attention). In other families it follows each stage, before a
     final convolution or normalisation. With pretrained weights it starts as the identity. A vision
     transformer is cut into four groups of blocks (`recame.models.vision_transformer`), whose
-    attention sees the grid of patches. A network that nothing cuts is one stage
-    (`recame.models.whole_network`), with attention behind it where it leaves a map.
+    attention sees the grid of patches. A network that cannot be cut is one stage
+    (`recame.models.whole_network`), followed by attention if its output is a map.
 
     Deviations from timm: the MobileNetV3 family's head convolution, which follows the pooling, is
     left out; ConvNeXt's final norm acts on the map, before the pooling.
@@ -92,23 +92,23 @@ def build_backbone(
         in_channels: 1 or 3; for 1 the stem's weights are summed over the colours.
         attention: `none`, `regional`, `channel` or `squeeze_excite`.
         regions: grid of the regional attention.
-        reduction: of the attention's hidden width.
-        gate_start: where gates start, divided by it; None: they are not divided.
-        num_stages: only the first so many stages, with their weights; 0: all. What follows the
-            last stage (a final convolution or norm) goes with it.
-        pooling: what of a vision transformer feeds the head: the `average` of the patches, the
+        reduction: factor that reduces the attention's hidden width.
+        gate_start: start value of gates, which are divided by it; None: they are not divided.
+        num_stages: number of first stages that are used, with their weights; 0: all. A final
+            convolution or norm after the last stage is dropped with it.
+        pooling: input of the head for a vision transformer: the `average` of the patches, the
             class `token`, or `both`.
-        image_size: height and width, for which a vision transformer's positions are resampled
-            once; None: those of its weights.
-        open_gates: attention starts as the identity without pretrained weights too.
-        origin: what registers a backbone of one's own with timm.
+        image_size: height and width; a vision transformer's positions are resampled to it once.
+            None: the size of its weights.
+        open_gates: whether attention starts as the identity also without pretrained weights.
+        origin: object that registers a custom backbone with timm.
 
     Raises:
         ConfigError: unknown name, a hub that cannot be reached, `package` for another backbone,
-            more stages than there are, a class token where there is none, images of a size that the
-            network does not take, or attention where it leaves no map.
+            more stages than exist, a class token for a network without one, images of a size that
+            the network does not take, or attention on a network without an output map.
         CheckpointError: a file of weights is missing, damaged or of another network.
-        PluginError: a backbone of one's own cannot be imported.
+        PluginError: a custom backbone cannot be imported.
     """
     register_backbone(origin)
     own_arguments = {} if origin is None else origin.init_args
@@ -201,12 +201,12 @@ def _taking(
     in_channels: int,
     image_size: tuple[int, int] | None,
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """The network, and a size that it takes: a small one, else the images', else its own.
+    """The network, and an image size that it takes: a small one, else the images', else its own.
 
-    One that is built for images of one size is built anew for `image_size`.
+    A network for images of one fixed size is built again for `image_size`.
 
     Raises:
-        ConfigError: it takes no images of that size.
+        ConfigError: the network does not take images of that size.
     """
     if _takes(model, in_channels, (_SIDE, _SIDE)) is None:
         return model, (_SIDE, _SIDE)
@@ -230,7 +230,7 @@ def _taking(
 
 @torch.no_grad()
 def _takes(model: Any, in_channels: int, size: tuple[int, int]) -> str | None:
-    """None if a network takes images of a size, else why not."""
+    """None if a network takes images of a size, else the reason why not."""
     model.eval()
     try:
         model.forward_features(torch.zeros(1, in_channels, *size))
@@ -271,7 +271,7 @@ def _staged_transformer(
     pooling: str,
     in_channels: int,
 ) -> StagedBackbone | None:
-    """A timm vision transformer in stages; None if they compute something else than it does."""
+    """A timm vision transformer in stages; None if these compute something else."""
     _check_num_stages(num_stages, num_stages_of(model), name)
     pooled = pooled_channels(model, pooling, name)
     if not cut_is_exact(model, in_channels):

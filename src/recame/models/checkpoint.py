@@ -1,4 +1,4 @@
-"""Models on disk: weights beside a description of how to build and feed the model."""
+"""Models on disk: weights, and a description of how to build and feed the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recame.label_space import LabelSpace
 from recame.models.architecture import Architecture
 from recame.models.experts import MultiExpertClassifier
 
-#: Written where gates are divided by their start; what older versions read bears `_UNDIVIDED`.
+#: Schema of models whose gates are divided by their start; older versions read `_UNDIVIDED` only.
 CHECKPOINT_SCHEMA = 3
 _UNDIVIDED = 2
 
@@ -29,7 +29,7 @@ DESCRIPTION_FILE = "model.json"
 
 _CLASS_WEIGHT = "head.classifier.weight"
 
-#: What building a network raises where its description is not one that was written.
+#: Exceptions of building a network from an edited or damaged description.
 _UNBUILDABLE = (
     *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
 )
@@ -37,13 +37,13 @@ _UNBUILDABLE = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        model: in evaluation mode, on the asked device.
-        label_space: the classes it was trained with.
-        spec: the preprocessing it was trained with.
-        architecture: how it is built.
+        model: in evaluation mode, on the requested device.
+        label_space: the classes of its training.
+        spec: the preprocessing of its training.
+        architecture: of the model.
     """
 
     model: MultiExpertClassifier
@@ -62,14 +62,14 @@ def save_checkpoint(
     """Write weights, architecture, preprocessing and label space; both files, or neither.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         model: on any device.
         label_space: its C classes.
-        of_run: the identity of the unfinished run that alone may take it up.
+        of_run: identity of the unfinished run; only this run may resume from the checkpoint.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written. A checkpoint already
-            there stays as it was.
+        CheckpointError: the disk is full or the folder cannot be written. An existing checkpoint
+            stays unchanged.
     """
     assert model.num_classes == label_space.num_classes
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -95,7 +95,7 @@ def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> Loaded
 
     Args:
         path: the folder that holds `model.safetensors` and `model.json`.
-        device: where the model goes.
+        device: device of the model.
 
     Raises:
         CheckpointError: a file is missing, damaged, edited, or of a newer schema.
@@ -111,7 +111,7 @@ def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> Loaded
     except (*_UNBUILDABLE, DataError, ConfigError) as error:
         raise CheckpointError(
             f"{folder / DESCRIPTION_FILE} cannot be used ({error}): it was edited or damaged. "
-            "Take it again from the run that wrote it."
+            "Copy it again from the run that wrote it."
         ) from error
     try:
         found = sha256(weights)
@@ -157,7 +157,7 @@ def owner(folder: Path) -> str | None:
 
 
 def _upgraded(state: dict[str, Tensor], num_experts: int) -> dict[str, Tensor]:
-    """Weights of schema 1, whose experts shared one fixed standardisation, as today's."""
+    """Convert weights of schema 1, whose experts shared one fixed feature normalisation."""
     if "head.mean" in state:
         mean, std = (state.pop(f"head.{name}").repeat(num_experts) for name in ("mean", "std"))
         norm = "head.standardise"

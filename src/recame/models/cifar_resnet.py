@@ -1,7 +1,7 @@
-"""The thin three-stage ResNets of the CIFAR experiments, as names that timm knows.
+"""The thin three-stage ResNets of the CIFAR experiments, registered with timm.
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Long-tailed
-work on CIFAR uses `resnet32_cifar`. Deviation: where the width doubles the shortcut is a 1 x 1
+work on CIFAR uses `resnet32_cifar`. Deviation: where the width doubles, the shortcut is a 1 x 1
 convolution with batch norm (He et al.'s option B), as in timm's blocks, instead of zero padding.
 """
 

@@ -1,4 +1,4 @@
-"""The experts' heads, batched: every expert's layers run in one matrix product."""
+"""The experts' heads, batched: the layers of all experts run in one matrix product."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def cosine_logits(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tens
     Returns:
         (B, E, C) float32, also under autocast.
     """
-    # Half precision would round away the differences between confident classes.
+    # Half precision would lose the differences between confident classes.
     with torch.autocast(x.device.type, enabled=False):
         return scale * expert_linear(unit_vectors(x), unit_vectors(weight)) + bias.float()
 
 
 def unit_vectors(x: Tensor) -> Tensor:
-    """Vectors of length 1, in float32; those shorter than 1e-6 become 0, and so do gradients."""
+    """Scale to length 1, in float32; vectors shorter than 1e-6, and their gradients, become 0."""
     x = x.float()
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    # Not `normalize`: a zero vector's gradient there is 1e12.
+    # `normalize` is not used: its gradient for a zero vector is 1e12.
     return x * torch.where(norm > 1e-6, 1 / norm.clamp_min(1e-6), 0.0)
 
 
 class LinearClassifier(nn.Module):
-    """Linear layer of E experts, drawn as `nn.Linear` draws: a classifier, or a hidden layer.
+    """Linear layer of E experts, initialised as `nn.Linear`: a classifier, or a hidden layer.
 
     Args:
         num_experts: E.
@@ -82,7 +82,7 @@ class CosineClassifier(LinearClassifier):
         num_experts: E.
         in_features: D.
         num_classes: C.
-        scale: what the cosine is multiplied by.
+        scale: factor of the cosine.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class CosineClassifier(LinearClassifier):
 
 
 class PieceAttention(nn.Module):
-    """Gated attention over the pieces of an image, of each expert's own (Ilse et al., ICML 2018).
+    """Gated attention over the pieces of an image, for each expert (Ilse et al., ICML 2018).
 
-    It starts undecided: every piece weighs the same.
+    At the start, all pieces have the same weight.
 
     Args:
         num_experts: E.
@@ -127,29 +127,29 @@ class PieceAttention(nn.Module):
 
 
 class ExpertHead(nn.Module):
-    """From pooled features to logits, for all experts at once.
+    """Heads that map pooled features to logits, for all experts at once.
 
-    Standardisation, dropout, an optional hidden layer (linear, GELU, dropout), classifier. Every
-    expert starts from weights of its own.
+    Layers: feature normalisation, dropout, an optional hidden layer (linear, GELU, dropout), and
+    the classifier. The experts start from different weights.
 
-    The standardisation is a batch norm without weights: while the whole network trains it follows
-    the moving features. Held fixed it would leave them off centre, and a common offset hides from
-    a cosine what sets the classes apart (docs/decisions/0004).
+    The feature normalisation is a batch norm without weights, so it follows the features while the
+    whole network trains. If it were fixed, the features would drift off centre, and a common offset
+    hides the differences between classes from a cosine (docs/decisions/0004).
 
-    Of an image that is seen in pieces every piece is standardised, and a gated attention of each
-    expert's own weighs them (Ilse et al., Attention-based Deep Multiple Instance Learning, ICML
-    2018): one label for all pieces, and one of them may decide it.
+    If an image is seen in pieces, every piece is normalised, and each expert weighs the pieces by a
+    gated attention (Ilse et al., Attention-based Deep Multiple Instance Learning, ICML 2018): all
+    pieces share one label, and a single piece may decide it.
 
     Args:
         num_experts: E.
         in_features: P, width of the pooled features.
         num_classes: C.
         classifier: `cosine` or `linear`.
-        cosine_scale: what the cosine is multiplied by.
-        hidden: width of the hidden layer; 0 leaves it out.
-        dropout: rate, of the pooled and of the hidden features.
-        standardise: whether pooled features are centred and scaled; false as published.
-        pieces: T, that each image is seen in.
+        cosine_scale: factor of the cosine.
+        hidden: width of the hidden layer; 0: no hidden layer.
+        dropout: rate, for the pooled and the hidden features.
+        standardise: whether to normalise the pooled features; false as published.
+        pieces: T, number of pieces of each image.
 
     Raises:
         ConfigError: the classifier's kind is unknown.
@@ -190,7 +190,7 @@ class ExpertHead(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """What pooled features are centred by outside training: (E, P)."""
+        """Mean that is subtracted from pooled features outside of training: (E, P)."""
         if self.standardise is None:
             return self.classifier.weight.new_zeros(self.shape)
         assert self.standardise.running_mean is not None
@@ -198,7 +198,7 @@ class ExpertHead(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """What centred features are divided by outside training: (E, P)."""
+        """Standard deviation that divides centred features outside of training: (E, P)."""
         if self.standardise is None:
             return self.classifier.weight.new_ones(self.shape)
         assert self.standardise.running_var is not None
@@ -206,11 +206,11 @@ class ExpertHead(nn.Module):
 
     @torch.no_grad()
     def set_standardisation(self, mean: Tensor, std: Tensor) -> None:
-        """Set what pooled features are centred and divided by, for every expert.
+        """Set the mean and standard deviation of the feature normalisation, for every expert.
 
         Args:
             mean: (P,).
-            std: (P,); a feature that never varies (0, or not a number) is divided by 1.
+            std: (P,); a constant feature (0, or not a number) is divided by 1.
         """
         norm = self.standardise
         if norm is not None and norm.running_mean is not None and norm.running_var is not None:
@@ -219,14 +219,14 @@ class ExpertHead(nn.Module):
 
     @torch.no_grad()
     def set_class_means(self, means: Tensor) -> None:
-        """Let a cosine classifier start at the classes' mean features.
+        """Initialise a cosine classifier with the mean features of the classes.
 
         Args:
-            means: (C, P) of pooled features as they are before the standardisation, which must be
-                set already, or (C, E, P); a class with values that are no numbers keeps its own.
+            means: (C, P) or (C, E, P), of pooled features before the feature normalisation, which
+                must be set already. A class with values that are not numbers keeps its weights.
 
         Raises:
-            ConfigError: the classifier is no cosine on the pooled features, or P is another.
+            ConfigError: the classifier is not a cosine on the pooled features, or P differs.
         """
         self._check_directions(int(means.shape[-1]))
         means = means if means.ndim == 3 else means[:, None]
@@ -235,17 +235,17 @@ class ExpertHead(nn.Module):
 
     @torch.no_grad()
     def set_class_directions(self, directions: Tensor) -> None:
-        """Let a cosine classifier start at directions that live in the pooled features' space.
+        """Initialise a cosine classifier with directions in the space of the pooled features.
 
-        A product with a feature f = std * z + mean is one of z with std * direction, but for a
-        constant of the class: that is left out, as it says how near the class lies to the mean of
-        all images (of text features, the gap between the modalities).
+        The product of a direction with a feature f = std * z + mean equals that of std * direction
+        with z, plus a constant of the class. The constant is left out: it only says how close the
+        class lies to the mean of all images (for text features, the gap between the modalities).
 
         Args:
             directions: (C, P), such as text features.
 
         Raises:
-            ConfigError: the classifier is no cosine on the pooled features, or P is another.
+            ConfigError: the classifier is not a cosine on the pooled features, or P differs.
         """
         self._check_directions(int(directions.shape[-1]))
         self._set_directions(directions.to(self.std) * self.std[:, None])
@@ -266,7 +266,7 @@ class ExpertHead(nn.Module):
             )
 
     def _set_directions(self, directions: Tensor) -> None:
-        """(E, C, P), made unit vectors; what is no number, or zero, leaves its class alone."""
+        """Set (E, C, P), scaled to unit length; not for classes with zeros or non-numbers."""
         unit = functional.normalize(directions, dim=-1)
         usable = torch.isfinite(unit).all(-1, keepdim=True) & (unit.abs().amax(-1, True) > 0)
         self.classifier.weight.copy_(unit.where(usable, self.classifier.weight))
@@ -285,10 +285,10 @@ class ExpertHead(nn.Module):
 
     @torch.no_grad()
     def take_experts(self, chosen: Sequence[tuple[ExpertHead, int]]) -> None:
-        """Make this head's experts copies of one expert each of other heads, which are alike.
+        """Copy this head's experts from experts of other heads with the same layers.
 
         Args:
-            chosen: E heads, and which expert of each.
+            chosen: E pairs of a head and the index of its expert.
         """
         known = [(dict(head.named_parameters()), expert) for head, expert in chosen]
         for name, parameter in self.named_parameters():
@@ -303,10 +303,10 @@ class ExpertHead(nn.Module):
         """Classify.
 
         Args:
-            pooled: (B, E, P), of T pieces an image (B, E, T * P).
+            pooled: (B, E, P); with T pieces per image (B, E, T * P).
 
         Returns:
-            Logits (B, E, C), and the features (B, E, D) that the classifiers saw.
+            Logits (B, E, C), and the inputs of the classifiers, features (B, E, D).
         """
         rows = self._rows(pooled)
         if self.standardise is not None:

@@ -1,4 +1,4 @@
-"""timm networks cut into stages, where running these one after the other is the whole network."""
+"""Cut timm networks into stages that, run one after the other, compute the whole network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-#: How far numbers may be apart, in units of the largest one.
+#: Largest difference of outputs, relative to the largest value.
 _TOLERANCE = 1e-4
 
 
@@ -19,8 +19,8 @@ class Cut:
     """A network's modules in order.
 
     Attributes:
-        parts: a list a stage; the stem belongs to the first one.
-        tail: what follows the last stage.
+        parts: one list for each stage; the stem belongs to the first one.
+        tail: modules after the last stage.
         channels: of each stage's output.
         out_channels: after the tail.
     """
@@ -32,7 +32,7 @@ class Cut:
 
 
 class Permuted(nn.Module):
-    """The axes of a map in another order: between stages they are those of a convolution."""
+    """Permute the axes of a map: between stages they have the order of a convolution."""
 
     def __init__(self, *axes: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Permuted(nn.Module):
 
 
 def cut_into_stages(model: nn.Module, in_channels: int, size: tuple[int, int]) -> Cut | None:
-    """The first way of cutting a network that computes what the network does; None: there is none.
+    """Cut a network by the first way whose stages compute the same as it; None: there is none.
 
     Args:
         model: of timm; put into training mode.
@@ -54,7 +54,7 @@ def cut_into_stages(model: nn.Module, in_channels: int, size: tuple[int, int]) -
     for parts, tail in _ways(model):
         found = _checked(model, parts, tail, (1, in_channels, *size))
         if found is not None:
-            # Experts share a stage's output: nobody may change it in place.
+            # Experts share a stage's output, so no module may change it in place.
             for part in parts[1:]:
                 _keep_input(part)
             return found
@@ -63,7 +63,7 @@ def cut_into_stages(model: nn.Module, in_channels: int, size: tuple[int, int]) -
 
 _Way = tuple[list[list[nn.Module]], list[nn.Module]]
 _CONTAINERS = ("stages", "layers", "blocks", "levels", "network")
-#: Members of a container that are stages each; more are the blocks of one.
+#: Most members of a container that count as stages; if there are more, they are blocks.
 _MOST_STAGES = 8
 _AFTER = {
     *("head", "fc", "classifier", "global_pool", "avgpool", "head_drop", "fc_norm", "head_dist"),
@@ -72,7 +72,7 @@ _AFTER = {
 
 
 def _ways(model: nn.Module) -> Iterator[_Way]:
-    """Ways that families are known to be built in, then what the order of the modules suggests."""
+    """Ways to cut: first those of known families, then by the order of the modules."""
     children = dict(model.named_children())
 
     def present(*names: str) -> list[nn.Module]:
@@ -96,7 +96,7 @@ def _ways(model: nn.Module) -> Iterator[_Way]:
 
 
 def _by_order(children: dict[str, nn.Module]) -> Iterator[_Way]:
-    """Modules as they are declared: a stem, the members of one container, a tail."""
+    """Ways by the order of declaration: a stem, the members of one container, a tail."""
     names = [name for name in children if name not in _AFTER]
     for container in _CONTAINERS:
         inside = children.get(container)
@@ -119,7 +119,7 @@ def _by_order(children: dict[str, nn.Module]) -> Iterator[_Way]:
 
 
 def _grouped(blocks: list[nn.Module]) -> list[list[nn.Module]]:
-    """Blocks as stages; where they are many, all alike, as four groups of equally many."""
+    """Blocks as stages; many equal blocks form four groups of equal size."""
     count = len(blocks) if len(blocks) <= _MOST_STAGES else 4
     bounds = [number * len(blocks) // count for number in range(count + 1)]
     return [blocks[first:last] for first, last in pairwise(bounds)]
@@ -130,7 +130,7 @@ def _with_stem(stem: list[nn.Module], stages: list[nn.Module]) -> list[list[nn.M
 
 
 def _cut_features(model: nn.Module, features: nn.Module) -> list[list[nn.Module]]:
-    """Cut `model.features` where timm says that a resolution ends."""
+    """Cut `model.features` where a resolution ends, according to timm."""
     ends = {info["module"] for info in getattr(model, "feature_info", [])}
     parts: list[list[nn.Module]] = [[]]
     for name, module in features.named_children():
@@ -142,7 +142,7 @@ def _cut_features(model: nn.Module, features: nn.Module) -> list[list[nn.Module]
 
 
 def _keep_input(modules: list[nn.Module]) -> None:
-    """Let no activation write into what it is given."""
+    """Stop activations from changing their input in place."""
     for part in modules:
         for module in part.modules():
             if getattr(module, "inplace", False) is True:
@@ -156,7 +156,7 @@ def _checked(
     tail: list[nn.Module],
     shape: tuple[int, int, int, int],
 ) -> Cut | None:
-    """The cut with its channels, if it computes what the network does on one image."""
+    """The cut with its channels, if it computes the same as the network on one image."""
     model.eval()
     x = torch.linspace(-1, 1, math.prod(shape)).view(shape)
     try:

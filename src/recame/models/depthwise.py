@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose weight gradient is fast on a CPU where maps are small."""
+"""Depthwise convolutions with a fast weight gradient on CPUs for small maps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def depthwise_weight_gradient(
     """Gradient of a depthwise convolution's weight, tap by tap.
 
     `gradient[c, i, j] = sum over b, y, x of grad[b, c, y, x] * input[b, c, s y + i - p, ...]`: one
-    product and one sum for each tap, over what the tap sees of the map.
+    product and one sum for each tap, over the part of the map that the tap sees.
 
     Args:
         x: (B, C, H, W), the convolution's input.
         grad: (B, C, h, w), the gradient of its output.
-        kernel: its taps, vertically and horizontally.
+        kernel: number of taps, vertically and horizontally.
         stride: in each direction.
         pad: zeros on each side, in each direction.
 
     Returns:
         (C, 1, *kernel).
     """
-    # A sum over pixels whose channels lie side by side is several times faster.
+    # Channels-last memory makes the sum over pixels several times faster.
     x, grad = (part.contiguous(memory_format=torch.channels_last) for part in (x, grad))
     sizes = zip(kernel, x.shape[2:], grad.shape[2:], stride, pad, strict=True)
     rows, cols = ([_span(tap, *size) for tap in range(taps)] for taps, *size in sizes)
@@ -47,7 +47,7 @@ def depthwise_weight_gradient(
 
 
 def _span(tap: int, size: int, out_size: int, stride: int, pad: int) -> tuple[slice, slice]:
-    """Outputs that see a pixel of the map, and not its padding, through a tap; and these pixels."""
+    """Outputs that see a pixel of the map, not padding, through a tap; and these pixels."""
     first = max(0, -((tap - pad) // stride))
     stop = min(out_size, (size - 1 + pad - tap) // stride + 1)
     start = first * stride + tap - pad
@@ -55,7 +55,7 @@ def _span(tap: int, size: int, out_size: int, stride: int, pad: int) -> tuple[sl
 
 
 class _Convolve(torch.autograd.Function):
-    """A depthwise convolution; of its gradients only the weight's is our own."""
+    """A depthwise convolution; only the gradient of its weight differs from torch's."""
 
     @staticmethod
     def forward(
@@ -83,16 +83,16 @@ class _Convolve(torch.autograd.Function):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that computes what another one does, with its very parameters.
+    """A depthwise convolution that replaces another one and uses the same parameters.
 
     oneDNN, which computes torch's convolutions on a CPU, has no fast weight gradient for a kernel
     that is larger than the map: 20 to 80 ms instead of 1 to 3 for a batch of 64 at EfficientNet's
-    last stages, more than a third of a training step at 64 px (docs/decisions/0013). There the
-    gradient is `depthwise_weight_gradient`; anywhere else, torch's.
+    last stages, more than a third of a training step at 64 px (docs/decisions/0013). For such
+    kernels the gradient is `depthwise_weight_gradient`; for others it is torch's.
 
     Args:
-        conv: what it replaces: as many groups as channels in and out, no dilation, zeros around
-            the map; timm's `Conv2dSame` pads as TensorFlow does.
+        conv: the replaced convolution: as many groups as input and output channels, no dilation,
+            zero padding; timm's `Conv2dSame` pads as TensorFlow does.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -128,7 +128,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def replace_depthwise(network: nn.Module) -> None:
-    """Put a `DepthwiseConv2d` in the place of each convolution that it can compute.
+    """Replace each convolution that `DepthwiseConv2d` can compute by one.
 
     Args:
         network: changed in place; its parameters stay the same objects, under the same names.
@@ -151,6 +151,6 @@ def _is_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _pair(values: str | tuple[int, ...]) -> _Pair:
-    """Vertically and horizontally, for the type checker's sake."""
+    """A pair (vertical, horizontal), for the type checker."""
     assert not isinstance(values, str)
     return values[0], values[1]

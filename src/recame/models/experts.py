@@ -1,4 +1,4 @@
-"""The multi-expert classifier: a shared trunk, each expert's own tail, one batched head."""
+"""The multi-expert classifier: a shared backbone, a branch for each expert, one batched head."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from recame.models.classifier import ExpertHead
 from recame.models.pretrained import Pretrained, pretrained_mean_std, register_backbone
 from recame.pieces import apart, together
 
-#: Of the images where settings leave it open.
+#: Side of the images, if the settings leave it open.
 _USUAL_SIDE = 128
 
-# Its fields are what `torch.export` and `torch.utils._pytree` see of it.
+# `torch.export` and `torch.utils._pytree` see its fields.
 torch.export.register_dataclass(ExpertOutput)
 
 
@@ -32,14 +32,15 @@ class MultiExpertClassifier(nn.Module):
     """E experts over one backbone cut into stages (Shao et al., IEEE TCAD 2026).
 
     The first `shared_stages` stages run once for all experts. With pretrained weights the backbone
-    is loaded once and every expert's tail starts as a copy; without, each tail is drawn anew.
+    is loaded once, and every expert branch starts as a copy; without, each branch is initialised at
+    random.
 
     Args:
         architecture: what to build.
         num_classes: C.
-        spec: its channels, mean and std; normalisation happens inside `forward`.
+        spec: gives channels, mean and std; `forward` normalises the images.
         pretrained: as for `build_backbone`.
-        open_gates: likewise.
+        open_gates: as for `build_backbone`.
 
     Raises:
         ConfigError: the backbone cannot be built, or `shared_stages` or `pooled_stages` do not fit
@@ -61,8 +62,7 @@ class MultiExpertClassifier(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ConfigError(
-                f"num_classes={num_classes}: a network without classes answers nothing. Give as "
-                "many as there are."
+                f"num_classes={num_classes}: a classifier needs classes. Give their number."
             )
         self.architecture, self.spec, self.num_classes = architecture, spec, num_classes
         shared, num_experts = architecture.shared_stages, architecture.num_experts
@@ -91,7 +91,7 @@ class MultiExpertClassifier(nn.Module):
             standardise=architecture.standardise,
             pieces=spec.pieces,
         )
-        # The specification travels beside the weights; it is the one place that holds these.
+        # Not persistent: the specification is stored with the weights and holds these values.
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         self._norms_frozen = False
@@ -105,14 +105,14 @@ class MultiExpertClassifier(nn.Module):
         *,
         spec: PreprocessSpec | None = None,
     ) -> MultiExpertClassifier:
-        """The network that training makes of settings, before any training.
+        """The network that training builds from settings, before any training.
 
         Args:
-            config: the settings, see `recame.config.as_config`; None: the defaults. What they leave
-                open is decided by `Architecture.usual`.
+            config: the settings, see `recame.config.as_config`; None: the defaults.
+                `Architecture.usual` decides open settings.
             num_classes: C.
-            spec: of its images; None: 8-bit ones of `data.size`, 128 x 128 where that is open, in
-                colour unless `data.channels` is 1, normalised as the weights want it.
+            spec: of its images; None: 8-bit images of `data.size` (128 x 128 if open), in colour
+                unless `data.channels` is 1, with the normalisation of the weights.
 
         Raises:
             ConfigError: a setting is wrong, or the backbone cannot be built.
@@ -177,7 +177,7 @@ class MultiExpertClassifier(nn.Module):
         return int(self.head.classifier.weight.shape[-1])
 
     def stages(self, expert: int = 0) -> list[nn.Module]:
-        """One expert's stages from the images on: the shared ones, then its own."""
+        """All stages of an expert: the shared ones, then those of its branch."""
         return [*self.trunk, *self.tails[expert].children()]
 
     def forward(self, images: Tensor) -> ExpertOutput:
@@ -192,7 +192,7 @@ class MultiExpertClassifier(nn.Module):
         return self.from_trunk(*self.trunk_features(images))
 
     def trunk_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the shared stages, whose output a frozen trunk's user may keep.
+        """Run the shared stages. If they are frozen, their output may be cached.
 
         Args:
             images: (B, C, H, W) in [0, 1].
@@ -200,8 +200,8 @@ class MultiExpertClassifier(nn.Module):
         Returns:
             The last shared stage's map (B, c, h, w) (without shared stages: the normalised
             images), and the pooled outputs of the shared stages that feed the head (B, Q), where
-            Q may be 0. Of T pieces an image the maps lie below each other, (B, c, T * h, w), and
-            their outputs side by side, (B, T * Q).
+            Q may be 0. With T pieces per image the maps are stacked vertically, (B, c, T * h, w),
+            and the pooled outputs are concatenated, (B, T * Q).
         """
         seen = apart(images, self.spec.pieces)
         maps, parts = self._run(self.trunk, (seen - self.mean) / self.std, 0)
@@ -211,11 +211,11 @@ class MultiExpertClassifier(nn.Module):
         return together(maps, self.spec.pieces), pooled
 
     def from_trunk(self, maps: Tensor, pooled: Tensor) -> ExpertOutput:
-        """Run tails and heads on what `trunk_features` returned.
+        """Run expert branches and heads on the output of `trunk_features`.
 
         Args:
-            maps: as `trunk_features` returns them.
-            pooled: the same.
+            maps: from `trunk_features`.
+            pooled: from `trunk_features`.
 
         Returns:
             Logits (B, E, C) and features (B, E, D).
@@ -223,48 +223,48 @@ class MultiExpertClassifier(nn.Module):
         return self.head(self._pooled_from_trunk(maps, pooled))  # type: ignore[no-any-return]
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Averages over the map of the last `pooled_stages` stages, side by side.
+        """Features of all experts: map averages of the last `pooled_stages` stages, concatenated.
 
         Args:
             images: (B, C, H, W) in [0, 1].
 
         Returns:
-            (B, E, P), of T pieces an image (B, E, T * P).
+            (B, E, P); with T pieces per image (B, E, T * P).
         """
         return self._pooled_from_trunk(*self.trunk_features(images))
 
     def pooled_single(self, images: Tensor, expert: int = 0) -> Tensor:
-        """One expert's pooled features; everyone's while `tails_identical`.
+        """Pooled features of one expert; those of all experts if `tails_identical`.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            expert: which.
+            expert: its index.
 
         Returns:
-            (B, P), of T pieces an image (B, T * P).
+            (B, P); with T pieces per image (B, T * P).
         """
         return self._expert_pooled(expert, *self.trunk_features(images))
 
     @torch.no_grad()
     def tails_identical(self) -> bool:
-        """Whether all experts' tails hold the same weights and statistics."""
+        """Whether all expert branches hold the same weights and statistics."""
         first, *others = self.tails
         return all(_same_weights(first, other) for other in others)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters of the shared `trunk`, the experts' `tails` and the `head`."""
+        """Parameters of the shared backbone (`trunk`), expert branches (`tails`) and `head`."""
         return {name: list(part.parameters()) for name, part in self.named_children()}
 
     def set_batch_norm_frozen(self, frozen: bool) -> None:
-        """Keep the backbone's batch norms' statistics as they are while training, or free them."""
+        """Freeze or unfreeze the statistics of the backbone's batch norms during training."""
         self._norms_frozen = frozen
         self.train(self.training)
 
     def set_frozen_stages(self, num: int) -> None:
-        """Stop every expert's first stages from learning, weights and statistics; 0 frees them.
+        """Freeze the first stages of every expert, weights and statistics; 0 unfreezes them.
 
-        No gradient passes a stage whose input and weights have none: the largest maps of a network
-        cost their forward alone.
+        Frozen first stages need no backward pass, so the largest maps of a network only cost their
+        forward pass.
         """
         for parameter in self._stopped_stages[1]:
             parameter.requires_grad_(True)
@@ -279,8 +279,8 @@ class MultiExpertClassifier(nn.Module):
     def train(self, mode: bool = True) -> MultiExpertClassifier:
         """Set training mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
-        # The statistics of a frozen backbone are frozen too. The head's standardisation follows
-        # the features, whatever moves them.
+        # The statistics of a frozen backbone are frozen too. The head's feature normalisation
+        # always follows the features.
         frozen = self._norms_frozen or self.architecture.tuning != "full"
         for expert in range(self.num_experts):
             for number, stage in enumerate(self.stages(expert)):
@@ -289,14 +289,14 @@ class MultiExpertClassifier(nn.Module):
         return self
 
     def head_map(self, maps: Tensor) -> Tensor:
-        """What of a stage's output (B, c, h, w) the head averages: all of it, but for tokens."""
+        """The part of a stage's output (B, c, h, w) that the head averages: all but tokens."""
         return maps if self._pooled_channels is None else maps[:, self._pooled_channels]
 
     @torch.no_grad()
     def merged(self) -> MultiExpertClassifier:
-        """A copy without LoRA layers, their products added to the weights: as fast as unadapted.
+        """A copy with LoRA's products added to the weights: as fast as without LoRA.
 
-        Other adapters stay as they are.
+        Other adapters are kept.
         """
         model = copy.deepcopy(self)
         if self.architecture.tuning == "lora":
@@ -306,20 +306,19 @@ class MultiExpertClassifier(nn.Module):
 
     @torch.no_grad()
     def joined(self, other: MultiExpertClassifier, expert: int = -1) -> MultiExpertClassifier:
-        """Two experts: this model's first one and one of the other's.
+        """An ensemble of two experts: the first of this model and one of the other.
 
-        Experts that were trained differently err differently, which is what an ensemble lives
-        from; and where the taus rise over the experts, the first and the last are the smallest and
-        the largest (docs/decisions/0008). The price is two whole networks, but for the first
-        stages if they are equal.
+        Experts that were trained differently make different errors, so their ensemble is better. If
+        tau rises over the experts, the first and the last have the smallest and the largest
+        (docs/decisions/0008). The ensemble costs two whole networks, except for equal first stages.
 
         Args:
-            other: of the same backbone, head, classes and preprocessing; how many experts it has
-                and what they share may differ.
-            expert: which of the other's, from its last if negative.
+            other: of the same backbone, head, classes and preprocessing; the number of experts and
+                of shared stages may differ.
+            expert: index of the other's expert; negative counts from the last.
 
         Returns:
-            A model of its own, on this one's device, in evaluation mode.
+            A new model, on this one's device, in evaluation mode.
         """
         own, others = self.stages(0), other.stages(expert)
         equal = [_same_weights(a, b) for a, b in zip(own, others, strict=True)]
@@ -334,7 +333,7 @@ class MultiExpertClassifier(nn.Module):
         return model.to(next(self.parameters()).device).eval()
 
     def _run(self, stages: nn.ModuleList, maps: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:
-        """Run stages number `first` and on; also the averages of those that feed the head."""
+        """Run the stages from number `first` on; also return the averages that feed the head."""
         pooled = []
         for number, stage in enumerate(stages, first):
             maps = stage(maps)
@@ -352,7 +351,7 @@ class MultiExpertClassifier(nn.Module):
         return self._of_images(torch.cat(own, 1) if len(own) > 1 else own[0])
 
     def _of_images(self, rows: Tensor) -> Tensor:
-        """Values of pieces (B * T, Q) side by side (B, T * Q)."""
+        """Concatenate the values of an image's pieces: (B * T, Q) -> (B, T * Q)."""
         pieces = self.spec.pieces
         return rows if pieces == 1 else rows.reshape(-1, pieces * rows.shape[1])
 
@@ -365,7 +364,7 @@ class MultiExpertClassifier(nn.Module):
 
 
 def _same_weights(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules of one kind hold the same weights and statistics."""
+    """Whether two modules of the same kind hold the same weights and statistics."""
     state, other = first.state_dict(), second.state_dict()
     return all(torch.equal(state[name], other[name]) for name in state)
 

@@ -1,4 +1,4 @@
-"""The fastest forward at hand for frozen weights: an ONNX graph on a CPU, else eager."""
+"""The fastest available forward pass for frozen weights: an ONNX graph on a CPU, else eager."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ logger = logging.getLogger(__name__)
 #: One tensor or several, batch first.
 Outputs = Tensor | tuple[Tensor, ...]
 
-#: Pixels to embed from which a graph pays for itself on a CPU: one that is recorded (under a
-#: second), and one that `torch.onnx` must export (about ten).
+#: Least number of pixels for which making a graph pays off on a CPU: a recorded graph (under a
+#: second), and one from `torch.onnx` (about ten seconds).
 GRAPH_PIXELS, EXPORT_PIXELS = 4_000_000, 40_000_000
-#: Pixels that pass a graph at once: a large batch goes in parts, whose maps stay in the caches.
+#: Pixels in one call of a graph: a large batch is split, so that its maps stay in the CPU caches.
 _PART_PIXELS = 1 << 17
-#: How far a recorded graph may be from the network, beside the number's size or 1.
+#: Largest difference of a recorded graph from the network, relative to the value or to 1.
 _TOLERANCE = 1e-3
 _GIVEN_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS})
 
 
 class FrozenForward:
-    """Run a module whose weights stay as they are, without autograd, as fast as the device allows.
+    """Run a module with fixed weights, without autograd, as fast as the device allows.
 
-    On a CPU with onnxruntime and many images ahead, the module becomes a graph with its batch
-    norms folded away; otherwise, or where the network cannot be exported, it runs eagerly in
-    inference mode. The choice depends on the network and the amount of work, never on a timing, so
-    that a repeated run takes the same path. A machine that has no room for the graph at the moment
-    does not decide: that is refused, since the eager path rounds otherwise, and a run that is
-    resumed, or one on a second machine, would not end with the same weights.
+    On a CPU with onnxruntime and for many images, the module becomes a graph with folded batch
+    norms. Otherwise, or if the network cannot be exported, it runs eagerly in inference mode. The
+    choice depends on the network and the amount of work, never on a timing, so a repeated run makes
+    the same choice. If memory or disk are too full for the graph, this is an error and not a reason
+    for eager mode: eager mode rounds differently, so a resumed run, or one on another machine,
+    would end with other weights.
 
     Args:
         module: maps images (B, C, H, W) in [0, 1] to one tensor or a tuple of tensors, batch first.
-        example: a batch of at least one image of the size to come.
-        num_images: how many images will pass.
-        precision: `32`, `bf16` or `16`: the eager path's autocast.
-        function: runs in the place of the module's own forward, and uses its weights alone.
+        example: a batch of at least one image, of the later size.
+        num_images: number of images to process.
+        precision: `32`, `bf16` or `16`: autocast of eager mode.
+        function: runs instead of the module's own forward, and uses only its weights.
 
     Raises:
-        DataError: memory or disk give out while the graph is made.
+        DataError: memory or disk run out while the graph is made.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FrozenForward:
 
     @property
     def uses_graph(self) -> bool:
-        """Whether an exported graph runs."""
+        """Whether a graph runs, not eager mode."""
         return self._session is not None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -91,17 +91,17 @@ class FrozenForward:
         with torch.inference_mode(), autocast:
             result = self._module(images)
         outputs = result if isinstance(result, tuple) else (result,)
-        # A clone outside inference mode, so that heads can train on it.
+        # Clone outside of inference mode, so that heads can train on the result.
         return tuple(output.float().clone() for output in outputs)
 
 
 def becomes_graph(device: torch.device, pixels: int) -> bool:
-    """Whether so many pixels pass a graph, on a device and with the packages for that."""
+    """Whether a graph is used for so many pixels on this device, with the installed packages."""
     return device.type == "cpu" and pixels >= GRAPH_PIXELS and graph_runtime_available()
 
 
 class _Calling(nn.Module):
-    """What a function makes of a module: a graph is exported from a forward alone."""
+    """A module whose forward calls a function: only a forward can be exported as a graph."""
 
     def __init__(self, module: nn.Module, function: Callable[[Tensor], Outputs]) -> None:
         super().__init__()
@@ -121,8 +121,8 @@ def _session_or_none(module: nn.Module, example: Tensor, *, export: bool) -> Any
     try:
         session = _recorded_session(module, example)
         if session is None and export:
-            # Two images: the exporter would take a batch of one for a constant. In memory: no disk
-            # that may be full has a part in it.
+            # Two images, because the exporter would treat a batch of one as a constant. In memory,
+            # because the disk may be full.
             program = _program(module, example[:1].contiguous().repeat(2, 1, 1, 1), None)
             session = _session(program.model_proto.SerializeToString())
         return session
@@ -130,9 +130,8 @@ def _session_or_none(module: nn.Module, example: Tensor, *, export: bool) -> Any
         if _gave_out(error):
             raise DataError(
                 f"The network's graph cannot be made here ({error}): memory or disk give out. "
-                "Without it the answers would be rounded otherwise than on a machine that has "
-                "room, so a resumed run would not be the same. Free memory and space (TMPDIR), and "
-                "start again."
+                "Without the graph, answers would be rounded differently, so a resumed run would "
+                "not give the same result. Free memory and disk space (TMPDIR), and start again."
             ) from error
         reason = str(error).partition("\n")[0]
         logger.warning("This network cannot become a graph (%s): it runs eagerly, slower.", reason)
@@ -140,7 +139,7 @@ def _session_or_none(module: nn.Module, example: Tensor, *, export: bool) -> Any
 
 
 def _recorded_session(module: nn.Module, example: Tensor) -> Any:
-    """None where the network cannot be recorded, or the record answers otherwise than it."""
+    """A session of the recorded graph; None if recording fails or its answers differ."""
     try:
         session = _session(quick_onnx(module, example))
     except UnrecordableError:
@@ -160,8 +159,8 @@ def _session(graph: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    # A waiting thread must not spin on a core that another program could use: it slows the graph
-    # itself down, and alone it gains nothing.
+    # Waiting threads must not spin: on a busy machine this slows the graph down, on a quiet one it
+    # gains nothing.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -178,7 +177,7 @@ def _answers(session: Any, images: Tensor) -> tuple[Tensor, ...]:
 
 
 def _gave_out(error: BaseException) -> bool:
-    """Whether it was the machine that failed, not the network."""
+    """Whether the machine failed (memory or disk), not the network."""
     told: BaseException | None = error
     while told is not None:
         if isinstance(told, MemoryError) or getattr(told, "errno", None) in _GIVEN_OUT:
@@ -190,12 +189,12 @@ def _gave_out(error: BaseException) -> bool:
 
 
 def quick_onnx(module: nn.Module, example: Tensor, *, output_names: Sequence[str] = ()) -> bytes:
-    """A module's graph, written from two recorded forwards (`recorded_graph`), in under a second.
+    """A module's graph from two recorded forward passes (`recorded_graph`), in under a second.
 
     Args:
         module: as for `export_onnx`, on the CPU.
         example: (B, ...), one image or more.
-        output_names: of the graph's outputs; none: `output_0` and so on. The input is `images`.
+        output_names: of the graph's outputs; empty: `output_0` and so on. The input is `images`.
 
     Raises:
         UnrecordableError: this network needs `torch.onnx`.
@@ -208,11 +207,11 @@ def quick_onnx(module: nn.Module, example: Tensor, *, output_names: Sequence[str
 def export_onnx(
     module: nn.Module, example: Tensor, path: Path, *, output_names: Sequence[str] | None = None
 ) -> None:
-    """Write a module as an ONNX graph with a dynamic batch, without the exporter's chatter.
+    """Write a module as an ONNX graph with a dynamic batch; the exporter's messages are silenced.
 
     Args:
         module: in evaluation mode; maps one batch to one tensor or a tuple of tensors.
-        example: (B, ...), two images or more: the exporter takes a batch of one for a constant.
+        example: (B, ...), two images or more: the exporter treats a batch of one as a constant.
         path: the file to write, weights included.
         output_names: of the graph's outputs; None: the exporter's own. The input is `images`.
     """

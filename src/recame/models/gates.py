@@ -17,7 +17,7 @@ from recame.models import MultiExpertClassifier, RegionalChannelAttention
 def attention_layers(
     model: MultiExpertClassifier,
 ) -> list[tuple[int, int | None, RegionalChannelAttention]]:
-    """(stage, expert, the stage's last attention layer), shared stages first, of no expert."""
+    """(stage, expert, the stage's last attention layer); shared stages first, without expert."""
     parts = [(None, 0, model.trunk), *((e, len(model.trunk), t) for e, t in enumerate(model.tails))]
     return [
         (number, expert, layers[-1])
@@ -28,14 +28,14 @@ def attention_layers(
 
 
 def gate_grid(model: MultiExpertClassifier) -> tuple[int, int]:
-    """Rows and columns of a model's regions; one for attention over the whole map."""
+    """Rows and columns of a model's regions; (1, 1) for attention over the whole map."""
     plan = model.architecture
     return plan.regions if plan.attention == "regional" else (1, 1)
 
 
 @contextmanager
 def reading_gates(layers: Sequence[RegionalChannelAttention]) -> Iterator[list[list[Tensor]]]:
-    """Collect the gates (B, C, R, S) of each layer for every batch that passes meanwhile."""
+    """Collect the gates (B, C, R, S) of each layer for every batch within the block."""
     read: list[list[Tensor]] = [[] for _ in layers]
 
     def read_gates(found: list[Tensor], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -54,15 +54,15 @@ def reading_gates(layers: Sequence[RegionalChannelAttention]) -> Iterator[list[l
 
 
 def forward_with_gates(model: MultiExpertClassifier, images: Tensor) -> tuple[ExpertOutput, Tensor]:
-    """A forward, and the mean gates of each gated stage and region on the way.
+    """A forward pass, and the mean gates of each gated stage and region.
 
     Args:
         model: with regional or channel attention.
         images: (B, C, H, W) in [0, 1].
 
     Returns:
-        The model's output, and (B, S, R): of the last attention of each stage that has one, the
-        mean over channels and experts for each of the grid's R regions.
+        The model's output, and mean gates (B, S, R): from the last attention of each of the S
+        stages that have one, the mean over channels and experts for each of the grid's R regions.
     """
     layers, grid = attention_layers(model), gate_grid(model)
     with reading_gates([layer for _, _, layer in layers]) as read:
@@ -77,19 +77,19 @@ def forward_with_gates(model: MultiExpertClassifier, images: Tensor) -> tuple[Ex
 
 
 def every_attention(model: nn.Module) -> list[RegionalChannelAttention]:
-    """All attention layers of a network, not the last of each stage alone."""
+    """All attention layers of a network, not only the last one of each stage."""
     return [m for m in model.modules() if isinstance(m, RegionalChannelAttention)]
 
 
 def gate_spread(gates: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Whether gates do anything: where they stand, how far apart, and how much they answer.
+    """Measure whether gates have an effect: their mean, spread, and variation between images.
 
     Args:
-        gates: (B, C, R, S) of each layer, at least one; every gate counts alike.
+        gates: (B, C, R, S) of each layer, at least one; all gates have equal weight.
 
     Returns:
         () each: `gate_mean`; `gate_std`, over layers, channels, regions and images;
-        `gate_varies`, the standard deviation over the images alone, mean over all the rest.
+        `gate_varies`, the standard deviation over images, averaged over all other axes.
     """
     flat = torch.cat([layer.float().flatten() for layer in gates])
     varies = torch.cat([layer.float().std(0, correction=0).flatten() for layer in gates])

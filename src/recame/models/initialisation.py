@@ -1,6 +1,7 @@
-"""Where a cosine classifier starts: at the classes' mean features, or at features of their names.
+"""Initialise a cosine classifier with the classes' mean features, or with text features.
 
-Semantic initialisation and its stand-in without a text encoder: Shi et al., LIFT, ICML 2024.
+Source, for text features (semantic initialisation) and for class means as their substitute without
+a text encoder: Shi et al., LIFT, ICML 2024.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ def class_means(pooled: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """The mean feature of each class.
 
     Args:
-        pooled: (N, ..., P), for example with views or experts between.
+        pooled: (N, ..., P); the axes between may be views or experts.
         target: (N,) class indices.
         num_classes: C.
 
     Returns:
-        (C, ..., P); not a number for a class without an image.
+        (C, ..., P); NaN for a class without an image.
 
     Examples:
         >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
@@ -48,19 +49,19 @@ def initialise_classifier(
     target: Tensor,
     names: Sequence[str],
 ) -> None:
-    """Set a head's standardisation, and the directions of its cosine classifier, in place.
+    """Set a head's feature normalisation, and the directions of its cosine classifier, in place.
 
     Args:
         head: of E experts.
-        how: `random` leaves the classifier as it was drawn, `class_means`, or a file for
+        how: `random` keeps the classifier's random weights; `class_means`; or a file for
             `read_text_features`.
         pooled: (N, V, P) features of training images under V views, or (N, V, E, P).
         target: (N,) class indices.
         names: C class names, index order.
 
     Raises:
-        ConfigError: the head has no cosine classifier on the features themselves, or the file's
-            features are not as wide as them.
+        ConfigError: the head has no cosine classifier on the pooled features, or the file's
+            features have another width.
         CheckpointError: the file cannot be read, or lacks a class.
     """
     flat = pooled.reshape(-1, head.shape[1])
@@ -73,7 +74,7 @@ def initialise_classifier(
 
 
 def read_text_features(path: Path, names: Sequence[str]) -> Tensor:
-    """Features of the classes' names by the text encoder that the backbone was trained with.
+    """Read features of the class names, from the text encoder of the backbone's pretraining.
 
     Args:
         path: a .safetensors file with one vector (D,) under each class's name, or a .npy file of

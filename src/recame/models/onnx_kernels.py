@@ -1,4 +1,4 @@
-"""A recorded network as an ONNX graph: an operator, or a few, for each of torch's kernels."""
+"""Write a recorded network as an ONNX graph: one or a few operators for each torch kernel."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def write_onnx(recording: Recording, output_names: Sequence[str]) -> bytes:
     """Write the graph, weights included.
 
     Args:
-        recording: of a network that maps one batch; the graph's input is `images`, any number of
-            them.
-        output_names: one an output.
+        recording: of a network that maps one batch; the graph's input is `images`, of any number.
+        output_names: one for each output.
 
     Raises:
-        UnrecordableError: it has a kernel, or a way of calling one, that nothing is written for.
+        UnrecordableError: it has a kernel, or a call of one, that this module cannot write.
     """
     writer = OnnxWriter(recording)
     for operation in recording.operations:
@@ -35,7 +34,7 @@ def write_onnx(recording: Recording, output_names: Sequence[str]) -> bytes:
             found = emit(writer, *operation.args)
         except (TypeError, ValueError, LookupError, AssertionError) as error:
             raise UnrecordableError(f"{operation.name} is called in another way") from error
-        # Of several results the first ones are written; `name` refuses what uses the others.
+        # Only the first results are written; `name` refuses operations that use the others.
         for result, name in zip(
             operation.results, [found] if isinstance(found, str) else found, strict=False
         ):
@@ -53,7 +52,7 @@ def _unless(fits: bool, what: str) -> None:
 
 
 def _axes(value: Value, dims: Any) -> list[int]:
-    """Axes from the front; none given are all."""
+    """Axes counted from the front; if none are given, all."""
     found = [dims] if isinstance(dims, int) else dims or range(_rank(value))
     axes = [axis % _rank(value) for axis in found]
     _unless(0 not in axes, "what mixes images")
@@ -124,7 +123,7 @@ def _convolution(
 def _batch_norm(
     g: OnnxWriter, x: Value, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
 ) -> list[str]:
-    # `native_batch_norm` says whether it trains, the kernel for inference alone does not.
+    # `native_batch_norm` has a flag for training; the kernel for inference has none.
     training, epsilon = (rest[0], rest[2]) if len(rest) == 3 else (False, rest[1])
     _unless(not training and isinstance(mean, Tensor), "batch norms that train")
     weight = torch.ones_like(mean) if weight is None else weight
@@ -247,7 +246,7 @@ def _view(g: OnnxWriter, x: Value, size: list[Any]) -> str:
         own = math.prod(p.times if isinstance(p, Batch) else p for p in x.shape)
         others = math.prod(p.times if isinstance(p, Batch) else p for p in size if p != -1)
         size = [own // others if part == -1 else part for part in size]
-    # One size may be left to be told by the others.
+    # One size may be -1; it follows from the others.
     return g.add("Reshape", x, g.array([p if isinstance(p, int) else -1 for p in size]))
 
 
@@ -344,7 +343,7 @@ def _attention(
     return [g.add("MatMul", g.add("Softmax", scores, axis=-1), value)]
 
 
-#: Of torch's kernels, those that overwrite their first argument (`relu_`) by the other's name.
+#: Torch kernels that overwrite their first argument (`relu_`) -> the name of the other kernel.
 _KERNELS: dict[str, Callable[..., str | list[str]]] = {
     "convolution.default": _convolution,
     "native_batch_norm.default": _batch_norm,

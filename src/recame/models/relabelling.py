@@ -1,4 +1,4 @@
-"""A trained network for other classes: what it knows of those that keep their name stays."""
+"""Adapt a trained network to other classes; classes that keep their name keep their weights."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from recame.names import quoted
 
 @torch.no_grad()
 def adapted_to(loaded: LoadedModel, label_space: LabelSpace) -> LoadedModel:
-    """A checkpoint's network with a label space that has more, fewer or reordered classes.
+    """A checkpoint's network for a label space with more, fewer or reordered classes.
 
     Every expert keeps the class vector and bias of each class that has the same name in both, so
-    that the logits of these classes stay what they were; classes that are no longer there are left
-    out. Backbone, standardisation and hidden layer belong to no class and stay.
+    the logits of these classes do not change; classes that no longer exist are left out. Backbone,
+    feature normalisation and hidden layer are kept.
 
-    A new class starts without information, and with the least bias of the others:
+    A new class starts without information, and with the smallest bias of the others:
 
-    - linear: at the mean of the others' vectors, of which softmax sees nothing beside them. Its
-      logit is never above the mean of theirs, so it is not predicted before training.
-    - cosine: at a direction drawn as a new head's, nearly orthogonal to all features. (The mean's
-      direction is closer to an image between two classes than either of them, and would take the
-      doubtful images; it would also be the same for every new class.) `torch.manual_seed` makes
-      it repeatable.
+    - linear: at the mean of the other class vectors, which has no effect in the softmax. Its logit
+      is never above the mean of theirs, so the class is not predicted before training.
+    - cosine: at a random direction, as in a new head, nearly orthogonal to all features. (The
+      direction of the mean would be closer to an image between two classes than either of them,
+      and would win the doubtful images; it would also be the same for every new class.) Use
+      `torch.manual_seed` to make it repeatable.
 
     Args:
-        loaded: left as it is.
-        label_space: its names decide which class is which; with its counts, it is the result's.
+        loaded: is not changed.
+        label_space: classes are matched by name; the result has this label space.
 
     Raises:
         DataError: no class has the same name in both.
@@ -74,6 +74,6 @@ def adapted_to(loaded: LoadedModel, label_space: LabelSpace) -> LoadedModel:
     classifier.weight, classifier.bias = nn.Parameter(start), nn.Parameter(least)
     model.num_classes = count
     if model.architecture.tuning_rank is None:
-        # Left open, it would follow from the new number of classes when the network is built again.
+        # Fix the rank: if open, it would be derived from the new number of classes.
         model.architecture = replace(model.architecture, tuning_rank=rank_of(model))
     return LoadedModel(model, label_space, loaded.spec, model.architecture)

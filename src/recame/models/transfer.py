@@ -1,4 +1,4 @@
-"""A trained network as the start of another one: its stages, under a head that is new."""
+"""Start a new network from a trained one: its stages, with a new head."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ def continued(
     num_classes: int,
     spec: PreprocessSpec,
 ) -> MultiExpertClassifier:
-    """A new network whose stages start at a trained one's; its head is drawn anew.
+    """A new network whose stages start from a trained one, with a newly initialised head.
 
-    Its experts take the source's in order, and the first one again where there are more. Fewer
-    take the last ones, and all take the very last where they share stages that the source's
-    experts do not: a tail fits no other's stages, and the first of two joined experts knows no more
-    than what it was pretrained on. LoRA's products are part of the weights that are taken.
+    Its experts take the source's experts in order, and further ones take the first again. If there
+    are fewer experts, they take the last ones. If they share stages that the source's experts do
+    not share, all take the last expert: an expert branch fits only its own first stages, and in an
+    ensemble the first expert has only seen the pretraining. LoRA's products are part of the weights
+    that are taken.
 
     Args:
-        source: any network of ours; left as it is.
-        architecture: of the new one. Attention of the same kind is taken too; other attention
-            starts open. Adapters stay adapters, of the source's rank if this leaves it open.
-        num_classes: C of the new one.
-        spec: of the new one, of as many channels; with the source's `mean` and `std` the stages see
-            what they know.
+        source: any network of recame; is not changed.
+        architecture: of the new network. Attention of the same kind is taken too; other attention
+            starts as the identity. Adapters are kept, with the source's rank if this is open.
+        num_classes: C of the new network.
+        spec: of the new network, with the same number of channels. With the source's `mean` and
+            `std` the stages see the inputs that they were trained on.
 
     Raises:
         ConfigError: the source has another backbone, fewer stages, or adapters that the new network
-            is not built for.
+            does not have.
     """
     assert spec.channels == source.spec.channels
     if source.architecture.tuning == "lora":
@@ -70,18 +71,18 @@ def continued(
 def take_stages(
     model: MultiExpertClassifier, source: MultiExpertClassifier, experts: Sequence[int]
 ) -> bool:
-    """Make a network's stages copies of the first ones of another's experts.
+    """Copy the weights of another network's first stages into a network.
 
-    Attention is taken where both have the same; else it is left behind, and the network's own
-    stays as it was. So does LoRA, and adapters that the source has none of.
+    Attention is copied if both have the same; else the network keeps its own. It also keeps its
+    LoRA layers, and adapters that the source does not have.
 
     Args:
         model: changed in place, if the weights fit.
         source: without LoRA.
-        experts: which of the source's each expert takes; shared stages come from the first.
+        experts: index of the source's expert for each expert; shared stages come from the first.
 
     Returns:
-        Whether they fit; if not, nothing was changed.
+        Whether the weights fit; if not, nothing is changed.
     """
     ours, theirs = model.architecture, source.architecture
     assert theirs.tuning != "lora"
@@ -89,7 +90,7 @@ def take_stages(
         return False
     attention, adapters = ours.same_attention(theirs), theirs.tuning == "adapter"
     pairs: list[tuple[Tensor, Tensor]] = []
-    # The first expert's last, so that what all share is the first one's.
+    # Copy the first expert last, so that shared stages come from it.
     for expert, donor in reversed(list(enumerate(experts))):
         own, others = model.stages(expert), source.stages(donor)[: model.num_stages]
         grid = next((m.grid for m in own[0].modules() if isinstance(m, PatchEmbedding)), None)
@@ -104,7 +105,7 @@ def take_stages(
 
 
 def _donors(model: MultiExpertClassifier, source: MultiExpertClassifier) -> list[int]:
-    """Which of the source's experts each of the model's takes its stages from."""
+    """For each expert of the model, the source's expert whose stages it takes."""
     count, present = model.num_experts, source.num_experts
     if source.architecture.shared_stages < model.architecture.shared_stages:
         return [present - 1] * count
@@ -121,7 +122,7 @@ def _weights(
 ) -> Iterator[tuple[str, Tensor]]:
     """Weights and statistics in order, each with the last part of its name.
 
-    What comes before the last part depends on whether attention stands in between.
+    The earlier parts of a name depend on whether attention was inserted.
     """
     modules = nn.ModuleList(stages)
     skipped: list[str] = []

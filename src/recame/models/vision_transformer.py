@@ -1,9 +1,9 @@
-"""Vision transformers as stages that pass maps on, like a convolutional network's.
+"""Vision transformers as stages that pass maps on, as in a convolutional network.
 
-Between two stages flows one tensor (B, C + P * C, h, w): the patch tokens as a map of C channels,
-then the P prefix tokens (class, registers), each as C channels that hold the same value at every
-place. The mean over the map of those channels is the token itself, so that pooling, caches and
-attribution need to know nothing about tokens.
+Stages pass on one tensor (B, C + P * C, h, w): the patch tokens as a map of C channels, then the P
+prefix tokens (class, registers), each as C channels with the same value at every place. The mean of
+these channels over the map is the token itself, so pooling, caches and attribution need not know
+about tokens.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _NUM_STAGES = 4
 
 
 class PatchEmbedding(nn.Module):
-    """Images -> patch, position and prefix tokens, of any image size.
+    """Embed images of any size as patch and prefix tokens with positions.
 
-    An image of another size than the network was built for gets resampled positions; one that
-    patches do not divide is padded at the right and the bottom.
+    For another image size than that of the network, positions are resampled. An image whose size is
+    not a multiple of the patch size is padded at the right and the bottom.
 
     Args:
         model: a timm vision transformer, made with `dynamic_img_size`.
@@ -58,10 +58,10 @@ class PatchEmbedding(nn.Module):
         return self.patch_embed.grid_size  # type: ignore[no-any-return]
 
     def positions(self, grid: tuple[int, int]) -> Tensor | None:
-        """The positions' tokens, resampled if they are for another grid."""
+        """The position embeddings, resampled if they are for another grid."""
         from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
-        # Not timm's own early exit: it is closed while a graph is exported.
+        # timm's own early return is switched off while a graph is exported, so it is repeated here.
         if self.pos_embed is None or grid == self.grid:
             return self.pos_embed  # type: ignore[no-any-return]
         return resample_abs_pos_embed(  # type: ignore[no-any-return]
@@ -78,9 +78,9 @@ class TransformerStage(nn.Module):
     Args:
         blocks: of timm.
         width: C.
-        gate: maps patches (B, C, h, w) to the same shape; prefix tokens pass beside it.
+        gate: maps patches (B, C, h, w) to the same shape; prefix tokens bypass it.
         norm: of the last stage, over all tokens.
-        rope: makes the blocks' rotary positions, if they take any.
+        rope: makes the rotary positions of the blocks, if they use any.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ def maps_to_tokens(maps: Tensor, width: int) -> tuple[Tensor, int]:
     num_prefix = maps.shape[1] // width - 1
     if not num_prefix:
         return patches, 0
-    # Not read off one place: attribution would find it there.
+    # The mean, and not the value at one place, where attribution would then point.
     prefix = maps[:, width:].mean((2, 3)).reshape(-1, num_prefix, width)
     return torch.cat([prefix, patches], 1), num_prefix
 
@@ -158,7 +158,7 @@ def maps_to_tokens(maps: Tensor, width: int) -> tuple[Tensor, int]:
 def is_cuttable(model: nn.Module) -> bool:
     """Whether a timm network is a plain vision transformer: one width, one grid, one class token.
 
-    Rotary positions of a depth's own (timm's `rope_mixed`) are left out.
+    Networks with different rotary positions at each depth (timm's `rope_mixed`) are excluded.
     """
     parts = ("patch_embed", "blocks", "cls_token", "reg_token", "pos_embed", "norm_pre")
     return all(hasattr(model, part) for part in parts) and not getattr(model, "rope_mixed", False)
@@ -171,19 +171,19 @@ def cut_transformer(
     *,
     gate_last: bool = True,
 ) -> list[nn.Sequential]:
-    """Four stages of equally many blocks, as far as they divide.
+    """Cut a transformer into four stages with the same number of blocks, if it divides.
 
     Args:
         model: for which `is_cuttable` holds.
         gate: makes a stage's attention for a width.
-        num_stages: only the first so many; 0: all. The final norm goes with the last stage.
-        gate_last: whether the last stage has attention too: nobody would see its patches where
-            only the class token is pooled.
+        num_stages: number of first stages to keep; 0: all. The final norm belongs to the last.
+        gate_last: whether the last stage has attention too; it has no effect if only the class
+            token is pooled.
     """
     blocks = list(model.blocks)
     count = num_stages_of(model)
     bounds = [i * len(blocks) // count for i in range(count + 1)]
-    # Networks that pool by averaging may have a norm after the pooling: here it acts on the tokens.
+    # Networks with average pooling may have a norm after it; here it acts on the tokens.
     norm = nn.Sequential(model.norm, model.fc_norm)
     stages, num_stages = [], num_stages or count
     for number in range(num_stages):
@@ -192,7 +192,7 @@ def cut_transformer(
             model.embed_dim,
             gate=gate(model.embed_dim) if gate_last or number < num_stages - 1 else None,
             norm=norm if number == count - 1 else None,
-            # A copy: stages must not share tensors, or they could not be saved.
+            # Copy, because stages that share tensors cannot be saved.
             rope=copy.deepcopy(getattr(model, "rope", None)),
         )
         first = [PatchEmbedding(model)] if number == 0 else []
@@ -202,7 +202,7 @@ def cut_transformer(
 
 @torch.no_grad()
 def cut_is_exact(model: Any, in_channels: int) -> bool:
-    """Whether the stages compute what the whole network does, on a small image."""
+    """Whether the stages compute the same as the whole network, on a small image."""
     model.eval()
     images = torch.linspace(-1, 1, in_channels * 64 * 64).view(1, in_channels, 64, 64)
     try:
@@ -217,12 +217,12 @@ def cut_is_exact(model: Any, in_channels: int) -> bool:
 
 
 def num_stages_of(model: Any) -> int:
-    """How many stages `cut_transformer` makes."""
+    """Number of stages that `cut_transformer` makes."""
     return min(_NUM_STAGES, len(model.blocks))
 
 
 def pooled_channels(model: Any, pooling: str, name: str) -> slice:
-    """Which channels of a stage's maps feed the head.
+    """The channels of a stage's maps that feed the head.
 
     Args:
         model: for which `is_cuttable` holds.
@@ -230,7 +230,7 @@ def pooled_channels(model: Any, pooling: str, name: str) -> slice:
         name: of the network, for the error.
 
     Raises:
-        ConfigError: a class token is asked for and there is none.
+        ConfigError: a class token is requested and the network has none.
     """
     width = int(model.embed_dim)
     if pooling == "average":

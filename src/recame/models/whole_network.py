@@ -1,4 +1,4 @@
-"""A timm network that nothing cuts: one stage, of which experts share all or nothing."""
+"""A timm network that cannot be cut: one stage; experts share all of it or nothing."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-#: How far the average of a map may be from what timm pools, in units of the largest number.
+#: Largest difference of a map's average from timm's pooled features, relative to the largest value.
 _TOLERANCE = 1e-3
 
 Layout = Literal["NCHW", "NHWC", "tokens", "pooled"]
 
 
 class WholeNetwork(nn.Module):
-    """Images -> the map that timm's features are, or what timm pools of them as a map of one place.
+    """Map images to timm's features as a map, or to timm's pooled features as a map of one place.
 
     Args:
         model: of timm, without a classifier.
-        layout: of its features; `pooled`: they are taken after timm's own pooling, since their
-            average is something else.
+        layout: of its features; `pooled`: features after timm's own pooling, which is not their
+            average.
         grid: rows and columns of `tokens`, which begin with the prefix tokens.
     """
 
@@ -38,7 +38,7 @@ class WholeNetwork(nn.Module):
 
 @torch.no_grad()
 def as_one_stage(model: Any, in_channels: int, size: tuple[int, int]) -> tuple[WholeNetwork, int]:
-    """A network as a stage, and the channels of its output.
+    """A network as one stage, and the number of channels of its output.
 
     Args:
         model: of timm, without a classifier; put into training mode.
@@ -46,7 +46,7 @@ def as_one_stage(model: Any, in_channels: int, size: tuple[int, int]) -> tuple[W
         size: height and width of an image that it takes.
 
     Raises:
-        ValueError: its features are no tensor of one width; says what they are.
+        ValueError: its features are not a tensor of one width; the message says what they are.
     """
     model.eval()
     try:
@@ -71,7 +71,7 @@ def as_one_stage(model: Any, in_channels: int, size: tuple[int, int]) -> tuple[W
 def _layouts(
     found: object, width: int, size: tuple[int, int]
 ) -> list[tuple[Layout, tuple[int, int]]]:
-    """How features of this shape may be meant."""
+    """Possible layouts of features of this shape."""
     if not isinstance(found, Tensor):
         return []
     if found.ndim == 4:

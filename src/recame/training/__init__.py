@@ -1,1 +1,1 @@
-"""The run, and only the run: plan, probe, fine-tune, keep; or a student of a finished one."""
+"""Training of a run: plan, probe, fine-tune, select a phase; or a student of a finished run."""

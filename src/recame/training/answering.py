@@ -1,4 +1,4 @@
-"""The end of a training: the graph is made, checked against torch and kept; the price is told."""
+"""The end of a training: make a run's graph, check it against torch, and report its speed."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import budget_s
 from recame.training.student.offer import student_offer
 
-#: Largest difference of a feature, beside its size or 1.
+#: Largest difference of a feature, relative to its size or to 1.
 _MAX_FEATURE_DIFFERENCE = 1e-3
-#: Large images that are read to tell what their tiles cost.
+#: Number of large images that are read to measure the cost of tiles.
 _READ = 4
-#: What `torch.onnx` takes for a network that cannot be recorded.
+#: Seconds of `torch.onnx` for a network that cannot be recorded.
 _SLOW_EXPORT_S = 20.0
 
 _PACKAGES = ("recame", "torch", "timm", "onnx", "onnxruntime")
 
 
 class _NoGraphError(Exception):
-    """Why a run keeps none."""
+    """The reason why a run keeps no graph."""
 
 
 def keep_graph(run: OngoingRun) -> None:
-    """Make the graph of the network that was kept, and tell how fast the run answers.
+    """Make the graph of the selected network, and report how fast the run answers.
 
-    On a CPU in full precision; elsewhere, and where the graph cannot be made or does not answer as
-    torch does, the run keeps none and answers in torch: `run.json` says why. What it costs is
-    reckoned by `recame.training.loop.cost.graph_cost_s`.
+    A graph is made on a CPU in full precision. Otherwise, or if the graph cannot be made or its
+    answers differ from torch's, the run keeps none and answers in torch: `run.json` says why.
+    `recame.training.loop.cost.graph_cost_s` estimates the time for this.
 
     Args:
-        run: whose folder holds its weights and settings.
+        run: its folder holds its weights and settings.
     """
     loaded = load_checkpoint(run.folder.path, run.device)
     views = int(run.config.evaluation.views)
@@ -92,10 +92,10 @@ def _seen(spec: PreprocessSpec) -> str:
 
 
 def _reading(run: OngoingRun) -> str:
-    """What tiles cost before the network sees them."""
+    """The cost of finding tiles, before the network sees them, in words."""
     paths = run.data.table["path"].iloc[: _READ + 1]
     reader = Reader(run.data.spec, run.config.data.max_pixels)
-    reader.read(paths.iloc[0])  # once for what it opens
+    reader.read(paths.iloc[0])  # a first time, to open the library
     began = time.perf_counter()
     for path in paths:
         reader.read(path)
@@ -104,7 +104,7 @@ def _reading(run: OngoingRun) -> str:
 
 
 def _checked_graph(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, dict[str, Any]]:
-    """The graph, and what its document tells of it."""
+    """The graph, and the facts about it for its document."""
     if run.device.type != "cpu":
         raise _NoGraphError(f"it answers on {run.device.type}")
     precision = judging_precision(run.folder, run.config, run.device)
@@ -135,7 +135,7 @@ def _checked_graph(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, dict[st
 
 
 def _made(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, str]:
-    """The ONNX file's bytes, and what wrote them."""
+    """The ONNX file's bytes, and the name of the exporter."""
     spec, module = loaded.spec, OneView(loaded.model).eval()
     blank = np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype)
     example = torch.from_numpy(blank)
@@ -157,7 +157,7 @@ def _made(run: OngoingRun, loaded: LoadedModel) -> tuple[bytes, str]:
 
 
 def _compared(run: OngoingRun, loaded: LoadedModel, session: RunGraph) -> tuple[Parity, float]:
-    """How far graph and torch are apart on real images, in probabilities and features."""
+    """Differences between graph and torch on real images, in probabilities and features."""
     data, space, seed = run.data, run.data.label_space, run.config.run.seed
     reference = torch_forward(loaded.model, loaded.spec, 1)
     split = "val" if "val" in data.splits and len(data.view("val")) else "train"
@@ -209,7 +209,7 @@ def _in_torch(run: OngoingRun, loaded: LoadedModel, views: int) -> Callable[[Arr
 
     def answer(images: Array) -> object:
         with torch.inference_mode():
-            return forward(images)[1].cpu()  # a GPU is waited for
+            return forward(images)[1].cpu()  # wait for the GPU
 
     return answer
 
@@ -220,7 +220,7 @@ def _some_images(run: OngoingRun) -> Array:
 
 
 def _images_per_s(answer: Callable[[Array], object], images: Array) -> float:
-    """Images a second, timed for a moment after a first call."""
+    """Images per second, timed for a moment after a first call."""
     answer(images)
     rounds, began = 0, time.perf_counter()
     while rounds == 0 or time.perf_counter() - began < PRICE_S:

@@ -1,4 +1,4 @@
-"""The beginning of a run: its data read, its settings decided, its folder described."""
+"""The beginning of a run: read its data, decide its settings, describe it in its folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from recame.training.phases.image_tiles import TILE_SIDE, settle_tiles
 from recame.training.planner import num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
 
-#: Of Lightning, about what we have chosen.
+#: Warnings of Lightning about settings that recame chose on purpose.
 _HINTS = (
     ".*does not have many workers.*",
     ".*Checkpoint directory.*exists.*",
@@ -56,7 +56,7 @@ _HINTS = (
 def _prepare(
     source: Path, config: Config, folder: RunFolder, console: Console, started: float
 ) -> tuple[OngoingRun, list[str]]:
-    """Load the data and decide what is left open, with a reason for each decision."""
+    """Load the data and decide open settings, with a reason for each decision."""
     measured, began = Measured(), time.monotonic()
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
@@ -65,7 +65,9 @@ def _prepare(
     if config.data.continues is not None:
         described, why = continued_table(source, config.data, config.run.seed)
         reasons.append(why)
-    if config.data.corrections is not None:  # so that the run can be resumed from another folder
+    if (
+        config.data.corrections is not None
+    ):  # absolute, so that the run can be resumed from another folder
         config = config.updated({"data.corrections": config.data.corrections.resolve()})
     if config.data.calibrate == "auto":
         config, told = _with_calibration(described, config)
@@ -83,7 +85,7 @@ def _prepare(
         )
     plan = plan_model(config, data, device)
     config = plan.config
-    if config.run.devices == "auto":  # a run that is resumed needs as many
+    if config.run.devices == "auto":  # a resumed run needs the same number
         devices = num_processes(config.run, device) // config.run.num_nodes
         config = config.updated({"run.devices": devices})
         reasons.append(f"run.devices = {devices}: those that torch sees on this machine")
@@ -94,9 +96,9 @@ def _prepare(
 
 
 def _as_asked(config: Config) -> tuple[Config, list[str]]:
-    """Settings in which what is said of size or tiles decides the other, with the reason."""
+    """Settings in which a given size or number of tiles decides the other, with the reason."""
     size, tiles = config.data.size, config.data.tiles
-    if size != "auto" and tiles == "auto":  # who says a size means that of the whole image
+    if size != "auto" and tiles == "auto":  # a given size is that of the whole image
         return config.updated({"data.tiles": 0}), []
     if size == "auto" and tiles not in ("auto", 0):
         why = f"data.size = {TILE_SIDE}: of each of {tiles} tiles, and of the whole image"
@@ -105,7 +107,7 @@ def _as_asked(config: Config) -> tuple[Config, list[str]]:
 
 
 def _with_calibration(source: Path | pd.DataFrame, config: Config) -> tuple[Config, list[str]]:
-    """Settings in which it is decided what is set aside for decisions, with a reason if any."""
+    """Settings with `data.calibrate` decided, with a reason if any."""
     if config.data.normal_class is None:
         return config.updated({"data.calibrate": 0.0}), []
     share, why = settle_calibration(_table(source, config), config)
@@ -120,7 +122,7 @@ def _with_size(
     started: float,
     report: Progress,
 ) -> tuple[Config, list[str]]:
-    """Settings in which size and tiles are decided, with a reason for each decision."""
+    """Settings with size and tiles decided, with a reason for each decision."""
     table = _table(source, config)
     size, why = settle_size(table, config, device, started=started, report=report)
     config, reasons = config.updated({"data.size": size}), [f"data.size = {size}: {why}"]
@@ -146,15 +148,15 @@ def _table(source: Path | pd.DataFrame, config: Config) -> pd.DataFrame:
 def with_loss(
     config: Config, make_loss: LossFactory | None, *, resumed: bool
 ) -> tuple[Config, LossFactory | None]:
-    """Settings that name what makes a loss of one's own, where another process can import it.
+    """Settings that name the factory of a custom loss, if other processes can import it.
 
     Args:
         config: of a new run, or of the one that is resumed.
-        make_loss: as given; None: the settings decide.
+        make_loss: the given factory; None: the settings decide.
         resumed: whether the settings are those that the run began with.
 
     Returns:
-        The settings, and the factory where they cannot name it or say otherwise.
+        The settings, and the factory if they cannot name it or name another loss.
     """
     own = None if make_loss is None else plugin_of(make_loss)
     if own is None:
@@ -170,13 +172,13 @@ def with_loss(
 
 
 def _loss_of(run: OngoingRun) -> str | None:
-    """What makes the run's loss, by name; None: the settings of the objective do."""
+    """Name of the factory of the run's loss; None: the settings of the objective decide."""
     own = run.config.objective.loss
     return loss_name(run.make_loss) or (None if own is None else own.class_path)
 
 
 def check_run(run: OngoingRun) -> None:
-    """Refuse, before anything is written, what would fail after hours.
+    """Refuse early, before anything is written, settings that would fail after hours.
 
     Raises:
         ConfigError: loss, batches, devices and data do not fit each other.
@@ -184,18 +186,18 @@ def check_run(run: OngoingRun) -> None:
     config = run.config
     if run.make_loss is not None and num_processes(config.run, run.device) > 1:
         raise ConfigError(
-            f"A loss of one's own ({loss_name(run.make_loss)}) with run.devices="
+            f"A custom loss ({loss_name(run.make_loss)}) with run.devices="
             f"{config.run.devices} and run.num_nodes={config.run.num_nodes}: the other processes "
-            "would train by the settings' objective. Leave both at 1, or the loss out."
+            "would train with the settings' objective. Leave both at 1, or leave out the loss."
         )
-    # Refuses what it is not made of; how wide the features are, no network tells yet.
+    # Builds the loss, to refuse wrong arguments; the width of the features is not known yet.
     run.objective(torch.ones(run.data.label_space.num_classes), 1)
     if config.finetune.enabled:
         check_finetune(run)
 
 
 def loss_name(make_loss: LossFactory | None) -> str | None:
-    """The qualified name by which a run remembers what makes its loss."""
+    """The qualified name under which a run records the factory of its loss."""
     if make_loss is None:
         return None
     made: Any = make_loss
@@ -209,21 +211,21 @@ def loss_name(make_loss: LossFactory | None) -> str | None:
 def record_run(
     run: OngoingRun, source: Path, reasons: list[str], asked: Config, *, resume: bool
 ) -> None:
-    """Write what describes the run, and say it.
+    """Write the description of the run, and print it.
 
     Args:
-        run: its settings decided.
+        run: with decided settings.
         source: the data, as given.
         reasons: of the decisions.
-        asked: the settings before they were decided.
-        resume: whether the folder holds all this already.
+        asked: the settings before the decisions.
+        resume: whether the folder has the description already.
     """
     folder, data, console = run.folder, run.data, run.console
     if resume:
         check_same_data(folder, data.fingerprint)
         check_same_loss(folder, _loss_of(run))
         check_same_precision(folder, run.config.run.precision)
-        folder.history()  # a damaged one is refused before hours of work
+        folder.history()  # refuse a damaged history before hours of work
         remove_partial(folder.path)
         folder.mark("training", resumed=True, stopped=None)
     else:
@@ -253,10 +255,10 @@ def record_run(
 
 
 def track(run: OngoingRun) -> None:
-    """Tell the trackers what a run has become: its settings, what each phase scored, its figures.
+    """Send the results of a run to the trackers: settings, scores of each phase, metrics.
 
     Args:
-        run: kept and judged.
+        run: finished and evaluated.
     """
     folder, trackers = run.folder, run.trackers
     if not trackers.loggers:
@@ -274,7 +276,7 @@ def track(run: OngoingRun) -> None:
 
 
 def _with_normalisation(data: InspectionSet, config: Config) -> InspectionSet:
-    """Give the specification the normalisation that the backbone's weights were trained with."""
+    """Add the normalisation of the backbone's weights to the specification of the data."""
     mean, std = starting_mean_std(
         config.model.backbone, config.model.pretrained, data.spec.channels
     )
@@ -307,9 +309,9 @@ def _describe(data: InspectionSet, console: Console) -> None:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Our own console speaks, for a block; Lightning's hints are about settings that we have made.
+    """Silence Lightning's hints within a block; they concern settings that recame chose.
 
-    Whatever the program has set of loggers and warnings is as before when the block ends.
+    The program's loggers and warnings are restored when the block ends.
     """
     names = ("lightning.pytorch", "lightning.fabric", "lightning")
     loggers = [logging.getLogger(name) for name in names]

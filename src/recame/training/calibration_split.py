@@ -1,4 +1,4 @@
-"""Whether images are set aside that choose nothing: their price, and what they could promise."""
+"""Decide whether to set aside images for calibration: their cost against possible promises."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from recame.decisions.exact import images_needed
 from recame.decisions.promises import risk_of_each
 from recame.names import counted, quoted
 
-#: Share of the training images that is set aside, and the limit that it has to promise.
+#: Share of the training images that is set aside, and the escape limit that it must promise.
 SHARE, LIMIT = 0.2, 0.05
 _NAMED = 4
 
 
 def settle_calibration(table: pd.DataFrame, config: Config) -> tuple[float, str | None]:
-    """Decide `data.calibrate` where it is open.
+    """Decide `data.calibrate` if it is open.
 
-    A fifth of the training images is set aside if with it an escape limit of 5 % could be promised
-    for at least one defect class: otherwise they are worth more in training.
+    A fifth of the training images is set aside if this allows promising an escape limit of 5 % for
+    at least one defect class; otherwise they are worth more in training.
 
     Args:
         table: of `read_manifest`.
         config: the settings.
 
     Returns:
-        The share, and why; None where no normal class is named, so that nothing can be released.
+        The share, and the reason. The reason is None if no normal class is named, so that nothing
+        can be released.
 
     Raises:
         DataError: the table cannot be split.
@@ -58,19 +59,19 @@ def settle_calibration(table: pd.DataFrame, config: Config) -> tuple[float, str 
         most = 0 if counts.empty else int(counts.max())
         return 0.0, (
             f"no defect class has enough for a promise (at most {counted(most, unit)}, and a "
-            f"share of {SHARE:g} must hold {needed} to promise {LIMIT:.0%}); recame tune takes "
-            "images of its own by --calibration"
+            f"share of {SHARE:g} must hold {needed} to promise {LIMIT:.0%}); give recame tune "
+            "other images by --calibration"
         )
     named = ", ".join(map(quoted, enough[:_NAMED])) + (", ..." if len(enough) > _NAMED else "")
     return SHARE, (
-        f"about {round(SHARE * len(train)):,} of {len(train):,} training images are set aside and "
-        f"choose nothing, so that recame tune can promise escapes of {named} ({LIMIT:.0%} or less);"
-        " 0 keeps them for training"
+        f"about {round(SHARE * len(train)):,} of {len(train):,} training images are set aside "
+        f"for calibration, so that recame tune can promise escapes of {named} ({LIMIT:.0%} or "
+        "less); 0 keeps them for training"
     )
 
 
 def _promised(counts: pd.Series) -> list[str]:
-    """Classes whose share promises the limit, all of them together."""
+    """Classes for which the set-aside share allows the promise, for all of them together."""
     named = list(counts.index)
     while named:
         needed = images_needed(LIMIT, risk_of_each(0.95, promises=len(named)))

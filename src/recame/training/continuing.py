@@ -1,4 +1,4 @@
-"""A run continued with further images: its weights, its settings, and the splits of its images."""
+"""Continue a run with further images: with its weights, settings, and splits of its images."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from recame.inference.finished_run import recorded_data
 from recame.names import counted, quoted
 from recame.runs.folder import RunFolder
 
-#: Settings that a run has decided by its data, and that what continues it keeps.
+#: Settings that a run decided from its data, and that a continuing run keeps.
 KEPT = (
     *("data.size", "data.tiles", "data.channels", "data.bit_depth", "data.calibrate"),
     *("augment.symmetry", "model.backbone", "model.stages"),
 )
-#: Fewer new groups, or images, than splits cannot be divided: all of them train.
+#: With fewer new groups or images than this, they cannot be split: all are used for training.
 _SPLITS = 3
-#: A folder has moved if it holds so large a part of the run's images by their names below it: new
-#: images are often called as others are.
+#: Share of the run's images that a folder must hold, by relative name, to count as the moved folder
+#: of the run: new images often have the same names as old ones.
 _MOVED = 0.5
 
 
 def continuing_config(path: Path, *, add: bool) -> Config:
-    """The settings of a run, as those of one that continues it.
+    """The settings for a run that continues another one.
 
-    What it was asked for is asked for again, what it decided by its images stays (`KEPT`), and its
-    weights are the start. Time, learning rate and lengths are planned anew.
+    The requested settings of the run are requested again, those that it decided from its images are
+    kept (`KEPT`), and training starts from its weights. Time, learning rate and lengths are planned
+    again.
 
     Args:
         path: of the finished run.
-        add: whether its own images come from its manifest, and the source names new ones alone.
+        add: whether the run's images come from its manifest, and the source has only new ones.
 
     Raises:
         CheckpointError: there is no run, or it is not finished.
-        ConfigError: it is a student's.
+        ConfigError: the run is a student's.
     """
     run = RunFolder.open(path, finished=True)
     asked, decided = run.asked(), run.load_config()
@@ -56,7 +57,7 @@ def continuing_config(path: Path, *, add: bool) -> Config:
         changes[name] = values[section][key]
     changes |= {"model.pretrained": run.path.resolve(), "data.continues": run.path.resolve()}
     changes["data.replay"] = add
-    if add:  # its manifest has them
+    if add:  # the manifest contains the corrections
         changes["data.corrections"] = None
     return asked.updated(changes)
 
@@ -66,11 +67,11 @@ def continued_table(source: Path, settings: DataConfig, seed: int) -> tuple[pd.D
 
     Args:
         source: all images, or with `data.replay` the new ones.
-        settings: name the run.
-        seed: of the new images' splits.
+        settings: they name the run.
+        seed: for the splits of the new images.
 
     Raises:
-        CheckpointError: the run no longer knows its images.
+        CheckpointError: the run has lost the list of its images.
         DataError: the source cannot be used, or holds none of the run's images.
     """
     assert settings.continues is not None
@@ -94,22 +95,22 @@ def continued_table(source: Path, settings: DataConfig, seed: int) -> tuple[pd.D
         f"{counted(int((~old).sum()))} are new ({told})"
     )
     if lost:
-        why += f"; no longer there: {counted(lost)} of the run"
+        why += f"; missing: {counted(lost)} of the run"
     return table.assign(split=split), why
 
 
 def _with_new(known: pd.DataFrame, found: pd.DataFrame, source: Path, run: Path) -> pd.DataFrame:
-    """The run's images and the new ones that it does not know, each under a name of its own."""
+    """The run's images and the new ones that it does not have, each with a unique name."""
     labels = known.drop_duplicates("path").set_index("path")["label"]
     again = found["path"].isin(labels.index)
     other = found[again & (found["label"] != found["path"].map(labels))]
     if len(other):
         first = other.iloc[0]
         raise DataError(
-            f"{source} calls {counted(len(other))} of {run} otherwise than that run does "
+            f"{source} labels {counted(len(other))} of {run} otherwise than that run does "
             f"({quoted(first['image'])} is {quoted(first['label'])} there and "
             f"{quoted(labels[first['path']])} in the run), and one label must be wrong. Correct "
-            "the run's by --corrections, or remove these images."
+            "the run's labels by --corrections, or remove these images."
         )
     new = found[~again]
     if new.empty:
@@ -122,7 +123,7 @@ def _with_new(known: pd.DataFrame, found: pd.DataFrame, source: Path, run: Path)
 def _known(
     found: pd.DataFrame, known: pd.DataFrame, source: Path, run: Path
 ) -> pd.Series:  # of bool
-    """Which images are the run's; their splits are written into `found`."""
+    """Whether each image belongs to the run; the run's splits are written into `found`."""
     for key, least in (("path", 1), ("image", _MOVED * len(known))):
         splits = known.drop_duplicates(key).set_index(key)["split"]
         old = found[key].isin(splits.index)
@@ -138,9 +139,9 @@ def _known(
 
 
 def _new_splits(table: pd.DataFrame, old: pd.Series, settings: DataConfig, seed: int) -> pd.Series:
-    """The splits of all images: the old ones' own, and those of new ones given, or drawn.
+    """The splits of all images: old ones keep theirs, new ones have given or drawn ones.
 
-    A new image of a group that the run knows goes where the group is.
+    A new image of a group that the run has goes to the split of the group.
     """
     groups = groups_of(table, settings.group_by)
     split = (
@@ -165,6 +166,6 @@ def _new_splits(table: pd.DataFrame, old: pd.Series, settings: DataConfig, seed:
             groups=own,
             seed=seed,
         )
-    except DataError:  # a class would be lost to training, or one board is all that is new
+    except DataError:  # training would lose a class, or there is only one new board
         made = pd.Series("train", by_name.index, dtype=object)
     return split.where(~left, made.reindex(split.index))

@@ -1,4 +1,4 @@
-"""What every step of a run needs, and the two things that all steps make from it."""
+"""The state of a run in progress, with the network and the loss that all phases build from it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from recame.training.starting_weights import starting_network
 
 @dataclass
 class Measured:
-    """What stages of a run took on this machine, by which what follows them is reckoned.
+    """Measured times of a run's stages on this machine, to estimate those of later stages.
 
     Attributes:
         stages: seconds of each stage, in order.
-        forward_s: seconds of an image's forward, without a graph; None where none was timed.
-        graph_s: seconds that making a network's graph takes; None where none was made.
-        graph_image_s: seconds of an image's forward through a graph; None where none was made.
-        saving_s: seconds that writing a network takes; None where none was written.
-        head_step_s: seconds of a step of the heads on cached features; None where none was taken.
+        forward_s: seconds of one image's forward pass, without a graph; None if not measured.
+        graph_s: seconds for making a network's graph; None if none was made.
+        graph_image_s: seconds of one image's forward pass through a graph; None if none was made.
+        saving_s: seconds for writing a network; None if none was written.
+        head_step_s: seconds of a step of the heads on cached features; None if none was taken.
     """
 
     stages: dict[str, float] = field(default_factory=dict)
@@ -53,19 +53,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class OngoingRun:
-    """A run between its beginning and its end.
+    """A run in progress.
 
     Attributes:
-        folder: where its files go.
-        config: its settings, without `auto` once the planner has seen them.
-        data: the images, decoded.
+        folder: for its files.
+        config: its settings; after planning, without `auto`.
+        data: the decoded images.
         device: where it trains.
-        console: where progress goes.
-        started: `time.monotonic()` at the beginning of the command, from where its time counts.
-        make_loss: makes the loss instead of the `objective` settings, which cannot name it.
-        measured: what its stages took so far.
-        trackers: are told of it.
-        callbacks: of one's own, for fine-tuning's trainer.
+        console: for progress.
+        started: `time.monotonic()` at the start of the command, where its time budget begins.
+        make_loss: factory of a loss that the `objective` settings cannot name; None: these decide.
+        measured: times of its stages so far.
+        trackers: experiment trackers that log it.
+        callbacks: of the user, for fine-tuning's trainer.
     """
 
     folder: RunFolder
@@ -90,7 +90,7 @@ class OngoingRun:
         """The network before any training, seeded, on the device.
 
         Args:
-            pretrained: with the weights that the settings name, if they name any.
+            pretrained: whether to load the weights that the settings name, if any.
         """
         settings = self.config.model
         torch.manual_seed(self.config.run.seed)
@@ -103,7 +103,7 @@ class OngoingRun:
         return self.placed(model)
 
     def placed(self, model: MultiExpertClassifier) -> MultiExpertClassifier:
-        """A network on the device, in the memory format that decides how convolutions round."""
+        """Move a network to the device, in the memory format by which convolutions round."""
         channels_last = self.config.run.channels_last
         memory = torch.channels_last if channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=memory)
@@ -116,8 +116,8 @@ class OngoingRun:
         Args:
             prior: (C,) how often the sampler shows each class, up to a factor.
             num_features: D, width of the features that the classifier sees.
-            fixed_features: nothing that trains moves the features, so that the metric terms
-                would cost time and change nothing.
+            fixed_features: whether the features do not change in training; metric terms are then
+                left out, because they would have no effect.
         """
         counts, num_experts = self.data.label_space.counts, int(self.config.model.num_experts)
         if self.make_loss is not None:

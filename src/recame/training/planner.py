@@ -1,4 +1,4 @@
-"""Decide every setting that is left at `auto`, from the data and the device, and say why."""
+"""Decide every setting that is `auto`, from the data and the device, and give the reasons."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from recame.runs.folder import RunFolder
 from recame.training.loop.cost import StepCost
 from recame.training.starting_weights import own_source
 
-#: Time for a run on a CPU that was given none. On a GPU epochs are planned instead.
+#: Default time budget on a CPU. On a GPU, epochs are planned instead.
 DEFAULT_CPU_BUDGET_S = 600.0
-#: Epochs of a run on a GPU that was given no time, counted in passes over the training images.
+#: Default length on a GPU without a time budget, in passes over the training images.
 DEFAULT_GPU_PASSES = 60
-#: Fine-tuning on more images than these, or more passes than these if that is more, is not planned,
-#: however much time there is: the rarest classes' few images would only be learnt by heart
+#: Largest planned fine-tuning, in images or in passes, whichever is more, however much time there
+#: is: longer training would only memorise the few images of the rarest classes
 #: (docs/decisions/0003).
 ENOUGH_IMAGES, ENOUGH_PASSES = 40_000, 5
-#: Share of the budget that the probe's embedding may take, at a speed that it measures.
+#: Share of the time budget that the probe's embedding may take, by its measured speed.
 EMBEDDING_SHARE = 0.15
-#: Of a run that no time was given, with epochs that were: pixels a second by which it is reckoned
-#: instead (about 600 images of 64 x 64), since it is to be the same on any machine.
+#: Assumed pixels per second (about 600 images of 64 x 64) for a run with given epochs and without a
+#: time budget, so that its plan is the same on any machine.
 EMBEDDED_PIXELS_PER_S = 2.5e6
-#: The probe without a time budget.
+#: Limits of the probe without a time budget.
 PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
-#: Images of a class that the probe sees at least, and of the validation split that decide the
-#: symmetry, at most.
+#: Least number of images of a class for the probe, and largest number of validation images of a
+#: class for choosing the symmetry.
 LEAST_PER_CLASS, VAL_PER_CLASS = 8, 200
-#: Fewer steps than these are no fine-tuning: after a probe it is left out.
+#: Least number of steps of fine-tuning; after a probe, a shorter one is left out.
 LEAST_STEPS = 8
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
-#: First stages that stay as they were loaded (docs/decisions/0022).
+#: Number of first stages that are frozen (docs/decisions/0022).
 FROZEN_STAGES = 2
-#: Factor of the log prior of a student, whose labels count little.
+#: Logit-adjustment strength of a student, for which labels matter little.
 STUDENT_TAU = 1.0
-#: Two experts take a quarter to a half longer for an image than one: planned only where they
-#: see each training image this often, or images enough in all (docs/decisions/0011). Reckoned with
-#: the pixels a second that they train on with one core: the probe needs the number before a step.
+#: Two experts take a quarter to a half longer per image than one. They are planned only if they see
+#: each training image this often, or enough images in all (docs/decisions/0011). The estimate uses
+#: the pixels per second of training on one core, since the probe needs the number before any step.
 PASSES_OF_TWO = 12
 TRAINED_PIXELS_PER_S, TRAINED_SHARE = 4.0e5, 0.75
 
@@ -65,8 +65,8 @@ class ResolvedConfig:
     Attributes:
         config: the settings.
         reasons: the sentences.
-        most_steps: where time decides when fine-tuning ends, no more steps than these are taken,
-            however fast they turn out; None: the settings decide.
+        most_steps: largest number of steps if the time budget ends fine-tuning, however fast they
+            are; None: the settings decide.
     """
 
     config: Config
@@ -75,7 +75,7 @@ class ResolvedConfig:
 
 
 def choose_size(native: tuple[int, int]) -> tuple[int | str, str]:
-    """What images are resized to, as `data.size` says it, and why.
+    """The value of `data.size`, and the reason.
 
     Args:
         native: median height and width of the images.
@@ -116,7 +116,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
 
     source = own_source(config.model.pretrained)
     if source is not None:
-        # Resolved, so that the run can be resumed from another folder.
+        # Absolute, so that the run can be resumed from another folder.
         path = changes["model.pretrained"] = Path(str(config.model.pretrained)).resolve()
         plan, sha256 = source.architecture, RunFolder(path).weights_sha256()
         reasons.append(
@@ -132,7 +132,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
         "its ImageNet weights are installed with recame and need no network",
     )
     backbone = str(changes.get("model.backbone", config.model.backbone))
-    # Given epochs, or a frozen trunk, it is not time that is short, nor on a GPU.
+    # With given epochs, a frozen shared backbone, or a GPU, time is not the limit.
     timed = config.finetune.epochs == "auto" and config.finetune.scope == "all"
     num_experts, why = plan_experts(
         budget_s(config, device) if timed and device.type == "cpu" else None,
@@ -200,7 +200,7 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
 
 
 def num_processes(settings: RunConfig, device: torch.device) -> int:
-    """Processes that fine-tune: one a device, on all nodes."""
+    """Number of processes that fine-tune: one per device, on all nodes."""
     devices = settings.devices
     if devices == "auto":
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -208,7 +208,7 @@ def num_processes(settings: RunConfig, device: torch.device) -> int:
 
 
 def budget_s(config: Config, device: torch.device) -> float | None:
-    """Seconds for the whole run: as given, else a default on a CPU and none on a GPU."""
+    """Time budget of the whole run, seconds; by default a constant on a CPU, None on a GPU."""
     if config.run.time_budget_s is None and device.type == "cpu":
         return DEFAULT_CPU_BUDGET_S
     return config.run.time_budget_s
@@ -217,13 +217,13 @@ def budget_s(config: Config, device: torch.device) -> float | None:
 def plan_experts(
     budget: float | None, num_train: int, *, pixels: int, cores: int
 ) -> tuple[int, str]:
-    """How many experts the time is best spent on, and why.
+    """The number of experts that makes the best use of the time, and the reason.
 
     Args:
-        budget: seconds for the whole run; None where time is not what is short, as on a GPU.
-        num_train: training images.
+        budget: seconds for the whole run; None if time is not the limit, as on a GPU.
+        num_train: number of training images.
         pixels: of one image.
-        cores: that train.
+        cores: number of CPU cores that train.
     """
     if budget is None:
         return 2, "the second expert buys most of what an ensemble can"
@@ -238,12 +238,12 @@ def plan_experts(
 
 
 def plan_frozen_stages(config: Config, num_stages: int, *, probed: bool) -> tuple[int, str]:
-    """How many first stages stay as they were loaded, and why.
+    """The number of first stages to freeze, and the reason.
 
     Args:
-        config: settings; whatever `finetune.scope` and `model.tuning` freeze is frozen anyway.
+        config: settings; what `finetune.scope` and `model.tuning` freeze is frozen anyway.
         num_stages: of the backbone.
-        probed: whether a probe on pretrained weights goes before, with frozen batch norms.
+        probed: whether a probe on pretrained weights runs before, with frozen batch norms.
     """
     if not probed or config.finetune.scope != "all" or config.model.tuning != "full":
         return 0, "every stage that may learn does"
@@ -254,13 +254,13 @@ def plan_frozen_stages(config: Config, num_stages: int, *, probed: bool) -> tupl
 
 
 def measures_probe(config: Config, device: torch.device) -> bool:
-    """Whether a measured speed decides how much the probe embeds: where time ends the run."""
+    """Whether a measured speed limits the probe's images: if a time budget ends the run."""
     given, timed = config.run.time_budget_s is not None, budget_s(config, device) is not None
     return config.probe.enabled and (given or (timed and config.finetune.epochs == "auto"))
 
 
 def _reckoned_cap(budget: float | None, config: Config, data: InspectionSet) -> int:
-    """Images of a class that the probe embeds where nothing is measured."""
+    """Largest number of images of a class for the probe if no speed is measured."""
     if budget is None:
         return PROBE_MAX_PER_CLASS
     pixels = config.probe.views * data.spec.height * data.spec.width
@@ -273,16 +273,17 @@ def _reckoned_cap(budget: float | None, config: Config, data: InspectionSet) -> 
 def plan_probe(
     fits: float, counts: IntArray, val_counts: IntArray, *, views: int, draws: int
 ) -> tuple[int, int]:
-    """How many images of a class the probe embeds, and under how many views.
+    """Largest number of images of a class for the probe, and the number of views.
 
-    All of them where they fit; views are given up last, where a few images of each class do not.
+    All images if they fit. The number of views is reduced last, if not even a few images of each
+    class fit.
 
     Args:
-        fits: images that there is time for, each counted once a view.
+        fits: number of image views that there is time for.
         counts: (C,) training images.
         val_counts: (C,) validation images.
-        views: at most.
-        draws: images that the heads' training shows; to embed more of them would be in vain.
+        views: largest number of views.
+        draws: number of images in the heads' training; embedding more is useless.
 
     Examples:
         >>> plan_probe(1600, np.array([900, 50]), np.array([0, 0]), views=8, draws=10**6)
@@ -298,7 +299,7 @@ def plan_probe(
 
 
 def num_embedded(counts: IntArray, val_counts: IntArray, cap: int) -> int:
-    """Images that a probe of at most `cap` of a class embeds, those of `val` included."""
+    """Number of images that a probe with at most `cap` per class embeds, including `val`."""
     decide = np.minimum(val_counts, min(cap, VAL_PER_CLASS))
     return int(np.minimum(counts, cap).sum() + decide.sum())
 
@@ -317,16 +318,16 @@ def plan_epochs(
     device: torch.device,
     patience: int = 1,
 ) -> ResolvedConfig:
-    """Choose how many epochs of how many images, from the time left and the measured step.
+    """Choose the number of epochs and of images per epoch, from the time left and the step time.
 
     Args:
         config: settings; `finetune.epochs` and `finetune.epoch_size` may be `auto`.
         cost: measured on this device.
-        num_train: training images.
-        left_s: seconds for the epochs, what follows them being set aside; of no account for a run
-            that has no time to keep.
+        num_train: number of training images.
+        left_s: seconds for the epochs, without the work after them; ignored for a run without a
+            time budget.
         device: where the run trains.
-        patience: how many times the images are enough that are enough to learn from labels alone.
+        patience: factor of the number of images that is enough when training on labels alone.
     """
     settings = config.finetune
     size = settings.epoch_size
@@ -352,14 +353,14 @@ def plan_epochs(
     images = max(images, least)
     open_size = size == "auto"
     if size == "auto":
-        # An epoch is what lies between two checkpoints: long enough to be worth one.
+        # An epoch ends with a checkpoint, so it must be long enough for one.
         shortest = 20.0 * images_per_s
         size = int(max(least, min(max(num_train, shortest), images / 4)))
     epochs = max(1, round(images / size))
     epoch_s = size / images_per_s + cost.epoch_end_s
     if epochs * epoch_s > left_s:
         epochs = max(1, int(left_s / epoch_s))
-    if open_size:  # epochs of a length that uses what whole ones would leave
+    if open_size:  # choose a length of the epochs that uses the whole time
         affordable = (left_s / epochs - cost.epoch_end_s) * images_per_s
         size = int(max(least, min(affordable, images / epochs)))
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
@@ -372,12 +373,12 @@ def plan_epochs(
 
 
 def fit_views(config: Config, height: int, width: int) -> ResolvedConfig:
-    """The settings without the quarter turns that only square images allow.
+    """The settings without rotations by 90 degrees, unless the images are square.
 
     Args:
         config: settings that may hold `auto`.
-        height: of the images as they are trained on, pixels.
-        width: likewise.
+        height: of the images in training, pixels.
+        width: of the images in training, pixels.
     """
     largest = largest_symmetry(height, width)
     most = SYMMETRIES[largest]
@@ -388,13 +389,13 @@ def fit_views(config: Config, height: int, width: int) -> ResolvedConfig:
         changes["evaluation.views"] = most
     why = f"images of {height} x {width} pixels (height x width) cannot be turned by 90 degrees"
     reasons = tuple(f"{name} = {value}: {why}" for name, value in changes.items())
-    if config.probe.views > most:  # at most so many, so that nothing is denied
+    if config.probe.views > most:  # a largest number, so no explicit request is overridden
         changes["probe.views"] = most
     return ResolvedConfig(config.updated(changes) if changes else config, reasons)
 
 
 def with_symmetry(config: Config, name: str) -> Config:
-    """The settings with a symmetry decided, and the test-time views that follow from it."""
+    """The settings with a decided symmetry, and the test-time augmentation that follows from it."""
     changes: dict[str, object] = {"augment.symmetry": name}
     if config.evaluation.views == "auto":
         changes["evaluation.views"] = SYMMETRIES[name]

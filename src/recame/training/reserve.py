@@ -1,4 +1,4 @@
-"""What a run still owes after fine-tuning, and what its time was spent on."""
+"""Time reserved for the work after fine-tuning, and the report of the time spent."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.retrain import num_retrained
 from recame.training.planner import budget_s
 
-#: Seconds that making a network's graph takes, where none was made that could be measured.
+#: Assumed seconds for making a network's graph, if none was measured.
 GRAPH_S = 2.0
-#: Turning the images and putting the answers together, beside the forwards of the judgement.
+#: Factor for rotating images and combining answers, on top of the evaluation's forward passes.
 _BESIDE_FORWARDS = 1.1
-#: What judging takes beside that: of each network its graph, with heads, in those that making a
-#: graph took before; prices of views and networks, calibration, figures and files, likewise, or so
-#: many seconds.
+#: Further time of the evaluation, in units of making a graph: for each network's graph with heads,
+#: and for the costs of views and networks, calibration, metrics and files; or least seconds.
 _MADE_AGAIN, _FIGURES_MADE, _FIGURES_S = 2.0, 3.0, 0.5
-#: Seconds of the interpreter's end to those of its start; a call from Python has neither.
+#: Ratio of the seconds of the interpreter's end to those of its start, in a command.
 _LEAVING_SHARE = 0.2
-#: The share of its time that a run aims at, since what it owes at the end is an estimate; and the
-#: one from which on it is over its time, and says so.
+#: Share of its time budget that a run aims at, since the work at the end is estimated; and the
+#: share above which it reports that it took too long.
 _AIMED, _OVER = 0.99, 1.02
 
 
 def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str, float]:
-    """What is due after fine-tuning -> its seconds; whatever comes to be done there is added here.
+    """Work after fine-tuning -> its estimated seconds. Add any new work after fine-tuning here.
 
     Args:
-        run: its symmetry decided, what its stages took so far beside it.
-        forward_s: an image's forward through a network, measured.
-        num_networks: that are judged side by side.
+        run: with decided symmetry and measured times of its stages.
+        forward_s: measured seconds of one image's forward pass through a network.
+        num_networks: number of networks that are evaluated side by side.
     """
     settings, measured = run.config.evaluation, run.measured
     num_val = len(run.data.view("val")) if "val" in run.data.splits else 0
     judged, retrain = num_val * int(settings.views), run.config.retrain
     work = {"judging": num_networks * _passing_s(run, judged, forward_s)}
-    if settings.weighting != "mean":  # judged again, to learn the weights, as are mirror images
+    if settings.weighting != "mean":  # evaluated again, to learn the weights; mirror images too
         work["weighing"] = 2 * _passing_s(run, judged + 2 * num_val, forward_s)
     if retrain.enabled:
         heads_s = retrain.steps * (measured.head_step_s or 0.005)
@@ -63,7 +62,7 @@ def _leaving_s(run: OngoingRun) -> float:
 
 
 def _passing_s(run: OngoingRun, num_images: int, forward_s: float) -> float:
-    """Seconds in which images, each counted once a view, pass a network."""
+    """Seconds in which images (one for each view) pass a network."""
     pixels = num_images * run.data.spec.height * run.data.spec.width
     making_s = 0.0
     if becomes_graph(run.device, pixels):
@@ -74,13 +73,13 @@ def _passing_s(run: OngoingRun, num_images: int, forward_s: float) -> float:
 
 
 def ends_at(run: OngoingRun) -> float | None:
-    """`time.monotonic()` that the end of the whole run aims at; None: it has no time to keep."""
+    """`time.monotonic()` at which the whole run should end; None: there is no time budget."""
     budget = budget_s(run.config, run.device)
     return None if budget is None else run.started + _AIMED * budget
 
 
 def tell_time(run: OngoingRun) -> None:
-    """Say, and note in `run.json`, what the time was spent on, and where it was not kept."""
+    """Print, and note in `run.json`, what the time was spent on, and whether it was exceeded."""
     took, leaving = time.monotonic() - run.started, _leaving_s(run)
     stages = {name: round(seconds, 1) for name, seconds in run.measured.stages.items()}
     run.folder.mark(run.folder.state, seconds={"whole": round(took, 1), **stages})
@@ -95,6 +94,6 @@ def tell_time(run: OngoingRun) -> None:
         say(
             run.console,
             f"Longer than the time budget, {stages[longest]:.0f} s of it for {longest}: the run is "
-            "whole, but had less training than in a longer time.",
+            "complete, but with a longer budget it would have trained more.",
             "yellow",
         )

@@ -1,4 +1,4 @@
-"""Where a new network's weights start: timm's, or one of our own runs or checkpoints."""
+"""The starting weights of a new network: from timm, or from a run or checkpoint of recame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recame.runs.folder import RunFolder
 
 
 def own_source(pretrained: Pretrained) -> LoadedModel | None:
-    """The network of a run's or checkpoint's folder; None: `model.pretrained` names another kind.
+    """The network of a run's or checkpoint's folder; None if `model.pretrained` names neither.
 
     Raises:
         CheckpointError: the folder holds no checkpoint, a damaged one, or an unfinished run.
@@ -27,7 +27,7 @@ def own_source(pretrained: Pretrained) -> LoadedModel | None:
     if not isinstance(pretrained, Path):
         return None
     if not pretrained.is_dir() and (pretrained.exists() or pretrained.suffix):
-        return None  # a file of weights, or what is missing was to be one
+        return None  # a file of weights, or a missing one
     if (pretrained / "run.json").exists():
         RunFolder.open(pretrained, finished=True)
     return load_checkpoint(pretrained)
@@ -36,10 +36,10 @@ def own_source(pretrained: Pretrained) -> LoadedModel | None:
 def starting_mean_std(
     backbone: str, pretrained: Pretrained, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The normalisation that the weights were trained with, one value a channel.
+    """The normalisation that the weights were trained with, one value for each channel.
 
     Raises:
-        ConfigError: unknown backbone, `package` for another one, or a run of other channels.
+        ConfigError: unknown backbone, `package` for another one, or a run with other channels.
         CheckpointError: as for `own_source`.
     """
     source = own_source(pretrained)

@@ -1,4 +1,4 @@
-"""A whole training run: data, plan, probe, fine-tune, and the better phase is kept."""
+"""A whole training run: data, plan, probe, fine-tuning, and selection of the better phase."""
 
 from __future__ import annotations
 
@@ -67,36 +67,36 @@ def train(
     started: float | None = None,
     **settings: Unpack[ShortSettings],
 ) -> RunFolder:
-    """Train on a set of images and leave a run folder.
+    """Train on a set of images and write a run folder.
 
     Args:
         data: a folder per class, a folder with train/val/test, a CSV/Parquet table, a DataFrame
-            (`image, label`, further columns are kept), a list of (image path, label), or a run,
-            whose images are taken with their splits. What was given in memory is kept as a table
-            in the run folder. With `resume` it may be left out.
-        config: the settings: a `Config`, a dictionary as `{"finetune.lr": 5e-4}`, or a YAML file;
-            what is left at `auto` is decided from the data and the device.
-        out: the run folder to make, or with `resume` to continue; None: `runs/<data>-<time>`.
-        resume: take up an interrupted run with its own settings; the result is the one that an
-            uninterrupted run would have had.
+            (`image, label`; further columns are kept), a list of (image path, label), or a run,
+            whose images are taken with their splits. Data given in memory are stored as a table in
+            the run folder. With `resume`, data may be left out.
+        config: the settings: a `Config`, a dictionary such as `{"finetune.lr": 5e-4}`, or a YAML
+            file. Settings that are `auto` are decided from the data and the device.
+        out: the run folder to create, or with `resume` to continue; None: `runs/<data>-<time>`.
+        resume: continue an interrupted run with its own settings; the result is that of an
+            uninterrupted run.
         console: where progress goes; silent if None.
-        make_loss: makes a loss of one's own, as `objective.loss` names one. What another process
-            can import stands in the settings from then on; anything else has to be given again to
+        make_loss: factory of a custom loss, as `objective.loss` names one. A factory that other
+            processes can import becomes part of the settings; any other one must be given again to
             resume, and trains on one device only.
         callbacks: of Lightning, for fine-tuning's trainer; they are not part of the settings.
-        logger: of Lightning, told of the settings, of every phase and of the final figures, beside
-            what `run.loggers` names.
-        started: `time.monotonic()` from where a time budget counts; now unless given.
+        logger: of Lightning; logs the settings, every phase and the final metrics, in addition to
+            those that `run.loggers` names.
+        started: `time.monotonic()` at which a time budget begins; default: now.
         settings: `epochs=5`, `batch_size=32`, `size=128`, `time_budget="10m"`, `normal="good"`,
-            `seed=0`, `device="cpu"`: short names (`recame.short_names.SHORT`), over `config`.
+            `seed=0`, `device="cpu"`: short names (`recame.short_names.SHORT`); override `config`.
 
     Returns:
-        The finished run's folder. Where the loss or the weights were no longer finite, training
-        ended before with the last good weights: `stopped` says why.
+        The finished run's folder. If the loss or the weights became non-finite, training stopped
+        early with the last good weights: `stopped` says why.
 
     Raises:
-        RecameError: the data, the settings or the folder cannot be used as they are.
-        SystemExit: in the other processes of a run on several, once the leader's run is finished.
+        RecameError: the data, the settings or the folder cannot be used.
+        SystemExit: in the other processes of a run on several, when the leader's run is finished.
     """
     started = time.monotonic() if started is None else started
     chosen = as_config(config).updated(in_full(settings))
@@ -129,7 +129,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Own:
-    """What of a run is given in Python alone, and no setting names."""
+    """Arguments of a run that are given in Python only and are not settings."""
 
     make_loss: LossFactory | None
     callbacks: tuple[Callback, ...]
@@ -141,7 +141,7 @@ class _Own:
 
 
 def _begun(data: Given | None, out: AnyPath | None) -> tuple[Given, RunFolder]:
-    """The data, and the run to begin."""
+    """The data, and the new run."""
     if data is None:
         raise DataError("No data given: recame.train(FOLDER), or a table of images and labels.")
     if out is not None:
@@ -153,7 +153,7 @@ def _begun(data: Given | None, out: AnyPath | None) -> tuple[Given, RunFolder]:
 def _resumed(
     data: Given | None, settings: Mapping[str, object], out: AnyPath | None
 ) -> tuple[Given, RunFolder]:
-    """The run to go on with, and its data."""
+    """The run to resume, and its data."""
     if out is None:
         raise ConfigError("resume=True needs the run to continue: add out=RUN.")
     if settings:
@@ -174,12 +174,12 @@ def _led(
     *,
     resume: bool,
 ) -> RunFolder:
-    """Train as the one process, or as the one that leads others."""
+    """Train as the only process, or as the leader of others."""
     source = built_source(source, config.data.builder, console)
     with ExitStack() as held:
         if resume:
             held.enter_context(folder.in_training())
-            # Nobody writes it any more.
+            # No process writes it any more.
             config = as_launched(folder.load_config(), resumed=True)
             if folder.finished:
                 folder.drop_unfinished()
@@ -192,7 +192,7 @@ def _led(
         if not resume:
             folder.make()
             held.enter_context(folder.in_training())
-            RunFolder.free(folder.path)  # another may have begun one meanwhile
+            RunFolder.free(folder.path)  # another process may have begun a run there meanwhile
         record_run(run, source, reasons, config, resume=resume)
         trackers = held.enter_context(tracking(folder, run.config, own.loggers))
         _run_phases(replace(run, trackers=trackers, callbacks=own.callbacks))
@@ -200,7 +200,7 @@ def _led(
 
 
 def _run_phases(run: OngoingRun) -> None:
-    """Train phase by phase, and keep what `val` chooses."""
+    """Train all phases, and keep the one that `val` chooses."""
     candidates: dict[str, MultiExpertClassifier] = {}
     stage = run.measured.stage
     if run.config.probe.enabled:
@@ -229,15 +229,15 @@ def _run_phases(run: OngoingRun) -> None:
 
 
 def _follow(source: Path, config: Config, out: Path, started: float) -> NoReturn:
-    """Help another process with its fine-tuning; it alone writes, speaks and goes on."""
-    warnings.simplefilter("ignore")  # the leader's are the same
+    """Join the fine-tuning of the leader, which alone writes, prints, and continues afterwards."""
+    warnings.simplefilter("ignore")  # the leader shows the same warnings
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     silent = Console(quiet=True)
-    if config.data.size == "auto":  # the leader decides, by its clock
+    if config.data.size == "auto":  # the leader decides, by measured times
         config = leaders_run(out, begun=True).load_config()
-    with suppress(RecameError):  # the leader says it
-        # This node decodes the images, where it has not, while the leader trains its probe.
+    with suppress(RecameError):  # the leader reports it
+        # Decode the images on this node, if needed, while the leader trains its probe.
         _prepare(source, config, RunFolder(out), silent, started)
     folder = leaders_run(out)
     if config.data.builder is not None:
@@ -250,7 +250,7 @@ def _follow(source: Path, config: Config, out: Path, started: float) -> NoReturn
 
 
 def _check_network(config: Config) -> None:
-    """Refuse, before any image is decoded, a network that cannot be built."""
+    """Refuse a network that cannot be built, before any image is decoded."""
     settings = config.model
     source = own_source(settings.pretrained)
     usual = PACKAGED_BACKBONE if source is None else source.architecture.backbone
@@ -261,7 +261,7 @@ def _check_network(config: Config) -> None:
     if "backbone" in undecided and source is not None:
         undecided["backbone_from"] = source.architecture.backbone_from
     plan = Architecture.of(settings.model_copy(update=undecided))
-    # Stages counted from the end are the planner's work.
+    # The planner resolves stages that are counted from the end.
     plan = replace(plan, num_experts=1, shared_stages=max(0, plan.shared_stages))
     channels = config.data.channels
     if channels == "auto":
@@ -278,7 +278,7 @@ def _check_network(config: Config) -> None:
         small = min(height, width) < 64
         why = "is too small for" if small else "does not suit"
         raise ConfigError(
-            f"data.size={config.data.size} {why} {plan.backbone}, which makes nothing of such an "
+            f"data.size={config.data.size} {why} {plan.backbone}, which cannot process such an "
             f"image ({reason}): give a {'larger' if small else 'different'} size, fewer "
             "model.stages or another backbone."
         ) from error

@@ -34,6 +34,6 @@ def test_it_is_said_for_whom_one_waits(tmp_path: Path) -> None:
     told = Told(lock)
     with _measuring(bench, Console(file=told, width=300)):
         assert hold(tmp_path / ".costs.lock") is None
-    assert f"What the methods cost is measured by process {os.getpid()} on " in told.getvalue()
+    assert f"The methods' costs are measured by process {os.getpid()} on " in told.getvalue()
     with _measuring(bench, Console(file=told, width=300)):
         assert told.getvalue().count("waiting for it") == 1

@@ -51,9 +51,9 @@ def test_only_sets_of_their_own_are_given_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"of": "boards"}, "of='boards', which is none of its sets with images"),
-        ({"of": "chips_3x"}, "of='chips_3x', which is none of its sets with images"),
-        ({"of": "chips", "data_seed": "block"}, "has the images of chips and says data_seed too"),
+        ({"of": "boards"}, "of='boards', which is not one of its sets with images"),
+        ({"of": "chips_3x"}, "of='chips_3x', which is not one of its sets with images"),
+        ({"of": "chips", "data_seed": "block"}, "has the images of chips and also sets data_seed"),
     ],
 )
 def test_what_it_cannot_be_is_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
@@ -63,7 +63,7 @@ def test_what_it_cannot_be_is_refused(tmp_path: Path, entry: dict[str, Any], mes
 
 def test_a_set_for_some_methods_needs_them_and_no_design_of_all(tmp_path: Path) -> None:
     plan = load_plan(write(tmp_path, {"chips": {"methods": ["bear"]}}))
-    with pytest.raises(ConfigError, match="is for the method 'bear', which is none of the plan's"):
+    with pytest.raises(ConfigError, match="names the method 'bear', which the plan does not have"):
         plan_methods(plan, tmp_path)
     factors = {"lr": {"title": "fast", "settings": {"finetune.lr": 0.5}}}
     crossed = {"base": "bare", "factors": factors}

@@ -163,11 +163,11 @@ def test_a_fraction_may_be_written_either_way(value: object) -> None:
             r"experts sets objective\.tau=\[1, 2\] and tau sets objective\.tau=1: where both",
         ),
         (("attention", "hard"), {"fraction": "1/2"}, "fraction=1/2 of 2 crossed factors"),
-        (("hard",), {"more": {"distilled": NESTED}}, "within 'experts', which is no crossed"),
+        (("hard",), {"more": {"distilled": NESTED}}, "within 'experts', which is not a crossed"),
         (
             ("experts",),
             {"more": {"a": NESTED, "b": {**NESTED, "within": "a"}}},
-            "b lies within 'a', which is no crossed factor",
+            "b lies within 'a', which is not a crossed factor",
         ),
         (("hard",), {"more": {"a+b": {"settings": {"data.size": 32}}}}, "is called 'a\\+b'"),
         (("hard",), {"more": {"a" * 120: {"settings": {"data.size": 32}}}}, "125 characters"),
@@ -227,7 +227,7 @@ def factors(**settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"factorial": {**factors(a={"data.size": 9}), "base": "bar"}}, "base='bar' is none of"),
+        ({"factorial": {**factors(a={"data.size": 9}), "base": "bar"}}, "base='bar' is not one of"),
         (
             {"factorial": factors(a={"augment.mixup": 0})},
             "bare and a have the same settings, so a factor changes nothing",
@@ -238,11 +238,11 @@ def factors(**settings: dict[str, Any]) -> dict[str, Any]:
                 "factorial": factors(a={"finetune.epochs": 3}),
                 "data": {"defects": {"settings": {"finetune.epochs": 5}}},
             },
-            r"settings of data set defects .*say finetune\.epochs, so the factor a would",
+            r"settings of data set defects .*set finetune\.epochs, so the factor a would",
         ),
         ({"factorial": factors(focal={"augment.mixup": 0.2})}, "makes a method 'focal'"),
         ({"factorial": {"base": "bare", "factors": {}}}, r"factorial\.factors: .*at least 1"),
-        ({"endpoints": ["recall"]}, "endpoints names 'recall', of which no result tells"),
+        ({"endpoints": ["recall"]}, "endpoints names 'recall', which no result has"),
         ({"endpoints": ["ece", "ece"]}, "endpoints names a metric twice"),
         ({"factorial": None, "endpoints": ["ece"]}, "has no `factorial`: leave it out"),
     ],

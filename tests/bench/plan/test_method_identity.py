@@ -110,7 +110,9 @@ def test_runs_elsewhere_of_other_code_are_refused(request_of: Request, tmp_path:
         write_method(tmp_path, 1.0)
         open_bench(replace(here, elsewhere=(elsewhere,)), QUIET)
         write_method(tmp_path, 2.0)
-        with pytest.raises(ConfigError, match=r"differs from plan in what method weighed is"):
+        with pytest.raises(
+            ConfigError, match=r"differs from plan in the content of method weighed"
+        ):
             open_bench(replace(here, elsewhere=(elsewhere,)), QUIET)
     # A table of a version that did not record it is taken as it was then.
     table = request_of.out / "results.csv"

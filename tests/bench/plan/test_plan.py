@@ -188,7 +188,7 @@ def test_equal_time_follows_the_measured_speeds(tmp_path: Path) -> None:
         ({"methods": ["cross_entropy", "cross_entropy"]}, "Two methods are called"),
         ({"methods": [{"method": "focal", "settings": {"data.size": 3}}]}, "has no name"),
         ({"settings": {"finetune.epoch": 3}}, "finetune.epoch: unknown"),
-        ({"reference": "recame"}, "reference='recame' is none of its methods"),
+        ({"reference": "recame"}, "reference='recame' is not one of its methods"),
         ({"equal": "time"}, "equal=time needs pace"),
         ({"seeds": []}, "seeds: .*at least 1 item"),
         ({"colour": "red"}, "colour: Extra inputs"),

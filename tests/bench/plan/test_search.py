@@ -125,7 +125,7 @@ def test_two_knobs_of_one_setting_are_refused() -> None:
     search = Search(trials=3, knobs={"blend": MIXUP})
     with pytest.raises(ConfigError, match=r"knobs blend and mixup both set augment\.mixup"):
         expand_trials(search, {"plain": PLAIN})
-    with pytest.raises(ConfigError, match=r"search\.metric='luck' is no metric"):
+    with pytest.raises(ConfigError, match=r"search\.metric='luck' is unknown"):
         expand_trials(Search(metric="luck"), {"plain": PLAIN})
 
 
@@ -139,12 +139,12 @@ def test_every_method_s_knobs_hold_settings(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": {"chips": CHIPS}}, r"judged on test, .*give it `splits: \[val\]`"),
-        ({"equal": "time", "pace": "own"}, "`equal: time` asks for something else"),
+        ({"data": {"chips": CHIPS}}, r"evaluated on test, .*give it `splits: \[val\]`"),
+        ({"equal": "time", "pace": "own"}, "`equal: time` contradicts this"),
         ({"tuned": "tuned.yaml"}, "tuned=.* cannot be read"),
         (
             {"data": {"chips": {**CHIPS, "splits": ["val"], "settings": {"finetune.lr": 0.1}}}},
-            "say finetune.lr, so a knob of own would change nothing there",
+            "set finetune.lr, so a knob of own would change nothing there",
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_tuned_method_is_set_on_each_data_set_as_was_chosen() -> None:
 
 def test_what_was_not_tried_or_has_changed_is_refused() -> None:
     found = searched(scores({}))
-    with pytest.raises(ConfigError, match="late is not among those that hunt has tried"):
+    with pytest.raises(ConfigError, match="late is not one of those that hunt has tried"):
         at_its_best(Method("late", "late", "here"), found, {"a": "a"})
     changed = Method("other", "other", "here", settings={"objective.tau": 1.0})
     with pytest.raises(ConfigError, match="other is not what hunt has tried"):

@@ -184,7 +184,7 @@ def test_driver_settles_each_job(bench: TinyBench, monkeypatch: pytest.MonkeyPat
         runner=run_tiny,
     )
     assert summary.done == ("set/quick/seed0", "set/quick/seed1")
-    lost = "the cluster gave it up (RayError: The node died.)"
+    lost = "the cluster gave up this job (RayError: The node died.)"
     assert summary.failed["set/lost/seed0"] == lost
     assert (bench.run_dir(jobs[1]) / "failure.txt").read_text().startswith(lost)
     told = summary.failed["set/broken/seed1"]

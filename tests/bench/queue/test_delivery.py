@@ -169,7 +169,7 @@ def test_what_another_put_there_is_refused(trap: str, bench: TinyBench, node: Pa
         folder.symlink_to(node / "theirs")
     else:
         folder.write_text("")
-    with pytest.raises(DataError, match=r"is no folder of this user's alone \("):
+    with pytest.raises(DataError, match=r"is not a folder that only this user can access \("):
         scratch_folder(sending().mark)
     delivery = run_on_node(bench, JOB, sending(), run_tiny)
     assert delivery.outcome.state == "failed"
@@ -179,5 +179,5 @@ def test_what_another_put_there_is_refused(trap: str, bench: TinyBench, node: Pa
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 def test_another_user_s_folder_is_refused() -> None:
     os.chown(scratch_folder("folder-abc"), 12345, 12345)
-    with pytest.raises(DataError, match="is no folder of this user's alone"):
+    with pytest.raises(DataError, match="is not a folder that only this user can access"):
         scratch_folder("folder-abc")

@@ -83,7 +83,9 @@ def test_torn_figures_are_refused(text: str, tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"val": {}, "test": {"a": 1}})
     assert _judged_splits(run, ("test",)) == {"test": {"a": 1}}
     (tmp_path / "metrics.json").write_text(text, encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"metrics\.json .*remove it.*judges the run again"):
+    with pytest.raises(
+        CheckpointError, match=r"metrics\.json .*remove it.*evaluates the run again"
+    ):
         _judged_splits(run, ("test",))
 
 

@@ -168,8 +168,8 @@ def test_stop_says_how_to_go_on(tmp_path: Path, number: signal.Signals, code: in
     out, _ = queue.communicate(timeout=20)
     told = out.splitlines()
     assert told[-3] == f"Stopped: 1 of 2 results are kept in {tmp_path}."
-    assert told[-2] == "In hand, to go on from their last checkpoint: set/endless/seed1."
-    assert told[-1] == "The same command goes on from here."
+    assert told[-2] == "Interrupted, to continue from the last checkpoint: set/endless/seed1."
+    assert told[-1] == "The same command continues from here."
     assert queue.returncode in {code, -number}
     assert gone(int(started(tmp_path, "set/endless/seed1")[0][3]))
 

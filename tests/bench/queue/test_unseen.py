@@ -78,7 +78,7 @@ def test_a_cluster_is_of_a_class(judged: RunFolder, tmp_path: Path) -> None:
 def test_without_clusters_there_is_none(judged: RunFolder, tmp_path: Path) -> None:
     assert tail_unseen(judged, tmp_path / "manifest.csv", "test", ["dent"]) is None
     (tmp_path / "truth.csv").write_text("image,group\na,b\n")
-    with pytest.raises(DataError, match=r"truth\.csv does not tell the images' clusters"):
+    with pytest.raises(DataError, match=r"truth\.csv does not hold the images' clusters"):
         tail_unseen(judged, tmp_path / "manifest.csv", "test", ["dent"])
 
 

@@ -155,8 +155,8 @@ def test_one_seed_of_the_first_decides_little(frame: pd.DataFrame, tmp_path: Pat
     contest = Contest(few, METHODS, PLAN)
     text = write_page(tmp_path, contest).read_text(encoding="utf-8")
     assert "Twin is first" in text
-    assert text.count("One seed decides little: run more of them.") == 2
-    assert "not told apart from it" not in text
+    assert text.count("One seed decides little: run more seeds.") == 2
+    assert "not distinguishable from it" not in text
 
 
 def test_one_seed_and_one_data_set(frame: pd.DataFrame, tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_tables_tell_the_effects(contest: Contest, tmp_path: Path) -> None:
     assert f"| Part A | +6.0 ({interval}) | < 0.001 | < 0.001 |" in text
     assert re.search(r"\| Part A x b \| (≈ )?\+4\.0 ", text)
     assert "3 complete blocks; left out as incomplete: seed 3 (lacks 4 of 4 runs)." in text
-    assert "Told apart from no effect on escape rate, for the better: b (-" in text
+    assert "Significant effect on escape rate, for the better: b (-" in text
     assert "A true effect of " in text
 
 
@@ -365,7 +365,7 @@ def test_a_metric_without_values_is_said_in_words(contest: Contest, tmp_path: Pa
     plan = PLAN.model_copy(update={"endpoints": ("balanced_accuracy", "tail_unseen")})
     nothing = Contest(contest.frame, contest.methods, plan)
     text = table_markdown(nothing)
-    assert "No seed has a value of all its 4 runs, so no effect can be told." in text
+    assert "No seed has a value for all its 4 runs, so no effect can be estimated." in text
     assert "Of tail recall on unseen clusters: 0 complete blocks" in text
     page = write_page(tmp_path, nothing).read_text(encoding="utf-8")
     assert "nan" not in re.sub(r"base64,[^\"]+", "", page).lower()
@@ -378,6 +378,6 @@ def test_half_a_plan_says_what_it_cannot_tell(contest: Contest) -> None:
     half = Contest(frame_of(values), methods, PLAN.model_copy(update={"factorial": plan}))
     text = table_markdown(half)
     assert "those with I = a x b x c x d (resolution IV): 8 runs a block." in text
-    assert "from the interaction of the 3 others, nor a pair from that of the 2 others" in text
+    assert "with the interaction of the 3 others, and each pair with that of the 2 others" in text
     assert re.search(r"\| a \| \+\d+\.\d \(.*\| b x c x d \|\n", text)
     assert re.search(r"\| a x b \|.*\| c x d \|\n", text)

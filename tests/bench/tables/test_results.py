@@ -166,7 +166,7 @@ def test_a_kept_table_may_be_older_than_a_metric(bench: Path) -> None:
 def test_a_damaged_result_is_named(bench: Path, text: str) -> None:
     file = bench / "runs" / "boards" / "plain" / "seed0" / "result.json"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"seed0.result\.json (is no result|cannot be).*delete it"):
+    with pytest.raises(DataError, match=r"seed0.result\.json (is no result|cannot be).*delete"):
         collect(bench)
 
 
@@ -328,7 +328,7 @@ def test_equal_time_shows_epochs(bench: Path) -> None:
     contest = Contest(frame, METHODS, plan)
     board = boards(contest)[0]
     assert {"epochs", "images seen, k"} <= set(board.heads)
-    assert "equal time. Plain sets it" in " ".join(notes(contest))
+    assert "equal time. Plain sets the time" in " ".join(notes(contest))
 
 
 def test_markdown_holds_protocol_sources_and_deviations(bench: Path) -> None:

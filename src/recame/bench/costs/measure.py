@@ -43,13 +43,13 @@ from recame.training.planner import PROBE_MAX_PER_CLASS, plan_model, with_symmet
 
 @dataclass(frozen=True)
 class Subject:
-    """A method on a data set, ready to be measured; plain data, so that a process can take it.
+    """A method on a data set, to be measured; plain data that another process can receive.
 
     Attributes:
         key: `DATA/METHOD`.
         source: the data set's manifest.
-        config: the settings of its runs; what is left at `auto` is decided as a run would.
-        method: for a loss of its own; None: the settings' loss.
+        config: the settings of its runs; `auto` is decided as in a run.
+        method: for a method with a loss of its own; None: the settings' loss.
     """
 
     key: str
@@ -63,22 +63,24 @@ class Costs:
     """What one method costs on one data set.
 
     Attributes:
-        parameters: numbers in the network that decides, all experts.
-        trained_parameters: of these, how many fine-tuning changes; 0 where only heads are probed.
-        macs: multiply-accumulate operations of one image under one view, all experts:
-            convolutions and matrix products.
-        train_images_per_s: in fine-tuning steps: loading, augmentation, loss, backward and
+        parameters: number of parameters of the network that answers, all experts.
+        trained_parameters: number of these that fine-tuning changes; 0 if only heads are trained.
+        macs: multiply-accumulate operations of one image without test-time augmentation, all
+            experts: convolutions and matrix products.
+        train_images_per_s: speed of fine-tuning steps: loading, augmentation, loss, backward and
             optimiser; None for a method without fine-tuning.
-        fixed_s: seconds of a run's other phases, reckoned from measured parts: embedding and heads
-            of probe and re-training, and the validation after each epoch where their number is
-            given. Without loading, the choice of a symmetry and the last judgement on val.
-        inference_images_per_s: one view, eager, batches of `INFERENCE_BATCH` on the device.
-        peak_memory_mib: largest memory that fine-tuning steps took beyond the loaded program and
-            its images: of the GPU, or of a fresh process on the CPU. None where it is unknown.
-        spread: largest over smallest speed of the rounds, minus 1: how far to trust the speeds.
+        fixed_s: seconds of a run's other phases, computed from measured parts: embedding and heads
+            of the probe and of re-training, and the validation after each epoch if the number of
+            epochs is given. Without loading, the choice of a symmetry and the last evaluation on
+            val.
+        inference_images_per_s: without test-time augmentation, eager, in batches of
+            `INFERENCE_BATCH` on the device.
+        peak_memory_mib: largest memory of fine-tuning steps beyond the loaded program and its
+            images: of the GPU, or of a fresh process on the CPU. None if unknown.
+        spread: largest over smallest speed of the rounds, minus 1: how reliable the speeds are.
         device: `cpu`, or the GPU's name.
         batch_size: of the training steps.
-        threads: that torch used.
+        threads: number of threads of torch.
     """
 
     parameters: int
@@ -97,14 +99,14 @@ class Costs:
 def measure_side_by_side(
     subjects: Sequence[Subject], *, rounds: int = 3, on_progress: Progress = silent
 ) -> dict[str, Any]:
-    """Measure all methods in turn, several times round, so that a drifting machine hurts all alike.
+    """Measure all methods in turn, in several rounds, so that a drift of speed affects all alike.
 
-    Weights are random: they change no cost. Nothing is trained.
+    Weights are random, because they do not change the costs. Nothing is trained.
 
     Args:
         subjects: what to measure; keys are unique.
-        rounds: times that each speed is taken; every second round runs backwards.
-        on_progress: told of the progress.
+        rounds: number of measurements of each speed; every second round runs backwards.
+        on_progress: called with the progress.
 
     Returns:
         `machine` and `rows`: key -> fields of `Costs`; a row's speeds are medians of the rounds.
@@ -145,10 +147,10 @@ def _summary(size: dict[str, Any], speeds: Sequence[tuple[float | None, float]])
 def _sample(
     subject: Subject, known: dict[str, tuple[InspectionSet, int]]
 ) -> tuple[InspectionSet, int]:
-    """Some training images, rare classes first, and how many validation images the set has.
+    """Some training images, rare classes first, and the number of validation images of the set.
 
-    Shared by methods that see the same. A step costs the same whatever images it draws; the full
-    counts stay in the label space.
+    Methods with equal data settings share them. The cost of a step does not depend on its images;
+    the label space keeps the full counts.
     """
     config = subject.config
     most, seed = 4 * config.finetune.batch_size, config.run.seed
@@ -168,14 +170,14 @@ def _sample(
 
 @contextmanager
 def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
-    """A run as it would be before its first phase, in a folder that goes away again."""
+    """A run in its state before the first phase, in a temporary folder."""
     config = subject.config.updated({"finetune.epoch_size": "auto"})
     device = choose_device(config.run.accelerator)
-    # Planned as its runs are, of which the weights to start from decide the network too.
+    # Plan as its runs do: the starting weights may decide the network too.
     config = plan_model(config, data, device).config.updated({"model.pretrained": False})
     if config.augment.symmetry == "auto":
         config = with_symmetry(config, largest_symmetry(*data.spec.piece_size))
-    if config.probe.max_per_class == "auto":  # a run would measure what there is time for
+    if config.probe.max_per_class == "auto":  # a run decides this by a measured speed
         config = config.updated({"probe.max_per_class": PROBE_MAX_PER_CLASS})
     with tempfile.TemporaryDirectory(prefix="recame-costs-") as folder:
         yield OngoingRun(
@@ -190,7 +192,7 @@ def _ongoing(subject: Subject, data: InspectionSet) -> Iterator[OngoingRun]:
 
 
 def _measure_size(subject: Subject, data: InspectionSet, num_val: int) -> dict[str, Any]:
-    """What is measured once: all of `Costs` but the speeds, and what `fixed_s` is made of."""
+    """Measure once: all of `Costs` but the speeds, and the parts of `fixed_s`."""
     with _ongoing(subject, data) as run:
         model = deciding_network(run).eval()
         spec, config, on_gpu = data.spec, run.config, run.device.type == "cuda"
@@ -203,7 +205,7 @@ def _measure_size(subject: Subject, data: InspectionSet, num_val: int) -> dict[s
         return {
             "heads_s": sum(
                 (
-                    # Tails of pretrained weights are copies until they are fine-tuned.
+                    # Expert branches with pretrained weights are copies until they are fine-tuned.
                     heads_s(run, part, single=part is config.probe and pretrained)
                     for part in (config.probe, config.retrain)
                     if part.enabled
@@ -222,7 +224,7 @@ def _measure_size(subject: Subject, data: InspectionSet, num_val: int) -> dict[s
 
 
 def _peak_in_child(subject: Subject, data: InspectionSet) -> float | None:
-    """Memory of training steps in a fresh process, MiB; None if it was killed, as for memory."""
+    """Memory of training steps in a fresh process, MiB; None if it was killed (out of memory)."""
     with ProcessPoolExecutor(max_workers=1, mp_context=fresh_processes([__name__])) as pool:
         try:
             return pool.submit(_cpu_peak, subject, data, torch.get_num_threads()).result()
@@ -243,16 +245,16 @@ def measure_all(
     threads: int | None = None,
     kept: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure the methods of a bench on its data sets; writes the bench's `costs.json` whole.
+    """Measure the methods of a bench on its data sets, and write the bench's `costs.json`.
 
     Args:
         bench: a loaded plan.
-        on_progress: told of the progress.
-        threads: of a run on the CPU; None: as torch has them.
-        kept: rows that stand as they are and are not measured.
+        on_progress: called with the progress.
+        threads: of a run on the CPU; None: torch's number.
+        kept: rows that are kept and not measured again.
 
     Returns:
-        What the file holds: see `measure_side_by_side`.
+        The content of the file: see `measure_side_by_side`.
     """
     seed = bench.plan.seeds[0]
     subjects = [

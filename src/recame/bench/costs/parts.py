@@ -1,4 +1,4 @@
-"""Parts of what a run costs, each measured on its own: arithmetic, speeds, memory, head phases."""
+"""Parts of a run's costs, each measured alone: operations, speeds, memory, training of heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import ProbeFeatures, fit_heads
 from recame.training.phases.finetune import measure_step
 
-#: Images of one forward whose speed is measured.
+#: Images in one timed forward pass.
 INFERENCE_BATCH = 128
 
 _INFERENCE_S, _INFERENCE_MOST_S = 0.3, 10.0
@@ -27,43 +27,43 @@ _HEAD_STEPS = 20
 
 
 def deciding_network(run: OngoingRun) -> MultiExpertClassifier:
-    """The network that a run of these settings keeps, untrained."""
+    """The network that a run with these settings keeps, untrained."""
     model = run.new_model()
     if run.config.run.keep != "joined":
         return model
     tuned = copy.deepcopy(model)
     groups = tuned.parameter_groups()
     moved = ["tails"] if run.config.finetune.scope == "tails" else ["trunk", "tails"]
-    with torch.no_grad():  # what differs is not shared
+    with torch.no_grad():  # change the experts, because equal ones would share one pass
         for parameter in (p for part in moved for p in groups[part]):
             parameter.add_(1.0)
     return model.joined(tuned)
 
 
 def trained_parameters(run: OngoingRun) -> int:
-    """How many numbers fine-tuning changes."""
+    """Number of parameters that fine-tuning changes."""
     groups = run.new_model().parameter_groups()
     parts = ("tails", "head") if run.config.finetune.scope == "tails" else tuple(groups)
     return sum(p.numel() for part in parts for p in groups[part] if p.requires_grad)
 
 
 def count_macs(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-accumulate operations of a forward: convolutions and matrix products.
+    """Multiply-accumulate operations of a forward pass: convolutions and matrix products.
 
     Args:
         model: in evaluation mode.
-        images: what it takes, on its device.
+        images: its input, on its device.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(images)
-    # Two operations each: a product and a sum.
+    # A multiply-accumulate is two operations.
     return int(counter.get_total_flops()) // 2
 
 
 def training_rate(run: OngoingRun) -> float | None:
-    """Images a second of fine-tuning steps."""
+    """Images per second of fine-tuning steps."""
     settings = run.config.finetune
     if not settings.enabled:
         return None
@@ -72,7 +72,7 @@ def training_rate(run: OngoingRun) -> float | None:
 
 @torch.inference_mode()
 def inference_rate(run: OngoingRun) -> float:
-    """Images a second of eager forwards, one view."""
+    """Images per second of eager forward passes, without test-time augmentation."""
     spec, device = run.data.spec, run.device
     model = deciding_network(run).eval()
     images = torch.rand(INFERENCE_BATCH, spec.channels, spec.height, spec.width, device=device)
@@ -91,7 +91,7 @@ def inference_rate(run: OngoingRun) -> float:
 
 
 class _Pooled(nn.Module):
-    """The network up to the heads; all experts share one pass where their tails are equal."""
+    """The network without heads; all experts share one pass if their branches are equal."""
 
     def __init__(self, model: MultiExpertClassifier, *, single: bool) -> None:
         super().__init__()
@@ -103,15 +103,15 @@ class _Pooled(nn.Module):
 
 
 def heads_s(run: OngoingRun, settings: ProbeConfig | RetrainConfig, *, single: bool) -> float:
-    """Seconds of a phase that embeds the training images once and fits the heads.
+    """Seconds of a phase that embeds the training images once and trains the heads.
 
-    Reckoned from the time that opening the fastest forward takes, and from a batch's and some
-    steps' times; the data's label space counts the images of the whole set.
+    Computed from the time to prepare the fastest forward pass, the time of one batch and the time
+    of some steps. The label space of the data counts the images of the whole set.
 
     Args:
-        run: its data needs a batch of images.
+        run: its data needs one batch of images.
         settings: the phase's section.
-        single: whether the experts' tails are still equal, so that one pass serves all.
+        single: whether the expert branches are still equal, so that all share one pass.
     """
     config, data = run.config, run.data
     model = run.new_model().eval()
@@ -124,7 +124,7 @@ def heads_s(run: OngoingRun, settings: ProbeConfig | RetrainConfig, *, single: b
     forward = FrozenForward(
         _Pooled(model, single=single),
         images,
-        num_images=num_embedded * config.probe.views,  # by which a run chooses, too
+        num_images=num_embedded * config.probe.views,  # a run chooses by the same number
         precision=run.precision,
     )
     ready_s = time.perf_counter() - began
@@ -159,8 +159,8 @@ def gpu_peak_mib(run: OngoingRun) -> float:
 
 
 def cpu_peak_mib(run: OngoingRun) -> float | None:
-    """How far training steps raise the memory of this process, which should be fresh, MiB."""
-    with contextlib.suppress(OSError):  # Linux: the peak starts again from what is held now
+    """Memory that training steps add to this process, which should be fresh, MiB."""
+    with contextlib.suppress(OSError):  # Linux: reset the peak to the present use
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = peak_memory_mib()
     measure_step(run, run.new_model())

@@ -1,1 +1,1 @@
-"""What a bench compares: a plan, its methods and its data sets."""
+"""The plan of a bench: its methods, data sets and seeds."""

@@ -1,4 +1,4 @@
-"""A factorial plan: a method with each of some parts on or off, in all combinations or in half."""
+"""A factorial plan: a method with parts on or off, in all combinations or in half of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from recame.config import Config, Section
 from recame.contracts import FloatArray
 from recame.errors import ConfigError
 
-#: Between the parts' names in a method's name.
+#: Joins the parts' names to a method's name.
 JOINER = "+"
 
-#: Characters of a method's name: it is a folder's, and part of a lock's.
+#: Most characters of a method's name, which names a folder and a lock file.
 _LONGEST = 120
 
-#: Half of so few combinations cannot tell one factor from another.
+#: Least number of crossed factors for a half: with fewer, main effects are aliased with each other.
 _LEAST_IN_HALF = 3
 
 
@@ -29,23 +29,24 @@ class Factor(Section):
     """A part that a method has or lacks."""
 
     settings: dict[str, Any] = Field(
-        min_length=1, description="section.key -> value, over the base's where the factor is on"
+        min_length=1, description="section.key -> value; override the base's if the factor is on"
     )
     title: str = ""
     within: str | None = Field(
-        None, description="another factor; this one exists only where that one is on"
+        None, description="another factor; this one exists only if that one is on"
     )
 
 
 @dataclass(frozen=True)
 class Term:
-    """An effect that the runs of a factorial plan can tell.
+    """An effect that the runs of a factorial plan can estimate.
 
     Attributes:
         factors: one, or the two that interact.
-        kind: `factor`: of a crossed one; `nested`: of one within another; `interaction`.
-        within: the factor that is on in all the runs which tell a nested one; else empty.
-        aliased: factors whose common interaction these runs cannot tell from this effect.
+        kind: `factor`: effect of a crossed factor; `nested`: of a factor within another;
+            `interaction`.
+        within: for a nested factor, the factor that it is nested in; else empty.
+        aliased: factors whose common interaction is aliased with this effect.
     """
 
     factors: tuple[str, ...]
@@ -55,18 +56,19 @@ class Term:
 
     @property
     def name(self) -> str:
-        """As files name it: `a`, `a:b`."""
+        """Its name in files: `a`, `a:b`."""
         return ":".join(self.factors)
 
 
 class Factorial(Section):
-    """Which parts are on or off, upon which method.
+    """The parts that are on or off, and the method that they are added to.
 
     Crossed factors are those without `within`. All their combinations are run, or half of them:
-    the fraction whose defining relation is I = the product of all crossed factors, on being +1 and
-    off -1 (Box, Hunter and Hunter, Statistics for Experimenters, 2005, chapter 6). So the
-    combination of all is always in it, and that of none where the crossed factors are even in
-    number. A nested factor is off and on in each combination that has the one it lies within.
+    the fraction whose defining relation is I = the product of all crossed factors, with on = +1 and
+    off = -1 (Box, Hunter and Hunter, Statistics for Experimenters, 2005, chapter 6). The half
+    always has the combination with all factors on. It has the one with all factors off if the
+    number of crossed factors is even. A nested factor is off and on in each combination that has
+    the factor it is nested in.
     """
 
     base: str = Field(description="name of the plan's method in which all factors are off")
@@ -80,18 +82,18 @@ class Factorial(Section):
 
     @property
     def crossed(self) -> tuple[str, ...]:
-        """Names of the factors that are on or off whatever the others are."""
+        """Names of the factors that are on or off regardless of the others."""
         return tuple(name for name, factor in self.factors.items() if factor.within is None)
 
     @property
     def resolution(self) -> int | None:
-        """Of the half fraction: factors in its defining relation; None where all is run."""
+        """Resolution of the half: factors in its defining relation; None if all is run."""
         return None if self.fraction == "1" else len(self.crossed)
 
     def cells(self) -> dict[str, tuple[str, ...]]:
         """The combinations that are run: name of the method -> the factors that are on, in order.
 
-        In the order of Yates: the first factor changes fastest.
+        They stand in Yates's order: the first factor changes fastest.
         """
         names, crossed = tuple(self.factors), set(self.crossed)
         found: dict[str, tuple[str, ...]] = {}
@@ -105,11 +107,11 @@ class Factorial(Section):
         return found
 
     def terms(self) -> tuple[Term, ...]:
-        """The effects that can be told: every factor's, then the interactions of crossed pairs.
+        """The effects that can be estimated: of every factor, then of crossed pairs.
 
-        In a half fraction an effect is aliased with the interaction of all other crossed factors.
-        A pair whose alias is a single factor is left out, and of two pairs that are each other's
-        alias the later one.
+        In a half, an effect is aliased with the interaction of all other crossed factors. A pair
+        whose alias is a single factor is left out. If two pairs are aliased with each other, the
+        later one is left out.
         """
         crossed, halved = self.crossed, self.fraction != "1"
 
@@ -132,14 +134,14 @@ class Factorial(Section):
         return tuple(found)
 
     def matrix(self) -> FloatArray:
-        """The effects' columns, so that a least-squares coefficient is the effect.
+        """The design matrix; each least-squares coefficient is an effect.
 
-        A factor is 1/2 where it is on and -1/2 where it is off, a nested one 0 where it does not
-        exist; an interaction is the product of its factors, so that its coefficient is by how much
-        more the one brings where the other is on than where that is off.
+        A factor is 1/2 where it is on and -1/2 where it is off; a nested one is 0 where it does not
+        exist. An interaction is the product of its factors: its coefficient is how much larger the
+        effect of the one is with the other on than with it off.
 
         Returns:
-            (T, P): a row a method of `cells`, a column an effect of `terms`.
+            (T, P): one row for each method of `cells`, one column for each effect of `terms`.
         """
         signs = {
             name: np.array(
@@ -154,12 +156,13 @@ class Factorial(Section):
         return np.column_stack(columns)
 
     def simple(self) -> dict[str, FloatArray]:
-        """What a factor brings without and with each that lies within it.
+        """Simple effects of a factor, without and with each factor nested in it.
 
-        Its main effect is the mean of both, which may describe neither.
+        The main effect is the mean of both and may describe neither.
 
         Returns:
-            `a without n` and `a with n` -> (P,) weights of the effects of `terms`, whose sum it is.
+            `a without n` and `a with n` -> (P,) weights. The simple effect is the weighted sum of
+            the effects of `terms`.
         """
         names = [term.name for term in self.terms()]
         return {
@@ -172,29 +175,30 @@ class Factorial(Section):
         }
 
     def factor_title(self, name: str) -> str:
-        """A factor as tables print it."""
+        """Title of a factor in tables."""
         return self.factors[name].title or name.replace("_", " ")
 
 
 def expand(factorial: Factorial, base: Method) -> dict[str, Method]:
     """The methods of a factorial plan, by name; the base is the one without any factor.
 
-    Each is the base with the settings of the factors that are on laid over it, in their order.
+    Each has the settings of the base, overridden by those of its factors in their order.
 
     Args:
         factorial: of the plan.
         base: the method that it names.
 
     Raises:
-        ConfigError: a factor's name cannot be a folder's, lies within what is no crossed factor,
-            or two contradict each other; or half of the combinations tell nothing.
+        ConfigError: a factor's name cannot be part of a folder's name, a factor lies within one
+            that is not crossed, two factors contradict each other, or there are too few crossed
+            factors for half of the combinations.
     """
     _check_names(factorial)
     _check_settings(factorial)
     num_crossed = len(factorial.crossed)
     if factorial.fraction == "1/2" and num_crossed < _LEAST_IN_HALF:
         raise ConfigError(
-            f"fraction=1/2 of {num_crossed} crossed factors: their effects could not be told from "
+            f"fraction=1/2 of {num_crossed} crossed factors: their effects would be aliased with "
             f"each other. Leave fraction out, or cross {_LEAST_IN_HALF} factors or more."
         )
     found: dict[str, Method] = {}
@@ -223,30 +227,30 @@ def _check_names(factorial: Factorial) -> None:
         if not name.replace("-", "_").isidentifier():
             raise ConfigError(
                 f"a factor is called {name!r}, and its name becomes part of folders' names: use "
-                "letters, digits, _ and -, and say the rest in its title."
+                "letters, digits, _ and -; its title may have any characters."
             )
         if factor.within is not None and factor.within not in crossed:
             raise ConfigError(
-                f"{name} lies within {factor.within!r}, which is no crossed factor, so there are "
-                "no runs in which it could be on or off: name a factor that has no `within` itself."
+                f"{name} lies within {factor.within!r}, which is not a crossed factor, so there "
+                "are no runs in which it could be on or off: name a factor without `within`."
             )
     if len(longest := max(factorial.cells(), key=len)) > _LONGEST:
         raise ConfigError(
-            f"a method would be called {longest!r}, {len(longest)} characters, and its name "
-            f"becomes a folder's: give the factors shorter names, {_LONGEST} together."
+            f"a method would be called {longest!r}, {len(longest)} characters, which is too long "
+            f"for a folder: give the factors shorter names, {_LONGEST} characters together."
         )
 
 
 def _check_settings(factorial: Factorial) -> None:
-    """Refuse two factors that would set the same key to different values."""
+    """Refuse two factors that set the same key to different values."""
     for (one, first), (other, second) in combinations(factorial.factors.items(), 2):
         for key in first.settings.keys() & second.settings.keys():
             if first.settings[key] != second.settings[key]:
                 raise ConfigError(
                     f"{one} sets {key}={first.settings[key]!r} and {other} sets "
-                    f"{key}={second.settings[key]!r}: where both are on, the one would undo the "
-                    "other, and neither's effect would be told. Let one factor set it, or make "
-                    "them one."
+                    f"{key}={second.settings[key]!r}: where both are on, one overrides the other, "
+                    "so the effect of neither can be estimated. Let only one factor set it, or "
+                    "make one factor of the two."
                 )
 
 
@@ -255,7 +259,7 @@ def check_distinct(methods: Mapping[str, Method], protocol: Config) -> None:
 
     Args:
         methods: of `expand`.
-        protocol: the settings that they are laid over.
+        protocol: the settings that theirs override.
 
     Raises:
         ConfigError: a factor changes nothing, or a method's settings are wrong.
@@ -266,5 +270,5 @@ def check_distinct(methods: Mapping[str, Method], protocol: Config) -> None:
         if (other := seen.setdefault(settings, name)) != name:
             raise ConfigError(
                 f"{other} and {name} have the same settings, so a factor changes nothing there and "
-                "its effect would be 0 by construction: correct its settings, or leave it out."
+                "its effect would always be 0: correct its settings, or leave it out."
             )

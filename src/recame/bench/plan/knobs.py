@@ -1,4 +1,4 @@
-"""What may be set otherwise of a method, within which range, and how trials draw from it."""
+"""Knobs: the settings that a search varies, their ranges, and how trials draw from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recame.config import Section
 
 
 class Knob(Section):
-    """One number, or one of some values, that a search draws anew for each trial."""
+    """A number or a choice that a search draws anew for each trial."""
 
     keys: tuple[str, ...] = Field(
-        min_length=1, description="section.key settings that all get the value"
+        min_length=1, description="settings (section.key) that all get the drawn value"
     )
-    low: float | None = Field(None, description="of a range, together with `high`")
+    low: float | None = Field(None, description="lower end of a range, together with `high`")
     high: float | None = None
-    log: bool = Field(default=False, description="whether the range is drawn by its logarithm")
+    log: bool = Field(default=False, description="whether to draw by the logarithm")
     choices: Annotated[tuple[Any, ...], Field(min_length=2)] | None = Field(
         None, description="values instead of a range"
     )
@@ -30,7 +30,7 @@ class Knob(Section):
     def _one_of_both(self) -> Knob:
         if (self.choices is None) == (self.low is None or self.high is None):
             raise ValueError(
-                "a knob is a range, low and high, or choices: give one of the two, and only one"
+                "a knob has either a range (low and high) or choices: give one of the two"
             )
         if self.low is not None and self.high is not None:
             least = math.ulp(0.0) if self.log else -math.inf
@@ -40,7 +40,7 @@ class Knob(Section):
         return self
 
     def at(self, share: float) -> Any:
-        """The value at a share of the range, in [0, 1); numbers have three significant digits.
+        """The value at a share of the range; share in [0, 1), value with three significant digits.
 
         Examples:
             >>> Knob(keys=("finetune.lr",), low=1e-4, high=1e-2, log=True).at(0.5)
@@ -60,21 +60,21 @@ class Knob(Section):
 
 
 def drawn(knobs: Mapping[str, Knob], number: int, seed: int, owner: str) -> list[dict[str, Any]]:
-    """Settings for some trials, each knob's range filled evenly.
+    """Draw settings for trials so that each knob's range is filled evenly.
 
     A Latin hypercube (McKay, Beckman and Conover, Technometrics 1979): a range is cut into as many
-    parts as there are trials, each trial draws from another part, and the parts' order is each
-    knob's own. A knob's draws depend on seed, owner and its name alone, so that they stay where
-    another knob comes or goes.
+    parts as there are trials, and each trial draws from another part, in an order that is random
+    for each knob. A knob's draws depend only on seed, owner and its name, so they do not change
+    when other knobs are added or removed.
 
     Args:
         knobs: by name.
         number: of trials.
         seed: of the search.
-        owner: a method's name, or empty for what all methods draw alike.
+        owner: a method's name; empty for knobs that all methods draw alike.
 
     Returns:
-        `section.key` -> value, one for each trial.
+        `section.key` -> value, one mapping for each trial.
     """
     trials: list[dict[str, Any]] = [{} for _ in range(number)]
     for name, knob in knobs.items():

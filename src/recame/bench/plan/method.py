@@ -1,6 +1,6 @@
-"""A method of the bench: settings under the common trainer, its source, and where it deviates.
+"""A method of the bench: its settings for the common trainer, its source, its deviations.
 
-A method is one file: YAML where settings say it all, Python where it brings a loss of its own.
+A method is one file: YAML if settings suffice, Python if it has a loss of its own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from recame.bench.plan.knobs import Knob
 from recame.config import Config, DistillConfig, Section
 from recame.errors import ConfigError
 
-#: What a table calls the kinds of methods, in the order in which it lists them.
+#: Kinds of methods, as tables name and order them.
 Group = Literal["single network", "several experts", "recame", "ablation"]
 GROUPS = get_args(Group)
 
 _METHODS = resources.files("recame.bench.plan") / "methods"
 
-#: The plain network that every method starts from and says its differences to: cross-entropy on the
-#: last stage of one network, images as they come.
+#: The plain network, which a method's settings override: one network, cross-entropy on its last
+#: stage, instance-balanced sampling.
 PLAIN: dict[str, Any] = {
     "augment.mixup": 0,
     "augment.cutmix": 0,
@@ -59,17 +59,17 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: short, as a plan and a folder name it.
-        title: as the table prints it.
+        name: short name, for plans and folders.
+        title: for tables.
         source: the paper.
         group: one of `GROUPS`.
-        settings: `section.key` -> value, on top of the plan's.
+        settings: `section.key` -> value; override the plan's.
         deviations: from the published recipe, a sentence each.
-        code: Python source that defines `make_loss`, for a loss that settings cannot say.
-        teacher: settings on top of the method's own, under which a teacher is trained first; the
-            method then trains its student. None: nobody teaches.
-        knobs: what a search may set otherwise, by name.
-        settings_by_data: data set -> settings over the method's own, as a search has chosen them.
+        code: Python source that defines `make_loss`, for a loss that settings cannot express.
+        teacher: settings that override the method's own for a teacher, which is trained first; the
+            method then trains the student. None: there is no teacher.
+        knobs: what a search may vary, by name.
+        settings_by_data: data set -> settings that a search has chosen; override the method's own.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Method:
     settings_by_data: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def on(self, data: str) -> Method:
-        """The method as it is set on one data set."""
+        """The method with its settings for one data set."""
         own = self.settings_by_data.get(data, {})
         return replace(self, settings={**(self.settings or {}), **own}, settings_by_data={})
 
@@ -100,18 +100,18 @@ class Method:
             raise ConfigError(f"Method {self.name}: {error}") from error
 
     def of_teacher(self) -> Method:
-        """The method by which this one's teacher is trained."""
+        """The method that trains this one's teacher."""
         own = {k: v for k, v in (self.settings or {}).items() if not k.startswith("distill.")}
         return replace(self, settings={**own, **(self.teacher or {})}, teacher=None)
 
     @property
     def code_sha256(self) -> str:
-        """Of the Python source, without what it imports; empty where settings say it all."""
+        """SHA-256 of the Python source, without imported files; empty for a YAML method."""
         return "" if self.code is None else hashlib.sha256(self.code.encode()).hexdigest()
 
     @property
     def sha256(self) -> str:
-        """Of all that decides this method's runs: its settings, its teacher's and its code."""
+        """SHA-256 of all that decides the method's runs: settings, the teacher's, and code."""
         decisive: list[Any] = [self.settings or {}, self.teacher, self.code_sha256]
         if self.settings_by_data:
             decisive.append(self.settings_by_data)
@@ -120,9 +120,9 @@ class Method:
         ).hexdigest()
 
     def make_loss(self) -> Any:
-        """The method's own loss factory (`recame.losses.LossFactory`), or None.
+        """The loss factory of the method's Python file (`recame.losses.LossFactory`), or None.
 
-        Runs the method's Python file.
+        This runs the file.
 
         Raises:
             ConfigError: the file cannot be run.
@@ -148,11 +148,11 @@ def method_names() -> list[str]:
 
 
 def load_method(name: str, folder: Path) -> Method:
-    """Read a method that comes with recame, or one's own file.
+    """Read a method that comes with recame, or a method file of the user.
 
     Args:
         name: a method's name, or the path of a `.yaml` or `.py` file.
-        folder: what such a path is relative to.
+        folder: the path is relative to it.
 
     Raises:
         ConfigError: there is no such method, or its file is wrong.
@@ -176,7 +176,7 @@ def _from_yaml(name: str, text: str) -> Method:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"Method {name} is no YAML ({error}): correct its file.") from error
+        raise ConfigError(f"Method {name} is not YAML ({error}): correct its file.") from error
     return _checked(name, values, None)
 
 
@@ -186,7 +186,7 @@ def _from_python(name: str, text: str) -> Method:
     if not callable(values.get("make_loss")):
         raise ConfigError(
             f"Method {name}: its file defines no function make_loss(counts, num_experts, prior). "
-            "Settings alone belong in a .yaml file."
+            "A method without a loss of its own belongs in a .yaml file."
         )
     return _checked(name, fields, text)
 
@@ -200,7 +200,7 @@ def _checked(name: str, values: object, code: str | None) -> Method:
         )
         known = ", ".join(_MethodFile.model_fields)
         raise ConfigError(
-            f"Method {name}: {told}. A method's file holds {known}; title and source are needed."
+            f"Method {name}: {told}. A method's file may have {known}; it needs title and source."
         ) from error
     if made.group not in GROUPS:
         raise ConfigError(
@@ -214,22 +214,22 @@ def _checked(name: str, values: object, code: str | None) -> Method:
         check_taught(name, config, method.of_teacher().configure(plain))
     elif any(key.startswith("distill.") for key in made.settings):
         raise ConfigError(
-            f"Method {name} sets distill.* and has no teacher, so nothing would come of it: add "
+            f"Method {name} sets distill.* and has no teacher, so this has no effect: add "
             "`teacher: {section.key: value}`, the settings in which its teacher differs."
         )
     return method
 
 
 def check_taught(name: str, student: Config, teacher: Config) -> None:
-    """Refuse, before a teacher is trained, what its student could not be.
+    """Refuse settings that a student cannot have, before its teacher is trained.
 
     Args:
         name: of the method.
-        student: its settings.
-        teacher: its teacher's.
+        student: the student's settings.
+        teacher: the teacher's settings.
 
     Raises:
-        ConfigError: a phase that a student does not have, or a network that it cannot be.
+        ConfigError: a phase or a network that a student cannot have.
     """
     tuned = student.finetune.enabled and student.finetune.scope == "all"
     derived = ("teacher", "stages", "attention", "size")
@@ -237,7 +237,7 @@ def check_taught(name: str, student: Config, teacher: Config) -> None:
     model = student.model
     refused = {
         (
-            " has a teacher, and a student is fine-tuned as a whole and nothing else: set "
+            " has a teacher, and a student is only fine-tuned as a whole: set "
             "probe.enabled and retrain.enabled to false, finetune.enabled to true and "
             "finetune.scope to all"
         ): student.probe.enabled or student.retrain.enabled or not tuned,
@@ -247,14 +247,14 @@ def check_taught(name: str, student: Config, teacher: Config) -> None:
         ): (student.run.devices, student.run.num_nodes) != (1, 1),
         (
             f" has a teacher and model.num_experts={model.num_experts}: set distill.experts to "
-            "ensemble or each, which says what of the experts is compared with the teacher"
+            "ensemble (all experts together learn from the teacher) or each (every expert does)"
         ): student.distill.experts == "one" and model.num_experts != 1,
         (
             f": a student has its teacher's attention or none, not {model.attention} where the "
             f"teacher has {teacher.model.attention}"
         ): model.attention not in ("none", teacher.model.attention),
         (
-            f" sets distill.{''.join(said[:1])}; in a bench a student's network is said by "
+            f" sets distill.{''.join(said[:1])}; in a bench, describe a student's network with "
             "model.stages, model.attention and data.size"
         ): said,
     }

@@ -1,4 +1,4 @@
-"""What a bench compares: methods x data sets x seeds, from one YAML file."""
+"""The plan of a bench: methods x data sets x seeds, from one YAML file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recame.files import file_name, read_json
 
 
 class MethodEntry(Section):
-    """A method, or a variation of one."""
+    """A method of a plan, or a variation of one."""
 
     method: str
     name: str | None = None
@@ -30,12 +30,13 @@ class MethodEntry(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     group: Group | None = None
     tuned: bool = Field(
-        default=True, description="of a plan with `tuned`: whether it is set as the search chose"
+        default=True,
+        description="in a plan with `tuned`: whether it gets the settings that the search chose",
     )
 
 
 class Plan(Section):
-    """A comparison under one protocol: what a method does not set, all have in common."""
+    """A comparison under one protocol: methods share all settings that they do not set."""
 
     name: str
     title: str
@@ -44,27 +45,29 @@ class Plan(Section):
     data: Annotated[dict[str, DataEntry], Field(min_length=1)]
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
     reference: str | None = Field(None, description="the method that others are compared with")
-    settings: dict[str, Any] = Field({}, description="of every method; a method's own overrule")
+    settings: dict[str, Any] = Field({}, description="for every method; a method's own override")
     equal: Literal["epochs", "time"] = Field(
         "epochs",
-        description="time: finetune.epochs hold for the method `pace`, and every other one sees as "
-        "many images as take the same time at its measured speed",
+        description="time: finetune.epochs are those of the method `pace`; every other method sees "
+        "as many images as it can in the same time, at its measured speed",
     )
     pace: str | None = Field(None, description="for equal=time: the method that sets the time")
-    factorial: Factorial | None = Field(None, description="parts that are on or off: more methods")
+    factorial: Factorial | None = Field(
+        None, description="parts that are on or off; each combination becomes a method"
+    )
     search: Search | None = Field(
-        None, description="try each method at several settings, judged on val: more methods"
+        None, description="try each method at several settings, evaluated on val"
     )
     tuned: Path | None = Field(
-        None, description="what a search has chosen, relative to the plan: each method's settings"
+        None, description="a search's tuned.yaml with each method's settings, relative to the plan"
     )
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("balanced_accuracy", "tail_recall"),
-        description="of a factorial plan: metrics of which the effects are told, the primary first",
+        description="of a factorial plan: metrics whose effects are estimated, the primary first",
     )
 
     def methods_on(self, data: str, methods: Iterable[str]) -> list[str]:
-        """Those of some methods that run on a data set."""
+        """Select those of the methods that run on a data set."""
         only = self.data[data].methods
         return [name for name in methods if only is None or name in only]
 
@@ -92,14 +95,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Bench:
-    """A plan at work in a folder.
+    """A plan with its folder, methods and data.
 
     Attributes:
         path: the folder that holds runs, costs and tables.
-        plan: what is compared.
+        plan: the plan.
         methods: by name, in the plan's order.
-        sources: data set and seed -> manifest or folder that `recame.train` reads, absolute;
-            the same one for all seeds unless the set is made anew for each.
+        sources: data set and seed -> absolute path of the manifest or folder that `recame.train`
+            reads; the same for all seeds unless the set is made anew for each.
     """
 
     path: Path
@@ -109,7 +112,7 @@ class Bench:
 
     @property
     def data(self) -> list[str]:
-        """The data sets that are at hand, in the plan's order."""
+        """The available data sets, in the plan's order."""
         return list(dict.fromkeys(name for name, _ in self.sources))
 
     def jobs(self) -> list[Job]:
@@ -122,20 +125,20 @@ class Bench:
         ]
 
     def run_dir(self, job: Job) -> Path:
-        """Where a job's run folder lies."""
+        """Path of a job's run folder."""
         return self.path / "runs" / job.key
 
     def result_path(self, job: Job) -> Path:
-        """Written last and whole: a job is done if it exists."""
+        """Path of a job's result. It is written last: a job is done if it exists."""
         return self.run_dir(job) / "result.json"
 
     @property
     def costs_path(self) -> Path:
-        """What the methods cost on this machine, measured side by side."""
+        """Path of the methods' costs, measured side by side on this machine."""
         return self.path / "costs.json"
 
     def costs(self) -> dict[str, Any]:
-        """What `costs.json` holds; empty where nothing is measured.
+        """The content of `costs.json`; empty if nothing is measured.
 
         Raises:
             ConfigError: the file is damaged.
@@ -143,15 +146,15 @@ class Bench:
         return read_costs(self.costs_path) if self.costs_path.exists() else {}
 
     def config(self, data: str, method: str, seed: int = 0, *, of_teacher: bool = False) -> Config:
-        """Settings of a run, before an equal time is shared out.
+        """Settings of a run, before equal time is applied.
 
-        The plain network's, the plan's, the method's and the set's, each over the one before.
+        Those of the plain network, overridden by the plan's, then the method's, then the set's.
 
         Args:
             data: the data set.
             method: its name.
             seed: of the run.
-            of_teacher: of the run that teaches the method's own.
+            of_teacher: whether of the run of the method's teacher.
 
         Raises:
             ConfigError: the plan's, the method's or the set's settings are wrong.
@@ -160,7 +163,7 @@ class Bench:
         last = {**plan.data[data].settings, "run.seed": seed}
         if of_teacher:
             chosen = chosen.of_teacher()
-            last["evaluation.weighting"] = "mean"  # it judges batch by batch
+            last["evaluation.weighting"] = "mean"  # a teacher answers batch by batch
         try:
             config = chosen.configure(Config().updated({**PLAIN, **plan.settings})).updated(last)
             if chosen.teacher is not None:
@@ -171,14 +174,14 @@ class Bench:
 
 
 def read_costs(path: Path) -> dict[str, Any]:
-    """Read a `costs.json`: `machine`, and `rows` of `DATA/METHOD` -> what was measured.
+    """Read a `costs.json`: `machine`, and `rows` of `DATA/METHOD` -> measured costs.
 
     Raises:
         ConfigError: the file is damaged.
     """
     advice = (
         "It was edited or damaged. Put it back from a copy, or delete it: recame bench then "
-        "measures again. Runs that shared out equal time by it need the old figures, or a new "
+        "measures again. Runs at equal time by it need the old figures, or a new "
         "--out."
     )
     costs = read_json(path, advice=advice, error=ConfigError)
@@ -192,7 +195,7 @@ def load_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        ConfigError: the file is missing, is no YAML, or says something unknown.
+        ConfigError: the file is missing, is not YAML, or has an unknown entry.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -202,7 +205,7 @@ def load_plan(path: Path) -> Plan:
         raise ConfigError(f"{path} cannot be read as YAML ({error}): correct the file.") from error
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path} holds no plan: it needs name, title, data and methods (docs/bench.md)."
+            f"{path} is not a plan: it needs name, title, data and methods (docs/bench.md)."
         )
     values.setdefault("name", path.stem)
     try:
@@ -225,10 +228,10 @@ def load_plan(path: Path) -> Plan:
 
 
 def _check_endpoints(plan: Plan) -> None:
-    """Refuse metrics that no result holds, and endpoints that nobody would look at."""
+    """Refuse metrics that no result has, and endpoints of a plan that is not factorial."""
     if unknown := [name for name in plan.endpoints if name not in METRICS]:
         raise ConfigError(
-            f"Plan {plan.name}: endpoints names {unknown[0]!r}, of which no result tells: choose "
+            f"Plan {plan.name}: endpoints names {unknown[0]!r}, which no result has: choose "
             f"from {', '.join(METRICS)}."
         )
     if len(set(plan.endpoints)) < len(plan.endpoints):
@@ -238,8 +241,8 @@ def _check_endpoints(plan: Plan) -> None:
         )
     if plan.factorial is None and "endpoints" in plan.model_fields_set:
         raise ConfigError(
-            f"Plan {plan.name}: endpoints={list(plan.endpoints)} says of which metrics the effects "
-            "of a factorial plan are told, and this one has no `factorial`: leave it out."
+            f"Plan {plan.name}: endpoints={list(plan.endpoints)} names the metrics of a factorial "
+            "plan's effects, and this one has no `factorial`: leave it out."
         )
 
 
@@ -247,18 +250,18 @@ def _check_folders(plan: Plan, what: str, names: Iterable[str]) -> None:
     """Refuse names that cannot be folders on every system."""
     if refused := [name for name in names if file_name(name) != name or name.startswith(".")]:
         raise ConfigError(
-            f"Plan {plan.name}: a {what} is called {refused[0]!r}, and its name becomes a folder, "
-            "which some system cannot have (a / or :, a dot at the end, a device of Windows as "
-            "con) or nobody sees (a dot at the beginning): choose another name."
+            f"Plan {plan.name}: a {what} is called {refused[0]!r}, and its name becomes a folder. "
+            "Some systems do not allow this name (/ or :, a dot at the end, a device name of "
+            "Windows such as con) or hide it (a dot at the beginning): choose another name."
         )
 
 
 def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
-    """The plan's methods with its variations, then those of its factorial.
+    """The plan's methods and variations, then those of its factorial.
 
     Args:
-        plan: what is compared.
-        folder: what the paths of methods' files are relative to.
+        plan: the plan.
+        folder: paths of method files are relative to it.
 
     Raises:
         ConfigError: a method is unknown, wrong, or named twice.
@@ -269,7 +272,7 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
         changes: dict[str, Any] = {
             key: word for key in ("name", "title", "group") if (word := getattr(entry, key))
         }
-        if entry.settings:  # not the same under other words, but a variation
+        if entry.settings:  # a variation needs a name of its own
             if entry.name is None:
                 raise ConfigError(
                     f"Plan {plan.name}: a variation of {entry.method} has no name: give it one."
@@ -282,7 +285,7 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
                 "deviations": (),
             }
         method = replace(method, **changes)
-        if method.name in methods:  # one's runs would be taken for the other's
+        if method.name in methods:  # their runs would have the same folders
             raise ConfigError(f"Two methods are called {method.name!r}: rename one.")
         methods[method.name] = method
     if plan.factorial is not None:
@@ -297,13 +300,14 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
         name = getattr(plan, role)
         if name is not None and name not in methods:
             raise ConfigError(
-                f"Plan {plan.name}: {role}={name!r} is none of its methods: {', '.join(methods)}."
+                f"Plan {plan.name}: {role}={name!r} is not one of its methods: "
+                f"{', '.join(methods)}."
             )
     taught = [name for name, method in methods.items() if method.teacher is not None]
     if plan.equal == "time" and taught:
         raise ConfigError(
             f"Plan {plan.name}: equal=time does not know what a teacher takes, and "
-            f"{', '.join(taught)} has one: leave it out, or compare at equal epochs."
+            f"{', '.join(taught)} has one: leave that method out, or compare at equal epochs."
         )
     if plan.equal == "time" and plan.pace is None:
         raise ConfigError(
@@ -313,20 +317,20 @@ def plan_methods(plan: Plan, folder: Path) -> dict[str, Method]:
 
 
 def _check_only(plan: Plan, methods: Mapping[str, Method]) -> None:
-    """Refuse sets of methods that are none, or of a design that needs every one."""
+    """Refuse `methods` of a data set that are unknown, or in a design that needs all methods."""
     for data, entry in plan.data.items():
         if entry.methods is None:
             continue
         if unknown := [name for name in entry.methods if name not in methods]:
             raise ConfigError(
-                f"Plan {plan.name}: data set {data} is for the method {unknown[0]!r}, which is "
-                f"none of the plan's: {', '.join(methods)}."
+                f"Plan {plan.name}: data set {data} names the method {unknown[0]!r}, which the "
+                f"plan does not have. It has {', '.join(methods)}."
             )
         if whole := next((n for n in ("factorial", "search") if getattr(plan, n)), None):
             raise ConfigError(
-                f"Plan {plan.name}: data set {data} is for {', '.join(entry.methods)} alone, and "
-                f"`{whole}` needs every method on every set: leave `methods` out there, or make a "
-                "plan of its own."
+                f"Plan {plan.name}: data set {data} is only for {', '.join(entry.methods)}, and "
+                f"`{whole}` needs every method on every set: leave out `methods` there, or put the "
+                "set in another plan."
             )
 
 
@@ -334,22 +338,22 @@ def _cross(plan: Plan, factorial: Factorial, methods: dict[str, Method]) -> None
     """Add the methods of a factorial plan to those that the plan names.
 
     Raises:
-        ConfigError: the factorial is wrong, a data set's settings would overrule a factor, or one
-            of the methods is there already.
+        ConfigError: the factorial is wrong, a data set's settings override a factor, or one of the
+            methods exists already.
     """
     where = f"Plan {plan.name}, factorial"
     if factorial.base not in methods:
         raise ConfigError(
-            f"{where}: base={factorial.base!r} is none of the plan's methods, "
+            f"{where}: base={factorial.base!r} is not one of the plan's methods, "
             f"{', '.join(methods)}: name it among `methods` too."
         )
     for name, factor in factorial.factors.items():
         for data, entry in plan.data.items():
             if overruled := sorted(factor.settings.keys() & entry.settings.keys()):
                 raise ConfigError(
-                    f"{where}: the settings of data set {data} lie over those of every method and "
-                    f"say {overruled[0]}, so the factor {name} would change nothing there: leave "
-                    "it out of one of the two."
+                    f"{where}: the settings of data set {data} override those of every method and "
+                    f"set {overruled[0]}, so the factor {name} would change nothing there: leave "
+                    f"{overruled[0]} out of one of the two."
                 )
     try:
         crossed = expand(factorial, methods[factorial.base])
@@ -366,17 +370,17 @@ def _cross(plan: Plan, factorial: Factorial, methods: dict[str, Method]) -> None
 
 
 def _tuned(plan: Plan, file: Path, folder: Path, methods: dict[str, Method]) -> dict[str, Method]:
-    """The methods as a search has chosen them.
+    """The methods with the settings that a search has chosen.
 
     Raises:
-        ConfigError: the file cannot be used, or a data set's settings would overrule a choice.
+        ConfigError: the file cannot be used, or a data set's settings override a chosen one.
     """
     try:
         tuned = read_tuned(folder / file)
         if other := tuned.other_protocol(plan.settings):
             raise ConfigError(
                 f"{file} was found under other settings of all methods ({', '.join(other)}), and "
-                "what is best there need not be here: search again under this plan's."
+                "its best settings need not be the best here: search again with this plan's."
             )
         own = {entry.name or entry.method for entry in plan.methods if not entry.tuned}
         roots = {data: entry.of or data for data, entry in plan.data.items()}
@@ -393,23 +397,24 @@ def _tuned(plan: Plan, file: Path, folder: Path, methods: dict[str, Method]) -> 
 
 
 def _searched(plan: Plan, search: Search, methods: dict[str, Method]) -> dict[str, Method]:
-    """The trials of a search in place of the methods.
+    """The trials of a search, which replace the methods.
 
     Raises:
-        ConfigError: the search is wrong, or would be judged by other images than those of val.
+        ConfigError: the search is wrong, or would be evaluated on other images than those of val.
     """
     where = f"Plan {plan.name}, search"
     clash = next((n for n in ("factorial", "tuned") if getattr(plan, n) is not None), None)
     if clash is not None or plan.equal == "time":
         raise ConfigError(
-            f"{where}: it tries settings at equal epochs, and `{clash or 'equal: time'}` asks for "
-            "something else: leave it out, and let a second plan read what the search has chosen."
+            f"{where}: it tries settings at equal epochs, and `{clash or 'equal: time'}` "
+            "contradicts this: leave it out, and use it in a second plan that reads the result of "
+            "the search."
         )
     for data, entry in plan.data.items():
         if entry.splits != ("val",):
             raise ConfigError(
-                f"{where}: data set {data} is judged on {', '.join(entry.splits)}, and what "
-                "chooses settings must not see the images that judge them: give it `splits: [val]`."
+                f"{where}: data set {data} is evaluated on {', '.join(entry.splits)}, and a search "
+                "must not see the images of the final evaluation: give it `splits: [val]`."
             )
     try:
         trials = expand_trials(search, methods)
@@ -425,9 +430,9 @@ def _searched(plan: Plan, search: Search, methods: dict[str, Method]) -> dict[st
 
 
 def _check_not_overruled(plan: Plan, data: str, keys: Iterable[str], what: str) -> None:
-    """Refuse settings of a data set that lie over what was to be tried or was chosen."""
+    """Refuse settings of a data set that override the settings that a search varies or chose."""
     if overruled := sorted({*keys} & plan.data[data].settings.keys()):
         raise ConfigError(
-            f"Plan {plan.name}: the settings of data set {data} lie over those of every method and "
-            f"say {overruled[0]}, so {what} would change nothing there: leave it out."
+            f"Plan {plan.name}: the settings of data set {data} override those of every method and "
+            f"set {overruled[0]}, so {what} would change nothing there: leave it out."
         )

@@ -1,4 +1,4 @@
-"""A search: each method of a plan under as many settings as every other, judged on `val` alone."""
+"""A search: every method of a plan at the same number of settings, evaluated on `val` alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from recame.config import Section
 from recame.errors import ConfigError
 from recame.metrics.registry import BY_NAME
 
-#: Between a method's name and the number of its trial.
+#: Stands between a method's name and the number of its trial.
 TRIAL = "@"
 
 
 class Search(Section):
-    """How many settings each method is tried at, and what is drawn for all of them."""
+    """How many settings to try for each method, and which knobs to draw for all of them."""
 
     trials: Annotated[int, Field(ge=2, le=1000)] = Field(
-        8, description="settings a method: its own first, the others drawn"
+        8, description="settings tried for each method: its own first, the others drawn"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the draws")
-    metric: str = Field("balanced_accuracy", description="of `val`, by which the best is chosen")
-    knobs: dict[str, Knob] = Field({}, description="of every method, drawn alike for all")
+    metric: str = Field("balanced_accuracy", description="metric on `val` that chooses the best")
+    knobs: dict[str, Knob] = Field({}, description="for every method, drawn alike for all")
 
 
 def trial_name(method: str, number: int) -> str:
-    """What a trial is called as a method of the plan.
+    """Name of a trial as a method of the plan.
 
     Examples:
         >>> trial_name("ride", 3)
@@ -40,21 +40,21 @@ def trial_name(method: str, number: int) -> str:
 
 
 def expand_trials(search: Search, methods: Mapping[str, Method]) -> dict[str, Method]:
-    """Every method as its trials: number 0 as it is, the others with drawn settings.
+    """Replace every method by its trials: number 0 unchanged, the others with drawn settings.
 
-    What all methods have in common is drawn alike for all, trial by trial; a method's own knobs by
-    its own name.
+    The search's knobs have the same values for all methods, trial by trial. The draws of a method's
+    own knobs depend on its name.
 
     Args:
-        search: how many.
+        search: the search.
         methods: by name.
 
     Raises:
-        ConfigError: a metric is unknown, a knob sets what another sets too or what no setting is.
+        ConfigError: a metric is unknown, two knobs set the same setting, or a setting is unknown.
     """
     if search.metric not in BY_NAME:
         raise ConfigError(
-            f"search.metric={search.metric!r} is no metric: choose from {', '.join(BY_NAME)}."
+            f"search.metric={search.metric!r} is unknown: choose from {', '.join(BY_NAME)}."
         )
     number = search.trials - 1
     shared = drawn(search.knobs, number, search.seed, "")
@@ -79,8 +79,8 @@ def _check_knobs(name: str, shared: Mapping[str, Knob], own: Mapping[str, Knob])
         for key in what.keys:
             if key in told:
                 raise ConfigError(
-                    f"Method {name}: its knobs {told[key]} and {knob} both set {key}, so that one "
-                    "of them would do nothing: leave it out of one, in the plan's search.knobs or "
-                    "the method's file."
+                    f"Method {name}: its knobs {told[key]} and {knob} both set {key}, so one of "
+                    "them would have no effect: remove one, in the plan's search.knobs or in the "
+                    "method's file."
                 )
             told[key] = knob

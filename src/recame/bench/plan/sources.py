@@ -1,4 +1,4 @@
-"""A plan's data sets on this machine: manifests at hand, or built from a local raw copy."""
+"""A plan's data sets on this machine: given manifests, or sets built from a local raw copy."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Build = Callable[[Path | None, Path, Progress], Path]
 def find_sources(
     plan: Plan, given: dict[str, Path], folder: Path, out: Path, console: Console
 ) -> dict[tuple[str, int], Path]:
-    """Where each data set lies, built now where that is needed.
+    """Find each data set, and build it if needed.
 
-    A set that needs data which are not at hand is left out, and said so, as long as one is left.
+    A set whose data are missing is left out with a message, unless no set would be left.
 
     Args:
-        plan: what is compared.
-        given: data set -> path, from the command line; overrules the plan's.
-        folder: what the plan's paths are relative to.
-        out: the bench's folder; sets that are built lie in its `data/`, those that are made anew
-            for each seed in `data/NAME/seedN/`.
+        plan: the plan.
+        given: data set -> path, from the command line; overrides the plan's.
+        folder: the plan's paths are relative to it.
+        out: the bench's folder. Built sets lie in its `data/`, sets that are made anew for each
+            seed in `data/NAME/seedN/`.
         console: where progress goes.
 
     Returns:
         Data set and seed of the plan -> manifest or folder, absolute.
 
     Raises:
-        ConfigError: a name is unknown, a set cannot be made anew for each seed, or no set is at
-            hand.
+        ConfigError: a name is unknown, a set cannot be made anew for each seed, or the data of all
+            sets are missing.
         DataError: a set cannot be built.
     """
     own = {name: entry for name, entry in plan.data.items() if entry.of is None}
@@ -81,7 +81,7 @@ def find_sources(
 
 
 def _check_block(plan: Plan, name: str, entry: DataEntry, given: Path | None) -> None:
-    """Refuse `data_seed: block` of a set of which there are no other images."""
+    """Refuse `data_seed: block` of a set that has no other images to draw."""
     from recame.datasets.registry import PUBLIC_SETS
 
     known, path = PUBLIC_SETS.get(entry.builder or ""), given or entry.path
@@ -89,7 +89,7 @@ def _check_block(plan: Plan, name: str, entry: DataEntry, given: Path | None) ->
         told = "no builder: the images of a manifest or a folder are given. Name a builder that "
         told += "makes them, or leave data_seed out"
     elif known and known.raw and known.group:
-        return  # its training images are drawn anew
+        return  # its training images are resampled
     elif known and known.raw:
         told = f"builder={entry.builder}, whose images are published, and there are no others. "
         told += "Leave data_seed out, or take a set that is generated"
@@ -115,17 +115,17 @@ def _made_anew(
     place: Path,
     console: Console,
 ) -> dict[int, Path] | None:
-    """Seed -> the manifest that its builder makes with it; None where the raw copy is lacking.
+    """Seed -> the manifest that the builder makes with it; None if the raw copy is missing.
 
-    Published images are no others for another seed: of these the groups in `train` are drawn anew.
+    Published images do not depend on a seed: there, the groups in `train` are resampled.
     """
     from recame.datasets.public.resampled import resample_groups
     from recame.datasets.registry import PUBLIC_SETS
 
     if (place / "manifest.csv").exists():
         raise DataError(
-            f"{place} holds the set that {name} was before its data_seed was block, and results of "
-            "the two do not compare: choose another --out."
+            f"{place} holds the set {name} from before its data_seed was block, and results of "
+            "the two cannot be compared: choose another --out."
         )
     known = PUBLIC_SETS.get(entry.builder or "")
     if known and known.raw:
@@ -152,7 +152,7 @@ def _source(
         if not path.exists():
             raise DataError(f"Data set {name}: there is nothing at {path}; check the path.")
         manifest = path / "manifest.csv"
-        # What is given for a set that could be built may be the built set already.
+        # The path given for a set with a builder may be the set as built before.
         if entry.builder is None or path.suffix in {".csv", ".parquet"} or manifest.exists():
             return manifest if manifest.exists() else path
     if entry.builder is None:
@@ -169,7 +169,7 @@ def _built(
     console: Console,
     label: str,
 ) -> Path | None:
-    """The manifest that the set's builder writes; None where it needs a raw copy."""
+    """The manifest that the set's builder writes; None if its raw copy is missing."""
     build, needs_raw = _builder(name, entry, folder)
     if needs_raw and path is None:
         return None
@@ -183,7 +183,7 @@ def _built(
 
 
 def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
-    """What makes a set, and whether it needs a raw copy.
+    """The function that makes a set, and whether it needs a raw copy.
 
     A user's own file defines `prepare(out)` or `prepare(raw, out)`.
     """
@@ -210,7 +210,7 @@ def _builder(name: str, entry: DataEntry, folder: Path) -> tuple[Build, bool]:
         raise ConfigError(
             f"Data set {name}: data_seed=block hands each seed of the plan to the builder, and "
             f"prepare({', '.join(words)}) of {file} takes no `seed`, so all its sets would be the "
-            "same: let it draw by one, or leave data_seed out."
+            "same: add a parameter `seed`, or leave data_seed out."
         )
     needs_raw = "raw" in words
     return (

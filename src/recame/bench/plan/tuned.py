@@ -1,4 +1,4 @@
-"""What a search has chosen: written to a file that may be committed, and read by another plan."""
+"""The result of a search: a file that may be committed, and that another plan reads."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TUNED_SCHEMA = 1
 
 
 class Trial(Section):
-    """One setting of a method and how it did."""
+    """The settings of one trial and its scores."""
 
-    settings: dict[str, Any] = Field({}, description="over the method's own; empty: as it is")
+    settings: dict[str, Any] = Field({}, description="override the method's own; empty: none")
     scores: dict[str, float] = Field(description="data set -> mean over the seeds")
 
 
@@ -50,11 +50,11 @@ class Tuned(Section):
     search_seed: int
     seeds: tuple[int, ...]
     data: tuple[str, ...]
-    settings: dict[str, Any] = Field({}, description="that all methods had in common")
+    settings: dict[str, Any] = Field({}, description="common settings of all methods")
     methods: dict[str, TunedMethod]
 
     def other_protocol(self, settings: Mapping[str, Any]) -> list[str]:
-        """Names of common settings in which a plan differs, but for where and how it is judged."""
+        """Names of common settings in which a plan differs; `run` and `evaluation` may differ."""
         return sorted(
             key
             for key in {*self.settings, *settings}
@@ -74,8 +74,8 @@ def found_by_search(
 ) -> Tuned:
     """Choose each method's best trial, for each data set and over all.
 
-    The higher mean over the seeds is the better (the lower where less is better); of equals the
-    first counts, so that a method's own settings stay unless something beats them.
+    The best trial has the highest mean over the seeds (the lowest if less is better). If trials
+    tie, the first counts, so a method keeps its own settings unless a trial is better.
 
     Args:
         plan_name: of the search's plan.
@@ -84,10 +84,10 @@ def found_by_search(
         methods: the plan's methods before they became trials.
         data: its sets.
         seeds: its seeds.
-        settings: its settings that all methods have in common.
+        settings: its common settings of all methods.
 
     Returns:
-        The methods of which every trial has a result on each set and seed; others are left out.
+        The methods whose trials all have a result on each set and seed; others are left out.
     """
     sign = -1.0 if BY_NAME[search.metric].lower_is_better else 1.0
     rows = frame[frame["data"].isin(data) & frame["seed"].isin(seeds) & (frame["split"] == "val")]
@@ -137,7 +137,7 @@ def _drawn_settings(search: Search, method: Method) -> list[dict[str, Any]]:
 
 
 def write_tuned(path: Path, tuned: Tuned) -> None:
-    """Write what a search found as YAML, whole or not at all."""
+    """Write the result of a search as YAML; no half-written file is left behind."""
     head = (
         "# What `recame bench` found by a search: every trial of each method with its mean score.\n"
         "# A plan reads it with `tuned: FILE`.\n"
@@ -146,10 +146,10 @@ def write_tuned(path: Path, tuned: Tuned) -> None:
 
 
 def read_tuned(path: Path) -> Tuned:
-    """Read what a search wrote.
+    """Read the result of a search.
 
     Raises:
-        ConfigError: the file is missing or says something unknown.
+        ConfigError: the file is missing or has an unknown entry.
     """
     advice = "Give the tuned.yaml that recame bench wrote for a plan with `search`."
     try:
@@ -160,7 +160,7 @@ def read_tuned(path: Path) -> Tuned:
         tuned = Tuned.model_validate(values)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"tuned={path} is no search's result ({told}). {advice}") from error
+        raise ConfigError(f"tuned={path} is not a search's result ({told}). {advice}") from error
     if tuned.schema_version > TUNED_SCHEMA:
         raise ConfigError(
             f"tuned={path} has schema {tuned.schema_version}, this version reads up to "
@@ -173,24 +173,24 @@ def read_tuned(path: Path) -> Tuned:
 
 
 def at_its_best(method: Method, tuned: Tuned, data: Mapping[str, str]) -> Method:
-    """A method as the search chose it: on each data set by that set's best trial.
+    """A method with the settings that a search chose: on each data set those of its best trial.
 
-    A set that was not searched on takes the trial with the best mean over the others.
+    A set that was not part of the search gets the trial with the best mean over those that were.
 
     Args:
-        method: as its file and the plan say it.
-        tuned: what was found.
+        method: from its file and the plan.
+        tuned: the result of the search.
         data: the plan's data sets -> the set whose images they have.
 
     Raises:
-        ConfigError: the search did not try the method, or tried another of that name.
+        ConfigError: the search did not try the method, or tried another one of that name.
     """
     name = method.name
     if name not in tuned.methods:
         raise ConfigError(
-            f"Method {name} is not among those that {tuned.plan} has tried "
-            f"({', '.join(tuned.methods)}), and one that is not tuned does not compare with those "
-            "that are: search it too, or give it `tuned: false`, which the table says."
+            f"Method {name} is not one of those that {tuned.plan} has tried "
+            f"({', '.join(tuned.methods)}), and comparing it with tuned ones would be unfair: "
+            "search for it too, or give it `tuned: false`, which the table then says."
         )
     found = tuned.methods[name]
     if found.sha256 != method.sha256:

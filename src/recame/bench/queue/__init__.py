@@ -1,1 +1,1 @@
-"""A plan's jobs, each done once, whatever is interrupted."""
+"""The queue of a plan's jobs: each job is done once, even if processes are interrupted."""

@@ -1,4 +1,4 @@
-"""Who has a job in work: file locks, which the system releases when a process ends, however."""
+"""Claims on jobs: file locks, which the system releases however a process ends."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ if TYPE_CHECKING:
 
 
 def locks_dir(bench: Bench) -> Path:
-    """Where claims lie: outside of the runs' folders, so that a run may be deleted or emptied."""
+    """Folder of the claims; it is outside of the run folders, because a run may be deleted."""
     return bench.path / ".locks"
 
 
 def claim(bench: Bench, job: Job, kind: Literal["run", "sent"] = "run") -> Hold | None:
-    """Keep all others of this folder from a job until it is closed; None if one has it.
+    """Claim a job: others of this folder cannot take it until the claim is closed.
 
     Args:
-        bench: a loaded plan at work in a folder.
+        bench: a plan with its folder.
         job: one of its jobs.
-        kind: `run` by whoever runs it; `sent` by whoever sent it to a cluster, where this folder's
-            locks may not be seen.
+        kind: `run` for the process that runs it; `sent` for the process that sent it to a cluster,
+            whose nodes may not see this folder's locks.
+
+    Returns:
+        The claim; None if another process has the job.
     """
     folder = locks_dir(bench)
     return hold(folder / f"{job.key.replace('/', '~')}.{kind}.lock")
 
 
 def is_claimed(bench: Bench, job: Job) -> bool:
-    """Whether some process has the job in work now, here or on a cluster."""
+    """Whether a process works on the job now, here or on a cluster."""
     for kind in ("run", "sent"):
         if (lock := claim(bench, job, kind)) is None:
             return True

@@ -1,4 +1,4 @@
-"""The same queue on a Ray cluster: jobs go to nodes, results come home as each is done."""
+"""The queue on a Ray cluster: jobs go to nodes, and each result comes back when it is done."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ if TYPE_CHECKING:
 
 _POLL_S = 1.0
 
-#: How long nodes may take to delete what lies at home, before the call ends.
+#: Seconds that nodes may take to delete delivered runs before the call ends.
 _TIDY_S = 30.0
 
-#: Ray counts so finely in a GPU; a sixth of one must be rounded down for six to fit.
+#: Ray's resolution of a fraction of a GPU; a sixth must be rounded down, so that six fit.
 _GPU_STEPS = 10_000
 
-#: What comes home from a node that does not see the bench's folder; weights stay behind.
+#: Files that a node sends back if it does not see the bench's folder; weights are not sent.
 _SENT_HOME = {".json", ".yaml", ".csv", ".parquet", ".txt"}
 _LARGEST_SENT = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Sending:
-    """What goes to a node beside the job.
+    """What a node receives together with the job.
 
     Attributes:
-        version: of recame, which must be the same there.
+        version: of recame; the node must have the same.
         mark: name of a file in the bench's folder; a node that finds it shares the folder.
-        costs: the content of `costs.json`, for plans that share out equal time.
+        costs: the content of `costs.json`, for plans with equal time.
         threads: of the job.
-        limit_s: seconds that it may take.
-        at_home: keys of jobs whose results lie in the bench's folder: a node may delete its own.
+        limit_s: time limit of the job, seconds.
+        at_home: keys of jobs whose results lie in the bench's folder; a node may delete its copies.
     """
 
     version: str
@@ -77,13 +77,13 @@ class Sending:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What comes home.
+    """What a node sends back.
 
     Attributes:
         outcome: of the job.
         node: where it ran.
-        files: path in the run's folder -> content; empty where the folder is shared.
-        node_id: Ray's name of the node, where the run lies until these files are at home.
+        files: path in the run's folder -> content; empty if the folder is shared.
+        node_id: Ray's name of the node, which keeps the run until these files are delivered.
     """
 
     outcome: Outcome
@@ -106,27 +106,27 @@ def run_on_cluster(
 ) -> QueueSummary:
     """Run the jobs that have no result yet on the nodes of a Ray cluster.
 
-    A job whose node dies is started again, up to three times, on whichever node has room; one whose
-    process dies, once. Where the bench's folder is shared by the nodes, it goes on from its last
-    checkpoint, and everything lies where a local queue would have written it. A node that does not
-    see the folder works in a temporary one of its own, and sends home all but the weights. Results
-    are written as they arrive, and a node deletes its run only then: whatever dies on the way, the
-    next call fetches it. recame and the data must be on every node, under the same paths.
+    A job whose node dies is started again up to three times, on any node with free capacity; a job
+    whose process dies, once. If the nodes share the bench's folder, a job continues from its last
+    checkpoint, and all files lie where a local queue would write them. A node that does not see the
+    folder works in a temporary folder, and sends back all files but the weights. Results are
+    written as they arrive, and only then a node deletes its run. If something fails in between, the
+    next call fetches the result. recame and the data must be on every node, under the same paths.
 
     Args:
-        bench: a loaded plan at work in a folder.
-        jobs: in the order in which they are to run.
+        bench: a plan with its folder.
+        jobs: in the order in which to run them.
         address: `HOST:6379`, `ray://HOST:10001`, or `auto` on a machine of the cluster.
-        cpus_per_job: cores that each job gets.
-        gpus_per_job: GPUs that each job gets; a fraction lets several share one.
+        cpus_per_job: cores for each job.
+        gpus_per_job: GPUs for each job; with a fraction, several jobs share one.
         job_limit_s: seconds after which a job is stopped; it counts as failed.
         console: where progress goes; silent if None.
-        on_event: called in this process as jobs are sent, end and fail.
-        runner: what runs a job, importable on the nodes; default `recame.bench.queue.job.run_job`.
+        on_event: called in this process when jobs are sent, end and fail.
+        runner: runs a job; importable on the nodes; default `recame.bench.queue.job.run_job`.
 
     Raises:
         MissingDependencyError: ray is not installed.
-        ConfigError: no cluster answers at the address, or no node can carry a job.
+        ConfigError: no cluster answers at the address, or no node has the resources for a job.
     """
     console = console or Console(quiet=True)
     gpus_per_job = math.floor(gpus_per_job * _GPU_STEPS + 1e-6) / _GPU_STEPS
@@ -142,7 +142,7 @@ def run_on_cluster(
         task = ray.remote(run_on_node).options(
             num_cpus=cpus_per_job,
             num_gpus=gpus_per_job,
-            max_retries=3,  # after deaths of nodes
+            max_retries=3,  # if nodes die
             name="recame bench",
         )
         sending = _sending(bench, cpus_per_job, job_limit_s, ledger)
@@ -177,8 +177,8 @@ def _receive(
     flights: dict[Any, tuple[Job, Hold]],
     sending: Sending,
 ) -> list[Any]:
-    """Take in what has landed, waiting a moment for it; what nodes delete now comes back."""
-    if not flights:  # what is left is in work in other processes
+    """Wait a moment, write the results that arrived, and return the nodes' deletion tasks."""
+    if not flights:  # other processes work on the remaining jobs
         time.sleep(_POLL_S if len(ledger) else 0.0)
         return []
     tidying = []
@@ -193,7 +193,7 @@ def _receive(
 
 
 def _tidy(ray: Any, node_id: str, sending: Sending) -> Any:
-    """Let a node delete what lies at home now."""
+    """Let a node delete its runs whose results are delivered."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -204,21 +204,21 @@ def _tidy(ray: Any, node_id: str, sending: Sending) -> Any:
 
 
 def forget_on_node(sending: Sending) -> None:
-    """Delete this node's own runs of jobs whose results lie at home."""
-    with suppress(DataError):  # no folder of ours: nothing to delete
+    """Delete this node's runs whose results lie in the bench's folder."""
+    with suppress(DataError):  # the node has no folder of this bench: nothing to delete
         runs = scratch_folder(sending.mark) / "runs"
         for key in sending.at_home:
             shutil.rmtree(runs / key, ignore_errors=True)
 
 
 def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None) -> Delivery:
-    """Run a job on this node, in the bench's folder if it is shared, else in a scratch one.
+    """Run a job on this node, in the bench's folder if it is shared, else in a temporary one.
 
     Args:
-        bench: with the folder of the process that sends.
+        bench: with the folder of the sending process.
         job: to run.
-        sending: what came with it.
-        runner: what runs it; None: `recame.bench.queue.job.run_job`.
+        sending: what came with the job.
+        runner: runs the job; None: `recame.bench.queue.job.run_job`.
     """
     node = platform.node()
     shared = (locks_dir(bench) / sending.mark).exists()
@@ -244,7 +244,7 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
         outcome = Outcome("failed", str(error))
     if shared or outcome.state == "held":
         return Delivery(outcome, node, {})
-    if outcome.state == "found":  # run here before, but never brought home
+    if outcome.state == "found":  # it ran here before, but was never delivered
         outcome = Outcome("done")
     folder = bench.run_dir(job)
     files = {
@@ -256,22 +256,22 @@ def run_on_node(bench: Bench, job: Job, sending: Sending, runner: Runner | None)
 
 
 def _node_id() -> str:
-    """Ray's name of this node; empty where no task of Ray's runs."""
+    """Ray's name of this node; empty outside of a Ray task."""
     ray = sys.modules.get("ray")
     return str(ray.get_runtime_context().get_node_id()) if ray else ""
 
 
 def scratch_folder(mark: str) -> Path:
-    """This node's own folder for a bench, made when missing; the same one for each of its jobs.
+    """This node's temporary folder for a bench, created if missing; the same for all jobs.
 
-    Its name cannot be guessed without the bench's mark, and nobody but this user may look into it:
-    what lies there is gone on with, so nobody else may have put it there.
+    Runs continue from what lies in it, so nobody else may write there: only this user has access,
+    and its name cannot be guessed without the bench's mark.
 
     Args:
         mark: `Sending.mark`.
 
     Raises:
-        DataError: it cannot be made, or what lies there is another user's or open to others.
+        DataError: it cannot be created, or it exists and belongs or is open to other users.
     """
     name = hashlib.sha256(mark.encode()).hexdigest()[:32]
     folder = Path(tempfile.gettempdir()) / f"recame-bench-{name}"
@@ -282,15 +282,15 @@ def scratch_folder(mark: str) -> Path:
     own = sys.platform == "win32" or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
     if not stat.S_ISDIR(found.st_mode) or not own:
         raise DataError(
-            f"{folder} on node {platform.node()} is no folder of this user's alone "
-            f"({stat.filemode(found.st_mode)}), so what lies in it cannot be trusted: delete it "
+            f"{folder} on node {platform.node()} is not a folder that only this user can access "
+            f"({stat.filemode(found.st_mode)}), so its content cannot be trusted: delete it "
             "there, or start Ray's node with another TMPDIR."
         )
     return folder
 
 
 def write_delivery(bench: Bench, job: Job, files: dict[str, bytes]) -> None:
-    """Put what came home into the run's folder, the result last, so that it vouches for all."""
+    """Write delivered files into the run's folder; the result last, which says that all exist."""
     folder = bench.run_dir(job)
     result = str(bench.result_path(job).relative_to(folder))
     for name in sorted(files, key=lambda name: name == result):
@@ -298,13 +298,13 @@ def write_delivery(bench: Bench, job: Job, files: dict[str, bytes]) -> None:
 
 
 def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> tuple[Outcome, str]:
-    """A landed job's outcome, once its files are written, and the node that keeps a copy."""
+    """Write a delivered job's files; its outcome, and the node that keeps a copy."""
     try:
         delivery: Delivery = ray.get(landed)
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
-        reason = f"the cluster gave it up ({type(error).__name__}: {told})"
+        reason = f"the cluster gave up this job ({type(error).__name__}: {told})"
         note_failure(bench, job, reason, str(error))
         return Outcome("failed", reason), ""
     write_delivery(bench, job, delivery.files)
@@ -315,11 +315,11 @@ def _outcome(ray: Any, landed: Any, bench: Bench, job: Job) -> tuple[Outcome, st
 
 
 def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
-    """Refuse a job that this node, with another version or no data, cannot run as the sender."""
+    """Refuse a job on a node that has another version of recame, or lacks the data."""
     if (here := version("recame")) != sending.version:
         raise ConfigError(
             f"Node {platform.node()} has recame {here}, the bench runs {sending.version}, so "
-            "results would not compare: install the same version on every node."
+            "results could not be compared: install the same version on every node."
         )
     source = bench.sources.get((job.data, job.seed))
     if source is not None and not source.exists():
@@ -330,7 +330,7 @@ def _check_node(bench: Bench, job: Job, sending: Sending) -> None:
 
 
 def _sending(bench: Bench, threads: int, limit_s: float, ledger: Ledger) -> Sending:
-    """What goes with every job; the mark stays, as the name of this folder on the nodes."""
+    """What every job is sent with; the mark is kept, as it names this folder on the nodes."""
     folder = locks_dir(bench)
     folder.mkdir(parents=True, exist_ok=True)
     marks = sorted(folder.glob("folder-*"))
@@ -343,10 +343,10 @@ def _sending(bench: Bench, threads: int, limit_s: float, ledger: Ledger) -> Send
 
 
 def _capacity(ray: Any, cpus: int, gpus: float) -> int:
-    """How many jobs the nodes that are alive now can carry at once.
+    """Number of jobs that the nodes alive now can run at the same time.
 
     Raises:
-        ConfigError: no node can carry one.
+        ConfigError: no node has the resources for a job.
     """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = 0

@@ -1,4 +1,4 @@
-"""A queue on the terminal: a line for each running job, and when all will be done."""
+"""The queue on the terminal: a line for each running job, and the time left for all."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class QueueDisplay:
-    """Prints a line as each job ends; on a terminal the running ones are shown below.
+    """Print a line when a job ends; on a terminal, show the running ones below.
 
     Args:
-        bench: whose run folders hold the logs.
-        ledger: what this call is to do.
-        console: where; nothing is shown if it is quiet.
-        lanes: jobs at once.
+        bench: its run folders hold the logs.
+        ledger: the jobs of this call.
+        console: where to print; nothing is shown if it is quiet.
+        lanes: number of jobs at the same time.
 
     Attributes:
-        elsewhere: how many jobs are waited for that only other processes work on.
+        elsewhere: number of awaited jobs that only other processes work on.
     """
 
     def __init__(self, bench: Bench, ledger: Ledger, console: Console, lanes: int) -> None:
@@ -71,12 +71,12 @@ class QueueDisplay:
             for key, reason in self._failures.items():
                 self._say(f"  {key}: {reason}")
             self._say(
-                f"failure.txt and log.txt in {self._bench.path / 'runs'}/<run> tell more; the same "
-                "command tries them again."
+                f"failure.txt and log.txt in {self._bench.path / 'runs'}/<run> say why; the same "
+                "command tries these runs again."
             )
 
     def show(self, event: Event) -> None:
-        """Take note of an event."""
+        """Show an event."""
         key = event.job.key
         if event.kind == "started":
             self._running[key] = time.monotonic()
@@ -96,14 +96,14 @@ class QueueDisplay:
             self._settle(event, f"done   {key} by another process")
 
     def say_stopped(self, in_hand: Sequence[Job]) -> None:
-        """Tell what is kept and how to go on."""
+        """Say what is kept and how to continue."""
         self._live.stop()
         kept = self._total - len(self._open) - len(self._failures)
         self._say(f"Stopped: {kept} of {self._total} results are kept in {self._bench.path}.")
         if in_hand:
             names = ", ".join(job.key for job in in_hand)
-            self._say(f"In hand, to go on from their last checkpoint: {names}.")
-        self._say("The same command goes on from here.")
+            self._say(f"Interrupted, to continue from the last checkpoint: {names}.")
+        self._say("The same command continues from here.")
 
     def _settle(self, event: Event, text: str) -> None:
         self._open.pop(event.job.key, None)
@@ -116,7 +116,7 @@ class QueueDisplay:
         say(self._console, text)
 
     def _left_s(self) -> int | None:
-        """Seconds until all is done, from how long jobs of the same kind took."""
+        """Seconds until all is done, estimated from jobs of the same kind."""
         if not self._seconds:
             return None
         now, left = time.monotonic(), []
@@ -126,7 +126,7 @@ class QueueDisplay:
             alike = alike or [s for _, s in same] or [s for _, s in self._seconds]
             elapsed = now - self._running.get(job.key, now)
             left.append(max(0.0, sum(alike) / len(alike) - elapsed))
-        # Whatever the number of lanes, one job is never split.
+        # One job is never split, however many lanes there are.
         return round(max([sum(left) / self.lanes, *left]))
 
     def _render(self) -> Group:
@@ -146,7 +146,7 @@ class QueueDisplay:
         words = [f"{settled}/{self._total} runs"]
         words += [f"{len(self._failures)} failed"] if self._failures else []
         words += [f"about {spoken_duration(left)} left"] if left else []
-        words += [f"{self.elsewhere} in work in another process"] if self.elsewhere else []
+        words += [f"{self.elsewhere} running in another process"] if self.elsewhere else []
         total = Table.grid(padding=(0, 2))
         bar = ProgressBar(self._total, settled, width=30)
         total.add_row(bar, Text(", ".join(words), no_wrap=True))
@@ -154,7 +154,7 @@ class QueueDisplay:
 
 
 def _recorded_seconds(path: Path) -> float | None:
-    """What a result says of its own duration; a damaged one is the tables' to refuse."""
+    """Duration that a result records; None for a damaged result, which the tables refuse."""
     try:
         values = read_json(path)
         seconds = float(values["train_s"]) + float(values["evaluate_s"])

@@ -1,4 +1,4 @@
-"""One run of the bench: train or resume, judge, and leave a result."""
+"""One run of the bench: train or resume, evaluate, and write a result."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from recame.runs.predictions import load_predictions
 from recame.training.student.distill import distill
 from recame.training.train import train
 
-#: In a run's folder: the method's code when it began.
+#: File in a run's folder: the method's code when the run began.
 METHOD_FILE = "method.json"
 
-#: Below a student's run folder: the run of its teacher.
+#: Folder in a student's run folder: the run of its teacher.
 TEACHER_DIR = "teacher"
 
-#: Settings that a run decides or records itself, whatever the plan says. A student's network is
-#: said by `model.*` and `data.size`, from which these of the section `distill` follow.
+#: Settings that a run decides or records itself, regardless of the plan. The settings of `distill`
+#: among them follow from `model.*` and `data.size`, which describe a student's network.
 _DECIDED = frozenset(
     {
         "data.channels",
@@ -51,15 +51,15 @@ _DECIDED = frozenset(
 
 
 def run_job(bench: Bench, job: Job, console: Console | None = None) -> None:
-    """Train (or take up) one run, judge it on the plan's splits and write its result.
+    """Train or resume one run, evaluate it on the plan's splits and write its result.
 
     Args:
-        bench: the plan at work.
-        job: which run.
+        bench: a plan with its folder.
+        job: the run.
         console: where progress goes; silent if None.
 
     Raises:
-        RecameError: the run cannot be made.
+        RecameError: the run cannot be trained or evaluated.
     """
     if bench.result_path(job).exists():
         return
@@ -71,10 +71,10 @@ def run_job(bench: Bench, job: Job, console: Console | None = None) -> None:
 
 
 def job_config(bench: Bench, job: Job) -> Config:
-    """Settings of a job, with an equal time shared out where the plan asks for it.
+    """Settings of a job, with the images of its equal time if the plan asks for that.
 
     Raises:
-        ConfigError: the settings are wrong, or the costs that an equal time needs are missing.
+        ConfigError: the settings are wrong, or the costs that equal time needs are missing.
     """
     config = bench.config(job.data, job.method, job.seed)
     if bench.plan.equal != "time" or job.method == bench.plan.pace or not config.finetune.enabled:
@@ -86,7 +86,7 @@ def job_config(bench: Bench, job: Job) -> Config:
         rate, pace_rate = (float(row["train_images_per_s"]) for row in (own, pace))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"Plan {bench.plan.name} shares out equal time, and {bench.costs_path} does not say "
+            f"Plan {bench.plan.name} compares at equal time, and {bench.costs_path} does not say "
             f"what {job.method} costs on {job.data} ({error!r}): run recame bench again with "
             "--costs on a quiet machine."
         ) from error
@@ -103,16 +103,16 @@ def job_config(bench: Bench, job: Job) -> Config:
 
 
 def _train(bench: Bench, job: Job, config: Config, console: Console | None = None) -> None:
-    """Bring a job's run to its end, with its teacher's before it where the method has one.
+    """Train a job's run to its end, after its teacher's run if the method has one.
 
     Args:
-        bench: the plan at work.
-        job: which run.
+        bench: a plan with its folder.
+        job: the run.
         config: its settings.
         console: where progress goes; silent if None.
 
     Raises:
-        RecameError: a run cannot be made, or was begun under other settings.
+        RecameError: a run cannot be trained, or was begun under other settings.
     """
     method, out = bench.methods[job.method], bench.run_dir(job)
     if _begun(out) or _begun(out / TEACHER_DIR):
@@ -138,16 +138,16 @@ def _train(bench: Bench, job: Job, config: Config, console: Console | None = Non
 
 
 def _check_whole(out: Path) -> None:
-    """Refuse to judge a run that went astray: it had not the epochs that it is compared by."""
+    """Refuse to evaluate a run that diverged: it has fewer epochs than the runs beside it."""
     if (reason := RunFolder.open(out).stopped) is not None:
-        raise TrainingError(f"{out} ended before its time, so it does not compare: {reason}")
+        raise TrainingError(f"{out} ended too early to be compared with other runs: {reason}")
 
 
 def check_code(bench: Bench, job: Job) -> None:
-    """Refuse a run that was begun when its method's code was another.
+    """Refuse a run that was begun with other code of its method.
 
     Raises:
-        ConfigError: it was, or a version that did not record the code began it.
+        ConfigError: the code differs, or was not recorded by the version that began the run.
     """
     record, method = bench.run_dir(job) / METHOD_FILE, bench.methods[job.method]
     if record.exists():
@@ -181,7 +181,7 @@ def is_trained(out: Path, config: Config) -> bool:
         return False
     folder = RunFolder.open(out)
     asked = folder.asked()
-    # A student is asked what its teacher's run decided; an older run kept what was decided alone.
+    # A student is asked for what its teacher's run decided; older runs kept only decided settings.
     exact = folder.keeps_asked and asked.distill.teacher is None
     recorded = (asked if exact else folder.load_config()).model_dump(mode="json")
     changed = [
@@ -194,8 +194,8 @@ def is_trained(out: Path, config: Config) -> bool:
     ]
     if changed:
         raise ConfigError(
-            f"{out} was begun under other settings ({'; '.join(changed)}), so going on would mix "
-            "two protocols: remove that folder, or give the plan another --out."
+            f"{out} was begun under other settings ({'; '.join(changed)}), and continuing would "
+            "mix two protocols: remove that folder, or give the plan another --out."
         )
     return folder.finished
 
@@ -207,10 +207,10 @@ def _is_decided(name: str, value: Any) -> bool:
 
 
 def student_changes(wanted: Config, teacher: Config) -> dict[str, Any]:
-    """What `distill` has to change of a teacher's settings for a student of the wanted ones.
+    """Changes of a teacher's settings, for `distill`, that give a student the wanted ones.
 
     Args:
-        wanted: what is left at `auto` there is as the teacher's run decided it.
+        wanted: settings of the student; for those at `auto`, the teacher's run decided.
         teacher: settings of the teacher's finished run.
     """
     own, theirs = wanted.model_dump(mode="json"), teacher.model_dump(mode="json")
@@ -224,7 +224,7 @@ def student_changes(wanted: Config, teacher: Config) -> dict[str, Any]:
     for name in ("model.stages", "model.attention", "data.size", "distill.teacher"):
         del changes[name]
     if wanted.objective.tau == "auto":
-        del changes["objective.tau"]  # what is planned for the teacher's experts is not for others
+        del changes["objective.tau"]  # planned for the teacher's experts, not for the student's
     return changes | {
         "distill.stages": wanted.model.stages,
         "distill.attention": "none" if wanted.model.attention == "none" else "keep",
@@ -233,10 +233,10 @@ def student_changes(wanted: Config, teacher: Config) -> dict[str, Any]:
 
 
 def training_facts(out: Path) -> dict[str, Any]:
-    """What a finished run's training took: `epochs`, `images_seen` and `train_s`.
+    """Length of a finished run's training: `epochs`, `images_seen` and `train_s`.
 
-    The seconds are those of the epochs, so that time between a stop and a resumption does not
-    count; without epochs, those of the whole run.
+    The seconds are the sum over epochs, so time between a stop and a resumption does not count;
+    without epochs, they are those of the whole run.
     """
     folder = RunFolder.open(out)
     info, config = folder.info(), folder.load_config()
@@ -249,7 +249,7 @@ def training_facts(out: Path) -> dict[str, Any]:
         started, finished = (datetime.fromisoformat(info[k]) for k in ("started", "finished"))
         train_s = (finished - started).total_seconds()
     images = epochs * int(size) if epochs else 0
-    if config.finetune.steps is not None:  # which ended within the last epoch
+    if config.finetune.steps is not None:  # training ended within the last epoch
         step = config.finetune.batch_size * config.finetune.accumulate
         images = min(images, config.finetune.steps * step)
     return {
@@ -260,7 +260,7 @@ def training_facts(out: Path) -> dict[str, Any]:
 
 
 def _kept_phase(folder: RunFolder) -> str:
-    """Which phase's network a run kept; `last` in a run of a version that noted none.
+    """The phase whose network a run kept; `last` if an older version did not note it.
 
     Raises:
         CheckpointError: `phases.json` is damaged.
@@ -280,7 +280,7 @@ def _judged_splits(folder: RunFolder, splits: Sequence[str]) -> dict[str, Any]:
         CheckpointError: `metrics.json` is damaged.
     """
     path = folder.path / "metrics.json"
-    way_out = "It was edited or damaged: remove it, and the same command judges the run again."
+    way_out = "It was edited or damaged: remove it, and the same command evaluates the run again."
     metrics = read_json(path, advice=way_out)
     if missing := [name for name in splits if not isinstance(metrics.get(name), dict)]:
         raise CheckpointError(f"{path} has no figures of {', '.join(missing)}. {way_out}")
@@ -288,7 +288,7 @@ def _judged_splits(folder: RunFolder, splits: Sequence[str]) -> dict[str, Any]:
 
 
 def _group(bench: Bench, job: Job, config: Config) -> str:
-    """The column of images that were taken together; empty where none is known."""
+    """The column that groups the images, such as boards or lots; empty if none is known."""
     known = PUBLIC_SETS.get(bench.plan.data[job.data].builder or "")
     return config.data.group_by or (known.group if known else "")
 

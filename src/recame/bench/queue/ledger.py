@@ -1,4 +1,4 @@
-"""Which jobs wait, run, are done or failed: one account for local workers and for a cluster."""
+"""The ledger of jobs that wait, run, are done or failed; for local workers and for a cluster."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 Kind = Literal["started", "done", "failed", "retried", "skipped"]
 
-#: A job whose process dies this often is given up.
+#: A job counts as failed after so many deaths of its process.
 _DEATHS = 2
 
 
 @dataclass(frozen=True)
 class Event:
-    """What just happened to a job.
+    """An event of a job.
 
     Attributes:
         kind: `started`; `done`; `failed`; `retried`: its process died and it will run again;
-            `skipped`: another process ran it meanwhile, or has it in work.
-        job: which one.
+            `skipped`: another process ran it meanwhile, or works on it.
+        job: the job.
         reason: of a failure or a retry.
     """
 
@@ -37,12 +37,12 @@ class Event:
 
 @dataclass(frozen=True)
 class QueueSummary:
-    """How a call ended for each of its jobs, by key.
+    """The result of a call for each of its jobs, by key.
 
     Attributes:
-        done: run by this call.
-        failed: why; tried again at the next call.
-        skipped: the result was there already, or another process wrote it meanwhile.
+        done: jobs that this call ran.
+        failed: job -> reason; the next call tries it again.
+        skipped: jobs whose result existed already, or was written by another process meanwhile.
     """
 
     done: tuple[str, ...]
@@ -51,11 +51,11 @@ class QueueSummary:
 
 
 class Ledger:
-    """Where each job of one call stands. Its length is the number of jobs that wait.
+    """The state of each job of a call. Its length is the number of waiting jobs.
 
     Args:
-        bench: a loaded plan at work in a folder.
-        jobs: in the order in which they are to run; a job that is named twice runs once.
+        bench: a plan with its folder.
+        jobs: in the order in which to run them; a job that is named twice runs once.
     """
 
     def __init__(self, bench: Bench, jobs: Sequence[Job]) -> None:
@@ -66,7 +66,7 @@ class Ledger:
         unique = {job.key: job for job in jobs}.values()
         self.finished_before = [job for job in unique if bench.result_path(job).exists()]
         self._waiting = deque(job for job in unique if not bench.result_path(job).exists())
-        # By content, not by clock: another node's may differ.
+        # Compare content, not time: clocks of nodes may differ.
         self._failed_before = {job.key: read_failure(bench, job) for job in self._waiting}
 
     def __len__(self) -> int:
@@ -81,9 +81,9 @@ class Ledger:
         self._listeners = tuple(call for call in listeners if call is not None)
 
     def take(self) -> Job | None:
-        """The next job that nobody has in work, or None.
+        """The next job that no process works on, or None.
 
-        Jobs that another process has settled since are settled here too.
+        Jobs that another process finished meanwhile are settled here too.
         """
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
@@ -100,26 +100,28 @@ class Ledger:
         return None
 
     def settle(self, job: Job, outcome: Outcome) -> None:
-        """Note how a job that was taken ended."""
+        """Note the outcome of a taken job."""
         state, reason = outcome.state, outcome.reason
         if state == "found":  # another process was faster
             self._tell("skipped", job)
         elif state == "held":
             self._waiting.append(job)
-            self._tell("skipped", job, "in work in another process")
+            self._tell("skipped", job, "running in another process")
         elif state != "died":
             self._tell(state, job, reason)
         elif self._deaths[job.key] + 1 < _DEATHS:
             self._deaths[job.key] += 1
-            self._waiting.append(job)  # last, when less may run beside it
+            self._waiting.append(job)  # last, when fewer jobs may run beside it
             self._tell("retried", job, reason)
         else:
             reason = f"{reason} ({_DEATHS} times)"
-            note_failure(self._bench, job, reason, "log.txt beside this file holds its last words.")
+            note_failure(
+                self._bench, job, reason, "log.txt beside this file holds its last output."
+            )
             self._tell("failed", job, reason)
 
     def summary(self) -> QueueSummary:
-        """The account so far."""
+        """The results so far."""
         settled = [Event("skipped", job) for job in self.finished_before] + self._events
         return QueueSummary(
             tuple(e.job.key for e in settled if e.kind == "done"),

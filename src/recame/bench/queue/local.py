@@ -1,4 +1,4 @@
-"""A plan's jobs as a queue that may be stopped at any moment, on this machine's own workers."""
+"""The queue on this machine's workers; it may be stopped at any moment."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from recame.machine import usable_cores
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
-#: How often to look whether another process has let go of a job, and whether one has had its time.
+#: Seconds between checks for released jobs of other processes and for overdue jobs.
 _POLL_S = 1.0
 
-#: Seconds that a run may take where nothing else is said: none that works takes so long.
+#: Default time limit of a run, seconds: no run that works takes so long.
 JOB_LIMIT_S = 24 * 3600.0
 
 
@@ -50,27 +50,27 @@ def run_queue(
 ) -> QueueSummary:
     """Run the jobs that have no result yet, several at once, each in a process of its own.
 
-    Nothing but the jobs in hand is lost when this process or one of theirs is stopped or killed,
-    and these go on from their last checkpoint at the next call. A job whose process dies is tried
-    once more. A job that fails, or has had its time, leaves `failure.txt` in its folder, and is
-    tried again at the next call. Several processes may work in the same folder: each job is claimed
-    by a file lock, and a call returns when all its jobs are settled, whoever ran them.
+    If this process or a job's process is stopped or killed, finished jobs are kept, and the next
+    call continues running jobs from their last checkpoint. A job whose process dies is tried once
+    more. A job that fails or exceeds its time limit leaves `failure.txt` in its folder, and the
+    next call tries it again. Several processes may work in the same folder: a file lock claims each
+    job, and a call returns when all its jobs are finished or failed, whichever process ran them.
 
     Args:
-        bench: a loaded plan at work in a folder.
-        jobs: in the order in which they are to run.
-        workers: jobs at once.
+        bench: a plan with its folder.
+        jobs: in the order in which to run them.
+        workers: number of jobs at the same time.
         threads: of each worker; default: the usable cores divided by the workers.
         job_limit_s: seconds after which a job is stopped; it counts as failed.
         devices: GPUs, numbered as this process sees them; the workers share them in turn. Empty:
             every worker sees what this process sees.
         console: where progress goes; silent if None.
-        on_event: called in this process as jobs start, end and fail.
-        runner: what runs a job, importable; default `recame.bench.queue.job.run_job`.
+        on_event: called in this process when jobs start, end and fail.
+        runner: runs a job; importable; default `recame.bench.queue.job.run_job`.
 
     Raises:
         ConfigError: no worker, no thread, or a device that this process does not see.
-        KeyboardInterrupt: Ctrl-C; workers are stopped, and what is done is kept.
+        KeyboardInterrupt: Ctrl-C; workers are stopped, and finished jobs are kept.
         SystemExit: the same after SIGTERM.
     """
     if workers < 1 or (threads is not None and threads < 1):
@@ -97,7 +97,7 @@ def run_queue(
                     until = time.monotonic() + job_limit_s
                     running[process.sentinel] = job, process, free.pop(0), until
                 display.elsewhere = 0 if running else len(ledger)
-                # Where none runs, what is left is in work in other processes.
+                # If none runs here, other processes work on the remaining jobs.
                 ready = wait(list(running), _POLL_S if running or len(ledger) else 0.0)
                 now = time.monotonic()
                 over = [s for s, (*_, until) in running.items() if s in ready or now >= until]
@@ -114,12 +114,12 @@ def run_queue(
 
 
 def threads_each(workers: int) -> int:
-    """The usable cores, shared out among workers."""
+    """The usable cores divided by the workers."""
     return max(1, usable_cores() // max(1, workers))
 
 
 def visible_devices(devices: Sequence[int]) -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` must say for each device to be seen alone.
+    """The value of `CUDA_VISIBLE_DEVICES` that shows only one device, for each of the devices.
 
     Raises:
         ConfigError: this process does not see one of them.
@@ -137,7 +137,7 @@ def visible_devices(devices: Sequence[int]) -> list[str]:
         why = f"CUDA_VISIBLE_DEVICES={visible} leaves"
     for device in devices:
         if not 0 <= device < len(names):
-            # A process that sees no GPU would train on the CPU without a word.
+            # A process that sees no GPU would silently train on the CPU.
             raise ConfigError(
                 f"Device {device} is not there: {why} {len(names)}, numbered from 0. Give other "
                 "devices, or none to train on the CPU."
@@ -147,7 +147,7 @@ def visible_devices(devices: Sequence[int]) -> list[str]:
 
 @contextmanager
 def stopping_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that workers are stopped and the user is told."""
+    """Handle SIGTERM as Ctrl-C, so that workers are stopped and the user sees a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

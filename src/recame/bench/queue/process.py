@@ -1,4 +1,4 @@
-"""A job in a process of its own, whose output is its log and whose exit code is its outcome."""
+"""A job in its own process: the output is its log, the exit code its outcome."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from recame.files import write_text
 if TYPE_CHECKING:
     from recame.bench.plan.plan import Bench, Job
 
-#: Trains and judges one job and writes its result; importable, so that other processes find it.
+#: Trains and evaluates one job and writes its result; importable by other processes.
 Runner = Callable[["Bench", "Job", Console], None]
 
-#: What the libraries below torch read once, when they are loaded.
+#: Variables that the libraries below torch read once, when they are loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 State = Literal["done", "found", "failed", "held", "died"]
 
-#: Exit codes by which a process tells its job's outcome; Python itself ends with smaller ones.
+#: Exit codes for a job's outcome; Python itself ends with smaller ones.
 _EXIT_CODES: dict[State, int] = {"done": 10, "found": 11, "failed": 12, "held": 13}
 
 _LONGEST_FOLDER = 60
@@ -47,11 +47,11 @@ _LONGEST_FOLDER = 60
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """The outcome of a job.
 
     Attributes:
-        state: `done`; `found`: its result was there already; `failed`; `held`: another process has
-            it in work; `died`: its process ended without an answer.
+        state: `done`; `found`: its result existed already; `failed`; `held`: another process works
+            on it; `died`: its process ended without an outcome.
         reason: of a failure or a death, one line.
     """
 
@@ -62,16 +62,15 @@ class Outcome:
 def start_process(
     bench: Bench, job: Job, environment: Mapping[str, str], runner: Runner | None = None
 ) -> BaseProcess:
-    """Run a job in a process that ends with it, or with this process, even by SIGKILL.
+    """Run a job in its own process, which also ends if this process ends, even by SIGKILL.
 
-    What the job prints, and what the libraries below it print, goes to `log.txt` in the run's
-    folder.
+    The output of the job and of its libraries goes to `log.txt` in the run's folder.
 
     Args:
-        bench: a loaded plan at work in a folder.
+        bench: a plan with its folder.
         job: one of its jobs.
         environment: variables of the process, `THREAD_VARIABLES` among them.
-        runner: what runs it; default `recame.bench.queue.job.run_job`.
+        runner: runs the job; default `recame.bench.queue.job.run_job`.
     """
     context = fresh_processes(["recame.bench.queue.job"] if runner is None else [])
     process = context.Process(
@@ -99,14 +98,14 @@ def fresh_processes(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
 def outcome_of(
     bench: Bench, job: Job, process: BaseProcess, limit_s: float, until: float
 ) -> Outcome:
-    """Wait for a job's process, and tell what became of the job.
+    """Wait for a job's process and return the outcome of the job.
 
     Args:
-        bench: a loaded plan at work in a folder.
+        bench: a plan with its folder.
         job: one of its jobs.
-        process: that runs it.
-        limit_s: seconds that it may take.
-        until: when these are over, by `time.monotonic()`; the process is stopped then.
+        process: the process that runs it.
+        limit_s: time limit, seconds.
+        until: end of this time, by `time.monotonic()`; the process is stopped then.
     """
     process.join(max(0.0, until - time.monotonic()))
     if process.is_alive():
@@ -122,20 +121,20 @@ def outcome_of(
 
 def _stop_overdue(bench: Bench, job: Job, process: BaseProcess, limit_s: float) -> Outcome:
     stop([process])
-    if bench.result_path(job).exists():  # written in the last moment, and whole
+    if bench.result_path(job).exists():  # written at the last moment, and complete
         failure_path(bench, job).unlink(missing_ok=True)
         return Outcome("done")
     reason = (
         f"it was not done after {spoken_duration(limit_s)}, the limit of a run, and was stopped; "
-        "the next call goes on from its last checkpoint, and --job-limit gives more time."
+        "the next call continues from its last checkpoint, and --job-limit gives more time."
     )
-    details = "If log.txt beside this file ends long before that time, it hung and did not work."
+    details = "If log.txt beside this file ends long before that time, the run did not progress."
     note_failure(bench, job, reason, details)
     return Outcome("failed", reason)
 
 
 def stop(processes: Iterable[BaseProcess]) -> None:
-    """End processes; files are written whole or not at all, so any moment will do."""
+    """End processes. This is safe at any moment, because no file is left half-written."""
     processes = list(processes)
     for process in processes:
         process.terminate()
@@ -147,21 +146,21 @@ def stop(processes: Iterable[BaseProcess]) -> None:
 
 
 def run_claimed(bench: Bench, job: Job, runner: Runner | None = None) -> Outcome:
-    """Run a job in this process unless it is done or another process has it in work.
+    """Run a job in this process unless it is done or another process works on it.
 
-    An exception goes to `failure.txt` in the run's folder, which a success removes.
+    An exception is written to `failure.txt` in the run's folder; a success removes that file.
 
     Args:
-        bench: a loaded plan at work in a folder.
+        bench: a plan with its folder.
         job: one of its jobs.
-        runner: what runs it; default `recame.bench.queue.job.run_job`.
+        runner: runs the job; default `recame.bench.queue.job.run_job`.
     """
     if (lock := claim(bench, job)) is None:
         return Outcome("held")
     try:
         if bench.result_path(job).exists():
             return Outcome("found")
-        if runner is None:  # which loads torch
+        if runner is None:  # this import loads torch
             from recame.bench.queue.job import run_job
 
             runner = run_job
@@ -169,7 +168,7 @@ def run_claimed(bench: Bench, job: Job, runner: Runner | None = None) -> Outcome
         runner(bench, job, Console(width=120))
         if not bench.result_path(job).exists():
             raise RuntimeError(f"the run ended without writing {bench.result_path(job)}")
-    except Exception as error:  # noqa: BLE001 - whatever it is, the queue must be told
+    except Exception as error:  # noqa: BLE001 - the queue must learn of every failure
         reason = _explain(error)
         traceback.print_exc()
         note_failure(bench, job, reason, traceback.format_exc())
@@ -182,12 +181,12 @@ def run_claimed(bench: Bench, job: Job, runner: Runner | None = None) -> Outcome
 
 
 def failure_path(bench: Bench, job: Job) -> Path:
-    """Where a job's last failure is explained; the file exists only until it succeeds."""
+    """Path of the explanation of a job's last failure; the file exists until the job succeeds."""
     return bench.run_dir(job) / "failure.txt"
 
 
 def read_failure(bench: Bench, job: Job) -> str:
-    """What is said of a job's last failure, the reason on the first line; empty without one."""
+    """The text on a job's last failure, with the reason on its first line; empty if none."""
     try:
         return failure_path(bench, job).read_text(encoding="utf-8")
     except OSError:
@@ -195,7 +194,7 @@ def read_failure(bench: Bench, job: Job) -> str:
 
 
 def note_failure(bench: Bench, job: Job, reason: str, details: str = "") -> None:
-    """Write `failure.txt`: when, where, why, and what the run folder keeps."""
+    """Write `failure.txt`: reason, time, machine, and details."""
     lines = [reason, "", f"{job.key}, {_now()}, on {platform.node()}.", details]
     write_text(failure_path(bench, job), "\n".join(lines).rstrip() + "\n")
 
@@ -203,13 +202,13 @@ def note_failure(bench: Bench, job: Job, reason: str, details: str = "") -> None
 def _run_logged(
     bench: Bench, job: Job, environment: Mapping[str, str], runner: Runner | None
 ) -> None:
-    """Run a job: what its process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    """Run a job; the main function of its process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     run_dir = bench.run_dir(job)
     run_dir.mkdir(parents=True, exist_ok=True)
     log = (run_dir / "log.txt").open("a", buffering=1, encoding="utf-8")
-    for number in (1, 2):  # what C libraries write, too
+    for number in (1, 2):  # includes the output of C libraries
         os.dup2(log.fileno(), number)
     sys.stdout = sys.stderr = log
     faulthandler.enable()
@@ -224,7 +223,7 @@ def _run_logged(
 
 
 def _leave_with_parent() -> None:
-    """End this process when its parent is gone, even by SIGKILL: nobody would take the result."""
+    """End this process when its parent ends, even by SIGKILL: nobody would use the result."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -241,9 +240,9 @@ def _explain(error: Exception) -> str:
 
 def _tell_death(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"its process left without an answer (exit code {exit_code})"
+        return f"its process ended without a result (exit code {exit_code})"
     name = signal.Signals(-exit_code).name
-    hint = ", most often for want of memory: fewer --workers need less" if name == "SIGKILL" else ""
+    hint = ", mostly because memory ran out: use fewer --workers" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{hint}"
 
 

@@ -1,4 +1,4 @@
-"""Recall of the groups that a set's literature speaks of, where it has some of its own."""
+"""Recall of groups of classes, for sets whose literature defines groups of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from recame.label_space import GROUPS, LabelSpace
 def published_groups(
     per_class: Sequence[Mapping[str, Any]], cutoffs: tuple[int, int, int]
 ) -> dict[str, dict[str, float | None]]:
-    """Mean recall of each group of classes by a set's published cut-offs.
+    """Mean recall of each group of classes, by a set's published cut-offs.
 
     Args:
-        per_class: a row a class: `class, train_images, recall` (None without images).
+        per_class: one row for each class: `class, train_images, recall` (None without images).
         cutoffs: of `LabelSpace.groups`.
 
     Returns:
         `<group>_recall` -> `{"value": share, "low": None, "high": None}` for every group; the value
-        is None where the group has no class with images.
+        is None if the group has no class with images.
     """
     names = tuple(str(row["class"]) for row in per_class)
     space = LabelSpace(names, tuple(int(row["train_images"]) for row in per_class))

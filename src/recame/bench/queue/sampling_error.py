@@ -1,4 +1,4 @@
-"""By how much a run's balanced accuracy would differ on other test images, boards or lots."""
+"""Standard error of a run's balanced accuracy over other test images, boards or lots."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _RESAMPLES = 1000
 
 
 def sampling_error(predictions: Predictions, group: str = "", *, seed: int = 0) -> float | None:
-    """Standard error of balanced accuracy over draws of the images that judge.
+    """Standard error of balanced accuracy over draws of the evaluated images.
 
-    Images of one board or lot are alike, so that whole groups are drawn: a bootstrap, with
-    replacement, in which a class that a draw lacks enters no mean. Where no group is told each
-    image is drawn by itself, within its class, for which there is a formula.
+    Images of one board or lot are alike, so whole groups are resampled with replacement (bootstrap;
+    a class that is missing in a draw does not enter its mean). Without groups, single images are
+    resampled within their classes, for which there is a formula.
 
     Args:
         predictions: of one split.
-        group: a column of their table; empty or absent: none.
+        group: a column of their table; empty or absent: no groups.
         seed: of the draws.
 
     Returns:
-        A share; None where no image has a label.
+        A share, 0 to 1; None if no image has a label.
     """
     known = predictions.target >= 0
     target = predictions.target[known]

@@ -1,4 +1,4 @@
-"""How a run recalls its rare classes where training had none of theirs: on unseen clusters."""
+"""Recall of rare classes on unseen clusters, in which training has no image of the class."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def tail_unseen(
 ) -> Estimate | None:
     """Mean recall of the tail classes on clusters in which training has no image of the class.
 
-    A cluster is a value of the manifest's column `cluster` or, where it has none, of `truth.csv`
-    beside it, which generated sets have (class, product and region, planted). An image of the
-    split counts if its class is in the tail, its cluster is told, and no image of the run's split
-    `train` has both its label and its cluster. The recall of each tail class is taken over such
-    images of it, and the value is the mean over the classes that have any, each weighing alike.
-    The interval is that of `recame.metrics.statistics.bootstrap_intervals`.
+    Clusters come from the manifest's column `cluster` or, without it, from `truth.csv` beside the
+    manifest, which generated sets have (class, product and region). An image of the split
+    counts if its class is in the tail, its cluster is known, and no image of the run's split
+    `train` has both its label and its cluster. The value is the mean, with equal weight, of the
+    recalls of the tail classes on such images; classes without such images are left out. The
+    interval is that of `recame.metrics.statistics.bootstrap_intervals`.
 
     Args:
-        folder: a finished run whose split is judged.
+        folder: a finished run whose split is evaluated.
         source: the manifest that it was trained from.
-        split: which images.
+        split: the split's name.
         tail: names of the tail classes, by the counts of the run's training images.
 
     Returns:
-        Without a value where no image counts; None where no clusters are told.
+        The metric, without a value if no image counts; None if no clusters are known.
 
     Raises:
         RecameError: the run's manifest or predictions, or `truth.csv`, are damaged.
@@ -53,7 +53,7 @@ def tail_unseen(
     cluster = clusters_of(recorded, source)
     if cluster is None:
         return None
-    own = recorded["label"] + "\0" + cluster  # NaN where one is not told
+    own = recorded["label"] + "\0" + cluster  # NaN if the cluster is unknown
     unseen = own.notna() & ~own.isin(own[recorded["split"] == "train"])
     by_image = pd.Series(unseen.to_numpy(np.bool_), recorded["image"])
     classes, predictions, _ = load_predictions(folder.evaluation_dir(split) / PREDICTIONS)

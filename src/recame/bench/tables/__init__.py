@@ -1,1 +1,1 @@
-"""From the results of runs to tables, figures and a page."""
+"""Turn the results of runs into tables, figures and a page."""

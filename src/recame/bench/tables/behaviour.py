@@ -1,4 +1,4 @@
-"""What means hide: recall of classes, clusters and products, a tail's price, other shares."""
+"""What means hide: recall by class, cluster and product, the price of the tail, class shares."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from recame.files import read_json
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 
-#: How many times the log of the training counts is taken off the logits, after all training.
+#: Strengths of post-hoc logit adjustment: tau times the log of the training counts is subtracted
+#: from the logits.
 TAUS = tuple(np.arange(-1.0, 2.01, 0.25).tolist())
 
-#: How many times as frequent the most frequent class is as the rarest, in the training's order
-#: (forward), or the other way round (below 1).
+#: Imbalance ratios of the test images: share of the class that is most frequent in training, over
+#: the share of the rarest one. Below 1 the order is reversed.
 SHIFTS = (50.0, 10.0, 2.0, 1.0, 1 / 2, 1 / 10, 1 / 50)
 
 RECALLS, FRONTIER, CLUSTERS = "recalls.csv", "frontier.csv", "clusters.csv"
@@ -32,12 +33,13 @@ _KEYS = ["data", "split", "method", "seed"]
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Of each run of a bench.
+    """Recall in detail, for each run of a bench.
 
     Attributes:
-        recalls: a row a class: `data, split, method, seed, class, train_images, images, recall`.
-        frontier: a row a tau: `data, split, method, seed, tau, tail, others`: mean recall of the
-            tail's classes and of all other classes.
+        recalls: one row for each class: `data, split, method, seed, class, train_images, images,
+            recall`.
+        frontier: one row for each tau: `data, split, method, seed, tau, tail, others`: mean recall
+            of the tail classes and of all other classes.
         clusters: `data, split, method, seed` and the columns of
             `recame.bench.tables.by_cluster.recall_by_cluster`.
     """
@@ -48,13 +50,13 @@ class Behaviour:
 
 
 def behaviour(path: Path, frame: pd.DataFrame, elsewhere: Sequence[Path] = ()) -> Behaviour:
-    """Read what the runs of a table have left, and what was kept of runs that are not here.
+    """Read the recalls of a table's runs, from the run folders or from kept CSV files.
 
     Args:
         path: the bench's folder.
-        frame: its rows that are shown.
-        elsewhere: folders of the tables from which other rows came; the first that holds a run
-            counts, after the bench's own.
+        frame: the rows that the table shows.
+        elsewhere: folders of the tables from which other rows came. If several folders hold a
+            run, the bench's own folder counts, then the first of these.
     """
     recalls: list[pd.DataFrame] = []
     frontier: list[pd.DataFrame] = []
@@ -93,7 +95,7 @@ def behaviour(path: Path, frame: pd.DataFrame, elsewhere: Sequence[Path] = ()) -
 
 
 def _manifests(path: Path, run: Path) -> tuple[Path, ...]:
-    """Where a run's manifest was or may be, since a bench's folder may have been moved."""
+    """Places where a run's manifest may lie; the bench's folder may have been moved."""
     built, info = path / "data" / run.parent.parent.name, run / "run.json"
     was = [Path(read_json(info, error=DataError).get("data", ""))] if info.exists() else []
     return *was, built / run.name / "manifest.csv", built / "manifest.csv"
@@ -105,7 +107,7 @@ def _kept(file: Path) -> pd.DataFrame:
 
 
 def _first_of_each(tables: Sequence[pd.DataFrame], shown: pd.MultiIndex) -> pd.DataFrame:
-    """The rows of the runs that are shown, each run's from the first table that has it."""
+    """Rows of the runs that are shown; each run's rows come from the first table that has it."""
     taken: list[pd.DataFrame] = []
     left = shown
     for table in tables:
@@ -118,7 +120,7 @@ def _first_of_each(tables: Sequence[pd.DataFrame], shown: pd.MultiIndex) -> pd.D
 def _frontier(
     folder: Path, split: str, classes: pd.DataFrame, tail: Sequence[str]
 ) -> pd.DataFrame | None:
-    """Tail and other classes over taus; None without a tail or without predictions."""
+    """Recall of the tail and of the other classes by tau; None without a tail or predictions."""
     from recame.reports.judged_images import PREDICTIONS
 
     file = RunFolder(folder).evaluation_dir(split) / PREDICTIONS
@@ -138,19 +140,20 @@ def _frontier(
 def frontier_of(
     probabilities: FloatArray, target: np.ndarray[Any, Any], counts: FloatArray, tail: Any
 ) -> pd.DataFrame:
-    """What a tail gains, and what the others lose, as the prior is taken off the logits.
+    """Trade-off between the tail and the other classes under post-hoc logit adjustment.
 
-    Menon et al., ICLR 2021: a method's tail can be bought by a constant a class, without training.
-    Compared at one point alone, methods differ by where on such a line they happen to stand.
+    Subtracting tau times the log prior from the logits raises the recall of the tail and lowers
+    that of the other classes, without training (Menon et al., ICLR 2021). A comparison at one tau
+    mixes up the quality of a method with its place on this curve.
 
     Args:
         probabilities: (N, C).
         target: (N,) class indices.
-        counts: (C,) training images; fewer than one count as one.
-        tail: (C,) which classes are the tail.
+        counts: (C,) training images; 0 counts as 1.
+        tail: (C,) whether a class belongs to the tail.
 
     Returns:
-        `tau, tail, others`, a row each of `TAUS`; 0 is the method as it is.
+        `tau, tail, others`, one row for each of `TAUS`; tau 0 is the method without adjustment.
     """
     logs = np.log(np.clip(probabilities, 1e-12, None))
     prior = np.log(np.maximum(counts, 1.0))
@@ -166,12 +169,13 @@ def frontier_of(
 
 
 def by_count(recalls: pd.DataFrame) -> pd.DataFrame:
-    """Mean recall by the rank of a class's training count, over the seeds.
+    """Mean recall over the seeds, by the rank of a class's training count.
 
-    By rank, since sets that are made anew for each seed may have other classes in each place.
+    Classes are matched by rank, because a set that is generated anew for each seed may have another
+    class at each rank.
 
     Args:
-        recalls: of one data set and split.
+        recalls: `Behaviour.recalls` of one data set and split.
 
     Returns:
         `method, rank` (0: the most frequent), `train_images` (mean), `recall` (mean).
@@ -183,13 +187,13 @@ def by_count(recalls: pd.DataFrame) -> pd.DataFrame:
 
 
 def shifted(recalls: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy if the test images' classes came in other shares, by the recalls as they are.
+    """Accuracy under other class shares of the test images, computed from the recalls.
 
-    Classes in the order of their training counts, their shares falling evenly in the logarithm
-    from the first to the last (Zhang et al., SADE, NeurIPS 2022). The method is not told.
+    The classes are ordered by training count, and their shares fall evenly in the logarithm from
+    the first to the last (Zhang et al., SADE, NeurIPS 2022). The method does not know the shares.
 
     Args:
-        recalls: of one data set and split.
+        recalls: `Behaviour.recalls` of one data set and split.
 
     Returns:
         `method, shift` (of `SHIFTS`), `accuracy`: mean over the seeds.

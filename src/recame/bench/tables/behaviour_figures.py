@@ -1,4 +1,4 @@
-"""Pictures of what means hide: recall by count, cluster and product, bought tails, shares."""
+"""Pictures of what means hide: recall by count, cluster and product, trade-offs, class shares."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _COLOURS = (BLUE, GREEN, RED, GREY, INK)
 
 
 def behaviour_figure(board: Board, contest: Contest) -> Figure | None:
-    """Three panels: the frontier of tail and others, recall by count, accuracy by shares.
+    """Draw recall by training count, accuracy by class shares, and the trade-off curves.
 
     Args:
         board: of one data set and split; its first methods are drawn.
-        contest: that it is a part of.
+        contest: the results that the board is a part of.
 
     Returns:
-        None where the runs have left nothing to draw.
+        None if the runs left nothing to draw.
     """
     from matplotlib.figure import Figure
 
@@ -56,14 +56,14 @@ def behaviour_figure(board: Board, contest: Contest) -> Figure | None:
 
 
 def cluster_figure(board: Board, contest: Contest) -> Figure | None:
-    """Two panels: recall by what training holds of a class's cluster, and by product.
+    """Draw recall by the number of training images of a class and cluster, and by product.
 
     Args:
         board: of one data set and split; its first methods are drawn.
-        contest: that it is a part of.
+        contest: the results that the board is a part of.
 
     Returns:
-        None where no clusters or products are told.
+        None if neither clusters nor products are known.
     """
     from matplotlib.figure import Figure
 
@@ -94,7 +94,7 @@ def cluster_figure(board: Board, contest: Contest) -> Figure | None:
 
 
 def _bin(least: int) -> str:
-    """How a group of cells is called by its least training images.
+    """Label of a group of cells, given its least number of training images.
 
     Examples:
         >>> [_bin(0), _bin(2), _bin(32)]
@@ -127,7 +127,7 @@ def _own(table: pd.DataFrame, board: Board) -> pd.DataFrame:
 
 
 def line_styles(names: Sequence[str], contest: Contest) -> dict[str, tuple[str, str]]:
-    """Ours in their colour, the others in turn in all others; dashed otherwise once through."""
+    """Colour and dash of each method: ours orange, the others in turn; dashes change per turn."""
     ours = [name for name in names if contest.methods[name].group == "recame"]
     others = [name for name in names if name not in ours]
     styles = {name: (ORANGE, _DASHES[at % len(_DASHES)]) for at, name in enumerate(ours)}

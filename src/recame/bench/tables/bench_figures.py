@@ -37,11 +37,11 @@ _MOST = 60
 
 
 def score_figure(board: Board, contest: Contest) -> Figure:
-    """Methods from best to worst: mean with its interval, each seed, and the difference.
+    """Draw methods from best to worst: means with intervals, each seed, and the difference.
 
     Args:
         board: of one data set and split.
-        contest: that it is a part of.
+        contest: the results that the board is a part of.
     """
     from matplotlib.figure import Figure
 
@@ -90,14 +90,15 @@ def _intervals(axes: Axes, bars: pd.DataFrame, line: float | None, colours: Sequ
 
 
 def cost_figure(board: Board, contest: Contest) -> Figure:
-    """Balanced accuracy over minutes of training and over the work of one decision.
+    """Draw balanced accuracy over minutes of training and over operations of one decision.
 
-    Methods that no cheaper one equals are joined by a line; they and the best are named. Where no
-    costs were measured, only the minutes are drawn; at equal time, only the work.
+    A line connects the methods that are better than every cheaper one (the Pareto front); these
+    and the best are named. Without measured costs only the minutes are drawn; at equal time, only
+    the operations.
 
     Args:
         board: of one data set and split.
-        contest: that it is a part of.
+        contest: the results that the board is a part of.
     """
     from matplotlib.figure import Figure
 
@@ -105,7 +106,7 @@ def cost_figure(board: Board, contest: Contest) -> Figure:
     drawn: list[tuple[str, pd.Series[Any]]] = []
     if table["macs"].notna().all():
         drawn.append(("one decision, million multiply-accumulates", table["macs"] / 1e6))
-    if contest.plan.equal != "time" or not drawn:  # equal minutes tell nothing
+    if contest.plan.equal != "time" or not drawn:  # equal minutes show nothing
         drawn.insert(0, ("training, minutes a run", table["train_s"] / 60))
     figure = Figure(figsize=(11.6 if len(drawn) == 2 else 6.4, 4.4), layout="constrained")
     figure.patch.set_facecolor("white")
@@ -132,7 +133,7 @@ def cost_figure(board: Board, contest: Contest) -> Figure:
 
 
 def _front(cost: pd.Series[Any], score: pd.Series[Any]) -> list[str]:
-    """Methods that are better than every one that costs no more, cheapest first.
+    """The Pareto front: methods better than every one that costs no more, cheapest first.
 
     Costs up to 5 % apart count as equal: minutes of runs differ by that much from day to day.
     """
@@ -143,7 +144,7 @@ def _front(cost: pd.Series[Any], score: pd.Series[Any]) -> list[str]:
 
 
 def _name_dots(axes: Axes, x: pd.Series[Any], y: pd.Series[Any], titles: Mapping[str, str]) -> None:
-    """Write names to the right of dots; one that would cover another is left out."""
+    """Write names to the right of dots; a name that would cover another is left out."""
     scale = axes.transScale
     low, high = scale.transform([(x.min(), 1.0), (x.max(), 1.0)])[:, 0]
     width = high - low or 1.0
@@ -169,7 +170,7 @@ def _name_dots(axes: Axes, x: pd.Series[Any], y: pd.Series[Any], titles: Mapping
 
 
 def plain_axes(axes: Axes) -> None:
-    """Left and bottom axis alone, in grey."""
+    """Show the left and bottom axis only, in grey."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
@@ -177,9 +178,9 @@ def plain_axes(axes: Axes) -> None:
 
 
 def effects_figure(section: EffectsSection, factorial: Factorial) -> Figure:
-    """Each part's effect with its interval, a panel a metric, in the plan's order.
+    """Draw each part's effect with its interval: one panel for each metric, in the plan's order.
 
-    Green is told apart from no effect for the better, red for the worse, grey is not told apart.
+    Green is a significant improvement, red a significant worsening, grey is not significant.
 
     Args:
         section: of one data set and split; endpoints without a complete block are left out.
@@ -209,11 +210,11 @@ def effects_figure(section: EffectsSection, factorial: Factorial) -> Figure:
 
 
 def rank_figure(ranks: Ranks, contest: Contest) -> Figure:
-    """Mean ranks, the best on top; upright bars join methods that are not told apart.
+    """Draw mean ranks, the best on top; vertical bars join methods without significant difference.
 
     Args:
         ranks: of all methods.
-        contest: that they are a part of.
+        contest: the results that the ranks are a part of.
     """
     from matplotlib.figure import Figure
 

@@ -37,7 +37,7 @@ from recame.pages.render import figure_picture, render_page
 
 
 def bench_html(contest: Contest) -> str:
-    """A whole HTML document; nothing in it comes from the network."""
+    """The page as one HTML document that needs no network."""
     methods, plan = contest.methods, contest.plan
     found = boards(contest)
     pooled = pooled_rows(contest)
@@ -84,7 +84,7 @@ def bench_html(contest: Contest) -> str:
 
 
 def _finding(board: Board, methods: Mapping[str, Method]) -> str:
-    """Who is best on a data set, and who is not told apart from it."""
+    """Which method is first on a data set, and which ones are not distinguishable from it."""
     table = board.standings
     best, *others = board.methods
     level = [methods[m].title for m in others if table.loc[m, "level_balanced_accuracy"]]
@@ -94,12 +94,12 @@ def _finding(board: Board, methods: Mapping[str, Method]) -> str:
     )
     if not others:
         return f"{text}."
-    if pd.isna(table["best_high"].iloc[0]):  # nothing tells the first apart
-        return f"{text}. One seed decides little: run more of them."
+    if pd.isna(table["best_high"].iloc[0]):  # no comparison has an error
+        return f"{text}. One seed decides little: run more seeds."
     if not level:
-        several = " of two seeds or more" if (table["n"] < 2).any() else ""
-        return f"{text}; the runs tell it apart from every other method{several}."
-    return f"{text}; not told apart from it ({LEVEL}): {', '.join(level)}."
+        several = " with two seeds or more" if (table["n"] < 2).any() else ""
+        return f"{text}, significantly better than every other method{several}."
+    return f"{text}; not distinguishable from it ({LEVEL}): {', '.join(level)}."
 
 
 def _shown(board: Board, contest: Contest) -> dict[str, Any]:
@@ -122,13 +122,13 @@ def _shown(board: Board, contest: Contest) -> dict[str, Any]:
         if drawn is None
         else figure_picture(
             drawn,
-            f"Recall by training count, other shares of the classes, and what the tail of "
-            f"{board.title} costs",
+            f"Recall by training count, accuracy under other class shares, and the trade-off of "
+            f"tail and other classes on {board.title}",
         ),
         "clusters": None
         if cells is None
         else figure_picture(
-            cells, f"Recall on {board.title} by training images of the cluster, and by product"
+            cells, f"Recall on {board.title} by training images of a cluster, and by product"
         ),
         "cost": figure_picture(
             cost_figure(board, contest), f"Balanced accuracy against cost on {board.title}"
@@ -139,7 +139,7 @@ def _shown(board: Board, contest: Contest) -> dict[str, Any]:
 
 
 def _table(board: Board, columns: slice) -> dict[str, Any]:
-    """The methods' names and some columns."""
+    """A table of the methods' names and some of the board's columns."""
     return {
         "heads": (board.heads[0], *board.heads[columns]),
         "rows": [
@@ -150,7 +150,7 @@ def _table(board: Board, columns: slice) -> dict[str, Any]:
 
 
 def _effects(contest: Contest) -> list[dict[str, Any]]:
-    """The effects of a factorial plan, a section a data set and split; else none."""
+    """One section for each data set and split of a factorial plan; else none."""
     factorial = contest.plan.factorial
     if factorial is None:
         return []
@@ -171,7 +171,7 @@ def _effects(contest: Contest) -> list[dict[str, Any]]:
 
 
 def _curves(contest: Contest) -> list[dict[str, Any]]:
-    """A picture of each data set that the plan has at several lengths."""
+    """One picture for each data set that the plan trains for several lengths."""
     found = []
     for name, entry in contest.plan.data.items():
         figure = None if entry.of else curves_figure(contest, name)
@@ -183,7 +183,7 @@ def _curves(contest: Contest) -> list[dict[str, Any]]:
 
 
 def _ranks(contest: Contest) -> list[dict[str, Any]]:
-    """Critical differences, by balanced accuracy and by the tail; none where ranks tell nothing."""
+    """Mean ranks by balanced accuracy and by tail recall; none with too few blocks or methods."""
     found = []
     for metric in ("balanced_accuracy", "tail_recall"):
         ranks = mean_ranks(contest, metric)
@@ -196,11 +196,11 @@ def _ranks(contest: Contest) -> list[dict[str, Any]]:
 
 
 def write_page(out: Path, contest: Contest) -> Path:
-    """Write `page.html`, whole or not at all.
+    """Write `page.html`; no half-written file is left behind.
 
     Args:
         out: the folder.
-        contest: what was found.
+        contest: the results.
 
     Raises:
         DataError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Which methods may be the best: multiple comparisons with the best, by the error of all runs.
+"""Which methods may be the best: multiple comparisons with the best, with one pooled error.
 
 Source: Hsu, Constrained simultaneous confidence intervals for multiple comparisons with the best,
 Annals of Statistics 1984; for unequal errors, Hsu, Multiple Comparisons, 1996, chapter 4.
@@ -15,10 +15,10 @@ import pandas as pd
 
 from recame.contracts import FloatArray
 
-#: Of all intervals of a table together.
+#: Simultaneous confidence of all intervals of a table.
 CONFIDENCE = 0.95
 
-#: A method without errors still varies a little.
+#: Least share of errors: a method without errors still varies a little.
 _LEAST_ERRORS = 0.005
 
 _NODES = 64
@@ -26,16 +26,16 @@ _NODES = 64
 
 @dataclass(frozen=True)
 class Fit:
-    """Methods' means on one data set and the one error behind all their differences.
+    """Means of methods on one data set, and the pooled error of their differences.
 
     Attributes:
         methods: M names; those with two runs or more.
-        means: (M,) as if all had the same seeds, where seeds are blocks.
-        variances: (M, M) of the means' differences, in units of `sd` squared.
-        sd: pooled standard deviation of one run; where it is relative, as a factor of a method's
-            share of errors.
-        freedom: degrees of freedom behind it.
-        blocked: whether what all methods have in common under one seed was taken out.
+        means: (M,); where seeds are blocks, adjusted as if all methods had the same seeds.
+        variances: (M, M) variances of the differences of means, in units of `sd` squared.
+        sd: pooled standard deviation of one run; if relative, as a factor of a method's share of
+            errors.
+        freedom: degrees of freedom of `sd`.
+        blocked: whether the mean effect of each seed was removed.
     """
 
     methods: tuple[str, ...]
@@ -49,21 +49,20 @@ class Fit:
 def fit(table: pd.DataFrame, *, blocked: bool, relative: bool = False) -> Fit | None:
     """Estimate means and error by least squares.
 
-    Where the seeds see different images, a seed's ease is common to all methods and a term of its
-    own. Where they see the same images pairing takes out nothing and costs degrees of freedom: the
-    error is the spread within the methods, pooled.
+    If the seeds see different images, some seeds are easier than others for all methods, and each
+    seed gets a term of the model. If they see the same images, pairing removes nothing and costs
+    degrees of freedom: the error is then the pooled spread within the methods.
 
     Args:
-        table: a row a method, a column a seed; NaN where there is no run.
+        table: one row for each method, one column for each seed; NaN without a run.
         blocked: whether seeds are terms.
-        relative: whether a method's deviation is taken to be as large as its share of errors, 1
-            less its mean, times one factor that all share. A method that is wrong five times as
-            often varies about five times as much, and pooled as it is would hide what the good
-            ones differ by.
+        relative: whether a method's deviation is modelled as its share of errors (1 - mean) times
+            one common factor. A method that is wrong five times as often varies about five times
+            as much; pooled without this scaling, it would hide differences of the good methods.
 
     Returns:
-        None with fewer than two methods that have two runs, or where seeds that methods do not
-        share leave nothing to compare them by.
+        None with fewer than two methods that have two runs, or if the methods have too few seeds
+        in common to be compared.
     """
     table = table[table.count(axis=1) > 1]
     if len(table) < 2:
@@ -100,13 +99,13 @@ def fit(table: pd.DataFrame, *, blocked: bool, relative: bool = False) -> Fit | 
 
 @cache
 def dunnett_quantile(others: int, freedom: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided quantile of the largest of several t statistics that share their control.
+    """One-sided quantile of the largest of several t statistics with a common control.
 
-    Of Dunnett, JASA 1955, with correlations of 1/2: the x with P(max T <= x) = `confidence`.
+    Dunnett, JASA 1955, with correlations of 1/2: the x with P(max T <= x) = `confidence`.
 
     Args:
         others: number of statistics.
-        freedom: of their common variance.
+        freedom: degrees of freedom of their common variance.
         confidence: in (0.5, 1).
 
     Examples:
@@ -118,7 +117,7 @@ def dunnett_quantile(others: int, freedom: int, confidence: float = CONFIDENCE) 
 
     normal, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     weights = weights / weights.sum()
-    # The estimated deviation as a share of the true one, at equally likely points.
+    # Ratio of estimated to true deviation, at equally likely points.
     shares = (np.arange(4 * _NODES) + 0.5) / (4 * _NODES)
     scale = np.sqrt(chdtri(freedom, shares) / freedom)
 
@@ -132,15 +131,15 @@ def dunnett_quantile(others: int, freedom: int, confidence: float = CONFIDENCE) 
 def against_the_best(found: Fit, *, lower_is_better: bool = False) -> pd.DataFrame:
     """Each method's distance to the best of the others, with constrained intervals.
 
-    Simultaneous: with 95 % confidence all intervals of the table hold together. One that ends at
-    0 from below says that the method is not the best; one that begins at 0 that it is.
+    The intervals are simultaneous: with 95 % confidence all of them hold together. An interval
+    with upper end 0 says that the method is not the best; one with lower end 0 that it is.
 
     Args:
         found: means and error.
-        lower_is_better: the best is the lowest, and distances are of the negated means.
+        lower_is_better: the lowest mean is the best, and distances are those of negated means.
 
     Returns:
-        Indexed by method: `distance` (above 0 for the first alone), `low`, `high`.
+        Indexed by method: `distance` (above 0 only for the first), `low`, `high`.
     """
     values = found.means * (-1 if lower_is_better else 1)
     number = len(values)
@@ -157,7 +156,7 @@ def against_the_best(found: Fit, *, lower_is_better: bool = False) -> pd.DataFra
 
 
 def differences(found: Fit, reference: str) -> pd.DataFrame:
-    """Each method's difference to one of them, with the t interval of the pooled error.
+    """Each method's difference to the reference, with the t interval from the pooled error.
 
     Args:
         found: means and error.

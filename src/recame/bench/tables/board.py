@@ -1,4 +1,4 @@
-"""What a results table says: one board of cells a data set, and the sentences below it."""
+"""The content of a results table: one board of cells for each data set, and the notes below it."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ from recame.bench.tables.results import (
 from recame.datasets.registry import PUBLIC_SETS
 from recame.metrics.registry import BY_NAME
 
-#: Stands before what the runs do not tell apart from the best, or from the reference.
+#: Marks a value that is not distinguishable from the best, or from the reference.
 LEVEL = "≈"
 
 _READING = (
-    "Scores are in %, means over seeds ± standard deviation, with the 95 % t interval of the mean. "
+    "Scores are in %: means over seeds ± standard deviation, with the 95 % t interval of the mean. "
     "Rare classes weigh as much as frequent ones. Bold is the best of its column."
 )
 _LEVELS = (
-    f"{LEVEL} stands where a method may be the best of its column, by Hsu's intervals against the "
-    "best of the others: simultaneous, 95 % for all rows together. In the column of differences it "
-    "stands where the 95 % t interval includes 0, of that one comparison alone. Rows of one seed "
-    "have no interval and no mark."
+    f"{LEVEL} marks a method that may be the best of its column, by Hsu's intervals against the "
+    "best of the others (simultaneous, 95 % for all rows together). In the column of differences "
+    "it marks a 95 % t interval that includes 0; each such interval stands for one comparison "
+    "alone. Rows of one seed have no interval and no mark."
 )
 _POOLED = (
-    "The error behind all comparisons of a table is one, pooled over its rows: a method's "
-    "deviation is taken to be its share of errors times one factor that all share. Where seeds see "
-    "different images, what all methods have in common under a seed is taken out of it; where they "
-    "see the same ones, nothing is."
+    "All comparisons of a table use one error, pooled over its rows: the standard deviation of a "
+    "method is modelled as its share of errors times a common factor. If the seeds see different "
+    "images, the mean effect of each seed is removed first; if they see the same images, it is "
+    "not."
 )
 _TEST_ERROR = (
     "other images, ±: the standard error of a run's balanced accuracy over other images of the "
-    "split; whole {groups} are drawn where they are known. All methods are judged by the same "
-    "images, so that it moves rows together, and no number of seeds makes it smaller."
+    "split; whole {groups} are resampled where they are known. All methods are evaluated on the "
+    "same images, so this error moves all rows together, and more seeds do not make it smaller."
 )
 _COSTS = (
-    "Costs: random weights, all methods in turn; MACs of one image and one view (products of "
-    "convolutions and matrices), all experts; eager inference in batches of 128; memory beyond the "
-    "loaded program and images. Minutes are those of the images seen at the measured speed (of the "
-    "runs themselves, which may have shared the machine, without such a speed or with a teacher)."
+    "Costs are measured with random weights, the methods in turn: MACs of one image without "
+    "test-time augmentation, for all experts (convolutions and matrix products); eager inference "
+    "in batches of 128; memory beyond the loaded program and images. Minutes are computed from the "
+    "number of images seen and the measured speed. Without a measured speed, or with a teacher, "
+    "they are the minutes of the runs, which may have shared the machine."
 )
 
-#: Head of a column of costs, the number's name, in which unit and with how many decimals.
+#: Columns of costs: heading, name of the number, factor to its unit, decimals.
 _COST_COLUMNS = (
     ("parameters, M", "parameters", 1e-6, 2),
     ("MACs, M", "macs", 1e-6, 0),
@@ -77,11 +78,11 @@ class Cell:
 
     Attributes:
         text: the value.
-        small: what stands behind it in small print, as an interval.
-        value: to sort by; NaN where there is none.
+        small: small print after the value, such as an interval.
+        value: number to sort by; NaN if there is none.
         best: whether it is the best of its column.
-        level: whether the runs do not tell it apart from the best (or, in the column of
-            differences, from the reference).
+        level: whether it is not distinguishable from the best (in the column of differences: from
+            the reference).
     """
 
     text: str
@@ -97,14 +98,14 @@ class Board:
 
     Attributes:
         data: the data set's name.
-        split: of which the numbers are.
-        title: as a heading says it.
+        split: the split of the numbers.
+        title: for headings.
         heads: of the columns; the first is the method's.
-        methods: a name a row, best first.
-        rows: a list of cells a row.
+        methods: one name for each row, best first.
+        rows: one tuple of cells for each row.
         num_scores: columns before those of cost.
         standings: the numbers behind the cells, see `bench.tables.results.standings`, and the
-            measured costs, from which `train_s` is reckoned where there are any.
+            measured costs. `train_s` is computed from these where they are known.
     """
 
     data: str
@@ -118,7 +119,7 @@ class Board:
 
 
 def boards(contest: Contest) -> list[Board]:
-    """One board a data set and split that has results, in the plan's order."""
+    """One board for each data set and split that has results, in the plan's order."""
     return [
         _board(contest, data, split, table)
         for data, entry in contest.plan.data.items()
@@ -166,7 +167,7 @@ def _board(contest: Contest, data: str, split: str, table: pd.DataFrame) -> Boar
 
 
 def _with_costs(table: pd.DataFrame, contest: Contest, data: str) -> pd.DataFrame:
-    """Add what was measured; seconds of training are those at the measured speed, where known."""
+    """Add the measured costs; compute training seconds from the measured speed, where known."""
     measured = [contest.cost_rows().get(f"{data}/{name}", {}) for name in table.index]
     costs = pd.DataFrame(measured, table.index).reindex(columns=_MEASURED).astype(np.float64)
     train_s = costs["fixed_s"] + table["images_seen"] / costs["train_images_per_s"]
@@ -212,7 +213,7 @@ def _best_cell(row: Mapping[Any, Any]) -> Cell:
 
 
 def _cost_columns(table: pd.DataFrame, plan: Plan) -> dict[str, list[Cell]]:
-    """Columns of cost that have a value in some row; a budget that all share needs none."""
+    """Columns of cost that have a value in some row; without a budget that is equal for all."""
     equal = {n for n in ("epochs", "images_seen") if (table[n] == table[n].iloc[0]).all()}
     return {
         head: [
@@ -237,7 +238,7 @@ def percent(value: float) -> str:
 def pooled_rows(contest: Contest) -> list[tuple[str, str, Cell]]:
     """Differences of balanced accuracy to the reference over all data sets, largest first.
 
-    A set that is another again (`of`) is not counted once more.
+    A set that repeats another one under other settings (`of`) is not counted again.
 
     Returns:
         Title, number of pairs of runs, difference; empty with fewer than two data sets.
@@ -254,7 +255,7 @@ def pooled_rows(contest: Contest) -> list[tuple[str, str, Cell]]:
 
 
 def notes(contest: Contest) -> list[str]:
-    """How the table came about, a sentence each: rule, budget, seeds, splits, machine, versions."""
+    """Notes on the protocol: selection rule, budget, seeds, splits, machine, versions."""
     frame, methods, plan = contest.shown, contest.methods, contest.plan
     runs = frame.drop_duplicates(["data", "method", "seed"])
     shown = [plan.methods_on(data, methods) for data in frame["data"].unique()]
@@ -284,7 +285,7 @@ def notes(contest: Contest) -> list[str]:
         _COSTS,
         *([differs] if spread > 0.1 else []),
         *(
-            f"The methods did not all see the same images of {data} under one seed: their "
+            f"The methods did not all see the same images of {data} under one seed, so their "
             "differences are not paired."
             for data in mixed_data(runs)
         ),
@@ -298,14 +299,15 @@ def _selection(runs: pd.DataFrame, methods: Mapping[str, Method]) -> str:
     if len(by_val):
         told += f" but {listed([methods[m].title for m in by_val])}, whose phase val chooses"
     if len(joined):
-        told += f"; {listed([methods[m].title for m in joined])} joins an expert of each phase"
+        named = listed([methods[m].title for m in joined])
+        told += f"; for {named}, an ensemble of one expert from each phase"
     return told + "."
 
 
 def _groupings(plan: Plan, frame: pd.DataFrame) -> list[str]:
-    """What many, medium and few mean on sets whose literature has groups of its own.
+    """The definition of many, medium and few on sets that have published groups.
 
-    Runs of versions before have the groups of all other sets, and no error over test images.
+    Runs of earlier versions used the common groups, and lack the error over test images.
     """
     told = []
     for name, entry in plan.data.items():
@@ -316,11 +318,14 @@ def _groupings(plan: Plan, frame: pd.DataFrame) -> list[str]:
         if as_published.all():
             _, many, least = known.cutoffs
             told.append(
-                f"On {name} many are classes above {many:,} training images, medium {least + 1} to "
-                f"{many:,}, few those below, as published; its tail is told as everywhere."
+                f"On {name}, the groups are as published: many are classes above {many:,} training "
+                f"images, medium {least + 1} to {many:,}, few those below. The tail is defined as "
+                "on all sets."
             )
         elif as_published.any():
-            told.append(f"Runs of two versions group the classes of {name} differently.")
+            told.append(
+                f"The runs on {name} are of two versions, which group the classes differently."
+            )
     return told
 
 
@@ -336,27 +341,28 @@ def _blocks(data: str, entry: DataEntry) -> str:
     if known is None or not known.group:
         return f"The images of {data} are generated anew for each seed, the same for all methods."
     return (
-        f"The training images of {data} are those of as many {known.group}s, drawn with "
-        "replacement for each seed, the same for all methods; its other splits stay."
+        f"The {known.group}s of the training images of {data} are resampled with replacement for "
+        "each seed, the same for all methods; the other splits stay the same."
     )
 
 
 def _tuning(plan: Plan) -> list[str]:
-    """How the methods' settings came about, where a search did it or may have."""
+    """How the methods' settings were chosen: by a search or not."""
     if plan.search is not None:
         told = (
-            f"A search: each method at {plan.search.trials} settings, its own and drawn ones, all "
-            "judged on `val` alone; `tuned.yaml` says which were the best. The best of many is "
-            "flattered by its own score: compare methods by a plan that reads that file."
+            f"A search: each method at {plan.search.trials} settings, its own first and then drawn "
+            "ones, evaluated on `val` alone. `tuned.yaml` holds the best ones. Their scores here "
+            "are too good, because the best of many was chosen by them: compare methods by a plan "
+            "that reads that file, on other seeds."
         )
     elif plan.tuned is not None:
         own = [entry.name or entry.method for entry in plan.methods if not entry.tuned]
         told = (
-            "Settings: of each method the best of equally many, as "
-            f"`{plan.tuned.as_posix()}` has them"
+            "Settings: for each method the best of the same number of tried settings, from "
+            f"`{plan.tuned.as_posix()}`"
         ) + (f"; not tuned: {listed(own)}." if own else ".")
     else:
-        told = "Settings: each method's own; this plan searched for none of them."
+        told = "Settings: each method's own; this plan made no search for better ones."
     return [told]
 
 
@@ -364,8 +370,8 @@ def _budget(runs: pd.DataFrame, methods: Mapping[str, Method], plan: Plan) -> st
     if plan.equal == "time":
         assert plan.pace is not None
         return (
-            f"Budget: equal time. {methods[plan.pace].title} sets it; every other method sees as "
-            "many images as its measured speed allows in that time."
+            f"Budget: equal time. {methods[plan.pace].title} sets the time; every other method "
+            "sees as many images as its measured speed allows in it."
         )
     by_data = runs.groupby("data", sort=False)["epochs"].unique()
     epochs = ", ".join(
@@ -385,7 +391,7 @@ def _machines(runs: pd.DataFrame) -> str:
 
 
 def listed(values: Sequence[Any]) -> str:
-    """Values as a sentence has them: `0, 1 and 2`."""
+    """Join values for a sentence: `0, 1 and 2`."""
     *others, last = map(str, values)
     return f"{', '.join(others)} and {last}" if others else last
 

@@ -1,4 +1,4 @@
-"""Recall by how many training images a class has in the same cluster, and by product."""
+"""Recall by the number of training images of a class in the same cluster, and by product."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from recame.reports.judged_images import PREDICTIONS
 from recame.runs.folder import RunFolder
 from recame.runs.predictions import load_predictions
 
-#: Least training images of a class in a cluster, of each group of cells.
+#: Least number of training images of each group of cells.
 BINS = (0, 1, 2, 4, 8, 16, 32)
 
 COLUMNS = ("kind", "place", "cells", "images", "recall")
 
 
 def recall_by_cluster(folder: RunFolder, split: str, places: tuple[Path, ...]) -> pd.DataFrame:
-    """What a run recalls of what it knows well, hardly, and not at all.
+    """Recall of a run on clusters that training has seen often, rarely or never, and by product.
 
-    A cell is a class in a cluster, or in a product where no clusters are told. Cells are grouped
-    by the training images that they hold; each cell weighs alike, however many images judge it.
+    A cell is a class in a cluster, or in a product if no clusters are known. Cells are grouped by
+    their number of training images. Each cell has the same weight, however many images of the
+    split it has.
 
     Args:
-        folder: a finished run whose split is judged.
-        split: which images.
-        places: manifests beside which `truth.csv` may lie; the first that tells clusters counts.
+        folder: a finished run whose split is evaluated.
+        split: its name.
+        places: manifests beside which `truth.csv` may lie; the first one with clusters counts.
 
     Returns:
-        `kind, place, cells, images, recall`: rows of kind `cluster`, place one of `BINS`; and of
-        kind `product`, place the rank from the worst product (0), recall the mean over the
-        classes of that product. Empty where neither is told or predictions are not kept.
+        `kind, place, cells, images, recall`. In rows of kind `cluster`, place is one of `BINS`. In
+        rows of kind `product`, place is the rank from the worst product (0), and recall the mean
+        over the classes of that product. Empty if neither clusters nor products are known, or if
+        predictions are not kept.
 
     Raises:
         RecameError: the run's manifest or predictions are damaged.

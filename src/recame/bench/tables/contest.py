@@ -1,4 +1,4 @@
-"""What a bench has found, with all that its tables need to tell it."""
+"""The results of a bench, with all that its tables need."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Contest:
     """The results so far of a plan.
 
     Attributes:
-        frame: of `recame.bench.tables.results.collect`, a row a run and split.
-        methods: by name, in the plan's order; runs of others are not shown.
-        plan: what was compared.
-        costs: what `costs.json` holds; `{}` where nothing was measured.
-        command: that runs the bench again.
-        behaviour: of each run; empty where nothing is kept of it.
+        frame: of `recame.bench.tables.results.collect`, one row for each run and split.
+        methods: by name, in the plan's order; runs of other methods are not shown.
+        plan: the plan.
+        costs: the content of `costs.json`; `{}` if nothing was measured.
+        command: the command that runs the bench again.
+        behaviour: recall in detail; empty if the runs' files are not kept.
     """
 
     frame: pd.DataFrame
@@ -35,12 +35,12 @@ class Contest:
 
     @property
     def reference(self) -> str:
-        """The method that differences are taken to: the plan's, else its first."""
+        """The method that all others are compared with: the plan's `reference`, else its first."""
         return self.plan.reference or next(iter(self.methods))
 
     @property
     def shown(self) -> pd.DataFrame:
-        """The rows of the plan's methods, data sets and seeds: it may have had others before."""
+        """The rows of the plan's methods, data sets and seeds; the folder may hold others."""
         frame = self.frame
         return frame[
             frame["method"].isin(list(self.methods))
@@ -49,11 +49,11 @@ class Contest:
         ]
 
     def again(self, root: str) -> list[str]:
-        """A data set and those of the plan that are the same images under other settings."""
+        """A data set, and the sets of the plan with its images under other settings (`of`)."""
         return [name for name, entry in self.plan.data.items() if root in (name, entry.of)]
 
     def without_ablations(self) -> Contest:
-        """The same without ablations but the reference; all where nothing else would be left."""
+        """The results without ablations; the reference stays, and all if nothing else is left."""
         kept = {
             name: method
             for name, method in self.methods.items()
@@ -66,5 +66,5 @@ class Contest:
         return self.costs.get("rows", {})
 
     def is_first_split(self, data: str, split: str) -> bool:
-        """Whether a split is the one that a data set's costs stand beside."""
+        """Whether a split is the data set's first, whose table shows the costs."""
         return split == self.plan.data[data].splits[0]

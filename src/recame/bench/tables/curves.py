@@ -1,4 +1,4 @@
-"""How methods gain from more training: one set at several lengths, as a picture."""
+"""Learning curves: what methods gain from longer training on one data set."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SMALL = 9.5
 
 
 def learning_curves(contest: Contest, root: str) -> pd.DataFrame:
-    """Means over the seeds of a data set and of those of the plan that are it again (`of`).
+    """Means over the seeds, for a data set and the sets that repeat it at other lengths (`of`).
 
     Args:
-        contest: what was found; the first split of each counts.
-        root: a data set with images of its own.
+        contest: the results; the first split of each set counts.
+        root: a data set without `of`.
 
     Returns:
         `data, method, metric, n, mean, low, high, images_seen`, the least `images_seen` first.
-        Empty where all lengths are one and the same.
+        Empty if there is only one length.
     """
     frame, plan = contest.shown, contest.plan
     parts = []
@@ -48,14 +48,14 @@ def learning_curves(contest: Contest, root: str) -> pd.DataFrame:
 
 
 def curves_figure(contest: Contest, root: str) -> Figure | None:
-    """Balanced accuracy, tail and unseen clusters over the images seen, a line a method.
+    """Draw balanced accuracy, tail and unseen clusters over images seen, one line per method.
 
     Args:
-        contest: what was found.
-        root: a data set with images of its own.
+        contest: the results.
+        root: a data set without `of`.
 
     Returns:
-        None where the plan has it at one length alone.
+        None if the plan has it at one length only.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What each part of a factorial plan brings: effects with intervals, from its finished runs."""
+"""Effects of the parts of a factorial plan, with intervals, from its finished runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from recame.bench.plan.factorial import Factorial
 from recame.bench.tables.contest import Contest
 from recame.contracts import FloatArray
 
-#: Two-sided: of the intervals, of a test alone and of a family of tests.
+#: Two-sided level of the intervals, of a single test and of a family of tests.
 ALPHA = 0.05
-#: With which a detectable effect is found.
+#: Probability with which a detectable effect is found.
 POWER = 0.8
 
 #: Columns of a table of effects.
@@ -31,16 +31,17 @@ class Effects:
 
     Attributes:
         data: the data set's name.
-        split: of which the numbers are.
+        split: the split of the numbers.
         metric: one of `recame.bench.tables.results.METRICS`.
-        blocks: the seeds of which every run has a value.
-        lacking: other seeds of the plan -> how many of their runs have none; they are left out.
-        runs: methods of the plan, which is runs a block.
-        table: a row an effect, in the order of `Factorial.terms`: `effect` (`a`, `a:b`), `kind`,
-            `within`, `aliased` (`b:c`), `estimate`, `se`, `freedom`, `low`, `high` (95 %), `p`,
-            `p_holm` (of parts; else NaN), `detectable`. In the metric's own units; NaN without a
-            complete block, and all but the estimates without a degree of freedom. Then the simple
-            effects: of a factor that another lies within, `a without n` and `a with n`.
+        blocks: the complete seeds: each of their runs has a value.
+        lacking: incomplete seeds of the plan, which are left out -> number of runs without a value.
+        runs: runs in a block, the number of methods of the plan.
+        table: one row for each effect, in the order of `Factorial.terms`: `effect` (`a`, `a:b`),
+            `kind`, `within`, `aliased` (`b:c`), `estimate`, `se`, `freedom`, `low`, `high` (95 %),
+            `p`, `p_holm` (of factors; else NaN), `detectable`. In the metric's own units. Without
+            a complete block all are NaN; without a degree of freedom all but the estimates. Then
+            the simple effects of a factor that has another nested in it, `a without n` and
+            `a with n`.
     """
 
     data: str
@@ -68,7 +69,7 @@ class Effects:
 
 
 def all_effects(contest: Contest) -> list[Effects]:
-    """Those of every data set, split and endpoint of a plan that has a run, in the plan's order."""
+    """Effects on each data set, split and endpoint that has a run, in the plan's order."""
     plan, frame = contest.plan, contest.shown
     if plan.factorial is None:
         return []
@@ -92,27 +93,27 @@ def effects(
 ) -> Effects:
     """The effect of each factor, each nested one and each pair of crossed ones on a metric.
 
-    A block is a seed. Its runs share the seed of the training, and the images where the set is made
-    anew for each seed, so that the blocks are a random factor and every effect is a difference
-    within them. The model is additive in blocks: least squares with an intercept for each block and
-    a column for each effect (`Factorial.matrix`). A factor's effect is the mean with it minus the
-    mean without it, over the other factors' settings, each counting alike; a nested one's is taken
-    over the runs that have the factor it lies within. A factor with another one nested in it has
-    simple effects too, without and with that one: its mean effect may describe neither. The
-    standard error comes from the residual mean square, in which is how effects differ from block to
-    block and what three and more factors do together. Only complete blocks count, so that no effect
-    rests on other blocks than another.
+    A block is a seed. Its runs share the seed of the training, and the images if the set is made
+    anew for each seed. So blocks are a random factor, and every effect is a difference within
+    blocks. The model is additive in blocks: least squares with an intercept for each block and a
+    column for each effect (`Factorial.matrix`). The effect of a factor is the mean with it minus
+    the mean without it, averaged over the settings of the other factors with equal weight. The
+    effect of a nested factor is taken over the runs that have the factor it is nested in. A factor
+    with another one nested in it also has two simple effects, without and with that one, because
+    its mean effect may describe neither. The standard error comes from the residual mean square,
+    which contains the variation of effects between blocks and the interactions of three and more
+    factors. Only complete blocks count, so all effects rest on the same blocks.
 
-    Effects of each metric are one family: the p-values of its factors are adjusted together (Holm,
-    Scandinavian Journal of Statistics 1979), others are not. The detectable effect is
+    The factors' p-values of one metric are one family and are adjusted together (Holm, Scandinavian
+    Journal of Statistics 1979); other p-values are not adjusted. The detectable effect is
     (t(0.975) + t(0.8)) standard errors (Bloom, Evaluation Review 1995).
 
     Args:
-        frame: of `recame.bench.tables.results.collect`, a row a run and split.
+        frame: of `recame.bench.tables.results.collect`, one row for each run and split.
         factorial: of the plan.
         metric: a column of the frame.
         data: the data set.
-        split: of which the numbers are.
+        split: the split of the numbers.
         seeds: of the plan.
     """
     names = list(factorial.cells())
@@ -149,15 +150,16 @@ def effects(
 
 
 def least_squares(values: FloatArray, terms: FloatArray) -> tuple[FloatArray, FloatArray, int]:
-    """Coefficients beside an intercept for each block, with their covariance.
+    """Least-squares coefficients and their covariance, with an intercept for each block.
 
     Args:
-        values: (B, T): a row a block, a column a combination.
-        terms: (T, P), of full rank beside a constant.
+        values: (B, T): one row for each block, one column for each combination.
+        terms: (T, P), of full rank together with a constant.
 
     Returns:
         (P,) coefficients, their (P, P) covariance from the residual mean square, and its degrees of
-        freedom, B (T - 1) - P. NaN: the covariance without a degree of freedom, all with no block.
+        freedom, B (T - 1) - P. The covariance is NaN without a degree of freedom; both are NaN
+        without a block.
     """
     num_blocks, num_runs = values.shape
     if num_blocks == 0:
@@ -167,7 +169,7 @@ def least_squares(values: FloatArray, terms: FloatArray) -> tuple[FloatArray, Fl
     design = np.hstack([intercepts, np.tile(terms, (num_blocks, 1))])
     target = values.ravel()
     coefficients, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
-    assert rank == design.shape[1], "an effect that the runs cannot tell from others"
+    assert rank == design.shape[1], "the effects are not all estimable"
     freedom = len(target) - design.shape[1]
     left = target - design @ coefficients
     variance = left @ left / freedom if freedom else np.nan
@@ -199,7 +201,7 @@ def detectable(error: FloatArray, freedom: int) -> FloatArray:
 
     Args:
         error: (P,) standard errors.
-        freedom: of the residual mean square that they come from; 0: nothing is known.
+        freedom: degrees of freedom of the residual mean square; with 0 the result is NaN.
 
     Returns:
         (t(1 - ALPHA / 2) + t(POWER)) errors, (P,); Bloom, Evaluation Review 1995.
@@ -217,8 +219,8 @@ def holm(p: FloatArray) -> FloatArray:
         p: (M,).
 
     Returns:
-        (M,): the largest, over the values up to its own, of the j-th smallest times M - j + 1; at
-        most 1.
+        (M,): for each p-value, the maximum over all ranks j up to its own of (M - j + 1) times the
+        j-th smallest; at most 1.
 
     Examples:
         >>> holm(np.array([0.02, 0.01, 0.04])).round(2).tolist()
@@ -232,11 +234,11 @@ def holm(p: FloatArray) -> FloatArray:
 
 
 def effects_table(found: Sequence[Effects]) -> pd.DataFrame:
-    """All effects as one table, as `effects.csv` holds them.
+    """All effects as one table, the content of `effects.csv`.
 
     Returns:
-        A row a data set, split, metric and effect: `data, split, metric`, the `COLUMNS`, `blocks`
-        (complete ones, which count) and `left_out` (seeds).
+        One row for each data set, split, metric and effect: `data, split, metric`, the `COLUMNS`,
+        `blocks` (number of complete ones) and `left_out` (number of incomplete seeds).
     """
     order = ["data", "split", "metric", *COLUMNS, "blocks", "left_out"]
     tables = [

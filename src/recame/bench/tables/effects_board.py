@@ -1,4 +1,4 @@
-"""What the tables say of a factorial plan: cells and sentences of its effects."""
+"""Tables and sentences about the effects of a factorial plan."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from recame.metrics.registry import BY_NAME
 _ROMAN = ("", "", "", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 
 _READING = (
-    f"{LEVEL} stands where it is {ALPHA} or more (where there is none, where p is): not told apart "
-    "from no effect, which does not show that there is none."
+    f"{LEVEL} marks effects whose Holm-adjusted p (else p) is {ALPHA} or more: not significant. "
+    "This does not show that there is no effect."
 )
 
 
@@ -30,7 +30,7 @@ class EffectsBoard:
 
     Attributes:
         title: the metric's.
-        finding: which parts are told apart from none, in a sentence or two.
+        finding: which parts have a significant effect, in a sentence or two.
         heads: of the columns.
         parts: rows of factors, then of their simple effects: name, cells.
         pairs: rows of interactions.
@@ -50,9 +50,9 @@ class EffectsSection:
     """The effects on all endpoints of one data set and split.
 
     Attributes:
-        anchor: of the page.
-        title: the data set's, with the split where it is not `test`.
-        boards: one an endpoint, the primary first.
+        anchor: of the section in the page.
+        title: the data set's, with the split if it is not `test`.
+        boards: one for each endpoint, the primary one first.
     """
 
     anchor: str
@@ -61,7 +61,7 @@ class EffectsSection:
 
 
 def effects_sections(contest: Contest) -> list[EffectsSection]:
-    """One a data set and split that has runs; none of a plan that is not factorial."""
+    """One section for each data set and split with runs; none if the plan is not factorial."""
     plan = contest.plan
     if plan.factorial is None:
         return []
@@ -80,7 +80,7 @@ def effects_sections(contest: Contest) -> list[EffectsSection]:
 
 def _board(found: Effects, factorial: Factorial) -> EffectsBoard:
     metric = BY_NAME[found.metric]
-    aliased = () if factorial.resolution is None else ("not told apart from",)
+    aliased = () if factorial.resolution is None else ("aliased with",)
     return EffectsBoard(
         metric.title,
         _finding(found, factorial),
@@ -109,7 +109,7 @@ def _rows(table: pd.DataFrame, factorial: Factorial) -> tuple[tuple[str, tuple[C
 
 
 def effect_title(row: Mapping[Any, Any], factorial: Factorial) -> str:
-    """What a row of `Effects.table` is an effect of, in words."""
+    """Title of a row of `Effects.table`: the part or parts whose effect it is."""
     if row["kind"] == "simple":
         factor, word, nested = row["effect"].split()
         return f"{factorial.factor_title(factor)}, {word} {factorial.factor_title(nested)}"
@@ -146,12 +146,12 @@ def _p_cell(value: float) -> Cell:
 
 
 def _finding(found: Effects, factorial: Factorial) -> str:
-    """Which parts are told apart from none, and how large an effect could have been missed."""
+    """Which parts have a significant effect, and how large an effect may have been missed."""
     if not found.blocks:
-        return f"No seed has a value of all its {found.runs} runs, so no effect can be told."
+        return f"No seed has a value for all its {found.runs} runs, so no effect can be estimated."
     parts = found.parts
     if parts["se"].isna().all():
-        return "The effects of one block, with nothing left to tell their error: run more seeds."
+        return "One block does not suffice to estimate the error of these effects: run more seeds."
     better = -1 if BY_NAME[found.metric].lower_is_better else 1
     told = parts["p_holm"] < ALPHA
     title = BY_NAME[found.metric].title
@@ -160,21 +160,21 @@ def _finding(found: Effects, factorial: Factorial) -> str:
         rows = parts[told & (sign * parts["estimate"] > 0)].to_dict("records")
         named = [f"{effect_title(r, factorial)} ({100 * r['estimate']:+.1f})" for r in rows]
         if named:
-            sentences.append(f"Told apart from no effect on {title}, {way}: {listed(named)}.")
+            sentences.append(f"Significant effect on {title}, {way}: {listed(named)}.")
     if not sentences:
-        sentences = [f"No part is told apart from no effect on {title}."]
+        sentences = [f"No part has a significant effect on {title}."]
     if not told.all():
         low, high = (100 * parts.loc[~told, "detectable"].agg(end) for end in ("min", "max"))
         span = f"{high:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
         sentences.append(
             f"A true effect of {span} points would have been found with a probability of "
-            f"{POWER:.0%} by a test of it alone; smaller ones may be there."
+            f"{POWER:.0%} by a test of it alone; smaller effects may exist."
         )
     return " ".join(sentences)
 
 
 def effects_notes(contest: Contest) -> list[str]:
-    """How the effects came about: design, aliases, blocks, model, a sentence or two each."""
+    """Notes on the effects: design, aliases, blocks, model, a sentence or two each."""
     plan = contest.plan
     if plan.factorial is None:
         return []
@@ -185,18 +185,24 @@ def effects_notes(contest: Contest) -> list[str]:
         _design(factorial),
         f"A block is a seed of the training{drawn}. {_blocks(found)}",
         (
-            "An effect is the mean with a part minus the mean without, within blocks and over the "
-            "settings of the other parts, each counting alike; of a part within another, over the "
-            "runs that have that one. The effect of a part in which another lies is told without "
-            "and with that other too, and is the mean of the two. A pair's is by how much more the "
-            "one part brings with the other than without. In points, with the 95 % t interval."
+            "The effect of a part is the mean with it minus the mean without it, within blocks, "
+            "averaged over the settings of the other parts with equal weight. The effect of a part "
+            "within another is taken over the runs that have that other part. If a part has "
+            "another within it, its effect is also given without and with that other part; the "
+            "effect of the part is the mean of these two. The effect of a pair is how much more "
+            "the one part brings with the other than without it. Effects are in points, with the "
+            "95 % t interval."
         ),
         (
-            "Least squares with a term for each block, each part and each pair that the design can "
-            "tell. The standard error is of the residual mean square, in which is how effects "
-            "differ from block to block, and what three and more parts do together."
+            "Model: least squares with a term for each block, each part and each pair that the "
+            "design can estimate. The standard error comes from the residual mean square, which "
+            "contains the variation of effects between blocks and the interactions of three and "
+            "more parts."
         ),
-        f"p is of one effect alone; Holm's is adjusted for the parts of one table. {_READING}",
+        (
+            "p belongs to one effect alone; Holm's p is adjusted for the parts of one table. "
+            f"{_READING}"
+        ),
         (
             f"Detectable: the true effect that a two-sided test at {ALPHA:.0%} finds with a "
             f"probability of {POWER:.0%}, from the same standard error."
@@ -215,17 +221,19 @@ def _design(factorial: Factorial) -> str:
     runs = f"{len(factorial.cells())} runs a block."
     if factorial.resolution is None:
         return f"Every combination of {listed(crossed)}: {runs}{within}"
-    pairs = f", nor a pair from that of the {len(crossed) - 2} others" if len(crossed) > 3 else ""
+    pairs = ""
+    if len(crossed) > 3:
+        pairs = f", and each pair with that of the {len(crossed) - 2} others"
     return (
         f"Half of the combinations of {listed(crossed)}, those with I = {' x '.join(crossed)} "
-        f"(resolution {_ROMAN[factorial.resolution]}): {runs}{within} Each part cannot be told "
-        f"apart from the interaction of the {len(crossed) - 1} others{pairs}: an effect stands for "
-        "both together."
+        f"(resolution {_ROMAN[factorial.resolution]}): {runs}{within} Each part is aliased with "
+        f"the interaction of the {len(crossed) - 1} others{pairs}: such an effect is the sum of "
+        "both."
     )
 
 
 def _blocks(found: Sequence[Effects]) -> str:
-    """How many blocks count, and what is left out, for each data set, split and metric alike."""
+    """Numbers of complete and left-out blocks; equal ones of several tables are said once."""
     told: dict[str, list[str]] = {}
     several = len({(one.data, one.split) for one in found}) > 1
     for one in found:

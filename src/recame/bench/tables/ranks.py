@@ -1,4 +1,4 @@
-"""Mean ranks of methods over blocks, and which of them the ranks tell apart.
+"""Mean ranks of methods over blocks, and which of them differ significantly.
 
 Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 2006.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 from recame.bench.tables.contest import Contest
 from recame.metrics.registry import LOWER_IS_BETTER
 
-#: With fewer blocks, or methods, ranks tell next to nothing.
+#: With fewer blocks or methods, ranks show next to nothing.
 LEAST_BLOCKS, LEAST_METHODS = 5, 3
 
 _ALPHA = 0.05
@@ -25,10 +25,10 @@ class Ranks:
     """Methods by their mean rank.
 
     Attributes:
-        metric: by which they are ranked.
-        mean: method -> mean rank, the best first; 1 is first on every block, ties share.
-        blocks: over how many.
-        p: of Friedman's test that all methods are alike.
+        metric: the metric that ranks them.
+        mean: method -> mean rank, the best first. 1 is first on every block; ties share a rank.
+        blocks: number of blocks.
+        p: of Friedman's test of equal methods.
         distance: Nemenyi's critical difference of two mean ranks, 5 % for all pairs together.
     """
 
@@ -39,7 +39,7 @@ class Ranks:
     distance: float
 
     def cliques(self) -> list[tuple[int, int]]:
-        """First and last place of each largest run of methods that are not told apart."""
+        """First and last place of each longest series of methods without significant difference."""
         values = self.mean.to_numpy()
         last = np.searchsorted(values, values + self.distance, side="left") - 1
         found = [(at, int(end)) for at, end in enumerate(last) if end > at]
@@ -49,16 +49,16 @@ class Ranks:
 def mean_ranks(contest: Contest, metric: str = "balanced_accuracy") -> Ranks | None:
     """Rank all methods on every block.
 
-    A block is a seed where each seed has images of its own, and a data set where all seeds see the
-    same ones: those runs are averaged, since they do not tell how methods fare on other images.
-    Sets that are another one again (`of`) are left out, and so is a block that lacks a method.
+    If each seed has images of its own, a block is a seed. If all seeds see the same images, a block
+    is the data set, and the runs are averaged: they do not show how methods do on other images.
+    Sets that repeat another one (`of`) and blocks that lack a method are left out.
 
     Args:
-        contest: what was found; the first split of each set counts.
-        metric: by which.
+        contest: the results; the first split of each set counts.
+        metric: the metric that ranks.
 
     Returns:
-        None with fewer than five blocks or three methods, and of a search or a factorial plan.
+        None with fewer than five blocks or three methods, or for a search or a factorial plan.
     """
     plan, frame = contest.plan, contest.shown
     if plan.factorial is not None or plan.search is not None or metric not in frame:
@@ -95,11 +95,11 @@ def mean_ranks(contest: Contest, metric: str = "balanced_accuracy") -> Ranks | N
 
 
 def critical_difference(methods: int, blocks: int) -> float:
-    """Nemenyi's: mean ranks that differ by less are not told apart.
+    """Nemenyi's critical difference: mean ranks that differ by less do not differ significantly.
 
     Args:
-        methods: how many are ranked.
-        blocks: over how many.
+        methods: number of ranked methods.
+        blocks: number of blocks.
 
     Examples:
         >>> round(critical_difference(4, 14), 2)  # Demsar 2006, section 3.2.2: 1.25

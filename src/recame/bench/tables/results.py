@@ -1,4 +1,4 @@
-"""From the runs of a bench to its numbers: rows, means over seeds, differences between methods."""
+"""The numbers of a bench from its runs: rows, means over seeds, differences between methods."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from recame.metrics import registry
 
 RESULT_SCHEMA = 1
 
-#: Kept of a split though no table has a column for them.
+#: Kept for each split, though no table has a column for them.
 _UNSHOWN = ("g_mean", "accuracy")
 
-#: Numbers of a split in the order of the tables: those of which more is better come first.
+#: Metrics of a split in the order of the tables; those where more is better come first.
 METRICS = tuple(
     metric.name
     for metric in sorted(registry.METRICS, key=lambda metric: metric.lower_is_better)
     if metric.column or metric.name in _UNSHOWN
 )
 
-#: What a run cost.
+#: Costs of a run.
 RUN_COSTS = ("epochs", "images_seen", "train_s", "evaluate_s")
 
-#: The pooled rows of `paired`.
+#: Name of the data in the pooled rows of `paired`.
 ALL_DATA = "(all)"
 
-#: Names of `paired`'s columns beside other numbers.
+#: Names of `paired`'s columns in `standings`.
 COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_high"}
 
-#: Standard error of balanced accuracy over other test images; results of versions before lack it.
+#: Standard error of balanced accuracy over other test images; older results lack it.
 TEST_ERROR = "balanced_accuracy_se"
 
 _RUN_KEYS = ["data", "method", "seed"]
 _FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "fingerprint")
 
-#: What decided the method, as `Method.sha256`; versions before did not record it.
+#: `Method.sha256` of the run's method; older results lack it.
 METHOD_COLUMN = "method_sha256"
 
 
@@ -49,18 +49,18 @@ def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
     """Read every finished run of a bench.
 
     Args:
-        path: the bench's folder, with `runs/DATA/METHOD/seedN/result.json` below; or what is kept
-            of it without its runs, the `results.csv` that was written from them.
-        elsewhere: rows of runs that were made elsewhere, of `read_elsewhere`; where a run was also
-            made here, it counts as it was here.
+        path: the bench's folder, with `runs/DATA/METHOD/seedN/result.json` in it; or, if its runs
+            are not kept, the `results.csv` that was written from them.
+        elsewhere: rows of runs made elsewhere, of `read_elsewhere`. If a run was also made here,
+            the one made here counts.
 
     Returns:
-        A row a data set, method, seed and split: `data, method, seed, split`, the `METRICS` (NaN
-        where a split has none), `balanced_accuracy_se` (over other images of the split),
-        `expert_<i>` (balanced accuracy of each expert alone), `expert_mean`, the `RUN_COSTS`,
-        `keep` (the rule), `kept` (the phase), and what ran it: `recame, torch, processor, device,
-        threads, fingerprint, method_sha256`. Empty, with these
-        columns, where no run is finished.
+        One row for each data set, method, seed and split: `data, method, seed, split`, the
+        `METRICS` (NaN if a split lacks one), `balanced_accuracy_se` (over other images of the
+        split), `expert_<i>` (balanced accuracy of each expert alone), `expert_mean`, the
+        `RUN_COSTS`, `keep` (the selection rule), `kept` (the selected phase), and origin: `recame,
+        torch, processor, device, threads, fingerprint, method_sha256`. Without a finished run, an
+        empty table with these columns.
 
     Raises:
         DataError: a result cannot be read, or was written by a newer version.
@@ -85,7 +85,7 @@ def read_elsewhere(paths: Sequence[Path]) -> pd.DataFrame:
     """Rows of runs that were made in other folders or on other machines.
 
     Args:
-        paths: folders of a bench, or the `results.csv` that one wrote; of runs that several hold,
+        paths: folders of benches, or the `results.csv` that a bench wrote. If several hold a run,
             the first counts.
 
     Returns:
@@ -99,7 +99,7 @@ def read_elsewhere(paths: Sequence[Path]) -> pd.DataFrame:
         frame = _read_kept(path) if path.is_file() else collect(path)
         if frame.empty:
             raise DataError(
-                f"{path} holds no finished run, so nothing can be taken over from it: give the "
+                f"{path} holds no finished run, so no rows can be taken from it: give the "
                 "folder of a bench, or the results.csv that it wrote."
             )
         frames.append(frame)
@@ -116,7 +116,7 @@ def _read_kept(file: Path) -> pd.DataFrame:
             f"{file} cannot be read as a table ({error}): give the results.csv that recame bench "
             "wrote."
         ) from error
-    # Other metrics may have come since it was written.
+    # The file may be older than some metrics.
     needed = (*_RUN_KEYS, "split", "balanced_accuracy", *_FACTS)
     lacking = [name for name in needed if name not in frame]
     if lacking:
@@ -129,9 +129,10 @@ def _read_kept(file: Path) -> pd.DataFrame:
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    """A row a split of one run."""
+    """One row for each split of a run."""
     way_out = (
-        "The table would lack it without a word: delete it, and the bench runs this job again."
+        "Without it, the table would silently lack this run: delete the file, and the bench runs "
+        "this job again."
     )
     result = read_json(file, newest=RESULT_SCHEMA, advice=way_out, error=DataError)
     try:
@@ -170,9 +171,9 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         frame: of `collect`.
 
     Returns:
-        A row a data set, method, split and number: `data, method, split, metric, n, mean, sd, low,
-        high`. `sd` (n - 1 in the denominator) and interval are NaN with one seed. Intervals are
-        not cut at 0 or 1. A number that a split does not have makes no row.
+        One row for each data set, method, split and metric: `data, method, split, metric, n, mean,
+        sd, low, high`. `sd` (n - 1 in the denominator) and interval are NaN with one seed.
+        Intervals are not cut at 0 or 1. A metric that a split lacks has no row.
     """
     experts = [c for c in map(str, frame.columns) if c.startswith("expert_")]
     keys = ["data", "method", "split"]
@@ -194,29 +195,30 @@ def paired(
     *,
     split: str = "test",
 ) -> pd.DataFrame:
-    """Difference of each method to one of them, seed by seed.
+    """Difference of each method to the reference, seed by seed.
 
-    Runs of one seed see the same images in the same splits, so their difference is free of what
-    the seed does to both. Only seeds that both finished count.
+    Runs of one seed see the same images in the same splits, so the effect that a seed has on both
+    cancels out. Only seeds that both finished count.
 
-    The rows of data `(all)` take the data sets as given and ask about other seeds: the mean of
-    the data sets' mean differences, with the standard error of these means and Welch and
-    Satterthwaite's degrees of freedom (Satterthwaite, Biometrics Bulletin 1946). They say nothing
-    of other data. Each interval stands for its one comparison; of twenty methods that equal the
-    reference one is expected to seem different.
+    The rows of data `(all)` hold the mean of the data sets' mean differences, with the standard
+    error of these means and Welch and Satterthwaite's degrees of freedom (Satterthwaite, Biometrics
+    Bulletin 1946). The data sets are fixed: these rows hold for other seeds, not for other data.
+    Each interval stands for one comparison alone; of twenty methods equal to the reference, one is
+    expected to look different.
 
     Args:
         frame: of `collect`.
         reference: the method that the others are compared with.
         metric: one of `METRICS`.
-        split: of which the numbers are.
+        split: the split of the numbers.
 
     Returns:
-        A row a data set and method other than the reference: `data, method, metric, n` (common
-        seeds), `difference` (method - reference), `sd`, `low`, `high`, `wins` (seeds on which the
-        method is better; ties count half), `told_apart` (whether the interval leaves out 0; false
-        with one seed, which has no interval). The rows `(all)`, only of methods that have common
-        seeds on every data set of the reference and where there are several, have a NaN `sd`.
+        One row for each data set and each method but the reference: `data, method, metric, n`
+        (common seeds), `difference` (method - reference), `sd`, `low`, `high`, `wins` (seeds on
+        which the method is better; ties count half), `told_apart` (whether the interval excludes
+        0; false with one seed, which has no interval). Rows `(all)` have a NaN `sd`. They exist if
+        there are several data sets, for methods with common seeds on every data set of the
+        reference.
     """
     table = frame[frame["split"] == split].pivot_table(
         index=["data", "seed"], columns="method", values=metric, aggfunc="mean"
@@ -244,7 +246,7 @@ def paired(
 
 
 def _pooled(rows: pd.DataFrame, num_data: int) -> pd.DataFrame:
-    """One row a method over all data sets."""
+    """One row for each method, over all data sets."""
     variance = rows["sd"] ** 2 / rows["n"]
     parts = rows.assign(variance=variance, fourth=variance**2 / (rows["n"] - 1))
     sums = parts.groupby("method", sort=False).agg(
@@ -252,7 +254,7 @@ def _pooled(rows: pd.DataFrame, num_data: int) -> pd.DataFrame:
         n=("n", "sum"),
         difference=("difference", "mean"),
         wins=("wins", "sum"),
-        # A data set with one seed has no variance, and then neither has the mean.
+        # A data set with one seed has no variance; then the mean has none either.
         variance=("variance", lambda v: v.sum(skipna=False)),
         fourth=("fourth", lambda v: v.sum(skipna=False)),
     )
@@ -284,22 +286,22 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
         frame: of `collect`.
         data: the data set.
         reference: the method that differences are taken to.
-        split: of which the numbers are.
+        split: the split of the numbers.
 
     Returns:
-        Indexed by method: `n`; for each number of `summarise` its mean under its own name and
+        Indexed by method: `n`; for each metric of `summarise` its mean under its own name, and
         `<name>_sd`, `<name>_low`, `<name>_high`; `balanced_accuracy_se`, the root mean square over
-        the runs; against the reference `pairs` (common seeds), `difference`, `difference_low`,
-        `difference_high`, `wins`, `told_apart` (NaN in its own row), the interval that of
-        `recame.bench.tables.best.differences` where both have two runs; `best_distance`,
-        `best_low`, `best_high` of `against_the_best`, NaN with fewer than two runs; and
-        `level_balanced_accuracy`, `level_tail_recall`: whether by it the method may be the best of
-        that column.
+        the runs. Against the reference: `pairs` (common seeds), `difference`, `difference_low`,
+        `difference_high`, `wins`, `told_apart` (NaN in the reference's row); if both have two
+        runs, the interval is that of `recame.bench.tables.best.differences`. Against the best:
+        `best_distance`, `best_low`, `best_high` of `against_the_best`, NaN with fewer than two
+        runs; and `level_balanced_accuracy`, `level_tail_recall`: whether the method may be the
+        best of that column.
     """
     own = frame[(frame["data"] == data) & (frame["split"] == split)]
     if own.empty:
         return pd.DataFrame()
-    # One seed has no spread: keep its empty columns.
+    # With one seed there is no spread: keep the empty columns.
     wide = summarise(own).pivot_table(
         index="method", columns="metric", values=["mean", "sd", "low", "high"], dropna=False
     )
@@ -327,7 +329,7 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
 def fit_of(own: pd.DataFrame, metric: str) -> Fit | None:
     """Means and pooled error of the runs of one data set and split.
 
-    Seeds are blocks where they see different images.
+    Seeds are blocks if they see different images.
     """
     if metric not in own:
         return None
@@ -344,7 +346,7 @@ def _against_best(own: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def mixed_data(frame: pd.DataFrame) -> list[str]:
-    """Name data sets whose methods did not see the same images under one seed.
+    """Names of data sets whose methods did not see the same images under one seed.
 
     Args:
         frame: of `collect`.

@@ -20,15 +20,14 @@ from recame.pages.render import markdown_table
 
 
 def write_tables(out: Path, contest: Contest) -> list[Path]:
-    """Write `results.csv` (a row a run and split), `summary.csv`, `paired.csv` and `table.md`.
+    """Write `results.csv` (a row for each run and split), `summary.csv`, `paired.csv`, `table.md`.
 
-    Where the runs have left them also `recalls.csv`, `frontier.csv` and `clusters.csv`, see
-    `recame.bench.tables.behaviour`; of a factorial plan also `effects.csv` (a row an effect, of
-    `effects_table`).
+    Also `recalls.csv`, `frontier.csv` and `clusters.csv` if the runs left their data (see
+    `recame.bench.tables.behaviour`), and for a factorial plan `effects.csv` (of `effects_table`).
 
     Args:
         out: the folder.
-        contest: what was found.
+        contest: the results.
 
     Returns:
         The files.
@@ -65,7 +64,7 @@ def write_tables(out: Path, contest: Contest) -> list[Path]:
 
 
 def table_markdown(contest: Contest) -> str:
-    """Every board, effects, the differences over all data, how it was made, methods' sources."""
+    """All tables, effects, differences over all data, notes, and the methods' sources."""
     methods = contest.methods
     parts = [f"# {contest.plan.title}", contest.plan.description.strip()]
     for board in boards(contest):
@@ -76,7 +75,7 @@ def table_markdown(contest: Contest) -> str:
     if pooled := pooled_rows(contest):
         parts += [
             f"## Over all data sets, against {methods[contest.reference].title}",
-            "About these data sets and other seeds; it says nothing of other data.",
+            "The intervals hold for other seeds on these data sets, not for other data.",
             markdown_table(
                 ("method", "pairs of runs", "balanced accuracy", "95 %"),
                 [(name, n, _value(cell), cell.small) for name, n, cell in pooled],
@@ -93,7 +92,7 @@ def table_markdown(contest: Contest) -> str:
 
 
 def _effects_markdown(contest: Contest) -> list[str]:
-    """Tables of the effects of a factorial plan, and how they came about; else nothing."""
+    """Tables of the effects of a factorial plan, and notes on them; else nothing."""
     sections = effects_sections(contest)
     if not sections:
         return []
@@ -108,7 +107,7 @@ def _effects_markdown(contest: Contest) -> list[str]:
 
 
 def _ranks_markdown(contest: Contest) -> list[str]:
-    """Mean ranks by balanced accuracy and by the tail; nothing where ranks tell nothing."""
+    """Mean ranks by balanced accuracy and tail recall; nothing with too few blocks or methods."""
     found = [mean_ranks(contest, name) for name in ("balanced_accuracy", "tail_recall")]
     shown = [ranks for ranks in found if ranks is not None]
     if not shown:
@@ -123,8 +122,8 @@ def _ranks_markdown(contest: Contest) -> list[str]:
         for name in names
     ]
     over = (
-        f"Over {shown[0].blocks} blocks: seeds with images of their own, and data sets whose seeds "
-        f"share their images. Nemenyi's critical difference, 5 % for all pairs: {told}."
+        f"Over {shown[0].blocks} blocks. A block is a seed if each seed has images of its own, "
+        f"else a data set. Nemenyi's critical difference, 5 % for all pairs: {told}."
     )
     return [
         "## Mean ranks",
@@ -143,11 +142,11 @@ def _value(cell: Cell) -> str:
 
 
 def headline(contest: Contest) -> str:
-    """A short Markdown table for a README: a row a method, two scores a data set, three costs.
+    """A short Markdown table for a README: two scores for each data set, and three costs.
 
     Returns:
-        The table without ablations, best mean over the data sets first, without a line break at
-        its end.
+        One row for each method but ablations, best mean over the data sets first; without a line
+        break at its end.
     """
     contest = contest.without_ablations()
     own = [board for board in boards(contest) if contest.is_first_split(board.data, board.split)]
@@ -176,12 +175,12 @@ def _column(board: Board, head: str) -> dict[str, Cell]:
 
 
 def update_markdown(path: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`.
+    """Replace the text between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`.
 
     Args:
-        path: a Markdown file; the rest of it stays as it is.
+        path: a Markdown file; the rest of it stays the same.
         name: of the markers.
-        text: without the markers.
+        text: the new text, without the markers.
 
     Raises:
         DataError: the file has no such pair of markers, or more than one.
@@ -191,14 +190,14 @@ def update_markdown(path: Path, name: str, text: str) -> None:
 
 
 def around_markers(path: Path, name: str) -> tuple[str, str, str, str]:
-    """What stands before the first marker, the two markers, and what stands after the second.
+    """Split a file into the text before the first marker, both markers, and the text after them.
 
     Raises:
         DataError: as `update_markdown`, or the file cannot be read.
     """
     first, last = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
     try:
-        # Bytes, so that line ends stay as they are.
+        # Read bytes, so that line ends are not changed.
         old = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
@@ -208,7 +207,7 @@ def around_markers(path: Path, name: str) -> tuple[str, str, str, str]:
     _, closing, after = rest.partition(last)
     if not (opening and closing) or old.count(first) + old.count(last) != 2:
         raise DataError(
-            f"{path} needs {first} and {last}, once each and in this order, to say where the table "
-            "belongs: add them."
+            f"{path} needs {first} and {last}, once each and in this order, around the place of "
+            "the table: add them."
         )
     return before, first, last, after

@@ -1,1 +1,1 @@
-"""The fine-tuning loop: its step, its schedule, its clock."""
+"""The fine-tuning loop: its step, its schedule, its time budget."""

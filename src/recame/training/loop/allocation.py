@@ -1,4 +1,4 @@
-"""Freed memory stays with the process while it trains, so that each step need not fetch it anew."""
+"""Keep freed memory in the process while it trains, so that steps do not allocate it again."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Of glibc's `malloc.h`.
+#: Constants of glibc's `malloc.h`.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 2**31 - 1
-#: What older versions of glibc accept at most.
+#: Largest value that older versions of glibc accept.
 _OLD_LARGEST = 32 * 2**20
 _TOP_PAD = 64 * 2**20
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[bool]:
-    """Let glibc reuse what a step frees; give it back to the system at the end.
+    """Let glibc reuse memory that a step frees; return it to the system at the end.
 
     By default glibc maps each large tensor of a step from the system and unmaps it again, and the
-    system clears every page of it each time. What this saves varies: two series of seven and
-    six pairs of fresh processes on two cores gave 0.94 to 1.50 times the images a second, medians
-    1.06 and 1.10 (`benchmarks/training/allocation.py`). Another allocator is left alone.
+    system clears every page each time. The gain varies: two series of seven and six pairs of fresh
+    processes on two cores gave 0.94 to 1.50 times the images per second, medians 1.06 and 1.10
+    (`benchmarks/training/allocation.py`). Other allocators are not changed.
 
     Yields:
-        Whether the allocator took the hint.
+        Whether the allocator accepted the setting.
     """
     libc = _glibc()
     if libc is None:

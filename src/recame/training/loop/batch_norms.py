@@ -1,4 +1,4 @@
-"""Batch norms of a run on several processes: their statistics are those of the whole step."""
+"""Batch norms of a run on several processes, with statistics over the whole step's images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 @contextmanager
 def shared_batch_norms(model: nn.Module, device: torch.device, world_size: int) -> Iterator[None]:
-    """Let batch norms see the images of all processes, for a block.
+    """Let batch norms use the images of all processes, within a block.
 
     Args:
-        model: changed in place: on a CPU until the block ends, on a GPU for good.
-        device: where it trains. torch synchronises batch norms on GPUs alone.
-        world_size: processes that train.
+        model: changed in place: on a CPU until the block ends, on a GPU permanently.
+        device: where it trains. torch itself synchronises batch norms only on GPUs.
+        world_size: number of processes that train.
     """
     if world_size == 1:
         yield
         return
     if device.type == "cuda":
-        # timm's own conversion: Lightning's would lose the activations inside timm's norms.
+        # Use timm's conversion: Lightning's would lose the activations inside timm's norms.
         timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined,no-untyped-call]
         yield
         return
@@ -45,28 +45,28 @@ def shared_batch_norms(model: nn.Module, device: torch.device, world_size: int) 
 
 
 def _shared(kind: type[_BatchNorm]) -> type[_BatchNorm]:
-    """A kind of batch norm whose statistics, while it trains, are those of all processes."""
+    """A kind of batch norm that trains with the statistics of all processes."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         if not self.training:
             plain: Tensor = kind.forward(self, x)
             return plain
         x = normalised_together(x, self)
-        # timm's norms hold what follows them.
+        # timm's norms include the following dropout and activation.
         return self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
 
     return type(f"Shared{kind.__name__}", (kind,), {"forward": forward})
 
 
 def normalised_together(x: Tensor, norm: _BatchNorm) -> Tensor:
-    """What a batch norm makes of its share of the images that all processes hold.
+    """Normalise this process's images with the statistics of the images of all processes.
 
-    As `torch.nn.BatchNorm2d` would of all of them (Ioffe & Szegedy, ICML 2015), in two passes, so
-    that a large mean costs no digits. Every process must call it at once.
+    Computes what `torch.nn.BatchNorm2d` computes for all of them (Ioffe & Szegedy, ICML 2015), in
+    two passes, so that a large mean loses no digits. All processes must call it at the same time.
 
     Args:
         x: (B, C, ...); B may differ between the processes.
-        norm: whose running statistics follow.
+        norm: its running statistics are updated.
     """
     others = [axis for axis in range(x.ndim) if axis != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
@@ -80,7 +80,7 @@ def normalised_together(x: Tensor, norm: _BatchNorm) -> Tensor:
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
         share = norm.momentum
-        if share is None:  # a plain mean over all batches
+        if share is None:  # no momentum: a plain mean over all batches
             share = 1.0 / float(norm.num_batches_tracked)
         unbiased = variance.detach() * (count / (count - 1).clamp(min=1.0))
         norm.running_mean.lerp_(mean.detach(), share)
@@ -92,7 +92,7 @@ def normalised_together(x: Tensor, norm: _BatchNorm) -> Tensor:
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over all processes, of values and of their gradients."""
+    """Sum values over all processes; in the backward pass, their gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What watches the fine-tuning phase: history file, lines on the terminal, a loss gone astray."""
+"""Callbacks of fine-tuning: history file, lines on the terminal, stop on divergence, trackers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from recame.training.loop.workings import Workings
 
 
 class History(Callback):
-    """Append one row an epoch to `history.csv`; a resumed run keeps the rows before it.
+    """Append one row per epoch to `history.csv`; a resumed run keeps the earlier rows.
 
     Args:
-        run: where the file lies.
-        console: where each epoch's line goes.
-        workings: has looked at the epoch before; its numbers stand in the row.
+        run: its folder holds the file.
+        console: prints a line for each epoch.
+        workings: has measured the epoch before; its numbers are part of the row.
     """
 
     def __init__(self, run: RunFolder, console: Console, workings: Workings) -> None:
@@ -36,7 +36,7 @@ class History(Callback):
         self._started = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the time, and take up the rows of an interrupted run."""
+        """Note the time, and read the rows of an interrupted run."""
         self._started = time.perf_counter()
         if self._rows or trainer.current_epoch == 0 or not trainer.is_global_zero:
             return
@@ -46,7 +46,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the row and print it."""
-        # Reading them gathers them from all processes, so each must come here.
+        # Reading these values gathers them from all processes, so each process must do it.
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not trainer.is_global_zero:
             return
@@ -82,16 +82,16 @@ class History(Callback):
 
 
 class StopAstray(Callback):
-    """End training after the first epoch whose loss or weights are not finite: no later one heals.
+    """End training after the first epoch whose loss or weights are not finite; it cannot recover.
 
-    Must come before the epoch's checkpoint is written, so that the last one is good.
+    Must run before the epoch's checkpoint is written, so that the last checkpoint is good.
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what the epoch left.
+        """Check the loss and the weights of the epoch.
 
         Raises:
-            TrainingError: says which epoch, and what was not finite.
+            TrainingError: names the epoch and what was not finite.
         """
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
         loss = float(metrics.get("loss_epoch", metrics.get("loss", 0.0)))
@@ -103,7 +103,7 @@ class StopAstray(Callback):
 
 
 class ToTrackers(Logger):
-    """Passes what Lightning logs on, so that a tracker that fails ends no training.
+    """Pass Lightning's logs on to trackers; a tracker that fails does not end the training.
 
     Args:
         trackers: of the run.
@@ -117,15 +117,15 @@ class ToTrackers(Logger):
 
     @property
     def experiment(self) -> Any:
-        """That of the first tracker, for callbacks that ask for it."""
+        """The experiment of the first tracker, for callbacks that need it."""
         return getattr(next(iter(self._trackers.loggers), None), "experiment", None)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Tell numbers."""
+        """Pass on metrics."""
         self._trackers.figures(metrics, step or 0)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the settings are told at the end, when all of them are decided."""
+        """Do nothing: settings are passed on at the end, when all are decided."""
 
 
 def _validated(trainer: pl.Trainer) -> bool:

@@ -1,4 +1,4 @@
-"""Fine-tuning's checkpoints: two are kept, and each is read whole before it is taken up."""
+"""Checkpoints of fine-tuning: two are kept, and each is checked before a run resumes from it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class LastCheckpoint(Checkpoint):
     """Write `last.ckpt` after each epoch, and keep the one before as `previous.ckpt`.
 
     Args:
-        run: where the files lie.
+        run: its folder holds the files.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; every process of a distributed run takes part, the first one writes."""
+        """Save; all processes of a distributed run take part, and the first one writes."""
         path = self._run.last_checkpoint
         with write_whole(path) if trainer.is_global_zero else nullcontext(path) as target:
             trainer.save_checkpoint(target, weights_only=False)
@@ -47,10 +47,10 @@ class LastCheckpoint(Checkpoint):
 
 
 class StraightToPlace(TorchCheckpointIO):
-    """Write a checkpoint where it is asked for.
+    """Write a checkpoint directly to its folder.
 
-    Lightning's own way goes by the system's temporary folder, which may be smaller than a
-    checkpoint, and moves what it wrote: `write_whole` sees to that here.
+    Lightning writes to the system's temporary folder first, which may be smaller than a checkpoint,
+    and then moves the file. Here, `write_whole` prevents half-written files.
     """
 
     def save_checkpoint(
@@ -63,12 +63,13 @@ class StraightToPlace(TorchCheckpointIO):
 
 
 def newest_checkpoint(run: RunFolder, console: Console) -> Path | None:
-    """The checkpoint to go on from; None where there is none yet.
+    """The checkpoint to resume from; None if there is none yet.
 
-    A damaged last one is removed where the one before is whole: an epoch more is repeated.
+    If the last one is damaged and the one before is not, the last one is removed, and one more
+    epoch is repeated.
 
     Raises:
-        CheckpointError: none is whole, or another run wrote it; says which file, and the way out.
+        CheckpointError: all are damaged, or another run wrote them; names the file and the remedy.
     """
     damaged: list[str] = []
     for path in (run.last_checkpoint, run.previous_checkpoint):
@@ -80,18 +81,19 @@ def newest_checkpoint(run: RunFolder, console: Console) -> Path | None:
         _check_own(path, run)
         if damaged:
             run.last_checkpoint.unlink(missing_ok=True)
-            say(console, f"{damaged[0]} is damaged: going on from {path.name}", "yellow")
+            say(console, f"{damaged[0]} is damaged: continuing from {path.name}", "yellow")
         return path
     if damaged:
         raise CheckpointError(
-            f"{' and '.join(damaged)} cannot be read, so the run cannot go on from there. Remove "
-            "what is named: --resume then fine-tunes anew from where it began, to the same end."
+            f"{' and '.join(damaged)} cannot be read, so the run cannot continue from there. "
+            "Remove what is named: --resume then repeats fine-tuning from its start, with the same "
+            "result."
         )
     return None
 
 
 def last_good_weights(checkpoint: Path, model: MultiExpertClassifier) -> int:
-    """Give a network the weights of a checkpoint, averaged where they were; how many epochs."""
+    """Load a checkpoint's weights (averaged ones if it has them); return the number of epochs."""
     values = torch.load(checkpoint, map_location="cpu", weights_only=True)
     own = {k: v for k, v in values["state_dict"].items() if k.startswith("model.")}
     model.load_state_dict({k.removeprefix("model."): v for k, v in own.items()})
@@ -99,13 +101,13 @@ def last_good_weights(checkpoint: Path, model: MultiExpertClassifier) -> int:
 
 
 def _damage(path: Path) -> str:
-    """Why a checkpoint cannot be used; empty if it is as it was written."""
+    """The reason why a checkpoint cannot be used; empty if it is undamaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            spoilt = archive.testzip()  # by the checksum that each part carries
+            spoilt = archive.testzip()  # checks the checksum of each part
     except (OSError, zipfile.BadZipFile) as error:
         return str(error)
-    return f"its part {spoilt} is not what was written" if spoilt else ""
+    return f"its part {spoilt} is damaged" if spoilt else ""
 
 
 def _check_own(path: Path, run: RunFolder) -> None:
@@ -113,11 +115,11 @@ def _check_own(path: Path, run: RunFolder) -> None:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("run")
     except Exception as error:
         raise CheckpointError(
-            f"{path} is no checkpoint of recame ({' '.join(str(error).split())[:200]}): remove it; "
-            "--resume then fine-tunes anew from where it began, to the same end."
+            f"{path} is not a checkpoint of recame ({' '.join(str(error).split())[:200]}): remove "
+            "it; --resume then repeats fine-tuning from its start, with the same result."
         ) from error
     if found != run.identity:
         raise CheckpointError(
-            f"{path} was not written by this run, as it began with other data or settings or at "
-            "another time: the result would be neither's. Remove it; --resume then fine-tunes anew."
+            f"{path} was not written by this run, but by one with other data, settings or start: "
+            "the result would be a mixture. Remove it; --resume then repeats fine-tuning."
         )

@@ -1,4 +1,4 @@
-"""What a fine-tuning step and an epoch's end cost, measured by a few real ones."""
+"""Measure the cost of a fine-tuning step and of an epoch's end by a few real steps."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from recame.contracts import Batch
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.step import TrainingStep
 
-# Few: on a small machine each takes seconds of the budget, and the clock corrects the plan.
+# Few steps: on a small machine each takes seconds of the budget, and the plan is corrected later.
 _WARM_UP_STEPS = 1
 _TIMED_STEPS = 3
-#: Images of the validation split by which a forward is measured.
+#: Images of the validation split for timing a forward pass.
 _FORWARD_IMAGES, _TIMED_FORWARDS = 32, 2
 
-#: Real images that a run's graph is compared with torch on: as many as torch answers in this time,
-#: no fewer and no more than these; where only fewer than so many are, all is brief.
+#: Real images for comparing a run's graph with torch: as many as torch answers in this time, within
+#: a least and a largest number; if there are fewer than a third number, all is kept short.
 _PARITY_S, _PARITY_IMAGES, _BRIEF = 0.5, (24, 1000), 48
-#: How long its answers are timed, and how many images pass at once.
+#: Seconds of timing the graph's answers, and images per call.
 PRICE_S, PRICE_BATCH = 0.4, 16
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What fine-tuning costs on this device.
+    """The costs of fine-tuning on this device.
 
     Attributes:
-        step_s: seconds a training step.
-        val_s: seconds one pass over the validation split takes.
-        forward_s: seconds that one image's forward without gradients takes.
-        checkpoint_s: seconds that writing a checkpoint takes.
+        step_s: seconds per training step.
+        val_s: seconds of one pass over the validation split.
+        forward_s: seconds of one image's forward pass without gradients.
+        checkpoint_s: seconds for writing a checkpoint.
     """
 
     step_s: float
@@ -51,20 +51,20 @@ class StepCost:
 def graph_cost_s(
     image_s: float, graph_image_s: float | None = None, *, views: int = 1, made_s: float = 0.0
 ) -> float:
-    """Seconds that a run's graph takes at its end: made, compared with torch, timed.
+    """Seconds for a run's graph at its end: making it, comparing it with torch, timing it.
 
     Args:
-        image_s: seconds that a forward of one image through all that answers takes.
-        graph_image_s: the same of its graph; None: was not measured.
-        views: at most that an answer averages.
-        made_s: seconds that making a graph has taken before; 0: none was made.
+        image_s: seconds of one image's forward pass through all networks that answer.
+        graph_image_s: the same for its graph; None: not measured.
+        views: largest number of views in test-time augmentation.
+        made_s: seconds for making a graph earlier; 0: none was made.
     """
     answers = image_s if graph_image_s is None else graph_image_s
-    # Loading, recording, writing and what is told take as long as making one four times: a slow
-    # machine is slow there too.
+    # Loading, recording, writing and messages take as long as making four graphs; on a slow machine
+    # they are slow too.
     beside = min(max(1.3, 4 * made_s), 10.0)
     compared, brief = compared_images(image_s)
-    # Some more images in torch, more in batches of several sizes; then answers are timed.
+    # Some more images run in torch, others in batches of several sizes; then answers are timed.
     in_torch, in_batches = (25, 40) if brief else (45, 190)
     passing = (compared + in_torch) * image_s + (compared + in_batches) * answers
     round_s = PRICE_BATCH * views * answers
@@ -72,10 +72,10 @@ def graph_cost_s(
 
 
 def compared_images(image_s: float) -> tuple[int, bool]:
-    """How many real images a run's graph is compared with torch on, and whether all is brief.
+    """Number of real images for comparing a run's graph with torch; whether to keep it short.
 
     Args:
-        image_s: seconds that torch takes for one.
+        image_s: seconds that torch takes for one image.
 
     Examples:
         >>> compared_images(0.002), compared_images(0.1)
@@ -94,14 +94,14 @@ def measure_cost(
     *,
     most_s: float = math.inf,
 ) -> StepCost:
-    """Take a few steps on the clock, and a forward.
+    """Time a few training steps and a forward pass.
 
     Args:
-        step: on its device; its model takes real steps: throw it away afterwards.
-        data: what it trains and validates on.
-        batch_size: images of a whole batch.
+        step: on its device; its model takes real steps, so discard it afterwards.
+        data: the data to train and validate on.
+        batch_size: images of a full batch.
         precision: `32`, `bf16` or `16`.
-        most_s: no further step begins after so many seconds; two are taken in any case.
+        most_s: no further step begins after so many seconds; at least two steps are taken.
     """
     device = next(step.model.parameters()).device
     groups = step.model.parameter_groups()
@@ -124,7 +124,7 @@ def measure_cost(
         optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        # A short batch counts for a whole one.
+        # A short batch counts as a full one.
         seconds.append((time.perf_counter() - began) * batch_size / len(chosen))
     timed = sorted(seconds[_WARM_UP_STEPS:])
     step_s = timed[len(timed) // 2]
@@ -137,7 +137,7 @@ def measure_cost(
 
 
 def _forward_s(step: TrainingStep, batch: Batch, device: torch.device) -> float:
-    """Seconds of one image's forward, the least of a few after the first, as others may stall."""
+    """Seconds of one image's forward pass: the least of a few after the first; some may stall."""
     few = Batch(*(part[:_FORWARD_IMAGES].to(device) for part in batch))
     step.model.eval()
     seconds: list[float] = []

@@ -1,6 +1,6 @@
-"""A training step as one CUDA graph: one launch instead of thousands, so that the GPU never waits.
+"""A training step as one CUDA graph: one launch instead of thousands, so the GPU does not wait.
 
-A small batch, or a small network, leaves a fast GPU idle while Python launches the next kernel.
+With a small batch or network, a fast GPU is idle while Python launches the next kernel.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from recame.contracts import LossResult
 #: The loss of one batch from its images, and pairs of labels and their weight.
 BatchLoss = Callable[[Tensor, Sequence[tuple[Tensor, Tensor | float]]], LossResult]
 
-#: Ordinary steps before recording, in which libraries choose and load their kernels.
+#: Warm-up steps before recording, in which libraries choose and load their kernels.
 _WARM_UP_STEPS = 3
 
 
 @dataclass(frozen=True)
 class _Recording:
-    """A graph with the memory that it reads and writes at each replay."""
+    """A graph, and the memory that it reads and writes at each replay."""
 
     graph: torch.cuda.CUDAGraph
     images: Tensor
@@ -32,15 +32,15 @@ class _Recording:
 
 
 class GraphedStep:
-    """Forward, loss and backward of a batch, recorded once and replayed from then on.
+    """Forward pass, loss and backward pass of a batch, recorded once and then replayed.
 
-    The kernels, and so the numbers, are those of ordinary calls. Weights may change in place, not
-    be replaced. Each replay overwrites the gradients of the one before, so they cannot be
-    accumulated over several batches.
+    The kernels, and so the numbers, are those of ordinary calls. Weights may change in place, but
+    must not be replaced. Each replay overwrites the gradients of the one before, so gradients
+    cannot be accumulated over several batches.
 
     Args:
-        network: on its GPU; also what of the loss has parameters or buffers.
-        loss: of one batch, without reading anything back from the GPU.
+        network: on its GPU; includes parts of the loss that have parameters or buffers.
+        loss: of one batch; must not read values back from the GPU.
     """
 
     def __init__(self, network: nn.Module, loss: BatchLoss) -> None:
@@ -53,21 +53,22 @@ class GraphedStep:
     def __call__(
         self, images: Tensor, labels: Sequence[tuple[Tensor, float]], state: object = None
     ) -> LossResult | None:
-        """The loss of a batch, whose gradients `set_gradients` then gives; both until the next one.
+        """The loss of a batch; `set_gradients` sets its gradients. Both hold until the next batch.
 
         Args:
             images: (B, C, H, W).
             labels: class indices (B,) and their weight; a mixed batch has two.
-            state: what else the loss depends on: where it changes, the step is recorded anew.
+            state: other values that the loss depends on; when it changes, the step is recorded
+                again.
 
         Returns:
-            None for a batch of another shape than the first one: it is to be computed as usual.
+            None for a batch of another shape than the first one: compute it without the graph.
         """
         known = self._recording
         if known is not None and images.shape != known.images.shape:
             return None
         if known is None or state != self._state:
-            self._recording = known = None  # its memory first
+            self._recording = known = None  # free its memory first
             self._recording = known = self._record(images, labels)
             self._state = state
         else:
@@ -82,7 +83,7 @@ class GraphedStep:
         return known.result
 
     def set_gradients(self) -> bool:
-        """Give the parameters the last replay's gradients; False if there was none since."""
+        """Set the parameters' gradients from the last replay; False if there was none since."""
         if not self._owes_gradients:
             return False
         assert self._recording is not None
@@ -92,7 +93,7 @@ class GraphedStep:
         return True
 
     def _record(self, images: Tensor, labels: Sequence[tuple[Tensor, float]]) -> _Recording:
-        """Record without a trace: warming up moves batch statistics and random numbers."""
+        """Record, and restore batch statistics and random state, which the warm-up changes."""
         images = images.clone()
         own = [(target.clone(), images.new_full((), weight)) for target, weight in labels]
         before = [buffer.clone() for buffer in self._network.buffers()]
@@ -118,7 +119,7 @@ class GraphedStep:
             "cuda",
             torch.get_autocast_dtype("cuda"),
             torch.is_autocast_enabled("cuda"),
-            cache_enabled=False,  # the casts of the weights belong into the graph
+            cache_enabled=False,  # the graph must contain the casts of the weights
         ):
             result = self._loss(images, labels)
         torch.autograd.backward(result.total)

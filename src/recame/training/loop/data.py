@@ -1,4 +1,4 @@
-"""What fine-tuning trains and validates on."""
+"""The data of fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recame.contracts import Batch
 
 @dataclass(frozen=True)
 class FinetuneData:
-    """What the phase trains and validates on.
+    """The data to train and validate on.
 
     Attributes:
-        train: whole batches of the training split.
-        sampler: makes the sampler of batches; takes the `rank` and `world_size` of a process.
-        val: whole batches of the validation split, or None if there is none.
+        train: dataset that gives whole batches of the training split.
+        sampler: makes the sampler of batches from `rank` and `world_size` of a process.
+        val: the same for the validation split, or None if there is none.
     """
 
     train: Dataset[Batch]
@@ -26,5 +26,5 @@ class FinetuneData:
     val: DataLoader[Batch] | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FinetuneData:
-        """Itself: a copy of the module, as the moving average makes, shares its images."""
+        """Return itself, so that copies of the module (for the moving average) share the images."""
         return self

@@ -1,4 +1,4 @@
-"""How many processes train: as `torchrun` started them, or as the settings say."""
+"""The number of processes that train, from `torchrun` or from the settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from recame.training.loop.processes import RANK_VARIABLES
 
 
 def launched() -> tuple[int, int] | None:
-    """Processes a node, and nodes, that `torchrun` started; None: it started none.
+    """Processes per node, and nodes, that `torchrun` started; None: it started none.
 
     Raises:
-        ConfigError: the nodes have not as many each.
+        ConfigError: the nodes have different numbers of processes.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
@@ -28,22 +28,22 @@ def launched() -> tuple[int, int] | None:
 
 
 def as_launched(config: Config, *, resumed: bool = False) -> Config:
-    """The settings with `run.devices` and `run.num_nodes` as `torchrun` started the processes.
+    """The settings with `run.devices` and `run.num_nodes` from the processes of `torchrun`.
 
     Args:
-        config: 1 and `auto`, which settings files hold, give way to what was started.
-        resumed: whether they are those of a run that began with so many processes.
+        config: the values 1 and `auto` are replaced by the started numbers.
+        resumed: whether these are the settings of a run that is resumed, which fix the numbers.
 
     Raises:
-        ConfigError: the settings contradict what was started, or nothing started what they ask.
+        ConfigError: the settings contradict the started processes, or these were not started.
     """
     run, found = config.run, launched()
     if found is None:
         known = (*RANK_VARIABLES, "MASTER_ADDR")
         if run.num_nodes > 1 and not any(name in os.environ for name in known):
             raise ConfigError(
-                f"run.num_nodes={run.num_nodes}, but this process was started on its own, and the "
-                "others would be waited for in vain. Start the same command on each node with: "
+                f"run.num_nodes={run.num_nodes}, but this process was started on its own, and "
+                "would wait for the others for ever. Start the same command on each node with: "
                 f"{_torchrun(run.devices, run.num_nodes)} train."
             )
         return config
@@ -55,7 +55,7 @@ def as_launched(config: Config, *, resumed: bool = False) -> Config:
             raise ConfigError(
                 f"This run began with run.devices={run.devices} and run.num_nodes={run.num_nodes}, "
                 f"and torchrun started {local * nodes} in all: the rest of its steps would show "
-                "other images, and the result would be neither's. Resume it with as many: "
+                "other images, and the result would be another one. Resume it with as many: "
                 f"{how} train --resume --out RUN."
             )
     elif run.devices not in ("auto", 1, local) or run.num_nodes not in (1, nodes):
@@ -68,15 +68,15 @@ def as_launched(config: Config, *, resumed: bool = False) -> Config:
 
 
 def refuse_several(verb: str) -> None:
-    """Refuse a verb that several processes would each do alone, over each other.
+    """Refuse a command that only one process may run, because others would overwrite its files.
 
     Raises:
-        ConfigError: `torchrun` started more than one.
+        ConfigError: `torchrun` started more than one process.
     """
     if (found := launched()) is not None and found != (1, 1):
         raise ConfigError(
             f"{verb} is the work of one process, and torchrun started {found[0] * found[1]}, which "
-            "would write over each other: start it without torchrun."
+            "would overwrite each other's files: start it without torchrun."
         )
 
 

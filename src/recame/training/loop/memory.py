@@ -1,4 +1,4 @@
-"""What a loss remembers, told once a step: of one process, or the same in all."""
+"""Gather batches of all processes, so that the memory of a loss is the same in each of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from recame.losses import Labels
 
 
 def of_all_processes(output: ExpertOutput, labels: Labels) -> tuple[ExpertOutput, Labels]:
-    """A batch of every process in one, in the order of their ranks; all must call it at once.
+    """Join the batches of all processes, in rank order; all must call it at the same time.
 
-    So each process keeps the same memory: that of a single one which sees the whole batch, in
+    So each process keeps the same memory: that of a single process that sees the whole batch, in
     another order.
 
     Args:
         output: logits (B, E, C) and features (B, E, D); B may differ between the processes.
-        labels: class indices (B,) and their weight; as many as in the other processes.
+        labels: class indices (B,) and their weight; the same number in all processes.
     """
     logits, features = (
         gathered(part.detach().float()) for part in (output.logits, output.features)
@@ -30,7 +30,7 @@ def of_all_processes(output: ExpertOutput, labels: Labels) -> tuple[ExpertOutput
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """Rows (N, ...) of all processes below each other; N may differ."""
+    """Concatenate the rows (N, ...) of all processes; N may differ."""
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(counts, count)

@@ -1,4 +1,4 @@
-"""The fine-tuning phase as Lightning sees it: one step, one validation, optimiser and schedule."""
+"""Fine-tuning as a Lightning module: training step, validation, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from recame.training.loop.step import TrainingStep
 
 
 class FinetuneModule(pl.LightningModule):
-    """Fine-tune the experts under the whole objective.
+    """Fine-tune the experts with the whole objective.
 
-    Every random number of a step comes from a generator seeded by (seed, step), so that a resumed
-    run repeats exactly the steps that an interruption took away.
+    All random numbers of a step come from a generator that is seeded by (seed, step), so a resumed
+    run repeats exactly the steps that an interruption lost.
 
     Args:
-        step: what a step does; its model and loss are what trains.
-        data: what to train and validate on.
+        step: computes a training step; holds the model and the loss.
+        data: the data to train and validate on.
         settings: the phase's section of the settings.
         deferred_reweighting: share of training after which classes are re-weighted (DRW).
         seed: of every random number.
@@ -55,31 +55,31 @@ class FinetuneModule(pl.LightningModule):
         self._batches: Any = None
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Whole batches; each process of a distributed run draws its own share."""
+        """Loader of whole batches; each process of a distributed run draws its own share."""
         self._batches = batches = self._data.sampler(
             rank=self.trainer.global_rank, world_size=self.trainer.world_size
         )
-        # From pinned memory a GPU takes a batch without waiting for its own work to end.
+        # A GPU reads pinned memory without waiting for its own work to end.
         pinned = next(self.model.parameters()).is_cuda
         return DataLoader(self._data.train, sampler=batches, batch_size=None, pin_memory=pinned)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Whole batches in the split's order."""
+        """Loader of whole batches in the split's order."""
         return [] if self._data.val is None else self._data.val
 
     def on_train_start(self) -> None:
-        """Say whether other processes train along."""
+        """Tell the step whether several processes train."""
         self.step.together = self.trainer.world_size > 1
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what draws inside the model; switch deferred re-weighting on when its time comes."""
+        """Seed random layers of the model; switch deferred re-weighting on when it is due."""
         torch.manual_seed(self._step_seed(batch_idx))
-        # Not of the epochs: the clock may add some, and what has begun must not end again.
+        # By steps, not epochs: the time budget may add epochs, which must not switch it off again.
         done = self.pace.done(self.trainer.global_step)
         self.objective.set_deferred(done >= self._deferred_reweighting)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Take the step; record its loss and the loss's parts."""
+        """Compute the step, and log its loss and the parts of the loss."""
         generator = torch.Generator().manual_seed(self._step_seed(batch_idx))
         result = self.step(batch, generator)
         self.log_dict(
@@ -100,7 +100,9 @@ class FinetuneModule(pl.LightningModule):
             sync_dist=True,
         )
         total: Tensor = result.total
-        if self.trainer.world_size > 1:  # gradients are averaged over the processes, each alike
+        if (
+            self.trainer.world_size > 1
+        ):  # gradients are averaged over the processes with equal weight
             total = total * self._batches.weight(batch_idx)
         return total
 
@@ -140,7 +142,7 @@ class FinetuneModule(pl.LightningModule):
             ),
         ]
         fused = all(p.device.type in {"cpu", "cuda"} for p in backbone + groups["head"])
-        # Lightning cannot clip gradients that a fused step would unscale itself.
+        # Lightning cannot clip gradients if a fused optimiser step unscales them itself.
         mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
         fused &= not (mixed and settings.clip_norm)
         optimizer: torch.optim.Optimizer
@@ -167,11 +169,11 @@ class FinetuneModule(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how long training is to go on: the clock may have changed the plan."""
+        """Save the planned number of steps, which the time budget may have changed."""
         checkpoint["pace"] = {**self.pace.state_dict(), "epochs": self.trainer.max_epochs}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the plan as it stood."""
+        """Restore the planned number of steps."""
         self.pace.load_state_dict(checkpoint["pace"])
         self.trainer.fit_loop.max_epochs = int(checkpoint["pace"]["epochs"])
         for name in {"state_dict", "current_model_state"} & checkpoint.keys():
@@ -183,11 +185,11 @@ class FinetuneModule(pl.LightningModule):
             }
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """As the step says: a replayed graph has differentiated already."""
+        """Backward pass of the step; a replayed graph has computed it already."""
         self.step.backward(loss, *args, **kwargs)
 
     def _step_seed(self, batch_idx: int) -> int:
-        # Distinct for each process: they see different images.
+        # Different for each process, because they see different images.
         words = [self._seed, self.current_epoch, batch_idx, self.global_rank]
         return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
@@ -215,19 +217,19 @@ class MovingAverage(WeightAveraging):
         super().__init__(multi_avg_fn=update)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep the average where training runs: the module says `cpu` until it is moved."""
+        """Keep the average on the device of training; until it moves, the module reports `cpu`."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the averaged weights in the model, also if no epoch was left to resume."""
+        """Put the averaged weights into the model, also if a resumed run had no epoch left."""
         self.on_train_end(trainer, pl_module)
 
 
 def _decay_groups(
     parameters: list[nn.Parameter], biases: set[int], lr: float, decay: float
 ) -> list[dict[str, Any]]:
-    """Weights decay; biases and the gains of norms do not."""
+    """Parameter groups: weight decay for weights, none for biases and gains of norms."""
 
     def decays(parameter: nn.Parameter) -> bool:
         return parameter.ndim > 1 and id(parameter) not in biases

@@ -1,4 +1,4 @@
-"""How far fine-tuning is, and how many steps the time allows: the plan follows the clock."""
+"""Progress of fine-tuning, and the number of steps that the remaining time allows."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from lightning.pytorch.callbacks import Callback
 
 from recame.training.loop.cost import StepCost
 
-#: How far back the times of steps are remembered, in seconds, however much time is left; and how
-#: many steps are remembered, however long they took.
+#: Window of remembered step times: largest length in seconds, and least number of steps.
 _LONGEST_MEMORY_S, _LEAST_MEMORY = 20.0, 9
-#: Share of a step by which sums of floating numbers may miss it.
+#: Tolerance for rounding errors, as a share of a step.
 _ROUNDING = 1e-6
 
 
 class Pace:
-    """Share of the training that is done; how many steps it has may change on the way.
+    """Share of the training that is done, while the number of steps may change.
 
-    The learning rate follows it: whatever a change leaves, it falls from where it is to its end.
+    The learning rate follows this share: after a change it falls from its present value to its end.
 
     Attributes:
-        warmup: steps over which the learning rate rises; a change leaves them as they are.
+        warmup: steps over which the learning rate rises; not affected by a change.
     """
 
     def __init__(self) -> None:
@@ -36,13 +35,13 @@ class Pace:
         self._taken_up = False
 
     def begin(self, num_steps: int, warmup: int = 1) -> None:
-        """Plan the steps; those of a checkpoint that was taken up stand."""
+        """Plan the steps; those of a loaded checkpoint are kept."""
         if not self._taken_up:
             self._num_steps, self.warmup = max(1, num_steps), warmup
 
     @property
     def num_steps(self) -> int:
-        """After so many steps training ends."""
+        """Number of steps after which training ends."""
         return self._num_steps
 
     def done(self, step: int) -> float:
@@ -52,12 +51,12 @@ class Pace:
         return min(1.0, share + (1.0 - share) * ((step - first) / left))
 
     def change(self, step: int, num_steps: int) -> None:
-        """Let training end after other steps than planned, seen from `step`."""
+        """Change the planned number of steps, at `step`."""
         self._since = (step, self.done(step))
         self._num_steps = num_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {
             "num_steps": self._num_steps,
             "since": list(self._since),
@@ -65,25 +64,25 @@ class Pace:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as `state_dict` found it."""
+        """Restore the state of `state_dict`."""
         step, share = state["since"]
         self._num_steps, self._since = int(state["num_steps"]), (int(step), float(share))
         self.warmup, self._taken_up = int(state["warmup"]), True
 
 
 class KeepTime(Callback):
-    """Let fine-tuning end when its time does, within an epoch too, its learning rate at its end.
+    """End fine-tuning when its time is over, also within an epoch, with a full learning-rate decay.
 
-    A plan is made from a few steps; on a machine that does other work as well, steps last longer
-    or shorter than these said. So after each step it is counted anew how many more there is time
-    for, epochs' ends included.
+    The plan comes from a few steps. If the machine does other work too, later steps may take longer
+    or shorter. So after each step, the number of further steps that fit is computed again,
+    including the ends of epochs.
 
     Args:
-        ends: `time.monotonic()` by which the whole run shall have ended.
-        later_s: of it, what is due after fine-tuning, as long as steps last what `cost` says; it
-            is taken to grow as they do.
-        most_steps: no more than these, however much time there is.
-        cost: of a step and of an epoch's end, as measured beforehand.
+        ends: `time.monotonic()` by which the whole run should end.
+        later_s: seconds of work after fine-tuning, if steps take as long as `cost` says; assumed
+            to grow in proportion to the time of steps.
+        most_steps: largest number of steps, however much time there is.
+        cost: of a step and of an epoch's end, measured before.
         pace: of the module that trains.
     """
 
@@ -99,7 +98,7 @@ class KeepTime(Callback):
         self._stepped_at: float | None = None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; how long the end of the epoch before took is known by now."""
+        """Start timing; the duration of the end of the last epoch is known now."""
         now = time.monotonic()
         if self._stepped_at is not None:
             self._end_s = now - self._stepped_at
@@ -113,17 +112,17 @@ class KeepTime(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Count the steps that still fit, and plan them."""
-        if trainer.global_step != self._seen[0]:  # else its gradients wait for the next batch's
+        """Compute the number of steps that still fit, and plan them."""
+        if trainer.global_step != self._seen[0]:  # else gradients are being accumulated
             end_after(self.count(trainer), trainer, self._pace)
 
     @property
     def step_s(self) -> float:
-        """The usual time of a step lately."""
+        """Typical time of recent steps."""
         return self._step_s
 
     def count(self, trainer: pl.Trainer) -> int:
-        """After how many steps training is to end; called once after each."""
+        """Number of steps after which training should end; call once after each step."""
         step, (seen, at) = trainer.global_step, self._seen
         now = time.monotonic()
         self._seen, self._stepped_at = (step, now), now
@@ -140,10 +139,10 @@ class KeepTime(Callback):
         return min(step + more, max(step, self._most_steps))
 
     def _remember(self, step_s: float, now: float) -> None:
-        """Take in the time of a step: the usual one is the median of the last quarter of the time.
+        """Add the time of a step. The typical time is the median over a recent window.
 
-        Of the time that is left, that is; and no mean, which one step that the machine stood still
-        in would move so far that training ended at once.
+        The window is a quarter of the time that is left. A mean is not used: a single step in which
+        the machine stalled could end the training at once.
         """
         memory_s = min(_LONGEST_MEMORY_S, (self._ends - self._later_s - now) / 4)
         self._recent.append((now, max(1e-9, step_s)))
@@ -153,7 +152,7 @@ class KeepTime(Callback):
 
 
 class EndWithPace(Callback):
-    """End fine-tuning with the last step of its pace, be it within an epoch, and judge it there.
+    """End fine-tuning with the last step of its pace, also within an epoch, and validate then.
 
     Args:
         pace: of the module that trains.
@@ -170,33 +169,33 @@ class EndWithPace(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Make the running epoch the last one where its steps are done."""
+        """Make the running epoch the last one when the steps are done."""
         if trainer.global_step >= self._pace.num_steps:
             trainer.fit_loop.max_epochs = trainer.current_epoch + 1
             trainer.should_stop = True
 
 
 def end_after(num_steps: int, trainer: pl.Trainer, pace: Pace) -> None:
-    """Let training end after so many steps."""
+    """Set the number of steps after which training ends."""
     trainer.fit_loop.max_epochs = math.ceil(num_steps / steps_of_epoch(trainer))
     pace.change(trainer.global_step, num_steps)
 
 
 def steps_of_epoch(trainer: pl.Trainer) -> int:
-    """Steps of the optimiser that a whole epoch has."""
+    """Number of optimiser steps in a whole epoch."""
     return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
 
 
 def steps_that_fit(
     left_s: float, *, step_s: float, end_s: float, to_end: int, per_epoch: int
 ) -> int:
-    """How many more steps there is time for.
+    """Number of further steps that fit into the remaining time.
 
     Args:
-        left_s: seconds; below 0 where they are spent.
-        step_s: of a step.
-        end_s: of what follows the last step of an epoch, and the last one of all.
-        to_end: steps that the running epoch still has; 0 where it is over, its end not paid.
+        left_s: seconds left; below 0 if the time is over.
+        step_s: seconds of a step.
+        end_s: seconds of the end of an epoch, after its last step.
+        to_end: remaining steps of the running epoch; 0 if only its end remains.
         per_epoch: steps of a whole epoch.
 
     Examples:

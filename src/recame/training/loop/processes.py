@@ -1,4 +1,4 @@
-"""A run of several processes: the first leads and writes, the others join its fine-tuning."""
+"""A run on several processes: the first one leads and writes, the others join its fine-tuning."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from recame.errors import ProcessError, RecameError
 from recame.files import write_text
 from recame.runs.folder import RunFolder
 
-#: Tells processes that Lightning starts with the leader's own command line where its run lies.
+#: Environment variable: path of the leader's run, for processes that Lightning starts.
 RUN_VARIABLE = "RECAME_RUN_FOLDER"
 
-#: Lightning, torchrun and SLURM number processes and nodes in these.
+#: Environment variables in which Lightning, torchrun and SLURM number processes and nodes.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
 
 _POLL_S = 0.5
 
-#: How often the leader says that it lives, and for how long the others believe it. As long a
-#: process waits in training for another's gradients.
+#: Seconds between two signs of life of the leader, and seconds that the others wait for one. A
+#: process also waits so long for the gradients of another.
 _SIGN_S, PATIENCE_S = 10.0, 600.0
-#: How long there may be no first sign, as where a node does not see the leader's folder; and how
-#: long a sign may be gone, as while a shared folder is slow: only a leader that ends removes it.
+#: Seconds to wait for the first sign (a node may not see the leader's folder), and seconds that a
+#: sign may be missing (a shared folder may be slow). A leader that ends removes its sign.
 _FIRST_S, _GONE_S = 180.0, 30.0
 _SIGN_FILE = "leader.txt"
 
-#: By what torch says where another process of the group ended or is silent.
+#: Pattern of torch's messages if another process of the group ended or does not answer.
 _OF_ANOTHER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out", re.IGNORECASE)
 
 
@@ -47,7 +47,7 @@ def is_follower(settings: RunConfig) -> bool:
 
 @contextmanager
 def leading(out: Path, settings: RunConfig) -> Iterator[None]:
-    """Say again and again in the run's folder that this process lives, where others wait for it."""
+    """Write signs of life into the run's folder while this process runs, for waiting processes."""
     if settings.devices == 1 and settings.num_nodes == 1:
         yield
         return
@@ -57,7 +57,7 @@ def leading(out: Path, settings: RunConfig) -> Iterator[None]:
         number = 0
         while not over.is_set():
             number += 1
-            with suppress(RecameError):  # a disk that is full for a while
+            with suppress(RecameError):  # the disk may be full for a while
                 write_text(sign, f"{number} process {os.getpid()} on {platform.node()}\n")
             over.wait(_SIGN_S)
 
@@ -72,22 +72,22 @@ def leading(out: Path, settings: RunConfig) -> Iterator[None]:
 
 
 def call_followers(folder: RunFolder) -> None:
-    """Let the others join: the probe is saved and the epochs are planned."""
+    """Let the other processes join, after the probe is saved and the epochs are planned."""
     os.environ[RUN_VARIABLE] = str(folder.path.absolute())
     folder.mark("fine-tuning")
 
 
 def leaders_run(out: Path, patience_s: float = PATIENCE_S, *, begun: bool = False) -> RunFolder:
-    """The leader's run, once its fine-tuning begins.
+    """Wait until the leader's fine-tuning begins, and return its run.
 
     Args:
-        out: the run folder that was asked for, seen by all nodes.
-        patience_s: seconds without a sign of the leader after which it is given up.
-        begun: do not wait for longer than until its settings are decided.
+        out: the requested run folder, which all nodes see.
+        patience_s: seconds without a sign of the leader after which this process gives up.
+        begun: wait only until the settings are decided.
 
     Raises:
-        SystemExit: the run is finished: there is nothing to help with.
-        ProcessError: the leader ended, or gives no sign any more.
+        SystemExit: the run is finished already.
+        ProcessError: the leader ended, or gives no more signs.
     """
     path = Path(os.environ.get(RUN_VARIABLE, out))
     first = ("training",) if begun else ()
@@ -97,15 +97,15 @@ def leaders_run(out: Path, patience_s: float = PATIENCE_S, *, begun: bool = Fals
 
 
 def leave_with_leader(path: Path, patience_s: float = PATIENCE_S) -> NoReturn:
-    """End this process once the leader's run is finished, with the exit code that it has.
+    """End this process when the leader's run is finished, with the same exit code.
 
     Args:
         path: the run's folder.
-        patience_s: seconds without a sign of the leader after which it is given up.
+        patience_s: seconds without a sign of the leader after which this process gives up.
 
     Raises:
-        SystemExit: 0, or 1 where training ended before its time.
-        ProcessError: the leader ended without finishing, or gives no sign any more.
+        SystemExit: 0, or 1 if training stopped early.
+        ProcessError: the leader ended without finishing, or gives no more signs.
     """
     _wait(path, ("finished",), patience_s, met=True)
     raise SystemExit(0 if RunFolder.open(path).stopped is None else 1)
@@ -113,14 +113,14 @@ def leave_with_leader(path: Path, patience_s: float = PATIENCE_S) -> NoReturn:
 
 @contextmanager
 def naming_lost(path: Path, world_size: int) -> Iterator[None]:
-    """Say in words that another process of the run was lost, as torch does not.
+    """Raise a clear error if another process of the run was lost, instead of torch's error.
 
     Args:
         path: the run's folder.
-        world_size: processes that train.
+        world_size: number of processes that train.
 
     Raises:
-        ProcessError: in place of what torch raises.
+        ProcessError: instead of torch's exception.
     """
     try:
         yield
@@ -137,24 +137,26 @@ def naming_lost(path: Path, world_size: int) -> Iterator[None]:
 
 
 def _wait(path: Path, wanted: tuple[str, ...], patience_s: float, *, met: bool = False) -> str:
-    """Wait until the leader's run is in one of some states, and tell in which.
+    """Wait until the leader's run reaches one of the wanted states, and return it.
 
     Args:
         path: the run's folder.
         wanted: the states.
-        patience_s: seconds without a sign of the leader after which it is given up.
-        met: the leader was there before: where it has no sign now, it has gone.
+        patience_s: seconds without a sign of the leader after which this process gives up.
+        met: whether the leader gave a sign before; without a sign now, it has ended.
 
     Raises:
-        ProcessError: the leader ended, or gives no sign any more.
+        ProcessError: the leader ended, or gives no more signs.
     """
     sign, since = "", time.monotonic()
     while True:
-        newest = _sign(path)  # before the state: a leader that finished removes its sign last
+        newest = _sign(
+            path
+        )  # read before the state, because a finished leader removes its sign last
         state = RunFolder.open(path).state if (path / "run.json").exists() else "to come"
         if state in wanted:
             return state
-        if newest not in {"", sign}:  # by content: the clocks of two nodes need not agree
+        if newest not in {"", sign}:  # compare content, because the clocks of nodes may differ
             sign, since = newest, time.monotonic()
         silent_s = time.monotonic() - since
         if not (sign or met) and silent_s > min(_FIRST_S, patience_s):
@@ -181,7 +183,7 @@ def _wait(path: Path, wanted: tuple[str, ...], patience_s: float, *, met: bool =
 
 
 def _sign(path: Path) -> str:
-    """What the leader wrote last; empty where there is nothing."""
+    """The last sign of the leader; empty if there is none."""
     try:
         return (path / _SIGN_FILE).read_text(encoding="utf-8")
     except OSError:

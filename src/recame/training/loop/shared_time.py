@@ -1,4 +1,4 @@
-"""One clock for all processes: the leader counts the steps that fit, the others take its word."""
+"""A common end for all processes: the leader computes the number of steps and sends it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from lightning.pytorch.callbacks import Callback
 
 from recame.training.loop.pace import KeepTime, Pace, end_after
 
-#: Seconds of steps between two words of the leader. Each makes a GPU wait for its own work.
+#: Seconds between two messages of the leader. Each makes a GPU wait for its own work.
 _BETWEEN_S = 0.5
 
 
 class SharedTime(Callback):
-    """Let the leader's clock decide for all processes when fine-tuning ends, at the same step.
+    """End fine-tuning of all processes at the same step, decided by the leader's clock.
 
-    After some steps, of half a second or one, the leader tells two numbers: after how many steps
-    training ends, and after which step it speaks next. In between every process keeps the first.
+    After some steps (half a second, at least one step) the leader sends two numbers: the number of
+    steps of the training, and the step after which it sends again. Until then every process keeps
+    the first number.
 
     Args:
-        keep: the leader's count, or None: where it has no time to keep, and in the others.
+        keep: the leader's time keeping; None in other processes, and without a time budget.
         pace: of the module that trains.
     """
 
@@ -30,12 +31,12 @@ class SharedTime(Callback):
         self._kept, self._seen, self._next = False, 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hear whether there is a time to keep at all."""
+        """Receive whether there is a time budget."""
         self._kept = leaders_word(trainer, [self._keep is not None])[0] > 0
         self._seen = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the leader start its clock."""
+        """Start the leader's timing."""
         if self._keep is not None:
             self._keep.on_train_epoch_start(trainer, pl_module)
 
@@ -47,9 +48,9 @@ class SharedTime(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Let the leader count; hear its word where it is due."""
+        """Let the leader compute the number of steps; receive it when it is due."""
         step = trainer.global_step
-        if not self._kept or step == self._seen:  # gradients of this batch wait for the next
+        if not self._kept or step == self._seen:  # gradients are being accumulated
             return
         self._seen, total = step, 0
         if self._keep is not None:
@@ -62,11 +63,11 @@ class SharedTime(Callback):
 
 
 def leaders_word(trainer: pl.Trainer, numbers: Sequence[int]) -> list[int]:
-    """The whole numbers that the leader gives; every process must ask at once.
+    """Broadcast integers from the leader; all processes must call it at the same time.
 
     Args:
-        trainer: that trains on several processes.
-        numbers: the leader's; of the others as many, of no account.
+        trainer: it trains on several processes.
+        numbers: the leader's numbers; in other processes as many arbitrary ones.
     """
     word = torch.tensor([int(n) for n in numbers], device=trainer.strategy.root_device)
     torch.distributed.broadcast(word, src=0)

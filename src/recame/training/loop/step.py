@@ -1,6 +1,6 @@
-"""What one training step does, top to bottom: from stored pixels to a loss that is differentiated.
+"""One training step: from stored pixels to the loss and its backward pass.
 
-A frozen trunk's step is here too; a student's, whose teacher answers first, in `student/step.py`.
+The step for a frozen shared backbone is here too; a student's step is in `student/step.py`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from recame.training.loop.trunk import TrunkCache
 
 
 class TrainingStep:
-    """Augment, mix, forward, loss, backward.
+    """A training step: augment, mix, forward pass, loss, backward pass.
 
     Args:
         model: the experts.
         objective: the loss.
-        scale: what a stored pixel is divided by.
+        scale: divisor of stored pixels.
         augment: random changes of a batch, or None.
         mix: mixup and cutmix, or None.
-        compiled: run the forward through `torch.compile`.
-        graphed: replay forward, loss and backward as a CUDA graph, where the batch is on a GPU.
+        compiled: whether to run the forward pass through `torch.compile`.
+        graphed: whether to replay forward pass, loss and backward pass as a CUDA graph, if the
+            batch is on a GPU.
     """
 
     def __init__(
@@ -53,15 +54,15 @@ class TrainingStep:
         )
         self.graphed = graphed
         self.graph: GraphedStep | None = None
-        #: Whether several processes train, so that what a loss remembers is of all.
+        #: Whether several processes train; the memory of a loss then gets the batches of all.
         self.together = False
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> LossResult:
-        """The loss of a batch, for `backward`, and the parts that are recorded.
+        """The loss of a batch, for `backward`, and its parts, for the log.
 
         Args:
             batch: on the model's device.
-            generator: on the CPU; draws the changes of the images.
+            generator: on the CPU; for the random changes of the images.
         """
         images = to_unit(batch.images, self.scale)
         if self.augment is not None:
@@ -80,7 +81,7 @@ class TrainingStep:
         return self.loss(images, labels)
 
     def loss(self, images: Tensor, labels: Sequence[tuple[Tensor, Tensor | float]]) -> LossResult:
-        """Forward and objective.
+        """Forward pass and loss.
 
         Args:
             images: (B, C, H, W) in [0, 1].
@@ -92,24 +93,24 @@ class TrainingStep:
         return result
 
     def remember(self, output: ExpertOutput, labels: Labels) -> None:
-        """Tell a loss with a memory what has been shown."""
+        """Update the memory of a loss, if it has one."""
         if self.objective.remembers:
             seen = of_all_processes(output, labels) if self.together else (output, labels)
             self.objective.remember(*seen)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate, or take what a replayed graph has differentiated already."""
+        """Backward pass, or the gradients that a replayed graph has computed already."""
         if self.graph is None or not self.graph.set_gradients():
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def decide(self, batch: Batch) -> Tensor:
-        """The ensemble's classes (B,) of untouched images: who is asked at validation."""
+        """The ensemble's classes (B,) for unaugmented images, for validation."""
         output = self.forward(to_unit(batch.images, self.scale))
         return ensemble_logits(output.logits).argmax(1)
 
     @torch.no_grad()
     def workings(self, batch: Batch) -> dict[str, Tensor]:
-        """Whether the terms of the loss and the attention do anything on untouched images.
+        """Measure whether loss terms and attention have an effect on unaugmented images.
 
         Returns:
             () numbers of `TrainingLoss.workings` and, with attention, of `gate_spread`.
@@ -123,13 +124,13 @@ class TrainingStep:
 
 
 class TrunkStep(TrainingStep):
-    """The step of a frozen trunk: its cached outputs take the images' place, then tails and heads.
+    """The step with a frozen shared backbone: cached outputs, then expert branches and heads.
 
     Args:
         model: the experts.
         objective: the loss.
-        scale: what a stored pixel is divided by, at validation.
-        trunk: outputs of the training images, which each batch's `index` numbers.
+        scale: divisor of stored pixels, for validation.
+        trunk: the backbone's outputs for the training images, by each batch's `index`.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class TrunkStep(TrainingStep):
         self.trunk = trunk
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> LossResult:
-        """The loss of a batch, each image under a view drawn at random."""
+        """The loss of a batch; for each image, one view is drawn at random."""
         maps, pooled = self.trunk.take(batch.index, generator, batch.target.device)
         output = self.model.from_trunk(maps, pooled)
         result: LossResult = self.objective(output, batch.target)
@@ -153,7 +154,7 @@ class TrunkStep(TrainingStep):
 
 
 def weighted(results: Sequence[tuple[LossResult, Tensor | float]]) -> LossResult:
-    """Loss of mixed images: of each of their labels its share (Zhang et al., mixup, ICLR 2018)."""
+    """Loss of mixed images: losses of their labels, by share (Zhang et al., mixup, ICLR 2018)."""
     if len(results) == 1:
         return results[0][0]
     (first, weight), (second, other) = results

@@ -1,4 +1,4 @@
-"""The frozen shared trunk's output for each image and view, computed once and kept on disk."""
+"""Cache on disk of the frozen shared backbone's output for each image and view."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recame.progress import Progress, silent
 
 @dataclass(frozen=True)
 class TrunkCache:
-    """Trunk outputs of N images under V views, float16 on disk, memory-mapped.
+    """Outputs of the shared backbone for N images under V views, float16, memory-mapped files.
 
     Attributes:
         maps: (N, V, c, h, w) the last shared stage's maps.
@@ -33,12 +33,12 @@ class TrunkCache:
     def take(
         self, index: Tensor, generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Outputs of some images, each under a view drawn at random.
+        """Outputs for some images, each under a view drawn at random.
 
         Args:
-            index: (B,) images.
+            index: (B,) positions of the images.
             generator: on the CPU.
-            device: where the outputs go.
+            device: device of the outputs.
 
         Returns:
             Maps (B, c, h, w) and pooled (B, Q), float32.
@@ -50,7 +50,7 @@ class TrunkCache:
         return maps.contiguous(memory_format=torch.channels_last), pooled
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrunkCache:
-        """Itself: a copy of what uses it, as the moving average makes, would fill the memory."""
+        """Return itself: a copy (for the moving average) would fill the memory."""
         return self
 
 
@@ -66,18 +66,18 @@ def build_trunk_cache(
     precision: str,
     on_progress: Progress = silent,
 ) -> TrunkCache:
-    """Compute the cache, or take up the whole one that an interrupted run left.
+    """Compute the cache, or reuse the complete one of an interrupted run.
 
     Args:
-        model: its trunk must not change any more.
+        model: its shared backbone must not change any more.
         data: holds the decoded images.
-        view: which images; their positions index the cache.
-        paths: the three files: maps, pooled, and whose they are.
-        of_run: the run's identity, to which what is taken up must belong.
-        num_views: 1 to 8 of the square's symmetries.
-        batch_size: images a forward.
-        precision: of the eager forward.
-        on_progress: told of the images.
+        view: the images; their positions index the cache.
+        paths: the three files: maps, pooled outputs, and their owner.
+        of_run: the run's identity; only a cache of this run is reused.
+        num_views: number of flips and rotations, 1 to 8.
+        batch_size: images per forward pass.
+        precision: of an eager forward pass.
+        on_progress: called with the progress.
 
     Raises:
         DataError: the disk is full.
@@ -95,7 +95,7 @@ def build_trunk_cache(
         precision=precision,
     )
     shapes = [tuple(output.shape[1:]) for output in forward(first)]
-    paths[2].unlink(missing_ok=True)  # until both are written, they are nobody's
+    paths[2].unlink(missing_ok=True)  # until both are written, they have no owner
     with write_whole(paths[0]) as maps_path, write_whole(paths[1]) as pooled_path:
         files = [
             np.lib.format.open_memmap(
@@ -121,7 +121,7 @@ def build_trunk_cache(
 
 
 def _owner(note: Path) -> str | None:
-    """The identity of the run that wrote the trunk's outputs; the version before kept none."""
+    """Identity of the run that wrote the cache; an older version kept none."""
     try:
         return read_json(note).get("run") if note.exists() else None
     except CheckpointError:

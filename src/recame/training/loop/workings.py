@@ -1,4 +1,4 @@
-"""Whether the method's parts do anything: a few numbers an epoch, beside the loss they cost."""
+"""Measure in each epoch, by a few numbers, whether the parts of the method have an effect."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from recame.training.loop.module import FinetuneModule
 
 
 class Workings(Callback):
-    """Look at an epoch's first training batch when the epoch is over.
+    """Measure on an epoch's first training batch when the epoch is over.
 
-    The images are seen as validation sees them, without augmentation and without a gradient, by
-    the weights that train: a forward of one batch an epoch. Of several processes the first one
-    looks at its own. What each number means is told in docs/parts.md. Must come before `History`,
-    which writes them down.
+    This costs a forward pass of one batch per epoch, by the training weights, without augmentation
+    and gradients, as in validation. If several processes train, the first one measures on its own
+    batch. docs/parts.md explains the numbers. Must run before `History`, which writes them.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class Workings(Callback):
             self._batch = batch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at it, and tell the loggers."""
+        """Measure, and log the numbers."""
         batch, self._batch, self.found = self._batch, None, {}
         if batch is None or not trainer.is_global_zero:
             return

@@ -1,1 +1,1 @@
-"""The phases of a run: probe, fine-tuning, new heads; and which of them is kept."""
+"""The phases of a run: probe, fine-tuning, new heads; and the choice of the one to keep."""

@@ -1,4 +1,4 @@
-"""How sure a choice on `val` is, in words: images a class, standard errors, what it can tell."""
+"""The certainty of a choice on `val`, in words: images of a class, standard errors, ties."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recame.contracts import BoolArray, IntArray
 from recame.metrics.statistics import balanced_accuracy, standard_error
 from recame.names import counted
 
-#: Standard errors beyond which a difference is hardly chance.
+#: Number of standard errors above which a difference is hardly chance.
 SURE = 2.0
 
 
 def val_words(target: IntArray) -> str:
-    """How many images judge, and how many of a class.
+    """Number of evaluated images, in all and for a class, in words.
 
     Examples:
         >>> val_words(np.array([0, 0, 0, 1])), val_words(np.array([0, 1]))
@@ -30,10 +30,10 @@ def val_words(target: IntArray) -> str:
 
 
 def score_error(score: float, target: IntArray) -> float:
-    """Standard error of a balanced accuracy if every class were called right alike.
+    """Standard error of a balanced accuracy, if the recalls of all classes were equal.
 
-    One more image than there is, half of it right, is counted in each class: three right of three
-    do not show that the next one would be.
+    Each class is counted with one further image that is half right: three right out of three do not
+    prove that the next one would be right.
 
     Examples:
         >>> round(score_error(0.5, np.repeat([0, 1], [12, 12])), 3)
@@ -46,11 +46,11 @@ def score_error(score: float, target: IntArray) -> float:
 
 
 def choice_words(chosen: str, right: Mapping[str, BoolArray], target: IntArray) -> str:
-    """What each candidate scored, and whether `val` can tell the chosen one from the others.
+    """Scores of the candidates, and whether `val` shows a difference to the chosen one, in words.
 
     Args:
         chosen: the candidate that is kept.
-        right: candidate -> (N,) whether it calls each image by its class.
+        right: candidate -> (N,) whether it classifies each image correctly.
         target: (N,) class indices.
     """
     scores = {name: balanced_accuracy(found, target) for name, found in right.items()}

@@ -1,6 +1,6 @@
-"""Which phase of a run is kept, and how sure it may be: both judged on `val`.
+"""Choose the phase of a run that is kept, and fit its calibration: both on `val`.
 
-Its rare classes have a few images each.
+`val` has only a few images of each rare class.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from recame.training.phases.certainty import choice_words
 from recame.training.phases.posthoc import without_prior
 from recame.training.phases.price import NOMINAL_MACS_PER_S, Option, buy, macs
 
-#: Another candidate must be better than `joined`, and than the one named here by so many standard
-#: errors (docs/decisions/0008): the probe alone is kept where fine-tuning failed.
+#: Candidate -> another one and the number of standard errors by which it must be better than that
+#: one. It must also be better than `joined` (docs/decisions/0008): so the probe alone is kept only
+#: if fine-tuning failed.
 MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
 
 
 def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> OngoingRun:
-    """Judge the phases on `val`, alone and joined; keep one, its calibration and its figures.
+    """Evaluate the phases on `val`, alone and as an ensemble; keep one, with its calibration.
 
     Returns:
-        The run, with as many test-time views as pay.
+        The run, with as many views in test-time augmentation as are worth their cost.
     """
     settings, space = run.config.evaluation, run.data.label_space
     candidates = without_prior(run, candidates)
@@ -56,7 +57,7 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
     most = _most_views(run)
     if "val" not in run.data.splits:
         if run.config.run.keep != "joined" and last == "retrained":
-            chosen = last  # a phase that was asked for is not thrown away unseen
+            chosen = last  # do not discard a requested phase without evaluation
         say(run.console, f"No val split to choose by: {chosen} is kept.")
         run.folder.explain([f"kept = {chosen}: no val split to choose by, so nothing tells"])
         run = _with_views(
@@ -85,7 +86,9 @@ def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> 
         run = _with_views(run, option.views, f"on val no more of them pays{_within(run)}")
         chosen = option.network
     model, kept = _network(candidates, chosen), found[option]
-    if settings.weighting != "mean":  # learned on the images that are judged, for each network
+    if (
+        settings.weighting != "mean"
+    ):  # weights are learned on the evaluated images, for each network
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
     accuracies = {name: _accuracy(judged) for name, judged in predicted.items()}
     right = {name: _right(judged) for name, judged in predicted.items()}
@@ -110,7 +113,7 @@ def _bought(
     found: dict[tuple[str, int], Predictions],
     whole: Option,
 ) -> Option:
-    """What of a choice is worth its price: fewer views, or one network of the two joined."""
+    """The cheapest option that is good enough: fewer views, or one network of the ensemble."""
     settings = run.config.evaluation
     if settings.least_images_per_s is None or settings.weighting != "mean":
         return whole
@@ -125,7 +128,7 @@ def _bought(
 
 
 def _affordable(run: OngoingRun, model: MultiExpertClassifier, most: int) -> int:
-    """The most views that a limit allows, where nothing tells which of them pay."""
+    """The largest number of views within the limit, if there is no `val` to compare them."""
     if run.config.evaluation.least_images_per_s is None or not _open_views(run):
         return most
     cost, limit = macs(model), _limit(run)
@@ -133,25 +136,25 @@ def _affordable(run: OngoingRun, model: MultiExpertClassifier, most: int) -> int
 
 
 def _limit(run: OngoingRun) -> float:
-    """What an answer may cost."""
+    """Largest cost of an answer."""
     least = run.config.evaluation.least_images_per_s
     return math.inf if not least or run.device.type != "cpu" else NOMINAL_MACS_PER_S / least
 
 
 def _within(run: OngoingRun) -> str:
-    """The limit of what may be bought, as the end of a reason; empty where there is none."""
+    """The limit of the cost, as the end of a reason; empty if there is none."""
     if math.isinf(_limit(run)):
         return ""
     return f", within evaluation.least_images_per_s = {run.config.evaluation.least_images_per_s:g}"
 
 
 def _open_views(run: OngoingRun) -> bool:
-    """Whether the user left it open how many views are averaged."""
+    """Whether the number of averaged views is open."""
     return run.folder.asked().evaluation.views == "auto"
 
 
 def _most_views(run: OngoingRun) -> int:
-    """All that may be averaged; a run that was killed here may have chosen fewer already."""
+    """Largest number of views; a run that was killed here may have chosen fewer already."""
     symmetry = run.config.augment.symmetry
     return SYMMETRIES[symmetry] if _open_views(run) else int(run.config.evaluation.views)
 
@@ -168,7 +171,7 @@ def _with_views(run: OngoingRun, views: int, why: str) -> OngoingRun:
 
 
 def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:
-    """Fit what every later answer of the network that was kept goes through."""
+    """Fit the calibration for all later answers of the network that is kept."""
     set_aside = CALIBRATE in run.data.splits
     calibration = fit_calibration(
         val,
@@ -182,7 +185,7 @@ def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:
 
 
 class _SideBySide(nn.Module):
-    """The experts of several networks, as if they were one's."""
+    """The experts of several networks, as one network."""
 
     def __init__(self, models: Iterable[MultiExpertClassifier]) -> None:
         super().__init__()
@@ -198,7 +201,7 @@ class _SideBySide(nn.Module):
 def _groups(
     candidates: dict[str, MultiExpertClassifier], *, pairs: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Candidate -> its experts among those of all networks; with `pairs`, one of each phase."""
+    """Candidate -> indices of its experts; with `pairs`, also ensembles of one from each phase."""
     found, first = {}, 0
     for name, model in candidates.items():
         found[name] = tuple(range(first, first + model.num_experts))
@@ -222,11 +225,11 @@ def _network(candidates: dict[str, MultiExpertClassifier], name: str) -> MultiEx
 def choose(predicted: dict[str, Predictions]) -> str:
     """The candidate to keep.
 
-    A val of a few images a class mistakes luck for skill, and the best of several candidates is
-    the luckiest. `joined`, an ensemble of the probe and the fine-tuned network, errs least where
-    either is weak, so it is kept unless val speaks against it: unless another candidate is
-    better, with the margin of `MARGINS`. Without it, the most accurate one is kept; a small val
-    knows few different accuracies, and the balanced log loss decides among equals.
+    With a few images of a class in `val`, the best score may be luck. `joined`, the ensemble of
+    the probe and the fine-tuned network, is the most robust if one of them is weak. So it is kept,
+    unless another candidate is better on `val` by the margin of `MARGINS`. Without `joined`, the
+    most accurate candidate is kept. A small `val` has few different accuracies, so the balanced log
+    loss decides ties.
 
     Args:
         predicted: candidate -> its predictions of val, the same images for all.
@@ -253,7 +256,7 @@ def _accuracy(predictions: Predictions) -> float:
 
 
 def _right(predictions: Predictions) -> BoolArray:
-    """(N,) whether each image is called by its class; what is no number calls none."""
+    """(N,) whether each image is classified correctly; false if its scores are not numbers."""
     called = predictions.probabilities.argmax(1) == predictions.target
     right: BoolArray = called & np.isfinite(predictions.probabilities).all(1)
     return right

@@ -1,4 +1,4 @@
-"""Cached features of a frozen network, and heads trained on them."""
+"""Cache features of a frozen network, and train heads on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ProbeFeatures:
     """Pooled features of images under several views.
 
     Attributes:
-        pooled: (N, V, P) float32, or (N, V, E, P) where the experts' tails differ.
+        pooled: (N, V, P) float32, or (N, V, E, P) if the expert branches differ.
         target: (N,) int64.
     """
 
@@ -49,19 +49,19 @@ def embed(
     report: Progress = silent,
     forward: FrozenForward | None = None,
 ) -> ProbeFeatures:
-    """Pooled features of a split's images under `num_views` flips and turns, each computed once.
+    """Compute pooled features of a split's images under `num_views` flips and rotations, once.
 
     Args:
-        run: its data, device and batch size.
+        run: gives data, device and batch size.
         model: on the run's device; its heads are not used.
-        view: which images.
-        num_views: 1 to 8 of the square's symmetries.
-        report: told of the progress.
-        forward: of `open_forward`; opened for these images alone if None.
+        view: the images.
+        num_views: number of flips and rotations, 1 to 8.
+        report: called with the progress.
+        forward: of `open_forward`; None: opened for these images.
     """
     was_training, batch_size = model.training, run.config.evaluation.batch_size
     if forward is None:
-        # Of all views, wanted or not: a run resumed with fewer must take the same path.
+        # Count all 8 views: a run resumed with fewer views must make the same choice.
         forward = open_forward(run, model, len(view) * run.config.probe.views)
     model.eval()
     pieces = run.data.spec.pieces
@@ -76,12 +76,12 @@ def embed(
 
 
 def open_forward(run: OngoingRun, model: MultiExpertClassifier, num_images: int) -> FrozenForward:
-    """The fastest way at hand from images to what the heads read.
+    """The fastest available forward pass from images to the inputs of the heads.
 
     Args:
-        run: its data and device; what a graph takes to be made is noted with it.
-        model: on the run's device, left in evaluation mode.
-        num_images: how many will pass, each counted once a view.
+        run: gives data and device; the time for making a graph is noted in it.
+        model: on the run's device; is left in evaluation mode.
+        num_images: number of image views to process.
     """
     pooled = model.pooled_single if model.tails_identical() else model.pooled
     example = run.data.images(run.data.view("train").rows[:1]).to(run.device)
@@ -106,20 +106,20 @@ def fit_heads(
     on_progress: Progress = silent,
     on_loss: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train the heads in place on cached features; every draw is seeded.
+    """Train the heads in place on cached features; all random numbers are seeded.
 
-    A random view of each image is drawn; the objective must hold the prior of the sampler.
+    For each image, a random view is drawn. The objective must have the prior of the sampler.
 
     Args:
-        head: the experts' heads; its standardisation is set from the features.
+        head: the experts' heads; its feature normalisation is set from the features.
         features: of the training images.
-        objective: the loss; what it remembers of an earlier fit is forgotten.
+        objective: the loss; its memory is reset.
         settings: the phase's section of the settings.
         num_experts: E.
-        seed: of every random number.
+        seed: of all random numbers.
         sampler: how often each class is drawn, see `class_prior`.
-        on_progress: told of the steps.
-        on_loss: told of a step's number and loss, now and then.
+        on_progress: called with the number of steps.
+        on_loss: called with a step's number and loss, now and then.
 
     Raises:
         TrainingError: the heads are not finite at the end.
@@ -127,7 +127,7 @@ def fit_heads(
     pooled = features.pooled
     flat = pooled.reshape(-1, head.shape[1])
     head.set_standardisation(flat.mean(0), flat.std(0, correction=0))
-    objective.forget()  # another fit's: a resumed run may not have made it
+    objective.forget()  # a resumed run may lack the memory of an earlier fit
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     counts = torch.bincount(features.target)
@@ -144,7 +144,7 @@ def fit_heads(
     num_steps = int(settings.steps)
     head.train()
     if head.standardise is not None:
-        head.standardise.eval()  # the features stand still: the statistics of all are known
+        head.standardise.eval()  # features are fixed, so their statistics are known
     batch = min(settings.batch_size, 4 * len(features.target))
     for step in range(num_steps):
         chosen = torch.multinomial(weight, batch, replacement=True, generator=generator)
@@ -165,12 +165,12 @@ def fit_heads(
     if not all(bool(value.isfinite().all()) for value in head.state_dict().values()):
         raise TrainingError(
             f"The heads are not finite after {num_steps} steps on frozen features (last loss "
-            f"{float(result.total.detach())}), so nothing that follows could be: give the phase a "
+            f"{float(result.total.detach())}), so training cannot continue: give the phase a "
             f"smaller lr (it is {settings.lr:g}: probe.lr, or retrain.lr), or check the images."
         )
     head.eval()
 
 
 def probe_prior(counts: np.ndarray) -> Tensor:
-    """The class prior that `fit_heads` shows."""
+    """The class prior of the images that `fit_heads` draws."""
     return torch.from_numpy(class_prior(counts, "square_root")).float()

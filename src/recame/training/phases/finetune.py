@@ -1,4 +1,4 @@
-"""Phase 2, fine-tuning: the experts' tails, or everything, under Lightning's trainer."""
+"""Phase 2, fine-tuning: train the expert branches, or everything, with Lightning's trainer."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = 
     "bf16": "bf16-mixed",
     "16": "16-mixed",
 }
-#: Makes of a plain step and its data a student's.
+#: Turns a plain step and its data into those of a student.
 Teaching = Callable[[OngoingRun, TrainingStep, FinetuneData], tuple[TrainingStep, FinetuneData]]
 
 
@@ -79,15 +79,15 @@ def run_finetune(
     Args:
         run: its `finetune.epochs` may be `auto`.
         model: after the probe, or new.
-        teaching: what teaches it beside the labels, if it is a student.
+        teaching: adds the teacher, if the model is a student.
 
     Returns:
-        The run with its epochs decided, and the model; where training went astray, with the weights
-        of the last good epoch, and the run folder says why. No model where there is a probe and
-        no time for more.
+        The run with decided epochs, and the model. If training diverged, the model has the weights
+        of the last good epoch, and the run folder says why. None instead of a model if there is a
+        probe and no time for more.
 
     Raises:
-        TrainingError: no epoch was good.
+        TrainingError: training diverged in the first epoch.
     """
     trunk = _freeze_trunk(run, model) if run.config.finetune.scope == "tails" else None
     _freeze_first(run, model)
@@ -113,7 +113,7 @@ def run_finetune(
 def _last_good(
     run: OngoingRun, model: MultiExpertClassifier, error: TrainingError
 ) -> tuple[OngoingRun, MultiExpertClassifier]:
-    """End fine-tuning before its time, with the weights of the last epoch that was finite."""
+    """End fine-tuning early, with the weights of the last epoch that was finite."""
     settings = run.config.finetune
     advice = (
         f"Train a new run with a smaller finetune.lr (it is {settings.lr}) or finetune.clip_norm "
@@ -122,7 +122,7 @@ def _last_good(
     checkpoint = newest_checkpoint(run.folder, run.console)
     if checkpoint is None:
         raise TrainingError(
-            f"Training went astray: {error}, and no epoch before it was good. {advice}, or without "
+            f"Training diverged: {error}, and no epoch before it was good. {advice}, or without "
             "fine-tuning: finetune.enabled=false."
         ) from error
     epochs = last_good_weights(checkpoint, model)
@@ -137,7 +137,7 @@ def _last_good(
 
 
 def check_finetune(run: OngoingRun) -> None:
-    """Refuse now what would fail after the probe.
+    """Refuse settings that would fail after the probe.
 
     Raises:
         ConfigError: batches, devices or strategy do not fit each other, the data or the machine.
@@ -161,11 +161,11 @@ def check_finetune(run: OngoingRun) -> None:
 
 
 def _check_batches(config: Config) -> None:
-    """Refuse batches that the network or the frozen trunk cannot take."""
+    """Refuse batches that the network or the frozen shared backbone cannot take."""
     settings = config.finetune
     if settings.batch_size == 1 and config.model.standardise:
         raise ConfigError(
-            "finetune.batch_size=1: standardised heads need two images to have a spread; give 2 "
+            "finetune.batch_size=1: feature normalisation needs two images or more; give 2 "
             "or more, or model.standardise=false."
         )
     if settings.scope == "all":
@@ -184,17 +184,18 @@ def _check_batches(config: Config) -> None:
     asked += ["run.compile"] * config.run.compile
     if asked:
         raise ConfigError(
-            f"{', '.join(asked)} with finetune.scope=tails: the frozen trunk's outputs are "
-            "computed once, under flips and turns only; leave it out, or set finetune.scope=all."
+            f"{', '.join(asked)} with finetune.scope=tails: the outputs of the frozen shared "
+            "backbone are computed once, with flips and rotations only; leave it out, or set "
+            "finetune.scope=all."
         )
 
 
 def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
-    """What a fine-tuning step of this run costs on its device.
+    """Measure the cost of a fine-tuning step of this run on its device.
 
     Args:
-        run: planned; its folder holds the frozen trunk's outputs if only the tails train.
-        model: takes real steps: throw it away afterwards.
+        run: planned; if only expert branches train, its folder holds the backbone's outputs.
+        model: takes real steps, so discard it afterwards.
     """
     settings = run.config.finetune
     trunk = _freeze_trunk(run, model) if settings.scope == "tails" else None
@@ -205,7 +206,7 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
 
 
 def _batches(run: OngoingRun) -> partial[Any]:
-    """Makes the sampler of batches; takes the `rank` and `world_size` of a process."""
+    """A function that makes the sampler of batches from `rank` and `world_size` of a process."""
     settings, targets = run.config.finetune, run.data.view("train").targets
     size = None if settings.epoch_size == "auto" else settings.epoch_size
     shared: dict[str, Any] = {
@@ -222,7 +223,7 @@ def _batches(run: OngoingRun) -> partial[Any]:
 
 
 def shown_classes(run: OngoingRun) -> FloatArray:
-    """(C,) share of each class among the images that fine-tuning's sampler shows."""
+    """(C,) share of each class among the images that fine-tuning's sampler draws."""
     view, sampler = run.data.view("train"), run.config.finetune.sampler
     num_classes = run.data.label_space.num_classes
     if isinstance(sampler, Plugin):
@@ -236,7 +237,7 @@ def _step(
     trunk: TrunkCache | None = None,
     teaching: Teaching | None = None,
 ) -> tuple[TrainingStep, FinetuneData]:
-    """The run's kind of training step, and what it trains and validates on."""
+    """The run's training step, and its data."""
     config, data, view = run.config, run.data, run.data.view("train")
     val = None
     if "val" in data.splits:
@@ -264,7 +265,7 @@ def _step(
         ),
         mix=Mix(config.augment.mixup, config.augment.cutmix) if mixes else None,
         compiled=config.run.compile,
-        # What a loss with a memory does after each step is no part of a recorded one.
+        # A recorded step does not include the update of a loss's memory.
         graphed=_can_be_graphed(run) and not objective.remembers,
     )
     return (step, material) if teaching is None else teaching(run, step, material)
@@ -276,17 +277,17 @@ def _trial(
     trunk: TrunkCache | None,
     teaching: Teaching | None,
 ) -> tuple[TrainingStep, FinetuneData]:
-    """A step that may be taken without a trace."""
+    """A step for measuring; it does not change the model."""
     return _step(run, copy.deepcopy(model), trunk, teaching)
 
 
 def _can_be_graphed(run: OngoingRun) -> bool:
-    """Whether a step's gradients are its own, as they come: not added up, shared or rescaled."""
+    """Whether a step can be a CUDA graph: gradients are not accumulated, shared or rescaled."""
     config = run.config
     return (
         config.run.cuda_graph
         and not config.run.compile
-        and run.make_loss is None  # which may read values back
+        and run.make_loss is None  # a custom loss may read values back
         and config.objective.loss is None
         and config.finetune.accumulate == 1
         and run.precision != "16"
@@ -301,13 +302,13 @@ def _freeze_first(run: OngoingRun, model: MultiExpertClassifier) -> None:
 
 
 def _thaw(model: MultiExpertClassifier) -> None:
-    """Leave nothing frozen to whoever takes the model next."""
+    """Unfreeze all parameters, for the next user of the model."""
     model.set_batch_norm_frozen(False)
     model.set_frozen_stages(0)
 
 
 def _freeze_trunk(run: OngoingRun, model: MultiExpertClassifier) -> TrunkCache:
-    """Stop the shared stages from learning and keep their output for each image and view."""
+    """Freeze the shared stages and cache their output for each image and view."""
     for parameter in model.parameter_groups()["trunk"]:
         parameter.requires_grad_(False)
     with progress_bars(run.console) as report:
@@ -331,16 +332,16 @@ def _fit(
     teaching: Teaching | None,
     plan: FinetunePlan,
 ) -> tuple[dict[str, int | None], MultiExpertClassifier]:
-    """Fine-tune with Lightning, from the newest checkpoint if there is one; also how long.
+    """Fine-tune with Lightning, from the newest checkpoint if there is one.
 
-    A run taken up again keeps the steps that its checkpoint knows: they, and not the clock, make
-    its end the one that it would have had.
+    A resumed run keeps the number of steps of its checkpoint, not the clock, so its result is that
+    of an uninterrupted run.
 
     Returns:
-        The settings `epochs` and `steps` that repeat what was done, and the network.
+        The settings `epochs` and `steps` that repeat this training, and the network.
     """
     config, settings, ends = run.config, run.config.finetune, ends_at(run)
-    model.train()  # the trainer keeps the mode it finds, and the probe leaves the heads evaluating
+    model.train()  # the trainer keeps the mode, and the probe leaves the heads in evaluation mode
     model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
     module = FinetuneModule(
         *_step(run, model, trunk, teaching),
@@ -404,7 +405,7 @@ def _fit(
 
 
 def _across_processes(strategy: str) -> DDPStrategy:
-    """Each process has the whole network, and waits for the others' gradients for so long."""
+    """Strategy in which each process has the whole network, with a limit for waiting."""
     return DDPStrategy(
         find_unused_parameters=strategy.endswith("find_unused_parameters_true"),
         timeout=timedelta(seconds=PATIENCE_S),
@@ -412,7 +413,7 @@ def _across_processes(strategy: str) -> DDPStrategy:
 
 
 def _done(num_steps: int, trainer: pl.Trainer, settings: FinetuneConfig) -> dict[str, int | None]:
-    """The settings that repeat the steps: whole epochs, or an end within the last one."""
+    """The settings that repeat the steps: whole epochs, or also an end within the last one."""
     epochs = trainer.max_epochs
     assert epochs is not None
     whole = num_steps == epochs * steps_of_epoch(trainer)
@@ -421,7 +422,7 @@ def _done(num_steps: int, trainer: pl.Trainer, settings: FinetuneConfig) -> dict
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C as everywhere else: Lightning ends the program and ignores it from then on."""
+    """Raise KeyboardInterrupt on Ctrl-C; Lightning would end the program and ignore it later."""
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -1,4 +1,4 @@
-"""How long fine-tuning is to go on: decided from the time left and a measured step, or left out."""
+"""Decide the length of fine-tuning from the time left and a measured step, or leave it out."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from recame.training.planner import (
 )
 from recame.training.reserve import ends_at, later_work
 
-#: Share of the budget that a trial of a step may take, two steps at least.
+#: Share of the time budget for measuring steps; at least two steps are measured.
 _TRIAL_SHARE = 0.02
-#: A forward that was timed once, in a busy moment, may have taken so many times what one takes.
+#: Factor by which a single timing of a forward pass may be too long, on a busy machine.
 _GUESSED_SLOW = 4
 #: A checkpoint holds weights, their average and the optimiser's two moments.
 _CHECKPOINT_SIZE = 4.0
 
-#: Makes a step and what it trains and validates on.
+#: Makes a step and its data.
 Trial = Callable[[], tuple[TrainingStep, FinetuneData]]
 
 
 @dataclass(frozen=True)
 class FinetunePlan(ResolvedConfig):
-    """The plan, and by what it was made.
+    """The plan, and the measurements behind it.
 
     Attributes:
-        cost: of a step and of an epoch's end; None where nothing was measured.
-        later_s: seconds set aside for what follows fine-tuning.
+        cost: of a step and of an epoch's end; None if nothing was measured.
+        later_s: seconds reserved for the work after fine-tuning.
     """
 
     cost: StepCost | None = None
@@ -45,11 +45,11 @@ class FinetunePlan(ResolvedConfig):
 
 
 def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePlan:
-    """Fix the number of epochs: from the settings, or from the time left and a measured step.
+    """Decide the number of epochs: from the settings, or from the time left and a measured step.
 
     Args:
-        run: what is decided is said and written with it.
-        trial: makes a step to be measured, and what it trains on; called where one is needed.
+        run: decisions are printed and written with it.
+        trial: makes a step to measure, and its data; called only if needed.
         taught: whether the network is a student.
     """
     settings, ends = run.config.finetune, ends_at(run)
@@ -63,7 +63,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         networks = 1 + run.config.retrain.enabled
         networks += run.config.probe.enabled or taught
         if ends is not None:
-            # By the probe's forward, of which a step takes three: a trial would take time, too.
+            # Estimate by the probe's forward pass (a step takes three); a trial would cost time.
             forward_s = run.measured.forward_s or 0.0
             guess_s = 3 * settings.batch_size * forward_s * (settings.scope == "all")
             later_s = sum(later_work(run, forward_s, networks).values())
@@ -93,7 +93,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
 
 
 def _too_late(run: OngoingRun, left_s: float, step_s: float) -> bool:
-    """Whether the probe is all that there is time for."""
+    """Whether there is time for the probe only."""
     config = run.config
     needed = config.retrain.enabled or config.run.keep in ("joined", "last")
     return config.probe.enabled and not needed and left_s < LEAST_STEPS * step_s
@@ -110,7 +110,7 @@ def _without_finetuning(run: OngoingRun, left_s: float) -> FinetunePlan:
 
 
 def record_decisions(run: OngoingRun, reasons: tuple[str, ...]) -> None:
-    """Say what was decided, and keep it with the run."""
+    """Print decisions, and write them into the run."""
     run.folder.explain(reasons)
     for reason in reasons:
         say(run.console, f"  {reason}")

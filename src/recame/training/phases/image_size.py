@@ -1,7 +1,7 @@
-"""What size images are brought to: what time and answers allow, and then what `val` says.
+"""Choose the image size: within the limits of time and speed, by the results on `val`.
 
-Decided before the set is decoded, once: `config.yaml` holds it, and a run that is resumed, or a
-further process of it, asks nothing again.
+This is decided once, before the set is decoded. `config.yaml` holds the result, which resumed runs
+and further processes reuse.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from recame.progress import Progress, silent
 from recame.training.phases.size_trial import OPENING_S, Sample, Size, Trial, Tried
 from recame.training.planner import TRAINED_SHARE, budget_s, choose_size
 
-#: Share of the time budget that the search may take, and seconds of its first forwards.
+#: Share of the time budget for the search, and seconds of its first forward passes.
 SHARE, _FIRST_S = 0.08, 1.0
-#: A dearer size must lose less by so many standard errors (docs/decisions/0026).
+#: Number of standard errors by which a larger size must have less loss (docs/decisions/0026).
 MARGIN = 3.0
 
 
@@ -35,20 +35,20 @@ def settle_size(
     started: float,
     report: Progress = silent,
 ) -> tuple[int | str, str]:
-    """Decide `data.size`, and say why.
+    """Decide `data.size`, and give the reason.
 
-    Candidates that fine-tuning could not show each image often enough in the time, or at which
-    one network under one view would answer slower than was asked, are left out. What remains is
-    tried: the pretrained network embeds a sample of the training and validation images at each
-    size, and a classifier in closed form is judged on images that it has not seen. A dearer size is
-    taken if it is better beyond chance.
+    Sizes are left out if fine-tuning has no time to show each image often enough, or if one network
+    without test-time augmentation would be slower than required. The others are tried: the
+    pretrained network embeds a sample of the training and validation images at each size, and a
+    closed-form classifier is evaluated on images that it has not seen. A larger size is chosen if
+    it is better beyond chance.
 
     Args:
         table: of `read_manifest`.
         config: the settings; `data.size` is open.
         device: where the run trains.
-        started: `time.monotonic()` from where the run's time counts.
-        report: told of the progress.
+        started: `time.monotonic()` at which the run's time budget begins.
+        report: called with the progress.
     """
     paths = [Path(path) for path in table["path"]]
     native = native_size(paths, context=config.data.context)
@@ -79,11 +79,11 @@ def settle_size(
 
 
 def best_size(judged: Sequence[Judged]) -> int:
-    """Position of the size to take.
+    """Position of the size to choose.
 
     Args:
-        judged: the same images at ascending sizes; a later one must be better than the one that
-            was taken before it by `MARGIN` standard errors.
+        judged: results for the same images at ascending sizes. A later size must be better than the
+            one chosen before by `MARGIN` standard errors.
     """
     chosen = 0
     for number in range(1, len(judged)):
@@ -94,14 +94,14 @@ def best_size(judged: Sequence[Judged]) -> int:
 
 
 def time_to_keep(config: Config, device: torch.device) -> float | None:
-    """Seconds that a run has; None where time does not end it, and sizes are alike to it."""
+    """Time budget of a run, seconds; None if time does not limit it."""
     if config.finetune.enabled and config.finetune.epochs != "auto":
         return None
     return budget_s(config, device)
 
 
 def _told(native: Size, tried: Sequence[Tried], best: int, sample: Sample) -> str:
-    """What each size scored and cost."""
+    """Score and cost of each size, in words."""
     num_images = len(tried[0].judged.target)
     listed = ", ".join(
         f"{as_size(one.size)} {one.judged.accuracy:.3f} (loss {one.judged.mean_loss:.3f}, "

@@ -1,6 +1,6 @@
-"""Whether large images are seen in tiles: what the time allows, and then what `val` says.
+"""Decide whether large images are seen in tiles: if time allows, by the results on `val`.
 
-Decided after `data.size`, and as that is: before the set is decoded, once, on a sample.
+This is decided after `data.size`, in the same way: once, on a sample, before the set is decoded.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from recame.progress import Progress, silent
 from recame.training.phases.image_size import time_to_keep
 from recame.training.phases.size_trial import OPENING_S, Sample, Trial
 
-#: Images with fewer pixels a side, as a square, lose little when they are shrunk.
+#: Least side (of a square with as many pixels) for trying tiles: smaller images lose little when
+#: they are shrunk.
 LARGE = 512
-#: The tiles of an image, and the side of each, pixels (docs/decisions/0027).
+#: Number of tiles of an image, and their side in pixels (docs/decisions/0027).
 NUM_TILES, TILE_SIDE = 4, 64
-#: Share of the time budget in which the tiles of all images shall be found.
+#: Largest share of the time budget for finding the tiles of all images.
 _FINDING_SHARE = 0.5
-#: Tiles must lose less, or be right more often, by so many standard errors. Less than what a larger
-#: size must: on images as large the whole often tells nothing, and a small sample is not sure of
-#: anything (benchmarks/tiles/evidence.py).
+#: Number of standard errors by which tiles must have less loss, or be right more often. It is
+#: smaller than for a larger size: for such large images, the whole image often shows nothing, and a
+#: small sample is never certain (benchmarks/tiles/evidence.py).
 _MARGIN, _RIGHT_MARGIN = 1.5, 2.0
-#: Share of the time budget in which they are tried, so that a busy machine sees enough images too.
+#: Share of the time budget for trying tiles; large enough for enough images on a busy machine.
 _TRYING_SHARE = 0.16
-#: Images that decide, at least.
+#: Least number of images for the decision.
 _LEAST = 40
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """What was decided.
+    """The decision on tiles.
 
     Attributes:
-        number: of tiles, 0 for none.
+        number: of tiles; 0: none.
         size: of each piece, as `data.size`.
-        why: in a sentence; None where nothing was to be decided.
+        why: the reason in a sentence; None if there was nothing to decide.
     """
 
     number: int
@@ -63,14 +64,14 @@ def settle_tiles(
     started: float,
     report: Progress = silent,
 ) -> Tiles:
-    """Decide `data.tiles` where it is open, and `data.size` with it.
+    """Decide `data.tiles` if it is open, and `data.size` with it.
 
     Args:
         table: of `read_manifest`.
         config: the settings; `data.size` is that of whole images.
         device: where the run trains.
-        started: `time.monotonic()` from where the run's time counts.
-        report: told of the progress.
+        started: `time.monotonic()` at which the run's time budget begins.
+        report: called with the progress.
     """
     whole = Tiles(0, config.data.size)
     paths = [Path(path) for path in table["path"]]
@@ -129,13 +130,13 @@ def _decoded(sample: Sample, spec: PreprocessSpec, config: Config, most_s: float
 def _seen(
     sample: Sample, spec: PreprocessSpec, found: ImagesAtSizes, config: Config
 ) -> ImagesAtSizes:
-    """The same files as a whole."""
+    """The same files as whole images."""
     chosen = replace(sample, paths=[sample.paths[place] for place in found.positions])
     return _decoded(chosen, spec, config, math.inf)
 
 
 def _told(native: tuple[int, int], size: int | str, judged: list[Judged], image_s: float) -> str:
-    """What both scored, and what finding tiles costs."""
+    """Scores with and without tiles, and the cost of finding tiles, in words."""
     plain, tiled = (f"{one.accuracy:.3f} (loss {one.mean_loss:.3f})" for one in judged)
     return (
         f"images are about {native[1]} x {native[0]} pixels; balanced accuracy of classifiers on "

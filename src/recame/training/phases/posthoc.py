@@ -1,8 +1,8 @@
-"""Logit adjustment after training: the classes' prior is taken off the classifiers' biases.
+"""Post-hoc logit adjustment: subtract the log of the class prior from the classifiers' biases.
 
 Source: Menon et al., Long-tail Learning via Logit Adjustment, ICLR 2021, section 4.1, "post-hoc":
-answer `argmax logits - tau * log prior`. A bias of the classifier says the same, so that run,
-graph and bundle answer alike and nothing at the line needs to know of it.
+answer `argmax logits - tau * log prior`. Here the classifier's bias is changed, so that run, graph
+and bundle give the same answers without further code.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from recame.training.phases.finetune import shown_classes
 def without_prior(
     run: OngoingRun, candidates: Mapping[str, MultiExpertClassifier]
 ) -> dict[str, MultiExpertClassifier]:
-    """Networks whose logits lack `objective.posthoc_tau` times the log prior of their phase.
+    """Subtract `objective.posthoc_tau` times the log prior of each phase from the logits.
 
-    A student learns its teacher's answers, from which the prior is taken off already: it stays.
+    Students are not changed: the answers of their teacher are adjusted already.
 
     Args:
-        run: its settings say by how much, and how each phase drew its images.
-        candidates: phase -> network; left as they are.
+        run: its settings give the strength, and the sampling of each phase.
+        candidates: phase -> network; are not changed.
 
     Returns:
-        The same networks where nothing is to be taken off, else copies with other biases.
+        The same networks if there is nothing to subtract, else copies with other biases.
     """
     config = run.config
     taken_off = config.objective.posthoc_tau
@@ -52,7 +52,7 @@ def without_prior(
 
 
 def _shown(run: OngoingRun, phase: str, counts: IntArray) -> Tensor:
-    """(C,) share of each class among the images that a phase has shown."""
+    """(C,) share of each class among the training images of a phase."""
     if phase == "finetune":
         return torch.from_numpy(shown_classes(run))
     kind = run.config.retrain.sampler if phase == "retrained" else "square_root"

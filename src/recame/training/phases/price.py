@@ -1,4 +1,4 @@
-"""What an answer costs, and which views and networks are worth it: bought one by one, on `val`."""
+"""The cost of an answer, and the choice of views and networks that are worth it, on `val`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from recame.decisions.temperature import BELIEVED, calibrated, fit_temperature
 from recame.metrics.statistics import class_means
 from recame.models import MultiExpertClassifier
 
-#: Multiplications and additions a second that a limit in images a second is reckoned with: those
-#: of the packaged backbone's graph on two cores (docs/decisions/0022). A constant: the same images
-#: and seed choose the same network on any machine, however busy it is.
+#: Multiply-accumulates per second, to convert a limit in images per second: the speed of the
+#: packaged backbone's graph on two cores (docs/decisions/0022). It is a constant, so that the same
+#: images and seed choose the same network on any machine, however busy.
 NOMINAL_MACS_PER_S = 3.3e10
 
 
@@ -25,7 +25,7 @@ class Option(NamedTuple):
 
     Attributes:
         network: name of the candidate.
-        views: test-time views that are averaged.
+        views: number of views in test-time augmentation.
     """
 
     network: str
@@ -33,7 +33,7 @@ class Option(NamedTuple):
 
 
 def macs(model: MultiExpertClassifier) -> float:
-    """Multiplications and additions of one image's forward under one view."""
+    """Multiply-accumulates of one image's forward pass, without test-time augmentation."""
     spec = model.spec
     device = next(model.parameters()).device
     blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=device)
@@ -48,17 +48,16 @@ def macs(model: MultiExpertClassifier) -> float:
 def buy(
     predicted: Mapping[Option, Predictions], prices: Mapping[Option, float], limit: float
 ) -> Option:
-    """Start with the cheapest option and buy each dearer one that `val` says is worth it.
+    """Start with the cheapest option, and take each more expensive one that pays off on `val`.
 
-    A dearer one is worth its price if the images' true classes are more probable by it: the log
-    loss, with each option's own temperature, and every class counting alike. The accuracy of a val
-    of a few images a class does not see what one more view brings; its log loss does
-    (docs/decisions/0022).
+    An option pays off if it has a smaller log loss, with its own temperature and equal weight of
+    all classes. With a few images of a class in `val`, accuracy does not show the gain of one more
+    view, but the log loss does (docs/decisions/0022).
 
     Args:
-        predicted: each option's predictions, of the same images.
-        prices: of each option, in any unit.
-        limit: no option above it is bought, but the cheapest, whatever it costs.
+        predicted: predictions of each option, for the same images.
+        prices: cost of each option, in any unit.
+        limit: largest cost; the cheapest option is allowed at any cost.
     """
     by_price = sorted(predicted, key=lambda option: prices[option])
     bought, *dearer = by_price

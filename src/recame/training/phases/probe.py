@@ -1,4 +1,4 @@
-"""Phase 1, the probe: the experts' heads train on the frozen network's cached features."""
+"""Phase 1, frozen-feature probing: train the experts' heads on cached features."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
     """Train the heads on cached features, or take them from the interrupted run.
 
     Returns:
-        The run with its symmetry decided, and the network with trained heads; its trunk and tails
-        are as they were loaded.
+        The run with decided symmetry, and the network with trained heads; the weights of its stages
+        are not changed.
     """
     if (left := _left_probe(run.folder)) is not None:
         return run, run.placed(left)
@@ -80,7 +80,7 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
 
 
 def _left_probe(folder: RunFolder) -> MultiExpertClassifier | None:
-    """What the interrupted run left; None where it is not whole or not its own: made anew alike."""
+    """The probe of the interrupted run; None if it is damaged or not its own, to repeat it."""
     try:
         if owner(folder.probe_dir) != folder.identity:
             return None
@@ -90,7 +90,7 @@ def _left_probe(folder: RunFolder) -> MultiExpertClassifier | None:
 
 
 def initial_model(run: OngoingRun) -> MultiExpertClassifier:
-    """The network of a run without a probe, its classifier where `model.initialisation` says."""
+    """The network of a run without a probe, with its classifier initialised as the settings say."""
     model = run.new_model()
     if run.config.model.initialisation != "random":
         cap = int(run.config.probe.max_per_class)

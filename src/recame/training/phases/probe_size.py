@@ -1,7 +1,7 @@
-"""How many images the probe embeds, under how many views: measured once, then a setting of the run.
+"""Choose the number of images and views of the probe by a measured speed.
 
-What is decided stands in the run's settings before the first image is embedded for good, so that
-a probe that is begun again sees the same images, however fast the machine is by then.
+The numbers are written to the run's settings before the probe begins, so that a resumed probe uses
+the same images, even if the speed of the machine has changed.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from recame.training.planner import (
     plan_probe,
 )
 
-#: Images by which a forward is measured, and how often.
+#: Images for timing a forward pass, and number of timings.
 _TIMED_IMAGES, _TIMED_ROUNDS = 64, 2
-#: A graph is tried where it would pay even for what no graph can embed in the time, so often.
+#: Largest expected speed-up by a graph; a graph is tried only if it would pay off then.
 _HOPED_GAIN = 4.0
 
 
 def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[OngoingRun, FrozenForward]:
-    """Measure how fast the network embeds, and settle how much of it there is time for.
+    """Measure the speed of embedding, and decide the number of images and views.
 
     Args:
-        run: what its `probe` settings leave at `auto` is decided, said and written.
-        model: on the run's device, left in evaluation mode.
+        run: `probe` settings that are `auto` are decided, printed and written.
+        model: on the run's device; is left in evaluation mode.
 
     Returns:
-        The run, and the forward that embeds its images.
+        The run, and the forward pass that embeds its images.
     """
     settings = run.config.probe
     counts, val_counts = _counts(run)
@@ -54,7 +54,7 @@ def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[Ongoing
             say(run.console, f"  {reason}")
         run.folder.save_config(config)
     settings = run.config.probe
-    # Whether a graph embeds is decided by the settings alone, as when the run is taken up again.
+    # Only the settings decide whether a graph is used, as in a resumed run.
     images = num_embedded(counts, val_counts, int(settings.max_per_class)) * settings.views
     pixels = images * run.data.spec.height * run.data.spec.width
     if forward is None or forward.uses_graph != becomes_graph(run.device, pixels):
@@ -65,10 +65,10 @@ def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[Ongoing
 def _measured(
     run: OngoingRun, model: MultiExpertClassifier, counts: IntArray, val_counts: IntArray
 ) -> tuple[int, int, str, FrozenForward]:
-    """`max_per_class` and `views` that fit, a reason, and the forward that was measured."""
+    """`max_per_class` and `views` that fit, a reason, and the measured forward pass."""
     settings, side = run.config.probe, run.data.spec.height * run.data.spec.width
     budget = budget_s(run.config, run.device)
-    assert budget is not None  # without one there is nothing to measure for
+    assert budget is not None  # without a budget, nothing is measured
     spent = time.monotonic() - run.started
     share_s = max(0.0, min(EMBEDDING_SHARE * budget, (budget - spent) / 2))
     ends = time.monotonic() + share_s
@@ -98,7 +98,7 @@ def _measured(
 
 
 def _image_s(run: OngoingRun, forward: FrozenForward) -> float:
-    """Seconds that an image takes once a batch has run; the least of a few, as others may stall."""
+    """Seconds per image after a first batch: the least of a few timings; some may stall."""
     few = min(_TIMED_IMAGES, run.config.evaluation.batch_size)
     images = run.data.images(run.data.view("train").rows[:few]).to(run.device)
 
@@ -113,7 +113,7 @@ def _image_s(run: OngoingRun, forward: FrozenForward) -> float:
 
 
 def _counts(run: OngoingRun) -> tuple[IntArray, IntArray]:
-    """(C,) images of each class for training, and of the validation split, which may be none."""
+    """(C,) training images of each class, and validation images of each class (maybe 0)."""
     num_classes = run.data.label_space.num_classes
     train = run.data.view("train").counts(num_classes)
     if "val" not in run.data.splits:

@@ -1,9 +1,9 @@
-"""Phase 3, if asked for: the heads anew on the fine-tuned network's features.
+"""Phase 3, optional: re-train the heads on the fine-tuned network's features.
 
 Source: Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR
-2020, classifier re-training (cRT): the network learns from images as they come, the classifier
-from classes drawn alike. Deviation: the features are computed once under a few flips and turns
-instead of again in each step.
+2020, classifier re-training (cRT): the network learns with instance-balanced sampling, the
+classifier with class-balanced sampling. Deviation: the features are computed once, under a few
+flips and rotations, instead of in each step.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
     """Train new heads on the network's features of the training images.
 
     Args:
-        run: its `retrain` settings say how.
-        model: fine-tuned; left as it is.
+        run: has the `retrain` settings.
+        model: fine-tuned; is not changed.
 
     Returns:
-        The same trunk and tails with heads of their own.
+        A network with the same stages and new heads.
     """
     began = time.monotonic()
     settings, seed = run.config.retrain, run.config.run.seed
@@ -67,13 +67,13 @@ def run_retrain(run: OngoingRun, model: MultiExpertClassifier) -> MultiExpertCla
 
 
 def num_retrained(run: OngoingRun) -> int:
-    """Images that this phase embeds, each counted once a view."""
+    """Number of image views that this phase embeds."""
     view, num_views = _shown(run)
     return len(view) * num_views
 
 
 def _shown(run: OngoingRun) -> tuple[SplitView, int]:
-    """The training images that the heads see, and under how many views."""
+    """The training images of the heads, and the number of views."""
     settings = run.config.retrain
     view = capped_view(run.data.view("train"), settings.max_per_class, run.config.run.seed)
     return view, min(settings.views, SYMMETRIES[run.config.augment.symmetry])

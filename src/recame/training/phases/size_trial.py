@@ -1,4 +1,4 @@
-"""A sample of a set at several sizes: which of them time and answers allow, and how each fares."""
+"""Try a sample of a set at several sizes: which ones time and speed allow, and how each scores."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ from recame.training.phases.price import NOMINAL_MACS_PER_S, macs
 from recame.training.planner import num_processes, plan_model
 from recame.training.starting_weights import starting_mean_std
 
-#: Seconds that opening a size takes: its network and graph.
+#: Seconds for preparing a size: its network and graph.
 OPENING_S = 0.8
-#: Images that a forward is measured by, and for so many a graph is always worth it.
+#: Images for timing a forward pass; a graph always pays off for the number of images given second.
 _TIMED, _MANY = 16, 10**6
-#: Images of the training split and of `val` that are looked at, at most, and in all at least.
+#: Largest numbers of images of the training split and of `val` in the sample, and least number in
+#: all.
 _MOST_TRAIN, _MOST_VAL, _LEAST = 480, 240, 60
-#: Files by which channels, depth and scale of the sample are proposed.
+#: Number of files from which channels, depth and scale are proposed.
 _LOOKED_AT = 16
-#: Images of a class in `val` that judge it alone.
+#: Number of images of a class in `val` that suffice to evaluate the class.
 _ENOUGH_VAL = 20
-#: A step of fine-tuning takes so many forwards (docs/decisions/0026).
+#: Time of a fine-tuning step, in forward passes (docs/decisions/0026).
 STEP_FORWARDS = 2.7
-#: Fine-tuning shall show each training image so often, or in all so many images (0026).
+#: Required fine-tuning for a larger size: passes over the training images, but not more than the
+#: second and not less than the third number of images (docs/decisions/0026).
 LEAST_PASSES, MANY_IMAGES, FEWEST_IMAGES = 2.5, 20_000, 1_000
-#: Pixels of a candidate where no time is planned: on a CPU, whose epochs grow with them.
+#: Largest number of pixels of a candidate on a CPU without a time budget, where epochs get longer.
 _UNTIMED_CPU_PIXELS = 128 * 128
 
 Size = tuple[int, int]
 
 
 class Tried(NamedTuple):
-    """A size, how images were judged at it, and seconds that each of them took."""
+    """A size, its results on the sample, and seconds per image."""
 
     size: Size
     judged: Judged
@@ -64,11 +66,11 @@ class Tried(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidates:
-    """Sizes that are worth a look.
+    """Sizes to try.
 
     Attributes:
-        sizes: height and width, the first that which is taken unless another is better.
-        left: sentences on what was left out, and why.
+        sizes: height and width; the first is chosen unless another one is better.
+        left: sentences on the sizes that were left out, and the reasons.
     """
 
     sizes: tuple[Size, ...]
@@ -77,14 +79,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sample:
-    """Files of the training split and of `val`, in an order whose beginning is a sample, too.
+    """Files of the training split and of `val`, in an order whose first part is a sample too.
 
     Attributes:
         paths: N files.
         target: (N,) class indices.
-        of_val: (N,) whether of `val`.
+        of_val: (N,) whether a file belongs to `val`.
         classes: of the training split.
-        num_train: images of the whole training split.
+        num_train: number of images of the whole training split.
     """
 
     paths: list[Path]
@@ -119,7 +121,7 @@ class Sample:
             part[balanced_sample(target[part], most, seed)]
             for part, most in ((train, _MOST_TRAIN), (val, _MOST_VAL))
         ]
-        # So that a beginning of the two holds as large a part of each.
+        # Interleave, so that any first part holds the same share of both splits.
         place = np.concatenate([np.linspace(0, 1, len(part)) for part in rows])
         order = np.argsort(place, kind="stable")
         chosen = np.concatenate(rows)[order]
@@ -128,15 +130,15 @@ class Sample:
         return cls(paths, target[chosen], of_val, classes, len(train))
 
     def proposed(self, config: Config, size: Size, *, tiles: int = 0) -> PreprocessSpec:
-        """How these files are decoded, by a few of them.
+        """The specification for decoding these files, from a few of them.
 
         Args:
-            config: what of it was asked for.
-            size: height and width, of each piece where there are tiles.
-            tiles: of each image.
+            config: with the requested data settings.
+            size: height and width; with tiles, those of each piece.
+            tiles: number of tiles of each image.
 
         Raises:
-            DataError: none of the few can be read.
+            DataError: none of the few files can be read.
         """
         settings = config.data
         return propose_spec(
@@ -154,7 +156,7 @@ class Sample:
 
 
 class Trial:
-    """The run's network with one expert, and how it fares at several sizes."""
+    """Tries the run's network, with one expert, at several sizes."""
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class Trial:
         self._native, self._spec = native, spec
 
     def candidates(self, left_s: float | None) -> Candidates:
-        """What of the sizes answers and time allow.
+        """The sizes that the required speed and the time allow.
 
         Args:
             left_s: seconds for fine-tuning; None: its time is not limited.
@@ -188,7 +190,7 @@ class Trial:
             )
             sizes = [size for size in sizes if size not in slow]
         if left_s is None:
-            if self._device.type == "cpu":  # epochs grow with the pixels, and nobody limits them
+            if self._device.type == "cpu":  # epochs get longer with the pixels, without a limit
                 most = max(_UNTIMED_CPU_PIXELS, math.prod(first))
                 sizes = [size for size in sizes if math.prod(size) <= most]
         elif self._config.finetune.enabled:
@@ -209,7 +211,7 @@ class Trial:
     def _slow(
         self, sizes: Sequence[Size], cost: float, pixels: Mapping[Size, float]
     ) -> dict[Size, float]:
-        """Dearer sizes at which even one view of one network is slower than asked: images/s."""
+        """Larger sizes too slow even for one network without test-time augmentation -> images/s."""
         least = self._config.evaluation.least_images_per_s
         if not least or self._device.type != "cpu":
             return {}
@@ -217,12 +219,12 @@ class Trial:
         return {size: rate for size, rate in rates.items() if rate < least and pixels[size] > 1}
 
     def judge(self, sizes: Sequence[Size], ends: float | None, report: Progress) -> list[Tried]:
-        """Judge the sample at each size that there is time for; none where that is one size.
+        """Evaluate the sample at each size that there is time for; empty if that is one size only.
 
         Args:
             sizes: ascending.
-            ends: `time.monotonic()` by which it shall be done; None: no hurry.
-            report: told of the progress.
+            ends: `time.monotonic()` at which it must be done; None: no limit.
+            report: called with the progress.
         """
         decoded = decode_at_sizes(
             self._sample.paths,
@@ -245,11 +247,11 @@ class Trial:
             tried.append(Tried(size, judged, (time.monotonic() - began) / num_images))
             report("trying sizes", len(tried), len(sizes))
             if judged.right.all():
-                break  # nothing is left to win
+                break  # no improvement is possible
         return tried
 
     def _at(self, size: Size, images: Array) -> OngoingRun:
-        """A run of one expert on images in memory, all of which train."""
+        """A run with one expert on images in memory, all of the training split."""
         spec = replace(self._spec, height=size[0], width=size[1])
         table = pd.DataFrame({"split": "train", "target": -1, "row": np.arange(len(images))})
         cache = ImageCache(images, np.arange(len(images)), (), "")
@@ -264,7 +266,7 @@ class Trial:
         return OngoingRun(RunFolder(Path()), config, data, self._device, quiet, time.monotonic())
 
     def _image_s(self, size: Size, images: Array) -> float:
-        """Seconds that an image takes on the way to its features, the best of two after a first."""
+        """Seconds per image for computing features: the best of two timings after a first call."""
         run = self._at(size, images[:_TIMED])
         model = run.new_model()
         forward, taken = open_forward(run, model, _MANY), []
@@ -275,30 +277,30 @@ class Trial:
         return min(taken[1:]) / len(run.data.table)
 
     def features(self, size: Size, images: Array) -> FloatArray:
-        """What the pretrained network has of images in memory, (N, P).
+        """Features (N, P) of the pretrained network for images in memory.
 
         Args:
-            size: theirs, pixels.
-            images: (N, H, W, C) of the trial's specification, but for the size.
+            size: of the images, pixels.
+            images: (N, H, W, C) of the trial's specification, except for the size.
         """
         run = self._at(size, images)
         model = run.new_model()
         view = run.data.view("train")
         pooled = embed(run, model, view, 1, forward=open_forward(run, model, _MANY)).pooled
         pooled = pooled[:, 0].flatten(1)
-        if run.data.spec.tiles:  # which piece decides is not known yet
+        if run.data.spec.tiles:  # it is not known yet which piece decides
             rows = pooled.view(len(pooled), run.data.spec.pieces, -1)
             pooled = torch.cat([rows.mean(1), rows.amax(1)], 1)
         found: FloatArray = pooled.numpy()
         return found
 
     def judged(self, size: Size, images: Array, positions: IntArray) -> Judged:
-        """Judge images in memory by the features that the pretrained network has of them.
+        """Evaluate how well the pretrained network's features separate images in memory.
 
         Args:
-            size: theirs, pixels.
-            images: (N, H, W, C) of the trial's specification, but for the size.
-            positions: (N,) which of the sample's files they are.
+            size: of the images, pixels.
+            images: (N, H, W, C) of the trial's specification, except for the size.
+            positions: (N,) positions of the images among the sample's files.
         """
         features = self.features(size, images)
         target, of_val = self._sample.target[positions], self._sample.of_val[positions]
@@ -313,11 +315,11 @@ class Trial:
 
 
 def chosen_three(sizes: Sequence[Size], first: Size) -> tuple[Size, ...]:
-    """The first, the largest, and the one between, by their numbers of pixels.
+    """The first size, the largest, and the one halfway between, by number of pixels.
 
     Args:
-        sizes: that may be taken.
-        first: what is taken without a look; smaller ones are not tried.
+        sizes: candidates.
+        first: the default size; smaller ones are not tried.
 
     Examples:
         >>> chosen_three([(64, 64), (96, 96), (128, 128), (160, 160), (192, 192)], (96, 96))
@@ -337,10 +339,10 @@ def fitting(
     """The sizes, and the number of images, that there is time to try.
 
     Args:
-        image_s: seconds that an image takes at the first size.
-        sizes: ascending; the last are given up where too few images would fit.
-        num_images: at most.
-        left_s: seconds.
+        image_s: seconds per image at the first size.
+        sizes: ascending; the last ones are left out if too few images would fit.
+        num_images: largest number of images.
+        left_s: seconds left.
     """
     sizes = tuple(sizes)
     while len(sizes) > 1:
@@ -353,12 +355,12 @@ def fitting(
 
 
 def needed_images(num_train: int) -> float:
-    """Images that fine-tuning shall show at least at a size that is dearer than the rule's."""
+    """Least number of images in fine-tuning for choosing a size larger than the default."""
     return max(FEWEST_IMAGES, min(MANY_IMAGES, LEAST_PASSES * num_train))
 
 
 def _forward_s(run: OngoingRun, model: MultiExpertClassifier) -> float:
-    """Seconds of an image's forward as in training, the best of three."""
+    """Seconds of an image's forward pass as in training, the best of three timings."""
     images = run.data.images(np.arange(len(run.data.table))).to(run.device)
     model.eval()
     taken = []

@@ -1,4 +1,4 @@
-"""A student out of a finished run's experts: a run folder like any other, and mostly cheaper."""
+"""Train a student of a finished run's experts; its run folder is like any other."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ from recame.training.student.unlabelled import (
     save_unlabelled,
 )
 
-#: Passes over the training images by which it is reckoned whether the teacher becomes a graph.
+#: Assumed passes over the training images, to decide whether the teacher becomes a graph.
 _RECKONED_PASSES = 10
 
 
 @dataclass(frozen=True)
 class _TeachersRun:
-    """The finished run that teaches."""
+    """The finished run of the teacher."""
 
     folder: RunFolder
     config: Config
     loaded: LoadedModel
 
     def facts(self) -> dict[str, Any]:
-        """What the student's `run.json` records of it."""
+        """What the student's `run.json` records about it."""
         info = self.folder.info()
         return {
             "name": self.folder.path.resolve().name,
@@ -92,27 +92,27 @@ def distill(
     make_loss: LossFactory | None = None,
     started: float | None = None,
 ) -> RunFolder:
-    """Train a student of a finished run's ensemble and leave a run folder.
+    """Train a student of a finished run's ensemble and write a run folder.
 
-    The student, one network unless `distill.experts` says otherwise, learns on the teacher's own
-    training images (and others without labels) the ensemble's class-balanced distribution beside
-    the labels. `evaluate`, `report` and whatever else takes a run folder take the student's.
+    The student is one network unless `distill.experts` says otherwise. It learns the labels and the
+    ensemble's class-balanced distribution, on the teacher's training images and on further
+    unlabelled ones. `evaluate`, `report` and all other commands accept its run folder.
 
     Args:
         teacher: the finished run's folder; with `resume` it may be left out.
-        out: the run folder to make, or with `resume` to continue; None: `<teacher>-student`.
+        out: the run folder to create, or with `resume` to continue; None: `<teacher>-student`.
         backbone: any timm name; None: the teacher's, cut after `distill.stages` stages.
         unlabelled: folders of further images; labels are not needed and not read.
         changes: `section.key` settings; the others are the teacher's.
-        resume: take up an interrupted run with its own settings.
+        resume: continue an interrupted run with its own settings.
         console: where progress goes; silent if None.
-        make_loss: makes a loss on labels of one's own, instead of the `objective` settings', as
-            that of `train`; give it again to resume.
-        started: `time.monotonic()` from where a time budget counts; now unless given.
+        make_loss: factory of a custom loss on labels, which replaces the `objective` settings, as
+            in `train`; give it again to resume.
+        started: `time.monotonic()` at which a time budget begins; default: now.
 
     Returns:
-        The finished run's folder. Where the loss or the weights were no longer finite, training
-        ended before with the last good weights: `stopped` says why.
+        The finished run's folder. If the loss or the weights became non-finite, training stopped
+        early with the last good weights: `stopped` says why.
 
     Raises:
         RecameError: the teacher, its images, the settings or the folder cannot be used.
@@ -157,7 +157,7 @@ def distill(
         if not resume:
             folder.make()
             held.enter_context(folder.in_training())
-            RunFolder.free(folder.path)  # another may have begun one meanwhile
+            RunFolder.free(folder.path)  # another process may have begun a run there meanwhile
         _record(run, teachers, classroom, reasons, asked, words, resume=resume)
         run = replace(run, trackers=held.enter_context(tracking(folder, run.config)))
         candidates = {"start": copy.deepcopy(classroom.model).eval()}
@@ -176,18 +176,18 @@ def distill(
 
 
 def _students_settings(folder: RunFolder) -> Config:
-    """The settings of a student that is continued."""
+    """The settings of a student's run that is resumed."""
     config = folder.load_config()
     if config.distill.teacher is None:
         raise ConfigError(
-            f"{folder.path} is no student: continue it with "
+            f"{folder.path} is not a student: continue it with "
             f"{command('recame', 'train', '--resume', '--out', folder.path)}"
         )
     return config
 
 
 def _place(teacher: AnyPath | None, out: AnyPath | None, *, resume: bool) -> Path:
-    """Where the student's run lies."""
+    """Path of the student's run."""
     if out is not None:
         return Path(out)
     if resume:
@@ -199,7 +199,7 @@ def _place(teacher: AnyPath | None, out: AnyPath | None, *, resume: bool) -> Pat
 
 
 def _plain(value: object) -> object:
-    """A setting as JSON holds it."""
+    """Convert a setting to a JSON value."""
     return value if isinstance(value, bool | int | float | list) or value is None else str(value)
 
 
@@ -213,16 +213,16 @@ def _prepare(
     console: Console,
     started: float,
 ) -> tuple[OngoingRun, list[str], Config]:
-    """Settle the settings and load the teacher's images at the student's size.
+    """Decide the settings and load the teacher's images at the student's size.
 
     Returns:
-        The run, why its settings are as they are, and what of them was asked.
+        The run, the reasons for its settings, and the requested settings.
     """
     loaded, reasons, asked = teachers.loaded, list[str](), config
     measured, began = Measured(), time.monotonic()
     measured.stages["start"] = began - started
     if config is None:
-        # What is left open is decided as for any student.
+        # Decide open settings as for any student.
         changes = {name: value for name, value in (changes or {}).items() if value != "auto"}
         name = backbone or str(changes.get("model.backbone", loaded.architecture.backbone))
         own = teachers.config.updated({"model.backbone": name}).model
@@ -256,7 +256,9 @@ def _prepare(
     with progress_bars(console) as report:
         data = load_inspection_set(
             recorded_data(teachers.folder, teachers.config),
-            config.data.model_copy(update={"corrections": None}),  # the teacher's table has them
+            config.data.model_copy(
+                update={"corrections": None}
+            ),  # the teacher's table contains the corrections
             seed=config.run.seed,
             spec=student_spec(config, loaded),
             label_space=loaded.label_space,
@@ -269,13 +271,13 @@ def _prepare(
 
 @dataclass(frozen=True)
 class _Classroom:
-    """What a student trains with.
+    """A student and its teacher, ready for training.
 
     Attributes:
         model: the student at its start.
-        distillation: what teaches it.
-        why: where it starts from.
-        score: the teacher's balanced accuracy on `val`; None without one.
+        distillation: adds the teacher to a training step.
+        why: origin of the student's starting weights.
+        score: the teacher's balanced accuracy on `val`; None without `val`.
     """
 
     model: MultiExpertClassifier
@@ -285,7 +287,7 @@ class _Classroom:
 
 
 def _classroom(run: OngoingRun, teachers: _TeachersRun, *, resume: bool) -> _Classroom:
-    """The student at its start, and what teaches it."""
+    """Build the student at its start, and its teacher."""
     settings = run.config.distill
     teacher_model = run.placed(teachers.loaded.model)
     spec = teachers.loaded.spec
@@ -295,17 +297,17 @@ def _classroom(run: OngoingRun, teachers: _TeachersRun, *, resume: bool) -> _Cla
         num_views=min(settings.teacher_views, *(SYMMETRIES[name] for name in allowed)),
         features=settings.feature_weight > 0,
         gates=settings.gate_weight > 0,
-        # Reckoned, not planned, so that a resumed run takes the same path.
+        # Use an assumed number, not the planned one, so that a resumed run makes the same choice.
         num_images=_RECKONED_PASSES * len(run.data.view("train")),
         precision=run.precision,
     )
     model, why, score = _start(run, teacher_model)
     if settings.gate_weight > 0:
-        matching_stages(model, teacher_model)  # refuses what cannot be matched
+        matching_stages(model, teacher_model)  # refuse stages that cannot be matched
     unlabelled: UnlabelledImages | None = None
     if settings.unlabelled:
         with progress_bars(run.console) as report:
-            # The folders may have grown since a run began that is taken up.
+            # A resumed run reuses its list, because the folders may have new images.
             unlabelled = reload_unlabelled(run, report) if resume else None
             if unlabelled is None:
                 unlabelled = load_unlabelled(run, settings, Resized(teacher_model), report)
@@ -322,7 +324,7 @@ def _record(
     *,
     resume: bool,
 ) -> None:
-    """Write what describes the student and its teacher, and say it."""
+    """Write the description of the student and its teacher, and print it."""
     folder, unlabelled = run.folder, classroom.distillation.unlabelled
     broken = folder.broken() if resume else []
     record_run(run, teachers.folder.source, [*reasons, classroom.why], asked, resume=resume)
@@ -341,18 +343,18 @@ def _record(
 def _start(
     run: OngoingRun, teacher: MultiExpertClassifier
 ) -> tuple[MultiExpertClassifier, str, float | None]:
-    """The student before training: from an expert where it fits, else from pretrained weights.
+    """The student before training: from an expert if it fits, else from pretrained weights.
 
     Returns:
-        The student, where it starts from, and the teacher's balanced accuracy on `val`.
+        The student, the origin of its weights, and the teacher's balanced accuracy on `val`.
     """
     expert, score = _best_expert(run, teacher)
     settings = run.config.model
     if run.config.distill.experts != "one":
-        why = "start = as without a teacher: distill.experts asks for experts of its own"
+        why = "start = as without a teacher: distill.experts gives the student several experts"
         return run.new_model(), why, score
     student = run.new_model(pretrained=False)
-    # Adapters are taken as part of the weights that they change.
+    # Adapters are merged into the weights that they change.
     whole = teacher if teacher.architecture.tuning == "full" else teacher.merged()
     if start_from_expert(student, whole, expert):
         which = f"the teacher's expert {expert + 1}" if teacher.num_experts > 1 else "the teacher"
@@ -365,7 +367,7 @@ def _start(
 def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, float | None]:
     """The expert that is best on `val` alone, and the ensemble's balanced accuracy there.
 
-    Without `val` the last: the first of a joined network knows the pretrained trunk alone.
+    Without `val`, the last expert: in an ensemble of phases, the first has only pretrained stages.
     """
     if "val" not in run.data.splits:
         return teacher.num_experts - 1, None
@@ -389,7 +391,7 @@ def _best_expert(run: OngoingRun, teacher: MultiExpertClassifier) -> tuple[int, 
 
 
 def _tell_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
-    """Say which images without labels are used, and which could not be."""
+    """Print which unlabelled images are used, and which cannot be read."""
     names = run.data.label_space.names
     shown = np.bincount(found.predicted, minlength=len(names))
     listed = ", ".join(f"{quoted(names[i])} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
@@ -403,10 +405,10 @@ def _tell_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
 def _check_same_judgement(teachers: _TeachersRun) -> None:
     if teachers.config.evaluation.weighting != "mean":
         raise ConfigError(
-            f"{teachers.folder.path} weighs its experts anew for the images that are judged "
-            f"together (evaluation.weighting={teachers.config.evaluation.weighting}), and a "
-            "teacher judges batch by batch: it would teach other decisions than those it was "
-            "evaluated with. Set evaluation.weighting: mean in its config.yaml to let it teach "
+            f"{teachers.folder.path} computes the weights of its experts from all images of a "
+            f"split (evaluation.weighting={teachers.config.evaluation.weighting}), but a teacher "
+            "answers batch by batch: it would teach other decisions than those of its evaluation. "
+            "Set evaluation.weighting: mean in its config.yaml to let it teach "
             "the mean of its experts."
         )
 

@@ -11,20 +11,20 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.price import macs
 from recame.training.student.recipe import student_config
 
-#: Times as fast from which a student is worth a word.
+#: Least gain of speed for mentioning a student.
 _LEAST_GAIN = 1.5
 
 
 def student_offer(run: OngoingRun, loaded: LoadedModel, images_per_s: float) -> str | None:
-    """What `recame distill` would make of the run.
+    """A sentence on the gain of `recame distill` for the run.
 
     Args:
-        run: which has settled its views.
+        run: with decided views.
         loaded: the network that it keeps.
-        images_per_s: at which it answers.
+        images_per_s: its speed.
 
     Returns:
-        None where a student would gain little, where the run cannot teach one or is one itself.
+        None if a student would gain little, or if the run cannot teach one or is one itself.
     """
     views, settings = int(run.config.evaluation.views), run.config
     one_answer = loaded.architecture.num_experts == views == 1
@@ -45,7 +45,7 @@ def student_offer(run: OngoingRun, loaded: LoadedModel, images_per_s: float) -> 
             changes={},
         )
         student = replace(run, config=config).new_model(pretrained=False)
-    except RecameError:  # what it cannot be made of, it is not made of
+    except RecameError:  # the run cannot teach a student
         return None
     gain = views * macs(loaded.model) / macs(student)
     if gain < _LEAST_GAIN:

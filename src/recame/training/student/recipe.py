@@ -1,4 +1,4 @@
-"""What a student is made of: its settings, its preprocessing, and the weights it starts from."""
+"""The recipe of a student: its settings, its preprocessing, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from recame.models import PACKAGED_BACKBONE, Architecture, LoadedModel
 from recame.training.planner import LR, STUDENT_TAU
 from recame.training.starting_weights import starting_mean_std
 
-#: What follows from a setting of the section `distill`.
+#: Settings that follow from a setting of the section `distill`.
 _STUDENTS_OWN = {
     "model.stages": "distill.stages",
     "model.attention": "distill.attention",
     "data.size": "distill.size",
 }
 
-#: Mixed images blur labels, which is why training on labels alone leaves them out; a teacher says
-#: what they show (docs/decisions/0005).
+#: Mixed images blur labels, so training on labels alone does not use them; a teacher gives them
+#: soft labels (docs/decisions/0005).
 _MIXUP = 0.4
 
-#: What is not the teacher's of how the student trains, unless it is said otherwise.
+#: Default settings of a student that differ from its teacher's.
 _PLAIN_TRAINING: dict[str, Any] = {
     **{f"objective.{name}": 0.0 for name in ObjectiveConfig.model_fields if "_weight" in name},
     "objective.base_weight": 1.0,
     "probe.enabled": False,
     "finetune.enabled": True,
     "finetune.scope": "all",
-    # There is no probe whose heads rely on the norms' statistics.
+    # There is no probe whose heads depend on the norms' statistics.
     "finetune.freeze_batch_norm": False,
     "finetune.frozen_stages": 0,
     "finetune.epochs": "auto",
@@ -58,30 +58,31 @@ def student_config(
     backbone: str | None,
     changes: dict[str, Any],
 ) -> Config:
-    """The student's settings: the teacher's, with one expert, and none of the experts' terms.
+    """The student's settings: those of the teacher, with one expert and without expert terms.
 
     With `distill.experts` it has `model.num_experts` experts, by default the teacher's number; the
-    experts' terms are still 0 unless `changes` give them.
+    expert terms are still 0 unless `changes` set them.
 
     Args:
-        teacher: its settings.
-        asked: what of them its user asked, with every `auto`.
-        architecture: of its model.
-        spec: its preprocessing.
+        teacher: the teacher's settings.
+        asked: the teacher's settings as requested, including `auto`.
+        architecture: of the teacher's model.
+        spec: the teacher's preprocessing.
         num_stages: of the student's whole backbone.
         backbone: the student's; None: the teacher's.
-        changes: `section.key` settings that overrule the rest; the section `distill` is at its
-            defaults but for these.
+        changes: `section.key` settings that override the rest. Without them, the section `distill`
+            has its defaults.
 
     Raises:
-        ConfigError: a setting is wrong, or would give the student several experts unasked.
+        ConfigError: a setting is wrong, or would give the student several experts without
+            `distill.experts`.
     """
     for theirs, ours in _STUDENTS_OWN.items():
         if theirs in changes:
             raise ConfigError(
                 f"{theirs} is not set for a student, as other settings depend on it: set {ours}."
             )
-    # What a teacher was itself taught with says nothing about its own student.
+    # The settings by which the teacher was itself distilled do not apply to its student.
     teacher = teacher.model_copy(update={"distill": DistillConfig()})
     name = backbone or str(changes.get("model.backbone", architecture.backbone))
     distill = teacher.updated(
@@ -102,7 +103,7 @@ def student_config(
     }
     taus, experts = asked.objective.tau, values["model.num_experts"]
     if taus == "auto" or (isinstance(taus, tuple) and len(taus) != experts):
-        # What is planned for the teacher's experts, or asked for so many, is not for a student.
+        # Values planned or requested for the teacher's experts do not apply to a student.
         values.setdefault("objective.tau", STUDENT_TAU)
     shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
     if isinstance(shared, int) and -depth <= shared < 0:
@@ -113,12 +114,12 @@ def student_config(
 
 
 def asked_of_student(student: Config, asked: Config, changes: Mapping[str, Any]) -> Config:
-    """A student's settings with `auto` where neither its user nor its teacher's asked them.
+    """A student's settings, with `auto` for those that nobody requested, for it or its teacher.
 
     Args:
         student: of `student_config`.
-        asked: what the teacher's user asked.
-        changes: what the student's user asked, as `section.key`.
+        asked: requested settings of the teacher.
+        changes: requested settings of the student, as `section.key`.
     """
     theirs, own, default = asked.model_dump(), student.model_dump(), Config().model_dump()
     undecided = [
@@ -138,7 +139,7 @@ def _network(
     backbone: str,
     num_stages: int,
 ) -> dict[str, Any]:
-    """What the student's network is unless it is said otherwise."""
+    """Default settings of the student's network."""
     own, several = backbone == architecture.backbone, distill.experts != "one"
     most = architecture.stages or num_stages if own else num_stages
     stages = distill.stages
@@ -156,7 +157,7 @@ def _network(
         "model.pooled_stages": max(1, pooled),
         "model.attention": "none" if distill.attention == "none" else architecture.attention,
         "model.pooling": architecture.pooling if own else "average",
-        # A lightly tuned teacher's student is a network of its own.
+        # The student of a teacher with adapters is trained in full.
         "model.tuning": "full",
         "model.tuning_rank": None,
         "model.initialisation": "random",
@@ -164,7 +165,7 @@ def _network(
 
 
 def _check_trainable(config: Config) -> None:
-    """Refuse what the student's training does not do."""
+    """Refuse settings that the student's training does not support."""
     several = config.model.num_experts != 1 and config.distill.experts == "one"
     phases = config.probe.enabled or config.retrain.enabled or config.finetune.scope != "all"
     if several or phases:
@@ -181,7 +182,7 @@ def _check_trainable(config: Config) -> None:
 
 
 def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> list[str]:
-    """Why the student is what it is.
+    """Reasons for the student's settings.
 
     Args:
         config: of the student.
@@ -213,7 +214,7 @@ def student_reasons(config: Config, loaded: LoadedModel, num_stages: int) -> lis
 
 
 def student_spec(config: Config, loaded: LoadedModel) -> PreprocessSpec:
-    """The teacher's specification at the student's size, normalised as the student's weights."""
+    """The teacher's specification at the student's size, with its weights' normalisation."""
     (height, width), spec = height_width(config.data.size), loaded.spec
     mean, std = spec.mean, spec.std
     if config.model.backbone != loaded.architecture.backbone:

@@ -1,4 +1,4 @@
-"""Where a student's weights start."""
+"""The starting weights of a student."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from recame.models import MultiExpertClassifier, take_stages
 def start_from_expert(
     student: MultiExpertClassifier, teacher: MultiExpertClassifier, expert: int
 ) -> bool:
-    """Give the student an expert's first stages and the part of its head that reads them.
+    """Copy an expert's first stages, and the part of its head that reads them, to the student.
 
-    Where the student reads shared stages only, its class vectors are the mean of all experts'.
+    If the student has shared stages only, its class vectors are the mean over all experts.
 
     Args:
         student: changed in place, if the weights fit.
-        teacher: of the same backbone, with the student's stages or more.
-        expert: whose tail is copied.
+        teacher: of the same backbone, with at least the student's stages.
+        expert: index of the expert whose branch is copied.
 
     Returns:
-        Whether they fit; if not, nothing was changed.
+        Whether the weights fit; if not, nothing is changed.
     """
     ours, theirs = student.architecture, teacher.architecture
     first = student.num_stages - ours.pooled_stages

@@ -1,4 +1,4 @@
-"""A student's training step: the teacher judges the same images, beside the labels."""
+"""A student's training step: the teacher classifies the same images, in addition to the labels."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from recame.training.student.unlabelled import JoinedDataset, PairedBatches, Unl
 
 
 class StudentStep(TrainingStep):
-    """Augment, mix, the teacher's lesson, forward, loss.
+    """A training step: augment, mix, the teacher's answers, forward pass, loss.
 
     Args:
         plain: the same network's step without a teacher.
         objective: the student's loss.
-        teacher: judges each batch, augmented and mixed as the student sees it (Beyer et al., A good
-            teacher is patient and consistent, CVPR 2022).
+        teacher: classifies each batch, augmented and mixed as the student sees it (Beyer et al., A
+            good teacher is patient and consistent, CVPR 2022).
     """
 
     objective: StudentObjective
@@ -45,7 +45,7 @@ class StudentStep(TrainingStep):
         self.teacher = teacher
 
     def loss(self, images: Tensor, labels: Sequence[tuple[Tensor, Tensor | float]]) -> LossResult:
-        """The teacher's lesson, forward and objective."""
+        """The teacher's answers, forward pass and loss."""
         lesson = self.teacher(images)
         if self.objective.needs_gates:
             output, gates = forward_with_gates(self.model, images)
@@ -60,10 +60,10 @@ class StudentStep(TrainingStep):
 
 @dataclass(frozen=True)
 class Distillation:
-    """What makes of a training step a student's.
+    """Turns a training step into that of a student.
 
     Attributes:
-        teacher: judges each batch.
+        teacher: classifies each batch.
         unlabelled: further images, or None.
     """
 
@@ -73,10 +73,10 @@ class Distillation:
     def __call__(
         self, run: OngoingRun, step: TrainingStep, data: FinetuneData
     ) -> tuple[TrainingStep, FinetuneData]:
-        """The student's step and data out of the plain ones; its projection is seeded.
+        """The student's step and data, from the plain ones; its projection is seeded.
 
         Raises:
-            ConfigError: gates are to be matched and a network has none, or another grid.
+            ConfigError: gates must be matched, but a network has none, or the grids differ.
         """
         settings, space = run.config.distill, run.data.label_space
         own, others = step.model, self.teacher.model
@@ -120,12 +120,13 @@ class Distillation:
 def matching_stages(
     student: MultiExpertClassifier, teacher: MultiExpertClassifier
 ) -> Sequence[int]:
-    """For each gated stage of the student the position of the teacher's among its gated ones.
+    """For each gated stage of the student, the position of the matching one of the teacher.
 
-    Stages of one backbone are matched by number, those of different ones by relative depth.
+    Positions count the teacher's gated stages. Stages of the same backbone are matched by number,
+    those of different backbones by relative depth.
 
     Raises:
-        ConfigError: one of them has no gates, or their grids differ.
+        ConfigError: one network has no gates, or their grids differ.
     """
     own, others = (
         sorted({stage for stage, _, _ in attention_layers(m)}) for m in (student, teacher)

@@ -1,4 +1,4 @@
-"""The teacher beside the training loop: its lessons on each batch."""
+"""The teacher in the training loop: its answers for each batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from recame.pieces import apart, together
 
 
 class Resized(nn.Module):
-    """A model that is given images of any size and sees them at its own.
+    """Resize images of any size to the size of a model, and run it.
 
     Args:
-        model: its specification says the size.
+        model: its specification has the size.
     """
 
     def __init__(self, model: MultiExpertClassifier) -> None:
@@ -28,13 +28,13 @@ class Resized(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> ExpertOutput:
-        """(B, C, H, W) in [0, 1] to what the model returns."""
+        """Map (B, C, H, W) in [0, 1] to the model's output."""
         output: ExpertOutput = self.model(at_size(images, self.model))
         return output
 
 
 def at_size(images: Tensor, model: MultiExpertClassifier) -> Tensor:
-    """Images (B, C, H, W) at the size that a model was trained for."""
+    """Resize images (B, C, H, W) to the size of a model's training."""
     spec = model.spec
     if tuple(images.shape[2:]) == (spec.height, spec.width):
         return images
@@ -44,14 +44,14 @@ def at_size(images: Tensor, model: MultiExpertClassifier) -> Tensor:
 
 
 class Teacher:
-    """A finished run's ensemble, frozen, as fast as the device allows.
+    """A finished run's frozen ensemble, as fast as the device allows.
 
     Args:
         model: the experts, on the device; never trained here.
-        num_views: flips and turns of each image that are averaged.
-        features: whether lessons hold features.
-        gates: whether lessons hold gates.
-        num_images: how many will about pass; decides whether an exported graph pays.
+        num_views: number of flips and rotations of each image that are averaged.
+        features: whether answers include features.
+        gates: whether answers include gates.
+        num_images: approximate number of images to process; decides whether a graph pays off.
         precision: `32`, `bf16` or `16`.
     """
 
@@ -72,7 +72,7 @@ class Teacher:
         self._forward: FrozenForward | None = None
 
     def __call__(self, images: Tensor) -> Lesson:
-        """Judge a batch.
+        """Classify a batch.
 
         Args:
             images: (B, C, H, W) in [0, 1], of any size.
@@ -92,14 +92,14 @@ class Teacher:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """Itself: a copy of the student's step, as the moving average makes, shares it."""
+        """Return itself, so that copies of the student's step (for the moving average) share it."""
         return self
 
 
 def _lesson(
     model: MultiExpertClassifier, num_views: int, gates: bool, images: Tensor
 ) -> tuple[Tensor, ...]:
-    """Images (B, C, H, W) -> logits (B, C), features (B, D), and gates (B, S, R) if asked for."""
+    """Images (B, C, H, W) -> logits (B, C), features (B, D), and gates (B, S, R) if requested."""
     rest: tuple[Tensor, ...]
     if gates:
         output, seen = forward_with_gates(model, images)
@@ -109,7 +109,7 @@ def _lesson(
         rest = (output.features.mean(1),)
     logits = ensemble_logits(output.logits)
     if num_views > 1:
-        # As evaluation averages views: their probabilities. The log is logits again.
+        # Average probabilities over views, as in evaluation; their log gives logits again.
         mean = logits.softmax(-1)
         for view in range(1, num_views):
             mean = mean + ensemble_logits(

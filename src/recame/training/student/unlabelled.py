@@ -1,4 +1,4 @@
-"""Images without labels, for a student: decoded, judged by the teacher, mixed into batches."""
+"""Unlabelled images for a student: decoded, classified by the teacher, mixed into batches."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from recame.training.ongoing_run import OngoingRun
 
 @dataclass(frozen=True)
 class UnlabelledImages:
-    """Readable images without labels, none of which the run holds already.
+    """Readable unlabelled images, without those that the run has already.
 
     Attributes:
         cache: their pixels.
         rows: (N,) of the cache.
         paths: N files.
-        predicted: (N,) the class that the teacher gives each.
+        predicted: (N,) class that the teacher predicts.
         confidence: (N,) its probability.
         share: of each batch.
         kind: the sampler, by predicted class.
         broken: files that could not be decoded.
-        num_known: images left out because the run's own data hold them.
+        num_known: number of images left out because the run's own data have them.
     """
 
     cache: ImageCache
@@ -67,7 +67,7 @@ class UnlabelledImages:
         return len(self.rows)
 
     def dataset(self) -> BatchDataset:
-        """Their batches, with target -1."""
+        """A dataset that gives batches of them, with target -1."""
         unknown = np.full(len(self), -1, dtype=np.int64)
         return BatchDataset(self.cache.images, self.rows, unknown, np.arange(len(self)))
 
@@ -75,16 +75,16 @@ class UnlabelledImages:
 def load_unlabelled(
     run: OngoingRun, settings: DistillConfig, teacher: nn.Module, report: Progress
 ) -> UnlabelledImages:
-    """Find, sample, decode and judge the images of `settings.unlabelled`.
+    """Find, sample, decode and classify the images of `settings.unlabelled`.
 
-    An image whose pixels are those of one of the run's own is left out, whatever its name: from a
-    test image the student would otherwise learn the teacher's answer.
+    Exact duplicates of the run's own images are left out, whatever their names: otherwise the
+    student would learn the teacher's answers for test images.
 
     Args:
         run: of the student; its specification decides the decoding.
         settings: folders, sampler, share.
         teacher: takes images of the student's size.
-        report: told of the progress.
+        report: called with the progress.
 
     Raises:
         DataError: a folder does not exist, or no image in them can be used.
@@ -126,8 +126,8 @@ def load_unlabelled(
     )
     if silent := int((~np.isfinite(probabilities)).any(1).sum()):
         raise DataError(
-            f"The teacher gives no numbers for {silent:,} of {len(rows):,} unlabelled images (NaN "
-            "or infinite), so that they would all be taken for one class: check its weights."
+            f"The teacher's answers for {silent:,} of {len(rows):,} unlabelled images are not "
+            "finite (NaN or infinite), so they would all be taken for one class: check its weights."
         )
     return UnlabelledImages(
         cache,
@@ -143,7 +143,7 @@ def load_unlabelled(
 
 
 def save_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
-    """Write `unlabelled.csv`: which images are used, in order, and what the teacher calls them."""
+    """Write `unlabelled.csv`: the used images, in order, and the teacher's predictions."""
     names = run.data.label_space.names
     table = pd.DataFrame(
         {
@@ -158,7 +158,7 @@ def save_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
 
 
 def _recorded(run: OngoingRun) -> tuple[pd.DataFrame, IntArray, FloatArray]:
-    """What `save_unlabelled` wrote: the table, the teacher's classes and its confidences."""
+    """Read the file of `save_unlabelled`: the table, the teacher's classes and confidences."""
     path, names = _record(run), list(run.data.label_space.names)
     way_out = "Take it from a copy of the run, or start a new run with another --out."
     columns = ("image", "teacher", "confidence")
@@ -168,18 +168,18 @@ def _recorded(run: OngoingRun) -> tuple[pd.DataFrame, IntArray, FloatArray]:
         confidence = table["confidence"].to_numpy(np.float64)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} holds a class or a confidence that is none ({error}): it was edited or "
+            f"{path} holds an invalid class or confidence ({error}): it was edited or "
             f"damaged. {way_out}"
         ) from error
     return table, predicted, confidence
 
 
 def reload_unlabelled(run: OngoingRun, report: Progress) -> UnlabelledImages | None:
-    """The images that an interrupted run began with; None if it did not come to write them down.
+    """The unlabelled images of an interrupted run; None if it had not listed them yet.
 
     Raises:
         CheckpointError: their list is damaged.
-        DataError: one of them is gone or has changed, so that batches would be other ones.
+        DataError: one of them is missing or has changed, so batches would differ.
     """
     if not _record(run).exists():
         return None
@@ -203,7 +203,7 @@ def reload_unlabelled(run: OngoingRun, report: Progress) -> UnlabelledImages | N
         (),
         0,
     )
-    # The version before kept no fingerprint.
+    # An older version kept no fingerprint.
     recorded = run.folder.info().get("unlabelled", {}).get("fingerprint")
     reason = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:3])
     if not reason and recorded not in (None, found.fingerprint):
@@ -226,22 +226,22 @@ def _digest(pixels: Array) -> bytes:
 
 
 class JoinedDataset(Dataset[Batch]):
-    """Batches out of two sets of images of one size; the second's positions follow the first's.
+    """Batches from two sets of images of the same size; the second's positions follow the first's.
 
     Args:
         first: the labelled images.
-        second: the others.
+        second: the unlabelled images.
     """
 
     def __init__(self, first: BatchDataset, second: BatchDataset) -> None:
         self._first, self._second = first, second
 
     def __len__(self) -> int:
-        """Images of both."""
+        """Number of images of both sets."""
         return len(self._first) + len(self._second)
 
     def __getitem__(self, batch: Sequence[int]) -> Batch:
-        """Gather a batch: the first set's images, then the second's."""
+        """Gather a batch: images of the first set, then of the second."""
         positions = np.asarray(batch, dtype=np.int64)
         inside = positions < len(self._first)
         parts = (
@@ -252,15 +252,15 @@ class JoinedDataset(Dataset[Batch]):
 
 
 class PairedBatches(Sampler[list[int]]):
-    """Batches of which a fixed share are images without labels.
+    """Batches with a fixed share of unlabelled images.
 
-    Both parts are drawn by `EpochBatches`: the labelled by their class, the others by the class
-    that the teacher predicts. Production images are of the normal class for the most part; drawn as
-    they come, they would teach little about anything else.
+    `EpochBatches` draws both parts: labelled images by their class, the others by the class that
+    the teacher predicts. Most production images are of the normal class; with instance-balanced
+    sampling they would teach little about other classes.
 
     Args:
-        batches: arguments of the labelled images' `EpochBatches`, for whole batches.
-        unlabelled: the other images; their positions follow the labelled ones'.
+        batches: arguments of `EpochBatches` for the labelled images, for full batches.
+        unlabelled: the other images; their positions follow those of the labelled ones.
         rank: number of this device.
         world_size: number of devices.
     """
@@ -295,12 +295,12 @@ class PairedBatches(Sampler[list[int]]):
         self._offset = len(targets)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self._labelled.set_epoch(epoch)
         self._unlabelled.set_epoch(epoch)
 
     def __len__(self) -> int:
-        """Number of batches an epoch and device."""
+        """Number of batches per epoch and device."""
         return len(self._labelled)
 
     def __iter__(self) -> Iterator[list[int]]:
