@@ -138,7 +138,9 @@ def test_pictures_are_drawn_by_the_script_for_both_grounds(sources: dict[str, st
     folder = ROOT / "docs" / "images" / "concepts"
     photographs = {f"attention-{look}.png" for look in ("light", "dark")}  # of `attention.py`
     assert {file.name for file in folder.iterdir()} == drawn | photographs
-    shown = re.findall(r"images/concepts/([\w-]+\.\w+)#only-(\w+)", "".join(sources.values()))
+    shown = re.findall(
+        r"images/concepts/([\w-]+\.\w+)#gh-(\w+)-mode-only", "".join(sources.values())
+    )
     assert {name for name, _ in shown} == drawn | photographs
     assert all(Path(name).stem.endswith(f"-{ground}") for name, ground in shown)
 
