@@ -93,6 +93,9 @@ def run_bench(request: Request, console: Console | None = None) -> bool:
     if not request.table:
         _measure_costs(bench, request, console)
         _run(bench, request, console)
+        if not request.elsewhere and not any(bench.path.glob("runs/**/result.json")):
+            say(console, "No run has finished, so there is no table yet.")
+            return False
     for path in write_results(bench, request):
         say(console, f"Written: {path}")
     return all(bench.result_path(job).exists() for job in jobs_to_run(bench, request))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Literal, get_args
 
 import yaml
@@ -268,5 +269,10 @@ def _run(text: str, name: str) -> dict[str, Any]:
     try:
         exec(compile(text, f"{name}.py", "exec"), space)  # noqa: S102 - the user's own file
     except Exception as error:
-        raise ConfigError(f"Method {name}: its file cannot be run ({error!r}).") from error
+        lines = [at.lineno for at in extract_tb(error.__traceback__) if at.filename == f"{name}.py"]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
+        raise ConfigError(
+            f"Method {name}: line {line} of its file {name}.py fails with "
+            f"{type(error).__name__}: {error}. Correct the file."
+        ) from error
     return space

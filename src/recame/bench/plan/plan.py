@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from recame.bench.plan.data_entry import DataEntry, resolved
 from recame.bench.plan.factorial import Factorial, check_distinct, expand
 from recame.bench.plan.method import PLAIN, Group, Method, check_taught, load_method
+from recame.bench.plan.refusals import explained
 from recame.bench.plan.search import Search, expand_trials
 from recame.bench.plan.tuned import at_its_best, read_tuned
 from recame.bench.tables.results import METRICS
@@ -211,12 +212,7 @@ def load_plan(path: Path) -> Plan:
     try:
         plan = Plan.model_validate(values)
     except ValidationError as error:
-        told = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}, "
-            f"got {item['input']!r}"
-            for item in error.errors()
-        )
-        raise ConfigError(f"Plan {path}: {told}") from error
+        raise ConfigError(f"Plan {path}: {explained(error, Plan)}") from error
     if not all(name.replace("-", "_").isidentifier() for name in plan.data):
         raise ConfigError(
             f"Plan {path}: data sets are called {', '.join(plan.data)}; their names become "

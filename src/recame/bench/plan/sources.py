@@ -150,7 +150,10 @@ def _source(
 ) -> Path | None:
     if path is not None:
         if not path.exists():
-            raise DataError(f"Data set {name}: there is nothing at {path}; check the path.")
+            raise DataError(
+                f"Data set {name}: there is nothing at {path.absolute()}. Check the path; that of "
+                "--data starts from the folder in which you call recame bench."
+            )
         manifest = path / "manifest.csv"
         # The path given for a set with a builder may be the set as built before.
         if entry.builder is None or path.suffix in {".csv", ".parquet"} or manifest.exists():

@@ -133,7 +133,7 @@ def _shown(board: Board, contest: Contest) -> dict[str, Any]:
         "cost": figure_picture(
             cost_figure(board, contest), f"Balanced accuracy against cost on {board.title}"
         )
-        if contest.is_first_split(board.data, board.split)
+        if contest.is_first_split(board.data, board.split) and contest.cost_rows()
         else None,
     }
 

@@ -48,8 +48,11 @@ _POOLED = (
 _TEST_ERROR = (
     "other images, ±: the standard error of a run's balanced accuracy over other images of the "
     "split; whole {groups} are resampled where they are known. All methods are evaluated on the "
-    "same images, so this error moves all rows together, and more seeds do not make it smaller."
+    "same images, so this error moves all rows together"
 )
+_SAME_IMAGES = ", and more seeds do not make it smaller."
+_OWN_IMAGES = "; each seed has test images of its own, so that more seeds make it smaller."
+_MINUTES = "Minutes are those of the runs, which may have shared the machine: they compare nothing."
 _COSTS = (
     "Costs are measured with random weights, the methods in turn: MACs of one image without "
     "test-time augmentation, for all experts (convolutions and matrix products); eager inference "
@@ -144,9 +147,12 @@ def _board(contest: Contest, data: str, split: str, table: pd.DataFrame) -> Boar
             BY_NAME[name].column: _score_cells(table, name)
             for name in METRICS
             if BY_NAME[name].column and name in table and table[name].notna().any()
+            if name != "few_recall" or not table[name].equals(table["tail_recall"])
         },
         f"against {methods[contest.reference].title}": [_difference_cell(row) for row in rows],
     }
+    if "tail_difference" in table and table["tail_difference"].notna().any():
+        columns["tail, against it"] = [_tail_cell(row) for row in rows]
     if table["best_distance"].notna().any():
         columns["against the best of the others"] = [_best_cell(row) for row in rows]
     if TEST_ERROR in table:
@@ -201,6 +207,15 @@ def _difference_cell(row: Mapping[Any, Any]) -> Cell:
         return Cell(f"{100 * value:+.1f}", "one seed: no interval", float(value))
     small = f"{100 * low:+.1f} to {100 * high:+.1f}, wins {row['wins']:g} of {row['pairs']:g}"
     return Cell(f"{100 * value:+.1f}", small, float(value), level=not row["told_apart"])
+
+
+def _tail_cell(row: Mapping[Any, Any]) -> Cell:
+    """A difference of tail recall in percentage points with its interval."""
+    value, low, high = (row[f"tail_{name}"] for name in ("difference", "low", "high"))
+    if math.isnan(value):
+        return Cell("")
+    small = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return Cell(f"{100 * value:+.1f}", small, float(value), level=low <= 0 <= high)
 
 
 def _best_cell(row: Mapping[Any, Any]) -> Cell:
@@ -270,7 +285,7 @@ def notes(contest: Contest) -> list[str]:
         _LEVELS,
         _POOLED,
         *(
-            [_TEST_ERROR.format(groups=listed(_groups(plan)))]
+            [_TEST_ERROR.format(groups=listed(_groups(plan))) + _over_seeds(plan)]
             if TEST_ERROR in frame and frame[TEST_ERROR].notna().any()
             else []
         ),
@@ -282,7 +297,7 @@ def notes(contest: Contest) -> list[str]:
         *_tuning(plan),
         *(_blocks(data, entry) for data, entry in plan.data.items() if entry.data_seed == "block"),
         f"Machine: {_machines(runs)}. {versions}.",
-        _COSTS,
+        _COSTS if contest.cost_rows() else _MINUTES,
         *([differs] if spread > 0.1 else []),
         *(
             f"The methods did not all see the same images of {data} under one seed, so their "
@@ -290,6 +305,16 @@ def notes(contest: Contest) -> list[str]:
             for data in mixed_data(runs)
         ),
     ]
+
+
+def _over_seeds(plan: Plan) -> str:
+    """Whether more seeds bring other test images, as the end of a sentence."""
+    drawn = all(
+        entry.data_seed == "block"
+        and not getattr(PUBLIC_SETS.get(entry.builder or ""), "group", "")
+        for entry in plan.data.values()
+    )
+    return _OWN_IMAGES if drawn else _SAME_IMAGES
 
 
 def _selection(runs: pd.DataFrame, methods: Mapping[str, Method]) -> str:

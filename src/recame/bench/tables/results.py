@@ -33,6 +33,7 @@ RUN_COSTS = ("epochs", "images_seen", "train_s", "evaluate_s")
 ALL_DATA = "(all)"
 
 #: Names of `paired`'s columns in `standings`.
+COLUMNS_OF_TAIL = {n: f"tail_{n}" for n in ("difference", "low", "high")}
 COLUMNS_OF_PAIRS = {"n": "pairs", "low": "difference_low", "high": "difference_high"}
 
 #: Standard error of balanced accuracy over other test images; older results lack it.
@@ -43,6 +44,9 @@ _FACTS = ("keep", "kept", "recame", "torch", "processor", "device", "threads", "
 
 #: `Method.sha256` of the run's method; older results lack it.
 METHOD_COLUMN = "method_sha256"
+
+#: A standard deviation of paired differences that is one of rounding alone.
+_NO_SPREAD = 1e-9
 
 
 def collect(path: Path, elsewhere: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -216,9 +220,9 @@ def paired(
         One row for each data set and each method but the reference: `data, method, metric, n`
         (common seeds), `difference` (method - reference), `sd`, `low`, `high`, `wins` (seeds on
         which the method is better; ties count half), `told_apart` (whether the interval excludes
-        0; false with one seed, which has no interval). Rows `(all)` have a NaN `sd`. They exist if
-        there are several data sets, for methods with common seeds on every data set of the
-        reference.
+        0; false with one seed, and where all differences are the same). Rows `(all)` have a NaN
+        `sd`. They exist if there are several data sets, for methods with common seeds on every data
+        set of the reference.
     """
     table = frame[frame["split"] == split].pivot_table(
         index=["data", "seed"], columns="method", values=metric, aggfunc="mean"
@@ -241,7 +245,9 @@ def paired(
     rows = _with_interval(rows, rows["sd"] / np.sqrt(rows["n"]), rows["n"] - 1)
     num_data = table[reference].dropna().index.get_level_values("data").nunique()
     rows = pd.concat([rows, _pooled(rows, num_data)], ignore_index=True)
-    rows["told_apart"] = (rows["low"] > 0) | (rows["high"] < 0)
+    # Of a few runs that differ alike by chance no interval tells anything.
+    some_spread = ~(rows["sd"] < _NO_SPREAD)
+    rows["told_apart"] = some_spread & ((rows["low"] > 0) | (rows["high"] < 0))
     return rows.assign(metric=metric)[[*columns, "told_apart"]]
 
 
@@ -293,7 +299,9 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
         `<name>_sd`, `<name>_low`, `<name>_high`; `balanced_accuracy_se`, the root mean square over
         the runs. Against the reference: `pairs` (common seeds), `difference`, `difference_low`,
         `difference_high`, `wins`, `told_apart` (NaN in the reference's row); if both have two
-        runs, the interval is that of `recame.bench.tables.best.differences`. Against the best:
+        runs, the interval is that of `recame.bench.tables.best.differences`; `tail_difference`,
+        `tail_low`, `tail_high`: the same of tail recall, NaN with fewer than two runs. Against the
+        best:
         `best_distance`, `best_low`, `best_high` of `against_the_best`, NaN with fewer than two
         runs; and `level_balanced_accuracy`, `level_tail_recall`: whether the method may be the
         best of that column.
@@ -318,6 +326,9 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
         against.update(pooled.loc[pooled.index.isin(against.index)])
         against["told_apart"] = (against["low"] > 0) | (against["high"] < 0)
     wide = wide.join(against.rename(columns=COLUMNS_OF_PAIRS))
+    tail = fit_of(own, "tail_recall")
+    if tail is not None and reference in tail.methods:
+        wide = wide.join(differences(tail, reference).rename(columns=COLUMNS_OF_TAIL))
     for metric in ("balanced_accuracy", "tail_recall"):
         best = _against_best(own, metric).reindex(wide.index)
         wide[f"level_{metric}"] = best["high"] > 0
