@@ -214,11 +214,11 @@ def test_a_calibration_stands_beside_the_graph(tmp_path: Path, folder: Path) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bias": [0.0, 1.0, 2.0], "scale": [0.5] * 3}, "3 biases and scales of classes"),
+        ({"bias": [0.0, 1.0, 2.0], "scale": [0.5] * 3}, "3 class biases and scales"),
         ({"bias": [0.0]}, "scales and .* biases"),
         ({"scale": [0.5, -0.5]}, "scales above 0"),
         ({"temperature": 0}, "temperature 0.0 is not above 0"),
-        ({"temperature": 3.0}, "is not that of the scales beside it"),
+        ({"temperature": 3.0}, "does not agree with that of the scales"),
         ({"scale": [10**400, 1.0]}, "No calibrator can be read"),
         ({"fitted_on": None}, "NoneType"),
     ],
