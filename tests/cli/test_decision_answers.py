@@ -152,8 +152,8 @@ NOTHING = "Nothing was loosened. Label more, ask for escape: smallest, or give t
             "unknown_false_alarm: 0",
             (
                 "error: unknown_false_alarm 0.00% overall: no number of images promises 0, and "
-                "beyond 50% a promise says nothing. Give a share between them, smallest, or off: "
-                "then nothing is called unknown."
+                "a limit above 50% is worth nothing. Give a share between them, smallest, or off: "
+                "then no image is called unknown."
             ),
         ),
     ],

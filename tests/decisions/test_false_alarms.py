@@ -97,7 +97,7 @@ def test_a_class_without_images_leaves_the_promise_of_the_others(asked: object) 
     found = tuned(images, unknown_false_alarm=asked, escape="smallest")
     assert found.policy.unknown_above is not None
     assert [p.kind for p in found.promises if p.kind != "escape"] == ["unknown_false_alarm"]
-    assert "Of a the calibration holds no image" in " ".join(found.sentences())
+    assert "The calibration holds no image of a" in " ".join(found.sentences())
 
 
 def test_what_too_few_images_promise_is_said() -> None:

@@ -217,7 +217,7 @@ class TestPromises:
         other = Calibrator("vector", VECTOR.scale, VECTOR.bias + np.eye(4)[0])
         save_calibration(Calibration(other.temperature, fitted_on, calibrator=other), path)
         assert recame.load(run).decisions is None
-        assert "under other biases of classes" in caplog.text
+        assert "other weights, views or class biases" in caplog.text
         save_calibration(Calibration(VECTOR.temperature, fitted_on, calibrator=VECTOR), path)
         assert recame.load(run).decisions is not None
         assert recame.evaluate(run, report=False).outcome is not None

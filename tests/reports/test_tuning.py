@@ -149,7 +149,7 @@ def test_a_policy_belongs_to_its_weights(
     assert "promises do not hold here" in caplog.text
     caplog.clear()
     assert recame.load(run, views=2).decisions is None
-    assert "other weights, views or another graph" in caplog.text
+    assert "other weights, views or class biases" in caplog.text
 
 
 def test_a_damaged_policy_is_refused(run: Path, labelled: Path) -> None:

@@ -219,7 +219,7 @@ def test_a_calibration_stands_beside_the_graph(tmp_path: Path, folder: Path) -> 
         ({"scale": [0.5, -0.5]}, "scales above 0"),
         ({"temperature": 0}, "temperature 0.0 is not above 0"),
         ({"temperature": 3.0}, "does not agree with that of the scales"),
-        ({"scale": [10**400, 1.0]}, "No calibrator can be read"),
+        ({"scale": [10**400, 1.0]}, "The calibrator cannot be read"),
         ({"fitted_on": None}, "NoneType"),
     ],
 )
