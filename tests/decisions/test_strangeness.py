@@ -394,7 +394,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
         scorer.score(None, logits)
     with pytest.raises(DataError, match="not of the same images"):
         scorer.score(features[:-1], logits)
-    with pytest.raises(DataError, match="There are no features"):
+    with pytest.raises(DataError, match="needs features, and there are none"):
         Mahalanobis.fit(None, logits, target)
     with pytest.raises(DataError, match="96 targets"):
         Energy.fit(features, logits, target[:-1])

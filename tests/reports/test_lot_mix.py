@@ -72,7 +72,7 @@ def test_the_line_is_that_of_the_lot(run: Path, labelled: Path, lot: Path) -> No
     assert kept["expected"]["line_mix"] == pytest.approx(told["prior"])
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     good = f"(ok {told['prior']['ok']:.1%} ({told['low']['ok']:.1%} to {told['high']['ok']:.1%})"
-    assert f"on a line as estimated from 500 images of lot.parquet {good}" in printed
+    assert f"a line as estimated from 500 images of lot.parquet {good}" in printed
     assert "On the estimated line " in printed
     assert "as estimated from 500 images of lot.parquet" in (run / "decisions.html").read_text()
     # A look more at the same images is paid for, whichever line is asked for.

@@ -242,7 +242,7 @@ def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Pat
         ("escape: {default: 0.001}", "scratch 0.10% (120 images: it takes"),
         ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
         ("line_mix: estimate", "give its table, --lot lot.csv; or state the mix"),
-        ("review: {per_hour: 9}", "but not how many images an hour come"),
+        ("review: {per_hour: 9}", "but it is not known how many images come"),
         ("group: board", "no column 'board', by which images belong together"),
         ("escape: [", "cannot be read as limits"),
     ],

@@ -54,7 +54,6 @@ class Drift(NamedTuple):
     @property
     def sentence(self) -> str:
         """Describe the drift in words."""
-
         return (
             f"{self.what}: {self.before:.2%} of the calibration images, {self.now:.2%} of the last "
             f"{counted(self.lots, 'lot')}."
