@@ -71,8 +71,8 @@ def test_no_defects_in_the_calibration(
     tune: Callable[..., tuple[int, str]], fresh: Path, tmp_path: Path, number: int, images: str
 ) -> None:
     told = (
-        f"error: The calibration holds {images} of ok and no defect, so nothing is known of how "
-        "often one would be released. Give labelled images of the defects too."
+        f"error: The calibration holds {images} of ok and no defect, so it is not known how "
+        "often a defect would be released. Give labelled images of the defects too."
     )
     assert tune(some(fresh, tmp_path / "good", ok=number)) == (2, told)
 
@@ -120,7 +120,7 @@ def test_eight_images(
     )
 
 
-NOTHING = "Nothing was loosened. Label more, ask for escape: smallest, or give these classes"
+NOTHING = "Nothing was loosened. Label more images, ask for escape: smallest, or give these classes"
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_no_product_column(
     lot = pd.DataFrame({"image": paths, "label": [Path(path).parent.name for path in paths]})
     lot.to_csv(tmp_path / "lot.csv", index=False)
     told = (
-        "warning: The decisions tell new products by the column 'product', which the table of "
-        "images has not: an image of a product that training has not seen is decided like any "
-        "other. Add the column.\n"
+        "warning: The decisions recognise new products by the column 'product', but the table of "
+        "images has no such column: an image of a product that training has not seen is decided "
+        "like any other. Add the column.\n"
     )
     code, _, err = recame("predict", run, tmp_path / "lot.csv", "--out", tmp_path / "out.csv")
     assert (code, err) == (0, told)

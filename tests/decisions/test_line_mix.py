@@ -129,7 +129,7 @@ def test_no_threshold_of_release_rests_on_it(alarms: object, escape: object) -> 
             "180 images with probabilities are too few (200 are needed)",
         ),
         ({"unknown_share": 0.2}, "20.0% of the images are of no known class"),
-        ({"tests": 0}, "no labelled image tells what good is called"),
+        ({"tests": 0}, "no labelled image shows how good is predicted"),
     ],
 )
 def test_what_tells_no_mix_is_refused_and_nothing_taken_instead(
@@ -146,7 +146,7 @@ def test_classes_that_are_called_alike_tell_no_mix() -> None:
     blind = np.tile([0.4, 0.3, 0.3], (900, 1))
     known = Known(blind, np.repeat([0, 1, 2], 300))
     facts = {"unknown_share": None, "source": "lot.csv", "sha256": ""}
-    with pytest.raises(ConfigError, match="are called alike"):
+    with pytest.raises(ConfigError, match="get the same predictions"):
         estimate_line(blind, EQUAL, known, NAMES, **facts)  # type: ignore[arg-type]
 
 

@@ -313,7 +313,7 @@ class _Reader:
             value = {alone: value}
         if not isinstance(value, Mapping) or not set(value) <= set(names):
             raise ConfigError(
-                f"{self._source}: {key} is {value!r}; it needs {', '.join(names)}, for instance "
+                f"{self._source}: {key} is {value!r}; it takes {', '.join(names)}, for instance "
                 f"{key}: {{{names[0]}: 0.02}}"
             )
         return {str(n): self._checked(f"{key}.{n}", v, 0.0, most) for n, v in value.items()}
