@@ -92,7 +92,7 @@ def test_one_image_in_the_calibration(
         "of it, none of them released." in told
     )
     assert (
-        "No image of ok, scratch, hole is in the calibration: nothing is known of how often one is "
+        "No image of ok, scratch, hole is in the calibration: it is not known how often one is "
         "released or called something else." in told
     )
     assert "0.0% pass, 100.0% are classified automatically, 0.0% go to a person" in told
@@ -174,11 +174,11 @@ def test_limits_that_can_only_be_missed_are_said_to_be_missed(
     assert code == 0
     assert "No limit is promised for the purity of dent: no number of images shows a purity" in told
     assert (
-        "Overkill: 100.0% of 4 normal images are not released (51.0% to 100.0%), and 0.0% were "
-        "asked. No escape limit was loosened for it." in told
+        "Overkill: 100.0% of 4 normal images are not released (51.0% to 100.0%); the limit is "
+        "0.0%. No escape limit was loosened for it." in told
     )
     assert (
-        "Review: 100.0% of the images of the line go to a person, and 0.0% were asked. No limit "
+        "Review: 100.0% of the images of the line go to a person; the limit is 0.0%. No limit "
         "was loosened for it" in told
     )
 
@@ -202,7 +202,7 @@ def test_a_class_unseen_in_the_calibration(
         "calibration)." in told
     )
     assert (
-        "No image of hole is in the calibration: nothing is known of how often one is released or "
+        "No image of hole is in the calibration: it is not known how often one is released or "
         "called something else." in told
     )
 
@@ -218,8 +218,8 @@ def test_no_group_column(tune: Callable[..., tuple[int, str]], fresh: Path) -> N
     )
     assert (
         "No column says which images belong together (one board, wafer or lot): images are taken "
-        "as independent. If they are not, the promises are too good; name it as group."
-        in tune(fresh)[1]
+        "as independent. If they are not, the promises are too optimistic: name the column as "
+        "group." in tune(fresh)[1]
     )
 
 

@@ -78,7 +78,7 @@ class Calibrator:
         return np.exp(log_probabilities(scores)).astype(wanted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {"method": self.method, "scale": self.scale.tolist(), "bias": self.bias.tolist()}
 
     @classmethod

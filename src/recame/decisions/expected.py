@@ -64,7 +64,7 @@ class Expected:
         return float((weight * np.nan_to_num(shares)).sum() / (weight.sum() or 1.0))
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         kinds = ("release", "automatic", "review", "unknown")
         return {
             **{kind: self.share(action) for action, kind in enumerate(kinds)},

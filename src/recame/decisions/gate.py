@@ -133,7 +133,7 @@ class GateResult:
         return _CODES[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {
             "verdict": self.verdict,
             "exit_code": self.exit_code,

@@ -65,7 +65,7 @@ class LineMix:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         found = self.estimate
         shares = {"prior": found.prior, "low": found.low, "high": found.high}
         return {

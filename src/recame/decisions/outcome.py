@@ -46,7 +46,7 @@ class Share(NamedTuple):
         return f"{self.number:,} of {self.images:,} ({share:.2%}, {low:.2%} to {high:.2%})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         low, high = self.interval
         value = self.number / self.images if self.images else None
         return {
@@ -96,7 +96,7 @@ class Outcome:
         return told
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         whole = {share.what: share.to_dict() for share in self.shares if not share.of}
         by_class = {s.of: s.to_dict() for s in self.shares if s.what == "escape" and s.of}
         return {**whole, "escape_by_class": by_class}

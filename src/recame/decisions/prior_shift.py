@@ -83,7 +83,7 @@ class PriorEstimate:
     refused: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         arrays = {name: getattr(self, name).tolist() for name in ("prior", "low", "high")}
         return {
             **arrays,

@@ -46,7 +46,7 @@ class Promise:
         return self.limit is not None and not self.why
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return asdict(self)
 
     @classmethod

@@ -67,7 +67,7 @@ class Parity:
     failures: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         values = asdict(self)
         del values["failures"]
         return {**values, "tail_classes": list(self.tail_classes)}

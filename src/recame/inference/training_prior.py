@@ -64,7 +64,7 @@ class TrainingPrior:
     unknown: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return asdict(self)
 
 

@@ -43,7 +43,7 @@ class Comparison:
     confidence: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {
             "baseline": self.baseline,
             "images": self.images,

@@ -48,7 +48,7 @@ class Disagreement:
     gain: Difference
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {**asdict(self), "gain": self.gain.to_dict()}
 
 

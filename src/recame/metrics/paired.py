@@ -45,7 +45,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {**asdict(self), "real": self.real}
 
 
