@@ -92,7 +92,7 @@ def test_an_estimate_is_used_where_a_stated_mix_is() -> None:
     assert booked == [p for p in same.promises if p.kind != "escape"]
     np.testing.assert_allclose(found.expected.mix, line.shares)
     assert found.facts["line"] == line.to_dict()
-    assert f"on {line.words()}" in " ".join(found.sentences())
+    assert f"for {line.words()}" in " ".join(found.sentences())
     # It matters: where so many bridges come as the labelled images hold, more of them are booked.
     bare = tune(scored(), NAMES, "good", Limits.from_dict(ASKED))
     assert bare.policy.automatic_above[1] < found.policy.automatic_above[1]

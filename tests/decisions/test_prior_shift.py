@@ -176,7 +176,7 @@ def test_classes_that_are_called_alike_are_refused() -> None:
     assert LEAST_APART < 0.24
     assert not estimate_prior(lot, EQUAL, confusion=mixed).refused
     confusion[3] = 0
-    assert "what class 3 is called" in estimate_prior(lot, EQUAL, confusion=confusion).refused
+    assert "how class 3 is predicted" in estimate_prior(lot, EQUAL, confusion=confusion).refused
 
 
 def test_confusion_is_counted_from_known_images_where_none_is_given() -> None:
@@ -190,7 +190,7 @@ def test_confusion_is_counted_from_known_images_where_none_is_given() -> None:
     assert "smallest singular value of the confusion 0.00" in found.refused
     without = known.target != 4
     few = Known(known.probabilities[without], known.target[without])
-    assert "what class 4 is called" in estimate_prior(lot, EQUAL, known=few).refused
+    assert "how class 4 is predicted" in estimate_prior(lot, EQUAL, known=few).refused
 
 
 def test_what_is_no_number_or_has_no_label_changes_nothing() -> None:

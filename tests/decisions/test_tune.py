@@ -239,8 +239,8 @@ def test_one_defect_promises_nothing_and_nothing_passes() -> None:
             "calibration)."
         ),
         (
-            "No image is released, since no escape limit is promised: 2% of one class takes 173 "
-            "images of it, none of them released."
+            "No image is released, since no escape limit is promised: to promise 2% for one "
+            "class takes 173 images of it, none of them released."
         ),
     ]
     purity = tune(scored((50, 1, 0)), NAMES, "good", Limits.from_dict({"purity": 0.9}))

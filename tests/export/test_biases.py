@@ -171,10 +171,10 @@ class TestPromises:
         limits = [promise for promise in found.promises if promise.limit is not None]
         assert limits
         assert not any(promise.holds for promise in found.promises)
-        assert all("Biases of classes were fitted" in promise.why for promise in limits)
+        assert all("Class biases were fitted" in promise.why for promise in limits)
         words = " ".join(found.sentences())
         assert "Estimated: at most" in words
-        assert "promised: Biases of classes were fitted to these images of val" in words
+        assert "promised: Class biases were fitted to these images of val" in words
         assert "hold together" not in words
         # So does the bundle, whose calibration is the run's.
         bundle = export(run, tmp_path / "bundle", normal="ok").path

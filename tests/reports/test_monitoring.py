@@ -155,7 +155,7 @@ def test_what_cannot_be_watched(
 ) -> None:
     path = written(lot, tmp_path / "lot.csv")
     with pytest.raises(
-        ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"
+        ConfigError, match=r"has no decisions .* to verify or to watch: .*recame tune"
     ):
         recame.monitor(finished, path)
     with pytest.raises(DataError, match="no column 'label'"):

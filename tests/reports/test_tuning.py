@@ -179,7 +179,7 @@ def test_a_bundle_is_tuned_by_itself(run: Path, labelled: Path, tmp_path: Path) 
     from recame.export.export import export
 
     bundle = export(run, tmp_path / "bundle", normal="ok").path
-    with pytest.raises(ConfigError, match="holds no images: give labelled ones"):
+    with pytest.raises(ConfigError, match="holds no images: give labelled images"):
         recame.tune(bundle)
     found = recame.tune(bundle, labelled)
     assert found.policy.normal == recame.load(bundle).label_space.index("ok")

@@ -224,8 +224,8 @@ def _check(
     wrong = int(((old.escaped | new.escaped) & (target == normal_index)).sum())
     if normal_index is not None and wrong:
         raise DataError(
-            f"{counted(wrong)} of the normal class {quoted(names[normal_index])} are marked as "
-            "escaped. Only a defect that was released has escaped: correct `escaped`."
+            f"{counted(wrong)} of the normal class {quoted(names[normal_index])} escaped, but only "
+            "a defect can escape. Mark as escaped only defects that were released."
         )
 
 
