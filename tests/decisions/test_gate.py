@@ -265,5 +265,5 @@ def test_what_does_not_fit() -> None:
         ask(same, ([3], []), CRACK)
     with pytest.raises(DataError, match=r"have \[5, 1800\] rows"):
         ask(same, same, CRACK, products=["a"] * 5)
-    with pytest.raises(DataError, match="index 2, but there are 2 classes"):
+    with pytest.raises(DataError, match="index 2, but there are only 2 classes"):
         ask(same, same, CRACK, names=NAMES[:2])

@@ -99,7 +99,7 @@ def test_neighbours_that_agree_with_the_call_doubt_the_label():
     mistake = Mistake("x", "", "spur", "open", 0.9, 0.0, "", False, (), neighbours=near)
     assert mistake.hint == "Its nearest training images are all open."
     twin = replace(mistake, neighbours=(replace(near[0], similarity=0.97), *near[1:]))
-    assert twin.hint == "Nearly the same image trained as open: is the label right?"
+    assert twin.hint == "Training has nearly the same image as open: is the label right?"
     assert "yet it is called otherwise" in replace(mistake, true="open", called="spur").hint
     mixed = (*near[:4], replace(near[4], label="ok"))
     assert replace(mistake, neighbours=mixed).hint == ""
