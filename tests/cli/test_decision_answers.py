@@ -60,8 +60,8 @@ def some(fresh: Path, folder: Path, **counts: int) -> Path:
 
 def test_no_normal_class(tune: Callable[..., tuple[int, str]], run: Path, fresh: Path) -> None:
     told = (
-        f"error: {run} does not say which class is normal, and none is released unasked; ok looks "
-        f"like it: recame tune {run} --normal ok"
+        f"error: {run} does not say which class is normal; name it (ok looks "
+        f"like it): recame tune {run} --normal ok"
     )
     assert tune(fresh, normal=None) == (2, told)
 
@@ -109,7 +109,7 @@ def test_eight_images(
             f"No limit is promised for escapes of {name}: it has too few images (0 of 2 images in "
             "the calibration)." in told
         )
-    assert "No image is released, since no escape limit is promised: 2% of one class takes" in told
+    assert "No image is released, since no escape limit is promised: to promise 2% for one" in told
     assert "Of 2 normal images 100.0% are not released (34% to 100%)." in told
     recame("predict", run, fresh / "ok", "--out", tmp_path / "out.csv")
     assert "release" not in set(pd.read_csv(tmp_path / "out.csv")["action"])
@@ -211,9 +211,9 @@ def test_no_group_column(tune: Callable[..., tuple[int, str]], fresh: Path) -> N
     assert tune(fresh, f"group: board\n{KNOWN}") == (
         2,
         (
-            f"error: {fresh} has no column 'board', by which images belong together; it has label. "
+            f"error: {fresh} has no column 'board' to group images by; it has label. "
             "Add the column, or name another one (group in the limits): images of one board or "
-            "lot are no independent witnesses."
+            "lot are not independent."
         ),
     )
     assert (
@@ -271,8 +271,8 @@ def test_a_calibration_of_reviewed_images(
     lot["label"] = [Path(name).parent.name for name in lot["image"]]
     lot.assign(action="review", reason="below_release").to_csv(tmp_path / "lot.csv", index=False)
     told = (
-        f"error: {tmp_path / 'lot.csv'} holds 510 images that were all sent to people for their "
-        "score, and says nothing of those that were released: promises need images that were drawn "
-        "whatever their score (audit in the limits of recame tune)."
+        f"error: {tmp_path / 'lot.csv'} holds 510 images, all sent to people because of "
+        "their score, so nothing is known about released images. Promises need images that were "
+        "drawn whatever their score (audit in the limits of recame tune)."
     )
     assert tune(tmp_path / "lot.csv") == (2, told)

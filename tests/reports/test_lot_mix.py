@@ -128,7 +128,7 @@ def test_a_lot_of_another_model_is_refused(
     table = predictions_table(read.predictions, read.classes)
     limits = Limits.from_dict(ESTIMATE)
     save_predictions(table, tmp_path / "other.parquet", read.classes, "0" * 64)
-    with pytest.raises(ConfigError, match=r"by another model than .* predict the lot again"):
+    with pytest.raises(ConfigError, match=r"by another model than .* Predict the lot again"):
         recame.tune(run, labelled, limits, normal="ok", lot=tmp_path / "other.parquet")
     renamed = table.rename(columns={"p_hole": "p_void"})
     renamed.to_csv(tmp_path / "classes.csv", index=False)
@@ -175,7 +175,7 @@ def test_a_bundle_knows_by_which_shares_it_was_trained(
         del document[name]
     write_document(bundle, document)
     recame.predict(bundle, line, out=tmp_path / "lot.parquet")
-    with pytest.raises(ConfigError, match="export again"):
+    with pytest.raises(ConfigError, match="export it again"):
         recame.tune(bundle, labelled, limits, lot=tmp_path / "lot.parquet")
 
 

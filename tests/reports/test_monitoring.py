@@ -61,7 +61,7 @@ def test_a_line_as_promised_raises_no_alarm(run: Path, lot: pd.DataFrame, tmp_pa
     assert (found.images, found.audited) == (420, 420)
     watch = found.escapes["escapes of dent"]
     assert (watch.images, watch.limit) == (120, 0.1)
-    assert any(what.endswith(" and is something else") for what in found.escapes)
+    assert any(what.endswith(" that are something else") for what in found.escapes)
     assert "no sign of more than 10.00%" in console.file.getvalue()  # type: ignore[attr-defined]
     assert (run / "monitor.json").exists()
 
