@@ -307,7 +307,7 @@ class TestFitting:
         named = export(run, tmp_path / "named", normal="ok", views=2)  # for the bundle alone
         assert named.calibration is not None
         assert not named.calibration.balanced
-        assert "a temperature alone" in named.calibration.note
+        assert "only a temperature" in named.calibration.note
         bundle = export(run, tmp_path / "bundle")
         assert bundle.calibration is not None
         assert bundle.calibration.balanced
