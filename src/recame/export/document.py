@@ -56,7 +56,7 @@ class Preprocess(_Part):
     float_range: tuple[float, float] | None = _maybe(
         "values of floating-point files that are black and white; absent: such files are refused"
     )
-    context: float | None = _maybe("side of the crop around a box, in sides of the box; absent: 2")
+    context: float | None = _maybe("side of the crop, in longer sides of the box; absent: 2")
     tiles: int | None = _maybe("tiles that follow below the whole image; absent: none")
 
 

@@ -245,7 +245,7 @@ def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
     except OSError as error:
         raise ExportError(
             f"The temporary folder {path.parent} cannot be written ({error.strerror or error}), "
-            "but the graph is first written there: free space there, or set TMPDIR to another folder."
+            "but the graph is first written there: free space, or set TMPDIR to another folder."
         ) from error
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
