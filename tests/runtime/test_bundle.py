@@ -232,7 +232,7 @@ def test_a_calibration_that_cannot_be_used(
         open_bundle(folder)
     # Nor one beside a graph that calibrates itself.
     edit(folder, seal=True, graph=FACTS["graph"], calibration=CALIBRATED["calibration"])
-    with pytest.raises(CheckpointError, match=r"temperature of 1\.25, and a calibration"):
+    with pytest.raises(CheckpointError, match=r"temperature of 1\.25, and there is a calibration"):
         open_bundle(folder)
 
 
@@ -241,7 +241,7 @@ def test_a_calibration_that_cannot_be_used(
     [
         (
             {"label_space": LabelSpace(("ok", "a", "b"), (9, 3, 1)).to_dict(), "thresholds": {}},
-            "names 3 classes, but the graph tells 2 apart",
+            "names 3 classes, but the graph has 2",
         ),
         ({"format": "tflite"}, "format 'tflite' is none of onnx, openvino"),
         ({"precision": "int4"}, "precision 'int4'"),
@@ -382,7 +382,7 @@ class TestReplacing:
 
         monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
         monkeypatch.setattr(bundle_module, "restore_folder", refused)
-        with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
+        with pytest.raises(CheckpointError, match=rf"{old.name}: rename it back"):
             open_bundle(folder)
 
     def test_what_lies_in_its_place_by_now_is_not_taken_for_it(
@@ -392,7 +392,7 @@ class TestReplacing:
         folder.mkdir()
         (folder / "mine.txt").touch()
         monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
-        with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
+        with pytest.raises(CheckpointError, match=rf"{old.name}: rename it back"):
             open_bundle(folder)
         with pytest.raises(ExportError, match="is no bundle"), assembling(folder, replace=True):
             pass
