@@ -1,9 +1,9 @@
-# Each target makes .venv and installs what it needs, once; a second call starts within seconds.
+# Each target makes .venv and installs what it needs, once; later calls start within seconds.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv-docs/bin
-# Upon .venv, which keeps its versions: clients of S3 want others of two packages.
+# Uses .venv with other versions of two packages, which S3 clients need; .venv itself is not changed.
 CLUSTER := .venv-cluster/bin/python
 
 .PHONY: demo docs test test-slow test-faults test-cluster test-gpu test-node wheel audit sbom lint format lock clean
@@ -18,7 +18,7 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)  ## generate a set, train a baseline and ReCAME-Net on it, compare them in a report
 	$(BIN)/python examples/demo.py
 
-test: $(READY) lint  ## what CI runs, with `make wheel`
+test: $(READY) lint  ## what CI runs, together with `make wheel`
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu and not node"
 
 lint: $(READY)
@@ -26,13 +26,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test-slow: $(READY)  ## minutes of training
+test-slow: $(READY)  ## tests that train for minutes
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
-test-faults: $(READY)  ## kills, power cuts, full disks: half an hour; needs strace and gcc (apt install)
+test-faults: $(READY)  ## tests of kills, power cuts, full disks: half an hour; needs strace and gcc (apt install)
 	$(BIN)/python -m pytest -q tests/faults -m "slow or not slow" --timeout 3600
 
-test-cluster: $(READY)  ## bench and predict on two Ray nodes, one of which is killed; a bucket
+test-cluster: $(READY)  ## bench and predict on two Ray nodes, one of which is killed; an S3 bucket
 	test -x $(CLUSTER) || $(PYTHON) -m venv .venv-cluster
 	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 		> "$$($(CLUSTER) -c 'import site; print(site.getsitepackages()[0])')/dev.pth"
@@ -42,13 +42,13 @@ test-cluster: $(READY)  ## bench and predict on two Ray nodes, one of which is k
 	$(CLUSTER) -m pytest -q -m slow --timeout 600 \
 		tests/bench/queue/test_cluster.py tests/runtime/test_two_nodes.py tests/runtime/test_s3.py
 
-test-gpu: $(READY)  ## needs a CUDA device
+test-gpu: $(READY)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
 
-test-node: $(READY)  ## a client in another language; needs node and npm (apt install), and asks the npm registry
+test-node: $(READY)  ## a client in another language; needs node and npm (apt install), downloads from the npm registry
 	$(BIN)/python -m pytest -q -s -m node
 
-wheel:  ## the wheel in dist/, installed with the runtime extra in .venv-runtime and tried on a bundle
+wheel:  ## the wheel in dist/, tested on a bundle in .venv-runtime with the runtime extra
 	PYTHON=$(PYTHON) .ci/wheel
 
 .venv-docs/.ready: pyproject.toml requirements.lock
@@ -57,10 +57,10 @@ wheel:  ## the wheel in dist/, installed with the runtime extra in .venv-runtime
 	$(DOCS)/python -m pip install --quiet --constraint requirements.lock --editable . --group docs
 	touch $@
 
-docs: .venv-docs/.ready  ## the site in dist/docs, to be opened from there; needs no torch
+docs: .venv-docs/.ready  ## the site in dist/docs; needs no torch
 	$(DOCS)/python docs/making/build_site.py
 
-audit:  ## known vulnerabilities of the locked versions: dist/audit.json; asks PyPI's service
+audit:  ## known vulnerabilities of the locked versions, from PyPI's service: dist/audit.json
 	PYTHON=$(PYTHON) .ci/audit
 
 sbom: $(READY) wheel  ## bills of materials: dist/sbom-runtime.json, dist/sbom-development.json
@@ -70,7 +70,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(READY) .venv-docs/.ready  ## record the installed versions, of the docs' packages those that .venv lacks
+lock: $(READY) .venv-docs/.ready  ## record the installed versions of .venv, and of docs packages that .venv lacks
 	for python in $(BIN)/python $(DOCS)/python; do \
 		$$python -m pip list --format freeze --exclude recame --exclude pip --exclude setuptools; \
 	done | sort --ignore-case --unique --stable --field-separator '=' --key 1,1 > requirements.lock.new

@@ -1,4 +1,4 @@
-"""The demo: a generated long-tailed inspection set, a plain baseline and ReCAME-Net, side by side.
+"""The demo: compare a plain baseline and ReCAME-Net on a generated long-tailed inspection set.
 
 Run with `make demo`, or `python examples/demo.py --out FOLDER --train-time 115s`.
 """
@@ -31,10 +31,10 @@ SET = SyntheticSpec(
     seed=1,
 )
 
-#: Further images of the same products, which neither train nor choose anything: 150 of each class.
+#: Further images of the same products for `recame tune`, which train nothing: 150 of each class.
 FRESH = replace(SET, num_images=2000, val_per_class=5, test_per_class=150, seed=5)
 
-#: One network, cross-entropy, no probe: what one would try first.
+#: A simple baseline: one network, cross-entropy, no frozen-feature probing.
 PLAIN = {
     "model.num_experts": 1,
     "model.attention": "none",
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--train-time", default="115s", help="of each of the two runs")
     options = parser.parse_args()
     console, began = Console(), time.monotonic()
-    shutil.rmtree(options.out, ignore_errors=True)  # a demo starts afresh; a real run never does
+    shutil.rmtree(options.out, ignore_errors=True)  # only for a demo: old results are removed
 
     console.rule("1. recame synth: a generated inspection set")
     with progress_bars(console) as bar:
@@ -113,7 +113,7 @@ def main() -> None:
         ("Decisions", options.out / "recame/decisions.html"),
     ):
         console.print(
-            f"{what}, to be opened in a browser: [bold]{page}[/bold]",
+            f"{what}, open it in a browser: [bold]{page}[/bold]",
             highlight=False,
             soft_wrap=True,
         )

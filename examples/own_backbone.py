@@ -1,9 +1,9 @@
-"""A backbone of one's own: a small network that timm gets to know, and that a run then names.
+"""Your own backbone: register a small network in timm, and name it in the settings of a run.
 
     python examples/own_backbone.py --out FOLDER
 
-It needs what timm's networks have: `forward_features`, `forward_head` and `num_features`, and the
-arguments `in_chans` and `num_classes`.
+The network needs the same interface as timm's networks: `forward_features`, `forward_head` and
+`num_features`, and the arguments `in_chans` and `num_classes`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import recame
 
 
 class StripeNet(nn.Module):
-    """Long kernels along and across: lines and their breaks are what boards are made of.
+    """A network with long horizontal and vertical kernels, for the lines of printed boards.
 
-    Its `stem`, `stages` are found by their names, so that experts can share the first ones.
+    `stem` and `stages` are found by these names, so that experts can share the first stages.
 
     Args:
         in_chans: channels of an image.
-        num_classes: of its own classifier; 0: none.
+        num_classes: of its own classifier; 0: no classifier.
         width: channels of the first stage; each further one has twice as many.
     """
 
@@ -44,7 +44,7 @@ class StripeNet(nn.Module):
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Maps to logits, or to what the classifier sees."""
+        """Maps to logits, or to the classifier's input."""
         pooled = x.mean((2, 3))
         return pooled if pre_logits else self.fc(pooled)
 
@@ -64,7 +64,7 @@ def _stage(before: int, after: int) -> nn.Sequential:
 
 @register_model
 def stripe_net(pretrained: bool = False, **settings: Any) -> StripeNet:
-    """The network as timm makes it; there are no weights to start from."""
+    """Make the network for timm; there are no pretrained weights."""
     known = ("in_chans", "num_classes", "width")
     return StripeNet(**{name: settings[name] for name in known if name in settings})
 

@@ -1,4 +1,4 @@
-"""The method in a torch loop of one's own, on a generated set: python examples/own_loop.py."""
+"""Train the method in your own torch loop, on a generated set: python examples/own_loop.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recame.metrics.evaluation import Evaluation
 
 
 def main(folder: Path, epochs: int = 3, images: int = 1500) -> Evaluation:
-    """Generate, train, judge."""
+    """Generate images, train, evaluate."""
     spec = recame.SyntheticSpec(num_images=images, num_classes=6, num_products=4, imbalance=50)
     config = as_config({"size": 64, "model.num_experts": 2, "finetune.lr": 5e-4})
     data = load_inspection_set(recame.synth(spec, folder), config.data, seed=0)

@@ -1,9 +1,9 @@
-"""A loss of one's own: cross-entropy that leaves a little to the other classes.
+"""Your own loss: cross-entropy with label smoothing.
 
     python examples/own_loss.py --out FOLDER
 
-The run's settings name it, so that `recame train --resume` and the others find it by themselves, as
-long as this file's folder is on PYTHONPATH or the file lies in an installed package.
+The run's settings name the loss, so `recame train --resume` and other commands find it, if this
+file's folder is on PYTHONPATH or the file is in an installed package.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from recame.losses import TrainingLoss
 
 
 class Smoothed(TrainingLoss):
-    """Cross-entropy with the prior of what the sampler shows, and smoothed labels.
+    """Cross-entropy with label smoothing, on logits adjusted by the sampler's class prior.
 
-    Szegedy et al., CVPR 2016, on logits adjusted as by Ren et al., NeurIPS 2020.
+    Label smoothing: Szegedy et al., CVPR 2016. Logit adjustment: Ren et al., NeurIPS 2020.
 
     Args:
         counts: (C,) training images.
         num_experts: E.
         prior: (C,) share of each class among the images that are shown.
-        smoothing: share of a label that the other classes get.
+        smoothing: share of the label that is spread over all classes.
     """
 
     log_prior: Tensor

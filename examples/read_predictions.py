@@ -1,6 +1,6 @@
-"""What to look at in a table of predictions, in pandas: python examples/read_predictions.py TABLE.
+"""Read a table of predictions with pandas: python examples/read_predictions.py TABLE.
 
-TABLE is what `recame predict` or `recame evaluate` has written, .csv or .parquet.
+TABLE is a .csv or .parquet file that `recame predict` or `recame evaluate` has written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import recame
 
 
 def main(table: str) -> dict[str, pd.DataFrame]:
-    """Read a table and answer what one asks first."""
+    """Read a table and show the most important views."""
     saved = recame.load_predictions(table)
     found = saved.predictions.table.assign(
         prediction=[saved.classes[place] for place in saved.predictions.probabilities.argmax(1)],
@@ -24,14 +24,16 @@ def main(table: str) -> dict[str, pd.DataFrame]:
     views = {
         "images of each class": found["prediction"].value_counts().to_frame("images"),
         "what is done with them": found.groupby(["action", "reason"]).size().to_frame("images"),
-        "the surest mistakes": wrong.nlargest(5, "confidence")[
+        "the most confident mistakes": wrong.nlargest(5, "confidence")[
             ["image", "label", "prediction", "confidence"]
         ],
-        "the least sure": found.nsmallest(5, "confidence")[["image", "prediction", "confidence"]],
+        "the least confident images": found.nsmallest(5, "confidence")[
+            ["image", "prediction", "confidence"]
+        ],
     }
     if "product" in found:
         right = (labelled["label"] == labelled["prediction"]).groupby(labelled["product"])
-        views["right, by product"] = right.agg(["mean", "size"])
+        views["accuracy by product"] = right.agg(["mean", "size"])
     return views
 
 

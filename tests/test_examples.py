@@ -47,6 +47,6 @@ def test_predictions_in_pandas(finished: Path, defects: Path, tmp_path: Path) ->
     views = runpy.run_path(str(EXAMPLES / "read_predictions.py"))["main"](str(summary.out))
     assert views["images of each class"]["images"].sum() == 102
     assert views["what is done with them"]["images"].sum() == 102
-    assert views["the least sure"]["confidence"].is_monotonic_increasing
+    assert views["the least confident images"]["confidence"].is_monotonic_increasing
     assert len(summary.to_frame()) == 102
     assert str(summary).startswith("102 images: ")

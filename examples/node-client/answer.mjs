@@ -1,4 +1,4 @@
-// What the graph gives -> calibrated probabilities -> a class and what is done with the image.
+// From the graph's outputs to calibrated probabilities, the predicted class and the action.
 
 /** Calibrate one row of the graph's probabilities. */
 export function calibrated(row, bundle) {
@@ -16,7 +16,7 @@ export function calibrated(row, bundle) {
   return powers.map((power) => power / sum);
 }
 
-/** Why an answer names no class; null where it does. */
+/** Why an output names no class; null if it names one. */
 function fault(probabilities) {
   if (!probabilities.every(Number.isFinite)) return "the model's answer is no number";
   const sum = probabilities.reduce((a, b) => a + b);

@@ -1,4 +1,4 @@
-// A PNG file -> the integers that a bundle's graph sees: docs/bundle-format.md, "From a file to the graph's input".
+// From a PNG file to the integers that a bundle's graph needs: docs/bundle-format.md, "From a file to the graph's input".
 import { readFileSync } from "node:fs";
 import { PNG } from "pngjs";
 import { broughtTo } from "./resize.mjs";
@@ -10,16 +10,16 @@ export function decode(path, bundle) {
   return { ...broughtTo(matched(image, spec), spec), nearBlack: isNearBlack(image, spec) };
 }
 
-/** Whether a file of 16 bits uses 14 of them at most, of which a model of 8 bits sees next to nothing. */
+/** Whether a 16-bit file uses at most 14 bits, so that it is nearly black for an 8-bit model. */
 function isNearBlack({ data, depth }, spec) {
   if (depth !== 16 || spec.bit_depth !== 8) return false;
   return data.every((value, i) => i % 4 === 3 || value < 2 ** 14);
 }
 
-/** Stored values, RGB; alpha is dropped. Of a grey file the three channels are equal. */
+/** Stored values, RGB; alpha is dropped. A grey file has three equal channels. */
 function readPng(path) {
   const bytes = readFileSync(path);
-  if (bytes.includes("eXIf")) throw new Error(`${path} may be turned (eXIf), which this client does not read`);
+  if (bytes.includes("eXIf")) throw new Error(`${path} may be rotated (eXIf), which this client does not read`);
   const depth = bytes[24] === 16 ? 16 : 8;
   const png = PNG.sync.read(bytes, { skipRescale: depth === 16 });
   return { data: png.data, height: png.height, width: png.width, depth };

@@ -1,8 +1,8 @@
-// From an image's own size to that of the graph: shrink by area, enlarge linearly, each axis by what it needs.
+// From an image's size to that of the graph: shrink by area, enlarge linearly, each axis by itself.
 
 /** Bring pixels { data, height, width, channels } to `preprocess`, by its rule. */
 export function broughtTo(image, spec) {
-  if (spec.tiles) throw new Error("This bundle sees images in pieces (preprocess.tiles): recame's own runtime finds them.");
+  if (spec.tiles) throw new Error("This bundle needs tiles of the image (preprocess.tiles): use recame's own runtime.");
   const { height, width } = spec;
   if (spec.resize === "stretch") return scaled(image, height, width);
   if (image.height === height && image.width === width) return image;

@@ -60,8 +60,8 @@ def some(fresh: Path, folder: Path, **counts: int) -> Path:
 
 def test_no_normal_class(tune: Callable[..., tuple[int, str]], run: Path, fresh: Path) -> None:
     told = (
-        f"error: {run} does not say which class is normal, and none is released unasked; ok looks "
-        f"like it: recame tune {run} --normal ok"
+        f"error: {run} does not say which class is normal; name it (ok looks "
+        f"like it): recame tune {run} --normal ok"
     )
     assert tune(fresh, normal=None) == (2, told)
 
@@ -71,8 +71,8 @@ def test_no_defects_in_the_calibration(
     tune: Callable[..., tuple[int, str]], fresh: Path, tmp_path: Path, number: int, images: str
 ) -> None:
     told = (
-        f"error: The calibration holds {images} of ok and no defect, so nothing is known of how "
-        "often one would be released. Give labelled images of the defects too."
+        f"error: The calibration holds {images} of ok and no defect, so it is not known how "
+        "often a defect would be released. Give labelled images of the defects too."
     )
     assert tune(some(fresh, tmp_path / "good", ok=number)) == (2, told)
 
@@ -92,7 +92,7 @@ def test_one_image_in_the_calibration(
         "of it, none of them released." in told
     )
     assert (
-        "No image of ok, scratch, hole is in the calibration: nothing is known of how often one is "
+        "No image of ok, scratch, hole is in the calibration: it is not known how often one is "
         "released or called something else." in told
     )
     assert "0.0% pass, 100.0% are classified automatically, 0.0% go to a person" in told
@@ -109,7 +109,7 @@ def test_eight_images(
             f"No limit is promised for escapes of {name}: it has too few images (0 of 2 images in "
             "the calibration)." in told
         )
-    assert "No image is released, since no escape limit is promised: 2% of one class takes" in told
+    assert "No image is released, since no escape limit is promised: to promise 2% for one" in told
     assert "Of 2 normal images 100.0% are not released (34% to 100%)." in told
     recame("predict", run, fresh / "ok", "--out", tmp_path / "out.csv")
     assert "release" not in set(pd.read_csv(tmp_path / "out.csv")["action"])
@@ -120,7 +120,7 @@ def test_eight_images(
     )
 
 
-NOTHING = "Nothing was loosened. Label more, ask for escape: smallest, or give these classes"
+NOTHING = "Nothing was loosened. Label more images, ask for escape: smallest, or give these classes"
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ NOTHING = "Nothing was loosened. Label more, ask for escape: smallest, or give t
             "unknown_false_alarm: 0",
             (
                 "error: unknown_false_alarm 0.00% overall: no number of images promises 0, and "
-                "beyond 50% a promise says nothing. Give a share between them, smallest, or off: "
-                "then nothing is called unknown."
+                "a limit above 50% is worth nothing. Give a share between them, smallest, or off: "
+                "then no image is called unknown."
             ),
         ),
     ],
@@ -174,11 +174,11 @@ def test_limits_that_can_only_be_missed_are_said_to_be_missed(
     assert code == 0
     assert "No limit is promised for the purity of dent: no number of images shows a purity" in told
     assert (
-        "Overkill: 100.0% of 4 normal images are not released (51.0% to 100.0%), and 0.0% were "
-        "asked. No escape limit was loosened for it." in told
+        "Overkill: 100.0% of 4 normal images are not released (51.0% to 100.0%); the limit is "
+        "0.0%. No escape limit was loosened for it." in told
     )
     assert (
-        "Review: 100.0% of the images of the line go to a person, and 0.0% were asked. No limit "
+        "Review: 100.0% of the images of the line go to a person; the limit is 0.0%. No limit "
         "was loosened for it" in told
     )
 
@@ -202,7 +202,7 @@ def test_a_class_unseen_in_the_calibration(
         "calibration)." in told
     )
     assert (
-        "No image of hole is in the calibration: nothing is known of how often one is released or "
+        "No image of hole is in the calibration: it is not known how often one is released or "
         "called something else." in told
     )
 
@@ -211,15 +211,15 @@ def test_no_group_column(tune: Callable[..., tuple[int, str]], fresh: Path) -> N
     assert tune(fresh, f"group: board\n{KNOWN}") == (
         2,
         (
-            f"error: {fresh} has no column 'board', by which images belong together; it has label. "
+            f"error: {fresh} has no column 'board' to group images by; it has label. "
             "Add the column, or name another one (group in the limits): images of one board or "
-            "lot are no independent witnesses."
+            "lot are not independent."
         ),
     )
     assert (
         "No column says which images belong together (one board, wafer or lot): images are taken "
-        "as independent. If they are not, the promises are too good; name it as group."
-        in tune(fresh)[1]
+        "as independent. If they are not, the promises are too optimistic: name the column as "
+        "group." in tune(fresh)[1]
     )
 
 
@@ -250,9 +250,9 @@ def test_no_product_column(
     lot = pd.DataFrame({"image": paths, "label": [Path(path).parent.name for path in paths]})
     lot.to_csv(tmp_path / "lot.csv", index=False)
     told = (
-        "warning: The decisions tell new products by the column 'product', which the table of "
-        "images has not: an image of a product that training has not seen is decided like any "
-        "other. Add the column.\n"
+        "warning: The decisions recognise new products by the column 'product', but the table of "
+        "images has no such column: an image of a product that training has not seen is decided "
+        "like any other. Add the column.\n"
     )
     code, _, err = recame("predict", run, tmp_path / "lot.csv", "--out", tmp_path / "out.csv")
     assert (code, err) == (0, told)
@@ -271,8 +271,8 @@ def test_a_calibration_of_reviewed_images(
     lot["label"] = [Path(name).parent.name for name in lot["image"]]
     lot.assign(action="review", reason="below_release").to_csv(tmp_path / "lot.csv", index=False)
     told = (
-        f"error: {tmp_path / 'lot.csv'} holds 510 images that were all sent to people for their "
-        "score, and says nothing of those that were released: promises need images that were drawn "
-        "whatever their score (audit in the limits of recame tune)."
+        f"error: {tmp_path / 'lot.csv'} holds 510 images, all sent to people because of "
+        "their score, so nothing is known about released images. Promises need images that were "
+        "drawn whatever their score (audit in the limits of recame tune)."
     )
     assert tune(tmp_path / "lot.csv") == (2, told)

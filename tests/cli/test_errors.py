@@ -152,7 +152,7 @@ class TestNamesOfFigures:
         place.mkdir(parents=True, exist_ok=True)
         (place / "judged.json").write_text('{"source": 3, "split": [1]}', encoding="utf-8")
         line = refused("evaluate", tmp_path / "run", "--no-report")
-        assert "does not say which images were judged (source 3, split [1])" in line
+        assert "does not say which images were evaluated (source 3, split [1])" in line
 
 
 class TestSettings:

@@ -93,7 +93,7 @@ def test_a_run_is_continued_with_corrections_and_short_options(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--set", "finetune.lr=1"], "finetune.lr was decided when the run was trained"),
+        (["--set", "finetune.lr=1"], "finetune.lr was fixed when the run was trained"),
         (["--set", "evaluation.views=2"], "(and views)"),
         (["--set", "evaluation.bootstrap=-1"], "evaluation.bootstrap"),
         (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES=1"),

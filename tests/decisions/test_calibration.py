@@ -71,7 +71,7 @@ def test_what_is_no_number_is_left_out() -> None:
 def test_what_nobody_should_believe_is_bounded() -> None:
     found = fit_calibration(val(accuracy=1.0, sure=0.9), ANSWERS)
     assert found.temperature == 0.25
-    assert "too few errors" in found.sentence()
+    assert "too few or too many errors" in found.sentence()
 
 
 def test_without_val_it_is_one() -> None:
@@ -133,7 +133,7 @@ def test_a_file_that_is_lost_is_told(
     write_json(tmp_path / "run.json", {"schema": 1, **facts})
     path = tmp_path / "decisions.json"
     assert load_calibration(path, ANSWERS, 2) is None
-    words = f"{path} is missing, which the run's training wrote: probabilities are as the network"
+    words = f"{path} is missing, which the run's training wrote: probabilities are not calibrated"
     assert (words in caplog.text, "recame export" in caplog.text) == (told, told)
 
 
@@ -190,9 +190,9 @@ def test_a_policy_beside_it_is_kept_with_the_schema_that_both_need(tmp_path: Pat
         ({"bias": [0.0, 1.0, float("nan")]}, "must be numbers"),
         ({"scale": [0.5, 0.5, 0.0]}, "scales above 0"),
         ({"scale": [0.5, 0.5]}, "scales and .* biases"),
-        ({"scale": [0.5, 0.5], "bias": [0.0, 0.0]}, "2 biases and scales of classes .* of 3"),
+        ({"scale": [0.5, 0.5], "bias": [0.0, 0.0]}, "2 class biases and scales .* of 3"),
         ({"method": "isotonic"}, "isotonic"),
-        ({"temperature": 1.0}, "is not that of the scales beside it"),
+        ({"temperature": 1.0}, "does not agree with that of the scales"),
     ],
 )
 def test_damaged_biases_are_refused(change: dict, told: str, tmp_path: Path) -> None:
@@ -273,8 +273,8 @@ def test_images_that_may_have_to_promise_are_asked_for_a_temperature_alone() -> 
     found = fit_calibration(asks, ANSWERS, plain=reason)
     assert (found.calibrator, found.note, found.balanced) == (None, reason, False)
     assert found.sentence().endswith(
-        "450 images of val (a temperature alone, since they may have to promise limits; "
-        "data.calibrate sets others aside for that)."
+        "450 images of val (only a temperature, since these images may have to promise limits; "
+        "data.calibrate sets other images aside for that)."
     )
     assert found.to_dict().keys() == {"temperature", "fitted_on", "note"}
 

@@ -222,8 +222,8 @@ def test_json_and_back() -> None:
         ({"scale": [1.0]}, r"\(1,\) scales and \(2,\) biases"),
         ({"scale": [1.0, 0.0]}, "scales above 0"),
         ({"bias": [0.0, math.nan]}, "must be numbers"),
-        ({"bias": "many"}, "cannot|No calibrator can be read"),
-        ({"scale": [10**400, 1.0]}, "No calibrator can be read"),
+        ({"bias": "many"}, "cannot|The calibrator cannot be read"),
+        ({"scale": [10**400, 1.0]}, "The calibrator cannot be read"),
     ],
 )
 def test_damage_is_named(change: dict[str, Any], words: str) -> None:
@@ -235,5 +235,5 @@ def test_damage_is_named(change: dict[str, Any], words: str) -> None:
 
 
 def test_other_classes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"\(4, 5\) for a calibrator of 3"):
+    with pytest.raises(DataError, match=r"\(4, 5\), but the calibrator has 3"):
         Calibrator("temperature", np.ones(3), np.zeros(3)).apply(np.zeros((4, 5)))

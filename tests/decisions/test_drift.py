@@ -114,7 +114,7 @@ def test_state_goes_on() -> None:
     assert again.to_dict() == monitor.to_dict()
     with pytest.raises(DataError, match="schema 2"):
         DriftMonitor.from_dict({**monitor.to_dict(), "schema": 2})
-    with pytest.raises(DataError, match="1 count of 3 classes"):
+    with pytest.raises(DataError, match="1 count and 3 classes"):
         DriftMonitor.from_dict({**monitor.to_dict(), "counts": [1]})
 
 

@@ -97,7 +97,7 @@ def test_a_class_without_images_leaves_the_promise_of_the_others(asked: object) 
     found = tuned(images, unknown_false_alarm=asked, escape="smallest")
     assert found.policy.unknown_above is not None
     assert [p.kind for p in found.promises if p.kind != "escape"] == ["unknown_false_alarm"]
-    assert "Of a the calibration holds no image" in " ".join(found.sentences())
+    assert "The calibration holds no image of a" in " ".join(found.sentences())
 
 
 def test_what_too_few_images_promise_is_said() -> None:
@@ -111,7 +111,7 @@ def test_what_too_few_images_promise_is_said() -> None:
     with pytest.raises(ConfigError, match=r"unknown_false_alarm 0\.00% overall: no number of imag"):
         tune(few, NAMES, None, Limits.from_dict({"unknown_false_alarm": 0}), usual_mix=MIX)
     with pytest.raises(
-        ConfigError, match=r"unknown_false_alarm 60\.00% tail: .* beyond 50% a prom"
+        ConfigError, match=r"unknown_false_alarm 60\.00% tail: .* above 50% is worth"
     ):
         tuned(few, unknown_false_alarm={"overall": 0.1, "tail": 0.6})
     bare, asked = Scored(few.logits, few.target, few.images), {"unknown_false_alarm": 0.05}

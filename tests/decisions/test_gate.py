@@ -132,7 +132,7 @@ def test_a_critical_class_without_images_cannot_tell() -> None:
     result = ask(([], []), ([], []), CRACK, (600, 0, 600))
     row = row_of(result, "escapes", "crack")
     assert (row.old, row.new, row.difference, row.low, row.high) == (None, None, None, -1.0, 1.0)
-    assert row.sentence == "Escapes of crack: no image to tell by."
+    assert row.sentence == "Escapes of crack: there is no image of it."
     assert result.exit_code == 3
 
 
@@ -234,7 +234,7 @@ def test_one_blocked_row_blocks_and_only_required_ones_leave_open() -> None:
         ({"escape_margin": -0.01}, "escape_margin is -0.01.*from 0.0 to below 1.0"),
         ({"accuracy_margin": True}, "accuracy_margin is True"),
         ({"accuracy_margin": math.nan}, "accuracy_margin is nan"),
-        ({"critical": "crack"}, "critical is 'crack', but there may be several"),
+        ({"critical": "crack"}, "critical is 'crack', but it must be a list"),
         ({"critical": [1]}, "critical is"),
         ({"least_images": 0}, "least_images is 0"),
         ({"least_images": 2.5}, "least_images is 2.5"),
@@ -265,5 +265,5 @@ def test_what_does_not_fit() -> None:
         ask(same, ([3], []), CRACK)
     with pytest.raises(DataError, match=r"have \[5, 1800\] rows"):
         ask(same, same, CRACK, products=["a"] * 5)
-    with pytest.raises(DataError, match="index 2, but there are 2 classes"):
+    with pytest.raises(DataError, match="index 2, but there are only 2 classes"):
         ask(same, same, CRACK, names=NAMES[:2])

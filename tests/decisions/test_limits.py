@@ -55,7 +55,10 @@ def test_a_number_alone_is_of_all_classes() -> None:
         ({"escape": "tiny"}, "escape is 'tiny'"),
         ({"purity": SMALLEST}, "purity is 'smallest'"),
         ({"confidence": 1.0}, "confidence is 1.0; it must be a number from 0.5 to 1"),
-        ({"overkil": 0.1}, "overkil is no limit, so it would not be kept. Known are confidence"),
+        (
+            {"overkil": 0.1},
+            "overkil is no limit, so it would not be kept. The limits are confidence",
+        ),
         ({"prices": {"escape": 3}}, "prices lack false_call, review"),
         ({"prices": {"escape": -1, "false_call": 1, "review": 1}}, "a number of 0 or more"),
         ({"line_mix": {}}, "line_mix is {}"),
@@ -68,12 +71,12 @@ def test_a_number_alone_is_of_all_classes() -> None:
         ({"review": {"share": 1.1}}, "review.share is 1.1; it must be a number from 0 to 1"),
         (
             {"review": {"per_hour": 240}},
-            "limits.yaml: review.per_hour is 240, but not how many images an hour come",
+            "limits.yaml: review.per_hour is 240, but it is not known how many images come",
         ),
         ({"review": {"per_hour": 240, "images_per_hour": 0}}, "give review.images_per_hour (above"),
-        ({"review": {"images_per_hour": 9}}, "so it limits nothing: give review.per_hour"),
-        ({"review": {"lot": "lot"}}, "nothing limits what people see of a lot"),
-        ({"review": {"share": 0.1, "lot": 7}}, "review.lot is 7; it is the name of the column"),
+        ({"review": {"images_per_hour": 9}}, "give review.per_hour as well"),
+        ({"review": {"lot": "lot"}}, "nothing limits how many images of a lot people"),
+        ({"review": {"share": 0.1, "lot": 7}}, "review.lot is 7; give the name of the column"),
         ({"signed_by": " "}, "signed_by is empty"),
         ({"audit": float("nan")}, "audit is nan"),
     ],
@@ -126,6 +129,6 @@ def test_what_people_can_see_is_the_smaller_share(
 
 
 def test_people_of_limits_made_in_python() -> None:
-    with pytest.raises(ConfigError, match="not how many images an hour come"):
+    with pytest.raises(ConfigError, match="not known how many images come in an hour"):
         Review(per_hour=30)
     assert Limits(review=Review(share=0.1)).to_dict()["review"] == {"share": 0.1}

@@ -68,7 +68,7 @@ def test_it_is_read_as_it_was_written() -> None:
     told = json.loads(json.dumps(found.to_dict()))
     assert told["prior"]["good"] == found.shares[0]
     assert (told["images"], told["sha256"]) == (3000, "ab" * 32)
-    assert "no escape limit rests on it" in told["holds"]
+    assert "escape limits do not depend on it" in told["holds"]
     again = LineMix.from_dict(told, NAMES[::-1])
     assert again.shares.tolist() == found.shares[::-1].tolist()
     assert LineMix.from_dict(told, NAMES).sentence() == found.sentence()
@@ -92,7 +92,7 @@ def test_an_estimate_is_used_where_a_stated_mix_is() -> None:
     assert booked == [p for p in same.promises if p.kind != "escape"]
     np.testing.assert_allclose(found.expected.mix, line.shares)
     assert found.facts["line"] == line.to_dict()
-    assert f"on {line.words()}" in " ".join(found.sentences())
+    assert f"for {line.words()}" in " ".join(found.sentences())
     # It matters: where so many bridges come as the labelled images hold, more of them are booked.
     bare = tune(scored(), NAMES, "good", Limits.from_dict(ASKED))
     assert bare.policy.automatic_above[1] < found.policy.automatic_above[1]
@@ -124,9 +124,12 @@ def test_no_threshold_of_release_rests_on_it(alarms: object, escape: object) -> 
 @pytest.mark.parametrize(
     ("lot", "told"),
     [
-        ({"images": LEAST_IMAGES - 20}, "180 images with probabilities are too few (it takes 200)"),
+        (
+            {"images": LEAST_IMAGES - 20},
+            "180 images with probabilities are too few (200 are needed)",
+        ),
         ({"unknown_share": 0.2}, "20.0% of the images are of no known class"),
-        ({"tests": 0}, "no labelled image tells what good is called"),
+        ({"tests": 0}, "no labelled image shows how good is predicted"),
     ],
 )
 def test_what_tells_no_mix_is_refused_and_nothing_taken_instead(
@@ -135,7 +138,7 @@ def test_what_tells_no_mix_is_refused_and_nothing_taken_instead(
     with pytest.raises(ConfigError) as refused:
         estimated(**lot)  # type: ignore[arg-type]
     assert told in str(refused.value)
-    assert "No other mix was taken in its place" in str(refused.value)
+    assert "No other mix was used instead" in str(refused.value)
     assert "line_mix: {good: 98, bridge: 2}" in str(refused.value)
 
 
@@ -143,7 +146,7 @@ def test_classes_that_are_called_alike_tell_no_mix() -> None:
     blind = np.tile([0.4, 0.3, 0.3], (900, 1))
     known = Known(blind, np.repeat([0, 1, 2], 300))
     facts = {"unknown_share": None, "source": "lot.csv", "sha256": ""}
-    with pytest.raises(ConfigError, match="are called alike"):
+    with pytest.raises(ConfigError, match="get the same predictions"):
         estimate_line(blind, EQUAL, known, NAMES, **facts)  # type: ignore[arg-type]
 
 

@@ -68,7 +68,7 @@ def test_words_and_json() -> None:
         f"1 of 6 (16.67%, {low:.2%} to {high:.2%}) defects are released as ok; "
         "2 of 4 (50.00%, 15.00% to 85.00%) normal images are not."
     )
-    assert of_open.startswith("Of open 1 of 4 (25.00%")
+    assert of_open.startswith("open: 1 of 4 (25.00%")
     assert "4 of 10 (40.00%" in last
     assert "3 images are classified automatically, of which 2 of 3" in last
     values = told.to_dict()

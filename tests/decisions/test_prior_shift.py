@@ -112,7 +112,7 @@ def test_unknown_images_are_refused_and_known_ones_are_not(new: FloatArray) -> N
                 levelled[:100] = seen(np.full(100, CLASSES), random)
             lot = reweighted(levelled, EQUAL, FALLING)
             found = estimate_prior(lot, FALLING, known=known)
-            refused[int(disturbed)] += "flatter than any mixture" in found.refused
+            refused[int(disturbed)] += "flatter than those of any mixture" in found.refused
             if found.refused:
                 assert found.prior.tolist() == FALLING.tolist()
                 assert (found.low.tolist(), found.high.tolist()) == ([0] * 6, [1] * 6)
@@ -170,13 +170,13 @@ def test_classes_that_are_called_alike_are_refused() -> None:
     mixed[1, [1, 4]] = mixed[4, [4, 1]] = 29, 21
     # Two classes, mixed evenly but for 16 %, which is the singular value as well.
     found = estimate_prior(lot, EQUAL, confusion=mixed, names=["ok", "dent", "a", "b", "rust", "c"])
-    assert "dent and rust are called alike but for 16% of them" in found.refused
+    assert "dent and rust get the same predictions except for 16% of them" in found.refused
     assert "0.16" in found.refused
     mixed[1, [1, 4]] = mixed[4, [4, 1]] = 31, 19
     assert LEAST_APART < 0.24
     assert not estimate_prior(lot, EQUAL, confusion=mixed).refused
     confusion[3] = 0
-    assert "what class 3 is called" in estimate_prior(lot, EQUAL, confusion=confusion).refused
+    assert "how class 3 is predicted" in estimate_prior(lot, EQUAL, confusion=confusion).refused
 
 
 def test_confusion_is_counted_from_known_images_where_none_is_given() -> None:
@@ -186,11 +186,11 @@ def test_confusion_is_counted_from_known_images_where_none_is_given() -> None:
     blind = known.probabilities.copy()
     blind[:, [2, 5]] = blind[:, [2, 5]].mean(1, keepdims=True)
     found = estimate_prior(lot, EQUAL, known=Known(blind, known.target))
-    assert "class 2 and class 5 are called alike" in found.refused
+    assert "class 2 and class 5 get the same predictions" in found.refused
     assert "smallest singular value of the confusion 0.00" in found.refused
     without = known.target != 4
     few = Known(known.probabilities[without], known.target[without])
-    assert "what class 4 is called" in estimate_prior(lot, EQUAL, known=few).refused
+    assert "how class 4 is predicted" in estimate_prior(lot, EQUAL, known=few).refused
 
 
 def test_what_is_no_number_or_has_no_label_changes_nothing() -> None:
@@ -261,7 +261,7 @@ def test_reweighted_names_no_class_where_none_is_left() -> None:
 @pytest.mark.parametrize(
     ("prior", "words"),
     [
-        ([0.5, 0.5], r"shape \(2,\) for probabilities of shape \(4, 3\)"),
+        ([0.5, 0.5], r"shape \(2,\), the probabilities \(4, 3\)"),
         ([0.5, 0.6, -0.1], "is no prior"),
         ([0.5, 0.5, 0.5], "sum to 1"),
         ([0.5, np.nan, 0.5], "is no prior"),

@@ -34,7 +34,7 @@ def test_what_so_many_boards_can_promise() -> None:
 
 def test_few_images_promise_nothing_of_worth() -> None:
     told = promisable({"a": 3, "b": 400}).sentence(0.02)
-    assert "no escape limit can be promised of all of them at once" in told
+    assert "no escape limit can be promised for all of them at once" in told
     assert promisable({"a": 400}).sentence(0.5) == (
         "1 class, 400 images or more each: at most 0.9% can be promised (95%)."
     )

@@ -71,7 +71,7 @@ def test_of_a_group_one_image_of_each_class_counts_whatever_the_order() -> None:
 
 
 def test_what_is_not_of_the_same_images_is_refused() -> None:
-    with pytest.raises(DataError, match="not of the same images"):
+    with pytest.raises(DataError, match="for the same images"):
         scored(groups=["x"])
-    with pytest.raises(DataError, match="not of the same images"):
+    with pytest.raises(DataError, match="for the same images"):
         scored(logits=np.zeros(5))

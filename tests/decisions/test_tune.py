@@ -84,15 +84,18 @@ def test_limits_that_exclude_each_other_are_said_and_nothing_is_loosened() -> No
     assert found.policy.to_dict() == {**loose.policy.to_dict(), "review_budget": 0.001}
     overkill, review = found.unmet
     assert f"{found.expected.overkill:.1%} of 400 normal images are not released" in overkill
-    assert "1.0% were asked. No escape limit was loosened" in overkill
-    assert "and 0.1% were asked" in review
+    assert "the limit is 1.0%. No escape limit was loosened" in overkill
+    assert "the limit is 0.1%" in review
 
 
 @pytest.mark.parametrize(
     ("review", "told"),
     [
-        ({"share": 0.02}, ["a review budget of 2.0% one of fewer than 50 images has no place"]),
-        ({"per_hour": 60, "images_per_hour": 7000}, ["of 0.9% one of fewer than 117 images"]),
+        ({"share": 0.02}, ["with 2.0%, people see none of a lot of fewer than 50 images"]),
+        (
+            {"per_hour": 60, "images_per_hour": 7000},
+            ["with 0.9%, people see none of a lot of fewer than 117 images"],
+        ),
         ({"share": 0.3}, []),
         ({"share": 0.0}, []),
     ],
@@ -101,7 +104,7 @@ def test_it_is_said_from_which_lot_on_people_see_an_image(
     review: dict[str, float], told: list[str]
 ) -> None:
     found = tune(scored(), NAMES, "good", Limits.from_dict({"review": review}))
-    notes = [note for note in found.notes if "Of a lot people see" in note]
+    notes = [note for note in found.notes if "The review budget of a lot" in note]
     assert len(notes) == len(told)
     assert all(words in note for words, note in zip(told, notes, strict=True))
 
@@ -236,8 +239,8 @@ def test_one_defect_promises_nothing_and_nothing_passes() -> None:
             "calibration)."
         ),
         (
-            "No image is released, since no escape limit is promised: 2% of one class takes 173 "
-            "images of it, none of them released."
+            "No image is released, since no escape limit is promised: to promise 2% for one "
+            "class takes 173 images of it, none of them released."
         ),
     ]
     purity = tune(scored((50, 1, 0)), NAMES, "good", Limits.from_dict({"purity": 0.9}))

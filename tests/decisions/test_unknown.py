@@ -183,5 +183,5 @@ def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(DataError, match="3 classes"):
         fit_unknown_threshold(scores, target, TAIL[1:], **how)
     for mix in ([1.0, 1, 1], [1.0, 1, 1, -1], [0.0, 0, 0, 0], [1.0, 1, 1, math.nan]):
-        with pytest.raises(ConfigError, match="no share of each of 4 classes"):
+        with pytest.raises(ConfigError, match="a share of 0 or more for each of 4 classes"):
             fit_unknown_threshold(scores, target, TAIL, mix=np.array(mix), **how)

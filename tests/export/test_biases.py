@@ -171,10 +171,10 @@ class TestPromises:
         limits = [promise for promise in found.promises if promise.limit is not None]
         assert limits
         assert not any(promise.holds for promise in found.promises)
-        assert all("Biases of classes were fitted" in promise.why for promise in limits)
+        assert all("Class biases were fitted" in promise.why for promise in limits)
         words = " ".join(found.sentences())
         assert "Estimated: at most" in words
-        assert "promised: Biases of classes were fitted to these images of val" in words
+        assert "promised: Class biases were fitted to these images of val" in words
         assert "hold together" not in words
         # So does the bundle, whose calibration is the run's.
         bundle = export(run, tmp_path / "bundle", normal="ok").path
@@ -217,7 +217,7 @@ class TestPromises:
         other = Calibrator("vector", VECTOR.scale, VECTOR.bias + np.eye(4)[0])
         save_calibration(Calibration(other.temperature, fitted_on, calibrator=other), path)
         assert recame.load(run).decisions is None
-        assert "under other biases of classes" in caplog.text
+        assert "other weights, views or class biases" in caplog.text
         save_calibration(Calibration(VECTOR.temperature, fitted_on, calibrator=VECTOR), path)
         assert recame.load(run).decisions is not None
         assert recame.evaluate(run, report=False).outcome is not None
@@ -307,7 +307,7 @@ class TestFitting:
         named = export(run, tmp_path / "named", normal="ok", views=2)  # for the bundle alone
         assert named.calibration is not None
         assert not named.calibration.balanced
-        assert "a temperature alone" in named.calibration.note
+        assert "only a temperature" in named.calibration.note
         bundle = export(run, tmp_path / "bundle")
         assert bundle.calibration is not None
         assert bundle.calibration.balanced

@@ -320,5 +320,5 @@ class TestTemperature:
         monkeypatch.setattr(export_module, "save_calibration", full)
         heard = io.StringIO()
         bundle = export(hot.path, tmp_path / "b", console=Console(file=heard, width=300))
-        assert "the run answers without: The disk is full." in heard.getvalue()
+        assert "the run could not keep it: The disk is full." in heard.getvalue()
         assert bundle.temperature != trained["temperature"]

@@ -264,7 +264,7 @@ class TestViews:
         assert note["views"] == 4
         assert recame.evaluate(run, views=1, report=False).split == "test"
         with pytest.raises(
-            ConfigError, match=r"with 4 views would be judged under the name 'test'"
+            ConfigError, match=r"with 4 views would be evaluated under the name 'test'"
         ):
             recame.evaluate(run, views=4, name="test")
         with pytest.raises(ConfigError, match=r"holds the figures of .* with 4 views"):

@@ -140,8 +140,8 @@ def test_the_minimum_of_the_objective_speaks_of_it(tau: float) -> None:
     ("changes", "kept", "told"),
     [
         ({"distill.teacher": "runs/teacher"}, "finetune", "it is a student"),
-        ({"objective.base": "ldam"}, "finetune", "by a margin of its own"),
-        ({}, None, "which of its phases were kept"),
+        ({"objective.base": "ldam"}, "finetune", "by its own margin"),
+        ({}, None, "which of its phases was kept"),
         ({"objective.tau": "auto"}, "finetune", "objective.tau or model.num_experts open"),
     ],
 )
@@ -164,4 +164,4 @@ def test_of_a_run(finished: Path, tmp_path: Path) -> None:
     assert [each.phase for each in found.experts]
     marker = read_json(folder.path / "run.json")
     write_json(folder.path / "run.json", {**marker, "loss": "mine.make_loss"})
-    assert "a loss of one's own (mine.make_loss)" in prior_of_run(folder, config).unknown
+    assert "a loss of the user (mine.make_loss)" in prior_of_run(folder, config).unknown

@@ -85,7 +85,7 @@ def test_the_command_leaves_with_the_verdict(
 
 
 def test_what_cannot_be_compared(finished: Path, labelled: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="name the class with --normal"):
+    with pytest.raises(ConfigError, match="name the normal class with --normal"):
         recame.compare(finished, finished, labelled)
     with pytest.raises(ConfigError, match="The old model knows no class 'fine'"):
         recame.compare(finished, finished, labelled, normal="fine")

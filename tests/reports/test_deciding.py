@@ -219,7 +219,7 @@ def test_a_product_that_training_has_not_seen_goes_to_a_person(
     for name in ("action", "reason", "candidates"):
         assert told[name].tolist() == judged[name].tolist()
     lot[["image"]].to_csv(tmp_path / "without.csv", index=False)
-    with pytest.warns(UserWarning, match="column 'product', which the table of images has not"):
+    with pytest.warns(UserWarning, match="column 'product', but the table of images has no"):
         recame.predict(run, tmp_path / "without.csv", out=tmp_path / "without-out.csv")
     # Nobody says of which product these are.
     recame.predict(run, fresh, out=tmp_path / "folder.csv")

@@ -55,7 +55,7 @@ def test_the_page_tells_what_is_promised_and_what_it_costs() -> None:
     assert "Signed by A. <Engineer>." in told
     assert f"{tuned.expected.overkill:.1%}" in told
     assert "2 limits hold together with 95% confidence." in told
-    assert "which chose nothing; tuning 1 of them" in told
+    assert "which chose nothing; tuning number 1 on these" in told
     assert document.count("<img") == 3
     assert "<b>open" not in document
     assert html.escape("<b>open</b>") in document

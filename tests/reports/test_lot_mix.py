@@ -72,7 +72,7 @@ def test_the_line_is_that_of_the_lot(run: Path, labelled: Path, lot: Path) -> No
     assert kept["expected"]["line_mix"] == pytest.approx(told["prior"])
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     good = f"(ok {told['prior']['ok']:.1%} ({told['low']['ok']:.1%} to {told['high']['ok']:.1%})"
-    assert f"on a line as estimated from 500 images of lot.parquet {good}" in printed
+    assert f"a line as estimated from 500 images of lot.parquet {good}" in printed
     assert "On the estimated line " in printed
     assert "as estimated from 500 images of lot.parquet" in (run / "decisions.html").read_text()
     # A look more at the same images is paid for, whichever line is asked for.
@@ -128,7 +128,7 @@ def test_a_lot_of_another_model_is_refused(
     table = predictions_table(read.predictions, read.classes)
     limits = Limits.from_dict(ESTIMATE)
     save_predictions(table, tmp_path / "other.parquet", read.classes, "0" * 64)
-    with pytest.raises(ConfigError, match=r"by another model than .* predict the lot again"):
+    with pytest.raises(ConfigError, match=r"by another model than .* Predict the lot again"):
         recame.tune(run, labelled, limits, normal="ok", lot=tmp_path / "other.parquet")
     renamed = table.rename(columns={"p_hole": "p_void"})
     renamed.to_csv(tmp_path / "classes.csv", index=False)
@@ -175,7 +175,7 @@ def test_a_bundle_knows_by_which_shares_it_was_trained(
         del document[name]
     write_document(bundle, document)
     recame.predict(bundle, line, out=tmp_path / "lot.parquet")
-    with pytest.raises(ConfigError, match="export again"):
+    with pytest.raises(ConfigError, match="export it again"):
         recame.tune(bundle, labelled, limits, lot=tmp_path / "lot.parquet")
 
 

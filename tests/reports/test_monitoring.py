@@ -61,7 +61,7 @@ def test_a_line_as_promised_raises_no_alarm(run: Path, lot: pd.DataFrame, tmp_pa
     assert (found.images, found.audited) == (420, 420)
     watch = found.escapes["escapes of dent"]
     assert (watch.images, watch.limit) == (120, 0.1)
-    assert any(what.endswith(" and is something else") for what in found.escapes)
+    assert any(what.endswith(" that are something else") for what in found.escapes)
     assert "no sign of more than 10.00%" in console.file.getvalue()  # type: ignore[attr-defined]
     assert (run / "monitor.json").exists()
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_watched(
 ) -> None:
     path = written(lot, tmp_path / "lot.csv")
     with pytest.raises(
-        ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"
+        ConfigError, match=r"has no decisions .* to verify or to watch: .*recame tune"
     ):
         recame.monitor(finished, path)
     with pytest.raises(DataError, match="no column 'label'"):

@@ -136,7 +136,7 @@ def test_training_images_that_have_moved_cost_the_neighbours_alone(copied):
     page = report(copied).html.read_text("utf-8")
     found = numbers(copied)
     (remark,) = found["remarks"]
-    assert remark.startswith("The training images are not in the data at hand: no nearest")
+    assert remark.startswith("The training images are not available: no nearest")
     gone = table.loc[moved, "path"].iloc[0]
     assert f"The reason: {moved.sum()} of " in remark
     assert f"{gone}: " in remark
@@ -155,7 +155,7 @@ def test_without_any_image_the_numbers_remain(copied):
     found = numbers(copied)
     assert found["evaluation"] == before
     (remark,) = found["remarks"]
-    assert "The images of this split are not at hand" in remark
+    assert "The images of this split are not available" in remark
     assert "The reason: None of " in remark
     assert any(path in remark for path in table["path"])
     assert str(escape(remark)) in page
@@ -211,7 +211,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_figure(finished, tmp_path, monke
     kept = target / "report_error.txt"
     assert isinstance(judged.report_error, ReportError)
     assert isinstance(judged.report_error.__cause__, ValueError)
-    assert f"The traceback lies in {kept}" in told.getvalue()
+    assert f"The traceback is in {kept}" in told.getvalue()
     assert f"recame report {run} --split test" in told.getvalue()
     assert 'raise ValueError("no [ink]")' in kept.read_text("utf-8")
     kept.unlink()
@@ -242,14 +242,14 @@ def test_images_of_other_names_are_said_to_be_so(copied):
     ).predictions
     renamed = replace(data, table=data.table.assign(image="new/" + data.table["image"]))
     evidence = gather_evidence(loaded, renamed, predictions, "test")
-    assert evidence.remarks[0].endswith("No image of the data has the name of a judged one.")
+    assert evidence.remarks[0].endswith("No image of the data has the name of a predicted one.")
     one = data.table.index[data.table["split"] == "test"][0]
     broken = (BrokenImage("x.png", "no [ink]"),)
     partly = replace(
         data, table=data.table.drop(index=one), cache=replace(data.cache, broken=broken)
     )
     (remark,) = gather_evidence(loaded, partly, predictions, "test").remarks
-    assert remark.startswith(f"1 of {len(predictions)} images of this split are not at hand")
+    assert remark.startswith(f"1 of {len(predictions)} images of this split are not available")
     assert remark.endswith("The reason: x.png: no [ink]")
 
 

@@ -99,7 +99,7 @@ def test_neighbours_that_agree_with_the_call_doubt_the_label():
     mistake = Mistake("x", "", "spur", "open", 0.9, 0.0, "", False, (), neighbours=near)
     assert mistake.hint == "Its nearest training images are all open."
     twin = replace(mistake, neighbours=(replace(near[0], similarity=0.97), *near[1:]))
-    assert twin.hint == "Nearly the same image trained as open: is the label right?"
+    assert twin.hint == "Training has nearly the same image as open: is the label right?"
     assert "yet it is called otherwise" in replace(mistake, true="open", called="spur").hint
     mixed = (*near[:4], replace(near[4], label="ok"))
     assert replace(mistake, neighbours=mixed).hint == ""
@@ -135,9 +135,9 @@ def test_the_judgement_names_the_weakest_class_and_the_escapes():
     called[300:340] = 2  # forty spurs called short
     called[:5] = 1
     report = report_of(predictions_of(target, called))
-    assert "On average 86.2% of a class's images are called right" in report.lead
+    assert "On average 86.2% of a class's images are classified correctly" in report.lead
     assert "The weakest class is spur, 60 of 100 right" in report.lead
-    assert "most of its misses are called short (40)" in report.lead
+    assert "most of its errors are called short (40)" in report.lead
     said = levels(report)
     escape = next(text for text in said if "escapes" in text)
     assert escape.startswith("3.3% of the defects are called ok")
@@ -154,7 +154,7 @@ def test_the_judgement_does_not_say_most_of_a_few():
     called = target.copy()
     called[300:309] = [0, 0, 0, 0, 1, 1, 1, 2, 2]
     lead = report_of(predictions_of(target, called)).lead
-    assert "its misses are most often called ok (4 of 9)" in lead
+    assert "its errors are most often called ok (4 of 9)" in lead
 
 
 def test_errors_of_confidence_do_not_cancel():
@@ -170,14 +170,14 @@ def test_errors_of_confidence_do_not_cancel():
 
 def test_the_judgement_admits_what_it_cannot_tell():
     report = report_of(predictions_of([0, 0, 1, 1], [0, 0, 1, 0]))
-    assert "too few images to judge the model by" in report.lead
+    assert "too few images to evaluate the model" in report.lead
     assert "too few images to tell how weak" in report.lead
     said = levels(report)
-    assert said["No image of short, spur in this split: not in any mean."] == "warn"
+    assert said["No image of short, spur in this split: left out of every mean."] == "warn"
     assert said["Too few images to tell the recall of ok (2 images), open (2 images)."] == "warn"
     assert any(text.startswith("Too uncertain on this split") for text in said)
     perfect = report_of(predictions_of(np.repeat([0, 1, 2, 3], 50), np.repeat([0, 1, 2, 3], 50)))
-    assert "Every image of every class is called right." in perfect.lead
+    assert "Every image of every class is classified correctly." in perfect.lead
     assert "a good result" in perfect.lead
 
 
@@ -185,7 +185,7 @@ def test_the_judgement_quotes_names_that_could_be_misread():
     space = LabelSpace((" X ", "a, b", "short", "spur"), (200, 40, 9, 8), normal=" X ")
     report = report_of(predictions_of([0, 0, 2, 2], [0, 0, 2, 0]), space)
     said = levels(report)
-    assert said["No image of 'a, b', spur in this split: not in any mean."] == "warn"
+    assert said["No image of 'a, b', spur in this split: left out of every mean."] == "warn"
     assert "Too few images to tell the recall of ' X ' (2 images), short (2 images)." in said
     assert any(text.startswith("50.0% of the defects are called ' X ' (escapes") for text in said)
 
@@ -205,7 +205,7 @@ def test_a_baseline_is_judged_plainly():
     assert "no real difference" in same.lead
     strangers = replace(bad, table=bad.table.assign(image=[f"z{i}" for i in range(400)]))
     other = report_of(good, baseline=Baseline("base", strangers, SPACE))
-    assert "judged on other images" in other.lead
+    assert "evaluated on other images" in other.lead
 
 
 def test_the_three_files_hold_the_same_numbers(tmp_path):

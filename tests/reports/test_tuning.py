@@ -72,7 +72,7 @@ def test_a_tuned_run_decides_by_its_promises(run: Path, labelled: Path) -> None:
     assert escapes == sum(promise.beyond for promise in found.promises)
 
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"Fitted to 510 of {labelled}; tuning 1." in printed
+    assert f"Fitted to 510 of {labelled}; tuning number 1." in printed
     assert found.promises[0].sentence() in printed
     assert "Of 150 normal images" in printed
     rows = pd.read_csv(run / "frontier.csv")
@@ -149,7 +149,7 @@ def test_a_policy_belongs_to_its_weights(
     assert "promises do not hold here" in caplog.text
     caplog.clear()
     assert recame.load(run, views=2).decisions is None
-    assert "other weights, views or another graph" in caplog.text
+    assert "other weights, views or class biases" in caplog.text
 
 
 def test_a_damaged_policy_is_refused(run: Path, labelled: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_bundle_is_tuned_by_itself(run: Path, labelled: Path, tmp_path: Path) 
     from recame.export.export import export
 
     bundle = export(run, tmp_path / "bundle", normal="ok").path
-    with pytest.raises(ConfigError, match="holds no images: give labelled ones"):
+    with pytest.raises(ConfigError, match="holds no images: give labelled images"):
         recame.tune(bundle)
     found = recame.tune(bundle, labelled)
     assert found.policy.normal == recame.load(bundle).label_space.index("ok")
@@ -242,8 +242,8 @@ def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Pat
         ("escape: {default: 0.001}", "scratch 0.10% (120 images: it takes"),
         ("escape: {hloe: 0.1}", "escape names the class 'hloe'"),
         ("line_mix: estimate", "give its table, --lot lot.csv; or state the mix"),
-        ("review: {per_hour: 9}", "but not how many images an hour come"),
-        ("group: board", "no column 'board', by which images belong together"),
+        ("review: {per_hour: 9}", "but it is not known how many images come"),
+        ("group: board", "no column 'board' to group images by"),
         ("escape: [", "cannot be read as limits"),
     ],
 )
@@ -284,8 +284,10 @@ def test_what_made_the_model_and_what_repeats_is_left_out(
     splits = pd.read_csv(run / "manifest.csv")["split"]
     assert found.facts["images"] == 510 + (splits == "test").sum()
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"{splits.isin(['train', 'val']).sum()} images of {mixed} have made the model" in printed
-    assert f"4 images of {mixed} repeat others bit by bit, and are left out." in printed
+    assert (
+        f"{splits.isin(['train', 'val']).sum()} images of {mixed} left out: they trained" in printed
+    )
+    assert f"4 images of {mixed} left out: exact duplicates of others." in printed
 
 
 def test_images_are_told_by_what_is_in_them(
@@ -320,7 +322,7 @@ def test_images_that_people_saw_for_their_score_calibrate_nothing(
         (tmp_path / "set.csv").write_text("\n".join(["image,label,action,reason", *rows]))
         return tmp_path / "set.csv"
 
-    with pytest.raises(DataError, match="510 images that were all sent to people for their score"):
+    with pytest.raises(DataError, match="510 images, all sent to people because of their score"):
         recame.tune(run, table(["review"], ["below_release"]), normal="ok")
     found = recame.tune(
         run, table(["review", "release", "release"], ["audit", "released", "released"]), normal="ok"
@@ -341,7 +343,7 @@ def test_rows_that_nobody_was_asked_for_calibrate_nothing(
         for n, path in enumerate(paths)
     ]
     (tmp_path / "set.csv").write_text("\n".join(["image,label,action,reason", *rows]))
-    with pytest.raises(DataError, match="510 images that were all sent to people for their score"):
+    with pytest.raises(DataError, match="510 images, all sent to people because of their score"):
         recame.tune(run, tmp_path / "set.csv", normal="ok")
 
 
@@ -419,7 +421,7 @@ class TestExport:
         tuned = recame.tune(run, labelled, limits, normal="ok")
         out, told, code = self.bundle(run, tmp_path)
         assert code == 0
-        assert "tuning 2." in told  # one more look at the same images
+        assert "tuning number 2." in told  # one more look at the same images
         model = recame.load(out)
         assert model.decisions is not None
         assert {(p.of, p.limit) for p in model.decisions.promises} == {

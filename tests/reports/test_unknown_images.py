@@ -148,9 +148,7 @@ def test_a_damaged_file_is_refused(damage: str, run: Path, fresh: Path, tmp_path
     else:
         with np.load(path) as arrays:
             np.savez(path, **{name: arrays[name] * 2 for name in arrays})
-    with pytest.raises(
-        CheckpointError, match=r"unknown-\w+\.npz, by which unknown images are told"
-    ):
+    with pytest.raises(CheckpointError, match=r"unknown-\w+\.npz, which recognises unknown images"):
         recame.load(run)
     recame.tune(run, fresh, Limits.from_dict({"unknown_false_alarm": False}), normal="ok")
     found = recame.load(run).decisions

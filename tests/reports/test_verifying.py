@@ -88,7 +88,7 @@ def test_what_tuned_does_not_verify(run: Path, labelled: Path, finished: Path) -
     with pytest.raises(ConfigError, match="holds the images that the decisions were fitted to"):
         recame.verify(run, labelled)
     with pytest.raises(
-        ConfigError, match=r"has no decisions .* verified or watched: .*recame tune"
+        ConfigError, match=r"has no decisions .* to verify or to watch: .*recame tune"
     ):
         recame.verify(finished, labelled)
 

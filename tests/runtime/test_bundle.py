@@ -214,12 +214,12 @@ def test_a_calibration_stands_beside_the_graph(tmp_path: Path, folder: Path) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bias": [0.0, 1.0, 2.0], "scale": [0.5] * 3}, "3 biases and scales of classes"),
+        ({"bias": [0.0, 1.0, 2.0], "scale": [0.5] * 3}, "3 class biases and scales"),
         ({"bias": [0.0]}, "scales and .* biases"),
         ({"scale": [0.5, -0.5]}, "scales above 0"),
         ({"temperature": 0}, "temperature 0.0 is not above 0"),
-        ({"temperature": 3.0}, "is not that of the scales beside it"),
-        ({"scale": [10**400, 1.0]}, "No calibrator can be read"),
+        ({"temperature": 3.0}, "does not agree with that of the scales"),
+        ({"scale": [10**400, 1.0]}, "The calibrator cannot be read"),
         ({"fitted_on": None}, "NoneType"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_calibration_that_cannot_be_used(
         open_bundle(folder)
     # Nor one beside a graph that calibrates itself.
     edit(folder, seal=True, graph=FACTS["graph"], calibration=CALIBRATED["calibration"])
-    with pytest.raises(CheckpointError, match=r"temperature of 1\.25, and a calibration"):
+    with pytest.raises(CheckpointError, match=r"temperature of 1\.25, and there is a calibration"):
         open_bundle(folder)
 
 
@@ -241,7 +241,7 @@ def test_a_calibration_that_cannot_be_used(
     [
         (
             {"label_space": LabelSpace(("ok", "a", "b"), (9, 3, 1)).to_dict(), "thresholds": {}},
-            "names 3 classes, but the graph tells 2 apart",
+            "names 3 classes, but the graph has 2",
         ),
         ({"format": "tflite"}, "format 'tflite' is none of onnx, openvino"),
         ({"precision": "int4"}, "precision 'int4'"),
@@ -382,7 +382,7 @@ class TestReplacing:
 
         monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
         monkeypatch.setattr(bundle_module, "restore_folder", refused)
-        with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
+        with pytest.raises(CheckpointError, match=rf"{old.name}: rename it back"):
             open_bundle(folder)
 
     def test_what_lies_in_its_place_by_now_is_not_taken_for_it(
@@ -392,7 +392,7 @@ class TestReplacing:
         folder.mkdir()
         (folder / "mine.txt").touch()
         monkeypatch.setattr(bundle_module, "_APART_S", 0.0)
-        with pytest.raises(CheckpointError, match=rf"{old.name}: give it its name back"):
+        with pytest.raises(CheckpointError, match=rf"{old.name}: rename it back"):
             open_bundle(folder)
         with pytest.raises(ExportError, match="is no bundle"), assembling(folder, replace=True):
             pass

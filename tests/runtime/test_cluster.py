@@ -332,7 +332,7 @@ def test_a_file_that_a_node_does_not_see(
         return replace(scored, node="left", found=tuple(lost))
 
     ray.change = elsewhere
-    told = r"000-broken.png is on this machine, and not to be had on node left \(no such file\)"
+    told = r"000-broken.png is on this machine, but node left cannot read it \(no such file\)"
     with pytest.raises(DataError, match=told):
         recame.predict(bundle, folder, out=tmp_path / "out.csv", ray="any")
 
@@ -358,7 +358,7 @@ def test_a_node_with_other_software_scores_nothing(
     versions = iter(["onnxruntime 1.30", "onnxruntime 1.31"])
     for module in (cluster, cluster_node):
         monkeypatch.setattr(module, "software", lambda _: next(versions))
-    told = "Node .* scores nothing: it has onnxruntime 1.31, and the machine that sends has "
+    told = "Node .* predicts nothing: it has onnxruntime 1.31, but the sending machine has "
     with pytest.raises(ConfigError, match=told):
         recame.predict(bundle, folder, out=tmp_path / "out.csv", ray="any")
 
@@ -398,7 +398,7 @@ def test_no_node_is_left(
     [
         ({"threads": 3}, "asks for 3 cores, which no node of the cluster has"),
         ({"threads": 0}, "threads=0, batch_size=16: give numbers above 0"),
-        ({"device": "cuda"}, "device='cuda': --ray predicts on the nodes' CPUs alone"),
+        ({"device": "cuda"}, "device='cuda': --ray predicts only on the nodes' CPUs"),
         ({"views": 4}, "views=4: the bundle .* has 1 in its graph"),
     ],
 )
@@ -413,7 +413,7 @@ def test_what_is_no_bundle(folder: Path, ray: FakeRay, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no bundle"):
         recame.predict(tmp_path, folder, out=tmp_path / "out.csv", ray="any")
     (tmp_path / "run.json").touch()
-    with pytest.raises(ConfigError, match=f"--ray takes a bundle.*recame export {tmp_path}`"):
+    with pytest.raises(ConfigError, match=f"--ray needs a bundle.*recame export {tmp_path}`"):
         recame.predict(tmp_path, folder, out=tmp_path / "out.csv", ray="any")
 
 
@@ -432,7 +432,7 @@ def test_addresses_at_which_no_cluster_answers(
         with pytest.raises(ConfigError, match=f"No Ray cluster answers at '{address}'.*ray start"):
             predict(address)
         taken.listen()
-        with pytest.raises(ConfigError, match="who listens there gives no answer in"):
+        with pytest.raises(ConfigError, match="the program there does not answer in"):
             predict(address)
         monkeypatch.setattr(ray_connection, "ANSWER_S", 30)
         monkeypatch.setattr(ray_connection, "_ASK", "raise ValueError('another version')")

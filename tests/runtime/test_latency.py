@@ -299,7 +299,7 @@ class TestMeasuring:
         self, fake: Callable[..., FakePredictor], batches: tuple[int, ...], seconds: float
     ) -> None:
         fake()
-        with pytest.raises(ConfigError, match="latency needs batch sizes"):
+        with pytest.raises(ConfigError, match="batch sizes must be 1 or more"):
             measure_latency("b", batches=batches, seconds=seconds)
 
 
@@ -347,7 +347,7 @@ class TestBundle:
 
     def test_a_failing_process_says_why(self, bundle: Path, tmp_path: Path) -> None:
         options = {"threads": 0}
-        with pytest.raises(CheckpointError, match=r"A fresh process cannot use .*threads=0"):
+        with pytest.raises(CheckpointError, match=r"A new process cannot use .*threads=0"):
             time_fresh(bundle, example_png(SPEC), options, 0.1, lambda _: None)
 
 

@@ -685,8 +685,10 @@ def test_advice_follows_the_reasons(bundle: Path, tmp_path: Path) -> None:
     told = str(refused.value)
     assert "3 of 4 files cannot be read" in told
     assert "Bring the files back" not in told
-    assert "convert those of a kind that the model does not take, or train one that does" in told
-    assert told.endswith("or accept a table without them with --max-unreadable 1.")
+    assert (
+        "convert files of a kind that the model does not accept, or train a model that does" in told
+    )
+    assert told.endswith("or accept a table without these files with --max-unreadable 1.")
 
 
 def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: Path) -> None:

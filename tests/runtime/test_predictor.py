@@ -122,7 +122,7 @@ def test_decoded_batches_must_fit(bundle: Path) -> None:
     model = recame.load(bundle)
     with pytest.raises(DataError, match=r"uint8 pixels of shape \(B, 6, 5, 1\) here, got uint16"):
         model.probabilities(np.zeros((2, 6, 5, 1), np.uint16))
-    with pytest.raises(DataError, match="which adapts them"):
+    with pytest.raises(DataError, match="which converts them"):
         model.run(np.zeros((2, 7, 5, 1), np.uint8))
     assert model.probabilities(np.zeros((2, 6, 5, 1), np.uint8)).shape == (2, 3)
 

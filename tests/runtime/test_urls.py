@@ -99,7 +99,7 @@ def test_names(store: Any, folder: Path) -> None:
     assert not is_url(Path("s3://lot"))
     with pytest.raises(DataError, match=r"No images at memory://elsewhere: looked for PNG"):
         list_names(["memory://elsewhere"])
-    with pytest.raises(ConfigError, match="ftps2://lot is no place that can be read"):
+    with pytest.raises(ConfigError, match="ftps2://lot cannot be read"):
         list_names(["ftps2://lot"])
 
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_written(
     with pytest.raises(DataError, match=r"table.csv cannot be written \(Access Denied\)") as error:
         recame.predict(bundle, folder, out=out)
     (kept,) = Path().glob("table.csv.*.sending/table.csv")
-    assert f"The table is whole in {kept}: copy it" in str(error.value)
+    assert f"The complete table is {kept}: copy it" in str(error.value)
     assert len(kept.read_bytes().splitlines()) == 303
 
 

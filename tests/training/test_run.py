@@ -251,7 +251,7 @@ class TestEvaluate:
         assert {name: kept[name] for name in ("val", "test")} == json.loads(own)
         with pytest.raises(ConfigError, match=r"elsewhere/line would overwrite.*--name"):
             recame.evaluate(run, same, report=False)
-        with pytest.raises(ConfigError, match=r"would be judged under the name 'test'"):
+        with pytest.raises(ConfigError, match=r"would be evaluated under the name 'test'"):
             recame.evaluate(run, other, name="test", report=False)
         recame.evaluate(run, same, name="monday", report=False)
         assert set(json.loads((run / "metrics.json").read_text())) == {*kept, "monday"}

@@ -1,1 +1,1 @@
-"""Scores -> decisions: calibration, thresholds, the prior of a lot; from arrays alone."""
+"""From scores to decisions: calibration, thresholds, class prior of a lot; works on arrays only."""

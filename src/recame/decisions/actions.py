@@ -1,4 +1,4 @@
-"""A fitted policy: from scores to an action for each image, and the reason for it."""
+"""A fitted policy: it gives each image an action, and the reason for it, from its scores."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from recame.decisions.audit import audited
 from recame.decisions.scored import class_log_odds, release_scores
 from recame.errors import CheckpointError
 
-#: Of every draw, so that an image is audited by each model or by none.
+#: Salt of every audit draw: the same for all models, so they all audit the same images.
 _SALT = "recame audit"
 
 RELEASE, AUTOMATIC, REVIEW, UNKNOWN, UNREADABLE = range(5)
-#: What is done with an image, by these numbers.
+#: What is done with an image; code refers to actions by their index here.
 ACTIONS = ("release", "automatic", "review", "unknown", "unreadable")
 
-#: Reason -> the action that follows from it. An image has the first that is true of it, in this
-#: order; the audit comes first, so that what it has drawn is a share of all that there is.
-#: `unreadable` and `near_black` are told by whoever reads the files, and `over_budget` by whoever
-#: ends a table: of images that go to a person for their score, those that no person has time for.
+#: Reason -> action. An image gets the first reason, in this order, that applies to it. The audit
+#: comes first, so that audited images are a random share of all images. The code that reads files
+#: sets `unreadable` and `near_black`. The code that finishes a table sets `over_budget`: images
+#: that go to a person because of their score, but for which no person has time.
 ACTION_OF = {
     "unreadable": UNREADABLE,
     "near_black": REVIEW,
@@ -40,7 +40,7 @@ ACTION_OF = {
     "ambiguous": REVIEW,
 }
 REASONS = tuple(ACTION_OF)
-#: Of which `Policy.act` gives an image the first that is true.
+#: The reasons that `Policy.act` checks; an image gets the first that applies.
 _ASKED = REASONS[REASONS.index("not_finite") :]
 
 
@@ -48,11 +48,11 @@ class Acted(NamedTuple):
     """What is done with N images.
 
     Attributes:
-        reason: (N,) numbers of `REASONS`.
-        action: (N,) numbers of `ACTIONS`.
-        best: (N,) the class that each is called: the most probable, or the normal one where it is
-            released; meaningless where nothing is finite.
-        odds: (N,) its log-odds; NaN where nothing is finite.
+        reason: (N,) indices into `REASONS`.
+        action: (N,) indices into `ACTIONS`.
+        best: (N,) predicted class of each image: the most probable one, or the normal class if the
+            image is released; meaningless if its scores are not finite.
+        odds: (N,) log-odds of that class; NaN if the scores are not finite.
     """
 
     reason: IntArray
@@ -61,32 +61,32 @@ class Acted(NamedTuple):
     odds: FloatArray
 
     def reasons(self) -> list[str]:
-        """Each image's reason, of which its action follows."""
+        """The reason of each image; its action follows from it."""
         return [REASONS[number] for number in self.reason]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What scores lead to.
+    """Thresholds, and the rules that turn scores into actions.
 
     Attributes:
         names: of the C classes.
         normal: index of the class that may be released; None: there is none.
-        release_above: score (`release_scores`) that an image must exceed to be released; of a
-            policy without `defect_weights` the log-odds of the normal class, as which it must then
-            be called too.
-        automatic_above: (C,) log-odds of its class that any other image must exceed to be decided
-            by it without a person; inf: nothing is.
-        defect_weights: (C,) what each defect class weighs in the score; None: fitted before there
-            were any.
-        guarded: indices of the classes of which nothing is promised: an image that is called one
-            of them is not released.
-        unknown_above: strangeness from which on an image is unknown; None: nothing says so.
-        products: those of the training; None: they are not asked.
+        release_above: score (`release_scores`) that an image must exceed to be released. Without
+            `defect_weights`, this score is the log-odds of the normal class, and the image must
+            also be predicted as normal.
+        automatic_above: (C,) log-odds of the predicted class that any other image must exceed to
+            be booked automatically; inf: no image of that class is.
+        defect_weights: (C,) weight of each defect class in the score; None: the policy was fitted
+            by a version without such weights.
+        guarded: indices of the classes without a promise: an image predicted as one of them is not
+            released.
+        unknown_above: an image with a higher strangeness is unknown; None: no image is unknown.
+        products: those that training has seen; None: products are not checked.
         audit: share of all images that people see, drawn by their content (`audited`).
-        product_column: what tables call the products.
-        review_budget: largest share of a production lot that people see; None: any.
-        lot_column: what tables call the production lots; None: a table is one.
+        product_column: the tables' column of products.
+        review_budget: largest share of a production lot that people see; None: no limit.
+        lot_column: the tables' column of production lots; None: each table is one lot.
     """
 
     names: tuple[str, ...]
@@ -114,16 +114,16 @@ class Policy:
 
         Args:
             logits: (N, C) of the ensemble, not divided by a temperature (`logits_of`).
-            strangeness: (N,) unknown scores; NaN counts as strange.
-            products: (N,) of the images.
-            drawn: (N,) those that people see in any case (`draws`).
+            strangeness: (N,) scores of how strange each image is; NaN counts as strange.
+            products: (N,) product of each image.
+            drawn: (N,) images that people see in any case (`draws`).
         """
         odds = class_log_odds(logits)
         finite: BoolArray = np.asarray(np.isfinite(odds).all(1))
         best = np.nan_to_num(odds, nan=0.0).argmax(1)
         own = np.take_along_axis(odds, best[:, None], 1)[:, 0]
         nothing = np.zeros(len(odds), np.bool_)
-        # What is no number is greater than nothing, and so never above a threshold.
+        # NaN compares false with any threshold, so such an image is never released.
         normal = nothing if self.normal is None else finite & (best == self.normal)
         released = normal & (own > self.release_above)
         if self.normal is not None and self.defect_weights is not None:
@@ -151,9 +151,10 @@ class Policy:
         return Acted(reason, np.array(list(ACTION_OF.values()))[reason], best, own)
 
     def draws(self, digests: Sequence[str | None]) -> BoolArray | None:
-        """Which images go to people for the audit, by the SHA-256 of their files.
+        """Draw the images that go to people for the audit, by the SHA-256 of their files.
 
-        A file that could not be read has none, and is not released anyway. None without an audit.
+        A file that could not be read has no checksum (None); it is not released anyway. Returns
+        None without an audit.
         """
         if not self.audit:
             return None
@@ -174,7 +175,7 @@ class Policy:
         return np.array([str(product) not in self.products for product in products], np.bool_)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, which has no infinity: `never` and `always` stand for it."""
+        """Return it as values for JSON; `never` and `always` stand for infinite thresholds."""
         automatic = {
             name: _told(above)
             for index, (name, above) in enumerate(
@@ -208,11 +209,11 @@ class Policy:
         """Read what `to_dict` wrote.
 
         Args:
-            values: of the JSON.
+            values: read from JSON.
             names: of the model's C classes.
 
         Raises:
-            CheckpointError: it is damaged, or of other classes.
+            CheckpointError: the policy is damaged, or belongs to other classes.
         """
         try:
             normal = values["normal"]
@@ -246,20 +247,20 @@ class Policy:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"The decision policy cannot be read ({error!r}): decisions.json was edited or "
-                "damaged, or is of a model of other classes. Fit it anew with recame tune."
+                "damaged, or belongs to a model of other classes. Fit it again with recame tune."
             ) from error
 
 
 def candidates(
     names: Sequence[str], probabilities: Array, least: float = 0.05, most: int = 3
 ) -> list[str]:
-    """For each image the classes that a person should look for, the likeliest first.
+    """List for each image the classes that a person should look for, the most probable first.
 
     Args:
         names: of the C classes.
         probabilities: (N, C), calibrated.
-        least: probability of each but the first.
-        most: classes.
+        least: smallest probability of every class but the first.
+        most: largest number of classes for an image.
 
     Examples:
         >>> candidates(("ok", "open", "short"), np.array([[0.5, 0.04, 0.46], [0.01, 0.98, 0.01]]))

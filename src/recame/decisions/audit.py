@@ -1,18 +1,19 @@
-"""People look at a share of all images, and an alarm that may be watched for ever.
+"""The audit: people look at a random share of all images, and a monitor raises an alarm.
 
-What a model releases, nobody sees: its escapes show only where people look whatever the score says.
-Which images these are follows from their content, so that nobody chooses them and asking again
-changes nothing. Among the drawn images that the model had released, escapes are counted; the alarm
-is raised when they come more often than was promised.
+Nobody sees what a model releases. Its escapes become visible only if people also look at images
+that the score did not choose. A hash of an image's content decides whether it is audited, so nobody
+chooses the images, and drawing again gives the same ones. Escapes are counted among the audited
+images that the model would have released. The alarm is raised if they come more often than
+promised.
 
 The evidence is a bet at fair odds against the promise (Shafer, JRSS-A 2021; Waudby-Smith and
-Ramdas, JRSS-B 2024). Each bet supposes a rate p above the limit q from some image on, and after
-each image its stake is multiplied by p / q if that escaped and by (1 - p) / (1 - q) if not: while
-the rate is at most q, whatever else it does, no stake is expected to grow. Stakes lie on several
-rates, and on every image as a beginning (as Shiryaev's, Theory of Probability 1963, but with a
-prior that thins out as slowly as it may, since nobody knows how soon), because otherwise what was
-lost in good months would have to be won back first. By Ville's inequality their sum ever reaches
-1 / risk with a probability of at most the risk, however often it is looked at.
+Ramdas, JRSS-B 2024). Each bet assumes that from some image on the rate is p, above the limit q.
+After each image, its stake is multiplied by p / q if the image escaped, and by (1 - p) / (1 - q) if
+not. While the rate is at most q, no stake is expected to grow. The stakes are spread over several
+rates and over every image as a possible start (as in Shiryaev, Theory of Probability 1963, but with
+a prior that decays as slowly as possible, since the time of a change is unknown). Without this, the
+bets would first have to win back what they lost in good months. By Ville's inequality, the sum of
+the stakes ever reaches 1 / risk with a probability of at most the risk, however often one looks.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ from recame.errors import ConfigError, DataError
 
 _SCHEMA = 1
 
-#: Rates that are bet on, in limits, with equal stakes.
+#: Rates that are bet on, as multiples of the limit, with equal stakes.
 RATIOS = np.array([1.5, 2.0, 3.0, 6.0])
-#: Images whose bets are multiplied at once: the products stay within floating-point numbers.
+#: Images whose factors are multiplied at once, so that the products do not overflow.
 _AT_ONCE = 128
-#: A stake that is no longer counted on.
+#: A stake is capped here.
 _RICH = 1e100
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def audited(digests: Sequence[str], share: float, salt: str) -> BoolArray:
-    """Which images go to people, whatever the score says.
+    """Draw the images that go to people, whatever their score.
 
-    Drawn by content: the same image always or never, whenever and beside whichever others it is
-    asked for. What a smaller share draws, a larger one draws too.
+    The draw depends only on an image's content: the same image is always drawn or never,
+    whichever other images it comes with. The images of a smaller share are also in a larger one.
 
     Args:
         digests: SHA-256 of each of N files, as hexadecimal digits.
         share: of the images that is drawn, in [0, 1].
-        salt: another one draws other images; keep it from whoever may not know which.
+        salt: another salt draws other images. Keep it secret if the draw must stay secret.
 
     Returns:
         (N,).
 
     Raises:
-        ConfigError: the share is none.
-        DataError: a digest is none.
+        ConfigError: the share is not in [0, 1].
+        DataError: a digest is not a SHA-256.
 
     Examples:
         >>> digests = [hashlib.sha256(bytes([i])).hexdigest() for i in range(6)]
@@ -71,12 +72,14 @@ def audited(digests: Sequence[str], share: float, salt: str) -> BoolArray:
         lower = digest.lower()
         if not _SHA256.fullmatch(lower):
             raise DataError(
-                f"{digest!r} is no SHA-256 of 64 hexadecimal digits, so that it is not known which "
+                f"{digest!r} is no SHA-256 of 64 hexadecimal digits, so it is not known which "
                 "image it stands for. Give the checksum of the file's content."
             )
         mixed = prefix.copy()
         mixed.update(lower.encode())
-        drawn[row] = int.from_bytes(mixed.digest()[:8], "big") >> 11  # what a float holds exactly
+        drawn[row] = (
+            int.from_bytes(mixed.digest()[:8], "big") >> 11
+        )  # a float holds 53 bits exactly
     found: BoolArray = drawn * 2.0**-53 < share
     return found
 
@@ -84,12 +87,12 @@ def audited(digests: Sequence[str], share: float, salt: str) -> BoolArray:
 def evidence(
     stakes: FloatArray, seen: int, escaped: BoolArray, limit: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Bet on the next images of one stream or of several.
+    """Update the bets with the next images of one stream, or of several.
 
     Args:
-        stakes: (..., 4) what the bets so far are worth; zeros at first.
-        seen: images so far.
-        escaped: (..., n) of the next ones, in their order.
+        stakes: (..., 4) current value of the bets; zeros at the start.
+        seen: number of images so far.
+        escaped: (..., n) whether each of the next images escaped, in order.
         limit: the promised rate, in (0, 1).
 
     Returns:
@@ -112,22 +115,22 @@ def evidence(
 
 
 def _waiting(image: FloatArray | Any) -> FloatArray:
-    """Share of the stakes that begin with the given image, counted from 1, or later."""
+    """Share of the stakes that start at the given image, counted from 1, or later."""
     share: FloatArray = 1 / (1 + np.log(image))
     return share
 
 
 @dataclass
 class EscapeMonitor:
-    """Watches the escapes among audited images that the model had released.
+    """Monitor the escapes among audited images that the model would have released.
 
     Attributes:
         limit: the rate of escapes that was promised, in (0, 1).
-        risk: with which a stream that keeps the promise ever raises the alarm.
-        images: audited and released so far.
-        escapes: of these.
-        alarmed_at: image, counted from 1, at which the alarm was raised; None: it was not. It
-            stays raised.
+        risk: probability that a stream which keeps the promise ever raises the alarm.
+        images: number of audited and released images so far.
+        escapes: number of them that escaped.
+        alarmed_at: image, counted from 1, at which the alarm was raised; None: it was not. Once
+            raised, the alarm stays.
 
     Examples:
         >>> monitor = EscapeMonitor(limit=0.02, risk=0.05)
@@ -144,17 +147,17 @@ class EscapeMonitor:
     _stakes: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Check the limit and the risk."""
         need_share("promised rate of escapes", self.limit)
         need_share("risk of a false alarm", self.risk)
         if self._stakes is None:
             self._stakes = np.zeros(len(RATIOS))
 
     def add(self, escaped: BoolArray) -> None:
-        """Take the next images into account.
+        """Add the next images.
 
         Args:
-            escaped: (n,) whether people found a defect on each, in the order of the images.
+            escaped: (n,) whether people found a defect on each image, in order.
         """
         assert self._stakes is not None
         self._stakes, values = evidence(self._stakes, self.images, escaped, self.limit)
@@ -166,7 +169,7 @@ class EscapeMonitor:
 
     @property
     def e_value(self) -> float:
-        """What was made of each unit that was bet against the promise; below 1, it was lost."""
+        """Evidence against the promise: the bets' current value for a stake of 1."""
         assert self._stakes is not None
         return float(self._stakes.sum() + _waiting(self.images + 1))
 
@@ -176,11 +179,11 @@ class EscapeMonitor:
         return self.alarmed_at is not None
 
     def interval(self) -> tuple[float, float]:
-        """Bounds of the rate that hold at all times together, but for the risk.
+        """Return bounds of the rate that hold at all times together, except with the risk.
 
-        A rate is left out once a bet that is spread over all rates by Jeffreys' prior has won
-        1 / risk against it (Robbins, Annals of Mathematical Statistics 1970). For a rate that does
-        not change; of one that does, it tells about the mean so far, without a promise.
+        A rate is excluded once a bet spread over all rates by Jeffreys' prior has won 1 / risk
+        against it (Robbins, Annals of Mathematical Statistics 1970). The bounds hold for a constant
+        rate. For a changing rate they describe roughly the mean so far, without a promise.
         """
         hits, misses = self.escapes, self.images - self.escapes
         spread = _log_beta(hits + 0.5, misses + 0.5) - _log_beta(0.5, 0.5)
@@ -197,7 +200,7 @@ class EscapeMonitor:
         return end(0.0) if hits else 0.0, end(1.0) if misses else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is needed to go on later, ready for JSON."""
+        """Return the state as values for JSON; `from_dict` continues from it."""
         assert self._stakes is not None
         return {
             "schema": _SCHEMA,
@@ -211,17 +214,17 @@ class EscapeMonitor:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> EscapeMonitor:
-        """Go on where `to_dict` was.
+        """Continue from the state that `to_dict` returned.
 
         Raises:
-            DataError: it is of another schema, or damaged.
+            DataError: the state has another schema, or is damaged.
         """
         stakes = np.array(facts.get("stakes") or (), np.float64)
         if facts.get("schema") != _SCHEMA or stakes.shape != RATIOS.shape:
             raise DataError(
-                f"The monitor's state is of schema {facts.get('schema')!r} with the stakes "
-                f"{stakes.tolist()}, where this version goes on from schema {_SCHEMA} with "
-                f"{len(RATIOS)} of them. Begin a new monitor, or use the version that wrote it."
+                f"The monitor's state has schema {facts.get('schema')!r} and the stakes "
+                f"{stakes.tolist()}, but this version needs schema {_SCHEMA} and "
+                f"{len(RATIOS)} stakes. Begin a new monitor, or use the version that wrote it."
             )
         known = {name: facts[name] for name in ("limit", "risk", "images", "escapes", "alarmed_at")}
         return cls(**known, _stakes=stakes)
@@ -232,12 +235,12 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def need_share(what: str, value: float, *, closed: bool = False) -> None:
-    """Refuse what is no share.
+    """Refuse a value that is not a share.
 
     Args:
-        what: it is a share of, for the error.
+        what: name of the value, for the error.
         value: above 0 and below 1.
-        closed: whether it may be 0 and 1 too.
+        closed: whether 0 and 1 are allowed too.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (0 <= value <= 1 if closed else 0 < value < 1):

@@ -1,4 +1,4 @@
-"""Which defects are classified without a person: per class, where its purity meets its limit."""
+"""Which defects are booked without a person: each class whose purity keeps its limit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from recame.decisions.exact import smallest_limit
 from recame.decisions.limits import PerClass
 from recame.decisions.promises import Promise
 
-#: Shares of a class that its automation is tried with, the strictest first.
+#: Shares of a class's images above the threshold that are tried, the strictest first.
 _COVERED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
 class Automation:
-    """From which log-odds on what is called a class stands.
+    """Thresholds above which a predicted class is booked automatically.
 
     Attributes:
-        above: (C,) an image called a class is decided so if its log-odds of it exceed this; -inf:
-            all are, inf: none is.
+        above: (C,) an image predicted as a class is booked as it if its log-odds of that class
+            exceed this; -inf: every image is, inf: none is.
         promises: of the classes that have a limit.
     """
 
@@ -42,25 +42,25 @@ def fit_automation(
     risk: float,
     why: str = "",
 ) -> Automation:
-    """The lowest thresholds under which what is called a class is of it as often as asked.
+    """Find the lowest thresholds that keep the purity limit of each class.
 
-    Of a class with m of its n images above a threshold, at least a share L of it will be above;
-    of another class with e of its images called so, at most U. Both are exact one-sided bounds
-    (Clopper and Pearson 1934) with a part of the risk each, and for a line with shares w of the
-    classes the purity is at least w L / (w L + sum of w U over the others). Thresholds are tried
-    from the strictest on and the last that keeps the limit is taken: a fixed sequence, which
-    spends the others' risk once (Bauer, Statistics in Medicine 1991), while the class's own bound
-    is paid for at each.
+    If m of the class's n images lie above a threshold, at least a share L of the class will. If e
+    images of another class lie above it too, at most a share U of that class will. Both are exact
+    one-sided bounds (Clopper and Pearson 1934), each with a part of the risk. On a line with shares
+    w of the classes, the purity is then at least w L / (w L + sum of w U over the others).
+    Thresholds are tried from the strictest to the loosest, and the last one that keeps the limit is
+    taken. This fixed sequence spends the risk of the other classes only once (Bauer, Statistics in
+    Medicine 1991); the bound of the class itself is paid for at each threshold.
 
     Args:
-        odds: (N, C) log-odds of each class; NaN where the model gives no numbers.
+        odds: (N, C) log-odds of each class; NaN if the model gives no numbers.
         target: (N,) class indices.
         names: of the C classes.
-        normal: index of the class that is released, which has no automation; None: there is none.
+        normal: index of the class that is released and never booked; None: there is none.
         purity: limits.
         mix: (C,) shares of the classes on the line.
         risk: of each promise.
-        why: what makes estimates of all promises; empty where they hold.
+        why: reason why the limits are only estimated; empty if they are promised.
     """
     called = np.where(np.isfinite(odds).all(1), np.nan_to_num(odds).argmax(1), -1)
     above = np.full(len(names), -math.inf)
@@ -86,7 +86,7 @@ def fit_automation(
 def _lowest(
     scores: FloatArray, target: IntArray, own: int, impurity: float, mix: FloatArray, risk: float
 ) -> tuple[float, float | None]:
-    """The last threshold that keeps the limit, and its impurity's bound; inf and None: none."""
+    """The loosest threshold that keeps the limit, and its impurity bound; inf and None: none."""
     counts = np.bincount(target, minlength=len(mix))
     ranked = np.sort(scores[target == own])[::-1]
     found: tuple[float, float | None] = (math.inf, None)
@@ -96,7 +96,7 @@ def _lowest(
         if taken <= max(tried, 0):
             continue
         tried = taken
-        # So many of the class's own exceed it, all of them where that is asked.
+        # Exactly `taken` images of the class exceed it.
         above = float(ranked[taken]) if taken < len(ranked) else -math.inf
         bound = _impurity(scores > above, target, counts, own, mix, risk)
         if bound > impurity:
@@ -110,7 +110,7 @@ def _lowest(
 def _impurity(
     taken: BoolArray, target: IntArray, counts: IntArray, own: int, mix: FloatArray, risk: float
 ) -> float:
-    """The largest share of what is taken that may be of other classes."""
+    """Upper bound of the share of the taken images that belong to other classes."""
     hits = np.bincount(target[taken], minlength=len(counts))
     return most_impure(hits, counts, own, mix, risk / 2 / len(_COVERED), risk / 2)
 
@@ -118,22 +118,22 @@ def _impurity(
 def most_impure(
     hits: IntArray, counts: IntArray, own: int, mix: FloatArray, own_risk: float, risk: float
 ) -> float:
-    """The largest share of what is called a class that may be of others, on a line.
+    """Upper bound, on a line, of the share of images booked as a class that belong to others.
 
     Args:
-        hits: (C,) images of each class that are called so.
+        hits: (C,) images of each class that are booked as this class.
         counts: (C,) all images of each class.
         own: index of the class.
         mix: (C,) shares of the classes on the line.
-        own_risk: with which the class's own share may be below its bound.
-        risk: with which the others' shares may be above theirs, together.
+        own_risk: probability that the class's own share is below its bound.
+        risk: probability that the share of any other class is above its bound.
     """
     others = mix > 0
     others[own] = False
     missed = smallest_limit(int(counts[own]), int(counts[own] - hits[own]), own_risk)
     right = mix[own] * (1 - missed)
     each = risk / max(1, int(others.sum()))
-    # Without a hit the bound has a closed form, and most classes have none.
+    # Most classes have no hit; then the bound has a closed form.
     most = np.where(counts > 0, 1 - each ** (1 / np.maximum(counts, 1)), 1.0)
     for index in np.flatnonzero(hits):
         most[index] = smallest_limit(int(counts[index]), int(hits[index]), each)
@@ -142,7 +142,7 @@ def most_impure(
 
 
 def least_impure(hits: IntArray, counts: IntArray, own: int, mix: FloatArray, risk: float) -> float:
-    """The smallest such share: of the class itself at most, of the others at least so many."""
+    """Lower bound of the same share (see `most_impure`)."""
     present = counts > 0
     each = risk / max(1, int(present.sum()))
     least = np.zeros(len(counts))

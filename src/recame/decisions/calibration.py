@@ -1,4 +1,4 @@
-"""What a model's probabilities go through: fitted once, kept, applied wherever they are read."""
+"""Calibration of a model's probabilities: fitted once, kept, applied wherever they are read."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from recame.runs.merged_json import adding_to
 
 logger = logging.getLogger(__name__)
 
-#: The first knew a temperature, the second a policy beside it, the third biases of classes, the
-#: fourth a release by the weights of defects.
+#: Schema 1 holds a temperature, 2 also a policy, 3 also class biases, 4 also defect weights for the
+#: release.
 DECISIONS_SCHEMA = 4
 
-#: What a richer map adds to a temperature where it is written.
+#: Keys that a calibration with class biases or scales adds to the temperature.
 _OF_CLASSES = ("method", "scale", "bias")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the ensemble's probabilities go through, as `decisions.json` and a bundle keep it.
+    """The calibration of the ensemble's probabilities, as `decisions.json` and a bundle keep it.
 
     Attributes:
-        temperature: T of `calibrated`; of a richer map that of its mean scale (`Calibrator`).
-            T times the log of what `apply` gives is what decisions are made by.
-        fitted_on: `split` (None without one), its `images`, and what the answers were of: `views`,
-            `weighting`, `weights_sha256`.
-        note: why it is not what the images ask for; mostly empty.
-        calibrator: a bias for each class, or a scale besides; None: one temperature is all.
+        temperature: T of `calibrated`; with a calibrator, that of its mean scale (`Calibrator`).
+            Decisions use T times the log of the probabilities that `apply` returns.
+        fitted_on: `split` (None without one), its number of `images`, and which outputs it was
+            fitted to: `views`, `weighting`, `weights_sha256`.
+        note: why the calibration differs from the best fit; usually empty.
+        calibrator: a bias for each class, or a bias and a scale; None: only a temperature.
     """
 
     temperature: float
@@ -52,22 +52,22 @@ class Calibration:
 
     @property
     def balanced(self) -> bool:
-        """Whether probabilities speak of equally frequent classes, whatever the loss aimed at.
+        """Whether the probabilities are those of equally frequent classes, whatever the loss.
 
-        A bias for each class makes them so; with a temperature they speak of the frequencies that
-        the network's loss aims at (`decisions.prior_shift` asks for those).
+        They are with a bias for each class. With only a temperature, their class prior is the one
+        that the network's loss assumes (`decisions.prior_shift` needs to know it).
         """
         return self.calibrator is not None
 
     def holds_for(self, answers: Mapping[str, object]) -> bool:
-        """Whether it was fitted to answers of these views, weighting and weights."""
+        """Whether it was fitted to outputs with these views, weighting and weights."""
         return all(self.fitted_on.get(name) == value for name, value in answers.items())
 
     def apply(self, probabilities: Array) -> Array:
         """Calibrate the ensemble's probabilities, (N, C).
 
-        An answer that holds all classes for equally probable stays one, whatever their biases: so
-        it looks where a graph has lost what was no number, and whoever decides has to see that.
+        Equal probabilities of all classes stay equal, whatever the biases: some graphs turn NaN
+        into them, and the decisions have to notice that.
         """
         if self.calibrator is None:
             return calibrated(probabilities, self.temperature)
@@ -79,7 +79,7 @@ class Calibration:
         return np.where(alike, probabilities, found).astype(probabilities.dtype)
 
     def sentence(self) -> str:
-        """In words, for the engineer."""
+        """Describe the calibration in words."""
         split, images = self.fitted_on.get("split"), self.fitted_on.get("images", 0)
         if split is None:
             return f"Temperature {self.temperature:g}: {self.note}."
@@ -94,7 +94,7 @@ class Calibration:
         return f"{text}{told}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; of a temperature what every version reads."""
+        """Return it as values for JSON; a temperature is written so that every version reads it."""
         plain = {
             "temperature": self.temperature,
             "fitted_on": self.fitted_on,
@@ -104,14 +104,14 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], num_classes: int) -> Calibration:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` returned.
 
         Args:
-            values: of JSON.
-            num_classes: C of the probabilities that it will be asked for.
+            values: read from JSON.
+            num_classes: C of the probabilities that it will calibrate.
 
         Raises:
-            KeyError, TypeError, ValueError, OverflowError: it was edited or damaged.
+            KeyError, TypeError, ValueError, OverflowError: the values were edited or damaged.
         """
         left = dict(values)
         of_classes = {name: left.pop(name) for name in _OF_CLASSES if name in left}
@@ -119,7 +119,7 @@ class Calibration:
         read = cls(temperature, dict(left.pop("fitted_on")), str(left.pop("note", "")))
         if left or not isinstance(read.fitted_on.get("images", 0), int):
             unknown = left or read.fitted_on
-            raise ValueError(f"{unknown} does not tell what calibrates, and what it was fitted to")
+            raise ValueError(f"{unknown} does not say what calibrates and what it was fitted to")
         if not 0 < temperature < math.inf:
             raise ValueError(
                 f"temperature {temperature} is not above 0, so no probability could be calibrated"
@@ -132,12 +132,12 @@ class Calibration:
             raise ValueError(str(error)) from error
         if len(calibrator.scale) != num_classes:
             raise ValueError(
-                f"{len(calibrator.scale)} biases and scales of classes for probabilities of "
+                f"{len(calibrator.scale)} class biases and scales for probabilities of "
                 f"{num_classes} classes"
             )
         if not math.isclose(temperature, calibrator.temperature, rel_tol=1e-6):
             raise ValueError(
-                f"temperature {temperature} is not that of the scales beside it, "
+                f"temperature {temperature} does not agree with that of the scales, "
                 f"{calibrator.temperature}"
             )
         return replace(read, calibrator=calibrator)
@@ -151,17 +151,17 @@ def fit_calibration(
     plain: str = "",
     groups: Sequence[Hashable] | None = None,
 ) -> Calibration:
-    """Fit what calibrates to labelled images that chose no weights.
+    """Fit the calibration to labelled images that chose no weights.
 
-    Biases and scales of classes where the images pay for them (`fit_calibrator`), else one
-    temperature within `BELIEVED`, in whose fit every image counts alike.
+    Fits class biases and scales if they pay off on the images (`fit_calibrator`), else one
+    temperature within `BELIEVED`; in the temperature's fit every image counts equally.
 
     Args:
-        predictions: of the split, not calibrated; None where there is no such split.
-        answers: what they are of: `views`, `weighting`, `weights_sha256`.
+        predictions: of the split, not calibrated; None if there is no such split.
+        answers: which outputs they are: `views`, `weighting`, `weights_sha256`.
         split: its name.
-        plain: why a temperature is all that is fitted (`why_plain`); empty where it need not be.
-        groups: (N,) what belongs together, and so never lies on both sides of a fold.
+        plain: why only a temperature is fitted (`why_plain`); empty if more may be fitted.
+        groups: (N,) group of each image; the images of a group stay in one fold.
     """
     if predictions is None:
         note = f"the run has no {split} split to calibrate it on"
@@ -176,36 +176,36 @@ def fit_calibration(
     bounded = float(np.clip(fitted, *BELIEVED))
     notes = [plain] if plain else []
     if bounded != fitted:
-        notes.insert(0, f"they ask for {fitted:.3g}, too few errors or too many to believe")
+        notes.insert(0, f"the best fit is {fitted:.3g}, from too few or too many errors to trust")
     return Calibration(round(bounded, 6), fitted_on, "; ".join(notes))
 
 
 def why_plain(normal: str | None, *, set_aside: bool) -> str:
-    """Why `val` may be asked for a temperature alone; empty where it may be asked for more.
+    """Return why only a temperature is fitted on `val`; empty if biases may be fitted too.
 
-    Biases change which class an image is called, and so which images are released: what they were
-    fitted to can promise nothing of that any more. A temperature changes neither.
+    Biases change the predicted class of images, and so which images are released. The images they
+    were fitted to can then promise no limits. A temperature changes neither.
 
     Args:
         normal: the class that may be released; None: none was named.
-        set_aside: whether other images of the run will promise (`data.calibrate`).
+        set_aside: whether the run has other images for promises (`data.calibrate`).
     """
     if normal is None or set_aside:
         return ""
     return (
-        "a temperature alone, since they may have to promise limits; data.calibrate sets others "
-        "aside for that"
+        "only a temperature, since these images may have to promise limits; data.calibrate sets "
+        "other images aside for that"
     )
 
 
 def decided_by(answers: Mapping[str, object], calibration: Calibration | None) -> dict[str, object]:
-    """What tells scores from others, so that decisions hold for these alone.
+    """Return what identifies scores; decisions hold only for the scores they were fitted to.
 
-    A temperature has no part in it, since scores are those before it; biases and scales have.
+    Class biases and scales are part of it. A temperature is not, since scores are taken before it.
 
     Args:
-        answers: what tells the network's answers from others.
-        calibration: what they go through.
+        answers: what identifies the network's outputs.
+        calibration: their calibration.
     """
     found = dict(answers)
     if calibration is not None and calibration.calibrator is not None:
@@ -215,7 +215,7 @@ def decided_by(answers: Mapping[str, object], calibration: Calibration | None) -
 
 
 def schema_of(values: Mapping[str, Any]) -> int:
-    """The oldest schema that knows all that a `decisions.json` holds: versions before read it."""
+    """The oldest schema that has all keys of a `decisions.json`, so that older versions read it."""
     calibration = values.get("calibration")
     policy = values.get("policy")
     if isinstance(policy, dict) and "defect_weights" in policy:
@@ -226,11 +226,11 @@ def schema_of(values: Mapping[str, Any]) -> int:
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write it into `decisions.json`, whole or not at all; a policy in it stays."""
+    """Write a calibration into `decisions.json`, whole or not at all; a policy in it stays."""
     kept: dict[str, Any] = {}
     with adding_to(path):
         if path.exists():
-            with suppress(CheckpointError):  # damaged: what was in it is lost
+            with suppress(CheckpointError):  # a damaged file is replaced
                 kept = read_json(path, newest=DECISIONS_SCHEMA)
         values = {**kept, "calibration": calibration.to_dict()}
         write_json(path, {**values, "schema": schema_of(values)})
@@ -239,16 +239,16 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
 def load_calibration(
     path: Path, answers: Mapping[str, object], num_classes: int
 ) -> Calibration | None:
-    """What `decisions.json` holds for a run's answers as they are now.
+    """Load the calibration from `decisions.json`, if it fits the run's present outputs.
 
     Args:
         path: of the file, which a run of an older version lacks.
-        answers: the run's `views`, `weighting` and `weights_sha256` now.
+        answers: the run's present `views`, `weighting` and `weights_sha256`.
         num_classes: C.
 
     Returns:
-        None without a file, or where it was fitted to other answers. Both are said, but of a run
-        of a version that wrote no such file.
+        None without a file, or if it was fitted to other outputs. A warning says so, except for a
+        run of a version that wrote no such file.
 
     Raises:
         CheckpointError: the file is damaged or of a newer schema.
@@ -258,13 +258,13 @@ def load_calibration(
         return None
     values = read_json(path, newest=DECISIONS_SCHEMA)
     if "calibration" not in values and ("policy" in values or "exported" in values):
-        return None  # of a run of an older version, which was tuned since
+        return None  # an older version's run that was tuned later
     try:
         calibration = Calibration.from_dict(values["calibration"], num_classes)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error!r}): it was edited or damaged. Remove it; `recame "
-            "export` fits the calibration anew."
+            "export` fits the calibration again."
         ) from error
     if calibration.holds_for(answers):
         return calibration
@@ -274,8 +274,8 @@ def load_calibration(
         if calibration.fitted_on.get(name) != value
     ]
     logger.warning(
-        "%s was fitted to other answers (%s), so it is left out and probabilities are as the "
-        "network gives them. `recame export` fits it anew.",
+        "%s was fitted to other outputs of the model (%s), so it is not used and probabilities are "
+        "not calibrated. `recame export` fits it again.",
         path,
         "; ".join(changed),
     )
@@ -283,16 +283,16 @@ def load_calibration(
 
 
 def _tell_lost(path: Path) -> None:
-    """Warn where a finished run had the file: who keeps hashes of its tables wrote one too."""
+    """Warn if a finished run has lost the file: versions that hash the run's tables wrote it."""
     marker = path.with_name("run.json")
     if not marker.exists():
         return
     facts = read_marker(marker)
     if facts.get("state") == "finished" and "tables" in facts:
         logger.warning(
-            "%s is missing, which the run's training wrote: probabilities are as the network gives "
-            "them, not calibrated, so that confidences and thresholds mean something else than "
-            "before. Take it from a copy of the run; `recame export` fits it anew.",
+            "%s is missing, which the run's training wrote: probabilities are not calibrated, so "
+            "confidences and thresholds mean something else than before. Take it from a copy of "
+            "the run; `recame export` fits it again.",
             path,
         )
 
@@ -300,7 +300,7 @@ def _tell_lost(path: Path) -> None:
 def calibrated_predictions(
     predictions: Predictions, calibration: Calibration | None
 ) -> Predictions:
-    """Predictions with the ensemble's probabilities calibrated; each expert's own stay."""
+    """Calibrate the ensemble's probabilities in predictions; the experts' stay as they are."""
     if calibration is None:
         return predictions
     return replace(predictions, probabilities=calibration.apply(predictions.probabilities))

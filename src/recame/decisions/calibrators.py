@@ -1,12 +1,13 @@
-"""How the ensemble's logits become probabilities: a temperature, or more where images pay for it.
+"""Fit how the ensemble's logits become probabilities: by a temperature, or by class biases too.
 
-Three maps, each holding the one before: one temperature (Guo et al., ICML 2017); a temperature and
-a bias for each class (Alexandari, Kundaje and Shrikumar, ICML 2020); a scale and a bias for each
-class (vector scaling, Guo et al.). They act on log-probabilities, which are the logits without
-the offset of each row that softmax does not see either, but that scales of their own would.
+There are three maps, each a special case of the next: one temperature (Guo et al., ICML 2017); a
+temperature and a bias for each class (Alexandari, Kundaje and Shrikumar, ICML 2020); a scale and a
+bias for each class (vector scaling, Guo et al.). They act on log-probabilities. These are the
+logits minus an offset in each row; the offset does not change the softmax, but would matter with a
+scale for each class.
 
-Every class weighs the same in the fit, however many images it has. Where there is a bias for each
-class, the probabilities are therefore those of a set in which all classes are equally frequent.
+Every class has the same weight in the fit, however many images it has. With a bias for each class,
+the probabilities are therefore those of a set in which all classes are equally frequent.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from recame.decisions.temperature import BELIEVED, fit_temperature
 from recame.errors import CheckpointError, DataError
 
 Method = Literal["temperature", "bias_corrected", "vector"]
-#: From the plainest to the richest.
+#: From the simplest to the most flexible.
 METHODS: tuple[Method, ...] = get_args(Method)
 
-#: Images of each class that a number of its own takes: its bias, then its scale besides.
+#: Images of each class that a bias for each class needs; a scale as well needs twice as many.
 LEAST_IMAGES = 20
-#: Standard errors by which a richer map has to be better.
+#: A more flexible map has to be better by this many standard errors.
 ERRORS_ASKED = 1.0
 
-#: Standard deviations of the Gaussian priors of a class's scale, around 1, and bias, around 0.
+#: Standard deviations of the Gaussian priors: of a class's scale (mean 1) and bias (mean 0).
 _SCALE_SPREAD, _BIAS_SPREAD = 0.5, 3.0
-#: Log-probabilities end here: what is impossible stays hopeless, and finite.
+#: Lowest log-probability, so that a probability of 0 stays finite.
 _FLOOR = -1e4
 _MOST_STEPS = 100
 _DEALS = 20
@@ -44,8 +45,8 @@ class Calibrator:
     """Softmax of `scale * log-probabilities + bias`.
 
     Attributes:
-        method: which of `METHODS` it is.
-        scale: (C,) within `BELIEVED`; all alike but for vector scaling.
+        method: one of `METHODS`.
+        scale: (C,) within `BELIEVED`; all equal except for vector scaling.
         bias: (C,) all 0 for a temperature.
     """
 
@@ -55,65 +56,66 @@ class Calibrator:
 
     @property
     def temperature(self) -> float:
-        """One over the scales' geometric mean: by it the scale of what `apply` gives is undone."""
+        """1 / geometric mean of the scales; multiplying by it restores the scale of the logits."""
         return float(np.exp(-np.log(self.scale).mean()))
 
     def apply(self, logits: FloatArray) -> FloatArray:
-        """Calibrated probabilities (N, C) of logits or log-probabilities (N, C).
+        """Return calibrated probabilities (N, C) of logits or log-probabilities (N, C).
 
-        Rows with NaN or an infinite largest logit become NaN. Reckoned in float64, returned as the
+        Rows with NaN or an infinite largest logit become NaN. Computed in float64, returned in the
         logits' type, at least float32.
 
         Raises:
-            DataError: they are of another number of classes.
+            DataError: the logits have another number of classes.
         """
         if logits.ndim != 2 or logits.shape[1] != len(self.scale):
             raise DataError(
-                f"Logits of shape {logits.shape} for a calibrator of {len(self.scale)} classes: "
-                "each column has a scale and a bias of its own. Fit it to this model's logits."
+                f"The logits have shape {logits.shape}, but the calibrator has "
+                f"{len(self.scale)} classes. Fit it to this model's logits."
             )
         scores = log_probabilities(logits) * self.scale + self.bias
         wanted = np.result_type(logits.dtype, np.float32)
         return np.exp(log_probabilities(scores)).astype(wanted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {"method": self.method, "scale": self.scale.tolist(), "bias": self.bias.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibrator:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` returned.
 
         Raises:
-            CheckpointError: it was edited or damaged.
+            CheckpointError: the values were edited or damaged.
         """
         try:
             method = values["method"]
             scale = np.asarray(values["scale"], np.float64)
             bias = np.asarray(values["bias"], np.float64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"No calibrator can be read ({error!r}). {_ANEW}") from error
+            raise CheckpointError(f"The calibrator cannot be read ({error!r}). {_ANEW}") from error
         fits = scale.ndim == 1 and scale.shape == bias.shape
         if method not in METHODS or not fits:
             raise CheckpointError(
-                f"A calibrator of method {method!r}, {scale.shape} scales and {bias.shape} biases "
-                f"is none of {', '.join(METHODS)} with one of each a class. {_ANEW}"
+                f"The calibrator has method {method!r}, {scale.shape} scales and {bias.shape} "
+                f"biases, but must be one of {', '.join(METHODS)} with one scale and one bias per "
+                f"class. {_ANEW}"
             )
         if not (np.isfinite(scale).all() and np.isfinite(bias).all() and (scale > 0).all()):
             raise CheckpointError(
-                f"A calibrator's scales {scale.tolist()} and biases {bias.tolist()} must be "
-                f"numbers, scales above 0, or no probability comes of them. {_ANEW}"
+                f"The calibrator's scales {scale.tolist()} and biases {bias.tolist()} must be "
+                f"numbers, and scales above 0. {_ANEW}"
             )
         return cls(method, scale, bias)
 
 
-_ANEW = "It was edited or damaged; fit it anew."
+_ANEW = "It was edited or damaged; fit it again."
 
 
 def log_probabilities(logits: FloatArray) -> FloatArray:
-    """Log-softmax over classes, (N, C) float64, down to `_FLOOR` below the largest."""
+    """Log-softmax over classes, (N, C) float64, at least `_FLOOR`."""
     scores = np.asarray(logits, np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf: a row that is no number
+    with np.errstate(invalid="ignore"):  # inf - inf becomes NaN
         scores = scores - scores.max(1, keepdims=True, initial=-np.inf)
     scores = np.maximum(scores, _FLOOR)
     found: FloatArray = scores - np.log(np.exp(scores).sum(1, keepdims=True))
@@ -128,25 +130,25 @@ def fit_calibrator(
     folds: int = 5,
     seed: int = 0,
 ) -> Calibrator:
-    """Fit the plainest map that the images do not speak against.
+    """Fit the simplest map that no more flexible one clearly improves.
 
-    The log loss, every class counting alike, is cross-validated for all three; a richer map is
-    taken if it is lower by more than `ERRORS_ASKED` standard errors of the paired difference. A
-    temperature is all there is where a class has fewer than `LEAST_IMAGES` images, or where all
-    of its images are of one group, so that no other image could tell of it; scales take twice as
-    many.
+    The log loss, with equal weight for each class, is cross-validated for all three maps. A more
+    flexible map is taken if its loss is lower by more than `ERRORS_ASKED` standard errors of the
+    paired difference. Only a temperature is fitted if a class has fewer than `LEAST_IMAGES` images,
+    or if all images of a class are in one group, which leaves none to validate on. Scales need
+    twice as many images.
 
     Args:
-        logits: (N, C) of images that taught the network nothing; rows that are no numbers are
-            left out.
+        logits: (N, C) of images that did not train the network; rows with NaN or infinite values
+            are left out.
         target: (N,) class indices; rows with -1 are left out.
-        groups: (N,) what belongs together, as the pieces of one wafer, and so never lies on both
-            sides of a fold.
+        groups: (N,) group of each image, for example its wafer; the images of a group stay in one
+            fold.
         folds: at least 2.
         seed: of the folds.
 
     Returns:
-        Identity where images of fewer than two classes are left.
+        Identity if images of fewer than two classes are left.
     """
     scores, target, kept = _usable(logits, target)
     num_classes = scores.shape[1]
@@ -168,16 +170,16 @@ def fit_method(
 ) -> Calibrator:
     """Fit one of `METHODS`.
 
-    A temperature is that of `fit_temperature`. From there the others go by Newton's steps within
-    the bounds of the scales (Bertsekas, SIAM Journal on Control and Optimization 1982): the loss
-    is convex. Scales and biases of classes have Gaussian priors around identity, a narrow one and
-    a wide one; the one scale of all classes has none.
+    A temperature is fitted by `fit_temperature`. The other maps start from it and take Newton steps
+    within the bounds of the scales (Bertsekas, SIAM Journal on Control and Optimization 1982); the
+    loss is convex. Class scales have a narrow Gaussian prior around 1, class biases a wide one
+    around 0; a single scale for all classes has no prior.
 
     Args:
-        logits: (N, C); rows that are no numbers are left out.
+        logits: (N, C); rows with NaN or infinite values are left out.
         target: (N,) class indices; rows with -1 are left out.
-        method: which.
-        balanced: every class weighs the same, else every image.
+        method: one of `METHODS`.
+        balanced: whether every class has the same weight; else every image has.
     """
     scores, target, _ = _usable(logits, target)
     if not len(target):
@@ -187,20 +189,20 @@ def fit_method(
 
 
 def _usable(logits: FloatArray, target: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
-    """Log-probabilities and classes of the rows that count, and which these are."""
+    """Log-probabilities and classes of the rows that are used, and the indices of these rows."""
     known = (target >= 0) & np.isfinite(logits.max(1, initial=-np.inf))
     kept = np.flatnonzero(known)
     return log_probabilities(logits[kept]), target[kept], kept
 
 
 def _balanced(target: IntArray) -> FloatArray:
-    """Weights (N,) of images, summing to 1 over all and to the same over each class."""
+    """Weights (N,) of images that sum to 1, with the same sum for each class."""
     images = np.bincount(target)
     return 1 / (np.count_nonzero(images) * images[target].astype(np.float64))
 
 
 class _Form(NamedTuple):
-    """What a method may change: `scale, bias = split(spread @ parameters)`."""
+    """The free parameters of a method: `scale, bias = split(spread @ parameters)`."""
 
     spread: FloatArray
     identity: FloatArray
@@ -214,7 +216,7 @@ def _form(method: Method, num_classes: int, weights: FloatArray) -> _Form:
     scales = own if method == "vector" else np.ones((num_classes, 1))
     spread = np.hstack([np.vstack([scales, np.zeros_like(scales)]), np.vstack([none, own])])
     is_scale = np.arange(spread.shape[1]) < scales.shape[1]
-    # The squared weights tell how many images of the same weight these are worth.
+    # 1 / the sum of squared weights is the effective number of images.
     ridge = np.where(is_scale, _SCALE_SPREAD, _BIAS_SPREAD) ** -2.0 * (weights**2).sum()
     return _Form(
         spread,
@@ -243,7 +245,7 @@ def _fitted(
         step = np.zeros_like(found)
         inner = curvature[np.ix_(free, free)] + 1e-12 * np.eye(len(free))
         step[free] = np.linalg.solve(inner, slope[free])
-        if slope @ step < 1e-13:  # the loss has no more digits to win
+        if slope @ step < 1e-13:  # converged
             break
         share = 1.0
         while share > 1e-9:
@@ -252,7 +254,7 @@ def _fitted(
             if lower <= value - 1e-4 * float(slope @ (found - there)):
                 break
             share /= 2
-        else:  # as low as rounding lets it
+        else:  # rounding allows no further decrease
             break
         found, value = there, lower
     return Calibrator(method, *np.split(form.spread @ found, 2))
@@ -273,7 +275,7 @@ def _loss(
 def _log_losses(
     scores: FloatArray, target: IntArray, scale: FloatArray, bias: FloatArray
 ) -> FloatArray:
-    """(N,) minus the log-probability of each image's own class."""
+    """(N,) minus the log-probability of each image's true class."""
     moved = scores * scale + bias
     top = moved.max(1)
     whole = top + np.log(np.exp(moved - top[:, None]).sum(1))
@@ -309,7 +311,7 @@ def _derivatives(
 
 
 def _coded(groups: Sequence[Hashable] | None, kept: IntArray) -> IntArray:
-    """Whole numbers from 0 in place of what names the groups."""
+    """Number the groups from 0."""
     if groups is None:
         return np.arange(len(kept))
     codes: dict[Hashable, int] = {}
@@ -323,13 +325,13 @@ def _dealt(
     folds: int,
     generator: np.random.Generator,
 ) -> IntArray | None:
-    """The fold (N,) of each image, whole groups together and each class spread over the folds.
+    """Assign each image to a fold (N,): groups stay whole, each class is spread over the folds.
 
-    Groups are dealt out in turn, those of one class after those of another, a group of several
-    classes with its rarest; a few deals are tried.
+    Groups are assigned to the folds in turn, class by class; a group with several classes counts
+    as its rarest. A few random assignments are tried.
 
     Returns:
-        None where no deal leaves images of every class outside each fold.
+        None if no assignment leaves images of every class outside each fold.
     """
     holds = np.zeros((group.max() + 1, num_classes), np.int64)
     np.add.at(holds, (group, target), 1)
@@ -339,7 +341,7 @@ def _dealt(
     rarest = np.where(holds > 0, within, len(group) + 1).argmin(1)
     folds = min(folds, len(holds))
     for _ in range(_DEALS):
-        # The largest of a class first, so that the folds differ little.
+        # The largest groups of a class first, so that the folds get similar sizes.
         order = np.lexsort([generator.random(len(holds)), -holds.sum(1), rarest])
         fold = np.empty(len(holds), np.int64)
         fold[order] = np.arange(len(holds)) % folds
@@ -353,7 +355,7 @@ def _dealt(
 def _held_out_losses(
     scores: FloatArray, target: IntArray, fold: IntArray, methods: Sequence[Method]
 ) -> FloatArray:
-    """(methods, N) log loss of each image under each method, fitted without its fold."""
+    """(methods, N) log loss of each image by each method, fitted without the image's fold."""
     losses = np.empty((len(methods), len(target)))
     for part in range(fold.max() + 1):
         out = fold == part
@@ -365,7 +367,7 @@ def _held_out_losses(
 
 
 def _chosen(losses: FloatArray, target: IntArray, group: IntArray) -> Method:
-    """The richest method that is better than the last one taken, by more than chance."""
+    """Go through the methods; take each that is better than the last one taken, beyond chance."""
     taken = 0
     for richer in range(1, len(losses)):
         gain, error = _paired(losses[taken] - losses[richer], target, group)
@@ -380,7 +382,7 @@ def _paired(difference: FloatArray, target: IntArray, group: IntArray) -> tuple[
     means = np.bincount(target, difference) / np.bincount(target)
     of_class = np.unique(np.stack([target, group]), axis=1)[0]
     seen = np.bincount(of_class).astype(np.float64)
-    # A class of few groups is nearer to its own mean than to that of all there could be.
+    # Corrects the variance for the degree of freedom that the class mean takes.
     apart = weights * (difference - means[target]) * np.sqrt(seen / (seen - 1))[target]
     error = math.sqrt((np.bincount(group, apart) ** 2).sum())
     return float(weights @ difference), error

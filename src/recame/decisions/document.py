@@ -1,7 +1,7 @@
-"""`decisions.json`: beside a calibration of answers the policy that was fitted to them.
+"""`decisions.json`: the calibration of a model's outputs, and the policy that was fitted to them.
 
-Who changes the file holds the lock of its folder from reading to writing (`adding_to`), so that
-processes at one moment keep each other's tunings and looks.
+A process that changes the file holds the lock of its folder from reading to writing (`adding_to`),
+so that processes that run at the same time keep each other's entries.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from recame.runs.merged_json import adding_to
 
 logger = logging.getLogger(__name__)
 
-#: In a run's folder, or a bundle's.
+#: Name of the file in the folder of a run or a bundle.
 DECISIONS_FILE = "decisions.json"
 
 _MEANWHILE = (
-    "Another tuning on these images has ended since this one began, which did not count it and "
+    "Another tuning on these images has ended since this one began. This one did not count it and "
     "would promise too much. Call again: then both are counted."
 )
 
@@ -53,18 +53,18 @@ def save_policy(
     calibration: str | None,
     scorer: Scorer | None = None,
 ) -> None:
-    """Write a policy, whole or not at all; what else the file holds stays.
+    """Write a policy, whole or not at all; the other entries of the file stay.
 
     Args:
         path: of `decisions.json`.
         tuned: what was fitted.
-        limits: what was asked.
-        answers: what the scores were of (`decided_by`): a policy holds for these alone.
-        images: tells the calibration's images and labels from others.
-        contents: tells each of its images from others, so that tunings are counted.
-        drift: of the calibration's images, from where a line is watched.
-        calibration: where these are described; None: by the run.
-        scorer: that tells the unknown; it is kept beside the file.
+        limits: what was requested.
+        answers: identifies the scores (`decided_by`); the policy holds only for these.
+        images: identifies the calibration images and their labels.
+        contents: identifies each calibration image, so that tunings on it can be counted.
+        drift: monitor that starts from the calibration images.
+        calibration: where these images are described; None: by the run.
+        scorer: recognises unknown images; it is kept beside the file.
 
     Raises:
         ConfigError: another tuning on these images has ended since this one began.
@@ -100,7 +100,7 @@ def save_policy(
 
 
 def signed(values: dict[str, Any]) -> dict[str, Any]:
-    """The file's values with the checksum of what is decided and promised."""
+    """Add the checksum of the policy and the promises to the file's values."""
     return {**values, "decided_sha256": _checksum(values)}
 
 
@@ -112,19 +112,20 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def short_contents(contents: Iterable[str]) -> list[str]:
-    """What tells images from others, in a few letters each, whatever they are called."""
+    """Short identifiers of the images' contents, independent of their names."""
     return sorted({hashlib.sha256(each.encode()).hexdigest()[:10] for each in contents})
 
 
 def earlier_tunings(path: Path, contents: Iterable[str], besides: str | None = None) -> int:
-    """How often a policy was fitted to any of these images: each look at them spends confidence.
+    """Count how often a policy was fitted to any of these images; each time spends confidence.
 
-    Whoever takes out the images that escaped, or labels them anew, has looked at them.
+    A tuning also counts if some of its images were since removed or relabelled: whoever removes
+    the images that escaped has used their results.
 
     Args:
         path: of `decisions.json`.
-        contents: what tells the images.
-        besides: a bundle whose own looks are counted elsewhere.
+        contents: identifies the images.
+        besides: a bundle whose own tunings are counted elsewhere.
     """
     values, own = _read(path), set(short_contents(contents))
     exported = [each for each in values.get("exported", []) if each.get("bundle") != besides]
@@ -133,7 +134,7 @@ def earlier_tunings(path: Path, contents: Iterable[str], besides: str | None = N
 
 
 def tuned_share(path: Path, contents: Sequence[str]) -> float:
-    """The share of images by which the decisions that lie there were fitted."""
+    """The share of these images to which the decisions in the file were fitted."""
     last = last_tuning(path) or {}
     known = set(last.get("contents", ()))
     hits = [short_contents([each])[0] in known for each in contents]
@@ -141,22 +142,22 @@ def tuned_share(path: Path, contents: Sequence[str]) -> float:
 
 
 def last_tuning(path: Path) -> dict[str, Any] | None:
-    """What was asked when a policy was fitted last; None where none was."""
+    """What was requested when a policy was last fitted; None if none was."""
     found = _read(path).get("tunings", [])
     return dict(found[-1]) if found else None
 
 
 def note_export(path: Path, bundle: str, contents: Sequence[str], counted: int) -> None:
-    """Note in a run's file that a bundle of it was tuned on images that the run can look at.
+    """Note in a run's file that one of its bundles was tuned on images the run may tune on too.
 
     Args:
         path: of the run's `decisions.json`.
-        bundle: which.
-        contents: what tells the images.
-        counted: tunings of the run and its other bundles on these images that it has paid for.
+        bundle: name of the bundle.
+        contents: identifies the images.
+        counted: tunings of the run and its other bundles on these images that this one counted.
 
     Raises:
-        ConfigError: another of these has ended since this one began.
+        ConfigError: another tuning on these images has ended since this one began.
     """
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -172,18 +173,18 @@ def note_export(path: Path, bundle: str, contents: Sequence[str], counted: int) 
 
 
 class KeptPolicy(NamedTuple):
-    """A policy as it lies in the file, and what is needed to judge it.
+    """A policy as the file holds it, and what is needed to verify it.
 
     Attributes:
         policy: the thresholds.
         promises: what they promise.
-        mix: (C,) shares of the classes on the line that they promise it for.
-        confidence: with which all hold together.
-        group: the column whose values count; None: images do.
-        images: what tells the images of each tuning from others.
-        drift: of the calibration's images.
-        scorer: that tells the unknown; None: nothing does.
-        sha256: of all that is decided and promised.
+        mix: (C,) shares of the classes on the line for which the promises hold.
+        confidence: with which all promises hold together.
+        group: the column whose values are counted; None: images are counted.
+        images: identifies the images of each tuning.
+        drift: monitor that starts from the calibration images.
+        scorer: recognises unknown images; None: there is none.
+        sha256: of the policy and the promises.
     """
 
     policy: Policy
@@ -200,16 +201,16 @@ class KeptPolicy(NamedTuple):
 def load_policy(
     path: Path, answers: Mapping[str, object], names: Sequence[str]
 ) -> KeptPolicy | None:
-    """The policy of answers as they are now.
+    """Load the policy, if it holds for the model's present scores.
 
     Args:
         path: of `decisions.json`.
-        answers: what the model's scores are of now (`decided_by`).
+        answers: identifies the model's present scores (`decided_by`).
         names: of its C classes.
 
     Returns:
-        None where none was fitted, or to other answers, which is said: a promise belongs to the
-        weights, views and biases of classes that it was fitted to.
+        None if none was fitted, or if it was fitted to other scores (a warning says so): a promise
+        holds only for the weights, views and class biases that it was fitted to.
 
     Raises:
         CheckpointError: the file is damaged or of a newer schema.
@@ -220,8 +221,8 @@ def load_policy(
     if values.get("decided_sha256") != _checksum(values):
         raise CheckpointError(
             f"{path} is not as recame tune wrote it: a threshold or a promise was edited or "
-            "damaged, and nothing would be promised by it. Take it from a copy, or fit the "
-            "decisions anew: recame tune."
+            "damaged, so its promises do not hold. Take it from a copy, or fit the decisions "
+            "again: recame tune."
         )
     try:
         held = values["policy"]["holds_for"]
@@ -240,15 +241,15 @@ def load_policy(
         )
     except (AttributeError, DataError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error!r}): it was edited or damaged. Fit the decisions anew: "
-            "recame tune."
+            f"{path} cannot be read ({error!r}): it was edited or damaged. Fit the decisions "
+            "again: recame tune."
         ) from error
     if held == dict(answers):
         return kept
     logger.warning(
-        "%s holds decisions that were fitted to other weights, views or another graph, or under "
-        "other biases of classes, whose promises do not hold here: nothing is decided by them. Fit "
-        "them anew: recame tune.",
+        "%s holds decisions that were fitted to other weights, views or class biases, or to "
+        "another graph. Their promises do not hold here, so they are not used. Fit them again: "
+        "recame tune.",
         path,
     )
     return None
@@ -261,7 +262,7 @@ def _scorer(path: Path, values: Mapping[str, Any]) -> Scorer | None:
 
 
 def save_verification(path: Path, verification: Verification, images_sha256: str) -> None:
-    """Note that new images judged the promises: every look is told."""
+    """Note that the promises were verified on new images: every verification is recorded."""
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "images_sha256": images_sha256,
@@ -276,16 +277,16 @@ def save_verification(path: Path, verification: Verification, images_sha256: str
 def note_look(
     path: Path, decided: str, what: str, digests: Iterable[str], outcome: Outcome
 ) -> None:
-    """Note that images judged the decisions: who looks often at a test finds what it wishes.
+    """Note that the decisions were evaluated on images: often repeated tests mislead.
 
-    The same images and decisions once more are no other look.
+    The same images with the same decisions are noted only once.
 
     Args:
         path: of `decisions.json`.
-        decided: `KeptPolicy.sha256` of the decisions that were judged.
+        decided: `KeptPolicy.sha256` of the decisions that were evaluated.
         what: the images, in words.
         digests: of their files.
-        outcome: what was seen.
+        outcome: the result.
     """
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

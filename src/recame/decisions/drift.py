@@ -1,18 +1,17 @@
-"""Do the images of a lot still look to the model like those that its promises were calibrated on?
+"""Detect drift: do a lot's images give the model other scores than the calibration images did?
 
-Each lot is compared with the calibration images: the share that is called each class, and the
-share whose score lies at or above each of a few levels. Were both drawn alike, the images of a
-share would fall on the lot as if dealt out by chance, which is Fisher's exact test: valid for any
-two sizes and any distribution.
+Each lot is compared with the calibration images: the share of images predicted as each class, and
+the share whose score is at or above each of a few levels. The test of each share is Fisher's exact
+test, which is valid for any two sizes and any distribution.
 
-Small lots show little each, so that blocks of two, four, eight ... lots are compared as well, each
-once it is whole. The b-th block of 2^s lots may be wrong with a probability of
-risk * (6 / pi^2)^2 / (b^2 (s + 1)^2), divided by the number of its shares; over all blocks
-together, for ever, that is at most the risk, although all of them are compared with the same
+A small lot shows little, so blocks of two, four, eight ... lots are compared as well, each once it
+is complete. The b-th block of 2^s lots may raise a false alarm with a probability of
+risk * (6 / pi^2)^2 / (b^2 (s + 1)^2), divided by the number of its shares. Over all blocks
+together, at any time, this is at most the risk, although all blocks are compared with the same
 calibration images.
 
-A lot that drifts is no proof of worse decisions, and one that does not is no promise. But what was
-promised was promised for images as those were.
+A lot that drifts does not prove worse decisions, and a lot that does not drift promises nothing.
+But the promises were made for images like the calibration images.
 """
 
 from __future__ import annotations
@@ -31,20 +30,19 @@ from recame.names import counted, quoted
 
 _SCHEMA = 1
 
-#: Levels of the score, which do not depend on any image: a test at a level chosen by the
-#: calibration images would not be exact.
+#: Fixed levels of the score: a test at a level chosen by the calibration images would not be exact.
 LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 
 class Drift(NamedTuple):
-    """A share that a block of lots does not have in common with the calibration images.
+    """A share that differs between a block of lots and the calibration images.
 
     Attributes:
         what: `called NAME`, or `scores from LEVEL`.
-        before: of the calibration images.
-        now: of the block.
-        lots: of the block, which ends with the last one.
-        p_value: adjusted over all shares of all blocks: at most the risk.
+        before: share of the calibration images.
+        now: share of the block.
+        lots: number of lots in the block, which ends with the newest one.
+        p_value: adjusted over all shares of all blocks; at most the risk.
     """
 
     what: str
@@ -55,7 +53,7 @@ class Drift(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """Describe the drift in words."""
         return (
             f"{self.what}: {self.before:.2%} of the calibration images, {self.now:.2%} of the last "
             f"{counted(self.lots, 'lot')}."
@@ -64,16 +62,16 @@ class Drift(NamedTuple):
 
 @dataclass
 class DriftMonitor:
-    """Compares one lot after another with the calibration images.
+    """Compare one lot after another with the calibration images.
 
     Attributes:
         names: of the C classes.
-        images: of calibration.
-        counts: (C + 10,) of them that are called each class, and that reach each level.
-        risk: with which lots that are drawn alike are ever said to drift.
-        lots: compared so far.
-        waiting: of each s, counts and images of 2^s lots that wait for as many more; empty where
-            none do.
+        images: number of calibration images.
+        counts: (C + 10,) calibration images predicted as each class, and at or above each level.
+        risk: probability that lots without drift are ever reported to drift.
+        lots: number of lots compared so far.
+        waiting: for each s, the counts and images of a block of 2^s lots that waits for its second
+            half; empty if none waits.
     """
 
     names: tuple[str, ...]
@@ -87,19 +85,19 @@ class DriftMonitor:
     def of(
         cls, called: IntArray, scores: FloatArray, names: Sequence[str], risk: float = 0.05
     ) -> DriftMonitor:
-        """Begin with the calibration images.
+        """Start from the calibration images.
 
         Args:
-            called: (N,) indices of the classes that they are called.
-            scores: (N,) in [0, 1]; what is no number reaches no level.
+            called: (N,) index of the predicted class.
+            scores: (N,) in [0, 1]; NaN reaches no level.
             names: of the classes.
-            risk: with which lots that are drawn alike are ever said to drift.
+            risk: probability that lots without drift are ever reported to drift.
         """
         need_share("risk of a false alarm", risk)
         if not len(called):
             raise DataError(
-                "There is no calibration image, so that nothing is known to drift from. Give the "
-                "images that the decisions were calibrated on."
+                "There is no calibration image to compare lots with. Give the images that the "
+                "decisions were calibrated on."
             )
         return cls(tuple(names), len(called), _counts(called, scores, len(names)), risk)
 
@@ -107,13 +105,12 @@ class DriftMonitor:
         """Compare the next lot.
 
         Args:
-            called: (M,) as of the calibration images.
-            scores: (M,) likewise.
+            called: (M,) index of the predicted class.
+            scores: (M,) in [0, 1]; NaN reaches no level.
 
         Returns:
-            Shares that differ, of the lot and of each block that it makes whole, the surest first;
-            none where the lot has no image, which counts as
-            no lot.
+            Shares that differ, of the lot and of each block that it completes, the smallest p-value
+            first. A lot without an image is not counted and returns none.
         """
         if not len(called):
             return []
@@ -121,7 +118,7 @@ class DriftMonitor:
         block = np.append(_counts(called, scores, len(self.names)), len(called))
         found = self._compare(block, 0)
         scale = 0
-        # As a binary number counts up: a whole block joins the one that waits, if there is one.
+        # Like the carry of a binary counter: a complete block joins the waiting one of its size.
         while scale < len(self.waiting) and self.waiting[scale]:
             block = block + np.array(self.waiting[scale])
             self.waiting[scale] = []
@@ -143,7 +140,7 @@ class DriftMonitor:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is needed to go on later, ready for JSON."""
+        """Return the state as values for JSON; `from_dict` continues from it."""
         return {
             "schema": _SCHEMA,
             "names": list(self.names),
@@ -157,34 +154,34 @@ class DriftMonitor:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> DriftMonitor:
-        """Go on where `to_dict` was.
+        """Continue from the state that `to_dict` returned.
 
         Raises:
-            DataError: it is of another schema, or damaged.
+            DataError: the state has another schema, or is damaged.
         """
         names, counts = facts.get("names") or (), np.array(facts.get("counts") or (), np.int64)
         fits = counts.shape == (len(names) + len(LEVELS),)
         if facts.get("schema") != _SCHEMA or facts.get("levels") != list(LEVELS) or not fits:
             raise DataError(
-                f"The monitor's state is of schema {facts.get('schema')!r} with "
-                f"{counted(len(counts), 'count')} of {counted(len(names), 'class')}, and this "
-                "version cannot go on from it. Begin a new monitor with the calibration images, or "
-                "use the version that wrote it."
+                f"The monitor's state has schema {facts.get('schema')!r}, "
+                f"{counted(len(counts), 'count')} and {counted(len(names), 'class')}; this "
+                "version cannot continue from it. Begin a new monitor with the calibration images, "
+                "or use the version that wrote it."
             )
         waiting = [list(block) for block in facts["waiting"]]
         return cls(tuple(names), facts["images"], counts, facts["risk"], facts["lots"], waiting)
 
 
 def fisher(before: IntArray, of_before: int, now: IntArray, of_now: int) -> FloatArray:
-    """Two-sided p-values (K,) of K shares of two sets being alike (Fisher's exact test).
+    """Two-sided p-values (K,) that K shares are equal in two sets (Fisher's exact test).
 
     Twice the smaller tail, at most 1.
 
     Args:
-        before: (K,) images of the one set.
-        of_before: N >= 1.
-        now: (K,) images of the other.
-        of_now: M >= 1.
+        before: (K,) images of the first set in each share.
+        of_before: N >= 1, all images of the first set.
+        now: (K,) images of the second set in each share.
+        of_now: M >= 1, all images of the second set.
 
     Examples:
         >>> fisher(np.array([2, 50]), 100, np.array([9, 25]), 50).round(4).tolist()

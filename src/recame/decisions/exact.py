@@ -1,10 +1,10 @@
-"""What so many images can promise: exact binomial bounds, from nothing but counts.
+"""What a number of images can promise: exact binomial bounds from counts alone.
 
-A limit that is promised must hold for the images that will come, whatever their distribution. With
-n images of a class, and a threshold laid above all but k of their scores, the share of the class
-that lies beyond it is above a limit with a probability of at most P(Bin(n, limit) <= k) (Wilks,
-Annals of Mathematical Statistics 1941; as a test of a fixed rule: Clopper and Pearson, Biometrika
-1934). Everything here follows from that tail. Needs no scipy.
+A promised limit must hold for future images, whatever their distribution. Take n images of a class
+and a threshold that k of their scores exceed. The share of the class beyond the threshold is then
+above a limit with a probability of at most P(Bin(n, limit) <= k) (Wilks, Annals of Mathematical
+Statistics 1941; as a test of a fixed rule: Clopper and Pearson, Biometrika 1934). All functions
+here follow from this tail. scipy is not needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def tail(successes: int, trials: int, rate: float) -> float:
     """P(Bin(trials, rate) <= successes).
 
     Args:
-        successes: below 0 the tail is empty, from `trials` on it is all.
+        successes: below 0 the tail is 0; from `trials` on it is 1.
         trials: n >= 0.
         rate: in [0, 1].
 
@@ -39,17 +39,17 @@ def tail(successes: int, trials: int, rate: float) -> float:
 
 
 def most_allowed(trials: int, limit: float, risk: float) -> int:
-    """The most images of n that may lie beyond a threshold which promises a limit.
+    """Largest number of n images that may lie beyond a threshold which promises a limit.
 
     The largest k with P(Bin(n, limit) <= k) <= risk.
 
     Args:
         trials: n images.
         limit: the share that is promised.
-        risk: with which the promise may fail.
+        risk: probability with which the promise may fail.
 
     Returns:
-        -1 where even a threshold above all of them promises nothing: n is too small.
+        -1 if n is too small: even a threshold above all of them does not promise the limit.
 
     Examples:
         >>> [most_allowed(trials, 0.02, 0.05) for trials in (148, 149, 1000)]
@@ -59,22 +59,22 @@ def most_allowed(trials: int, limit: float, risk: float) -> int:
         return -1
     if limit >= 1:
         return trials
-    most = math.ceil(trials * limit + 10 * math.sqrt(trials * limit + 1))  # the tail ends before
+    most = math.ceil(trials * limit + 10 * math.sqrt(trials * limit + 1))  # k is smaller
     terms = np.exp(_log_terms(trials, limit, min(trials, most)))
     allowed = int(np.searchsorted(np.cumsum(terms), risk, side="right")) - 1
-    # A sum that rounding has carried to the risk or past it.
+    # Rounding may have made k one too large.
     while allowed >= 0 and tail(allowed, trials, limit) > risk:
         allowed -= 1
     return allowed
 
 
 def smallest_limit(trials: int, allowed: int, risk: float) -> float:
-    """The smallest limit that so many images promise, of which so many lie beyond the threshold.
+    """Smallest limit that n images promise if k of them lie beyond the threshold.
 
     Args:
-        trials: n images; with 0 nothing is promised, which is a limit of 1.
+        trials: n images; 0 images promise nothing, which is a limit of 1.
         allowed: k of them.
-        risk: with which the promise may fail.
+        risk: probability with which the promise may fail.
 
     Examples:
         >>> round(smallest_limit(82, 0, 0.05 / 6 / 12), 3)
@@ -84,12 +84,12 @@ def smallest_limit(trials: int, allowed: int, risk: float) -> float:
 
 
 def images_needed(limit: float, risk: float, allowed: int = 0) -> int | None:
-    """The fewest images that promise a limit with so many of them beyond the threshold.
+    """Fewest images that promise a limit if k of them lie beyond the threshold.
 
     Args:
         limit: the share that is promised.
-        risk: with which the promise may fail.
-        allowed: k; the more may lie beyond, the lower the threshold, and the more it takes.
+        risk: probability with which the promise may fail.
+        allowed: k. A larger k lowers the threshold, but needs more images.
 
     Returns:
         None for a limit of 0, which no number of images promises.
@@ -112,15 +112,15 @@ def images_needed(limit: float, risk: float, allowed: int = 0) -> int | None:
 
 
 def above_all_but(scores: FloatArray, allowed: int) -> float:
-    """The lowest threshold that only so many scores exceed: whoever exceeds it is beyond it.
+    """Lowest threshold that at most k scores exceed.
 
     Args:
-        scores: (n,); NaN counts as exceeding nothing.
-        allowed: k; -1: nobody may exceed it, whatever comes.
+        scores: (n,); NaN exceeds no threshold.
+        allowed: k; -1: no score may exceed it, not even a future one.
 
     Returns:
-        The (k + 1)-th largest score, which does not exceed itself, so that ties never add to k;
-        -inf where all may exceed it, inf where none may.
+        The (k + 1)-th largest score; a score that equals the threshold does not exceed it, so ties
+        never add to k. -inf if all may exceed it, inf if none may.
 
     Examples:
         >>> above_all_but(np.array([3.0, 1.0, 3.0, 2.0]), 1), above_all_but(np.array([1.0]), -1)

@@ -1,4 +1,4 @@
-"""What a policy does with the images it was fitted to, and what other limits would cost."""
+"""What a policy does with its calibration images, and what other limits would cost."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ FRONTIER_LIMITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2,
 
 @dataclass(frozen=True)
 class Expected:
-    """What a policy does, as its calibration images tell.
+    """What a policy does, estimated from its calibration images.
 
     Attributes:
-        by_class: (C, 4) share of each class that is released, decided automatically, sent to a
+        by_class: (C, 4) share of each class that is released, booked automatically, sent to a
             person, or unknown; NaN without images.
         mix: (C,) shares of the classes on the line.
-        right: share of what is decided automatically that is of its class; NaN where nothing is.
+        right: share of the automatically booked images that belong to the booked class; NaN if
+            none is booked.
         normal: index of the normal class; None: there is none.
-        num_normal: normal images in the calibration.
+        num_normal: number of normal images in the calibration.
     """
 
     by_class: FloatArray
@@ -38,32 +39,32 @@ class Expected:
     num_normal: int
 
     def share(self, action: int) -> float:
-        """Share of all images on the line that have an action, of the classes with images."""
+        """Share of all images on the line that get an action; classes without images left out."""
         return self._mean(action, np.ones(len(self.mix), np.bool_))
 
     @property
     def overkill(self) -> float | None:
-        """Share of normal images that are not released; None without any."""
+        """Share of normal images that are not released; None without normal images."""
         if self.normal is None or not self.num_normal:
             return None
         return float(1 - self.by_class[self.normal, RELEASE])
 
     @property
     def escape(self) -> float | None:
-        """Share of the defects on the line that are released, of the classes with images."""
+        """Share of the defects on the line that are released; classes without images left out."""
         if self.normal is None:
             return None
         return self._mean(RELEASE, np.arange(len(self.mix)) != self.normal)
 
     def _mean(self, action: int, classes: BoolArray) -> float:
-        """Share of some classes' images on the line that have an action; 0 where none comes."""
+        """Share of these classes' images on the line that get an action; 0 if there are none."""
         shares = self.by_class[:, action]
-        # Of a class without images nothing is known, and not that none of it is done.
+        # A class without images is left out: its share is not known, and not 0.
         weight = np.where(classes & np.isfinite(shares), self.mix, 0.0)
         return float((weight * np.nan_to_num(shares)).sum() / (weight.sum() or 1.0))
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         kinds = ("release", "automatic", "review", "unknown")
         return {
             **{kind: self.share(action) for action, kind in enumerate(kinds)},
@@ -79,7 +80,7 @@ class Expected:
 
 
 def expect(policy: Policy, images: Scored, mix: FloatArray) -> Expected:
-    """What a policy does with labelled images, on a line with these shares of the classes."""
+    """Estimate what a policy does on a line with these class shares, from labelled images."""
     acted = policy.act(images.logits, strangeness=images.unknown)
     counts = np.bincount(images.target, minlength=len(mix))
     table = np.zeros((len(mix), 4))
@@ -102,12 +103,12 @@ def frontier(
     mix: FloatArray,
     risk: float,
 ) -> list[dict[str, Any]]:
-    """For each escape limit, of all defect classes alike: whether it is promised, and its price.
+    """For each escape limit, the same for all defect classes: is it promised, what does it cost?
 
     Args:
         scores: (N,) of `recame.decisions.scored.release_scores`.
         target: (N,) class indices.
-        called: (N,) whether an image is called normal.
+        called: (N,) whether an image is predicted as normal.
         normal: index of the normal class.
         mix: (C,) shares of the classes on the line.
         risk: of each promise.
@@ -138,12 +139,12 @@ def frontier(
 
 
 class RiskCoverage(NamedTuple):
-    """How wrong decisions are, by the share of a line that needs no person.
+    """Error rate of the decisions, by the share of a line that needs no person.
 
     Attributes:
-        coverage: (N,) ascending shares of the line.
-        errors: (N,) wrong among them, the most certain first.
-        oracle: (N,) the same of who knows which are wrong, and gives these to people first.
+        coverage: (N,) ascending shares of the line, the most certain images first.
+        errors: (N,) error rate among them.
+        oracle: (N,) error rate of an oracle that sends the wrong ones to people first.
     """
 
     coverage: FloatArray
@@ -152,10 +153,10 @@ class RiskCoverage(NamedTuple):
 
 
 def risk_coverage(images: Scored, mix: FloatArray) -> RiskCoverage:
-    """Errors of the images' classes if the least certain go to people (Geifman, El-Yaniv 2017).
+    """Risk-coverage curve if the least certain images go to people (Geifman, El-Yaniv 2017).
 
     Args:
-        images: labelled, as they count.
+        images: labelled images that count (`Scored.counted`).
         mix: (C,) shares of the classes on the line.
     """
     odds = class_log_odds(images.logits)

@@ -1,7 +1,7 @@
-"""The unknown within a tuning: which false alarms are promised, and the threshold that keeps them.
+"""Unknown images in a tuning: which false-alarm limits are promised, and their threshold.
 
-Promises are of known images as they come on the line: in the shares of the mix, of those classes
-that the calibration holds an image of.
+The promises are about known images on the line, with the class shares of the mix, and only about
+classes that the calibration has an image of.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from recame.names import counted, quoted
 
 
 class Asked(NamedTuple):
-    """False alarms that are to be promised, told by limits and numbers of images alone.
+    """Limits of false alarms to promise; they follow from limits and numbers of images only.
 
     Attributes:
-        overall: of the known images at most; `smallest`; None: nothing is called unknown.
-        of_tail: the same of the tail classes together; None: nothing is promised of them.
-        shares: (C,) of the line, of the classes that the calibration holds.
-        tail: (C,) which of them are the tail.
+        overall: limit for all known images; `smallest`; None: no image is called unknown.
+        of_tail: limit for the tail classes together; None: nothing is promised for them.
+        shares: (C,) class shares on the line, of the classes that the calibration holds.
+        tail: (C,) which of these are tail classes.
     """
 
     overall: float | str | None
@@ -49,10 +49,10 @@ class Asked(NamedTuple):
 
 
 class Alarms(NamedTuple):
-    """What was laid.
+    """The threshold for unknown images, and what it promises.
 
     Attributes:
-        above: strangeness from which on an image is unknown; None: nothing is called so.
+        above: an image with a higher strangeness is unknown; None: no image is called unknown.
         promises: of false alarms.
         notes: what is not promised, and why.
     """
@@ -63,25 +63,25 @@ class Alarms(NamedTuple):
 
 
 def asked_alarms(images: Scored, limits: Limits, mix: FloatArray, tail: BoolArray | None) -> Asked:
-    """What of the limits there are images for; where the smallest are asked, of what there is.
+    """Find the limits that the images are enough for; `smallest` is left out without images.
 
     Args:
-        images: that lay the threshold.
-        limits: what is asked.
+        images: to which the threshold is fitted.
+        limits: what is requested.
         mix: (C,) shares of the classes on the line.
-        tail: (C,) which classes are the tail; None: that is not known.
+        tail: (C,) which classes are the tail; None: not known.
 
     Raises:
-        ConfigError: a limit is asked by its number, and what it takes is not there, or no
-            threshold promises it.
+        ConfigError: a limit is given as a number, but what it needs is missing, or no threshold
+            can promise it.
     """
     overall, of_tail = limits.unknown_false_alarm, limits.tail_false_alarm
     for kind, limit in (("overall", overall), ("tail", of_tail)):
         if not (limit is None or isinstance(limit, str) or 0 < limit <= MOST_LIMIT):
             raise ConfigError(
-                f"unknown_false_alarm {limit:.2%} {kind}: no number of images promises 0, and "
-                f"beyond {MOST_LIMIT:.0%} a promise says nothing. Give a share between them, "
-                f"{SMALLEST}, or off: then nothing is called unknown."
+                f"unknown_false_alarm {limit:.2%} {kind}: no number of images promises 0, and a "
+                f"limit above {MOST_LIMIT:.0%} is worth nothing. Give a share between them, "
+                f"{SMALLEST}, or off: then no image is called unknown."
             )
     counts = np.bincount(images.target, minlength=len(mix))
     shares = np.where(counts > 0, mix, 0.0)
@@ -105,33 +105,32 @@ def asked_alarms(images: Scored, limits: Limits, mix: FloatArray, tail: BoolArra
 
 
 def most_alarms(images: Scored, limits: Limits) -> int:
-    """How many false alarms might be promised, whatever the line's mix."""
+    """The most limits of false alarms that might be promised, whatever the line's mix."""
     if images.unknown is None or limits.unknown_false_alarm is None:
         return 0
     return 1 + (limits.tail_false_alarm is not None)
 
 
 _LACKING = (
-    "unknown_false_alarm cannot be kept: it takes a limit `overall`, a score of how strange each "
-    "image is, and, for `tail`, images of the classes that are the tail. Leave it out, or give "
-    "what is missing."
+    "unknown_false_alarm cannot be kept: it needs a limit `overall`, a score of how strange each "
+    "image is and, for `tail`, images of the tail classes. Leave it out, or give what is missing."
 )
 
 
 def fit_alarms(
     images: Scored, asked: Asked, names: Sequence[str], *, risk: float, why: str = ""
 ) -> Alarms:
-    """Lay the lowest threshold that keeps what is promised.
+    """Set the lowest threshold that keeps the promised limits.
 
     Args:
-        images: labelled, as they count.
-        asked: of the same images.
+        images: labelled images that count (`Scored.counted`).
+        asked: limits to promise for these images.
         names: of the C classes.
         risk: of each promise.
-        why: what makes estimates of them; empty where they hold.
+        why: reason why the limits are only estimated; empty if they are promised.
 
     Raises:
-        ConfigError: a limit that is asked by its number cannot be promised.
+        ConfigError: a limit given as a number cannot be promised.
     """
     if asked.overall is None or images.unknown is None:
         return Alarms(None)
@@ -140,8 +139,8 @@ def fit_alarms(
     notes = []
     if missing:
         notes.append(
-            f"Of {', '.join(map(quoted, missing[:8]))} the calibration holds no image: nothing is "
-            "promised of how often these are called unknown."
+            f"The calibration holds no image of {', '.join(map(quoted, missing[:8]))}: nothing is "
+            "promised about how often these are called unknown."
         )
     for of_tail in dict.fromkeys((asked.of_tail, None)):
         found = _laid(images, asked._replace(of_tail=of_tail), risk)
@@ -150,7 +149,7 @@ def fit_alarms(
         if isinstance(asked.overall, float) or isinstance(of_tail, float):
             _refuse({"overall": found.known, "tail": found.tail})
     else:
-        notes.append("Nothing is called unknown: too few images promise how seldom a known one is.")
+        notes.append("No image is called unknown: too few images to promise a false-alarm limit.")
         return Alarms(None, (), tuple(notes))
     rare = tuple(name for name, inside in zip(names, asked.tail, strict=True) if inside)
     told = (("unknown_false_alarm", found.known, ()), ("tail_false_alarm", found.tail, rare))
@@ -168,7 +167,7 @@ def _laid(images: Scored, asked: Asked, risk: float) -> UnknownThreshold:
     assert asked.overall is not None
     overall = USUAL_ALARM if isinstance(asked.overall, str) else asked.overall
     of_tail = USUAL_TAIL_ALARM if isinstance(asked.of_tail, str) else asked.of_tail
-    for _ in range(3):  # the tail's images may ask for more once all images have their limit
+    for _ in range(3):  # the tail may need a wider limit once `overall` has one
         found = fit_unknown_threshold(
             images.unknown,
             images.target,
@@ -196,13 +195,13 @@ def _refuse(told: dict[str, FalseAlarms | None]) -> None:
     ]
     if lacking:
         raise ConfigError(
-            f"Limits that these images cannot promise: {'; '.join(lacking)}, in the shares in "
-            "which the classes come on the line. Nothing was loosened. Label more, or ask for less."
+            f"Limits that these images cannot promise: {'; '.join(lacking)}, with the class shares "
+            "of the line. Nothing was loosened. Label more images, or allow more false alarms."
         )
 
 
 def _enough(images: Scored, classes: BoolArray, shares: FloatArray) -> bool:
-    """Whether the images that come in these shares promise a limit that is worth a word."""
+    """Whether the images, drawn in these shares, promise a limit below 50 %."""
     if not (classes & (shares > 0)).any():
         return False
     rows, _ = in_shares(images.target, classes, shares, 0)
@@ -210,5 +209,5 @@ def _enough(images: Scored, classes: BoolArray, shares: FloatArray) -> bool:
 
 
 def _least(alarms: FalseAlarms) -> float:
-    """The smallest limit that so many images promise, rounded up."""
+    """The smallest limit that these images promise, rounded up."""
     return min(WORTHLESS, alarms.at_most * (1 + 1e-6))

@@ -1,7 +1,7 @@
 """How strange an image's features are: nearest neighbours, virtual logit, Mahalanobis distances.
 
-What is kept of the training images is bounded, whatever their number: leading directions and a
-drawn share of the images. Scoring an image is a few products of a matrix and a vector.
+A scorer keeps a bounded amount of data, however many training images there are: leading directions,
+or a random sample of the images. Scoring an image takes a few matrix-vector products.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recame.decisions.spectrum import (
 from recame.decisions.strangeness import Scorer, log_sum, together, training_rows, unit_rows
 from recame.errors import DataError
 
-#: Numbers in what a scorer keeps of the training images, class means aside: 2 MiB of float32.
+#: Numbers that a scorer keeps of the training images, without class means: 2 MiB of float32.
 MOST_NUMBERS = 1 << 19
 
 
@@ -31,13 +31,13 @@ MOST_NUMBERS = 1 << 19
 class NearestNeighbour(Scorer):
     """One minus the cosine to the k-th nearest training image (Sun et al., ICML 2022).
 
-    Of features of length 1, an expert's each. k is 1 unless given: a class of one image has no
-    second. Of the training images a bounded number is kept, as many of each class as it has or as
-    its share allows, drawn at random.
+    The features of each expert are scaled to equal length. k is 1 by default, since a class may
+    have one image only. A bounded number of training images is kept, drawn at random: all images
+    of a class, or at most its equal share.
 
     Attributes:
         memory: (M, D) features of length 1.
-        k: () which neighbour.
+        k: () which neighbour counts.
     """
 
     name: ClassVar[str] = "knn"
@@ -63,9 +63,9 @@ class NearestNeighbour(Scorer):
             features: see there.
             logits: see there.
             target: see there.
-            k: which neighbour; the last where fewer are kept.
-            most_numbers: that are kept; an image of each class in any case.
-            seed: of the images that are kept.
+            k: which neighbour counts; the last one if fewer images are kept.
+            most_numbers: bound of the numbers kept; each class keeps at least one image.
+            seed: of the random sample.
         """
         x, _, y = _seen(features, logits, target)
         order = np.random.default_rng(seed).permutation(len(y))
@@ -89,19 +89,19 @@ class NearestNeighbour(Scorer):
 class VirtualLogit(Scorer):
     """ViM: a virtual class's logit beside the known ones' (Wang et al., CVPR 2022).
 
-    Its logit is the length of what the leading directions of the training features leave of an
-    image, scaled so that over the training images it is as large as the largest logit. The score
-    is that logit minus the log of the sum of the others' exponentials, which ranks as the virtual
-    class's probability does.
+    The virtual logit is the length of the image's residual outside the leading directions of the
+    training features. It is scaled so that its mean over the training images equals that of the
+    largest logit. The score is the virtual logit minus the log of the sum of the other logits'
+    exponentials; it ranks images as the probability of the virtual class does.
 
-    Deviations: the origin, where the logits' linear part has no offset, comes from a least-squares
-    fit of the logits to the features instead of the head's weights, which a cosine head does not
-    have; and the leading directions are at most half of the features and half of the images, since
-    they would leave nothing of few training images.
+    Deviations from the paper: the origin, where the logits are 0, comes from a least-squares fit of
+    the logits to the features instead of from the head's weights, since a cosine head has no such
+    weights. The number of leading directions is at most half of the features and half of the
+    images, since otherwise few training images would leave no residual.
 
     Attributes:
         origin: (D,).
-        principal: (R, D) leading directions of the features about it.
+        principal: (R, D) leading directions of the features about the origin.
         scale: () of the virtual logit.
     """
 
@@ -127,7 +127,7 @@ class VirtualLogit(Scorer):
             features: see there.
             logits: see there.
             target: see there.
-            most_numbers: of the leading directions.
+            most_numbers: bound of the numbers in the leading directions.
         """
         seen, said, _ = _seen(features, logits, target)
         x, largest = seen.reshape(len(seen), -1), together(said).max(1)
@@ -148,28 +148,30 @@ class VirtualLogit(Scorer):
 
 @dataclass(frozen=True, eq=False)
 class Mahalanobis(Scorer):
-    """Squared Mahalanobis distance to the nearest class (Lee et al., NeurIPS 2018), long-tailed.
+    """Squared Mahalanobis distance to the nearest class, for long tails (Lee et al., NeurIPS 2018).
 
-    Of features of length 1, an expert's each. One covariance within the classes for all, in which
-    a class of n images weighs as the square root of n - 1, so that the head does not decide it
-    alone; its ridge is the shrinkage of Chen et al. (OAS, IEEE TSP 2010) for as many images as
-    these weights are worth. Class means are drawn to their common mean, the more the fewer images
-    they come from: by an empirical Bayes estimate of isotropic spreads within and between classes.
-    Where no class has two images, one Gaussian about the common mean is all that is known.
+    The features of each expert are scaled to equal length. All classes share one within-class
+    covariance. A class with n images weighs in it as the square root of n - 1, so that the frequent
+    classes do not decide it alone. It is shrunk as by Chen et al. (OAS, IEEE TSP 2010) for the
+    effective number of images under these weights. Class means are shrunk towards their common
+    mean, the more the fewer images they have, by an empirical Bayes estimate of isotropic spreads
+    within and between classes. If no class has two images, one Gaussian about the common mean is
+    used.
 
-    The inverse covariance is `scale * I - directions.T @ directions`: leading directions as they
-    are, the others with their mean variance; exact where R takes all that the images span.
+    The inverse covariance is `scale * I - directions.T @ directions`: the leading directions keep
+    their variance, all others get their mean variance. It is exact if R covers all directions that
+    the images span.
 
     Attributes:
-        centre: (D,) mean of the classes' means.
+        centre: (D,) mean of the class means.
         directions: (R, D).
         scale: ().
-        classes: (C, D) twice the inverse covariance times each mean from the centre; C classes
-            that have images.
-        offsets: (C,) squared distance of each mean from the centre.
-        background_directions: (Q, D), as `directions`, of a Gaussian of all classes together whose
-            distance is subtracted (`RelativeMahalanobis`); Q is 0 without.
-        background_scale: (), 0 without.
+        classes: (C, D) twice the inverse covariance times (class mean - centre); C counts the
+            classes that have images.
+        offsets: (C,) squared distance of each class mean from the centre.
+        background_directions: (Q, D), like `directions`, for a Gaussian of all classes together
+            whose distance is subtracted (`RelativeMahalanobis`); Q is 0 without it.
+        background_scale: (), 0 without it.
     """
 
     name: ClassVar[str] = "mahalanobis"
@@ -207,7 +209,7 @@ class Mahalanobis(Scorer):
             features: see there.
             logits: see there.
             target: see there.
-            most_numbers: of the directions, both kinds together.
+            most_numbers: bound of the numbers in both kinds of directions together.
         """
         seen, _, y = _seen(features, logits, target)
         x = unit_rows(seen)
@@ -247,7 +249,7 @@ class Mahalanobis(Scorer):
 
 
 class RelativeMahalanobis(Mahalanobis):
-    """`Mahalanobis` minus the distance from all classes together (Ren et al., arXiv 2106.09022)."""
+    """`Mahalanobis` minus the distance to one Gaussian of all classes (Ren, arXiv 2106.09022)."""
 
     name: ClassVar[str] = "relative_mahalanobis"
     relative: ClassVar[bool] = True
@@ -256,20 +258,21 @@ class RelativeMahalanobis(Mahalanobis):
 def _seen(
     features: FloatArray | None, logits: FloatArray, target: IntArray
 ) -> tuple[FloatArray, FloatArray, IntArray]:
-    """As `training_rows`, with features."""
+    """Like `training_rows`, but features must be there."""
     if features is None or not features.size:
         raise DataError(
-            "There are no features, and a scorer of features was to be fitted: keep them when the "
-            "training images are predicted, or take a scorer of logits."
+            "This scorer needs features, and there are none: keep them when the training images "
+            "are predicted, or use a scorer of logits."
         )
     return training_rows(features, logits, target)
 
 
 def _weighted(offsets: FloatArray, index: IntArray, freedom: IntArray) -> tuple[FloatArray, float]:
-    """Rows (N, D) whose products sum to a covariance, and how many images' worth that is.
+    """Rows (N, D) with rows.T @ rows = the covariance, and its effective number of images.
 
-    The covariance is the mean of the classes', each the sum of the products of its offsets (N, D)
-    by its degrees of freedom (C,), with the roots of these for weights.
+    The covariance is the weighted mean of the class covariances. Each of these is the sum of the
+    products of the class's offsets (N, D), divided by its degrees of freedom (C,); its weight is
+    the square root of these.
     """
     root = np.sqrt(freedom)
     share = np.divide(1, root * root.sum(), out=np.zeros_like(root), where=freedom > 0)
@@ -278,7 +281,7 @@ def _weighted(offsets: FloatArray, index: IntArray, freedom: IntArray) -> tuple[
 
 
 def _class_means(x: FloatArray, index: IntArray, counts: IntArray) -> FloatArray:
-    """(C, D) float64 of (N, D); every class has images."""
+    """(C, D) float64 class means of (N, D); every class has images."""
     order = np.argsort(index, kind="stable")
     start = np.concatenate([[0], np.cumsum(counts)[:-1]])
     sums: FloatArray = np.add.reduceat(x[order], start, axis=0, dtype=np.float64)
@@ -286,10 +289,10 @@ def _class_means(x: FloatArray, index: IntArray, counts: IntArray) -> FloatArray
 
 
 def _kept_share(means: FloatArray, counts: IntArray, within: float) -> FloatArray:
-    """(C, 1) how much of its distance from the centre each class mean keeps.
+    """(C, 1) factor by which each class mean's distance from the centre is shrunk.
 
-    A mean of n images scatters by within / n about the true one, and the true ones by `between`
-    about the centre: n * between / (n * between + within) is the best guess.
+    The mean of n images varies by within / n about the true mean, and the true means vary by
+    `between` about the centre, so the best factor is n * between / (n * between + within).
     """
     if len(counts) == 1:
         return np.zeros((1, 1))
@@ -299,12 +302,12 @@ def _kept_share(means: FloatArray, counts: IntArray, within: float) -> FloatArra
 
 
 def _origin(x: FloatArray, logits: FloatArray) -> FloatArray:
-    """The shortest (D,) whose logits are 0, or all but, where those (N, C) of (N, D) are linear."""
+    """Shortest (D,) features with logits near 0, for the linear fit of (N, C) logits to (N, D)."""
     centre, usual = x.mean(0, dtype=np.float64), logits.mean(0)
     z, wanted = x - centre.astype(np.float32), logits - usual
     small = len(z) <= z.shape[1]
     system = product(z.T, z.T) if small else product(z, z)
-    # Just so much that directions which no image takes have no weight.
+    # A tiny ridge, so that directions outside all images get no weight.
     system[np.diag_indices_from(system)] += max(1e-6 * float(system.trace()) / len(system), 1e-12)
     if small:
         weight = product(z, np.linalg.solve(system, wanted))
@@ -315,6 +318,6 @@ def _origin(x: FloatArray, logits: FloatArray) -> FloatArray:
 
 
 def _left_over(rows: FloatArray, directions: FloatArray) -> FloatArray:
-    """(N,) lengths of what orthonormal directions (R, D) leave of (N, D)."""
+    """(N,) lengths of the residuals of (N, D) outside the orthonormal directions (R, D)."""
     left = squared_lengths(rows) - squared_lengths(rows @ directions.T)
     return np.asarray(np.sqrt(np.maximum(left, 0)))

@@ -1,4 +1,4 @@
-"""What two models did with the same labelled images, and the images on which they differ."""
+"""The decisions of two models on the same labelled images, and the images where they differ."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from recame.contracts import Array, BoolArray, IntArray
 
-#: What became of an image on which the two differ, worst first.
+#: How an image's result changed from the old to the new model, worst first.
 _FLIPS = ("critical defect escapes now", "escapes now", "wrong now", "caught now", "right now")
 
 
 class Answers(NamedTuple):
-    """What one model did with N labelled images.
+    """The decisions of one model on N labelled images.
 
     Attributes:
-        escaped: (N,) whether a defect was released.
-        right: (N,) whether the image was called by its class.
+        escaped: (N,) whether the image is a defect that was released.
+        right: (N,) whether the image was classified correctly.
     """
 
     escaped: BoolArray
@@ -50,16 +50,16 @@ def flips(
     critical: BoolArray,
     product_of: Array | None,
 ) -> tuple[Flip, ...]:
-    """Images on which the two differ, worst first, then in their order.
+    """List the images on which two models differ, worst first, then in their order.
 
     Args:
-        old: what the old model did.
-        new: what the new one did.
+        old: decisions of the old model.
+        new: decisions of the new model.
         target: (N,) class indices.
         images: N names.
         names: of the classes.
         critical: (N,) whether the image's class is critical.
-        product_of: (N,) products, if they are known.
+        product_of: (N,) products; None: not known.
     """
     escapes_now = new.escaped & ~old.escaped
     caught_now = old.escaped & ~new.escaped

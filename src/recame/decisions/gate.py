@@ -1,30 +1,32 @@
-"""May a new model take an old one's place? Judged on the same labelled images, pair by pair.
+"""The gate: may a new model replace an old one? Both are compared on the same labelled images.
 
-Each row asks how much worse one thing became: the escapes of a class or of all defects, the recall
-of a class, balanced accuracy; where products are judged, also within each. There are two questions,
-and each has a hypothesis of its own:
+Each row asks how much worse one figure became: the escapes of a class or of all defects, the recall
+of a class, or balanced accuracy. If products are checked, each product has such rows too. Each row
+gets one of three verdicts:
 
 - **passed**: it is shown that the row did not become worse by the margin. The upper end of the
-  change's one-sided interval lies below the margin (Tango, Statistics in Medicine 1998; balanced
-  accuracy: mean and standard error). A new model passes if *every* row that has to be shown does,
-  so that no correction for their number is needed (Berger, Technometrics 1982): one that is worse
-  by the margin in any of them passes with a probability of at most 1 - confidence.
+  change's one-sided interval lies below the margin (Tango, Statistics in Medicine 1998; for
+  balanced accuracy: mean and standard error). A new model passes if *every* required row passes, so
+  no correction for their number is needed (Berger, Technometrics 1982): a model that is worse by
+  the margin in any of them passes with a probability of at most 1 - confidence.
 - **blocked**: it is shown that the row did become worse. An equally good model must seldom be
-  blocked by any of the rows; so the null hypothesis is "equally good", tested exactly on the images
-  that differ (balanced accuracy: by its standard error), and adjusted over all rows by Holm's
-  method with weights (Scandinavian Journal of Statistics 1979). *Strict* rows are the escapes of
-  the critical classes (of all defects, where no class is critical): they share nine tenths of the
-  risk, and are blocked by being worse at all. Any other has to be worse than the margin as well.
-- **cannot tell**: neither, as with few images or where the two models differ on many.
+  blocked by any row, so the null hypothesis is "equally good". It is tested exactly on the images
+  on which the models differ (for balanced accuracy: by its standard error), and adjusted over all
+  rows by Holm's method with weights (Scandinavian Journal of Statistics 1979). *Strict* rows are
+  the escapes of the critical classes, or of all defects if no class is critical. They share nine
+  tenths of the risk, and block if they are worse at all. Any other row must also be worse by more
+  than the margin to block.
+- **cannot tell**: neither is shown, for example because there are few images, or because the two
+  models differ on many.
 
-So an escape rate that rises by just the margin is blocked where that is a critical class's, as it
-is worse; it does not need to be shown to lie beyond the margin, which would succeed once in twenty
-times. And a change that is shown to be smaller than the margin passes, even if ever so many images
-show that there is one: the margin is what was allowed.
+So an escape rate of a critical class that rises by exactly the margin is blocked, because it is
+worse. It need not be shown to exceed the margin, which would succeed only once in twenty times. A
+change that is shown to be smaller than the margin passes, even if many images show that there is a
+change: the margin is what the rules allow.
 
-What has to be shown, for the new model to pass, are the strict rows, the escapes of all defects and
-balanced accuracy over all products. The others only block, unless `every_row` is asked for: with
-forty classes and their products there would always be one that is too rare to show anything.
+Required rows are the strict rows, the escapes of all defects, and balanced accuracy over all
+products. The other rows can only block, unless `every_row` is set: with forty classes and their
+products, some row would always have too few images to show anything.
 """
 
 from __future__ import annotations
@@ -64,23 +66,23 @@ ESCAPES, RECALL, BALANCED = "escapes", "recall", "balanced accuracy"
 
 @dataclass(frozen=True)
 class GateRow:
-    """One thing that may have become worse.
+    """One figure that may have become worse.
 
     Attributes:
         what: `escapes`, `recall` or `balanced accuracy`.
         class_name: None: all defects, or all classes.
-        product: None: all.
-        images: that are judged by.
-        old: share, None without images.
-        new: share, None without images.
+        product: None: all products.
+        images: number of images that count for the row.
+        old: share with the old model, None without images.
+        new: share with the new model, None without images.
         difference: new - old, None without images.
         low: lower end of the difference's interval; each end holds with the rules' confidence.
         high: upper end.
-        p_value: of being worse by chance alone, adjusted over all rows.
-        strict: whether being worse at all blocks.
+        p_value: probability of being this much worse by chance alone, adjusted over all rows.
+        strict: whether the row blocks as soon as it is shown to be worse at all.
         required: whether the row has to pass for the model to pass.
         verdict: of this row.
-        sentence: in words.
+        sentence: the row in words.
     """
 
     what: str
@@ -101,13 +103,13 @@ class GateRow:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate says.
+    """The verdict of the gate.
 
     Attributes:
         verdict: of all rows together.
-        sentence: in words.
-        rows: as they were judged, all products first.
-        flips: images on which the two differ, worst first.
+        sentence: the verdict in words.
+        rows: the rows; those over all products come first.
+        flips: images on which the two models differ, worst first.
     """
 
     verdict: Verdict
@@ -116,11 +118,11 @@ class GateResult:
     flips: tuple[Flip, ...]
 
     def __str__(self) -> str:
-        """The verdict, and each rule in a sentence."""
+        """Return the verdict, and each row in a sentence."""
         return "\n".join([self.sentence, *(f"  {row.sentence}" for row in self.rows)])
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a rule and product, as they were judged; `flips` are the images that differ."""
+        """Return the rows as a table; `flips` lists the images on which the models differ."""
         import pandas as pd
 
         return pd.DataFrame([asdict(row) for row in self.rows])
@@ -131,7 +133,7 @@ class GateResult:
         return _CODES[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {
             "verdict": self.verdict,
             "exit_code": self.exit_code,
@@ -152,20 +154,20 @@ def judge(
     normal_index: int | None,
     products: Sequence[str] | None = None,
 ) -> GateResult:
-    """Say whether the new model may take the old one's place.
+    """Decide whether the new model may replace the old one.
 
     Args:
-        rules: what it has to show.
-        old: what the old model did.
-        new: what the new one did with the same images.
+        rules: what the new model has to show.
+        old: decisions of the old model.
+        new: decisions of the new model on the same images.
         target: (N,) class indices; images with -1 are left out.
         images: N names.
         names: of the C classes.
-        normal_index: of the class that is no defect, if there is one.
-        products: N names; needed where the rules judge products.
+        normal_index: index of the normal class, if there is one.
+        products: N names; needed if the rules check products.
 
     Raises:
-        ConfigError: a critical class is not among the defects, or products are not given.
+        ConfigError: a critical class is not among the defects, or products are missing.
         DataError: the arrays do not fit each other, or a normal image escaped.
     """
     _check(rules, old, new, target, images, names, normal_index, products)
@@ -198,13 +200,13 @@ def _check(
     }
     if len(lengths) != 1:
         raise DataError(
-            f"The two models' answers have {sorted(lengths)} rows, so that images cannot be told "
-            "apart. Give both models' answers to the same images, in the same order."
+            f"The two models' answers have {sorted(lengths)} rows, so they cannot be compared "
+            "image by image. Give both models' answers to the same images, in the same order."
         )
     if len(target) and int(target.max()) >= len(names):
         raise DataError(
-            f"A label has the index {int(target.max())}, but there are {len(names)} classes, so "
-            "that it is none of them. Give the names of all classes."
+            f"A label has the index {int(target.max())}, but there are only {len(names)} classes. "
+            "Give the names of all classes."
         )
     normal = None if normal_index is None else names[normal_index]
     for name in rules.critical:
@@ -212,23 +214,23 @@ def _check(
             defects = ", ".join(quoted(other) for other in names if other != normal)
             raise ConfigError(
                 f"The gate's critical class {quoted(name)} is not among the defects ({defects}), "
-                "so that its escapes would go unseen. Correct its name in the gate's rules."
+                "so its escapes would not be counted. Correct its name in the gate's rules."
             )
     if rules.products and products is None:
         raise ConfigError(
-            "The gate's rules judge each product, but no image's product is known. Give a table "
+            "The gate's rules check each product, but no image's product is known. Give a table "
             "with a column `product`, or set the rule `products` to false."
         )
     wrong = int(((old.escaped | new.escaped) & (target == normal_index)).sum())
     if normal_index is not None and wrong:
         raise DataError(
             f"{counted(wrong)} of the normal class {quoted(names[normal_index])} escaped, but only "
-            "a defect can. Mark as escaped what is a defect and was released."
+            "a defect can escape. Mark as escaped only defects that were released."
         )
 
 
 class _Question(NamedTuple):
-    """A row before it is answered: which images, which of the answers, how they are weighed."""
+    """A row before it is answered: which images and figure it is about, and how it counts."""
 
     what: str
     class_name: str | None
@@ -247,7 +249,7 @@ def _questions(
 ) -> Iterator[_Question]:
     everywhere = np.ones(len(target), np.bool_)
     defect = target != (-1 if normal_index is None else normal_index)
-    pooled = not rules.critical  # then all defects are as critical
+    pooled = not rules.critical  # without critical classes, all defects count as critical
     yield _Question(ESCAPES, None, None, defect, pooled, True)
     for index, name in enumerate(names):
         here = target == index
@@ -270,7 +272,7 @@ def _questions(
 def _rows(
     rules: GateRules, asked: list[_Question], old: Answers, new: Answers, target: IntArray
 ) -> tuple[GateRow, ...]:
-    """Answer all questions; inside, a change is positive where the new model is worse."""
+    """Answer all questions; here, a positive change means that the new model is worse."""
     images = np.array([question.rows.sum() for question in asked])
     counts = np.array([_discordant(question, old, new) for question in asked])
     low, high = change_interval(counts[:, 0], counts[:, 1], images, rules.confidence)
@@ -308,7 +310,7 @@ def _margin(rules: GateRules, question: _Question) -> float:
 
 
 def _discordant(question: _Question, old: Answers, new: Answers) -> tuple[int, int]:
-    """Images that are bad only under the new model, and only under the old one."""
+    """Count the images that are wrong only with the new model, and only with the old one."""
     if question.what == ESCAPES:
         before, now = old.escaped[question.rows], new.escaped[question.rows]
     else:
@@ -332,7 +334,7 @@ def _shares(
 def _balanced_change(
     here: BoolArray, old: Answers, new: Answers, target: IntArray, confidence: float
 ) -> tuple[float, float, float]:
-    """Interval of how much balanced accuracy fell, and the p-value of that."""
+    """Interval of the fall of balanced accuracy, and its p-value."""
     before, now, label = old.right[here], new.right[here], target[here]
     fall = balanced_accuracy(before, label) - balanced_accuracy(now, label)
     error = standard_error(before, now, label)
@@ -353,12 +355,12 @@ def _row(
 ) -> GateRow:
     low, high = change
     verdict = _VERDICTS[code]
-    if question.what != ESCAPES:  # a fall is what is worse there
+    if question.what != ESCAPES:  # for recall and balanced accuracy a fall is worse
         low, high = -high, -low
     old, new = shares or (None, None)
     text = _subject(question)
     if shares is None:
-        text += ": no image to tell by."
+        text += ": there is no image of it."
     else:
         text += (
             f": {shares[0]:.2%} before, {shares[1]:.2%} now on {counted(images)}, "
@@ -400,7 +402,7 @@ def _finding(rules: GateRules, question: _Question, verdict: Verdict, images: in
         return "shown to be worse" + ("." if question.strict else f" by more than {points}.")
     if images < rules.least_images:
         return f"fewer than {counted(rules.least_images)} are too few to tell."
-    return f"whether it is worse by {points} these images cannot tell."
+    return f"these images cannot tell whether it is worse by {points}."
 
 
 def _overall(rows: tuple[GateRow, ...]) -> tuple[Verdict, str]:
@@ -413,4 +415,4 @@ def _overall(rows: tuple[GateRow, ...]) -> tuple[Verdict, str]:
         return verdict, f"The new model is worse. {worst}"
     if verdict == "cannot_tell":
         return verdict, f"These images cannot tell whether the new model may be used. {worst}"
-    return verdict, "The new model is shown to be no worse than is allowed."
+    return verdict, "The new model is shown to be no worse than the rules allow."

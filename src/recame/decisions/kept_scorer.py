@@ -1,4 +1,4 @@
-"""What tells the unknown, kept beside `decisions.json`: the fitted scorer's arrays."""
+"""Files of the fitted scorer that recognises unknown images, kept beside `decisions.json`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recame.decisions.unknown import scorer_of_arrays
 from recame.errors import CheckpointError
 from recame.files import file_name, open_regular, write_whole
 
-#: How its files are called in a run's folder, or a bundle's: by their content, so that decisions
-#: and scorer change at one moment, that of `decisions.json`.
+#: Its files in the folder of a run or a bundle. They are named by their content, so that decisions
+#: and scorer change at the same moment, when `decisions.json` is replaced.
 UNKNOWN_FILES = "unknown-*.npz"
 
 
@@ -24,10 +24,10 @@ def save_scorer(folder: Path, scorer: Scorer) -> dict[str, str]:
 
     Args:
         folder: of the run or bundle.
-        scorer: fitted.
+        scorer: the fitted scorer.
 
     Returns:
-        What `load_scorer` must know of it.
+        What `load_scorer` needs to find it.
 
     Raises:
         DataError: the disk is full, or the folder cannot be written.
@@ -43,11 +43,11 @@ def save_scorer(folder: Path, scorer: Scorer) -> dict[str, str]:
 
 
 def remove_others(folder: Path, known: Mapping[str, str] | None) -> None:
-    """Remove scorers of decisions that are no more.
+    """Remove the scorers of earlier decisions.
 
     Args:
         folder: of the run or bundle.
-        known: what `save_scorer` gave for the one that counts; None: none does.
+        known: what `save_scorer` returned for the present scorer; None: there is none.
     """
     for path in folder.glob(UNKNOWN_FILES):
         if known is None or path.name != known["file"]:
@@ -55,27 +55,27 @@ def remove_others(folder: Path, known: Mapping[str, str] | None) -> None:
 
 
 def load_scorer(folder: Path, known: Mapping[str, str]) -> Scorer:
-    """The scorer that decisions were fitted with.
+    """Load the scorer that the decisions were fitted with.
 
     Args:
         folder: of the run or bundle.
-        known: what `save_scorer` gave.
+        known: what `save_scorer` returned.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another tuning.
+        CheckpointError: it is missing, damaged, or belongs to another tuning.
     """
-    way_out = "Take it from a copy, or fit the decisions anew: recame tune."
+    way_out = "Take it from a copy, or fit the decisions again: recame tune."
     path = folder / UNKNOWN_FILES
     try:
         path = folder / file_name(known["file"])
         with open_regular(path) as stream:
             content = stream.read()
         if hashlib.sha256(content).hexdigest() != known["sha256"]:
-            raise ValueError("it is not what decisions.json was written with")
+            raise ValueError("it is not the file that decisions.json belongs to")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return scorer_of_arrays(known["scorer"], {name: arrays[name] for name in arrays})
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}, by which unknown images are told, cannot be used ({error}), and they would "
-            f"pass as known ones. {way_out}"
+            f"{path}, which recognises unknown images, cannot be used ({error}), so unknown images "
+            f"would pass as known ones. {way_out}"
         ) from error

@@ -1,16 +1,16 @@
-"""What an engineer asks of decisions and signs: `limits.yaml` as a value, checked.
+"""The limits that an engineer sets and signs for decisions: `limits.yaml` as a checked value.
 
 ```yaml
 confidence: 0.95
-escape: {default: 0.02, bridge: 0.01}  # of a defect class, released at most; or `smallest`
-purity: {default: 0.95}          # of what is called a class automatically, of it at least
-overkill: 0.10                   # of normal images, not released at most
+escape: {default: 0.02, bridge: 0.01}  # largest released share of a defect class; or `smallest`
+purity: {default: 0.95}          # smallest share of correct images among those booked as a class
+overkill: 0.10                   # largest share of normal images that are not released
 review: {share: 0.08, lot: lot}  # of each lot (column `lot`); or per_hour, images_per_hour
 unknown_false_alarm: {overall: 0.02, tail: 0.06}  # or `smallest`; `off`
 line_mix: {good: 98, bridge: 1, open: 1}  # how often each class comes; or `estimate`
 prices: {escape: 500, false_call: 2, review: 1}
-audit: 0.01                      # of all images: people see them whatever the score
-group: board                     # the column whose values count
+audit: 0.01                      # share of all images that people see, whatever the score
+group: board                     # the column whose values are counted
 signed_by: A. Engineer, 2026-11-30
 ```
 """
@@ -29,11 +29,11 @@ from recame.contracts import FloatArray
 from recame.errors import ConfigError
 from recame.names import quoted
 
-#: The limit of a class that is not given one: the smallest that its images promise.
+#: Instead of a number: the smallest limit that the images can promise.
 SMALLEST = "smallest"
-#: The line's mix of classes: told from a lot's own predictions, without labels.
+#: Instead of a stated mix: estimate the class shares from a lot's predictions, without labels.
 ESTIMATE = "estimate"
-#: The limits that `smallest` does not go below: more is promised by higher thresholds only.
+#: `smallest` does not go below these limits, since that would need higher thresholds.
 USUAL_ESCAPE, USUAL_ALARM, USUAL_TAIL_ALARM = 0.02, 0.02, 0.06
 
 
@@ -42,26 +42,26 @@ class PerClass:
     """A limit for each class.
 
     Attributes:
-        default: of the classes that have none of their own; None: they have no limit.
-        of: class -> its own.
+        default: limit of the classes that `of` does not name; None: they have no limit.
+        of: class -> limit.
     """
 
     default: float | str | None = None
     of: dict[str, float] = field(default_factory=dict)
 
     def limit(self, name: str) -> float | str | None:
-        """Of one class: a share, `smallest`, or None."""
+        """Return the limit of one class: a share, `smallest`, or None."""
         return self.of.get(name, self.default)
 
     @property
     def asked(self) -> bool:
-        """Whether any class has one."""
+        """Whether any class has a limit."""
         return self.default is not None or bool(self.of)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What a decision costs where it is wrong, or a person has to look, in any one currency."""
+    """Costs of an escape, a false call and a review, all in one currency."""
 
     escape: float
     false_call: float
@@ -70,13 +70,14 @@ class Prices:
 
 @dataclass(frozen=True)
 class Review:
-    """How many images people can look at, of each production lot.
+    """How many images of each production lot people can look at.
 
     Attributes:
-        share: of a lot's images at most.
-        per_hour: images at most that people manage in an hour; takes `images_per_hour`.
-        images_per_hour: those that come.
-        lot: column of a table of images whose values are production lots; None: a table is one.
+        share: largest share of a lot's images.
+        per_hour: largest number of images that people can look at in an hour; needs
+            `images_per_hour`.
+        images_per_hour: images that the line makes in an hour.
+        lot: column of the production lots in a table of images; None: each table is one lot.
     """
 
     share: float | None = None
@@ -85,26 +86,26 @@ class Review:
     lot: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would limit nothing."""
+        """Refuse values that would limit nothing."""
         if self.per_hour is not None and not self.images_per_hour:
             raise ConfigError(
-                f"review.per_hour is {self.per_hour:g}, but not how many images an hour come, so "
-                "it is no share of a lot: give review.images_per_hour (above 0) beside it."
+                f"review.per_hour is {self.per_hour:g}, but it is not known how many images come "
+                "in an hour: give review.images_per_hour (above 0) as well."
             )
         if self.images_per_hour is not None and self.per_hour is None:
             raise ConfigError(
-                f"review.images_per_hour is {self.images_per_hour:g}, but not how many of them "
-                "people manage, so it limits nothing: give review.per_hour beside it."
+                f"review.images_per_hour is {self.images_per_hour:g}, but it is not known how many "
+                "of them people can look at: give review.per_hour as well."
             )
         if self.lot is not None and self.budget is None:
             raise ConfigError(
-                f"review.lot is {self.lot!r}, but nothing limits what people see of a lot: give "
-                "review.share, or review.per_hour and review.images_per_hour."
+                f"review.lot is {self.lot!r}, but nothing limits how many images of a lot people "
+                "see: give review.share, or review.per_hour and review.images_per_hour."
             )
 
     @property
     def budget(self) -> float | None:
-        """Largest share of a lot's images that people look at: the smaller of what is asked."""
+        """Largest share of a lot's images that people look at: the smaller of both limits."""
         shares = [] if self.share is None else [self.share]
         if self.per_hour is not None and self.images_per_hour:
             shares.append(min(1.0, self.per_hour / self.images_per_hour))
@@ -113,23 +114,24 @@ class Review:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked.
+    """The limits that decisions have to keep.
 
     Attributes:
         confidence: with which all promises of a tuning hold together.
         escape: largest share of each defect class that may be released.
-        purity: smallest share of what is automatically called a class that is of it.
+        purity: smallest share of the images automatically booked as a class that belong to it.
         overkill: largest share of normal images that are not released.
         review: how many images people can look at.
-        unknown_false_alarm: largest share of known images that are called unknown; `smallest`:
-            where something says how strange images are; None: nothing is called so.
-        tail_false_alarm: the same of the tail classes together.
-        line_mix: class -> weight on the line; `estimate`: of the lot, without labels; None: as
-            the labelled images come.
-        prices: choose among what the promises leave open.
-        audit: share of all images that people see whatever their score.
-        group: column of a table whose values count instead of images.
-        signed_by: who, and when.
+        unknown_false_alarm: largest share of known images that may be called unknown; `smallest`:
+            the smallest limit that can be promised, if there is a scorer of strangeness; None: no
+            image is called unknown.
+        tail_false_alarm: the same limit for the tail classes together.
+        line_mix: class -> weight on the line; `estimate`: from a lot, without labels; None: as in
+            training, or as in the labelled images.
+        prices: used to choose among thresholds that keep all promises.
+        audit: share of all images that people see, whatever their score.
+        group: column of a table whose values are counted instead of images.
+        signed_by: who signed, and when.
     """
 
     confidence: float = 0.95
@@ -147,14 +149,14 @@ class Limits:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "limits") -> Limits:
-        """Read what a YAML file holds.
+        """Make limits from the values of a YAML file.
 
         Args:
-            values: its keys; what is left out is as `Limits()` has it.
-            source: how an error names where they came from.
+            values: keys and values of the file; a key that is left out has the value of `Limits()`.
+            source: name of the file, for errors.
 
         Raises:
-            ConfigError: a key is unknown, or a value is not one that a limit can have.
+            ConfigError: a key is unknown, or a limit cannot have this value.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(
@@ -168,8 +170,8 @@ class Limits:
         if prices and len(prices) < 3:
             missing = {"escape", "false_call", "review"} - prices.keys()
             raise ConfigError(
-                f"{source}: prices lack {', '.join(sorted(missing))}: what is cheap beside another "
-                "cannot be told. Give all three, in one currency."
+                f"{source}: prices lack {', '.join(sorted(missing))}, so costs cannot be compared. "
+                "Give all three, in one currency."
             )
         limits = cls(
             confidence=read.share("confidence", 0.95, least=0.5, below=True),
@@ -189,7 +191,7 @@ class Limits:
         return limits
 
     def to_dict(self) -> dict[str, Any]:
-        """What was asked, as `from_dict` reads it."""
+        """Return the limits as values that `from_dict` reads."""
         review = {name: v for name, v in asdict(self.review).items() if v is not None} or None
         alarms = {"overall": self.unknown_false_alarm, "tail": self.tail_false_alarm}
         alarms = {name: value for name, value in alarms.items() if value is not None}
@@ -210,15 +212,15 @@ class Limits:
         return {name: value for name, value in told.items() if value is not None}
 
     def check_classes(self, names: Sequence[str], normal: str | None, source: str) -> None:
-        """Refuse limits of classes that there are not, and what needs a normal class without one.
+        """Refuse limits of unknown classes, and limits that need a normal class if there is none.
 
         Args:
             names: of the C classes.
             normal: the class that may be released.
-            source: how an error names where the limits came from.
+            source: name of the file, for errors.
 
         Raises:
-            ConfigError: names what does not fit.
+            ConfigError: a limit does not fit the classes; the message names it.
         """
         mix = self.line_mix if isinstance(self.line_mix, dict) else {}
         named = {"escape": self.escape.of, "purity": self.purity.of, "line_mix": mix}
@@ -231,21 +233,21 @@ class Limits:
                     )
         if normal is not None and normal in self.escape.of:
             raise ConfigError(
-                f"{source}: escape limits are of defects, and {normal!r} is the normal class: use "
-                "overkill for what of it is not released."
+                f"{source}: escape limits are for defects, but {normal!r} is the normal class: use "
+                "overkill to limit how many normal images are not released."
             )
         if normal is None and (self.escape != PerClass(SMALLEST) or self.overkill is not None):
             raise ConfigError(
-                f"{source}: escape and overkill need a normal class, which this model has not "
-                f"been told: set data.normal_class to one of {', '.join(map(quoted, names[:12]))}."
+                f"{source}: escape and overkill need a normal class, and this model has none: set "
+                f"data.normal_class to one of {', '.join(map(quoted, names[:12]))}."
             )
 
     def mix(self, names: Sequence[str], usual: FloatArray) -> FloatArray:
-        """(C,) shares of the classes on the line, of sum 1.
+        """Return the (C,) shares of the classes on the line; they sum to 1.
 
         Args:
             names: of the C classes.
-            usual: (C,) weights where none are stated, as the labelled images come.
+            usual: (C,) weights to use if the limits state none.
         """
         weights = np.asarray(usual, np.float64)
         if isinstance(self.line_mix, dict):
@@ -264,7 +266,7 @@ def _per_class_dict(limit: PerClass) -> dict[str, Any] | str | None:
 
 
 class _Reader:
-    """Takes keys out of a mapping, checked; what is left is unknown."""
+    """Take keys out of a mapping and check their values; keys that are left are unknown."""
 
     def __init__(self, source: str, values: dict[str, Any]) -> None:
         self._source, self._values = source, values
@@ -278,14 +280,14 @@ class _Reader:
         most: float = 1.0,
         below: bool = False,
     ) -> Any:
-        """A number within `least` and `most`; `below`: and between them."""
+        """Read a number from `least` to `most`; `below`: both ends excluded."""
         value = self._values.pop(key, None)
         if value is None:
             return default
         return self._checked(key, value, least, most, below=below)
 
     def per_class(self, key: str, default: PerClass, *, smallest: bool = False) -> PerClass:
-        """A share for all classes, or one for each."""
+        """Read one share for all classes, or a share for each."""
         value = self._values.pop(key, None)
         if value is None:
             return default
@@ -303,7 +305,7 @@ class _Reader:
     def section(
         self, key: str, names: Sequence[str], *, alone: str | None = None, most: float = 1.0
     ) -> dict[str, float]:
-        """Numbers by these names; a number alone is that of `alone`."""
+        """Read numbers by these names; a single number is the value of `alone`."""
         value = self._values.pop(key, None)
         if value is None:
             return {}
@@ -317,7 +319,7 @@ class _Reader:
         return {str(n): self._checked(f"{key}.{n}", v, 0.0, most) for n, v in value.items()}
 
     def review(self, key: str) -> Review:
-        """Numbers of images, and the column of their lots."""
+        """Read the review limits, and the column of lots."""
         value = self._values.get(key)
         lot = None
         if isinstance(value, Mapping) and "lot" in value:
@@ -325,8 +327,8 @@ class _Reader:
             lot = value["lot"]
             if not isinstance(lot, str) or not lot.strip():
                 raise ConfigError(
-                    f"{self._source}: {key}.lot is {lot!r}; it is the name of the column whose "
-                    "values are production lots."
+                    f"{self._source}: {key}.lot is {lot!r}; give the name of the column that holds "
+                    "the production lots."
                 )
         names = ("share", "per_hour", "images_per_hour", "lot")
         found = self.section(key, names, most=math.inf)
@@ -338,7 +340,7 @@ class _Reader:
             raise ConfigError(f"{self._source}: {error}") from None
 
     def alarms(self, key: str) -> tuple[float | str | None, float | str | None]:
-        """Shares overall and of the tail; `smallest` of both, or none of either."""
+        """Read the shares overall and of the tail; `smallest` or `off` hold for both."""
         value = self._values.get(key)
         if value is None or value == SMALLEST:
             self._values.pop(key, None)
@@ -350,7 +352,7 @@ class _Reader:
         return found.get("overall"), found.get("tail")
 
     def mix(self, key: str) -> dict[str, float] | str | None:
-        """Weights of classes, or `estimate`."""
+        """Read weights of classes, or `estimate`."""
         value = self._values.pop(key, None)
         if value is None:
             return None
@@ -367,7 +369,7 @@ class _Reader:
         return weights
 
     def text(self, key: str) -> str | None:
-        """A text, which is not empty."""
+        """Read a text that is not empty."""
         value = self._values.pop(key, None)
         if value is None:
             return None
@@ -376,12 +378,12 @@ class _Reader:
         return str(value)
 
     def refuse_rest(self) -> None:
-        """Refuse keys that nothing has taken: a limit that is not read is not kept."""
+        """Refuse unknown keys: a limit that is not read would not be kept."""
         if self._values:
             hidden = {"tail_false_alarm"}
             raise ConfigError(
                 f"{self._source}: {', '.join(map(quoted, map(str, self._values)))} is no limit, "
-                "so it would not be kept. Known are "
+                "so it would not be kept. The limits are "
                 f"{', '.join(f.name for f in fields(Limits) if f.name not in hidden)}."
             )
 

@@ -1,7 +1,7 @@
-"""`line_mix: estimate`: how often each class comes on a line, told by a lot's own predictions.
+"""`line_mix: estimate`: how often each class comes on a line, estimated from a lot's predictions.
 
-What holds for a stated mix (purity, the shares expected, false alarms of the unknown) then holds
-for the estimated one. No escape limit does: it is of each class, however often that comes.
+Purity, expected shares and false alarms depend on the mix; they then hold for the estimated mix.
+Escape limits do not depend on it: each is about one class, however often that class comes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from recame.decisions.prior_shift import Known, PriorEstimate, estimate_prior
 from recame.errors import CheckpointError, ConfigError
 from recame.names import counted, quoted
 
-#: Fewer images of a lot say nothing of a line: a share of one half is known to 7 points.
+#: Least images of a lot: with so many, a share of one half is known to 7 percentage points.
 LEAST_IMAGES = 200
-#: Classes whose shares a sentence tells.
+#: Most classes whose shares a sentence lists.
 _TOLD = 8
 
 
@@ -41,11 +41,11 @@ class LineMix:
 
     @property
     def shares(self) -> FloatArray:
-        """(C,) of sum 1."""
+        """(C,) shares of the classes; they sum to 1."""
         return self.estimate.prior
 
     def words(self) -> str:
-        """What the line is, as the end of a sentence."""
+        """Describe the line, as the end of a sentence."""
         found = self.estimate
         order = np.argsort(-found.prior, kind="stable")
         told = [
@@ -58,14 +58,14 @@ class LineMix:
         return f"a line as {images} ({', '.join(told)}{more})"
 
     def sentence(self) -> str:
-        """What holds for it."""
+        """Say in words what holds for this mix."""
         return (
-            f"Purity, the shares expected and false alarms of the unknown are on {self.words()}; "
-            "on a line of other shares they are not promised. No escape limit rests on it."
+            f"Purity, expected shares and false alarms of the unknown are for {self.words()}; they "
+            "are not promised for a line with other shares. Escape limits do not depend on it."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         found = self.estimate
         shares = {"prior": found.prior, "low": found.low, "high": found.high}
         return {
@@ -78,7 +78,7 @@ class LineMix:
             "source": self.source,
             "sha256": self.sha256,
             "holds": "purity, expected shares and false alarms of the unknown are promised for "
-            "this estimated mix; no escape limit rests on it",
+            "this estimated mix; escape limits do not depend on it",
         }
 
     @classmethod
@@ -86,7 +86,7 @@ class LineMix:
         """Read what `to_dict` wrote.
 
         Raises:
-            CheckpointError: it is damaged, or of other classes.
+            CheckpointError: the mix is damaged, or belongs to other classes.
         """
         try:
             prior, low, high = (
@@ -101,7 +101,8 @@ class LineMix:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"The estimated line_mix cannot be read ({error!r}): decisions.json was edited or "
-                "damaged, or is of a model of other classes. Fit it anew with recame tune --lot."
+                "damaged, or belongs to a model of other classes. Fit it again with recame tune "
+                "--lot."
             ) from error
 
 
@@ -115,23 +116,23 @@ def estimate_line(
     source: str,
     sha256: str,
 ) -> LineMix:
-    """Estimate how often each class comes, or say why that cannot be told.
+    """Estimate how often each class comes, or say why that is not possible.
 
     Args:
-        probabilities: (N, C) of the lot, calibrated; NaN where an image cannot be read.
-        prior: (C,) that the probabilities speak of.
-        known: the calibration's images.
+        probabilities: (N, C) of the lot, calibrated; NaN if an image cannot be read.
+        prior: (C,) class prior of the probabilities.
+        known: the calibration images.
         names: of the C classes.
-        unknown_share: of the lot's images that are unlike anything known; None: nothing tells it.
+        unknown_share: share of the lot's images that are unknown; None: not known.
         source: the lot's table.
         sha256: of its file.
 
     Raises:
-        ConfigError: the lot tells no mix; nothing else is taken in its place.
+        ConfigError: the mix cannot be estimated from the lot; no other mix is used instead.
     """
     usable = int(np.isfinite(probabilities).all(1).sum())
     if usable < LEAST_IMAGES:
-        why = f"{counted(usable)} with probabilities are too few (it takes {LEAST_IMAGES})"
+        why = f"{counted(usable)} with probabilities are too few ({LEAST_IMAGES} are needed)"
     else:
         found = estimate_prior(
             probabilities, prior, unknown_share=unknown_share, known=known, names=names
@@ -140,8 +141,8 @@ def estimate_line(
             return LineMix(tuple(names), found, source, sha256)
         why = found.refused
     raise ConfigError(
-        f"line_mix: estimate: {source} does not tell how often each class comes: {why}. No other "
-        "mix was taken in its place. Give another lot, or state the mix, for instance "
+        f"line_mix: estimate: {source} does not show how often each class comes: {why}. No other "
+        "mix was used instead. Give another lot, or state the mix, for instance "
         f"{stated(names)}."
     )
 

@@ -1,4 +1,4 @@
-"""What decisions did with labelled images: escapes, overkill, review, with intervals."""
+"""The results of decisions on labelled images: escapes, overkill, review, with intervals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recame.names import counted, quoted
 
 
 class Share(NamedTuple):
-    """Images of which something is true.
+    """A share of images, as two counts.
 
     Attributes:
-        what: `escape` and `overkill` as of `Outcome`, `release`, `automatic`, `review`, or
-            `misclassified` of what is automatic.
-        of: the defect class; empty: of all images that it may be true of.
-        number: of how many it is.
-        images: of how many it may be.
+        what: `escape` or `overkill` (see `Outcome`), `release`, `automatic`, `review`, or
+            `misclassified` (share of the automatic ones).
+        of: the defect class; empty: all images that count.
+        number: images for which it is true.
+        images: images that count.
     """
 
     what: str
@@ -31,14 +31,14 @@ class Share(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """With 95 % confidence (Wilson)."""
+        """95 % Wilson interval."""
         if not self.images:
             return 0.0, 1.0
         low, high = wilson_interval(self.number, self.images)
         return float(low), float(high)
 
     def __str__(self) -> str:
-        """As `3 of 820 (0.37%, 0.12% to 1.07%)`."""
+        """Return the text `3 of 820 (0.37%, 0.12% to 1.07%)`."""
         if not self.images:
             return "0 of 0"
         low, high = self.interval
@@ -46,7 +46,7 @@ class Share(NamedTuple):
         return f"{self.number:,} of {self.images:,} ({share:.2%}, {low:.2%} to {high:.2%})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         low, high = self.interval
         value = self.number / self.images if self.images else None
         return {
@@ -59,26 +59,26 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy did with labelled images.
+    """The results of a policy on labelled images.
 
-    A defect escapes where no person sees it and it passes as normal; a normal image is overkill
-    where it does not pass.
+    A defect escapes if it is released as normal and no person sees it. A normal image is overkill
+    if it is not released.
 
     Attributes:
         normal: name of the normal class; None: there is none, and so no escape.
-        shares: the rates, those of all images first.
+        shares: the rates; those over all images come first.
     """
 
     normal: str | None
     shares: tuple[Share, ...]
 
     def share(self, what: str, of: str = "") -> Share:
-        """One of the rates; of no image where it is not known."""
+        """Return one of the rates; 0 of 0 images if it is not known."""
         found = (share for share in self.shares if (share.what, share.of) == (what, of))
         return next(found, Share(what, of, 0, 0))
 
     def sentences(self) -> list[str]:
-        """In words, for the engineer."""
+        """Describe the results in words."""
         told = []
         if self.normal is not None:
             told.append(
@@ -86,7 +86,7 @@ class Outcome:
                 f"{self.share('overkill')} normal images are not."
             )
             worst = [share for share in self.shares if share.what == "escape" and share.of]
-            told += [f"Of {quoted(s.of)} {s} are released." for s in worst if s.number]
+            told += [f"{quoted(s.of)}: {s} are released." for s in worst if s.number]
         wrong = self.share("misclassified")
         told.append(
             f"{self.share('review')} images go to a person; {counted(wrong.images)} "
@@ -96,7 +96,7 @@ class Outcome:
         return told
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         whole = {share.what: share.to_dict() for share in self.shares if not share.of}
         by_class = {s.of: s.to_dict() for s in self.shares if s.what == "escape" and s.of}
         return {**whole, "escape_by_class": by_class}
@@ -109,14 +109,14 @@ def outcome_of(
     names: Sequence[str],
     normal: int | None,
 ) -> Outcome:
-    """Judge what was done with N images by their labels.
+    """Evaluate the actions on N images by their labels.
 
     Args:
-        actions: of each image, of `recame.decisions.actions.ACTIONS`.
-        called: (N,) index of the class that each is called.
-        target: (N,) of its label; images with -1 are left out.
+        actions: action of each image, one of `recame.decisions.actions.ACTIONS`.
+        called: (N,) index of the predicted class.
+        target: (N,) index of the label; images with -1 are left out.
         names: of the C classes.
-        normal: index of the class that passes; None: there is none.
+        normal: index of the class that may be released; None: there is none.
     """
     known: BoolArray = target >= 0
     done = np.array(actions, object)[known]

@@ -1,7 +1,7 @@
-"""Two rates of the same images: how far they differ, and whether the second is the higher.
+"""Compare two rates on the same images: how far they differ, and whether the second is higher.
 
-Of n images, `worse` are bad (an escape, a wrong call) only under the second of two models, and
-`better` only under the first; images on which the two agree carry nothing but their number.
+Of n images, `worse` are bad (an escape, a wrong class) only with the second of two models, and
+`better` only with the first. Only the number of images on which the two agree matters.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from recame.contracts import FloatArray
 from recame.metrics.paired import mcnemar_p_value
 from recame.metrics.statistics import rate_at_most
 
-#: What the p-value pays for leaving out shares of discordant images that these ones rule out.
+#: Added to the p-value for excluding shares of discordant images that the data rule out.
 _NUISANCE_RISK = 1e-6
-#: Discordant images beyond which the conditional test is as good as the unconditional one.
+#: With more discordant images, the conditional test is as good as the unconditional one.
 _MANY = 300
-#: Shares of discordant images at which the largest p-value is looked for.
+#: Number of shares of discordant images among which the largest p-value is searched.
 _SHARES = 100
 
 
 def change_score(
     worse: ArrayLike, better: ArrayLike, images: ArrayLike, change: ArrayLike
 ) -> FloatArray:
-    """Tango's score: how many standard errors the observed change lies above a supposed one.
+    """Tango's score: how many standard errors the observed change lies above a hypothetical one.
 
-    Tango, Statistics in Medicine 1998, eq. 5; the error is the one that the images most likely have
-    if the supposed change is the true one (the larger root of its eq. 4).
+    Tango, Statistics in Medicine 1998, eq. 5; the standard error is the maximum-likelihood one if
+    the hypothetical change is true (the larger root of eq. 4).
 
     Args:
         worse: any shape.
-        better: any shape that broadcasts with it.
+        better: any shape that broadcasts with `worse`.
         images: n >= 1.
-        change: supposed rate of the second minus rate of the first, in (-1, 1).
+        change: hypothetical rate of the second minus rate of the first, in (-1, 1).
 
     Examples:
         >>> round(float(change_score(9, 9, 600, 0.02)), 3)
@@ -46,7 +46,7 @@ def change_score(
     b, c, n, d = (np.asarray(value, np.float64) for value in (worse, better, images, change))
     linear = (2 * n - b + c) * d - b - c
     only_first = (np.sqrt(np.maximum(linear**2 + 8 * n * c * d * (1 - d), 0.0)) - linear) / (4 * n)
-    # A rate is at least 0, and at least what a change for the better needs.
+    # The rate of `better` is at least 0, and at least -d if the change d is negative.
     variance = n * (2 * np.maximum(only_first, np.maximum(-d, 0.0)) + d * (1 - d))
     gap = b - c - n * d
     none = np.where(gap == 0, 0.0, np.copysign(np.inf, gap))
@@ -57,13 +57,13 @@ def change_score(
 def change_interval(
     worse: ArrayLike, better: ArrayLike, images: ArrayLike, confidence: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Tango's score interval of the change, each end of which holds with `confidence`.
+    """Tango's score interval of the change; each end holds with `confidence`.
 
-    Its ends keep their distance where no image differs, where value +- z * error claims certainty.
+    The interval keeps a width if no image differs; value +- z * error would claim certainty.
 
     Args:
         worse: any shape.
-        better: any shape that broadcasts with it.
+        better: any shape that broadcasts with `worse`.
         images: n; where it is 0 the interval is (-1, 1).
         confidence: in (0.5, 1), one-sided.
 
@@ -82,7 +82,7 @@ def change_interval(
     ends = []
     for wanted, none in ((z, -1.0), (-z, 1.0)):
         low, high = np.full(b.shape, -1.0), np.full(b.shape, 1.0)
-        for _ in range(50):  # the score falls as the supposed change grows
+        for _ in range(50):  # the score falls as the hypothetical change grows
             middle = (low + high) / 2
             above = change_score(b, c, safe, middle) > wanted
             low, high = np.where(above, middle, low), np.where(above, high, middle)
@@ -92,21 +92,21 @@ def change_interval(
 
 @lru_cache(maxsize=1 << 14)
 def worse_p_value(worse: int, better: int, images: int) -> float:
-    """How seldom two equally good models differ so unevenly to the second's disadvantage; exact.
+    """Exact one-sided p-value that the second model is worse than the first.
 
     The unconditional test of McNemar's statistic (Suissa and Shuster, Biometrics 1991): the largest
-    probability over all shares of discordant images that these do not rule out, which costs the
-    p-value one in a million (Berger and Boos, JASA 1994). It keeps its level as McNemar's exact
-    test does, and shows more, as that test's levels are coarse where few images differ. From some
-    hundred discordant images on the two are alike, and McNemar's is taken.
+    probability over all shares of discordant images that the data do not rule out; this adds one
+    in a million to the p-value (Berger and Boos, JASA 1994). It keeps its level as McNemar's exact
+    test does and has more power, since the levels of McNemar's test are coarse if few images
+    differ. With some hundred discordant images the two tests agree, and McNemar's is used.
 
     Args:
-        worse: images that are bad only under the second.
-        better: images that are bad only under the first.
+        worse: images that are bad only with the second model.
+        better: images that are bad only with the first model.
         images: all n.
 
     Returns:
-        1 where no more became worse than better.
+        1 if `worse` is not larger than `better`.
 
     Examples:
         >>> round(worse_p_value(15, 3, 600), 4), round(mcnemar_p_value(15, 3) / 2, 4)
@@ -128,7 +128,7 @@ def worse_p_value(worse: int, better: int, images: int) -> float:
 
 
 def _tails_of_halves(score: float, most: int) -> FloatArray:
-    """(most + 1,) chance that of m images, each as likely worse as better, the score is reached."""
+    """(most + 1,) probability that m images, each worse or better by chance, reach the score."""
     logs = _log_factorials(most)
     m = np.arange(most + 1)[:, None]
     k = np.arange(most + 1)[None]

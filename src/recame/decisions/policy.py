@@ -1,4 +1,4 @@
-"""What an image's probabilities lead to: its class stands, or a person looks, and why."""
+"""Decide images from a model's outputs: book the class, or send the image to a person, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recame.decisions.actions import ACTION_OF, ACTIONS, RELEASE, Policy, candid
 from recame.decisions.scored import logits_of
 from recame.decisions.strangeness import Scorer
 
-#: How far a row of probabilities may be from a sum of 1; half precision stays well within.
+#: The sum of a row of probabilities may differ from 1 by this much; half precision stays within.
 _SUM_TOLERANCE = 0.05
 
 NO_NUMBER = "the model's answer is no number (NaN or infinite)"
@@ -22,17 +22,17 @@ ALL_ALIKE = "the model holds every class for equally probable"
 
 
 class Decided(NamedTuple):
-    """What is done with N images.
+    """The decisions on N images.
 
     Attributes:
-        best: (N,) most probable class; meaningless where `faults` says why there is none.
+        best: (N,) most probable class; meaningless where `faults` is not None.
         confidence: (N,) its probability.
-        actions: of `ACTIONS`.
-        reasons: of `REASONS`.
-        faults: why an answer names no class, in words; None where it does.
-        candidates: for images that go to a person the classes to look for, joined by `|`; empty
+        actions: each one of `ACTIONS`.
+        reasons: each one of `REASONS`.
+        faults: why the model's output names no class, in words; None if it names one.
+        candidates: the classes to look for, joined by `|`, for images that go to a person; empty
             for the others.
-        strangeness: (N,) how strange each is to the model; NaN where nothing says so.
+        strangeness: (N,) how strange each image is to the model; NaN without a scorer.
     """
 
     best: IntArray
@@ -46,15 +46,15 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class Decider:
-    """What decides by a model's answers: a fitted policy, or without one the best class itself.
+    """Decides images from a model's outputs, by a fitted policy or by the best class.
 
     Attributes:
         names: of the C classes.
-        policy: what `recame tune` has fitted; None: each image is taken for its best class.
-        scorer: of how strange images are to the model; None: nothing says so.
-        temperature: what undoes the scale of the probabilities (`Calibration.temperature`).
+        policy: fitted by `recame tune`; None: each image is booked as its best class.
+        scorer: of how strange images are to the model; None: there is none.
+        temperature: restores the scale of the logits (`Calibration.temperature`).
         normal: index of the normal class, for `release_above`.
-        release_above: probability that the normal class needs to pass unseen without a policy, as
+        release_above: probability that the normal class needs to be released without a policy, as
             bundles of earlier versions have it; None: any.
     """
 
@@ -78,19 +78,18 @@ class Decider:
     ) -> Decided:
         """Decide N images.
 
-        An answer that names no class goes to a person: the largest of no numbers is the first
-        class, mostly the normal one, and every comparison with them is false. So are all classes
-        equally probable where a graph has lost what was no number on its way.
+        An output that names no class goes to a person. This is checked first: argmax of NaN is the
+        first class, mostly the normal one, and every comparison with NaN is false. Some graphs turn
+        NaN into equal probabilities of all classes, so these go to a person too.
 
         Args:
             probabilities: (N, C), calibrated.
             experts: (N, E, C) of each expert, if they are known.
-            digests: SHA-256 of the N files, by which a policy draws its audit; None: it draws none.
-            features: (N, E, D), by which a scorer tells the unknown.
-            strangeness: (N,) where that is known already.
-            products: of the N images, where that is known.
-            near_black: of which N images the model sees next to nothing, as whoever read the files
-                tells.
+            digests: SHA-256 of the N files, by which a policy draws its audit; None: no audit.
+            features: (N, E, D), from which the scorer recognises unknown images.
+            strangeness: (N,), if it is known already.
+            products: of the N images, if they are known.
+            near_black: (N,) whether the model sees a nearly black image, if that is known.
         """
         best, confidence = probabilities.argmax(1), probabilities.max(1)
         faults = _faults(probabilities, experts)
@@ -135,11 +134,11 @@ class Decider:
 
 
 def without_products(policy: Policy) -> str:
-    """What is said where images are not told by product, and the policy asks."""
+    """The warning if the policy checks products, but the table has no product column."""
     return (
-        f"The decisions tell new products by the column {policy.product_column!r}, which the table "
-        "of images has not: an image of a product that training has not seen is decided like any "
-        "other. Add the column."
+        f"The decisions recognise new products by the column {policy.product_column!r}, but the "
+        "table of images has no such column: an image of a product that training has not seen is "
+        "decided like any other. Add the column."
     )
 
 
@@ -148,12 +147,12 @@ _SEEN = ("review", "unknown")
 
 
 def names_a_class(probabilities: FloatArray) -> BoolArray:
-    """(N,) whether (N, C) probabilities are numbers that tell one class from another."""
+    """(N,) whether (N, C) probabilities are finite and not equal for all classes."""
     return np.array([fault is None for fault in _faults(probabilities, None)], np.bool_)
 
 
 def _faults(probabilities: Array, experts: Array | None) -> list[str | None]:
-    """Why each answer names no class."""
+    """Why each output names no class; None if it names one."""
     finite = np.asarray(np.isfinite(probabilities).all(1))
     if experts is not None:
         finite &= np.isfinite(experts).all((1, 2))

@@ -1,4 +1,4 @@
-"""Of what promised limits leave open, what costs least."""
+"""Choose the thresholds of lowest cost among those that keep all promised limits."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def cheapest(
     release: Release,
     automation: Automation,
 ) -> tuple[Release, Automation]:
-    """The thresholds of least cost that keep what is promised.
+    """Find the thresholds of lowest cost that keep what is promised.
 
-    A higher threshold of release promises no less. A purity is shown at its own threshold alone,
-    which stays.
+    A higher release threshold still keeps its promises. A purity is promised only at its own
+    threshold, so that threshold is not changed.
 
     Args:
-        odds: (N, C) log-odds of each class; NaN where the model gives no numbers.
-        scores: (N,) of release (`recame.decisions.scored.release_scores`); not asked without a
+        odds: (N, C) log-odds of each class; NaN if the model gives no numbers.
+        scores: (N,) of release (`recame.decisions.scored.release_scores`); not used without a
             normal class.
         target: (N,) class indices.
         normal: index of the normal class; None: there is none.
         mix: (C,) shares of the classes on the line.
-        prices: of what goes wrong, and of a person's look.
-        free: (C,) classes without a limit of purity.
-        release: as promised.
-        automation: as promised.
+        prices: of an escape, a false call and a review.
+        free: (C,) classes without a purity limit.
+        release: the promised release threshold.
+        automation: the promised thresholds of automation.
     """
     counts = np.bincount(target, minlength=len(mix))
     weight = (mix / np.maximum(counts, 1))[target]
     best = np.where(np.isfinite(odds).all(1), np.nan_to_num(odds).argmax(1), -1)
     if normal is not None:
-        # Held back, an image goes to a person where it is called normal; else it is a defect's, to
-        # be booked or looked at, whichever is cheaper, and no cost at all where it is one.
+        # Cost of an image that is held back. Predicted as normal, it goes to a person. Predicted as
+        # a defect, it is booked or reviewed, whichever is cheaper; a true defect costs nothing.
         on_hold = np.where(best == normal, prices.review, min(prices.review, prices.false_call))
         on_hold = np.where((best != normal) & (target != normal), 0.0, on_hold)
         escapes = np.where(target == normal, 0.0, prices.escape)
@@ -71,17 +71,17 @@ def cheapest(
 def _threshold(
     scores: FloatArray, above: FloatArray, below: FloatArray, *, at_least: float
 ) -> float:
-    """The one of least cost.
+    """Find the threshold of lowest cost.
 
     Args:
-        scores: (N,) a threshold is one of them, and those that equal it are held back.
-        above: (N,) what each costs that exceeds the threshold.
-        below: (N,) what each costs that is held back.
-        at_least: no lower one is taken.
+        scores: (N,) the threshold is one of them; images that equal it are held back.
+        above: (N,) cost of each image if it exceeds the threshold.
+        below: (N,) cost of each image if it is held back.
+        at_least: lower bound of the threshold.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    # With the first so many above it.
+    # cost[k]: with the k largest scores above the threshold.
     cost = np.concatenate([[0.0], np.cumsum(above[order])])
     cost += below.sum() - np.concatenate([[0.0], np.cumsum(below[order])])
     thresholds = np.append(ranked, -math.inf)

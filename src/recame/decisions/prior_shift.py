@@ -1,15 +1,16 @@
-"""How frequent each class is in a lot, told by its unlabelled predictions, and what follows.
+"""Estimate the class prior of a lot from its unlabelled predictions (prior shift).
 
-A lot may hold ten times as many scratches as the images that the model learned from. Where only
-the frequencies differ, and the images of each class look as they did, calibrated probabilities
-tell the new ones: EM finds the most likely (Saerens, Latinne and Decaestecker, Neural Computation
-2002; with calibration the best of its kind: Alexandari, Kundaje and Shrikumar, ICML 2020).
+A lot may hold ten times as many scratches as the training images. If only the class frequencies
+differ, and the images of each class look the same as before, calibrated probabilities show the new
+frequencies. EM finds the most likely ones (Saerens, Latinne and Decaestecker, Neural Computation
+2002; the best method of its kind with calibration: Alexandari, Kundaje and Shrikumar, ICML 2020).
 
-Images of no known class break that: they are counted as whatever they look like. So do classes
-that the model cannot tell apart. Both are looked for first, and the old frequencies kept.
+This fails if the lot holds images of unknown classes, which are counted as the class they look
+like, or if the model confuses two classes. Both are checked first; if one is found, the old
+frequencies are kept.
 
-What is promised about escapes never rests on any of this: thresholds are fitted to, and applied
-to, probabilities that no lot has re-weighted.
+Promises about escapes never depend on this: their thresholds are fitted and applied to
+probabilities that are not re-weighted for a lot.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ from recame.errors import DataError
 from recame.metrics.statistics import confusion_matrix
 from recame.names import quoted
 
-#: Twice the log-likelihood that a free frequency has to win before any of it is believed.
+#: Gain of twice the log-likelihood, per free frequency, below which the old prior is kept.
 ASKED_GAIN = 2.0
-#: Singular value of the rates of confusion below which frequencies cannot be told.
+#: Smallest singular value of the confusion rates below which frequencies cannot be estimated.
 LEAST_APART = 0.2
-#: Share of unknown images above which frequencies cannot be told.
+#: Share of unknown images above which frequencies cannot be estimated.
 MOST_UNKNOWN = 0.05
-#: Standard errors by which a lot's probabilities may be flatter than any mixture's.
+#: A lot's probabilities may be flatter than those of any mixture by this many standard errors.
 MOST_FLATTER = 1.9
 
 _CONFIDENCE = 0.95
 _MOST_ITERATIONS = 1000
 _TOLERANCE = 1e-6
-#: Share of unknown images that the test for them is made to see.
+#: Share of unknown images for which their test is designed.
 _LOOKED_FOR = 0.1
 _LEAST_LIKELY = 1e-12
 
 
 class Known(NamedTuple):
-    """Labelled images that the network did not learn from, as those that calibrated it.
+    """Labelled images that did not train the network, for example the calibration images.
 
     Attributes:
-        probabilities: (M, C), of the same prior as the lot's.
+        probabilities: (M, C), with the same prior as the lot's.
         target: (M,) class indices.
     """
 
@@ -61,16 +62,16 @@ class PriorEstimate:
     """How frequent each class is in a lot.
 
     Attributes:
-        prior: (C,) sums to 1; the old one where it is `refused`.
-        low: (C,) with 95 % confidence at least this, as far as chance goes that drew the lot, not
-            that which drew the images of the calibration; 0 where refused.
-        high: (C,) at most this; 1 where refused.
-        images: of the lot, that count.
+        prior: (C,) sums to 1; the old prior if the estimate is `refused`.
+        low: (C,) lower ends of 95 % intervals, which cover the chance in drawing the lot, but not
+            in drawing the calibration images; 0 if refused.
+        high: (C,) upper ends; 1 if refused.
+        images: number of images of the lot that count.
         iterations: of EM.
         noticed_from: the share of unknown images that would have been noticed nine times out of
-            ten, were they about as far from each class as from any other; None: not looked for,
-            or no share would.
-        refused: why nothing was estimated; empty where it was.
+            ten, if they were about equally far from every class; None: not tested, or no share
+            would be noticed.
+        refused: why nothing was estimated; empty if it was.
     """
 
     prior: FloatArray
@@ -82,7 +83,7 @@ class PriorEstimate:
     refused: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         arrays = {name: getattr(self, name).tolist() for name in ("prior", "low", "high")}
         return {
             **arrays,
@@ -104,26 +105,27 @@ def estimate_prior(
 ) -> PriorEstimate:
     """Estimate the class prior of a lot from its unlabelled probabilities.
 
-    It lies between the old prior and the most likely one, the nearer to the old the less the lot
-    speaks against it. Thresholds of escape are never fitted or applied to what it re-weights.
+    The estimate lies between the old prior and the most likely one. It is the nearer to the old
+    prior, the less evidence the lot gives against it. Escape thresholds are never fitted or applied
+    to probabilities that are re-weighted by it.
 
     Args:
-        probabilities: (N, C), calibrated; rows that are no numbers are left out.
-        prior: (C,) frequencies that the probabilities speak of. A calibrator with a bias for each
-            class, fitted with all classes weighing alike, speaks of equal ones. A class of 0
-            stays at 0.
-        confusion: (C, C) labelled images of each class (rows) by what they are called (columns),
-            or sums of their probabilities.
-        unknown_share: of the lot's images, if something tells it.
-        known: images whose mixture the lot has to be; None: that is not tested.
-        names: of the classes, for what is said.
+        probabilities: (N, C), calibrated; rows with NaN are left out.
+        prior: (C,) class prior of the probabilities. After a calibrator with a bias for each class,
+            fitted with equal class weights, all classes are equally frequent. A class of 0 stays
+            at 0.
+        confusion: (C, C) labelled images by true class (rows) and predicted class (columns), or
+            sums of their probabilities.
+        unknown_share: share of unknown images in the lot, if it is known.
+        known: images of the known classes; the lot has to be a mixture of them. None: not tested.
+        names: of the classes, for messages.
 
     Returns:
-        The old prior, with the reason, where the lot holds no image, two classes look alike, a
-        class lacks labelled images, or unknown images disturb.
+        The old prior, with the reason, if the lot holds no image, two classes are confused, a class
+        lacks labelled images, or there are unknown images.
 
     Raises:
-        DataError: the prior is none, or its classes are not the probabilities'.
+        DataError: the prior is not a prior, or does not fit the classes of the probabilities.
     """
     prior = _checked(prior, probabilities)
     there = prior > 0
@@ -143,9 +145,9 @@ def estimate_prior(
     excess, noticed = (0.0, None) if mixed is None else _flatter(lot, likeliest, mixed)
     if excess > MOST_FLATTER:
         reason = (
-            "the lot's probabilities are flatter than any mixture of the known classes gives, by "
-            f"{excess:.1f} standard errors ({MOST_FLATTER:g} are let pass), as unknown images "
-            "make them"
+            "the lot's probabilities are flatter than those of any mixture of the known classes, "
+            f"by {excess:.1f} standard errors (at most {MOST_FLATTER:g} are accepted), which "
+            "suggests unknown images"
         )
         return _refused(prior, len(lot), reason)
     found, low, high = np.zeros((3, len(prior)))
@@ -159,37 +161,37 @@ def estimate_prior(
 def reweighted(
     probabilities: FloatArray, old_prior: FloatArray, new_prior: FloatArray
 ) -> FloatArray:
-    """Probabilities (N, C) as they are where the classes are otherwise frequent.
+    """Re-weight probabilities (N, C) for a new class prior.
 
-    For classes and review alone: thresholds of escape hold for probabilities as they were.
+    Only for predicted classes and review: escape thresholds hold for the original probabilities.
 
     Args:
         probabilities: (N, C), calibrated.
-        old_prior: (C,) frequencies that they speak of; a class of 0 stays at 0.
-        new_prior: (C,) those of the lot.
+        old_prior: (C,) their class prior; a class of 0 stays at 0.
+        new_prior: (C,) class prior of the lot.
 
     Returns:
-        Of the same type; NaN for rows that are no numbers, or that leave every class impossible.
+        (N, C) of the same type; NaN for rows with NaN, and for rows that sum to 0.
 
     Raises:
-        DataError: a prior is none, or its classes are not the probabilities'.
+        DataError: a prior is not a prior, or does not fit the classes of the probabilities.
     """
     old, new = _checked(old_prior, probabilities), _checked(new_prior, probabilities)
     return (_levelled(probabilities, old, new)).astype(probabilities.dtype)
 
 
 def _checked(prior: FloatArray, probabilities: FloatArray) -> FloatArray:
-    """The prior (C,) in float64, summing to 1: as it is, but for what was rounded off it."""
+    """The prior (C,) in float64, scaled to sum to exactly 1."""
     prior = np.asarray(prior, np.float64)
     if probabilities.ndim != 2 or prior.shape != probabilities.shape[1:]:
         raise DataError(
-            f"A prior of shape {prior.shape} for probabilities of shape {probabilities.shape}: "
-            "each column needs its class's frequency. Give both for the same classes."
+            f"The prior has shape {prior.shape}, the probabilities {probabilities.shape}: each "
+            "column needs the frequency of its class. Give both for the same classes."
         )
     if not (np.isfinite(prior).all() and (prior >= 0).all() and abs(prior.sum() - 1) < 1e-3):
         raise DataError(
-            f"{prior.tolist()} is no prior: frequencies are 0 or more and sum to 1, or nothing can "
-            "be weighed by them. Divide the classes' images by all images."
+            f"{prior.tolist()} is no prior: frequencies must be 0 or more and sum to 1. Divide the "
+            "number of images of each class by the number of all images."
         )
     return prior if abs(prior.sum() - 1) < 1e-9 else prior / prior.sum()
 
@@ -197,7 +199,7 @@ def _checked(prior: FloatArray, probabilities: FloatArray) -> FloatArray:
 def _levelled(
     probabilities: FloatArray, old: FloatArray, new: FloatArray | float = 1.0
 ) -> FloatArray:
-    """Probabilities (N, C) were all classes equally frequent, or as `new`; rows sum to 1."""
+    """Probabilities (N, C) for equally frequent classes, or for the prior `new`; rows sum to 1."""
     ratio = np.divide(new, old, out=np.zeros_like(old), where=old > 0)
     weighed = probabilities.astype(np.float64) * ratio
     with np.errstate(invalid="ignore"):
@@ -206,12 +208,12 @@ def _levelled(
 
 
 def _refused(prior: FloatArray, images: int, reason: str) -> PriorEstimate:
-    """The old prior, of which nothing is known to hold."""
+    """The old prior, with the reason why nothing was estimated."""
     return PriorEstimate(prior, np.zeros_like(prior), np.ones_like(prior), images, refused=reason)
 
 
 def _levelled_known(known: Known, prior: FloatArray) -> Known:
-    """The usable ones, were all classes equally frequent, of the classes that have a prior."""
+    """The usable images of classes with a prior above 0, for equally frequent classes."""
     there = prior > 0
     probabilities = _levelled(known.probabilities, prior)[:, there]
     usable = (known.target >= 0) & there[known.target] & np.isfinite(probabilities).all(1)
@@ -219,7 +221,7 @@ def _levelled_known(known: Known, prior: FloatArray) -> Known:
 
 
 def _disturbed(unknown_share: float | None) -> str:
-    """Why such a share of unknown images lets nobody tell frequencies; empty where it does."""
+    """Why this share of unknown images prevents an estimate; empty if it does not."""
     if unknown_share is None or unknown_share <= MOST_UNKNOWN:
         return ""
     return (
@@ -229,15 +231,15 @@ def _disturbed(unknown_share: float | None) -> str:
 
 
 def _alike(confusion: Array, names: Sequence[str]) -> str:
-    """Why such a confusion (C, C) lets nobody tell frequencies; empty where it does.
+    """Why this confusion matrix (C, C) prevents an estimate; empty if it does not.
 
-    The error of the frequencies that counts of calls tell is at most that of the counts over the
-    smallest singular value of the rates (Lipton, Wang and Smola, ICML 2018). Of two classes it is
-    the share by which they are called differently.
+    The error of frequencies estimated from counts of predictions is at most the error of these
+    counts divided by the smallest singular value of the confusion rates (Lipton, Wang and Smola,
+    ICML 2018). For two classes, this value is the share of images that are predicted differently.
     """
     images = confusion.sum(1)
     if not images.all():
-        return f"no labelled image tells what {names[int(images.argmin())]} is called"
+        return f"no labelled image shows how {names[int(images.argmin())]} is predicted"
     rates = confusion / images[:, None]
     least = float(np.linalg.svd(rates, compute_uv=False)[-1])
     if least >= LEAST_APART:
@@ -245,9 +247,9 @@ def _alike(confusion: Array, names: Sequence[str]) -> str:
     apart = np.array([np.abs(rates - row).sum(1) / 2 for row in rates]) + np.eye(len(rates))
     first, second = divmod(int(apart.argmin()), len(rates))
     return (
-        f"labelled images of {names[first]} and {names[second]} are called alike but for "
-        f"{apart.min():.0%} of them (smallest singular value of the confusion {least:.2f}, at "
-        f"least {LEAST_APART:g} is needed), so no lot tells how many of each it holds"
+        f"labelled images of {names[first]} and {names[second]} get the same predictions except "
+        f"for {apart.min():.0%} of them (smallest singular value of the confusion {least:.2f}, at "
+        f"least {LEAST_APART:g} is needed), so a lot does not show how many of each it holds"
     )
 
 
@@ -255,7 +257,7 @@ def _likeliest(lot: FloatArray, prior: FloatArray) -> tuple[FloatArray, int]:
     """The most likely frequencies (C,) by EM, and its iterations."""
     found, change, iterations = prior, math.inf, 0
     while change > _TOLERANCE and iterations < _MOST_ITERATIONS:
-        # Each image shared among the classes as the frequencies so far have it.
+        # E-step: share each image among the classes by the present frequencies.
         moved = found * (lot / (lot @ found)[:, None]).mean(0)
         moved /= moved.sum()
         found, change, iterations = moved, float(np.abs(moved - found).max()), iterations + 1
@@ -263,10 +265,10 @@ def _likeliest(lot: FloatArray, prior: FloatArray) -> tuple[FloatArray, int]:
 
 
 def _believed(lot: FloatArray, likeliest: FloatArray, prior: FloatArray) -> FloatArray:
-    """Between the old frequencies and the most likely ones, by what these win.
+    """Shrink the most likely frequencies towards the old ones, by their gain in likelihood.
 
-    As James and Stein shrink (with twice their factor): by chance alone twice the log-likelihood
-    won is a chi-square of as many degrees as there are free frequencies.
+    Like the James-Stein estimator, with twice its factor: by chance alone, twice the gain in
+    log-likelihood is a chi-square with one degree of freedom for each free frequency.
     """
     gain = 2 * float(np.log((lot @ likeliest) / (lot @ prior)).sum())
     free = len(prior) - 1
@@ -278,7 +280,7 @@ def _errors(lot: FloatArray, found: FloatArray) -> FloatArray:
     """Standard errors (C,) of the most likely frequencies, from the observed information."""
     count = len(found)
     scores = lot / (lot @ found)[:, None]
-    # They sum to 1: what may change is what sums to 0.
+    # Frequencies sum to 1, so their changes sum to 0.
     basis = np.linalg.qr(np.column_stack([np.ones(count), np.eye(count)[:, 1:]]))[0][:, 1:]
     values, vectors = np.linalg.eigh(basis.T @ (scores.T @ scores) @ basis)
     errors: FloatArray = np.sqrt(((basis @ vectors) ** 2 / np.maximum(values, 1e-9)).sum(1))
@@ -288,18 +290,18 @@ def _errors(lot: FloatArray, found: FloatArray) -> FloatArray:
 def _flatter(lot: FloatArray, likeliest: FloatArray, known: Known) -> tuple[float, float | None]:
     """By how many standard errors the lot's probabilities are flatter than a mixture's.
 
-    What is looked for is one more class, about as far from each known one as from any other: where
-    scores are Gaussian, its density is that of the known ones times the geometric mean of an
-    image's probabilities, all classes equally frequent. The score is that of the test for a
-    tenth of such images. Of it, what the called classes tell is taken away, so that its mean is 0
-    in every known class, and thereby in every mixture of them, whatever their frequencies.
+    The test looks for one more class, about equally far from every known class. With Gaussian
+    scores, its density is that of the known classes times the geometric mean of an image's
+    probabilities, for equally frequent classes. The score is that of a test for a tenth of such
+    images. The part that the predicted classes explain is subtracted, so that the mean score is 0
+    in every known class, and so in every mixture of them.
 
     Returns:
         The excess, and the share of such images that would be noticed nine times out of ten; None
-        where none would.
+        if no share would.
     """
     num_classes = lot.shape[1]
-    mixture = 0.98 * likeliest + 0.02 / num_classes  # no lot is so pure
+    mixture = 0.98 * likeliest + 0.02 / num_classes  # keeps every class above 0
     images = np.bincount(known.target, minlength=num_classes)
 
     def of_classes(values: FloatArray) -> FloatArray:
@@ -327,7 +329,7 @@ def _flatter(lot: FloatArray, likeliest: FloatArray, known: Known) -> tuple[floa
     of_lot = score(density(lot)) - told[lot.argmax(1)]
     squares = of_classes(left**2) * images
     pooled = squares.sum() / max(len(left) - num_classes, 1)
-    # A class of few images borrows two from the others.
+    # The variance of a class with few images is pooled with two images' worth of the others.
     spread = (squares + 2 * pooled) / (images + 1) / images
     error = math.sqrt(of_lot.var() / len(lot) + float(likeliest**2 @ spread))
     if error == 0:

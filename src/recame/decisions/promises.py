@@ -1,4 +1,4 @@
-"""What is promised of decisions, with which risk, and what so many images could promise at all."""
+"""Promises about decisions, their risk, and what a number of images could promise at best."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from recame.decisions.exact import images_needed, most_allowed, smallest_limit
 from recame.names import counted, quoted
 
-#: From this share on a limit protects from nothing, and no confidence is spent on it.
+#: A limit of this share or more is useless, so no confidence is spent on it.
 WORTHLESS = 0.5
 
 
 @dataclass(frozen=True)
 class Promise:
-    """One sentence that an engineer may rely on, or the reason why there is none.
+    """A promised limit, or the reason why nothing is promised.
 
     Attributes:
         kind: `escape`, `purity`, `unknown_false_alarm` or `tail_false_alarm`.
-        of: the class that it is of; empty where it is of all.
-        limit: what is promised: of `purity` at least, of the others at most; None: nothing.
-        images: n, of the class, in the calibration; groups where these count.
-        beyond: of them, those on the wrong side of the threshold.
-        allowed: those that might have been.
-        risk: with which this promise alone may fail.
-        why: what makes it an estimate, or no promise; mostly empty.
-        classes: that it is of, where these are several.
+        of: the class that it is about; empty: all classes.
+        limit: the promised limit: a lower one for `purity`, an upper one else; None: no promise.
+        images: n images of the class in the calibration; groups if groups are counted.
+        beyond: how many of them lie on the wrong side of the threshold.
+        allowed: how many might have.
+        risk: probability with which this promise alone may fail.
+        why: why it is only an estimate, or no promise; usually empty.
+        classes: the classes that it is about, if there are several.
     """
 
     kind: str
@@ -42,11 +42,11 @@ class Promise:
 
     @property
     def holds(self) -> bool:
-        """Whether it is a promise, and no estimate."""
+        """Whether it is a promise and not an estimate."""
         return self.limit is not None and not self.why
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -55,11 +55,11 @@ class Promise:
         return cls(**{**values, "classes": tuple(values.get("classes", ()))})
 
     def sentence(self, unit: str = "image", *, estimated: bool = False) -> str:
-        """In words, for who signs.
+        """Describe the promise in words.
 
         Args:
-            unit: what counts.
-            estimated: it is no promise, for a reason that is told elsewhere.
+            unit: what is counted, `image` or the name of a group.
+            estimated: whether it is only an estimate, for a reason that is given elsewhere.
         """
         seen = f"{self.beyond:,} of {counted(self.images, unit)} in the calibration"
         if self.limit is None:
@@ -82,16 +82,16 @@ class Promise:
 def risk_of_each(
     confidence: float, *, promises: int, comparisons: int = 1, tuning: int = 1
 ) -> float:
-    """The risk that one promise may take, so that all hold together.
+    """Risk that each promise may take, so that all hold together with the confidence.
 
-    What may fail, 1 - `confidence`, is shared out over the promises and over the models that were
-    compared on the same images (Bonferroni), and over tunings: the j-th spends 6 / (pi j)^2 of it,
-    so that any number of tunings on the same images spends no more than all.
+    The total risk, 1 - `confidence`, is divided by the number of promises and by the number of
+    models that were compared on the same images (Bonferroni). The j-th tuning on the same images
+    may spend 6 / (pi j)^2 of it, so that all tunings together never spend more than the total.
 
     Args:
-        confidence: of everything together.
-        promises: how many are printed.
-        comparisons: K models of which these images have chosen one; 1: they have chosen nothing.
+        confidence: with which all promises hold together.
+        promises: number of promises.
+        comparisons: K models from which these images chose one; 1: they chose nothing.
         tuning: j, from 1.
 
     Examples:
@@ -104,15 +104,15 @@ def risk_of_each(
 
 @dataclass(frozen=True)
 class Promisable:
-    """What so many images of each class could promise together, before any threshold is laid.
+    """What the images of all classes could promise together, before any threshold is set.
 
     Attributes:
-        limits: class -> the smallest limit of it; 1.0 without images.
+        limits: class -> its smallest limit; 1.0 without images.
         counts: class -> its images, or groups.
         risk: of each promise.
-        confidence: of all together.
+        confidence: with which all promises hold together.
         comparisons: models that were compared on the images.
-        unit: what counts.
+        unit: what is counted.
     """
 
     limits: dict[str, float]
@@ -124,21 +124,21 @@ class Promisable:
 
     @property
     def smallest(self) -> float:
-        """The smallest limit that all classes promise at once."""
+        """The smallest limit that can be promised for all classes at once."""
         return max(self.limits.values(), default=1.0)
 
     def needed(self, limit: float) -> int | None:
-        """Images of each class for another limit, if none of them is beyond the threshold."""
+        """Images of each class needed for another limit, if none is beyond the threshold."""
         return images_needed(limit, self.risk)
 
     def sentence(self, limit: float) -> str:
-        """In words: what all classes promise, and what a wish would take."""
+        """Say in words what can be promised, and how many images another limit needs."""
         few = min(self.counts.values(), default=0)
         tried = counted(self.comparisons, "model")
         text = f"{counted(len(self.counts), 'class')}, {counted(few, self.unit)} or more each"
         text += f", {tried} tried: " if self.comparisons > 1 else ": "
         if self.smallest >= WORTHLESS:
-            text += "no escape limit can be promised of all of them at once"
+            text += "no escape limit can be promised for all of them at once"
         else:
             text += f"at most {self.smallest:.1%} can be promised ({self.confidence:.0%})"
         if (needed := self.needed(limit)) is None or self.smallest <= limit:
@@ -155,15 +155,15 @@ def promisable(
     tuning: int = 1,
     unit: str = "image",
 ) -> Promisable:
-    """What so many images of each defect class could promise, with no escape among them.
+    """Compute what these images of each defect class could promise if none of them escaped.
 
     Args:
-        counts: defect class -> images that will calibrate, or groups where these count.
-        confidence: of everything together.
-        others: further promises that are printed beside these.
-        comparisons: models of which the same images choose one.
-        tuning: the how many-th of these images.
-        unit: what counts, in words.
+        counts: defect class -> calibration images, or groups if these are counted.
+        confidence: with which all promises hold together.
+        others: number of further promises.
+        comparisons: models from which the same images choose one.
+        tuning: number of this tuning on these images, from 1.
+        unit: what is counted, in words.
 
     Examples:
         >>> found = promisable({"bridge": 300, "open": 300})
@@ -179,12 +179,12 @@ images of each, none released.'
 
 
 def can_promise(images: int, limit: float, risk: float) -> bool:
-    """Whether so many images promise a limit at all."""
+    """Whether this number of images can promise a limit."""
     return most_allowed(images, limit, risk) >= 0
 
 
 def too_few(asked: Sequence[tuple[str, int, float]], risk: float, unit: str) -> str:
-    """Why limits cannot be promised, and what it would take: class, images, limit of each."""
+    """Say why limits cannot be promised and how many images they need; (class, images, limit)."""
     told = []
     for name, images, limit in asked:
         needed = images_needed(limit, risk)

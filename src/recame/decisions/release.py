@@ -1,4 +1,4 @@
-"""Which normal images pass unseen: the threshold under which each defect class's limit is kept."""
+"""The release threshold: which images pass unseen, so that each defect class keeps its limit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from recame.names import counted, quoted
 
 @dataclass(frozen=True)
 class Release:
-    """The threshold of scores of release, and what it promises.
+    """The release threshold, and what it promises.
 
     Attributes:
-        above: an image passes whose score (`release_scores`) exceeds it; inf: none does.
-        promises: one a defect class.
+        above: an image is released if its score (`release_scores`) exceeds this; inf: none is.
+        promises: one per defect class.
     """
 
     above: float
@@ -32,10 +32,10 @@ class Release:
 def promised_classes(
     target: IntArray, names: Sequence[str], normal: int, escape: PerClass
 ) -> list[int]:
-    """Defect classes whose escapes are to be promised: what the risk is divided over.
+    """Return the defect classes whose escape limits are promised; the risk is divided over them.
 
-    Told by limits and by numbers of images alone, so that no score has a part in it. Where the
-    smallest limit is asked, classes of too few images for any that is worth a word are left out.
+    Depends only on limits and numbers of images, not on scores. With the limit `smallest`, classes
+    with too few images for a useful limit are left out.
     """
     counts = np.bincount(target, minlength=len(names))
     enough = [smallest_limit(int(number), 0, 1 / 20) < WORTHLESS for number in counts]
@@ -58,24 +58,24 @@ def fit_release(
     unit: str = "image",
     why: str = "",
 ) -> Release:
-    """The lowest threshold under which every defect class keeps its limit.
+    """Find the lowest threshold that keeps the limit of every defect class.
 
-    For a class of n images the (k + 1)-th largest score, k as large as P(Bin(n, limit) <= k) <=
-    risk allows (`exact`): the share of the class that will exceed it is above the limit with no
-    more than that risk. The largest threshold of all classes keeps all limits.
+    For a class with n images this is the (k + 1)-th largest score, with the largest k for which
+    P(Bin(n, limit) <= k) <= risk (`exact`). The share of the class that will exceed it is above the
+    limit with at most that risk. The largest threshold of all classes keeps all limits.
 
     Args:
-        scores: (N,) of `release_scores`; -inf where the model gives no numbers.
+        scores: (N,) of `release_scores`; -inf if the model gives no numbers.
         target: (N,) class indices.
         names: of the C classes.
         normal: index of the normal class.
         escape: limits.
         risk: of each promise.
-        unit: what counts.
-        why: what makes estimates of all promises; empty where they hold.
+        unit: what is counted.
+        why: reason why the limits are only estimated; empty if they are promised.
 
     Raises:
-        ConfigError: a limit cannot be promised by so few images; says how many it takes.
+        ConfigError: there are too few images to promise a limit; says how many it needs.
     """
     promised = promised_classes(target, names, normal, escape)
     refused: list[tuple[str, int, float]] = []
@@ -86,7 +86,7 @@ def fit_release(
         own = scores[target == index]
         asked = escape.limit(name)
         if index not in promised:
-            # Nothing is promised, but what is known of the class is still kept from passing.
+            # No promise, but the class's calibration images are still not released.
             if asked is not None and len(own):
                 above = max(above, above_all_but(own, 0))
             reason = "it has no limit" if asked is None else "it has too few images"
@@ -98,18 +98,18 @@ def fit_release(
         if asked != SMALLEST and not can_promise(len(own), limit, risk):
             refused.append((name, len(own), limit))
             continue
-        # By rounding the smallest limit may fall short of what its images promise.
+        # Rounding may make `smallest` slightly too small, which would give -1.
         allowed = max(0, most_allowed(len(own), limit, risk))
         above = max(above, above_all_but(own, allowed))
         fitted.append((index, Promise("escape", name, limit, len(own), 0, allowed, risk, why)))
     if refused:
         raise ConfigError(
             f"Limits that these images cannot promise: {too_few(refused, risk, unit)}. Nothing was "
-            f"loosened. Label more, ask for escape: {SMALLEST}, or give these classes limits that "
-            "their images promise."
+            f"loosened. Label more images, ask for escape: {SMALLEST}, or give these classes "
+            "limits that their images promise."
         )
     if not any(promise.limit is not None for _, promise in fitted):
-        above = math.inf  # nothing that is promised: nothing passes
+        above = math.inf  # without a promise, no image is released
     passed = [int((scores[target == index] > above).sum()) for index, _ in fitted]
     promises = tuple(
         Promise(**{**promise.to_dict(), "beyond": beyond})
@@ -119,14 +119,14 @@ def fit_release(
 
 
 def check_defects(target: IntArray, names: Sequence[str], normal: int) -> None:
-    """Refuse a calibration that holds no defect.
+    """Refuse a calibration without defects.
 
     Raises:
-        ConfigError: it holds none.
+        ConfigError: there is no defect.
     """
     if not (target != normal).any():
         raise ConfigError(
             f"The calibration holds {counted(len(target))} of {quoted(names[normal])} and no "
-            "defect, so nothing is known of how often one would be released. Give labelled images "
+            "defect, so it is not known how often a defect would be released. Give labelled images "
             "of the defects too."
         )

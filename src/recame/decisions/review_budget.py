@@ -1,9 +1,9 @@
-"""Of a production lot people see so many images: which of them, where more need a person.
+"""The review budget: which images of a lot people see, if more need a person than people can see.
 
-First come those that no score has chosen, or that nothing may decide (`audit`, `not_finite`,
-`near_black`, `product_unseen`, whatever is unknown or cannot be read). The places that are left
-take the images that go to a person for their score, the most doubtful first. What is beyond them
-stays held: no limit was ever loosened because people were few.
+Images come first that no score has chosen, or that cannot be decided by a score (`audit`,
+`not_finite`, `near_black`, `product_unseen`, unknown or unreadable images). The remaining places go
+to images that need a person because of their score, the most doubtful first. Images beyond the
+budget stay held: limits are never loosened because there are too few people.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 
-#: Reasons for which an image waits for a place; all others that need a person have one.
+#: Reasons for which an image waits for a place; images with other reasons always have one.
 WAITING = ("below_release", "class_not_promised", "ambiguous")
-#: The reason of those that have none.
+#: The reason of images that get no place.
 OVER_BUDGET = "over_budget"
 
 
 @dataclass(frozen=True)
 class LotReview:
-    """A production lot of which more images need a person than people can see.
+    """A production lot in which more images need a person than people can see.
 
     Attributes:
-        lot: its name; empty: of the whole table, or of images that are of no lot.
-        images: of the lot.
-        places: of them, those that people can see.
-        people: those that need a person.
-        over: of these, those that are beyond the budget.
+        lot: its name; empty: the whole table, or the images without a lot.
+        images: number of images in the lot.
+        places: number of images that people can see.
+        people: number of images that need a person.
+        over: number of images beyond the budget.
     """
 
     lot: str
@@ -41,7 +41,7 @@ class LotReview:
 
 
 def places_of(images: int, share: float) -> int:
-    """How many images of a lot people see, at most.
+    """Largest number of images of a lot that people see.
 
     Examples:
         >>> places_of(100, 0.29), places_of(12, 0.08)
@@ -51,7 +51,7 @@ def places_of(images: int, share: float) -> int:
 
 
 def first_place(share: float) -> int:
-    """From how many images on a lot has a place.
+    """Fewest images of a lot for which people see one.
 
     Examples:
         >>> first_place(0.02), first_place(0.29)
@@ -61,13 +61,13 @@ def first_place(share: float) -> int:
 
 
 def over_budget(lot: IntArray, odds: FloatArray, left: IntArray) -> BoolArray:
-    """(N,) images that wait for a place and get none.
+    """Mark (N,) the waiting images that get no place.
 
     Args:
-        lot: (N,) the number of each image's lot, in the order of the table.
-        odds: (N,) log-odds of the class that each is called; the lowest is the most doubtful, and
-            of equals the first.
-        left: (L,) places of each lot.
+        lot: (N,) index of each image's lot, in the order of the table.
+        odds: (N,) log-odds of the predicted class; the lowest is the most doubtful; among equal
+            ones the first.
+        left: (L,) places left in each lot.
 
     Examples:
         >>> lots, odds = np.array([0, 0, 1, 0]), np.array([2.0, 0.5, 3.0, 2.0])

@@ -1,4 +1,4 @@
-"""What decisions are fitted to and made by: raw scores of images, and which images count."""
+"""Raw scores of images, from which decisions are fitted and made, and which images count."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from recame.errors import DataError
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of N labelled images.
+    """A model's scores of N labelled images.
 
     Attributes:
-        logits: (N, C) of the ensemble, not divided by a temperature; of calibrated biases with
-            these (`logits_of`).
-        target: (N,) class indices; -1 where the label is unknown.
-        images: their N names, by whose hash one of a group is drawn.
-        groups: (N,) of each image its board, wafer or production lot; None: images count alone.
-        unknown: (N,) how strange each is; None where nothing says so.
+        logits: (N, C) of the ensemble, not divided by a temperature; calibrated class biases are
+            included (`logits_of`).
+        target: (N,) class indices; -1 if the label is unknown.
+        images: N names; their hash chooses one image of a group.
+        groups: (N,) board, wafer or production lot of each image; None: each image counts.
+        unknown: (N,) how strange each image is; None: not known.
     """
 
     logits: FloatArray
@@ -33,7 +33,7 @@ class Scored:
     unknown: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        """Check that all speak of the same images."""
+        """Check that all fields have the same number of images."""
         lengths = {
             name: len(values)
             for name in ("logits", "target", "images", "groups", "unknown")
@@ -41,8 +41,8 @@ class Scored:
         }
         if len(set(lengths.values())) > 1 or self.logits.ndim != 2:
             raise DataError(
-                f"Scores of shape {self.logits.shape} and {lengths} of the rest are not of the "
-                "same images: give (N, C) logits and N of everything else."
+                f"The logits have shape {self.logits.shape}, the other fields {lengths} rows: give "
+                "(N, C) logits and N rows of everything else, for the same images."
             )
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Scored:
         return len(self.target)
 
     def chosen(self, rows: BoolArray) -> Scored:
-        """Some of the images."""
+        """Select some of the images."""
         places = np.flatnonzero(rows).tolist()
         return replace(
             self,
@@ -62,10 +62,10 @@ class Scored:
         )
 
     def counted(self) -> Scored:
-        """The labelled images that count: all, or one of each group and class.
+        """Select the labelled images that count: all, or one of each group and class.
 
-        Images of one board are no independent witnesses. The one whose name's SHA-256 is smallest
-        is taken, which no score has chosen.
+        Images of one board are not independent. The image whose name has the smallest SHA-256
+        counts, so that the choice does not depend on scores.
         """
         labelled = self.chosen(self.target >= 0)
         if labelled.groups is None:
@@ -80,16 +80,16 @@ class Scored:
 
 
 def class_log_odds(logits: FloatArray) -> FloatArray:
-    """Of each class against all others together: log p - log(1 - p), without rounding at 1.
+    """Log-odds of each class against all others together: log p - log(1 - p), not rounded at 1.
 
-    Probabilities in float32 are 1 from log-odds of 17 on, where images still differ, and a
-    temperature changes the order of images by the probability of one of several classes.
+    Log-odds are used because float32 probabilities are rounded to 1 from log-odds of 17 on, where
+    images still differ.
 
     Args:
-        logits: (N, C).
+        logits: (N, C) without a temperature, which would change the order of the images.
 
     Returns:
-        (N, C) float64; NaN in rows that hold anything but numbers.
+        (N, C) float64; NaN in rows with NaN or infinite values.
 
     Examples:
         >>> class_log_odds(np.array([[40.0, 1.0, 0.0], [0.0, 0.0, np.nan]])).round(2)
@@ -104,7 +104,7 @@ def class_log_odds(logits: FloatArray) -> FloatArray:
     rest = scores.copy()
     np.put_along_axis(rest, best, -np.inf, 1)
     second = rest.max(1, keepdims=True)
-    # Beside any other class stands the best one, so nothing is lost in this difference.
+    # For any class but the best one, `largest` is the best class itself: no loss of precision.
     powers = np.exp(rest - largest)
     odds = scores - largest - np.log1p(np.maximum(powers.sum(1, keepdims=True) - powers, 0.0))
     of_rest = second + np.log(np.exp(rest - second).sum(1, keepdims=True))
@@ -117,19 +117,19 @@ def release_scores(logits: FloatArray, normal: int, weights: FloatArray) -> Floa
     """Log-odds of the normal class against all defects as they come on a line.
 
     `log p_normal - log(sum of w_k p_k over the defect classes)`. Networks are trained and
-    calibrated as if all classes were equally frequent; whether an image is a defect at all is
-    asked on a line where they are not. With weights in the ratio of the defects' frequencies this
-    is the likelihood ratio of normal and defect images, by which at any overkill fewest of the
-    defects escape (Neyman and Pearson, 1933). It falls from normal to defect whatever class an
-    image is called: of the many normal images of a line some are called one of the rare classes.
+    calibrated as if all classes were equally frequent, but on a line they are not. With weights in
+    the ratio of the defects' frequencies, this is the likelihood ratio of normal and defect images,
+    which minimises the escapes at any overkill (Neyman and Pearson, 1933). It does not depend on
+    the predicted class: on a line with many normal images, some of them are predicted as a rare
+    class.
 
     Args:
         logits: (N, C).
         normal: index of the normal class.
-        weights: (C,), of the defects; that of the normal class does not count.
+        weights: (C,) of the classes; the weight of the normal class is not used.
 
     Returns:
-        (N,) float64; -inf in rows that hold anything but numbers.
+        (N,) float64; -inf in rows with NaN or infinite values.
 
     Examples:
         >>> weights = np.array([1.0, 1.9, 0.1])  # the second defect is rare
@@ -148,10 +148,10 @@ def release_scores(logits: FloatArray, normal: int, weights: FloatArray) -> Floa
 
 
 def defect_weights(mix: FloatArray, normal: int, promised: Collection[int]) -> FloatArray:
-    """How much each defect class weighs in `release_scores`.
+    """Weight of each defect class in `release_scores`.
 
-    As it comes on the line, on the average 1. A class of which nothing is promised weighs at least
-    that: nobody has counted how many of it would pass.
+    Weights follow the frequencies on the line and have a mean of 1. A class without a promise has a
+    weight of at least 1, since it is not known how many of its images would pass.
 
     Args:
         mix: (C,) shares of the classes on the line, up to a factor.
@@ -167,12 +167,12 @@ def defect_weights(mix: FloatArray, normal: int, promised: Collection[int]) -> F
 
 
 def logits_of(probabilities: Array, temperature: float = 1.0) -> FloatArray:
-    """Calibrated probabilities (N, C) as scores: their scale undone, up to a number for each image.
+    """Turn calibrated probabilities (N, C) back into logits, up to a constant for each image.
 
-    Behind a temperature these are the network's logits. Behind biases and scales of classes they
-    are the calibrated ones at the scale of the logits (`Calibration.temperature`), so that the
-    class of the largest score is always that of the largest probability. A probability of exactly
-    1 tells by the others how far it is from 1; what was rounded to 0 stays so.
+    After a temperature, these are the network's logits. After class biases and scales, they are the
+    calibrated logits at the scale of the network's logits (`Calibration.temperature`), so that the
+    largest score always belongs to the most probable class. If a probability is rounded to 1, the
+    other probabilities show how far it is from 1; a probability rounded to 0 stays at 0.
     """
     tiny = np.finfo(np.float32).tiny
     logits: FloatArray = temperature * np.log(np.maximum(probabilities, tiny).astype(np.float64))

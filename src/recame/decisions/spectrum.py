@@ -1,4 +1,4 @@
-"""Leading directions of many vectors, and inverse covariances made of them, in bounded memory."""
+"""Leading directions of many vectors, and inverse covariances from them, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from recame.contracts import FloatArray
 
-#: Less than the variance of any feature, of vectors of length 1, that tells something.
+#: Lower bound of variances; below that of any informative feature of vectors of length 1.
 LEAST_VARIANCE = 1e-8
-#: Rows whose products are summed at once.
+#: Rows that are multiplied at once.
 _BLOCK = 1024
 
 
 class Spectrum(NamedTuple):
-    """Of rows.T @ rows: leading eigenvectors (R, D) and -values (R,), and what all come to.
+    """Leading eigenvectors and eigenvalues of rows.T @ rows, and sums over all eigenvalues.
 
     Attributes:
-        vectors: largest value first.
-        values: theirs.
-        rest: mean of the other eigenvalues; the least where there is no other.
-        trace: sum of all.
-        square: sum of the squares of all.
+        vectors: (R, D) eigenvectors, largest eigenvalue first.
+        values: (R,) their eigenvalues.
+        rest: mean of the other eigenvalues; the smallest one if there is no other.
+        trace: sum of all eigenvalues.
+        square: sum of the squares of all eigenvalues.
     """
 
     vectors: FloatArray
@@ -33,7 +33,7 @@ class Spectrum(NamedTuple):
 
 
 def spectrum_of(rows: FloatArray, most: int) -> Spectrum:
-    """Spectrum of rows.T @ rows, (N, D), by whichever product is smaller: D^2 N, then D^3."""
+    """Spectrum of rows.T @ rows, for rows (N, D), from the smaller of the two products."""
     num_rows, width = rows.shape
     small = num_rows <= width
     values, vectors = np.linalg.eigh(product(rows.T, rows.T) if small else product(rows, rows))
@@ -55,13 +55,13 @@ class Precision(NamedTuple):
     scale: float
 
     def times(self, vectors: FloatArray) -> FloatArray:
-        """Its products with (M, D), float64."""
+        """Multiply it with vectors (M, D), float64."""
         wide = self.directions.astype(np.float64)
         return self.scale * vectors - (vectors @ wide.T) @ wide
 
 
 def shrunk_precision(rows: FloatArray, effective: float, most: int) -> Precision:
-    """Inverse of the shrunk covariance rows.T @ rows, which so many images' worth was put into."""
+    """Inverse of the shrunk covariance rows.T @ rows; `effective`: its number of images."""
     spectrum, width = spectrum_of(rows, most), rows.shape[1]
     usual = spectrum.trace / width
     above, below = spectrum.square / width**2 + usual**2, spectrum.square - usual**2 * width
@@ -74,7 +74,7 @@ def shrunk_precision(rows: FloatArray, effective: float, most: int) -> Precision
 
 
 def product(first: FloatArray, second: FloatArray) -> FloatArray:
-    """first.T @ second, (N, A) and (N, B), float64 and without a copy of them in it."""
+    """first.T @ second, of (N, A) and (N, B), in float64 but without float64 copies of them."""
     found = np.zeros((first.shape[1], second.shape[1]))
     for start in range(0, len(first), _BLOCK):
         rows = slice(start, start + _BLOCK)

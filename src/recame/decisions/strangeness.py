@@ -1,12 +1,12 @@
-"""How strange an image is to a model: scorers of its features and logits, one interface for all.
+"""How strange an image is to a model: scorers of its features and logits, with one interface.
 
-A scorer is fitted once on the training images and kept as a few named arrays. It reads what the
-heads read, features (N, D) or of E experts (N, E, D), and what they say, logits (N, C) or
-(N, E, C); of several experts' logits the ensemble's are taken. The experts' features are laid side
-by side (N, E * D), not averaged: each expert has axes of its own, and the ensemble's logits are
-linear in them side by side.
+A scorer is fitted once on the training images and kept as a few named arrays. It reads the features
+(N, D), or (N, E, D) of E experts, and the logits (N, C), or (N, E, C); several experts' logits are
+combined into the ensemble's. The experts' features are concatenated (N, E * D), not averaged: each
+expert has its own axes, and the ensemble's logits are linear in the concatenated features.
 
-The more, the stranger. What is no number has a score of inf, whatever the method.
+A higher score is stranger. Features or logits with NaN or infinite values have a score of inf,
+whatever the method.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, eq=False)
 class Scorer(ABC):
-    """A fitted method; its fields are arrays, and all that there is to keep.
+    """A fitted method; its fields are arrays, and they are all that has to be kept.
 
     Attributes:
         name: of the method.
-        shapes: field -> its sides; the same letter is the same length. D is that of all experts'
-            features side by side.
+        shapes: field -> its axes; the same letter stands for the same length. D is the length of
+            all experts' concatenated features.
     """
 
     name: ClassVar[str]
@@ -41,15 +41,15 @@ class Scorer(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, features: FloatArray | None, logits: FloatArray, target: IntArray) -> Self:
-        """Fit on training images; those without a class, or with what is no number, are left out.
+        """Fit on training images; images without a class, or with NaN, are left out.
 
         Args:
-            features: (N, D) or (N, E, D); None where the method reads logits alone.
+            features: (N, D) or (N, E, D); None if the method reads only logits.
             logits: (N, C) or (N, E, C).
-            target: (N,) class indices; -1 where the label is unknown. Classes may lack images.
+            target: (N,) class indices; -1 if the label is unknown. A class may have no image.
 
         Raises:
-            DataError: there is no image to fit on, or the arrays do not belong together.
+            DataError: there is no image to fit on, or the arrays do not fit each other.
         """
 
     @abstractmethod
@@ -57,23 +57,23 @@ class Scorer(ABC):
         """Scores (N,) of (N, E, D) and (N, E, C)."""
 
     def score(self, features: FloatArray | None, logits: FloatArray) -> FloatArray:
-        """How strange images are.
+        """Score how strange images are.
 
         Args:
-            features: (N, D) or (N, E, D); None where the method reads logits alone.
+            features: (N, D) or (N, E, D); None if the method reads only logits.
             logits: (N, C) or (N, E, C).
 
         Returns:
-            (N,) float64; inf where features or logits are no numbers.
+            (N,) float64; a higher score is stranger; inf if features or logits are not finite.
 
         Raises:
-            DataError: the arrays do not belong together, or not to what was fitted.
+            DataError: the arrays do not fit each other, or the fitted scorer.
         """
         seen, said = self._checked(features, logits)
         found = np.empty(len(said))
         for start in range(0, len(said), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            # Numbers too large for a sum of squares are as good as infinite.
+            # Numbers whose sum of squares overflows count as infinite.
             with np.errstate(over="ignore", invalid="ignore"):
                 usable = usable_rows(seen[rows]) & usable_rows(said[rows])
                 scores = self._strangeness(seen[rows], said[rows])
@@ -82,19 +82,19 @@ class Scorer(ABC):
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the arrays."""
+        """Memory of the arrays in bytes."""
         return sum(array.nbytes for array in self.to_arrays().values())
 
     def to_arrays(self) -> dict[str, Array]:
-        """All there is to keep, by name."""
+        """Return the arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Self:
-        """What `to_arrays` gave.
+        """Make the scorer from what `to_arrays` returned.
 
         Raises:
-            CheckpointError: an array is missing, too many, of another shape, or no numbers.
+            CheckpointError: arrays are missing or unknown, or have a wrong shape or no numbers.
         """
         sides: dict[str, int] = {}
         fits = set(arrays) == set(cls.shapes)
@@ -107,29 +107,30 @@ class Scorer(ABC):
         if not fits:
             told = {name: array.shape for name, array in arrays.items()}
             raise CheckpointError(
-                f"The arrays of the scorer {cls.name!r} are {told}, which are not those it keeps "
-                f"({dict(cls.shapes)}) or no numbers: the file was edited or damaged, and nothing "
-                "strange would be recognised. Take it again from the run that wrote it."
+                f"The arrays of the scorer {cls.name!r} are {told}, but it needs "
+                f"{dict(cls.shapes)}, all of them numbers: the file was edited or damaged, and "
+                "unknown images would not be recognised. Copy it again from the run that wrote it."
             )
         return cls(**arrays)
 
     def _checked(
         self, features: FloatArray | None, logits: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Both with experts, as float32."""
+        """Both with an axis of experts, as float32."""
         seen, said = with_experts(features, logits)
         sides = [getattr(self, name).shape[-1] for name, s in self.shapes.items() if s[-1:] == "D"]
         width = seen.shape[1] * seen.shape[2]
         if sides and width != sides[0]:
             raise DataError(
-                f"The features are {width} wide and the scorer {self.name!r} was fitted to "
-                f"{sides[0]}: they are not of the same model. Fit it anew on this model's features."
+                f"The features have length {width}, but the scorer {self.name!r} was fitted to "
+                f"length {sides[0]}: they are from another model. Fit it again on this model's "
+                "features."
             )
         return seen, said
 
 
 class _LogitScorer(Scorer):
-    """What reads logits alone keeps nothing."""
+    """A scorer that reads only logits; it keeps no arrays."""
 
     @classmethod
     def fit(cls, features: FloatArray | None, logits: FloatArray, target: IntArray) -> Self:
@@ -141,7 +142,7 @@ class _LogitScorer(Scorer):
 class MaxSoftmax(_LogitScorer):
     """Minus the log of the largest probability (Hendrycks and Gimpel, ICLR 2017): the baseline.
 
-    The log ranks alike, but tells apart what rounds to a probability of 1.
+    The log gives the same ranking, but still separates images whose probability rounds to 1.
     """
 
     name: ClassVar[str] = "max_softmax"
@@ -149,7 +150,7 @@ class MaxSoftmax(_LogitScorer):
     def _strangeness(self, features: FloatArray, logits: FloatArray) -> FloatArray:
         below = together(logits)
         below -= below.max(1, keepdims=True)
-        # Without the largest itself, beside which they would round to nothing.
+        # The largest logit is left out; next to it, the others would round to 0.
         np.put_along_axis(below, below.argmax(1)[:, None], -np.inf, 1)
         return np.asarray(np.log1p(np.exp(below).sum(1)))
 
@@ -194,40 +195,40 @@ class Disagreement(_LogitScorer):
 def training_rows(
     features: FloatArray | None, logits: FloatArray, target: IntArray
 ) -> tuple[FloatArray, FloatArray, IntArray]:
-    """The images that a scorer can be fitted on: (N, E, D), (N, E, C) and (N,).
+    """Select the images that a scorer can be fitted on: (N, E, D), (N, E, C) and (N,).
 
     Raises:
-        DataError: there is none, or the arrays do not belong together.
+        DataError: there is none, or the arrays do not fit each other.
     """
     seen, said = with_experts(features, logits)
     if len(target) != len(said):
         raise DataError(
-            f"There are {len(said)} images and {len(target)} targets, so none has a class for "
-            "certain. Give the targets of just these images."
+            f"There are {len(said)} images, but {len(target)} targets. Give one target for each "
+            "image."
         )
     with np.errstate(over="ignore", invalid="ignore"):
         fit = (target >= 0) & usable_rows(seen) & usable_rows(said)
     if not fit.any():
         raise DataError(
-            f"None of {len(said)} training images has a class and an answer that is a number, so "
-            "nothing says what is known. Give training images with labels."
+            f"None of {len(said)} training images has both a class and finite outputs, so the "
+            "scorer cannot be fitted. Give training images with labels."
         )
     return seen[fit], said[fit], target[fit]
 
 
 def with_experts(features: FloatArray | None, logits: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Features (N, E, D), D = 0 without any, and logits (N, E, C), float32.
+    """Features (N, E, D), with D = 0 if there are none, and logits (N, E, C), float32.
 
     Raises:
-        DataError: they are of different numbers of images, or have no such sides.
+        DataError: the numbers of images differ, or an array has another number of axes.
     """
     if features is None:
         features = np.zeros((len(logits), 1, 0), np.float32)
     shapes = f"features {features.shape} and logits {logits.shape}"
     if {features.ndim, logits.ndim} - {2, 3} or len(features) != len(logits):
         raise DataError(
-            f"There are {shapes}, which are not of the same images: give (N, D) or (N, E, D) "
-            "beside (N, C) or (N, E, C)."
+            f"There are {shapes}, which do not fit each other: give (N, D) or (N, E, D) together "
+            "with (N, C) or (N, E, C)."
         )
     seen, said = (
         np.asarray(array if array.ndim == 3 else array[:, None], np.float32)
@@ -237,12 +238,12 @@ def with_experts(features: FloatArray | None, logits: FloatArray) -> tuple[Float
 
 
 def together(logits: FloatArray) -> FloatArray:
-    """The ensemble's logits (N, C) float64 of (N, E, C)."""
+    """The ensemble's logits (N, C), float64, from the experts' logits (N, E, C)."""
     return ensemble_logits(logits.astype(np.float64))
 
 
 def unit_rows(features: FloatArray) -> FloatArray:
-    """(N, E, D) -> (N, E * D) of length 1, to which each expert gives the same; 0 stays 0."""
+    """(N, E, D) -> (N, E * D) of length 1, with equal length for each expert; 0 stays 0."""
     length = np.sqrt(np.einsum("ned,ned->ne", features, features) * features.shape[1])
     unit: FloatArray = features / np.maximum(length, 1e-12)[:, :, None]
     return unit.reshape(len(features), -1)
@@ -265,6 +266,6 @@ def log_sum(values: FloatArray, axis: int = -1, *, keepdims: bool = False) -> Fl
 def _check_experts(logits: FloatArray) -> None:
     if logits.ndim != 3 or logits.shape[1] < 2:
         raise DataError(
-            f"The logits {logits.shape} are of one expert, which cannot disagree with itself. Give "
-            "(N, E, C) of two experts or more, or take another scorer."
+            f"The logits {logits.shape} are from one expert, but disagreement needs two. Give "
+            "(N, E, C) of two experts or more, or use another scorer."
         )

@@ -1,4 +1,4 @@
-"""One number that says how sure a model may be: fitted to labelled scores, then divided by."""
+"""Temperature scaling: fit one number to labelled scores, then divide the logits by it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from recame.contracts import Array, FloatArray, IntArray
 
-#: Where `fit_temperature` looks.
+#: Range in which `fit_temperature` searches.
 TEMPERATURE_RANGE = (0.05, 20.0)
-#: Where a temperature is believed; a validation split without an error asks for 0.
+#: Range in which a temperature is trusted; a validation split without errors would give 0.
 BELIEVED = (0.25, 4.0)
 
 
@@ -17,24 +17,25 @@ def fit_temperature(
 ) -> float:
     """Find the temperature T that makes softmax(logits / T) most likely (Guo et al., ICML 2017).
 
-    The likelihood is concave in 1 / T; its slope is bisected over log T. Where every
-    image is called right (or wrong), the answer lies on the edge of `TEMPERATURE_RANGE`.
+    The log-likelihood is concave in 1 / T; the zero of its slope is found by bisection over log T.
+    If every image is classified correctly (or wrongly), the result is an end of
+    `TEMPERATURE_RANGE`.
 
     Args:
-        logits: (N, C) logits or log-probabilities; which of the two makes no difference. Rows that
-            are no numbers are left out.
+        logits: (N, C) logits or log-probabilities; both give the same result. Rows with NaN are
+            left out.
         target: (N,) class indices; rows with -1 are left out.
-        weights: (N,) how much each image counts; None: all the same.
+        weights: (N,) weight of each image; None: all the same.
 
     Returns:
-        T > 0; above 1 the model was too sure. 1.0 when no row has a label.
+        T > 0; above 1 the model was overconfident. 1.0 if no row has a label.
     """
-    # The largest is NaN where any is; -inf, a probability of exactly 0, is a number.
+    # The maximum is NaN if any value is; a single -inf is a probability of exactly 0 and allowed.
     known = (target >= 0) & np.isfinite(logits.max(1, initial=-np.inf))
     if not known.any():
         return 1.0
     scores = logits[known].astype(np.float64)
-    # A probability of exactly 0 has no logarithm; its class stays hopeless, and finite.
+    # The log of a probability of exactly 0 is replaced by a finite value.
     scores = np.maximum(scores - scores.max(1, keepdims=True), -1e4)
     own = scores[np.arange(len(scores)), target[known]]
     counted = None if weights is None else weights[known]
@@ -43,7 +44,7 @@ def fit_temperature(
     while high - low > 1e-5:
         middle = (low + high) / 2
         powers = np.exp(scores * np.exp(-middle))
-        # How the loss grows with 1 / T.
+        # Derivative of the loss with respect to 1 / T.
         slopes = (powers * scores).sum(1) / powers.sum(1) - own
         slope = slopes.mean() if counted is None else counted @ slopes
         low, high = (middle, high) if slope > 0 else (low, middle)

@@ -1,6 +1,6 @@
-"""From labelled scores and limits to a policy, what it promises, and what it costs.
+"""Fit a policy to labelled scores and limits, with what it promises and what it costs.
 
-The whole of it from arrays: the scores may be any model's.
+Works on arrays only, so the scores may come from any model.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from recame.names import counted, quoted
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Lots of fewer images are told nothing of what a review budget leaves them.
+#: A review budget that leaves smaller lots without a place gets no note.
 _SMALL_LOT = 10
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was fitted.
+    """The result of a tuning.
 
     Attributes:
         policy: the thresholds.
-        promises: one a limit.
-        expected: what the policy does, as far as the calibration tells.
-        frontier: for each escape limit what it would cost, a row each.
+        promises: one per limit.
+        expected: what the policy does, estimated from the calibration images.
+        frontier: what each escape limit would cost, one row per limit.
         unmet: limits that are not kept, in sentences; nothing was loosened for them.
-        notes: what else is to be known.
-        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images`, `unit` and `counts`; where
-            the line's mix was estimated, `line`.
+        notes: further remarks.
+        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images`, `unit` and `counts`; also
+            `line` if the line's mix was estimated.
     """
 
     policy: Policy
@@ -61,17 +61,17 @@ class Tuned:
     facts: dict[str, Any]
 
     def __str__(self) -> str:
-        """All that is promised, a sentence a line."""
+        """Return all promises and remarks, one sentence per line."""
         return "\n".join(self.sentences())
 
     def to_frame(self) -> pd.DataFrame:
-        """The promises, a row each, and how many images they rest on; `frontier` holds prices."""
+        """Return the promises, one row each, with their numbers of images."""
         import pandas as pd
 
         return pd.DataFrame([promise.to_dict() for promise in self.promises])
 
     def sentences(self) -> list[str]:
-        """All that is promised, what is not kept, and what else is to be known."""
+        """Return what is promised, what is not kept, and further remarks, as sentences."""
         told = [text for _, text in self.promised()] + self.unpromised()
         if any(promise.holds for promise in self.promises):
             told.append(
@@ -83,27 +83,28 @@ class Tuned:
         return [*told, *self.unmet, *self.notes]
 
     def promised(self) -> list[tuple[Promise, str]]:
-        """Each promise and its sentence; a reason that all share is left to `unpromised`."""
+        """Return each promise and its sentence; `unpromised` gives a reason that all share."""
         unit, shared = self.facts["unit"], bool(self.unpromised())
         plain = [replace(each, why="") if shared else each for each in self.promises]
         words = [each.sentence(unit, estimated=shared) for each in plain]
         return list(zip(self.promises, words, strict=True))
 
     def unpromised(self) -> list[str]:
-        """Why all limits, if there are several, are estimates: one sentence or none."""
+        """Say in one sentence why all limits are only estimates, if there are several; else []."""
         reasons = {"" if each.limit is None else each.why for each in self.promises}
         if len(self.promises) < 2 or len(reasons) > 1 or not (why := reasons.pop()):
             return []
         return [f"None of this is promised: {why}."]
 
     def _nothing_released(self, promises: int) -> str:
-        """What one escape limit takes, of so many promises."""
+        """Say how many images one escape limit would need, among this number of promises."""
         shared = {name: self.facts[name] for name in ("confidence", "comparisons", "tuning")}
         needed = images_needed(USUAL_ESCAPE, risk_of_each(promises=promises, **shared))
         assert needed is not None
         return (
-            f"No image is released, since no escape limit is promised: {USUAL_ESCAPE:.0%} of one "
-            f"class takes {counted(needed, self.facts['unit'])} of it, none of them released."
+            f"No image is released, since no escape limit is promised: to promise "
+            f"{USUAL_ESCAPE:.0%} for one class takes {counted(needed, self.facts['unit'])} of it, "
+            "none of them released."
         )
 
 
@@ -123,27 +124,28 @@ def tune(
     products: Sequence[str] | None = None,
     product_column: str = "product",
 ) -> Tuned:
-    """Fit a policy to labelled images that trained nothing.
+    """Fit a policy to labelled images that did not train the model.
 
     Args:
-        scored: of the calibration images.
+        scored: scores of the calibration images.
         names: of the C classes.
-        normal: the class that may be released; None: none is, and all that is called a class is
-            decided automatically where its purity is kept.
-        limits: what is asked; None: as `Limits()`.
-        unit: what counts, in words: of scores with groups `board`, for instance.
-        comparisons: K models of which these images have chosen one; 1: they have chosen nothing.
-        tuning: the how many-th of these images; each spends a part of the confidence.
-        estimate: why nothing can be promised, as where weights were fitted to these images.
-        usual_mix: (C,) weights of the classes on the line where the limits state none; None: as
-            the labelled images come.
-        line: the classes' shares on the line, where the limits ask to estimate them.
-        tail: (C,) the classes of few training images.
-        products: of the training; images of others go to a person.
-        product_column: what tables call them.
+        normal: the class that may be released; None: no image is released, and predicted classes
+            are booked automatically if their purity is kept.
+        limits: the limits; None: `Limits()`.
+        unit: what is counted, in words; for example `board` if the scores have groups.
+        comparisons: K models from which these images chose one; 1: they chose nothing.
+        tuning: number of this tuning on these images, from 1; each spends a part of the confidence.
+        estimate: why nothing can be promised, for example because weights were fitted to these
+            images.
+        usual_mix: (C,) weights of the classes on the line if the limits state none; None: as in
+            the labelled images.
+        line: the estimated class shares on the line, if the limits ask to estimate them.
+        tail: (C,) the classes with few training images.
+        products: products in training; images of other products go to a person.
+        product_column: the tables' column of products.
 
     Raises:
-        ConfigError: a limit cannot be promised, names no class, or there is no defect.
+        ConfigError: a limit cannot be promised, a class is unknown, or there is no defect.
         DataError: there is no labelled image.
     """
     limits = limits or Limits()
@@ -151,20 +153,20 @@ def tune(
     _check_line(limits, line)
     images = scored.counted()
     if not len(images):
-        raise DataError("No image of the calibration has a label, and labels are what tells.")
+        raise DataError("No image of the calibration has a label: give labelled images.")
     index = None if normal is None else list(names).index(normal)
     odds = class_log_odds(images.logits)
     counts = np.bincount(images.target, minlength=len(names))
     usual = counts.astype(np.float64) if usual_mix is None else usual_mix
     mix = limits.mix(names, usual if line is None else line.shares)
     purified = any(limits.purity.limit(name) is not None for name in names if name != normal)
-    laying = _halved(images) if purified else np.ones(len(images), np.bool_)
-    strangers = images.chosen(laying)
-    strange = asked_alarms(strangers, limits, mix, tail)
+    for_threshold = _halved(images) if purified else np.ones(len(images), np.bool_)
+    threshold_images = images.chosen(for_threshold)
+    strange = asked_alarms(threshold_images, limits, mix, tail)
     if strange.overall is None:
-        laying[:] = False  # which is no half of anything
-    # What is estimated moves no threshold of release, nor the risk that it takes.
-    promises = strange.number if line is None else most_alarms(strangers, limits)
+        for_threshold[:] = False  # without unknown images, no half is needed
+    # An estimated mix must not change the release threshold, nor its share of the risk.
+    promises = strange.number if line is None else most_alarms(threshold_images, limits)
     promises += sum(limits.purity.limit(name) is not None for name in names if name != normal)
     if index is not None:
         check_defects(images.target, names, index)
@@ -177,7 +179,7 @@ def tune(
     scores = np.full(len(images), -math.inf)
     if index is not None:
         promised = promised_classes(images.target, names, index, limits.escape)
-        # What is estimated moves no threshold of release.
+        # An estimated mix must not change the release threshold.
         weights = defect_weights(mix if line is None else usual, index, promised)
         guarded = frozenset(range(len(names))) - {index, *promised}
         scores = release_scores(images.logits, index, weights)
@@ -186,10 +188,10 @@ def tune(
         words: dict[str, Any] = {"risk": risk, "unit": unit, "why": estimate}
         release = fit_release(scores, images.target, names, index, limits.escape, **words)
         rows = frontier(scores, images.target, best == index, index, mix, risk)
-    alarms = fit_alarms(strangers, strange, names, risk=risk, why=estimate)
+    alarms = fit_alarms(threshold_images, strange, names, risk=risk, why=estimate)
     automation = fit_automation(
-        _known_odds(odds, images, alarms.above)[~(laying & purified)],
-        images.target[~(laying & purified)],
+        _known_odds(odds, images, alarms.above)[~(for_threshold & purified)],
+        images.target[~(for_threshold & purified)],
         names,
         index,
         limits.purity,
@@ -243,7 +245,7 @@ def tune(
 
 
 def _check_line(limits: Limits, line: LineMix | None) -> None:
-    """Refuse an estimate that is asked and not there, or there and not asked."""
+    """Check that an estimated mix is given exactly if the limits ask for one."""
     if line is None:
         if limits.line_mix == ESTIMATE:
             raise ConfigError(
@@ -258,23 +260,23 @@ def _check_line(limits: Limits, line: LineMix | None) -> None:
         )
     if limits.prices is not None:
         raise ConfigError(
-            "prices choose a threshold of release by how often each class comes, and none follows "
-            "from an estimate (line_mix: estimate): state the mix, or leave prices out."
+            "prices choose the release threshold by how often each class comes, and an estimate "
+            "(line_mix: estimate) must not do that: state the mix, or leave prices out."
         )
 
 
 def _halved(images: Scored) -> BoolArray:
-    """One half of the images, by their names.
+    """Choose one half of the images, by their names.
 
-    What is unknown is not booked, so that purity is that of what is left: a threshold that the same
-    images had laid would leave what suits them.
+    Unknown images are not booked, so purity is that of the remaining ones. The threshold for
+    unknown images and the purity must therefore be fitted to different halves.
     """
     digests = (hashlib.sha256(f"half {name}".encode()).digest() for name in images.images)
     return np.array([digest[0] % 2 == 0 for digest in digests], np.bool_)
 
 
 def _known_odds(odds: FloatArray, images: Scored, above: float | None) -> FloatArray:
-    """Log-odds of which unknown images have none: they are called by no class."""
+    """Log-odds, NaN for unknown images, which are not booked as any class."""
     if above is None or images.unknown is None:
         return odds
     known = odds.copy()
@@ -283,29 +285,29 @@ def _known_odds(odds: FloatArray, images: Scored, above: float | None) -> FloatA
 
 
 def _unmet(limits: Limits, expected: Expected, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Limits that the policy does not keep, as far as the calibration tells, and what would."""
+    """Say which limits the policy does not keep on the calibration images, and what would."""
     told = []
     overkill = expected.overkill
     if limits.overkill is not None and overkill is not None and overkill > limits.overkill:
         low, high = wilson_interval(round(overkill * expected.num_normal), expected.num_normal)
         told.append(
             f"Overkill: {overkill:.1%} of {expected.num_normal:,} normal images are not released "
-            f"({low:.1%} to {high:.1%}), and {limits.overkill:.1%} were asked. No escape limit was "
+            f"({low:.1%} to {high:.1%}); the limit is {limits.overkill:.1%}. No escape limit was "
             f"loosened for it. {_would(rows, 1 - limits.overkill)}"
         )
     review = expected.share(REVIEW) + expected.share(UNKNOWN)
     budget = limits.review.budget
     if budget is not None and review > budget:
         told.append(
-            f"Review: {review:.1%} of the images of the line go to a person, and {budget:.1%} "
-            "were asked. No limit was loosened for it: in each lot what is beyond it stays held "
-            "(over_budget). The frontier shows what each escape limit costs."
+            f"Review: {review:.1%} of the images of the line go to a person; the limit is "
+            f"{budget:.1%}. No limit was loosened for it: in each lot, images beyond the limit "
+            "stay held (over_budget). The frontier shows what each escape limit costs."
         )
     return told
 
 
 def _would(rows: Sequence[dict[str, Any]], released: float) -> str:
-    """What escape limit would release so large a share of normal images."""
+    """Say which escape limit would release this share of normal images."""
     enough = [row["escape_limit"] for row in rows if row["normal_released"] >= released]
     if not enough:
         return "No escape limit of the frontier releases as many."
@@ -321,7 +323,7 @@ def _notes(
     *,
     trained: bool,
 ) -> list[str]:
-    """What an engineer should know beside the promises; `trained`: the usual mix is given."""
+    """Remarks besides the promises; `trained`: the usual mix is that of training."""
     notes = []
     empty = int((~np.isfinite(odds).all(1)).sum())
     if empty:
@@ -332,13 +334,14 @@ def _notes(
     absent = [name for name, number in zip(names, counts, strict=True) if not number]
     if absent:
         notes.append(
-            f"No image of {', '.join(map(quoted, absent[:8]))} is in the calibration: nothing is "
-            "known of how often one is released or called something else."
+            f"No image of {', '.join(map(quoted, absent[:8]))} is in the calibration: it is not "
+            "known how often one is released or called something else."
         )
     if images.groups is None:
         notes.append(
             "No column says which images belong together (one board, wafer or lot): images are "
-            "taken as independent. If they are not, the promises are too good; name it as group."
+            "taken as independent. If they are not, the promises are too optimistic: name the "
+            "column as group."
         )
     if limits.line_mix is None and limits.purity.asked:
         where = "training" if trained else "the calibration"
@@ -347,8 +350,8 @@ def _notes(
         first = first_place(limits.review.budget)
         if first > _SMALL_LOT:
             notes.append(
-                f"Of a lot people see whole images, rounded down: with a review budget of "
-                f"{limits.review.budget:.1%} one of fewer than {first:,} images has no place, and "
-                "all that goes to a person for its score stays held."
+                f"The review budget of a lot is rounded down to whole images: with "
+                f"{limits.review.budget:.1%}, people see none of a lot of fewer than {first:,} "
+                "images, and all that goes to a person for its score stays held."
             )
     return notes

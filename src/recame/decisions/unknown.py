@@ -1,7 +1,7 @@
-"""Whether an image is unlike all that a model knows: scorers by name, and the threshold.
+"""Recognise unknown images, which are unlike all training images: scorers and their threshold.
 
-An unknown image is neither released as normal nor called by a known class. Known images that are
-held for unknown are false alarms; the threshold is the lowest whose false alarms can be promised.
+An unknown image is neither released as normal nor booked as a known class. Known images that are
+called unknown are false alarms; the threshold is the lowest one whose false alarms can be promised.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from recame.decisions.feature_strangeness import (
 from recame.decisions.strangeness import Disagreement, Energy, MaxLogit, MaxSoftmax, Scorer
 from recame.errors import CheckpointError, ConfigError, DataError
 
-#: Up to these fewer images are allowed beyond a threshold than the mean less one, as the bound of
-#: Hoeffding asks (P(Bin(n, p) <= n p) > 1/4: Greenberg and Mohri, Stat. Probab. Letters 2014).
+#: With at most this risk, fewer images than the mean minus one are allowed beyond the threshold, as
+#: Hoeffding's bound needs (P(Bin(n, p) <= n p) > 1/4: Greenberg and Mohri, Stat. Probab. Letters
+#: 2014).
 _MOST_RISK = 0.25
-#: A limit beyond half of the known images protects them from nothing.
+#: A limit above half of the known images is useless.
 MOST_LIMIT = 0.5
 
 #: Name -> method.
@@ -52,29 +53,29 @@ SCORERS: Mapping[str, type[Scorer]] = MappingProxyType(
 def fit_scorer(
     name: str, features: FloatArray | None, logits: FloatArray, target: IntArray
 ) -> Scorer:
-    """Fit the method of a name on training images, see `Scorer.fit`.
+    """Fit the named method on training images, see `Scorer.fit`.
 
     Raises:
         ConfigError: there is no such method.
-        DataError: there is no image to fit on, or the arrays do not belong together.
+        DataError: there is no image to fit on, or the arrays do not fit each other.
     """
     if name not in SCORERS:
         raise ConfigError(
-            f"There is no method {name!r} to recognise the unknown by; there are "
-            f"{', '.join(SCORERS)}. Name one of them."
+            f"There is no method {name!r} to recognise unknown images. The methods are "
+            f"{', '.join(SCORERS)}."
         )
     return SCORERS[name].fit(features, logits, target)
 
 
 def scorer_of_arrays(name: str, arrays: Mapping[str, Array]) -> Scorer:
-    """The scorer whose name and `to_arrays` were kept.
+    """Make a scorer from its name and its arrays (`Scorer.to_arrays`).
 
     Raises:
-        CheckpointError: this version knows no such method, or the arrays are not a scorer's.
+        CheckpointError: this version knows no such method, or the arrays do not fit it.
     """
     if name not in SCORERS:
         raise CheckpointError(
-            f"What is unknown is to be recognised by {name!r}, which this version does not know "
+            f"Unknown images are to be recognised by {name!r}, which this version does not know "
             f"(it knows {', '.join(SCORERS)}). Update recame: pip install -U recame"
         )
     return SCORERS[name].from_arrays(arrays)
@@ -82,16 +83,16 @@ def scorer_of_arrays(name: str, arrays: Mapping[str, Array]) -> Scorer:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """What so many images promise of the share of known images that are held for unknown.
+    """What is promised about the share of known images that are called unknown.
 
     Attributes:
-        limit: that was asked for.
+        limit: the requested limit.
         kept: whether it is promised.
-        at_most: what is promised; where `kept` is not, the least that these images could promise.
-        images: that it rests on.
+        at_most: what is promised; if `kept` is false, the smallest limit these images can promise.
+        images: number of images that count.
         allowed: how many of them may be false alarms.
-        alarms: how many are, at the threshold; where there is none, those whose score is infinite.
-        needed: the fewest images that promise the limit; None where it is kept.
+        alarms: how many are, at the threshold; without a threshold, those with an infinite score.
+        needed: the fewest images that promise the limit; None if it is kept.
     """
 
     limit: float
@@ -105,13 +106,13 @@ class FalseAlarms:
 
 @dataclass(frozen=True)
 class UnknownThreshold:
-    """From which score on an image is unknown, and what that promises.
+    """The threshold for unknown images, and what it promises.
 
     Attributes:
-        threshold: an image whose score exceeds it is unknown; None where a limit cannot be kept.
-        risk: with which any of the promises may fail.
+        threshold: an image whose score exceeds it is unknown; None if a limit cannot be kept.
+        risk: probability with which any of the promises may fail.
         known: false alarms over all known classes.
-        tail: over the tail classes together; None where nothing was asked of them.
+        tail: false alarms over the tail classes together; None without a limit for them.
     """
 
     threshold: float | None
@@ -120,16 +121,16 @@ class UnknownThreshold:
     tail: FalseAlarms | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return asdict(self)
 
 
 def is_unknown(scores: FloatArray, threshold: float | None) -> BoolArray:
-    """(N,) whether scores (N,) exceed the threshold, or are no numbers.
+    """(N,) whether scores (N,) exceed the threshold, or are NaN.
 
     Args:
         scores: of a `Scorer`.
-        threshold: None: only what is no number is unknown.
+        threshold: None: only images with NaN or infinite values are unknown.
     """
     barred: BoolArray = ~np.isfinite(scores)
     return barred if threshold is None else barred | (scores > threshold)
@@ -146,27 +147,28 @@ def fit_unknown_threshold(
     mix: FloatArray | None = None,
     seed: int = 0,
 ) -> UnknownThreshold:
-    """The lowest threshold whose false alarms are promised, over all classes and over the tail.
+    """Find the lowest threshold whose false alarms are promised, for all classes and for the tail.
 
-    Each limit alone asks for a threshold above all but so many scores as `most_allowed` says, a
-    number that no score has a say in; the higher of the two keeps both. The images may come as the
-    line's do, or so many of each class: a sum of draws with unequal rates is no more likely to be
-    small than one with their mean (Hoeffding, Annals of Mathematical Statistics 1956).
+    Each limit needs a threshold that at most `most_allowed` scores exceed; this number does not
+    depend on the scores. The higher of the two thresholds keeps both limits. The images may be a
+    random sample of the line, or a fixed number of each class: a sum of draws with unequal rates is
+    no more likely to be small than one with their mean (Hoeffding, Annals of Mathematical
+    Statistics 1956).
 
     Args:
         scores: (N,) of images that neither trained the model nor fitted the scorer.
         target: (N,) class indices; rows with -1 are left out.
         tail_classes: (C,) which classes are the tail.
-        limit: share of the known images that may be held for unknown, in (0, 0.5].
-        tail_limit: likewise of the tail classes' images together; None: nothing is asked of them.
-        risk: with which any of the promises may fail, in (0, 0.25]; each gets its part.
-        mix: (C,) shares of the classes that the promises are for; None: as the images come. As
-            many images as come in these shares are drawn of those at hand.
-        seed: of that draw.
+        limit: share of the known images that may be called unknown, in (0, 0.5].
+        tail_limit: the same for the images of the tail classes together; None: no limit.
+        risk: probability with which any of the promises may fail, in (0, 0.25]; divided over them.
+        mix: (C,) class shares for which the promises hold; None: those of the images. A sample
+            with these shares is drawn from the images.
+        seed: of that sample.
 
     Raises:
-        ConfigError: a limit or the risk is out of range, or the mix is no shares of the classes.
-        DataError: the arrays do not belong together.
+        ConfigError: a limit or the risk is out of range, or the mix is not one share per class.
+        DataError: the arrays do not fit each other.
     """
     _check(scores, target, tail_classes, mix)
     _check_asked(limit, tail_limit, risk)
@@ -188,7 +190,7 @@ def fit_unknown_threshold(
 
 
 def _lowest(scores: FloatArray, limit: float, risk: float) -> float | None:
-    """The threshold that promises a limit; None where none does."""
+    """The threshold that promises a limit; None if none does."""
     found = above_all_but(scores, most_allowed(len(scores), limit, risk))
     return found if math.isfinite(found) else None
 
@@ -196,7 +198,7 @@ def _lowest(scores: FloatArray, limit: float, risk: float) -> float | None:
 def _alarms(
     scores: FloatArray, limit: float, factor: float, risk: float, threshold: float | None
 ) -> FalseAlarms:
-    """What is promised of a limit by images that are `factor` as many as the classes' shares."""
+    """What images promise about a limit; `factor` is m / n of `in_shares`."""
     certain = int(np.isinf(scores).sum())
     allowed = most_allowed(len(scores), limit * factor, risk)
     kept = allowed >= certain
@@ -215,10 +217,10 @@ def _alarms(
 def in_shares(
     target: IntArray, classes: BoolArray, mix: FloatArray | None, seed: int
 ) -> tuple[IntArray, float]:
-    """Rows of some classes' images in the shares of a mix, and how little they exceed these.
+    """Draw rows of some classes in the shares of a mix; also return m / n, see below.
 
-    With n_c >= m * share_c images of each class, n in all, the mix's rate is at most n / m times
-    theirs: a promise of `limit` takes one of limit * m / n.
+    With n_c >= m * share_c images of each class, n in all, the rate on the mix is at most n / m
+    times the rate on these images. To promise `limit`, they have to promise limit * m / n.
     """
     counts = np.bincount(target[target >= 0], minlength=len(classes)) * classes
     if mix is None:
@@ -245,15 +247,14 @@ def _check(
     if len(scores) != len(target) or (len(target) and int(target.max()) >= num_classes):
         raise DataError(
             f"There are {len(scores)} scores, {len(target)} targets and {num_classes} classes, "
-            "which do not belong together, so no threshold can be laid. Give a score and a class "
-            "index for each image."
+            "which do not fit each other. Give a score and a class index for each image."
         )
     if mix is None:
         return
     if mix.shape != (num_classes,) or not (np.isfinite(mix) & (mix >= 0)).all() or not mix.any():
         raise ConfigError(
-            f"The mix is {mix.tolist()}, which is no share of each of {num_classes} classes, so "
-            "no promise can be made for it: give a number from 0 on for each."
+            f"The mix is {mix.tolist()}, but it needs a share of 0 or more for each of "
+            f"{num_classes} classes, not all of them 0."
         )
 
 
@@ -261,11 +262,8 @@ def _check_asked(limit: float, tail_limit: float | None, risk: float) -> None:
     for name, value in (("limit", limit), ("tail_limit", tail_limit)):
         if value is not None and not 0 < value <= MOST_LIMIT:
             raise ConfigError(
-                f"{name} is {value}, which no threshold can promise or none needs to: give a share "
-                f"of the known images above 0 and up to {MOST_LIMIT}."
+                f"{name} is {value}; it must be a share of the known images above 0 and up to "
+                f"{MOST_LIMIT}."
             )
     if not 0 < risk <= _MOST_RISK:
-        raise ConfigError(
-            f"risk is {risk}, with which a promise would mean nothing, or need images without end: "
-            f"give one above 0 and up to {_MOST_RISK}."
-        )
+        raise ConfigError(f"risk is {risk}; it must be above 0 and up to {_MOST_RISK}.")

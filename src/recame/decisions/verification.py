@@ -1,4 +1,4 @@
-"""Do promises hold on images that have fitted nothing? Shown, broken, or too few to tell."""
+"""Verify promises on new labelled images: they hold, are broken, or the images are too few."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from recame.names import counted, quoted
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What an outcome leaves the command line with.
+#: Exit code of the command for each outcome.
 EXIT_CODES = {"holds": 0, "broken": 1, "too few": 3}
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What new images say of one promise.
+    """What new images show about one promise.
 
     Attributes:
-        promise: as it was made.
-        images: n of them, of the class; groups where these count.
-        beyond: of them, those on the wrong side.
+        promise: the promise.
+        images: n images of the class; groups if groups are counted.
+        beyond: how many of them lie on the wrong side of the threshold.
         outcome: `holds`, `broken` or `too few`.
-        needed: images of which none may be beyond to show that it holds; None where that is not
-            told by a number.
+        needed: images that show that it holds if none is beyond; None if there is no such number.
     """
 
     promise: Promise
@@ -44,13 +43,13 @@ class Verified:
     needed: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return asdict(self)
 
     def sentence(self, unit: str = "image") -> str:
-        """In words."""
+        """Describe the outcome in words."""
         limit, of = self.promise.limit, quoted(self.promise.of)
-        assert limit is not None  # what was promised is verified
+        assert limit is not None  # only promised limits are verified
         what = {
             "escape": f"{self.beyond:,} of {counted(self.images, unit)} of {of} are released",
             "purity": f"{self.beyond:,} of {counted(self.images, unit)} that are automatically "
@@ -70,29 +69,29 @@ class Verified:
 
 @dataclass(frozen=True)
 class Verification:
-    """What new images say of all promises.
+    """What new images show about all promises.
 
     Attributes:
-        rows: one a promise.
-        outcome: `broken` if any is, `holds` if all do, else `too few`.
+        rows: one per promise.
+        outcome: `broken` if any is broken, `holds` if all hold, else `too few`.
     """
 
     rows: tuple[Verified, ...]
     outcome: str
 
     def __str__(self) -> str:
-        """The outcome, and each promise in a sentence."""
+        """Return the outcome, and each promise in a sentence."""
         return "\n".join([self.outcome, *(f"  {row.sentence()}" for row in self.rows)])
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a promise."""
+        """Return one row per promise."""
         import pandas as pd
 
         return pd.DataFrame([row.to_dict() for row in self.rows])
 
     @property
     def exit_code(self) -> int:
-        """0, 1 or 3."""
+        """0 holds, 1 broken, 3 too few."""
         return EXIT_CODES[self.outcome]
 
 
@@ -104,16 +103,16 @@ def verify(
     mix: FloatArray,
     confidence: float = 0.95,
 ) -> Verification:
-    """Judge promises by labelled images that neither trained nor calibrated.
+    """Verify promises on labelled images that neither trained nor calibrated the model.
 
-    A promise is broken where so many images beyond would be as unlikely as one in twenty for any
-    of them (each at a part of 1 - `confidence`, as one that breaks is enough to raise the alarm).
-    That all hold is said where each alone is shown to (an intersection of tests, which needs no
-    correction: Berger, Technometrics 1982).
+    A promise is broken if this number of images beyond the threshold would have a probability of at
+    most its part of 1 - `confidence`, which is divided over all promises. All promises hold if each
+    of them is shown to hold (an intersection of tests, which needs no correction: Berger,
+    Technometrics 1982).
 
     Args:
         scored: of the images.
-        policy: that the promises are of.
+        policy: to which the promises belong.
         promises: those without a limit are left out.
         mix: (C,) shares of the classes on the line that purity is promised for.
         confidence: of both statements.
@@ -152,7 +151,7 @@ def _verified(
 def _outcome(
     number: int, beyond: int, limits: tuple[float, float], risk: float, each: float
 ) -> str:
-    """What images say of a limit; `limits` are what is to be shown, and what is broken beyond."""
+    """The outcome for a limit; `limits`: the one to be shown, and the one that must be exceeded."""
     if number and 1 - tail(beyond - 1, number, limits[1]) <= each:
         return "broken"
     return "holds" if number and tail(beyond, number, limits[0]) <= risk else "too few"
@@ -167,10 +166,10 @@ def _alarms(
     risk: float,
     each: float,
 ) -> Verified:
-    """Known images that are called unknown, as many of each class as come on the line.
+    """Verify false alarms on a sample of known images with the class shares of the line.
 
-    Whole numbers of images exceed the shares by up to one of each class: a rate of the images drawn
-    lies within that of the line's (`in_shares`).
+    Numbers of images are rounded up, by up to one image of each class. `in_shares` says how far the
+    rate of the sample may differ from that of the line.
     """
     limit, names = promise.limit, policy.names
     assert limit is not None

@@ -1,1 +1,1 @@
-"""A finished run -> a bundle, which needs no torch."""
+"""Export a finished run as a bundle, which needs no torch."""

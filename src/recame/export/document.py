@@ -1,7 +1,7 @@
-"""Every field of `bundle.json`, told once: the JSON schema and the docs' table come from here.
+"""Every field of `bundle.json`; the JSON schema and the table in the docs are made from it.
 
-The runtime reads the document without this, since it needs no pydantic; tests hold what `export`
-writes against it.
+The runtime reads the document without this module, so that it needs no pydantic; tests check that
+`export` writes what is described here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Counted = int | None
 
 
 class _Part(BaseModel):
-    """Fields that are all there is: one that nobody has told is an error."""
+    """A part of the document; a field that is not declared is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,7 +27,7 @@ def _told(description: str) -> Any:
 
 
 def _maybe(description: str) -> Any:
-    """A field that is left out where it says nothing."""
+    """A field that may be absent."""
     return Field(default=None, description=description)
 
 
@@ -35,8 +35,8 @@ class Labels(_Part):
     """The classes."""
 
     schema_: int = Field(alias="schema", description="1")
-    names: list[str] = _told("of the C classes, in the order of every output's class axis")
-    counts: list[int] = _told("training images of each")
+    names: list[str] = _told("of the C classes, in the order of the class axis of every output")
+    counts: list[int] = _told("training images of each class")
     normal: str | None = _told("the class that means no defect; null: none was named")
     critical: list[str] = _told("classes whose escapes matter most")
 
@@ -45,19 +45,19 @@ class Preprocess(_Part):
     """The size and depth of the graph's input, and the normalisation inside the graph."""
 
     schema_: int = Field(alias="schema", description="1 to 4, by the fields that are there")
-    height: int = _told("rows of the input; with tiles those of all pieces together")
+    height: int = _told("rows of the input; with tiles, the rows of all tiles together")
     width: int = _told("columns of the input")
     channels: Literal[1, 3] = _told("1 grey, 3 colour")
     bit_depth: Literal[8, 16] = _told("of the input's integers: uint8 or uint16")
-    scale: float = _told("what the graph divides stored values by; larger values are white")
-    mean: list[float] = _told("one a channel, which the graph subtracts after that")
-    std: list[float] = _told("one a channel, by which the graph divides then")
-    resize: Literal["stretch", "pad", "crop"] = _told("the rule where the shape differs")
+    scale: float = _told("the graph first divides stored values by it; larger values are white")
+    mean: list[float] = _told("one per channel; the graph then subtracts it")
+    std: list[float] = _told("one per channel; the graph then divides by it")
+    resize: Literal["stretch", "pad", "crop"] = _told("the rule if the shape differs")
     float_range: tuple[float, float] | None = _maybe(
         "values of floating-point files that are black and white; absent: such files are refused"
     )
-    context: float | None = _maybe("sides of what is seen of a box; absent: 2")
-    tiles: int | None = _maybe("pieces that follow below the whole image; absent: none")
+    context: float | None = _maybe("side of the crop, in longer sides of the box; absent: 2")
+    tiles: int | None = _maybe("tiles that follow below the whole image; absent: none")
 
 
 class Decode(_Part):
@@ -65,27 +65,27 @@ class Decode(_Part):
 
     steps: list[str] = _told("what is done, in this order")
     orientation: Literal["exif"] = _told("the EXIF orientation is undone")
-    alpha: Literal["dropped"] = _told("RGB values stand as they are stored")
-    to_16_bit: str = _told("8-bit values in a model of 16 bits")
-    to_8_bit: str = _told("16-bit values in a model of 8 bits")
-    to_colour: str = _told("a grey image in a model of colour")
-    to_grey: str = _told("a colour image in a grey model, in integers of the model's depth")
+    alpha: Literal["dropped"] = _told("RGB values stay as they are stored")
+    to_16_bit: str = _told("8-bit values for a model of 16 bits")
+    to_8_bit: str = _told("16-bit values for a model of 8 bits")
+    to_colour: str = _told("a grey image for a colour model")
+    to_grey: str = _told("a colour image for a grey model, in integers of the model's depth")
 
 
 class Resize(_Part):
-    """From the image's own size to the input's."""
+    """From the image's size to the input's size."""
 
     rule: Literal["stretch", "pad", "crop", "pieces"] = _told("as `preprocess.resize`, or pieces")
-    shrink: Literal["area"] = _told("first, to the smaller of both sizes on each axis")
-    enlarge: Literal["linear"] = _told("then, to the size itself")
+    shrink: Literal["area"] = _told("first step: to the smaller of both sizes on each axis")
+    enlarge: Literal["linear"] = _told("second step: to the size of the input")
     each_axis_alone: bool = _told("one axis may shrink while the other grows")
     pixel_centres: Literal["half"] = _told("pixel i spans i to i + 1, its centre is i + 0.5")
-    border: Literal["repeat"] = _told("of enlarging: what lies beyond the outermost centres")
-    rounding: Literal["nearest"] = _told("once after each of the two")
+    border: Literal["repeat"] = _told("of enlarging: values beyond the outermost pixel centres")
+    rounding: Literal["nearest"] = _told("once after each of the two steps")
 
 
 class GraphInput(_Part):
-    """What the graph is given."""
+    """The input of the graph."""
 
     name: str = _told("of the input")
     type: Literal["uint8", "uint16"] = _told("stored integers")
@@ -93,38 +93,38 @@ class GraphInput(_Part):
     shape: list[Counted] = _told("null: any number of images")
     channel_order: Literal["grey", "RGB"] = _told("of the last axis")
     values: Literal["stored"] = _told("neither scaled nor normalised")
-    normalised_by: Literal["graph"] = _told("who applies scale, mean and std")
+    normalised_by: Literal["graph"] = _told("applies scale, mean and std")
 
 
 class GraphOutput(_Part):
     """One output of the graph."""
 
     type: Literal["float32"] = _told("in every precision of the graph")
-    axes: list[str] = _told("what its axes are")
-    shape: list[Counted] = _told("null: as many images as were given")
-    calibrated: bool = _told("false: the calibration lies beside the graph")
+    axes: list[str] = _told("the meaning of each axis")
+    shape: list[Counted] = _told("null: the number of images that were given")
+    calibrated: bool = _told("false: the client applies the calibration")
 
 
 class Answer(_Part):
-    """From the graph's probabilities to an answer."""
+    """From the graph's probabilities to a decision."""
 
-    probabilities: str = _told("the calibration, of p = the output `probabilities`")
-    scale: str = _told("where it is found")
-    bias: str = _told("where it is found")
-    floor: float = _told("smaller probabilities count as this one")
-    class_: str = Field(alias="class", description="which one an image is called")
-    actions: str = _told("what is done with an image: the file that says so")
+    probabilities: str = _told("the calibration of p, the output `probabilities`")
+    scale: str = _told("where the scale is found")
+    bias: str = _told("where the bias is found")
+    floor: float = _told("smaller probabilities are replaced by this one")
+    class_: str = Field(alias="class", description="the predicted class of an image")
+    actions: str = _told("the file that says what is done with an image")
 
 
 class Interface(_Part):
-    """What a client in any language does, in words that each stand for one arithmetic."""
+    """What a client in any language does; each word stands for exactly one calculation."""
 
-    schema_: int = Field(alias="schema", description="1; another meaning of a word raises it")
-    described_in: str = _told("the page that tells the arithmetic")
+    schema_: int = Field(alias="schema", description="1; increases if a word changes its meaning")
+    described_in: str = _told("the page that explains the calculations")
     decode: Decode
     resize: Resize
     input: GraphInput
-    outputs: dict[str, GraphOutput] = _told("each by its name, `probabilities` first")
+    outputs: dict[str, GraphOutput] = _told("outputs by name, `probabilities` first")
     answer: Answer
 
 
@@ -133,20 +133,20 @@ class Graph(_Part):
 
     input: str = _told("name of the input")
     outputs: list[str] = _told("names of the outputs")
-    views: int = _told("symmetries that the graph averages over")
+    views: int = _told("flips and rotations that the graph averages over")
     temperature: float = _told("inside the graph: 1; only bundles of schema 1 have another")
     num_experts: int = _told("E")
     num_classes: int = _told("C")
-    attribution_grid: list[int] | None = _told("height and width of the map; null: not asked for")
+    attribution_grid: list[int] | None = _told("height and width of the map; null: no such output")
 
 
 class CalibrationFacts(_Part):
-    """What the graph's probabilities go through."""
+    """The calibration of the graph's probabilities."""
 
-    temperature: float = _told("T; of scales of classes, one over their geometric mean")
+    temperature: float = _told("T; with class scales, 1 / their geometric mean")
     fitted_on: dict[str, Any] = _told("split, images, views, weighting and weights")
-    note: str = _told("why it is not what the images ask for; mostly empty")
-    method: str | None = _maybe("`bias_corrected` or `vector`; absent: a temperature alone")
+    note: str = _told("why the calibration differs from the best fit; usually empty")
+    method: str | None = _maybe("`bias_corrected` or `vector`; absent: only a temperature")
     scale: list[float] | None = _maybe("of each class; absent: 1 / T")
     bias: list[float] | None = _maybe("of each class; absent: 0")
 
@@ -154,36 +154,36 @@ class CalibrationFacts(_Part):
 class Run(_Part):
     """The run that was exported."""
 
-    name: str = _told("its folder's")
+    name: str = _told("name of its folder")
     seed: int = _told("of its random numbers")
     backbone: str = _told("the network")
-    architecture: dict[str, Any] = _told("everything that builds it")
+    architecture: dict[str, Any] = _told("all values that are needed to build the network")
 
 
 class ParityFacts(_Part):
-    """The graph in its runtime against the network in torch."""
+    """The graph in its runtime compared with the network in torch."""
 
     images: int = _told("real images compared")
     source: str = _told("where they come from")
     max_difference: float = _told("largest difference of a probability")
-    mean_difference: float = _told("mean over images of each one's largest")
-    agreement: float = _told("share with the same class")
-    differing: int = _told("images of another class")
-    ties: int = _told("of these, with two classes that are equal within the tolerance")
-    tail_classes: list[str] = _told("of the rarest group")
-    tail_images: int = _told("images of them")
-    tail_agreement: float | None = _told("share of those with the same class")
+    mean_difference: float = _told("mean over images of each image's largest difference")
+    agreement: float = _told("share of images with the same predicted class")
+    differing: int = _told("images with another predicted class")
+    ties: int = _told("how many of these have two classes that are equal within the tolerance")
+    tail_classes: list[str] = _told("classes of the rarest group")
+    tail_images: int = _told("images of these classes")
+    tail_agreement: float | None = _told("share of these images with the same predicted class")
     synthetic_difference: float = _told("largest on black, white and random images")
     batch_difference: float = _told("largest between batches of several sizes")
 
 
 class TrainingPriorFacts(_Part):
-    """Which shares of the classes the probabilities speak of."""
+    """The class prior of the probabilities."""
 
-    prior: list[float] = _told("of each class; empty where that is not known")
+    prior: list[float] = _told("share of each class; empty if it is not known")
     base: str = _told("the loss")
-    experts: list[dict[str, Any]] = _told("how each of them met the classes")
-    unknown: str = _told("why it is not known; mostly empty")
+    experts: list[dict[str, Any]] = _told("how each expert was trained on the classes")
+    unknown: str = _told("why it is not known; usually empty")
 
 
 class GraphFile(_Part):
@@ -194,7 +194,7 @@ class GraphFile(_Part):
 
 
 class BundleDocument(_Part):
-    """`bundle.json`: all that a graph's use needs."""
+    """`bundle.json`: everything that a client needs to use the graph."""
 
     schema_: Literal[2] = Field(alias="schema", description=f"{BUNDLE_SCHEMA}")
     recame: str = _told("version that wrote it")
@@ -206,28 +206,28 @@ class BundleDocument(_Part):
     interface: Interface
     graph: Graph
     calibration: CalibrationFacts
-    thresholds: dict[str, Any] = _told("of bundles of versions before; else empty")
+    thresholds: dict[str, Any] = _told("in bundles of earlier versions; else empty")
     data_fingerprint: str = _told("of the training data")
     run: Run
-    versions: dict[str, str] = _told("of the libraries at work")
+    versions: dict[str, str] = _told("of the libraries that were used")
     parity: ParityFacts
-    max_pixels: int = _told("an image file with more is refused")
+    max_pixels: int = _told("an image file with more pixels is refused")
     training_prior: TrainingPriorFacts
-    files: dict[str, GraphFile] = _told("each by its name")
+    files: dict[str, GraphFile] = _told("files of the graph by name")
     checksum: str = _told(
-        "SHA-256 of the document without this field, as JSON with sorted keys, without blanks, "
-        "everything beyond ASCII escaped"
+        "SHA-256 of the document without this field, as JSON with sorted keys, without spaces, "
+        "non-ASCII characters escaped"
     )
 
 
 def document_schema() -> dict[str, Any]:
-    """The JSON schema of `bundle.json`; what is not told in it is not refused."""
+    """Return the JSON schema of `bundle.json`; it allows further fields."""
     opened: dict[str, Any] = _open(BundleDocument.model_json_schema(by_alias=True))
     return opened
 
 
 def field_table() -> str:
-    """Every field in Markdown, a row each, with its dotted name."""
+    """Return a Markdown table with one row per field and its dotted name."""
     schema = BundleDocument.model_json_schema(by_alias=True)
     rows = [f"| `{name}` | {text} |" for name, text in _rows(schema, schema["$defs"], "")]
     return "\n".join(["| field | is |", "| --- | --- |", *rows]) + "\n"
@@ -249,7 +249,7 @@ def _rows(
 
 
 def _open(schema: Any) -> Any:
-    """The same without its refusals: a later version adds fields."""
+    """The same schema, but further fields are allowed: a later version may add some."""
     if isinstance(schema, list):
         return [_open(each) for each in schema]
     if not isinstance(schema, dict):

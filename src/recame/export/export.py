@@ -1,4 +1,4 @@
-"""From a finished run to a bundle: graph, threshold, precision, parity check."""
+"""Export a finished run as a bundle: graph, calibration, precision, parity check."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from recame.runtime.bundle import (
 )
 from recame.runtime.sessions import open_session
 
-#: Real images that the parity check compares, unless --verify names its own.
+#: Real images that the parity check compares, unless --verify names images.
 _PARITY_IMAGES = 1000
 
 _PACKAGES = ("recame", "torch", "timm", "onnx", "onnxruntime", "openvino", "nncf")
@@ -94,29 +94,29 @@ def export(
     finish: Callable[[Path, Path], object] | None = None,
     console: Console | None = None,
 ) -> Bundle:
-    """Turn a finished run into a bundle that runs without torch, or write nothing.
+    """Export a finished run as a bundle that runs without torch, or write nothing.
 
-    The calibration is the one that training fitted to the run. For other views or weights, and for
-    a run of a version before, it is fitted to `val` here, and kept with the run where it is the
-    run's. It lies beside the graph, which says what is not calibrated. The written graph is loaded
-    again in its runtime, and what users get of it is compared with torch.
+    The calibration is the one that training fitted. For other views or weights, and for a run of an
+    older version, it is fitted to `val` here; if it fits the run's own settings, the run keeps it.
+    It is stored beside the graph, whose own probabilities are not calibrated. The written graph is
+    loaded again in its runtime, and its calibrated probabilities are compared with torch.
 
     Args:
         run: the run's folder.
         out: the bundle's folder; None: `bundle-<format>-<precision>` in the run.
         format: `onnx` or `openvino`.
         precision: `fp32`, `fp16` or `int8`.
-        views: test-time views in the graph, 1 to 8; None: those that the run's settings ask for.
-        verify: labelled images to compare on, all of them; None: a sample of the run's.
-        outputs: further outputs of the graph, of `OPTIONAL_OUTPUTS`.
-        normal: the normal class, where the run was trained without naming it.
-        replace_bundle: whether a bundle that lies in `out` is replaced.
-        finish: called with the whole bundle's folder and the one that it will take; what it
-            raises leaves `out` as it was.
+        views: views of test-time augmentation in the graph, 1 to 8; None: as in the run's settings.
+        verify: labelled images, all of which are compared; None: a sample of the run's images.
+        outputs: further outputs of the graph, from `OPTIONAL_OUTPUTS`.
+        normal: the normal class, if the run was trained without naming it.
+        replace_bundle: whether a bundle in `out` is replaced.
+        finish: called with the temporary folder of the complete bundle and its future folder; if it
+            raises an error, `out` stays as it was.
         console: where progress and figures go; silent if None.
 
     Raises:
-        ExportError: the graph does not answer as the network does, or cannot be made or written.
+        ExportError: the graph's outputs differ from the network's, or it cannot be made or written.
         MissingDependencyError: a package of the `export` extra is not installed.
         RecameError: the run, its images or an argument cannot be used.
     """
@@ -132,7 +132,7 @@ def export(
     ):
         source = _open(run, views, normal, progress)
         calibration = _calibration(source, progress, console)
-        # By its features a bundle tells the unknown.
+        # A bundle needs features to recognise unknown images.
         wanted = [name for name in OPTIONAL_OUTPUTS if name in {"features", *outputs}]
         model = source.loaded.model
         graph = DeploymentGraph(model, views=source.views, outputs=wanted).eval()
@@ -188,13 +188,13 @@ def _open(run: Path, views: int | None, normal: str | None, progress: Progress) 
     if number > 4 and height != width:
         raise ConfigError(
             f"--views {number}: images of {height} x {width} pixels cannot "
-            "be turned by 90 degrees. Ask for at most 4."
+            "be rotated by 90 degrees. Ask for at most 4."
         )
     return _Source(folder, config, loaded, data, label_space, number)
 
 
 def _calibration(source: _Source, progress: Progress, console: Console) -> Calibration:
-    """The run's own; fitted on `val` where it has none for these views and weights."""
+    """The run's calibration; fitted on `val` if it has none for these views and weights."""
     folder, own = source.folder, source.config.evaluation.views
     answers = {**folder.answers(source.config), "views": source.views}
     calibration = None
@@ -215,7 +215,7 @@ def _calibration(source: _Source, progress: Progress, console: Console) -> Calib
             device="cpu",
             on_progress=relabelled(progress, "calibrating"),
         )
-    # Whoever has named the normal class, there or in an earlier tuning, may ask val for promises.
+    # With a normal class, named in training or in a tuning, `val` may later have to promise limits.
     named = (last_tuning(folder.decisions_path) or {}).get("normal")
     calibration = fit_calibration(
         val,
@@ -229,9 +229,9 @@ def _calibration(source: _Source, progress: Progress, console: Console) -> Calib
     if source.views == own:
         try:
             save_calibration(calibration, folder.decisions_path)
-            text += " It is kept with the run, which answers by it from now on."
+            text += " It is kept with the run, which uses it from now on."
         except RecameError as error:
-            text += f" The bundle alone has it, the run answers without: {error}"
+            text += f" Only the bundle has it; the run could not keep it: {error}"
     say(console, text)
     return calibration
 
@@ -245,7 +245,7 @@ def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
     except OSError as error:
         raise ExportError(
             f"The temporary folder {path.parent} cannot be written ({error.strerror or error}), "
-            "and the graph passes through it: free space there, or set TMPDIR to another place."
+            "but the graph is first written there: free space, or set TMPDIR to another folder."
         ) from error
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
@@ -257,7 +257,7 @@ def _trace(graph: DeploymentGraph, source: _Source, path: Path) -> None:
 
 
 def _convert(fp32: Path, out: Path, precision: str, source: _Source) -> None:
-    """Write the model's files in the format of `out` and the wanted precision."""
+    """Write the model's files in the format and precision of the bundle."""
     onnx = out.suffix == ".onnx"
     if precision == "int8":
         view, size = source.data.view("train"), calibration_size(source.label_space.num_classes)
@@ -279,7 +279,7 @@ def _facts(
     precision: str,
     calibration: Calibration,
 ) -> dict[str, Any]:
-    """All of the document that is known before the graph has run."""
+    """The part of the document that is known before the graph has run."""
     architecture, attributes = source.loaded.architecture, "attribution" in graph.outputs
     return {
         "recame": version("recame"),
@@ -328,7 +328,7 @@ def _parity(
     verify: AnyPath | None,
     progress: Progress,
 ) -> Parity:
-    """Compare what users get of the written graph with torch, on real and made images."""
+    """Compare the written graph with torch, on real and synthetic images."""
     data, seed, label_space = source.data, source.config.run.seed, source.label_space
     if verify is None:
         name = "val" if "val" in data.splits else "train"
@@ -340,7 +340,7 @@ def _parity(
         data = images_to_judge(Path(verify), source.config, source.loaded, "verify", progress)
         rows, target = data.table["row"].to_numpy(), data.table["target"].to_numpy()
     if not len(rows):
-        raise DataError("There is no image to compare the graph with torch on: give --verify DATA.")
+        raise DataError("There is no image for comparing the graph with torch: give --verify DATA.")
     groups = label_space.quantile_groups()
     network = torch_forward(source.loaded.model, source.loaded.spec, source.views)
     return check_parity(
@@ -364,7 +364,7 @@ def _refusal(parity: Parity, precision: str) -> str:
         "int8": "Export it with the other --format, or with --precision fp32.",
     }
     return (
-        f"The {precision} graph does not answer as the network does: {'; '.join(parity.failures)}. "
+        f"The {precision} graph does not agree with the network: {'; '.join(parity.failures)}. "
         f"No bundle was written. Measured on {parity.sentence()}. {advice[precision]}"
     )
 

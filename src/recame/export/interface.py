@@ -1,7 +1,7 @@
-"""What a client in any language must know of a bundle: in its document, and in the graph itself.
+"""What a client in any language must know about a bundle, in its document and in its graph.
 
-`docs/bundle-format.md` tells the arithmetic behind each word; recame's own runtime does not read
-them. A word that changes its meaning gets another number of the schema.
+`docs/bundle-format.md` explains the calculation behind each word; recame's own runtime does not
+read the words. If a word changes its meaning, the schema number increases.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from recame.contracts import PreprocessSpec
 
 INTERFACE_SCHEMA = 1
 
-#: What the axes of an output are.
+#: The meaning of the axes of each output.
 _AXES = {
     "probabilities": ("image", "class"),
     "expert_probabilities": ("image", "expert", "class"),
     "features": ("image", "expert", "feature"),
     "attribution": ("image", "row", "column"),
 }
-#: Fields of the document that a graph tells of itself, so that it can be read without it.
+#: Fields of the document that are also written into the graph, so that it can be used alone.
 _IN_GRAPH = ("label_space", "preprocess", "interface", "calibration", "data_fingerprint", "recame")
 
 
 def interface(spec: PreprocessSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """How a file becomes the graph's input, and the graph's outputs an answer.
+    """Describe how a file becomes the graph's input, and the graph's outputs a decision.
 
     Args:
         spec: how images are decoded for the graph.
-        shapes: of each output for one image, without the axis of the batch.
+        shapes: shape of each output for one image, without the batch axis.
 
     Examples:
         >>> grey = PreprocessSpec(48, 64, 1, 8, 255.0, (0.5,), (0.5,))
@@ -94,18 +94,18 @@ def interface(spec: PreprocessSpec, shapes: Mapping[str, Sequence[int]]) -> dict
 
 
 def graph_metadata(document: Mapping[str, Any]) -> dict[str, str]:
-    """What a graph says of itself, each field as JSON.
+    """Return the metadata that is written into a graph, each field as JSON.
 
     Args:
-        document: all of `bundle.json` that is known before the graph is written.
+        document: the part of `bundle.json` that is known before the graph is written.
     """
     return {f"recame.{name}": json.dumps(document[name], sort_keys=True) for name in _IN_GRAPH}
 
 
 def write_metadata(graph: Path, words: Mapping[str, str]) -> None:
-    """Write words into a graph's file: `metadata_props` of ONNX, `rt_info` of OpenVINO.
+    """Write metadata into a graph's file: `metadata_props` of ONNX, `rt_info` of OpenVINO.
 
-    What an exporter has noted at the nodes of an ONNX graph is left out.
+    The exporter's notes at the nodes of an ONNX graph are removed.
 
     Args:
         graph: `.onnx`, or `.xml` with its `.bin` beside it.
@@ -117,7 +117,7 @@ def write_metadata(graph: Path, words: Mapping[str, str]) -> None:
         model = onnx.load(graph)
         onnx.helper.set_model_props(model, dict(words))
         for node in model.graph.node:
-            # The exporter notes where on this machine each line of the sources lies.
+            # The exporter's notes hold paths of source files on this machine.
             del node.metadata_props[:]
             node.doc_string = ""
         onnx.save(model, graph)
@@ -125,9 +125,9 @@ def write_metadata(graph: Path, words: Mapping[str, str]) -> None:
     import openvino as ov
 
     core = ov.Core()
-    # Weights that are read from the file while it is written would be lost.
+    # With memory mapping, the weights would be lost when their file is overwritten.
     core.set_property({"ENABLE_MMAP": False})
     model = core.read_model(graph)
     for name, text in words.items():
         model.set_rt_info(text, name.split("."))
-    ov.save_model(model, graph, compress_to_fp16=False)  # weights of 16 bits stay so
+    ov.save_model(model, graph, compress_to_fp16=False)  # 16-bit weights stay 16-bit

@@ -1,1 +1,1 @@
-"""Model + images -> predictions, features, attributions."""
+"""Apply a model to images: predictions, features, attribution maps."""

@@ -1,4 +1,4 @@
-"""Where a model looked: attribution maps of its stages, and the gates of its regional attention."""
+"""Attribution maps from the stages of a model: where in the image is the evidence for a class?"""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from recame.inference.forward import evaluating
 from recame.models import MultiExpertClassifier
 from recame.pieces import apart, together
 
-#: Least sides of the two maps that are blended: the coarse one sees what, the fine one where.
+#: Smallest sides of the two maps that are blended: the coarse one has the meaning, the fine one the
+#: place.
 _SIDES = (4, 8)
 
 
 def attribution_stages(model: MultiExpertClassifier, images: Tensor) -> tuple[int, ...]:
-    """The stages whose maps are blended: the deepest of at least 4 x 4 and of at least 8 x 8.
+    """The stages whose maps are blended: the deepest with at least 4 x 4, and with at least 8 x 8.
 
     Args:
         model: any number of experts.
-        images: (B, C, H, W) in [0, 1]; only their size counts.
+        images: (B, C, H, W) in [0, 1]; only their size is used.
 
     Returns:
-        One or two stage indices, ascending. Where no map is that large, the deepest of the largest.
-        Where only a class token is classified, the last stage's patches say nothing: left out.
+        One or two stage indices, ascending. If no map is that large, the deepest of the largest
+        maps. If only a class token is classified, the last stage is left out, since its patches
+        carry no information on the class.
     """
     blind = int(model.architecture.pooling == "token" and model.num_stages > 1)
     with evaluating(model), torch.no_grad():
@@ -47,18 +49,17 @@ def attribution_maps(
     classes: Tensor,
     stages: tuple[int, ...] | None = None,
 ) -> Array:
-    """What speaks for each of some classes in each image, by each expert.
+    """Compute maps of the evidence for given classes, for each image and expert.
 
-    At each stage, activation times gradient, summed over the channels (HiResCAM: Draelos and
-    Carin, arXiv 2011.08891); the gradient is that of the
-    class's logit above the mean of the expert's logits, so that what speaks for every class alike
-    cancels. What speaks against the class is dropped. An image's maps of one stage are divided by
-    the largest absolute value among them, resized, and averaged over the stages; so its maps are
-    comparable between classes and between experts. The mean over the experts is the map of the
-    ensemble where they share the stage.
+    At each stage: activation times gradient, summed over the channels (HiResCAM: Draelos and Carin,
+    arXiv 2011.08891). The gradient is that of the class's logit minus the mean of the expert's
+    logits, so that evidence for all classes alike cancels. Evidence against the class is dropped.
+    An image's maps of one stage are divided by the largest absolute value among them, resized, and
+    averaged over the stages, so they can be compared between classes and between experts. If the
+    experts share the stage, the mean over them is the map of the ensemble.
 
     Args:
-        model: its weights keep no gradient.
+        model: its weights get no gradient.
         images: (B, C, H, W) in [0, 1].
         classes: (B, K) class indices.
         stages: indices of stages; None: `attribution_stages`.
@@ -83,19 +84,19 @@ def attribution_maps(
 def _spoken_for(
     model: MultiExpertClassifier, images: Tensor, classes: Tensor, stages: tuple[int, ...]
 ) -> list[list[Tensor]]:
-    """Activation times gradient of each stage, summed over its channels: the experts' by class."""
+    """Activation times gradient of each stage, summed over its channels, by expert and class."""
     layers = [[model.stages(expert)[i] for expert in range(model.num_experts)] for i in stages]
     left: dict[nn.Module, Tensor] = {}
 
     def keep(layer: nn.Module, _: object, output: Tensor) -> Tensor:
         left[layer] = output
-        return output.clone()  # what follows may work in place
+        return output.clone()  # later layers may work in place
 
     hooks = [
         layer.register_forward_hook(keep) for layer in {layer for row in layers for layer in row}
     ]
     try:
-        # Weights may keep no gradient: it is followed from the images on.
+        # The weights may have no gradient, so the images must have one.
         logits = model(images.detach().clone().requires_grad_(True)).logits
     finally:
         for hook in hooks:
@@ -114,6 +115,6 @@ def _spoken_for(
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int], pieces: int) -> Tensor:
-    """Maps (B, M, h, w) at the size of the images; no piece tints the one below it."""
+    """Enlarge maps (B, M, h, w) to the size of the images, each tile by itself."""
     of_piece = (size[0] // pieces, size[1])
     return together(functional.interpolate(apart(maps, pieces), of_piece, mode="bilinear"), pieces)

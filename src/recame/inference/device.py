@@ -1,4 +1,4 @@
-"""Where and how a model runs: the device and its arithmetic."""
+"""Choose the device and the precision in which a model runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Precision = Literal["32", "bf16", "16"]
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device that `run.accelerator` means here.
+    """Choose the device for `run.accelerator` on this machine.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is requested, but there is none.
     """
     if accelerator == "cpu":
         return torch.device("cpu")
@@ -32,10 +32,10 @@ def choose_device(accelerator: str) -> torch.device:
 
 
 def choose_precision(precision: Precision | Literal["auto"], device: torch.device) -> Precision:
-    """`32`, `bf16` or `16` for this device.
+    """Choose `32`, `bf16` or `16` for this device.
 
-    A CPU keeps 32: its bf16 backward of depthwise convolutions is slower than fp32
-    (`benchmarks/training` prints both).
+    A CPU uses 32: there, the backward pass of depthwise convolutions is slower in bf16 than in
+    fp32 (`benchmarks/training` prints both).
     """
     if precision != "auto":
         return precision
@@ -45,10 +45,10 @@ def choose_precision(precision: Precision | Literal["auto"], device: torch.devic
 
 
 def judging_precision(folder: RunFolder, config: Config, device: torch.device | str) -> Precision:
-    """In what a run is judged and predicts, on `val`, on other images and on the line.
+    """Choose the precision in which a run is evaluated and predicts.
 
-    Its own `run.precision` on the kind of device that this was chosen for, `32` on another: a
-    GPU's half precision says nothing of what a CPU is fast or exact in.
+    `run.precision` on the kind of device for which it was chosen, `32` on another: half precision
+    that suits a GPU may be slow or inexact on a CPU.
     """
     place = torch.device(device)
     return choose_precision(config.run.precision, place) if place.type == folder.device else "32"

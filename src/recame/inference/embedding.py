@@ -1,4 +1,4 @@
-"""Images -> vectors by a frozen trunk, without any training; and their map in two dimensions."""
+"""Embed images by a frozen backbone, without any training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from recame.models import (
 )
 from recame.progress import Progress, silent
 
-#: The packaged network is cut after this many stages; the outputs of all but the first are pooled.
-#: Early stages see texture and edges, which is what product lines and defects differ in.
+#: Stages of the packaged network that are used; the outputs of all but the first are pooled. Early
+#: stages see texture and edges, in which product lines and defects differ.
 NUM_STAGES = 5
-#: Side in pixels of the square that images are brought to, in another shape to about as many pixels
-#: (smaller ones enlarged: the trunk's maps get finer).
+#: Images are resized to about SIDE x SIDE pixels, in their own shape; smaller images are enlarged,
+#: which gives finer maps.
 SIDE = 96
 _BATCH = 128
 _BATCH_PIXELS = _BATCH * 256 * 256
@@ -36,10 +36,10 @@ class Embedding:
     """Vectors of N images.
 
     Attributes:
-        looks: (N, P) means and deviations over each channel's map: what the surface looks like,
-            wherever the pattern lies.
-        details: (N, Q) the same with each channel's maximum, which answers to small defects.
-        source: which network made them, in words.
+        looks: (N, P) mean and standard deviation of each channel's map: the appearance of the
+            surface, wherever the pattern lies.
+        details: (N, Q) the same with each channel's maximum, which reacts to small defects.
+        source: the network that made them, in words.
     """
 
     looks: FloatArray
@@ -80,22 +80,22 @@ class _PackagedTrunk(nn.Module):
 
 
 def _seen_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """What the packaged trunk sees: an image's shape, no side below a third of the square's."""
+    """Size at which the packaged network sees an image: its shape, no side below `side` / 3."""
     scale = side / (height * width) ** 0.5
     return max(side // 3, round(height * scale)), max(side // 3, round(width * scale))
 
 
 class _RunTrunk(nn.Module):
-    """What the heads of a trained model see, averaged over the experts."""
+    """The features of a trained model before its heads, averaged over the experts."""
 
     def __init__(self, model: MultiExpertClassifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in [0, 1] -> (B, P), and nothing more (B, 0).
+        """Images (B, C, H, W) in [0, 1] -> (B, P), and an empty array (B, 0).
 
-        Of an image in pieces the largest of each feature: one piece may hold what is odd.
+        For a tiled image, the maximum of each feature over the tiles: a defect may lie in one tile.
         """
         pooled = self.model.pooled(images).mean(1)
         if self.model.spec.tiles:
@@ -115,11 +115,11 @@ def embed_images(
 
     Args:
         images: (N, H, W, C) stored pixels; N >= 1.
-        spec: how they were decoded; of the model where one is given.
-        model: whose pooled features are taken instead; it has seen the labels of its training
-            images, so that label errors it has learnt by heart stay hidden.
-        side: of the square whose number of pixels the packaged network sees.
-        on_progress: told of the progress.
+        spec: how they were decoded; that of the model if one is given.
+        model: its pooled features are used instead. It has seen the labels of its training images,
+            so it may hide label errors that it has memorised.
+        side: the packaged network sees about side x side pixels.
+        on_progress: called with the progress.
     """
     trunk: nn.Module
     if model is None:
@@ -136,7 +136,7 @@ def embed_images(
     try:
         trunk = trunk.to("cpu").eval()
         return _embedded(trunk, source, images, spec, num_pixels=None, progress=on_progress)
-    finally:  # it is the caller's
+    finally:  # the model belongs to the caller
         model.model.to(device).train(mode)
 
 
@@ -149,7 +149,7 @@ def _embedded(
     num_pixels: int | None,
     progress: Progress,
 ) -> Embedding:
-    """The trunk's features; `num_pixels` of what it resizes images to, None: it does not."""
+    """The backbone's features; `num_pixels`: size to which it resizes images, None: it does not."""
     looks: list[Tensor] = []
     peaks: list[Tensor] = []
     forward: FrozenForward | None = None

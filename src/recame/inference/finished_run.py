@@ -1,4 +1,4 @@
-"""A finished run opened: its settings, its model, and the images as its network sees them."""
+"""Open a finished run: its settings, its model, and images as its network sees them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recame.runs.classes import check_classes
 from recame.runs.folder import RunFolder
 from recame.runs.settings import decided_views
 
-#: Images up to which a prediction keeps its features for the report.
+#: Predictions of more images keep no features for the report.
 _MOST_FEATURES = 5000
 
 
@@ -37,10 +37,10 @@ def images_to_judge(
     *,
     corrections: Path | None = None,
 ) -> InspectionSet:
-    """Images as the run's network sees them; a source without splits is all of `split`.
+    """Read images as the run's network sees them; without splits, all images belong to `split`.
 
-    Labels of a source, not of a table, are corrected by `corrections`: the run's own corrections
-    are of its own images, and its manifest has them.
+    `corrections` are applied to images of a path only. A table is the run's own manifest, which
+    holds the run's corrections already.
     """
     by = corrections if isinstance(described, Path) else None
     return load_inspection_set(
@@ -59,15 +59,16 @@ def open_finished(
     device: str | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[RunFolder, Config, LoadedModel]:
-    """A finished run's folder, settings and model, on the device that the settings ask for if None.
+    """Open a finished run: its folder, settings and model.
 
     Args:
         run: the folder.
-        device: instead of what the settings, with the changes, ask for.
-        changes: whole names of settings to other values.
+        device: None: the device of the settings, with the changes.
+        changes: full names of settings to other values.
 
     Raises:
-        CheckpointError: there is no run, it is not finished, or its classes are not its model's.
+        CheckpointError: there is no run, it is not finished, or its classes differ from its
+            model's.
     """
     folder = RunFolder.open(run, finished=True)
     config = folder.load_config().updated(dict(changes))
@@ -78,17 +79,17 @@ def open_finished(
 
 
 def recorded_data(folder: RunFolder, config: Config) -> pd.DataFrame:
-    """The manifest that the run recorded, so that no image changes its split.
+    """Read the manifest that the run recorded, so that no image changes its split.
 
     Raises:
-        CheckpointError: it is missing, damaged, or not as the run wrote it.
+        CheckpointError: the manifest is missing, damaged, or changed.
     """
     path = folder.manifest_path
     return read_recorded_manifest(path, config.data.product_column, folder.digests(path))
 
 
 def answering_graph(folder: RunFolder, config: Config) -> RunGraph | None:
-    """The graph that the run answers by here; None where torch does."""
+    """The graph by which the run predicts on this machine; None if torch is used."""
     device = choose_device(config.run.accelerator)
     if device.type != "cpu" or judging_precision(folder, config, device) != "32":
         return None
@@ -107,11 +108,10 @@ def predict_run(
     features: bool,
     all_features: bool = False,
 ) -> Predictions:
-    """Predict a split as the settings say, not calibrated; large ones keep no features.
+    """Predict a split with the run's settings, not calibrated; large splits keep no features.
 
-    With `all_features` they do: what is unknown is told by them.
-
-    On a CPU by the graph that the run keeps, as `recame predict` does.
+    With `all_features` they do; features are needed to recognise unknown images. On a CPU, the
+    run's graph is used, as in `recame predict`.
     """
     device = choose_device(config.run.accelerator)
     return predict_split(
@@ -124,7 +124,7 @@ def predict_run(
         precision=judging_precision(folder, config, device),
         graph=answering_graph(folder, config),
         on_progress=progress,
-        # Those of a very large split would fill the memory; the report then samples.
+        # Features of a very large split would fill the memory; the report then uses a sample.
         with_features=all_features or (features and len(data.view(split)) <= _MOST_FEATURES),
         weighting=config.evaluation.weighting,
     )

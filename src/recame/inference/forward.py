@@ -1,4 +1,4 @@
-"""One batch of stored pixels through a model, averaged over test-time views."""
+"""Predict one batch of stored pixels, with test-time augmentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recame.models import FrozenForward
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """`eval()` for a while; each module's own mode is given back."""
+    """Put a model in evaluation mode; at the end, each module gets its earlier mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -30,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _Outputs(nn.Module):
-    """A model's logits and features as a tuple, which a graph can return."""
+    """Returns a model's logits and features as a tuple, as a graph needs it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Outputs(nn.Module):
 
 
 def steps_of_views(num_views: int) -> list[int]:
-    """How many views may be averaged up to a number of them: the groups of the square's symmetries.
+    """Possible numbers of views up to a given one: sizes of groups of flips and rotations.
 
     Examples:
         >>> steps_of_views(4)
@@ -53,25 +53,25 @@ def steps_of_views(num_views: int) -> list[int]:
 
 
 class BatchForward:
-    """A model over batches of stored pixels, averaged over test-time views.
+    """Applies a model to batches of stored pixels, with test-time augmentation.
 
-    Each of the first `num_views` symmetries of the square (flips and turns; view 0 is the image
-    itself) gives softmax probabilities; their mean over the views is the answer, for the
-    ensemble (softmax of the mean logits) and for each expert alone. The fastest forward at hand
-    (`FrozenForward`) is made at the first batch.
+    Each of the first `num_views` flips and rotations of the image (view 0 is the image itself)
+    gives softmax probabilities. Their mean over the views is returned, for the ensemble (softmax of
+    the mean logits) and for each expert alone. The fastest available forward pass
+    (`FrozenForward`) is prepared at the first batch.
 
     Args:
         model: takes images in [0, 1], (B, C, H, W), and returns `ExpertOutput`; on `device`, in
             evaluation mode.
-        spec: of the images; its scale divides stored pixels, its pieces are turned one by one.
+        spec: of the images; its scale divides stored pixels, and its tiles are rotated one by one.
         num_views: 1 to 8.
-        num_images: how many images will pass; it decides whether a graph pays for itself.
-        device: where the model lies.
+        num_images: number of images to come, which decides whether preparing a graph pays off.
+        device: of the model.
         precision: `bf16` or `16` run under autocast.
-        graph: the graph that a run keeps of the model, which runs in its place.
+        graph: the run's graph, used instead of the model if given.
 
     Attributes:
-        expert_weights: (E,) of the experts' logits in the ensemble; None: their mean.
+        expert_weights: (E,) weights of the experts' logits in the ensemble; None: their mean.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class BatchForward:
 
         Args:
             images: (B, H, W, C) stored pixels.
-            with_features: also return the features of the untouched image.
+            with_features: also return the features of view 0.
 
         Returns:
             Probabilities of each expert (B, E, C) and of the ensemble (B, C), and features
             (B, E, D) or None, on the device.
         """
         if self._graph is not None and self.expert_weights is None:
-            # As `predict` has it, to the bit.
+            # The same bits as in `predict`.
             found = self._graph.averaged(images, self._num_views, self._pieces)
             each, mean, seen = map(torch.from_numpy, found)
             return each, mean, seen if with_features else None
@@ -174,7 +174,7 @@ class BatchForward:
             yield self._run(unit, view)
 
     def _unit(self, images: Array) -> Tensor:
-        # NHWC memory seen as NCHW is the channels-last format already: nothing is copied.
+        # A permuted NHWC array is NCHW in channels-last format: nothing is copied.
         stored = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
         return to_unit(stored, self._scale)
 

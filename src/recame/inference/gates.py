@@ -14,7 +14,7 @@ from recame.inference.forward import evaluating
 from recame.models import MultiExpertClassifier
 from recame.models.gates import attention_layers, reading_gates
 
-#: A gate whose standard deviation over the images is above this answers to what it sees.
+#: A gate reacts to the image if its standard deviation over the images is above this.
 ANSWERS = 0.05
 
 _BATCH = 64
@@ -26,19 +26,19 @@ class GateLayer:
 
     Attributes:
         stage: of the backbone, from 1.
-        expert: whose tail it belongs to; None: shared by all.
+        expert: whose branch it belongs to; None: shared by all.
         mean: (R, S) mean gate of each region, over images and channels.
-        low: (R, S) the gate that 5 % of a region's gates lie below.
-        high: (R, S) the gate that 95 % lie below.
+        low: (R, S) 5th percentile of a region's gates.
+        high: (R, S) 95th percentile of a region's gates.
         varies: (R, S) standard deviation over the images, mean over the channels: how much the
-            gates answer to what is in the region.
+            gates react to the content of the region.
         answering: (R, S) share of the channels whose gate's standard deviation over the images is
             above `ANSWERS`.
         channel: (R, S) the channel whose gate varies most over the images.
         channel_gates: (N, R, S) that channel's gate in each image.
-        by_class: (K, R, S) its mean over the images of each class; NaN without an image of it.
+        by_class: (K, R, S) its mean over the images of each class; NaN without an image.
         num_channels: C.
-        identity: what a map is multiplied by where the layer starts as the identity.
+        identity: initial gate of a layer that starts as the identity.
     """
 
     stage: int
@@ -56,17 +56,17 @@ class GateLayer:
 
     @property
     def name(self) -> str:
-        """As `stage 7, expert 1`."""
+        """For example `stage 7, expert 1`."""
         return f"stage {self.stage}, {'shared' if self.expert is None else f'expert {self.expert}'}"
 
     @property
     def open(self) -> bool:
-        """Whether nearly all gates let nearly everything through: the layer changes little."""
+        """Whether nearly all gates are nearly open, so that the layer changes little."""
         near = self.low.min() > 0.97 and self.high.max() < 1.03
         return bool(near and self.answering.max() < 0.005)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, without the images' own gates."""
+        """Return it as values for JSON, without the gates of single images."""
         return {
             "layer": self.name,
             "channels": self.num_channels,
@@ -121,12 +121,12 @@ def _summarise(
     num_classes: int,
     identity: float,
 ) -> GateLayer:
-    """Reduce gates (N, C, R, S)."""
+    """Summarise gates (N, C, R, S)."""
     deviation = gates.std(0)
     channel = deviation.argmax(0)
     rows, columns = np.indices(channel.shape)
     low, high = np.quantile(gates, (0.05, 0.95), axis=(0, 1))
-    # One row a class: 1 where the image is of it.
+    # One row per class: 1 for its images.
     members = (np.arange(num_classes)[:, None] == target[None]).astype(np.float64)
     images = members.sum(1)
     channel_gates = gates[:, channel, rows, columns]

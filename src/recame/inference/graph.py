@@ -1,6 +1,7 @@
 """The module that becomes a bundle's graph: stored pixels in, probabilities out.
 
-They are not calibrated: whoever runs the graph does that (`decisions.calibration`).
+The probabilities are not calibrated; the code that runs the graph does that
+(`decisions.calibration`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from recame.models import (
 from recame.models.classifier import unit_vectors
 from recame.models.regional_attention import apply_gates, pool_regions, region_bounds
 
-#: What a graph can return beside `probabilities`.
+#: Outputs that a graph can have besides `probabilities`.
 OPTIONAL_OUTPUTS = ("expert_probabilities", "features", "attribution")
 
 #: The attribution map has the grid of the deepest pooled stage with sides of at least this.
@@ -31,15 +32,15 @@ _ATTRIBUTION_SIDE = 8
 
 
 class DeploymentGraph(nn.Module):
-    """A classifier with its arithmetic around it, from stored pixels to probabilities.
+    """A classifier with pre- and postprocessing, from stored pixels to probabilities.
 
-    `p = mean over views of softmax(ensemble logits)`. In 32 bits their logarithms are the logits of
-    one view up to a number for each image, with all of their digits.
+    `p = mean over views of softmax(ensemble logits)`. With one view in 32 bits, log p is exactly
+    the logits, up to a constant for each image.
 
     Args:
         model: in evaluation mode, on the CPU.
-        views: V, the first symmetries of the square that are averaged over, on one batch axis.
-        outputs: of `OPTIONAL_OUTPUTS`, in the order in which they follow `probabilities`.
+        views: V, number of flips and rotations that are averaged over, on one batch axis.
+        outputs: from `OPTIONAL_OUTPUTS`, in the order in which they follow `probabilities`.
 
     Raises:
         ExportError: an output cannot be computed for this model.
@@ -58,15 +59,15 @@ class DeploymentGraph(nn.Module):
         super().__init__()
         if "attribution" in outputs and model.spec.pieces > 1:
             raise ExportError(
-                f"No attribution map can be exported: the model sees {model.spec.pieces} pieces of "
-                "an image, which lie anywhere on it. Leave attribution out; the report of the run "
-                "shows the pieces and where the network looked on them."
+                f"No attribution map can be exported: the model sees {model.spec.pieces} parts of "
+                "an image (the image and its tiles), at different places. Leave attribution out; "
+                "the report of the run shows attribution maps of the tiles."
             )
         if "attribution" in outputs and model.head.hidden is not None:
             raise ExportError(
                 f"No attribution map can be exported: the head has a hidden layer "
-                f"(model.hidden={model.architecture.hidden}), through which no position's share of "
-                "a logit can be told. Leave attribution out, or train with model.hidden=0."
+                f"(model.hidden={model.architecture.hidden}), so a logit is no sum over positions. "
+                "Leave attribution out, or train with model.hidden=0."
             )
         self.model = rewritten(model)
         self.views, self._pieces = views, model.spec.pieces
@@ -74,7 +75,7 @@ class DeploymentGraph(nn.Module):
         spec = model.spec
         std = torch.tensor(spec.std, dtype=torch.float64).view(1, -1, 1, 1)
         mean = torch.tensor(spec.mean, dtype=torch.float64).view(1, -1, 1, 1)
-        # (pixel / scale - mean) / std as one product and one sum.
+        # (pixel / scale - mean) / std as one multiplication and one addition.
         self.register_buffer("scale", (1 / (spec.scale * std)).float())
         self.register_buffer("offset", (-mean / std).float())
         self._largest = spec.scale if spec.scale < 2**spec.bit_depth - 1 else None
@@ -87,7 +88,7 @@ class DeploymentGraph(nn.Module):
 
         Returns:
             Probabilities (B, C), then the optional outputs: each expert's probabilities
-            (B, E, C); features (B, E, D) of the untouched image; attribution (B, h, w).
+            (B, E, C); features (B, E, D) of view 0; attribution (B, h, w).
         """
         maps = self._normalised(images)
         if self.views > 1:
@@ -103,14 +104,14 @@ class DeploymentGraph(nn.Module):
             elif name == "features":
                 results.append(output.features[:num])
             else:
-                # The untouched images come first.
+                # View 0 comes first.
                 maps_of = [[m[:num] for m in (*shared, *stages)] for stages in own]
                 called = probabilities.argmax(1)
                 results.append(self._attribution(maps_of, output.features[:num], called))
         return tuple(results)
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each output for one image, without the axis of the batch."""
+        """Shape of each output for one image, without the batch axis."""
         spec = self.model.spec
         blank = torch.zeros(1, spec.height, spec.width, spec.channels, dtype=torch.uint8)
         with torch.no_grad():
@@ -127,7 +128,7 @@ class DeploymentGraph(nn.Module):
         return _grid([*shared, *own[0]])
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """Stored pixels (B, H, W, C) to normalised images (B, C, H, W), their pieces apart."""
+        """Stored pixels (B, H, W, C) to normalised images (B, C, H, W), one for each tile."""
         pixels = images.to(torch.float32)
         height, width = self.model.spec.piece_size
         if self._pieces > 1:
@@ -171,19 +172,19 @@ class DeploymentGraph(nn.Module):
         return found if self.views == 1 else self._by_view(found).mean(0)
 
     def _attribution(self, maps: list[list[Tensor]], features: Tensor, called: Tensor) -> Tensor:
-        """What each place adds to the called class's ensemble logit, above the classes' mean.
+        """Contribution of each position to the predicted class's logit, minus the mean class's.
 
-        Class activation mapping (Zhou et al., CVPR 2016) over all pooled stages: the head is
-        linear in the maps (a cosine head is, given the features' length), so that a logit is a sum
-        over the places. Their mean is the logit without its bias, less that of the mean class.
+        Class activation mapping (Zhou et al., CVPR 2016) over all pooled stages: the head is linear
+        in the maps (a cosine head is linear for a given feature length), so a logit is a sum over
+        positions. The mean of the map is the logit without its bias, minus that of the mean class.
 
         Args:
-            maps: of each expert, its pooled stages' maps (B, c, h, w).
+            maps: for each expert, the maps (B, c, h, w) of its pooled stages.
             features: (B, E, D).
-            called: (B,) class indices.
+            called: (B,) predicted class indices.
 
         Returns:
-            (B, h, w), positive where the place speaks for the class.
+            (B, h, w), positive where the position is evidence for the class.
         """
         head = self.model.head
         classifier = head.classifier
@@ -211,7 +212,7 @@ class DeploymentGraph(nn.Module):
 
 
 class OneView(DeploymentGraph):
-    """A classifier's experts on stored pixels, without views and ensemble.
+    """A classifier's experts on stored pixels, without test-time augmentation and ensemble.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -228,7 +229,7 @@ class OneView(DeploymentGraph):
 
 
 def _pooled(shared: list[Tensor], own: list[list[Tensor]], pieces: int) -> Tensor:
-    """Averages over the maps, side by side: (B, E, P), of T pieces an image (B, E, T * P)."""
+    """Means over the maps, concatenated: (B, E, P); with T tiles per image (B, E, T * P)."""
     common = [maps.mean((2, 3)) for maps in shared]
     each = [torch.cat([*common, *(maps.mean((2, 3)) for maps in stages)], 1) for stages in own]
     if pieces > 1:
@@ -239,14 +240,14 @@ def _pooled(shared: list[Tensor], own: list[list[Tensor]], pieces: int) -> Tenso
 
 
 def _grid(maps: list[Tensor]) -> tuple[int, int]:
-    """Size of the deepest map that is large enough; of the first where none is."""
+    """Size of the deepest map that is large enough; of the first map if none is."""
     sizes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
     large = [size for size in sizes if min(size) >= _ATTRIBUTION_SIDE]
     return large[-1] if large else sizes[0]
 
 
 def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Averages where the grid is coarser, copies where it is finer: the mean stays."""
+    """Resize maps to a grid by averaging or copying, so that their mean stays the same."""
     size = (int(maps.shape[2]), int(maps.shape[3]))
     if size == grid:
         return maps
@@ -256,13 +257,13 @@ def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class ConvolutionalGates(nn.Module):
-    """Regional attention as runtimes run it fastest: 1 x 1 convolutions, then enlarged gates.
+    """Regional attention in the form that runtimes run fastest: 1 x 1 convolutions, enlarged gates.
 
-    Matrix products over permuted maps and a six-dimensional product would leave the blocked memory
-    layout that a runtime keeps from convolution to convolution.
+    Matrix products over permuted maps, and a six-dimensional product, would break the blocked
+    memory layout that a runtime keeps between convolutions.
 
     Args:
-        attention: whose weights are taken.
+        attention: the layer that it replaces.
     """
 
     def __init__(self, attention: RegionalChannelAttention) -> None:
@@ -282,7 +283,7 @@ class ConvolutionalGates(nn.Module):
                 conv.weight.copy_(layer.weight[:, :, None, None])
                 conv.bias.copy_(layer.bias)  # type: ignore[union-attr]
             if attention.max_pool:
-                # One pass over the sum of two has the bias twice.
+                # The layer is applied to the sum of two inputs, so its bias counts twice.
                 self.excite.bias.mul_(2)  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -298,7 +299,7 @@ class ConvolutionalGates(nn.Module):
             hidden = hidden + functional.relu(self.squeeze(maximum))
         gates = torch.sigmoid(self.excite(hidden))
         if self.gate_start is not None:
-            # A division: what looks for the gates' end in a graph looks for its product.
+            # A division, since the last multiplication marks the end of the gates in the graph.
             gates = gates / self.gate_start
         if height % gates.shape[2] or width % gates.shape[3]:
             return apply_gates(x, gates)
@@ -309,14 +310,13 @@ class ConvolutionalGates(nn.Module):
 
 
 class SeparateExperts(nn.Module):
-    """A layer of E experts, one after the other: an image has the same digits in any batch.
+    """A layer of E experts computed one by one, so that an image has the same bits in any batch.
 
-    How runtimes add up a product with constant weights of two axes depends on the weights alone. Of
-    three axes, it depends on how many images there are (another kernel for one alone) and on how
-    many threads share them.
+    With constant weights of two axes, the order of a runtime's additions depends only on the
+    weights. With three axes, it depends on the number of images and of threads.
 
     Args:
-        layer: whose weights are taken.
+        layer: the layer that it replaces.
     """
 
     def __init__(self, layer: LinearClassifier) -> None:
@@ -337,9 +337,9 @@ class SeparateExperts(nn.Module):
 
 
 def rewritten(model: MultiExpertClassifier) -> MultiExpertClassifier:
-    """A copy on the CPU, in evaluation mode, as runtimes run it best; without LoRA.
+    """Copy a model to the CPU in evaluation mode, in the form that runtimes run best.
 
-    With `ConvolutionalGates` and `SeparateExperts`.
+    Uses `ConvolutionalGates` and `SeparateExperts`; LoRA is merged into the weights.
     """
     copied = model.merged().cpu().eval()
     for parent in list(copied.modules()):

@@ -1,4 +1,4 @@
-"""A finished run's graph behind the same call as a bundle's: a run folder answers without torch."""
+"""A finished run's graph with the interface of a bundle's, so that a run predicts without torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class GraphSession:
-    """A run's graph in ONNX Runtime on the CPU, averaged over views.
+    """A run's graph in ONNX Runtime on the CPU, with test-time augmentation.
 
     Args:
         kept: the graph.
-        graph: the same, started for one call at a time.
-        views: test-time views.
+        graph: the same graph, started for one call at a time.
+        views: of test-time augmentation.
 
     Attributes:
-        answers: what a calibration must hold for.
-        calibrate: what the ensemble's probabilities (B, C) go through; nothing, until it is set.
+        answers: identifies the outputs; a calibration must have been fitted to these.
+        calibrate: calibration of the ensemble's probabilities (B, C); none until it is set.
     """
 
     backend = "onnxruntime"
@@ -52,7 +52,7 @@ class GraphSession:
         return dict(zip(self.outputs, found, strict=True))
 
     def reopened(self, threads: int, calls: int) -> GraphSession:
-        """Another session for as many calls at once, which share the threads."""
+        """Open another session for this many calls at once, which share the threads."""
         graph = RunGraph(self.kept.graph, threads=max(1, threads // calls))
         session = GraphSession(self.kept, graph, views=self.num_views)
         session.calibrate = self.calibrate
@@ -62,22 +62,22 @@ class GraphSession:
 def open_graph_session(
     run: Path, *, device: str, threads: int, views: int | None
 ) -> GraphSession | None:
-    """Start a finished run's graph where it is what shall answer.
+    """Start a finished run's graph, if the run predicts by it here.
 
     Args:
         run: the run's folder.
         device: as for `recame.load`.
         threads: CPU threads of all calls together.
-        views: test-time views; None: the run's own.
+        views: of test-time augmentation; None: as in the run.
 
     Returns:
-        None where torch shall: on a GPU, in another precision, without a usable graph or without
+        None if torch is used: on a GPU, in another precision, without a usable graph or without
         ONNX Runtime.
 
     Raises:
-        CheckpointError: there is no finished run, or its `label_space.json` is of another.
-        ConfigError: the experts are weighed anew for each set of images, or the images have no
-            such views.
+        CheckpointError: there is no finished run, or its `label_space.json` belongs to another run.
+        ConfigError: the experts' weights are learned again for each set of images, or the images
+            cannot have these views.
     """
     started = start_graph(RunFolder.open(run, finished=True), device=device, threads=threads)
     if started is None:
@@ -93,7 +93,7 @@ def open_graph_session(
 def start_graph(
     folder: RunFolder, *, device: str, threads: int
 ) -> tuple[KeptGraph, RunGraph] | None:
-    """A finished run's graph, started, where it is what shall answer; see `open_graph_session`."""
+    """Start a finished run's graph, if the run predicts by it here; see `open_graph_session`."""
     kept = open_graph(folder) if device in ("auto", "cpu") else None
     if kept is None or not _answers_on_cpu(kept, device):
         return None
@@ -104,13 +104,13 @@ def start_graph(
     except ImportError:
         return None
     except RuntimeError as error:
-        logger.warning("%s: %s. The run answers in torch, slower.", folder.path / GRAPH_DIR, error)
+        logger.warning("%s: %s. The run uses torch, slower.", folder.path / GRAPH_DIR, error)
         return None
     return kept, graph
 
 
 def _answers_on_cpu(kept: KeptGraph, device: str) -> bool:
-    """Whether the graph's place and precision are those that the run answers in."""
+    """Whether the run predicts on a CPU in the graph's precision."""
     judging = kept.judging
     if judging.precision not in ("32", "auto"):
         return False
@@ -120,7 +120,7 @@ def _answers_on_cpu(kept: KeptGraph, device: str) -> bool:
 
 
 def _cuda() -> bool:
-    """Whether torch finds a CUDA device; it is asked only where there may be one."""
+    """Whether torch finds a CUDA device; torch is imported only if there may be one."""
     if not Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") is None:
         return False
     try:

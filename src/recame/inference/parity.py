@@ -1,4 +1,4 @@
-"""Whether a written graph answers as the network in torch does."""
+"""Check that an exported graph agrees with the network in torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from recame.inference.forward import BatchForward
 from recame.models import MultiExpertClassifier
 from recame.names import quoted
 
-#: Largest difference of a probability. Half precision keeps 11 bits, of which a sharp softmax over
-#: cosines times 16 loses some four; INT8 is judged by its decisions.
+#: Largest allowed difference of a probability. Half precision has 11 bits, and a sharp softmax over
+#: cosines times 16 loses about four of them; INT8 is checked only by its predicted classes.
 MAX_DIFFERENCE = {"fp32": 1e-4, "fp16": 2e-2}
 
-#: Least share of real images with the same top class.
+#: Smallest allowed share of real images with the same predicted class.
 MIN_AGREEMENT = 0.99
 
-#: Batches whose answers must not depend on who is beside whom.
+#: Batch sizes that are compared: an image's outputs must not depend on its batch.
 _BATCHES = (1, 2, 3, 7, 16)
-#: Where an image takes long: made images, and sizes of batches.
+#: If an image takes long: fewer synthetic images, and fewer batch sizes.
 _FEW_MADE, _FEW_BATCHES = 8, (1, 3)
 
 _BATCH = 32
@@ -34,22 +34,22 @@ Forward = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Parity:
-    """What the check measured.
+    """The result of the parity check.
 
     Attributes:
         images: real images compared.
         source: where they come from.
         max_difference: largest difference of a probability on them.
         mean_difference: mean over images of each image's largest difference.
-        agreement: share of them with the same top class.
-        differing: images with another top class.
-        ties: of these, those whose two best classes torch holds for equal within the tolerance.
+        agreement: share of them with the same predicted class.
+        differing: images with another predicted class.
+        ties: how many of these have two best classes that are equal in torch, within the tolerance.
         tail_classes: the classes of the rarest group.
-        tail_images: real images of them.
-        tail_agreement: their share with the same top class; None without any.
+        tail_images: real images of these classes.
+        tail_agreement: their share with the same predicted class; None without such images.
         synthetic_difference: largest difference on black, white and random images.
-        batch_difference: largest difference between an image's answers in batches of several sizes.
-        failures: why the bundle must not be written; empty if it may.
+        batch_difference: largest difference of an image's outputs between batches of several sizes.
+        failures: why the bundle must not be written; empty if it may be.
     """
 
     images: int
@@ -67,13 +67,13 @@ class Parity:
     failures: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         values = asdict(self)
         del values["failures"]
         return {**values, "tail_classes": list(self.tail_classes)}
 
     def sentence(self) -> str:
-        """The figures in words."""
+        """Describe the figures in words."""
         text = (
             f"{self.images:,} images ({self.source}): largest difference of a probability "
             f"{self.max_difference:.2g}, same class {self.agreement:.2%}"
@@ -86,7 +86,7 @@ class Parity:
 
 
 def torch_forward(model: MultiExpertClassifier, spec: PreprocessSpec, views: int) -> Forward:
-    """The reference: the network in eager torch as evaluation runs it."""
+    """The reference: the network in eager torch, as in evaluation."""
     forward = BatchForward(model, spec=spec, num_views=views, num_images=0, device="cpu")
 
     def probabilities(images: Array) -> Array:
@@ -102,7 +102,7 @@ def in_batches(
     """Run any number of images.
 
     Args:
-        forward: what runs them.
+        forward: the model.
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of `images`; None: all.
         size: images a call.
@@ -137,20 +137,19 @@ def check_parity(
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of the real images to compare, N >= 1.
         target: (N,) their class indices; -1 where unknown.
-        precision: of the graph; decides what is asked of it.
-        tail: names and indices of the rarest classes, whose agreement is told apart.
+        precision: of the graph; decides the tolerances.
+        tail: names and indices of the rarest classes, whose agreement is reported separately.
         spec: of the images.
         source: where the images come from, in words.
         seed: of the random images.
-        brief: few random images, and batches of few sizes: for a graph that takes few large images
-            at once, whatever it is given, and takes long.
+        brief: few random images and few batch sizes, for a slow graph of large images.
     """
     expected, found = in_batches(reference, images, rows), in_batches(forward, images, rows)
     difference = np.abs(found - expected).max(1)
     differing = found.argmax(1) != expected.argmax(1)
     limit = MAX_DIFFERENCE.get(precision)
     best = np.sort(expected, 1)[:, -2:]
-    # Two classes apart by less than both may move can change places.
+    # Each probability may move by the limit, so two that differ by less than twice that may swap.
     ties = differing & (best[:, 1] - best[:, 0] <= 2 * (limit or 0.0))
     is_tail = np.isin(target, [index for _, index in tail])
     made = _synthetic(spec, seed)[: _FEW_MADE if brief else None]
@@ -179,7 +178,7 @@ def check_parity(
 
 
 def _failures(parity: Parity, limit: float | None) -> tuple[str, ...]:
-    """What breaks a limit; a comparison with NaN breaks it too."""
+    """Say which limits are exceeded; NaN exceeds every limit."""
     wrong = []
     if limit is not None:
         for what, value in (
@@ -193,7 +192,7 @@ def _failures(parity: Parity, limit: float | None) -> tuple[str, ...]:
                 f"{parity.differing - parity.ties} of {parity.images} images get another class "
                 "without a tie"
             )
-    # One image of a small sample decides nothing.
+    # One image of a small sample is allowed to differ.
     elif parity.differing > max(1, int((1 - MIN_AGREEMENT) * parity.images + 1e-9)):
         wrong.append(
             f"{parity.differing} of {parity.images} images get another class, an agreement of "
@@ -202,7 +201,7 @@ def _failures(parity: Parity, limit: float | None) -> tuple[str, ...]:
     batch_limit = limit or MAX_DIFFERENCE["fp16"]
     if not parity.batch_difference <= batch_limit:
         wrong.append(
-            f"an image's answer depends on the batch it is in, by {parity.batch_difference:.2g} "
+            f"an image's output depends on the batch it is in, by {parity.batch_difference:.2g} "
             f"(at most {batch_limit:g})"
         )
     return tuple(wrong)

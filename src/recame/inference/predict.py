@@ -1,4 +1,4 @@
-"""Run a model over cached images: probabilities of each expert and of the ensemble."""
+"""Apply a model to cached images: probabilities of each expert and of the ensemble."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class _Required(TypedDict):
 
 
 class Forwarding(_Required, total=False):
-    """How images pass a model, the same for every function here.
+    """How a model is applied to images, the same for every function here.
 
-    - `num_views`: 1 to 8 test-time views, averaged;
-    - `batch_size`: images a forward pass;
-    - `device`: where the model lies;
-    - `precision`: `32` unless given; `bf16` or `16` run under autocast;
-    - `graph`: the graph that a run keeps of the model, which runs in its place.
+    - `num_views`: 1 to 8 views of test-time augmentation, averaged;
+    - `batch_size`: images in a forward pass;
+    - `device`: of the model;
+    - `precision`: `32` by default; `bf16` or `16` run under autocast;
+    - `graph`: the run's graph, used instead of the model if given.
     """
 
     precision: Precision
@@ -51,7 +51,7 @@ def predict_cached(
     """Predict rows of an image cache.
 
     Args:
-        model: as for `BatchForward`; its training mode is given back.
+        model: as for `BatchForward`; it gets its training mode back.
         images: (M, H, W, C) stored pixels, an array or a memory map.
         rows: (N,) rows of `images`.
         spec: of the images.
@@ -75,7 +75,7 @@ def predict_groups(
     groups: Mapping[str, Sequence[int]],
     **how: Unpack[Forwarding],
 ) -> dict[tuple[str, int], Predictions]:
-    """Predict a split by several ensembles of a model's experts in one pass, by the ensemble rule.
+    """Predict a split with several ensembles of a model's experts in one pass.
 
     Args:
         model: as for `predict_cached`.
@@ -85,8 +85,8 @@ def predict_groups(
         how: see `Forwarding`.
 
     Returns:
-        Name and number of views, of each of `steps_of_views` -> predictions, as `predict_split`
-        makes them of a model of these experts alone.
+        (name, number of views) for each number of `steps_of_views` -> predictions, the same as
+        `predict_split` gives for a model with only these experts.
     """
     view = inspection_set.view(split)
     forward = _forward(model, inspection_set.spec, len(view.rows), how)
@@ -114,7 +114,7 @@ def predict_split(
     weighting: Weighting = "mean",
     **how: Unpack[Forwarding],
 ) -> Predictions:
-    """Predict one split of a set, with its labels and manifest columns beside it.
+    """Predict one split of a set, with its labels and manifest columns.
 
     Args:
         model: as for `predict_cached`.
@@ -123,7 +123,7 @@ def predict_split(
         on_progress: told of each batch.
         with_features: also keep the features.
         weighting: of the experts' logits in the ensemble. `stability` first learns weights on the
-            whole split, from the images and their mirror images; no label is used.
+            whole split, from the images and their mirror images, without labels.
         how: see `Forwarding`.
     """
     view, images = inspection_set.view(split), inspection_set.cache.images
@@ -196,7 +196,7 @@ def _predict(
 
 
 class _Collected:
-    """Results of batches, on the host."""
+    """Results of batches, in the memory of the CPU."""
 
     def __init__(self) -> None:
         self._experts: list[FloatArray] = []

@@ -1,4 +1,4 @@
-"""Vectors of images reduced for looking at them: components, a map, nearest rows."""
+"""Reduce feature vectors: principal components, a two-dimensional map, nearest rows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from recame.contracts import Array, FloatArray, IntArray
 
 
 def standardise(features: FloatArray) -> FloatArray:
-    """Mean 0 and deviation 1 a column; a column that never changes becomes 0."""
+    """Scale each column to mean 0 and standard deviation 1; a constant column becomes 0."""
     deviation = features.std(0)
     centred = features - features.mean(0)
     return np.asarray(centred / np.where(deviation > 1e-6, deviation, 1.0), np.float32)
 
 
 def principal_components(features: FloatArray, most: int) -> FloatArray:
-    """Scores on the first principal components of the standardised features.
+    """Compute scores on the first principal components of the standardised features.
 
     Args:
         features: (N, P).
-        most: components wanted; fewer where N or P do not allow them.
+        most: number of components; fewer if N or P is too small.
 
     Returns:
         (N, Q) float32, largest variance first; a component's sign makes its largest loading
@@ -38,12 +38,12 @@ def principal_components(features: FloatArray, most: int) -> FloatArray:
 
 
 def nearest_rows(vectors: Array, k: int, among: Array | None = None) -> tuple[IntArray, FloatArray]:
-    """The nearest rows by Euclidean distance, exactly.
+    """Find the nearest rows by Euclidean distance, exactly.
 
     Args:
         vectors: (N, P).
-        k: rows wanted; fewer where there are fewer.
-        among: (M, P) whose rows are sought; None: each vector's nearest others.
+        k: number of rows; fewer if there are fewer.
+        among: (M, P) rows to search in; None: the other rows of `vectors`.
 
     Returns:
         Rows and distances, (N, k) each, nearest first.
@@ -60,17 +60,17 @@ def nearest_rows(vectors: Array, k: int, among: Array | None = None) -> tuple[In
 
 
 def nearest_by_cosine(features: Array, among: Array, k: int) -> tuple[IntArray, FloatArray]:
-    """The nearest rows by the cosine, mean over the experts.
+    """Find the nearest rows by the cosine, averaged over the experts.
 
     Args:
         features: (N, E, D).
         among: (M, E, D).
-        k: rows wanted; fewer where M is less.
+        k: number of rows; fewer if M is smaller.
 
     Returns:
         Rows of `among` and similarities, (N, k) each, nearest first.
     """
-    # Of vectors of length 1 (each expert's share: 1 / sqrt(E)) d^2 = 2 - 2 cos.
+    # For vectors of length 1 (each expert's part has length 1 / sqrt(E)), d^2 = 2 - 2 cos.
     one, other = (
         (part / np.maximum(np.linalg.norm(part, axis=-1, keepdims=True), 1e-12)).reshape(
             len(part), -1
@@ -83,10 +83,10 @@ def nearest_by_cosine(features: Array, among: Array, k: int) -> tuple[IntArray, 
 
 
 def project_map(components: FloatArray, seed: int) -> FloatArray:
-    """Lay points out in two dimensions so that neighbours stay neighbours.
+    """Project points to two dimensions so that neighbours stay neighbours.
 
-    t-SNE (van der Maaten and Hinton, JMLR 2008) started from the first two components; for fewer
-    than 30 points these two themselves. Distances between far groups mean nothing.
+    t-SNE (van der Maaten and Hinton, JMLR 2008), started from the first two components; for fewer
+    than 30 points, the first two components. Distances between far groups have no meaning.
 
     Args:
         components: (N, Q) principal components.
@@ -110,6 +110,6 @@ def project_map(components: FloatArray, seed: int) -> FloatArray:
         max_iter=600,
         random_state=seed,
     )
-    # Its threads spin while they wait, which costs minutes on a machine that has other work.
+    # Waiting threads of t-SNE keep their cores busy, which costs minutes on a busy machine.
     with threadpool_limits(1):
         return np.asarray(tsne.fit_transform(components), np.float32)

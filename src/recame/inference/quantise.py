@@ -1,8 +1,8 @@
-"""From a graph in fp32 to one of half or eight-bit precision.
+"""Convert an fp32 graph to half precision or INT8.
 
-INT8 weights use half of their range (`OverflowFix.ENABLE`): processors without VNNI
-add pairs of products in 16 bits, which saturate with the whole range, and a bundle must decide on
-the line's PC as it did where it was exported.
+INT8 weights use only half of their range (`OverflowFix.ENABLE`). Processors without VNNI add pairs
+of products in 16 bits, which would saturate with the whole range, and a bundle must decide on the
+line's PC as it did where it was exported.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from recame.contracts import Array
 from recame.errors import ExportError, MissingDependencyError
 
-#: Images of the calibration sample, more where there are very many classes.
+#: Images in the calibration sample; more if there are very many classes.
 _CALIBRATION_IMAGES = 1000
 _PER_CLASS = 3
 
 _CALIBRATION_BATCH = 10
 
-#: Packages an export needs beside torch's, by format and precision.
+#: Packages that an export needs besides torch, by format and precision.
 _NEEDED = {
     ("onnx", "fp32"): ("onnx", "onnxscript", "onnxruntime"),
     ("onnx", "fp16"): ("onnx", "onnxscript", "onnxruntime"),
@@ -35,7 +35,7 @@ _NEEDED = {
 
 
 def check_packages(format: str, precision: str) -> None:  # noqa: A002 - the command's word
-    """Refuse an export whose packages are not installed, before any work.
+    """Stop early if packages that an export needs are not installed.
 
     Raises:
         MissingDependencyError: names the package and the command that installs it.
@@ -48,7 +48,7 @@ def check_packages(format: str, precision: str) -> None:  # noqa: A002 - the com
 
 
 def calibration_size(num_classes: int) -> int:
-    """Images that a calibration sample should have."""
+    """Number of images that a calibration sample should have."""
     return max(_CALIBRATION_IMAGES, _PER_CLASS * num_classes)
 
 
@@ -72,8 +72,8 @@ def to_half(source: Path, out: Path) -> None:
 def quantise_onnx(source: Path, out: Path, calibration: Array) -> None:
     """Quantise the convolutions of an ONNX graph to INT8 with nncf.
 
-    Activations and weights of 8 bits, a scale for each channel of a weight; the first convolution,
-    which sees the pixels, and the depthwise ones, which lose most, stay in fp32.
+    Activations and weights have 8 bits, with a scale for each channel of a weight. The first
+    convolution, which sees the pixels, and the depthwise ones, which lose most, stay in fp32.
 
     Args:
         source: the fp32 graph.
@@ -95,7 +95,7 @@ def quantise_onnx(source: Path, out: Path, calibration: Array) -> None:
     model = onnx.load(prepared)
     first = next((node.name for node in model.graph.node if node.op_type == "Conv"), "")
     kept = {first} | sensitive_nodes(model) | _depthwise_nodes(model)
-    # Other operators in INT8 gained no speed in ONNX Runtime where it was tried.
+    # INT8 for other operators gave no speed-up in ONNX Runtime in our tests.
     others = {node.op_type for node in model.graph.node} - {"Conv"}
     batches = [{"images": batch} for batch in _batches(calibration)]
     quantised = _quantised(
@@ -129,14 +129,14 @@ def quantise_openvino(source: Path, out: Path, calibration: Array) -> None:
         if op.get_type_name() not in aside and op.get_friendly_name().partition("/")[0] in names
     }
     ignored = nncf.IgnoredScope(sorted(found), validate=False)
-    # Symmetric activations run fastest; biases corrected layer by layer win back what they lose.
+    # Symmetric activations run fastest; bias correction layer by layer restores their accuracy.
     symmetric = nncf.QuantizationPreset.PERFORMANCE
     quantised = _quantised(model, _batches(calibration), ignored, symmetric, layer_by_layer=True)
     ov.save_model(quantised, out, compress_to_fp16=False)
 
 
 def to_openvino(source: Path, out: Path, *, half: bool) -> None:
-    """Convert an ONNX graph to OpenVINO's, with weights of 32 or 16 bits.
+    """Convert an ONNX graph to OpenVINO, with 32-bit or 16-bit weights.
 
     Args:
         source: the fp32 ONNX graph.
@@ -149,7 +149,9 @@ def to_openvino(source: Path, out: Path, *, half: bool) -> None:
 
 
 def sensitive_nodes(model: Any) -> set[str]:
-    """Names of what loses most and costs least: attention gates, and the head up to the outputs.
+    """Names of the nodes to keep in fp32: attention gates, and the head up to the outputs.
+
+    Quantising them would lose most accuracy and save least time.
 
     Args:
         model: an ONNX model that `export_onnx` wrote of a `DeploymentGraph`.
@@ -171,7 +173,7 @@ def _in_head(node: Any) -> bool:
 
 
 def _downstream(nodes: list[Any], readers: dict[str, list[Any]], stop: str | None) -> set[str]:
-    """Names of these nodes and all that follow, up to a node of type `stop`, which is left out."""
+    """Names of these nodes and all later ones, up to but not including a node of type `stop`."""
     found: set[str] = set()
     waiting = list(nodes)
     while waiting:
@@ -185,7 +187,7 @@ def _downstream(nodes: list[Any], readers: dict[str, list[Any]], stop: str | Non
 
 
 def _depthwise_nodes(model: Any) -> set[str]:
-    """Names of the convolutions with one input channel a group."""
+    """Names of the convolutions with one input channel per group."""
     shapes = {weights.name: list(weights.dims) for weights in model.graph.initializer}
     found = set()
     for node in model.graph.node:
@@ -197,7 +199,7 @@ def _depthwise_nodes(model: Any) -> set[str]:
 
 
 def _pixel_nodes(model: Any) -> set[str]:
-    """Names of what comes before the first convolution: stored pixels overflow half precision."""
+    """Names of the nodes before the first convolution: stored pixels overflow half precision."""
     found = set()
     for node in model.graph.node:  # in topological order
         if node.op_type == "Conv":
@@ -218,14 +220,14 @@ def _quantised(
     *,
     layer_by_layer: bool = False,
 ) -> Any:
-    """A model of ONNX or OpenVINO with INT8 operators.
+    """Quantise an ONNX or OpenVINO model to INT8.
 
     Args:
-        model: of either.
+        model: an ONNX or OpenVINO model.
         batches: the calibration sample, as the model takes it.
-        ignored: nncf's scope of what stays in fp32.
-        preset: nncf's; None: symmetric weights, activations as they are.
-        layer_by_layer: correct each bias with all before it corrected; slower, a little closer.
+        ignored: nncf's scope of nodes that stay in fp32.
+        preset: of nncf; None: symmetric weights, activations as they are.
+        layer_by_layer: correct each bias after all earlier ones; slower, a little more accurate.
     """
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix

@@ -1,7 +1,8 @@
-"""The graph that a finished run keeps: one view of stored pixels -> logits and features, no torch.
+"""The ONNX graph of a finished run: stored pixels to logits and features, without torch.
 
-It lies in the run's folder as `graph/model.onnx`, and `graph/graph.json` says of which weights it
-is, how it agreed with torch, and how the run judges. Views, temperature and decisions stay outside.
+It is `graph/model.onnx` in the run's folder. `graph/graph.json` says from which weights it was
+made, how well it agrees with torch, and the run's evaluation settings. Test-time augmentation,
+temperature and decisions are not part of the graph.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ logger = logging.getLogger(__name__)
 
 GRAPH_SCHEMA = 1
 GRAPH_DIR, GRAPH_FILE, GRAPH_DOCUMENT = "graph", "model.onnx", "graph.json"
-#: The graph's input and outputs.
+#: Names of the graph's input and outputs.
 INPUT, OUTPUTS = "images", ("logits", "features")
 
-#: Pixels that pass at once: the activations of more leave a processor's cache.
+#: Pixels in one call; the activations of more would not fit a processor's cache.
 _PIXELS_AT_ONCE = 4 * 128 * 128
 
 
 @dataclass(frozen=True)
 class KeptGraph:
-    """A run's graph that is whole and belongs to the run's weights, and what answering needs.
+    """A run's checked graph, and what is needed to predict with it.
 
     Attributes:
         graph: the ONNX file's bytes.
         checksum: their SHA-256.
-        judging: how the run's images are judged, by its settings as they are now.
+        judging: the run's evaluation settings, as they are now.
         spec: how images are decoded.
         label_space: the C classes.
         weights_sha256: of the run's weights.
-        steady: whether it was measured to give an image the same bits in batches of any size.
+        steady: whether an image was measured to have the same output bits in batches of any size.
     """
 
     graph: bytes
@@ -58,13 +59,13 @@ class KeptGraph:
 
 
 def save_graph(folder: RunFolder, graph: bytes, facts: dict[str, Any], judging: Judging) -> None:
-    """Keep a graph with a finished training's other files; both files, or neither.
+    """Write a graph into a finished run's folder; both files, or neither.
 
     Args:
         folder: of the run, which holds its weights.
         graph: the ONNX file's bytes.
-        facts: what else the document tells: parity, versions, speed.
-        judging: by the run's settings.
+        facts: further facts of the document: parity, versions, speed.
+        judging: the run's evaluation settings.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
@@ -82,21 +83,21 @@ def save_graph(folder: RunFolder, graph: bytes, facts: dict[str, Any], judging: 
         write_json(partial / GRAPH_DOCUMENT, document)
 
 
-#: What of `model.json` the graph was made from.
+#: Parts of `model.json` from which the graph was made.
 _BOUND = ("weights_sha256", "architecture", "preprocess")
 _SETTINGS = "config.yaml"
 
 
 def open_graph(folder: RunFolder) -> KeptGraph | None:
-    """A finished run's graph for answers on a CPU in full precision.
+    """Open a finished run's graph for predictions on a CPU in full precision.
 
     Returns:
-        None where the run keeps none, or no weights. Where it is torn, of other weights, or a file
-        beside it was edited, a warning says so: torch answers then, and judges what is wrong with
-        the run.
+        None if the run has no graph or no weights. Also None, with a warning, if the graph is
+        damaged, was made from other weights, or a file beside it was edited: torch is used then,
+        and reports what is wrong with the run.
 
     Raises:
-        ConfigError: the run's settings are missing, damaged, or edited where they may not be.
+        ConfigError: the run's settings are missing or damaged, or a fixed setting was edited.
     """
     place = folder.path / GRAPH_DIR
     if not (place / GRAPH_DOCUMENT).exists() or not (folder.path / "model.safetensors").exists():
@@ -111,7 +112,7 @@ def open_graph(folder: RunFolder) -> KeptGraph | None:
         described = _described(folder.path)
         for name in _BOUND:
             if document[name] != described[name]:
-                raise CheckpointError(f"it was made from another {name} than model.json tells")
+                raise CheckpointError(f"it was made from another {name} than model.json says")
         weights = sha256(folder.path / "model.safetensors")
         if weights != described["weights_sha256"]:
             raise CheckpointError("model.safetensors is not what model.json describes")
@@ -125,10 +126,10 @@ def open_graph(folder: RunFolder) -> KeptGraph | None:
             document["parity"]["batch_difference"] == 0,
         )
     except ConfigError:
-        raise  # torch asks the settings too
+        raise  # torch needs the settings too
     except (RecameError, OSError, KeyError, TypeError, ValueError) as error:
         logger.warning(
-            "%s cannot be used (%s): the run answers in torch, slower.",
+            "%s cannot be used (%s): the run uses torch, slower.",
             place,
             " ".join(str(error).split())[:300],
         )
@@ -140,7 +141,7 @@ def _described(run: Path) -> dict[str, Any]:
 
 
 def _judging(folder: RunFolder, noted: dict[str, Any]) -> Judging:
-    """As noted; read again where the settings were edited, as they may be."""
+    """The noted evaluation settings; read again if the settings were edited, which is allowed."""
     values, path = dict(noted), folder.path / _SETTINGS
     if path.exists() and sha256(path) == values.pop("sha256"):
         return Judging.from_dict(values)
@@ -152,7 +153,7 @@ class RunGraph:
 
     Args:
         graph: the ONNX file's bytes.
-        threads: of a call.
+        threads: of each call.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
@@ -166,18 +167,18 @@ class RunGraph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # A thread that waits must not burn the core that decodes images meanwhile.
+        # A waiting thread must not occupy the core that decodes images meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(
                 graph, sess_options=options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # of many kinds of its own
+        except Exception as error:  # ONNX Runtime has many error types
             raise RuntimeError(f"ONNX Runtime {ort.__version__} cannot open it: {error}") from error
 
     @property
     def num_classes(self) -> int:
-        """C, as the graph declares it."""
+        """C, from the graph's output shape."""
         return int(self._session.get_outputs()[0].shape[-1])
 
     def __call__(self, images: Array) -> tuple[FloatArray, FloatArray]:
@@ -202,16 +203,16 @@ class RunGraph:
     def averaged(
         self, images: Array, num_views: int, pieces: int = 1
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Softmax probabilities, averaged over the first `num_views` views.
+        """Compute softmax probabilities, averaged over the first `num_views` views.
 
         Args:
             images: (B, H, W, C) stored pixels, B >= 1.
             num_views: 1 to 8.
-            pieces: of each image, one below the other; views turn each by itself.
+            pieces: number of tiles of each image, one below the other; each is flipped by itself.
 
         Returns:
-            Of each expert (B, E, C), of the ensemble (softmax of the mean logits) (B, C), and the
-            features (B, E, D) of the untouched image.
+            Probabilities of each expert (B, E, C) and of the ensemble (softmax of the mean logits)
+            (B, C), and the features (B, E, D) of view 0.
         """
         experts: FloatArray | float = 0.0
         ensemble: FloatArray | float = 0.0
@@ -225,7 +226,7 @@ class RunGraph:
 
 
 def _parts(images: Array, size: int) -> Iterator[Array]:
-    """Parts of up to `size`, none of one image alone where others are of several."""
+    """Parts of up to `size` images; none has one image if others have several."""
     count = min(-(-len(images) // size), len(images) // min(2, size))
     yield from np.array_split(images, max(1, count))
 

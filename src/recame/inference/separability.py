@@ -1,7 +1,7 @@
-"""How well features tell classes apart: a ridge classifier in closed form, each image left out.
+"""How well features separate classes: a closed-form ridge classifier with each image left out.
 
-It asks in milliseconds what heads would learn, without a draw of any kind, so that the same images
-at two sizes are judged alike and can be compared one by one.
+It estimates in milliseconds what heads would learn. It uses no random numbers, so that the same
+images at two sizes can be compared one by one.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.metrics.statistics import class_means
 
-#: Ridges that are tried, as shares of the mean eigenvalue.
+#: Ridge strengths that are tried, as shares of the mean eigenvalue.
 _RIDGES: FloatArray = np.geomspace(1e-3, 10.0, 9)
-#: Sharpnesses that are tried, by which scores of 0 to 1 become probabilities.
+#: Softmax sharpnesses that are tried, which turn scores of 0 to 1 into probabilities.
 _SHARPNESSES: FloatArray = np.geomspace(1.0, 64.0, 13)
-#: A class is judged by leaving its images out if it has so many.
+#: Fewest training images of a class for leaving each of them out.
 _LEAST_LEFT_OUT = 3
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Images that were judged by a classifier which had not seen them.
+    """Results for images that the classifier had not seen.
 
     Attributes:
         target: (N,) class indices.
         right: (N,) whether the image's class has the largest score.
-        loss: (N,) squared distance of the probabilities from certainty of the image's class, 0 to 2
-            (Brier, Monthly Weather Review 1950): bounded, so that no one image decides.
+        loss: (N,) Brier score of each image, 0 to 2 (Brier, Monthly Weather Review 1950); it is
+            bounded, so that a single image cannot decide.
     """
 
     target: IntArray
@@ -43,7 +43,7 @@ class Judged:
 
     @property
     def mean_loss(self) -> float:
-        """Mean over the classes of their images' mean loss."""
+        """Mean over the classes of the mean loss of their images."""
         return float(class_means(self.loss, self.target).mean())
 
 
@@ -56,10 +56,10 @@ def judge(
     *,
     enough: int,
 ) -> Judged:
-    """Judge images by a class-balanced ridge classifier on features of training images.
+    """Evaluate features by a class-balanced ridge classifier that is fitted to training images.
 
-    Every class is judged by its images of `val`; where these are fewer than `enough`, also by its
-    training images, each by the classifier that all others make.
+    Every class is evaluated on its `val` images. If these are fewer than `enough`, its training
+    images are used too, each with the classifier that is fitted to all others.
 
     Args:
         train: (N, P).
@@ -67,7 +67,7 @@ def judge(
         val: (M, P); M may be 0.
         val_target: (M,).
         num_classes: C.
-        enough: images of a class in `val` that tell without those of `train`.
+        enough: number of `val` images of a class from which on `train` images are not used.
     """
     left_out, scores = _ridge_scores(train, target, val, num_classes)
     few = np.bincount(val_target, minlength=num_classes) < enough
@@ -81,18 +81,19 @@ def judge(
 
 
 def gain(first: Judged, second: Judged) -> tuple[float, float]:
-    """By how much the second loses less on the same images, and the standard error of that.
+    """By how much the second has a lower loss on the same images, and its standard error.
 
-    Each class counts alike, and as if it had one more image whose difference is that of all: two
-    images that fare alike do not show that all would.
+    Each class counts equally. The variance of a class is computed with one more image whose
+    difference has the variance of all images: two images with equal results do not show that all
+    are equal.
     """
     return _paired(first.loss - second.loss, first.target)
 
 
 def accuracy_gain(first: Judged, second: Judged) -> tuple[float, float]:
-    """By how much the second is right more often on the same images, as `gain` has it.
+    """By how much the second is correct more often on the same images; computed like `gain`.
 
-    Where few images teach many features, which class is the likeliest says more than how likely.
+    With few images and many features, the predicted class is more reliable than its probability.
     """
     return _paired(second.right.astype(np.float64) - first.right, first.target)
 
@@ -111,11 +112,11 @@ def _paired(difference: FloatArray, target: IntArray) -> tuple[float, float]:
 def _ridge_scores(
     train: FloatArray, target: IntArray, val: FloatArray, num_classes: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Scores (N, C) of the training images, each left out, and (M, C) of the others.
+    """Scores (N, C) of the training images, each left out, and (M, C) of the `val` images.
 
-    Kernel ridge regression on one-hot targets with weights that sum to the same in every class;
-    leaving an image out is exact (Allen's PRESS residual, Technometrics 1974). The ridge is the one
-    under which the images left out err least.
+    Kernel ridge regression on one-hot targets, with equal total weight for every class. Leaving an
+    image out is exact (Allen's PRESS residual, Technometrics 1974). The ridge strength is the one
+    with the smallest error on the images left out.
     """
     mean, std = train.mean(0), train.std(0)
     scale = np.where(std > 1e-6, std, 1.0)
@@ -145,7 +146,7 @@ def _ridge_scores(
 
 
 def _losses(scores: FloatArray, target: IntArray) -> FloatArray:
-    """(N,) losses of the images, at the sharpness that makes them least."""
+    """(N,) losses of the images, at the sharpness with the smallest loss."""
     wanted = np.eye(scores.shape[1])[target]
 
     def losses(sharpness: float) -> FloatArray:

@@ -1,4 +1,4 @@
-"""A finished run's model behind the same call as a bundle's graph."""
+"""A finished run's model in torch, with the interface of a bundle's graph."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _PRECISIONS = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 
 
 class TorchSession:
-    """A finished run's model in torch, averaged over the views that its settings ask for.
+    """A finished run's model in torch, with test-time augmentation.
 
     Args:
         run: the run's folder.
-        device: `auto` (the run's own setting), `cpu` or `cuda`.
-        threads: CPU threads; None leaves torch's own number, which is the process's.
-        views: test-time views; None: those of the run's settings.
+        device: `auto` (the run's setting), `cpu` or `cuda`.
+        threads: CPU threads; None: torch's number for the process is not changed.
+        views: of test-time augmentation; None: as in the run's settings.
 
     Raises:
         CheckpointError: there is no finished run, or its model cannot be loaded, or has
             other classes than its `label_space.json`.
-        ConfigError: the device is not there, or the images have no such views.
+        ConfigError: the device does not exist, or the images cannot have these views.
         MissingDependencyError: the training packages are not installed.
 
     Attributes:
-        answers: of `RunFolder.answers`, which a calibration must hold for.
+        answers: `RunFolder.answers`; a calibration must have been fitted to these.
         precision: in which it runs: `fp32`, `fp16` or `bf16`.
-        calibrate: what the ensemble's probabilities (B, C) go through; nothing, until it is set.
+        calibrate: calibration of the ensemble's probabilities (B, C); none until it is set.
     """
 
     backend = "torch"
@@ -88,11 +88,11 @@ class TorchSession:
         self._inference_mode = torch.inference_mode
         self._forward: Any = None
         self._expected = 0
-        # FrozenForward and the network's caches are not made for calls side by side.
+        # FrozenForward and the network's caches do not allow simultaneous calls.
         self._lock = threading.Lock()
 
     def expect(self, num_images: int) -> None:
-        """Say how many images will pass, so that a graph is made where it pays for itself."""
+        """Say how many images will come; a graph is prepared if it pays off."""
         if num_images > self._expected:
             with self._lock:
                 self._expected, self._forward = num_images, None
@@ -132,6 +132,6 @@ def _torch_device(device: str, accelerator: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device=cuda, but torch sees no CUDA device here. Install a CUDA build of torch, or "
-            "take --device cpu."
+            "use --device cpu."
         )
     return device

@@ -1,13 +1,14 @@
-"""The prior that a run's probabilities speak of: how often it takes each class to come.
+"""The class prior of a run's probabilities: how frequent the network assumes each class to be.
 
-A network that met the classes with shares pi, under the cross-entropy of `logits + tau * log pi`,
-ends at logits of `log p(image | class) + (1 - tau) * log pi`: as if the classes came as
-`pi^(1 - tau)`, equally often where tau is 1 (balanced softmax), as they were shown where it is 0.
-Weights of the classes multiply pi. The mean of several experts' logits is that of the geometric
-mean of their priors, and a temperature that corrects how sure a network is moves none of it.
+A network that is trained on class shares pi, with the cross-entropy of `logits + tau * log pi`
+(tau: the logit-adjustment strength), converges to logits of
+`log p(image | class) + (1 - tau) * log pi`. Its prior is then `pi^(1 - tau)`: equal shares for
+tau 1 (balanced softmax), the shares in training for tau 0. Class weights in the loss multiply pi.
+The mean of several experts' logits has the geometric mean of their priors. A temperature does not
+change the prior.
 
-That is the minimum of the loss. Terms beside the base share it or see no prior; how near a network
-has come to it, nothing here tells.
+This is the minimum of the loss. Other loss terms have the same minimum or do not depend on the
+prior. How near a network has come to the minimum is not known.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from recame.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Taught:
-    """How one of the experts that were kept met the classes.
+    """How one of the kept experts was trained on the classes.
 
     Attributes:
         phase: that trained its classifier.
         sampler: how often each class was drawn.
-        tau: by which the loss adjusted its logits, or they were after training; 0: not at all.
-        weighted: whether the loss weighed the classes.
+        tau: logit-adjustment strength in the loss or after training; 0: no adjustment.
+        weighted: whether the loss had class weights.
     """
 
     phase: str
@@ -48,14 +49,13 @@ class Taught:
 
 @dataclass(frozen=True)
 class TrainingPrior:
-    """What a run's probabilities speak of.
+    """The class prior of a run's probabilities.
 
     Attributes:
-        prior: C shares of sum 1, 0 for a class without training images; none where that is not
-            known.
+        prior: C shares that sum to 1; 0 for a class without training images; empty if not known.
         base: the loss on all classes.
-        experts: that were kept.
-        unknown: why the prior is not known; empty where it is.
+        experts: the kept experts.
+        unknown: why the prior is not known; empty if it is.
     """
 
     prior: tuple[float, ...]
@@ -64,12 +64,12 @@ class TrainingPrior:
     unknown: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return asdict(self)
 
 
 def prior_of_run(folder: RunFolder, config: Config) -> TrainingPrior:
-    """The prior that a finished run's probabilities speak of.
+    """Find the class prior of a finished run's probabilities.
 
     Args:
         folder: of the run.
@@ -82,18 +82,18 @@ def prior_of_run(folder: RunFolder, config: Config) -> TrainingPrior:
     kept = read_json(path).get("kept") if path.exists() else None
     loss = folder.info().get("loss")
     if loss is not None:
-        told = f"it was trained by a loss of one's own ({loss}), of which the settings say nothing"
+        told = f"it was trained with a loss of the user ({loss}), whose prior is not known"
         return TrainingPrior((), config.objective.base, unknown=told)
     return training_prior(config, folder.label_space().counts, kept)
 
 
 def training_prior(config: Config, counts: Sequence[int], kept: str | None) -> TrainingPrior:
-    """The prior that follows from settings.
+    """Derive the class prior from settings.
 
     Args:
         config: of a finished run.
-        counts: C training images.
-        kept: which of its phases, as `phases.json` has it; None: it does not say.
+        counts: training images of the C classes.
+        kept: the kept phase in `phases.json`; None: not given.
     """
     base = config.objective.base
     why = _not_known(config, kept)
@@ -110,18 +110,20 @@ def training_prior(config: Config, counts: Sequence[int], kept: str | None) -> T
 
 
 def _not_known(config: Config, kept: str | None) -> str:
-    """Why no prior follows from the settings; empty where one does."""
+    """Say why the prior does not follow from the settings; empty if it does."""
     if config.distill.teacher is not None and config.distill.teacher_weight > 0:
-        return "it is a student, which follows its teacher's probabilities beside its labels"
+        return "it is a student, which also learns from its teacher's probabilities"
     if config.objective.loss is not None:
         name = config.objective.loss.class_path
-        return f"it was trained by a loss of one's own ({name}), of which the settings say nothing"
+        return f"it was trained with a loss of the user ({name}), whose prior is not known"
     if isinstance(config.finetune.sampler, Plugin) and kept != "probe":
-        return f"its images were drawn as {config.finetune.sampler.class_path} says"
+        return (
+            f"its images were drawn by a sampler of the user ({config.finetune.sampler.class_path})"
+        )
     if config.objective.base == "ldam":
-        return "objective.base=ldam moves each class's logits by a margin of its own"
+        return "objective.base=ldam shifts the logits of each class by its own margin"
     if kept not in ("probe", "finetune", "retrained", "joined", "joined_first"):
-        return f"nothing says which of its phases were kept (phases.json: {kept!r})"
+        return f"it is not known which of its phases was kept (phases.json: {kept!r})"
     if config.objective.tau == "auto" or config.model.num_experts == "auto":
         return "its settings leave objective.tau or model.num_experts open"
     return ""
@@ -157,7 +159,7 @@ def _taught(config: Config, phase: str, expert: int) -> Taught:
 
 
 def _log_prior(config: Config, counts: np.ndarray, taught: Taught) -> FloatArray:
-    """(C,) log of what an expert's logits speak of, up to a number; -inf without images."""
+    """(C,) log prior of an expert's logits, up to a constant; -inf without images."""
     images = torch.from_numpy(counts).double()
     shown = class_prior(counts, taught.sampler)
     with np.errstate(divide="ignore"):

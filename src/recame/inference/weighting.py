@@ -1,8 +1,8 @@
-"""Experts weighed at test time by how little each one's answer depends on the view.
+"""Weight experts at test time by how stable their predictions are under flips.
 
 Source: Zhang et al., Self-Supervised Aggregation of Diverse Experts for Test-Agnostic Long-Tailed
-Recognition (SADE), NeurIPS 2022, Eqs. 6-7 and Algorithm 1. No label is used, but the images are:
-weights that were learned on one set of images say nothing of another one, nor of a single image.
+Recognition (SADE), NeurIPS 2022, Eqs. 6-7 and Algorithm 1. The weights are learned without labels,
+but from the images: they hold only for the set of images on which they were learned.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch.nn import functional
 
 Weighting = Literal["mean", "stability"]
 
-#: Learning stops when a weight falls below this share of an equal one, as the published code does
-#: at 0.05 with three experts: the most stable combination is often a single expert.
+#: Learning stops if a weight falls below this share of an equal weight (the published code: 0.05
+#: with three experts), since the most stable combination is often a single expert.
 _LEAST_SHARE = 0.15
 
 _MOMENTUM = 0.9
 
-#: Images whose gradient is taken at once.
+#: Images whose gradient is computed at once.
 _CHUNK = 8192
 
 
 def weighted_logits(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of the experts' logits; with equal weights the ensemble rule.
+    """The weighted sum of the experts' logits; equal weights give the mean.
 
     Args:
         logits: (B, E, C).
@@ -56,18 +56,18 @@ def prediction_stability(first: Tensor, second: Tensor, weights: Tensor) -> Tens
 def stability_weights(
     first: Tensor, second: Tensor, *, steps: int = 200, lr: float = 0.2
 ) -> Tensor:
-    """Weights of the experts that make two views' predictions most alike, without labels.
+    """Learn expert weights that make the predictions of two views most similar, without labels.
 
-    Gradient ascent with Nesterov's momentum from equal weights, through a softmax that keeps them
-    on the simplex, until the steps are over or a weight is nearly 0. Deviations from the published
-    code: the gradient of all images instead of batches, so that neither their order nor a seed
-    matters; no weight decay; steps and rate go about as far as its five epochs of 10,000 images.
+    Gradient ascent with Nesterov momentum from equal weights, with a softmax that keeps them on the
+    simplex, until the steps are over or a weight is nearly 0. Deviations from the published code:
+    the gradient is that of all images instead of batches, so that neither order nor seed matters;
+    no weight decay; steps and learning rate correspond to about its five epochs of 10,000 images.
 
     Args:
         first: (N, E, C) logits of one view of each image.
         second: (N, E, C) of another one.
-        steps: at most.
-        lr: of the ascent.
+        steps: largest number of steps.
+        lr: learning rate.
 
     Returns:
         (E,) at least 0, sum 1, on the logits' device.
@@ -78,7 +78,7 @@ def stability_weights(
         tensor([0.5000, 0.5000])
     """
     num_images, num_experts = first.shape[:2]
-    # A caller in inference mode could not differentiate.
+    # The caller may be in inference mode, where no gradient can be computed.
     with torch.inference_mode(mode=False), torch.enable_grad():
         scores = torch.zeros(num_experts, device=first.device, requires_grad=True)
         if num_images == 0 or num_experts == 1:

@@ -1,1 +1,1 @@
-"""Predictions -> numbers with intervals, in which a rare class weighs as much as a frequent one."""
+"""Metrics with intervals from predictions; a rare class counts as much as a frequent one."""

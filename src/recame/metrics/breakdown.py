@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 def macro_statistics(
     counts: ClassCounts, groups: Mapping[str, BoolArray], normal: int | None = None
 ) -> dict[str, FloatArray]:
-    """The means over classes with images, for one confusion matrix or many.
+    """Compute the means over the classes that have images, for one confusion matrix or many.
 
     Args:
         counts: of shape (..., C).
-        groups: name -> (C,) members; each gives the mean recall of its members with images, and
-            is left out when it has none.
+        groups: name -> (C,) mask of its classes. Each group gives the mean recall of its classes
+            that have images, and is left out if none has.
         normal: index of the class that means "no defect", if there is one.
 
     Returns:
-        The metrics that are means over classes and the groups, by name, each of shape (...).
+        The metrics that are means over classes, and the groups' recalls, by name; shape (...) each.
     """
     present = counts.support > 0
     recall, precision, f1, defect = class_rates(counts, normal)
@@ -50,7 +50,7 @@ def macro_statistics(
 
 
 def per_class_table(counts: ClassCounts, space: LabelSpace, confidence: float) -> pd.DataFrame:
-    """A row a class in index order, with Wilson intervals and a plain note.
+    """Return one row per class in index order, with Wilson intervals and a note in words.
 
     Args:
         counts: (C,) each.
@@ -99,11 +99,11 @@ def groups_table(
     support: FloatArray,
     space: LabelSpace,
 ) -> pd.DataFrame:
-    """A row a training-count group that has classes.
+    """Return one row per training-count group that has classes.
 
     Args:
-        macro: estimates under the names of `members`.
-        members: `<rule> <group>` -> (C,) members; names without a space are passed over.
+        macro: recall estimates by the names of `members`.
+        members: `<rule> <group>` -> (C,) mask of its classes; names without a space are skipped.
         support: (C,) images of each class.
         space: gives the training counts.
     """
@@ -135,13 +135,13 @@ def experts_table(
     ensemble: ClassCounts,
     tail: BoolArray,
 ) -> pd.DataFrame:
-    """The ensemble beside each expert alone.
+    """Compare the ensemble with each expert alone, one row per model.
 
     Args:
         probabilities: (N, E, C).
         target: (N,) class indices.
         ensemble: the ensemble's counts, (C,) each.
-        tail: (C,) members of the tail.
+        tail: (C,) mask of the tail classes.
     """
     import pandas as pd
 
@@ -172,7 +172,7 @@ def product_tables(
     names: tuple[str, ...],
     confidence: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Recall of each product, and of each class in each product that has images of it.
+    """Compute the recall of each product, and of each class in each product that has images of it.
 
     Args:
         products: (N,) values of the product column, or None where there is none.
@@ -182,7 +182,7 @@ def product_tables(
         confidence: of the intervals.
 
     Returns:
-        A row a product, and a row a class and product; both empty without products.
+        One row per product, and one row per class and product; both empty without products.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Whether a confidence of 0.9 means nine times out of ten."""
+"""Calibration of confidences: is an image with confidence 0.9 right nine times out of ten?"""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def reliability_bins(probabilities: FloatArray, target: IntArray, bins: int = 15
         bins: number of bins over [0, 1].
 
     Returns:
-        One row a bin: `low`, `high`, `images`, mean `confidence`, `accuracy` and their `gap`; the
-        last three are NaN where a bin holds no image.
+        One row per bin: `low`, `high`, `images`, mean `confidence`, `accuracy` and their `gap`; the
+        last three are NaN if the bin holds no image.
     """
     import pandas as pd
 
     known = target >= 0
     chosen = probabilities[known].astype(np.float64)
     confidence, correct = chosen.max(1), chosen.argmax(1) == target[known]
-    # A bin holds its upper edge, as in Guo et al. (2017).
+    # A bin includes its upper edge, as in Guo et al. (2017).
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     edges, images = np.linspace(0, 1, bins + 1), np.bincount(which, minlength=bins)
     table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": images})
@@ -42,7 +42,7 @@ def reliability_bins(probabilities: FloatArray, target: IntArray, bins: int = 15
 def expected_calibration_error(
     probabilities: FloatArray, target: IntArray, bins: int = 15
 ) -> float:
-    """Mean distance of confidence and accuracy over equal-width bins, weighted by images.
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by images.
 
     Naeini et al., AAAI 2015; 15 bins as in Guo et al., ICML 2017.
 

@@ -1,4 +1,4 @@
-"""A run beside a baseline: matched by image, class by class, with every difference's interval."""
+"""Compare a run with a baseline on the same images; every difference has an interval."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model beside a baseline.
+    """A model compared with a baseline.
 
     Attributes:
         baseline: the baseline's name.
-        images: images that both judged and that have a label; 0: no common image.
-        left_out: labelled images that only one of them judged.
+        images: labelled images that both models predicted; 0: no common image.
+        left_out: labelled images that only one of them predicted.
         differences: name -> difference; empty without common images.
-        only_model_right: images that the model alone called right.
-        only_baseline_right: images that the baseline alone called right.
-        p_value: of McNemar's exact test on these two; 1 where they agree on all images.
-        recalls: a row a class: `class, recall, other, only_model_right, only_baseline_right`.
+        only_model_right: images that only the model classifies correctly.
+        only_baseline_right: images that only the baseline classifies correctly.
+        p_value: of McNemar's exact test on these two counts; 1 if the models agree on all images.
+        recalls: one row per class: `class, recall, other, only_model_right, only_baseline_right`.
         confidence: of the intervals.
     """
 
@@ -43,7 +43,7 @@ class Comparison:
     confidence: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {
             "baseline": self.baseline,
             "images": self.images,
@@ -69,17 +69,17 @@ def compare_predictions(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Compare two models on the images that both judged.
+    """Compare two models on the images that both predicted.
 
-    Images are matched by their name in the manifest; an image with two different labels, and one
-    that is named twice, is left out.
+    Images are matched by their name in the manifest. An image with two different labels is left
+    out, and so is a name that occurs twice.
 
     Args:
         predictions: of the model.
         baseline: of the other model.
-        label_space: of the model; the labels of its table count.
-        baseline_space: of the baseline. A class that the model does not know is a wrong call.
-        name: what to call the baseline.
+        label_space: of the model; the labels in its table are used.
+        baseline_space: of the baseline. A class that the model does not know counts as wrong.
+        name: of the baseline, for the report.
         tail: classes of `tail_recall`.
         resamples: draws for the intervals.
         seed: of the draws.
@@ -112,14 +112,14 @@ def compare_predictions(
 
 
 def _called(predictions: Predictions, space: LabelSpace, into: LabelSpace) -> pd.DataFrame:
-    """Labelled images by name: `target` and `called` in the indices of `into`, unknown ones C."""
+    """Labelled images by name: `target` and `called` as indices of `into`; C: an unknown class."""
     import pandas as pd
 
     unknown = into.num_classes
     code = np.array([into.index(n) if n in into else unknown for n in space.names], np.int64)
     known = predictions.target >= 0
     called = code[predictions.probabilities[known].argmax(1)]
-    # The largest of no numbers is the first class, which nobody has called.
+    # argmax of a row of NaN is class 0, which the model did not predict.
     called[~np.isfinite(predictions.probabilities[known]).all(1)] = unknown
     table = pd.DataFrame(
         {"target": code[predictions.target[known]], "called": called},

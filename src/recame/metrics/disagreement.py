@@ -1,4 +1,4 @@
-"""How often the experts differ, and what their ensemble makes of it."""
+"""How often the experts differ, and what the ensemble gains or loses there."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from recame.metrics.statistics import wilson_interval
 
 @dataclass(frozen=True)
 class Disagreement:
-    """The experts of one model on labelled images.
+    """How the experts of one model differ on labelled images.
 
     Attributes:
         num_experts: E >= 2.
         images: N.
-        disagreed: images that not all experts call the same.
+        disagreed: images on which the experts do not all predict the same class.
         pairwise: mean share of images on which two experts differ.
-        fleiss_kappa: agreement beyond chance, 1 for full (Fleiss, Psychological Bulletin 1971);
-            None where all experts call every image the same class.
-        accuracy_agreed: the ensemble's share of right calls where all experts agree, with its
-            Wilson interval; None where there is no such image.
-        accuracy_disagreed: the same where they do not.
-        rescued: images that the ensemble calls right and the best single expert wrong.
-        lost: images that the best single expert calls right and the ensemble wrong.
-        any_right: share of images that at least one expert calls right.
+        fleiss_kappa: agreement beyond chance; 1: full agreement (Fleiss, Psychological Bulletin
+            1971). None if all experts predict the same class for every image.
+        accuracy_agreed: the ensemble's accuracy on images where all experts agree, with its Wilson
+            interval; None if there is no such image.
+        accuracy_disagreed: the same where they do not all agree.
+        rescued: images that the ensemble classifies correctly and the best single expert does not.
+        lost: images that the best single expert classifies correctly and the ensemble does not.
+        any_right: share of images that at least one expert classifies correctly.
         best_expert: index of the expert of highest balanced accuracy.
-        gain: balanced accuracy of the ensemble against that expert, on the same images.
+        gain: balanced accuracy of the ensemble compared with that expert, on the same images.
     """
 
     num_experts: int
@@ -48,7 +48,7 @@ class Disagreement:
     gain: Difference
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {**asdict(self), "gain": self.gain.to_dict()}
 
 
@@ -70,7 +70,7 @@ def expert_disagreement(
         seed: of the interval's resampling.
 
     Returns:
-        None with fewer than two experts or without a labelled image.
+        None for fewer than two experts, or without a labelled image.
     """
     known = target >= 0
     if expert_probabilities.shape[1] < 2 or not known.any():
@@ -85,7 +85,7 @@ def expert_disagreement(
     chance = float(((votes.sum(0) / calls.size) ** 2).sum())
     differ = votes.max(1) < num_experts
     hit, right = calls == truth[:, None], together == truth
-    weight = 1 / np.bincount(truth)[truth]  # each class weighs the same
+    weight = 1 / np.bincount(truth)[truth]  # each class counts equally
     best = int((hit * weight[:, None]).sum(0).argmax())
     gain = paired_differences(
         truth, together, calls[:, best], label_space, resamples=1000, seed=seed

@@ -1,4 +1,4 @@
-"""From predictions to numbers in which a rare class weighs as much as a frequent one."""
+"""Evaluate predictions: metrics in which a rare class counts as much as a frequent one."""
 
 from __future__ import annotations
 
@@ -41,23 +41,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one split says about a model.
+    """The figures of a model on one split.
 
-    Classes without images in the split have no recall and enter no mean. Precision counts the
-    images of the split, so it depends on the split's class mix; recall does not.
+    Classes without images in the split have no recall and are left out of every mean. Precision
+    depends on the split's class mix; recall does not.
 
     Attributes:
-        headline: name -> estimate, in the order of `registry.METRICS`. A `<group>_recall` is there
-            for each group that the published cut-offs fill, `escape_rate`, `overkill_rate` and
-            `escapes_at_<percent>_overkill` with a normal class, `critical_escape_rate` with
-            critical classes, the others always. Shares of images have Wilson intervals,
-            `worst_class_recall` that of its class; `ece` has none, the others have resampled ones.
+        headline: name -> estimate, in the order of `registry.METRICS`. There is a `<group>_recall`
+            for each group of the published cut-offs that has classes; `escape_rate`,
+            `overkill_rate` and `escapes_at_<percent>_overkill` need a normal class;
+            `critical_escape_rate` needs critical classes; the others are always there. Shares of
+            images have Wilson intervals, and so has `worst_class_recall`; `ece` has no interval;
+            the others have bootstrap intervals.
         worst_class: the class of `worst_class_recall`.
-        tail_classes: the classes of `tail_recall`: the `few` group of the published cut-offs
-            where it holds some of the classes but not all, else that of the quantile groups.
-        tail_rule: `cutoffs` or `quantile`, whichever chose the tail; `none` for a balanced set.
-        per_class: a row a class in index order: `class, train_images, group, images, precision,
-            precision_low, precision_high, recall, recall_low, recall_high, f1, note`.
+        tail_classes: the classes of `tail_recall`: the `few` group of the published cut-offs if it
+            holds some of the classes but not all, else the `few` group of the quantiles.
+        tail_rule: which rule chose the tail, `cutoffs` or `quantile`; `none` for a balanced set.
+        per_class: one row per class in index order: `class, train_images, group, images,
+            precision, precision_low, precision_high, recall, recall_low, recall_high, f1, note`.
         groups: `rule` (`cutoffs`, `quantile`), `group, classes, train_images, images, recall,
             recall_low, recall_high`.
         experts: `model` (`ensemble`, `expert 0`, ...), `balanced_accuracy, accuracy, macro_f1,
@@ -65,16 +66,17 @@ class Evaluation:
         per_product: `product, images, classes, balanced_accuracy, accuracy, accuracy_low,
             accuracy_high, worst_class, worst_class_recall, worst_class_images`; empty without a
             product column.
-        class_by_product: long form: `class, product, images, recall, recall_low, recall_high`.
-        confusion: (C, C) images of each class (rows) by what they were called (columns).
+        class_by_product: one row per class and product: `class, product, images, recall,
+            recall_low, recall_high`.
+        confusion: (C, C) images by true class (rows) and predicted class (columns).
         names: C class names, index order.
         num_images: images with a label.
-        num_unlabelled: images without one, left out.
+        num_unlabelled: images without a label, which are left out.
         confidence: of every interval.
         normal: the class that means "no defect", if there is one.
         critical: the classes whose escapes matter most.
-        expert_weights: of the experts in the ensemble, where they were learned on these images.
-        metrics: those of the registry, then one's own.
+        expert_weights: of the experts in the ensemble, if they were learned on these images.
+        metrics: those of the registry, then those of the user.
     """
 
     headline: dict[str, Estimate]
@@ -97,7 +99,7 @@ class Evaluation:
     metrics: tuple[Metric, ...] = METRICS
 
     def __str__(self) -> str:
-        """The headline in a few lines, as a terminal shows it."""
+        """Return the headline numbers as a few lines of text."""
         told = [m for m in self.metrics if m.level != "detail" and m.name in self.headline]
         lines = [f"{self.num_images:,} images of {len(self.names)} classes"]
         width = max(len(metric.title) for metric in told)
@@ -108,10 +110,10 @@ class Evaluation:
         return "\n".join([*lines, f"  worst class: {self.worst_class}"])
 
     def __getitem__(self, name: str) -> Estimate:
-        """A headline number.
+        """Return a headline number by name.
 
         Raises:
-            DataError: there is none of that name.
+            DataError: there is no metric of that name.
         """
         if name not in self.headline:
             raise DataError(
@@ -121,7 +123,7 @@ class Evaluation:
         return self.headline[name]
 
     def to_frame(self) -> pd.DataFrame:
-        """The headline numbers, a row each by name: `value, low, high`, NaN where there is none.
+        """Return the headline numbers, one row each: `value, low, high`, NaN where there is none.
 
         `per_class`, `groups`, `experts`, `per_product` and `class_by_product` are tables already.
         """
@@ -135,12 +137,12 @@ class Evaluation:
         """Draw each class's recall with its interval, the rarest class last.
 
         Returns:
-            A figure of its own; no global state of matplotlib is touched.
+            A new figure; matplotlib's global state is not changed.
         """
         return recall_figure(self.per_class)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON: headline numbers under their names, no NaN."""
+        """Return everything as values for JSON: headline numbers under their names, no NaN."""
         weights = self.expert_weights
         return {
             **({} if weights is None else {"expert_weights": list(weights)}),
@@ -170,19 +172,19 @@ def evaluate_predictions(
     confidence: float = 0.95,
     own: Sequence[Metric] = (),
 ) -> Evaluation:
-    """Judge predictions by the labels of their images.
+    """Evaluate predictions against the labels of their images.
 
     Args:
         predictions: of one split; rows with target -1 are left out and counted.
         label_space: gives the classes, their training counts and roles.
-        product_column: the table's column to group by, ignored when it is not there.
-        bootstrap: resamples for the intervals that have no formula; 0 for none.
+        product_column: the table's column to group by; ignored if it is missing.
+        bootstrap: resamples for the intervals that have no formula; 0: no such intervals.
         seed: of the resampling.
         confidence: of every interval, in (0, 1).
-        own: further metrics, each a share or a score.
+        own: further metrics of the user, each a share or a score.
 
     Raises:
-        DataError: no row has a label, or a probability is no number.
+        DataError: no row has a label, or a probability is NaN or infinite.
     """
     known = predictions.target >= 0
     if not known.any():
@@ -194,7 +196,7 @@ def evaluate_predictions(
     if broken:
         raise DataError(
             f"The model gives no numbers for {broken:,} of {int(known.sum()):,} images (NaN or "
-            "infinite), so every figure would be wrong: check its weights, or judge it with "
+            "infinite), so every figure would be wrong: check its weights, or evaluate it with "
             "run.precision: '32' in its config.yaml."
         )
     target = predictions.target[known]
@@ -276,7 +278,7 @@ def evaluate_predictions(
 def evaluate_as_configured(
     predictions: Predictions, label_space: LabelSpace, config: Config
 ) -> Evaluation:
-    """Judge predictions as a run's settings say."""
+    """Evaluate predictions with a run's settings."""
     return evaluate_predictions(
         predictions,
         label_space,
@@ -290,7 +292,7 @@ def evaluate_as_configured(
 def _estimate(value: float, interval: tuple[float, float] | None) -> Estimate:
     if interval is None:
         return Estimate(value)
-    # A G-mean of 0 can lie below every draw.
+    # A G-mean of 0 can lie below all resampled values.
     return Estimate(value, min(interval[0], value), max(interval[1], value))
 
 
@@ -302,7 +304,7 @@ def _share(successes: float, trials: float, confidence: float) -> Estimate:
 
 
 def tail_of(space: LabelSpace) -> tuple[str, BoolArray]:
-    """The rule that tells a tail (`cutoffs`, `quantile` or `none`), and which classes are in it."""
+    """The rule that chose the tail (`cutoffs`, `quantile` or `none`), and the (C,) tail mask."""
     few = np.array(space.groups()) == "few"
     if few.any() and not few.all():
         return "cutoffs", few

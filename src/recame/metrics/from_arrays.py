@@ -1,4 +1,4 @@
-"""Any model's scores, as arrays, judged like a run's."""
+"""Evaluate any model from arrays of its probabilities, as a run is evaluated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recame.names import quoted
 if TYPE_CHECKING:
     import pandas as pd
 
-#: How far a row may be from adding up to 1: half precision and rounded columns.
+#: A row's sum may differ from 1 by this much, because of half precision or rounded columns.
 _ROUNDING = 0.01
 
 
@@ -35,19 +35,19 @@ def evaluate_probabilities(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Evaluation:
-    """Judge any model's probabilities: balanced accuracy, tail, escapes, with intervals.
+    """Evaluate any model's probabilities: balanced accuracy, tail, escapes, with intervals.
 
     Args:
-        y_true: (N,) names of classes, or their places in `classes`.
+        y_true: (N,) class names, or class indices into `classes`.
         proba: (N, C), rows that add up to 1, columns in the order of `classes`.
         classes: C names, as `classes_` of a classifier of scikit-learn.
-        normal: the class that means no defect: for escapes and overkill.
+        normal: the class that means no defect; needed for escapes and overkill.
         critical: the classes whose escapes matter most.
-        train_counts: (C,) images that the model learned each class from, which say what is rare;
-            None: as frequent as they are in `y_true`.
-        table: N rows with further facts of the images, as their product.
-        product_column: of that table, by which figures are told apart.
-        bootstrap: resamples for the intervals that have no formula; 0 for none.
+        train_counts: (C,) training images of each class, which say what is rare; None: the counts
+            of `y_true`.
+        table: N rows with further facts about the images, for example their product.
+        product_column: column of that table; figures are also given for each product.
+        bootstrap: resamples for the intervals that have no formula; 0: no such intervals.
         seed: of the resampling.
         confidence: of every interval, in (0, 1).
 
@@ -58,7 +58,8 @@ def evaluate_probabilities(
         (0.75, 'crack')
 
     Raises:
-        DataError: the arrays do not fit each other, or hold what is no class or no probability.
+        DataError: the arrays do not fit each other, a label is none of the classes, or a row is
+            not a probability distribution.
         ConfigError: the normal or a critical class is none of the classes.
     """
     import pandas as pd
@@ -68,7 +69,7 @@ def evaluate_probabilities(
     if scores.shape != (len(target), len(names)):
         raise DataError(
             f"proba has the shape {scores.shape}, and {len(target)} labels of {len(names)} classes "
-            f"need ({len(target)}, {len(names)}): give one row an image and one column a class."
+            f"need ({len(target)}, {len(names)}): give one row per image and one column per class."
         )
     _check_probabilities(scores)
     counts = np.bincount(target, minlength=len(names)) if train_counts is None else train_counts
@@ -80,7 +81,7 @@ def evaluate_probabilities(
         facts = table.reset_index(drop=True)
         if len(facts) != len(target):
             raise DataError(
-                f"The table has {len(facts)} rows for {len(target)} labels: give one an image."
+                f"The table has {len(facts)} rows for {len(target)} labels: give one row per image."
             )
     wide = scores.astype(np.float32)
     return evaluate_predictions(
@@ -94,11 +95,11 @@ def evaluate_probabilities(
 
 
 def _indices(given: Array, names: tuple[str, ...]) -> IntArray:
-    """(N,) places of labels among the classes."""
+    """(N,) class indices of the labels."""
     if given.ndim != 1:
         raise DataError(
-            f"y_true has the shape {given.shape}: give one label an image, (N,); of one-hot rows "
-            "y_true.argmax(1)."
+            f"y_true has the shape {given.shape}: give one label per image, (N,); for one-hot rows "
+            "give y_true.argmax(1)."
         )
     places = {name: place for place, name in enumerate(names)}
     if np.issubdtype(given.dtype, np.integer) and not {str(n) for n in set(given.tolist())} <= set(
@@ -120,12 +121,12 @@ def _indices(given: Array, names: tuple[str, ...]) -> IntArray:
 
 
 def _check_probabilities(scores: Array) -> None:
-    """Refuse scores that are none."""
+    """Refuse rows that are not probabilities."""
     unusual = (scores < -_ROUNDING) | (scores > 1 + _ROUNDING)
     sums = scores.sum(1)
     if unusual.any() or (np.abs(sums - 1) > _ROUNDING).any():
         shown = np.array2string(scores[int((np.abs(sums - 1)).argmax())][:6], precision=3)
         raise DataError(
-            f"proba holds rows that are no probabilities (for example {shown}): figures of "
-            "calibration would be wrong. Of logits give scipy.special.softmax(logits, axis=1)."
+            f"proba holds rows that are no probabilities (for example {shown}): the calibration "
+            "figures would be wrong. For logits give scipy.special.softmax(logits, axis=1)."
         )

@@ -1,4 +1,4 @@
-"""How many defects pass for how many false calls: the order of images, and no threshold."""
+"""Escapes at a given overkill: compares how models rank images, without a fitted threshold."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from recame.contracts import FloatArray, IntArray
 def normal_odds(
     probabilities: FloatArray, normal: int, train_counts: Sequence[int] | FloatArray
 ) -> FloatArray:
-    """Odds of the normal class against the defects as they come in training.
+    """Odds of the normal class against the defects, weighted by their training frequency.
 
-    The order of `recame.decisions.scored.release_scores`, by which `recame tune` lets images pass:
-    networks are trained as if all classes were equally frequent, so each defect's probability
-    counts by how often it comes.
+    Ranks images as `recame.decisions.scored.release_scores` does, by which `recame tune` releases
+    them. Networks are trained as if all classes were equally frequent, so each defect's
+    probability is weighted by how frequent that defect is.
 
     Args:
-        probabilities: (N, C), of classes that are equally frequent.
+        probabilities: (N, C), for equally frequent classes.
         normal: index of the normal class.
-        train_counts: (C,); where no defect has been trained on, all weigh alike.
+        train_counts: (C,); if no defect has training images, all defects weigh the same.
 
     Returns:
-        (N,) float64, the higher, the more like a normal image; inf where no defect is possible.
+        (N,) float64; a higher value is more like a normal image; inf if all defects have
+        probability 0.
     """
     weights = np.asarray(train_counts, np.float64).copy()
     weights[normal] = 0.0
@@ -42,20 +43,21 @@ def normal_odds(
 def escapes_at(
     score: FloatArray, target: IntArray, normal: int, train_counts: ArrayLike, overkill: float
 ) -> float:
-    """Share of the defects that pass where at most so many normal images are held back.
+    """Share of the defects that pass if at most a given share of the normal images is held back.
 
-    The threshold is laid by the same images, so this ranks models and promises nothing
-    (`recame tune` does). Defects weigh as they come in training, whatever their numbers here.
+    The threshold is set on the same images, so this only ranks models and promises nothing
+    (`recame tune` makes promises). Each defect class is weighted by its training frequency,
+    however many images of it are here.
 
     Args:
-        score: (N,) the higher, the more like a normal image.
+        score: (N,); a higher score is more like a normal image.
         target: (N,) class indices.
         normal: index of the normal class.
-        train_counts: (C,); where none of the defects here has been trained on, images count alike.
-        overkill: largest share of the normal images to be held back.
+        train_counts: (C,); if none of these defects has training images, each image counts equally.
+        overkill: largest share of the normal images that may be held back.
 
     Returns:
-        Of [0, 1]; NaN without a defect or without a normal image.
+        In [0, 1]; NaN without a defect or without a normal image.
 
     Examples:
         >>> score, target = np.array([0.9, 0.8, 0.7, 0.85, 0.1]), np.array([0, 0, 1, 1, 2])

@@ -1,4 +1,4 @@
-"""The difference of two models on the same images, with an interval and a test."""
+"""The difference between two models on the same images, with an interval and a test."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from recame.metrics.statistics import ClassCounts, sum_by_key
 
 _CELLS_AT_ONCE = 1 << 21
 
-#: From (R, M) images a cell and (R, 2, C) prior images to the values (R,) of both models.
+#: From (R, M) images in each cell and (R, 2, C) prior images to the values (R,) of both models.
 Statistic = Callable[[FloatArray, FloatArray], Mapping[str, tuple[FloatArray, FloatArray]]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of two models on the same images.
+    """One metric of two models on the same images.
 
     Attributes:
-        value: the judged model's.
-        other: the other model's.
+        value: of the evaluated model.
+        other: of the other model.
         difference: `value - other`.
         low: lower end of the difference's interval.
-        high: upper end.
+        high: upper end of the difference's interval.
     """
 
     value: float
@@ -41,23 +41,23 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0: the models differ significantly."""
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it as values for JSON."""
         return {**asdict(self), "real": self.real}
 
 
 def mcnemar_p_value(only_one: int, only_other: int) -> float:
     """Exact two-sided McNemar test (McNemar, Psychometrika 1947).
 
-    The probability that images of which exactly one model is right fall at least as unevenly, if
-    each of the two were as likely to be the right one.
+    The probability of a split at least this uneven of the images on which exactly one model is
+    right, if either model were equally likely to be the right one.
 
     Args:
-        only_one: images that the first alone called right.
-        only_other: images that the second alone called right.
+        only_one: images that only the first model classifies correctly.
+        only_other: images that only the second model classifies correctly.
 
     Examples:
         >>> mcnemar_p_value(5, 5), round(mcnemar_p_value(10, 1), 4)
@@ -65,7 +65,7 @@ def mcnemar_p_value(only_one: int, only_other: int) -> float:
     """
     images = only_one + only_other
     fewer = np.arange(1, min(only_one, only_other) + 1)
-    # Logarithms of the binomial coefficients 0 to the smaller count.
+    # Logarithms of the binomial coefficients from 0 to the smaller count.
     chosen = np.concatenate([[0.0], np.cumsum(np.log((images - fewer + 1) / fewer))])
     total = chosen.max() + math.log(float(np.exp(chosen - chosen.max()).sum()))
     return min(1.0, 2 * math.exp(total - images * math.log(2)))
@@ -84,17 +84,17 @@ def paired_differences(
 ) -> dict[str, Difference]:
     """Differences of two models on the same images, with intervals.
 
-    A Bayesian bootstrap (Rubin, Annals of Statistics 1981) of the images within each class: all
-    images of a class with the same pair of calls share one gamma draw. Half an image that the
-    first model alone calls right and half an image that the other alone calls right join each
-    class, so that two images on which both agree prove nothing; the percentiles are moved so that
-    the prior does not pull the difference towards 0 (as `bootstrap_intervals` does). Escapes are
-    drawn over all defects together, overkill over the normal images.
+    Uses a Bayesian bootstrap (Rubin, Annals of Statistics 1981) of the images within each class:
+    all images of a class with the same pair of predictions share one gamma draw. A prior adds to
+    each class half an image that only the first model classifies correctly and half an image that
+    only the other does, so that two images on which both agree prove nothing. The percentiles are
+    shifted so that the prior does not pull the difference towards 0 (as in `bootstrap_intervals`).
+    Escapes are resampled over all defects together, overkill over the normal images.
 
     Args:
         target: (N,) class indices, below C.
-        called: (N,) the first model's calls, in 0..C; C is a class that the space does not know.
-        other: (N,) the second model's calls.
+        called: (N,) the first model's predictions, 0 to C; C is a class that the space lacks.
+        other: (N,) the second model's predictions.
         label_space: C classes.
         tail: classes of `tail_recall`.
         resamples: R.
@@ -102,7 +102,7 @@ def paired_differences(
         confidence: two-sided, in (0, 1).
 
     Returns:
-        The headline metrics that the images have, by name. Empty with N = 0.
+        The headline metrics that exist for these images, by name. Empty if N = 0.
     """
     if not len(target):
         return {}
@@ -145,7 +145,7 @@ def _rate_difference(
     generator: np.random.Generator,
     confidence: float,
 ) -> Difference:
-    """Difference of two shares of the same images, from the images on which the models differ."""
+    """Difference of two shares on the same images, from the images on which the models differ."""
     only, only_other = int((one & ~other).sum()), int((other & ~one).sum())
     prior = np.array([only + 0.5, only_other + 0.5, max(len(one) - only - only_other, 0.5)])
     first, second, _ = generator.dirichlet(prior, resamples).T
@@ -153,7 +153,7 @@ def _rate_difference(
 
 
 def _difference(value: float, other: float, drawn: FloatArray, confidence: float) -> Difference:
-    """The interval of drawn differences, moved to the observed one."""
+    """The interval of the resampled differences, shifted to the observed difference."""
     tail, observed = (1 - confidence) / 2, value - other
     low, high = np.quantile(drawn, (tail, 1 - tail)) + (observed - drawn.mean())
     low, high = min(low, observed), max(high, observed)
@@ -162,7 +162,7 @@ def _difference(value: float, other: float, drawn: FloatArray, confidence: float
 
 @dataclass(frozen=True)
 class _Cells:
-    """Filled cells of (class, first call, second call), ascending, and the images a class."""
+    """Non-empty cells of (class, first, second prediction), ascending, and images of each class."""
 
     classes: IntArray
     first: IntArray
@@ -177,7 +177,7 @@ def _draw(
     resamples: int,
     generator: np.random.Generator,
 ) -> dict[str, FloatArray]:
-    """(R,) drawn differences of each statistic."""
+    """(R,) resampled differences of each statistic."""
     present = layout.support > 0
     width = len(counts) + 2 * len(layout.support)
     at_once = max(1, min(resamples, _CELLS_AT_ONCE // width))
@@ -202,11 +202,11 @@ def _statistics(
     tail: BoolArray,
     normal: int | None,
 ) -> dict[str, FloatArray]:
-    """Numbers of one model from (R, M) images a cell and (R, C) prior images, right and wrong."""
+    """One model's metrics from (R, M) images in each cell and (R, C) prior images."""
     classes, support = layout.classes, layout.support
     count = len(support)
     hits = sum_by_key(np.where(called == classes, mass, 0.0), classes, count) + right
-    spread = wrong / max(count - 1, 1)  # the prior's wrong calls, evenly over the other classes
+    spread = wrong / max(count - 1, 1)  # the prior's errors, spread over the other classes
     predicted = sum_by_key(mass, called, count + 1)[:, :count] + right
     predicted += spread.sum(1, keepdims=True) - spread
     counts = ClassCounts(hits, support, predicted)

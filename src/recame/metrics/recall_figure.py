@@ -14,14 +14,14 @@ _INK, _DOUBT = "#3182bd", "#f28e4c"
 
 
 def recall_figure(per_class: pd.DataFrame) -> Figure:
-    """Draw it.
+    """Draw each class's recall with its interval.
 
     Args:
-        per_class: rows of `Evaluation.per_class`. Classes without images are left out; those of
-            which the images are too few to tell are drawn in orange.
+        per_class: rows of `Evaluation.per_class`. Classes without images are left out; classes
+            with too few images to tell are drawn in orange.
 
     Returns:
-        A figure of its own; no global state of matplotlib is touched.
+        A new figure; matplotlib's global state is not changed.
     """
     from matplotlib.figure import Figure
 

@@ -1,8 +1,8 @@
-"""Every metric once: its name and meaning, which way is better, where it is shown, its formula.
+"""The registry of metrics: name, meaning, direction, where it is shown, and formula of each.
 
-An entry of `METRICS` is all that a new metric needs: `evaluate_predictions` computes it with an
-interval, and files, terminal, Markdown, page, comparison and bench find it here. Every metric lies
-in [0, 1].
+A new metric needs only an entry in `METRICS`: `evaluate_predictions` computes it with an interval,
+and files, terminal, Markdown, page, comparison and bench read the registry. Every metric lies in
+[0, 1].
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from recame.metrics.statistics import ClassRates
 #: From the rates of the P classes with images to values of shape (...).
 Mean = Callable[[ClassRates], FloatArray]
 
-#: From (N,) classes, (N,) calls and the label space to two masks (N,): which images are counted,
-#: and which calls among them are; None where the label space has no such classes.
+#: Of (N,) classes, (N,) predictions and the label space: two masks (N,). The first marks the images
+#: that count, the second those of them to which the metric applies. None if the label space has no
+#: such classes.
 Masks = tuple[BoolArray, BoolArray]
 Share = Callable[[IntArray, IntArray, LabelSpace], Masks | None]
 
-#: From (N, C) probabilities, (N,) classes and the label space to a number in [0, 1]; NaN where the
-#: split holds no such image, None where the label space has no such classes.
+#: From (N, C) probabilities, (N,) classes and the label space to a number in [0, 1]; NaN if the
+#: split holds no such image, None if the label space has no such classes.
 Score = Callable[[FloatArray, IntArray, LabelSpace], float | None]
 
 
@@ -40,14 +41,15 @@ class Metric:
         title: in running text.
         meaning: in a few words.
         level: where it is shown. `headline`: everywhere; `summary`: not among the tiles of the
-            page, nor compared with a baseline; `detail`: on the terminal and in files alone.
-        column: its head in the tables of a bench; empty: not shown there.
-        lower_is_better: whether less is better.
-        absent: why a split has no value.
-        mean: a mean over classes; its interval is resampled.
-        share: a share of images; it has a Wilson interval.
-        score: any other number; its interval is resampled. What has no formula is computed in
-            `evaluate_predictions`; `tail_unseen`, for which clusters must be known, by a bench.
+            page, and not compared with a baseline; `detail`: only on the terminal and in files.
+        column: its column heading in the tables of a bench; empty: not shown there.
+        lower_is_better: whether a lower value is better.
+        absent: why a split may have no value.
+        mean: formula of a mean over classes; its interval is resampled.
+        share: formula of a share of images; it has a Wilson interval.
+        score: formula of any other number; its interval is resampled. `evaluate_predictions`
+            computes the metrics without a formula here; a bench computes `tail_unseen`, which
+            needs known clusters.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Metric:
     score: Score | None = None
 
     def goodness(self, value: float) -> float:
-        """The value, or what it lacks to 1 where less is better."""
+        """The value, or 1 minus the value if lower is better."""
         return 1 - value if self.lower_is_better else value
 
 
@@ -124,15 +126,15 @@ METRICS = (
     Metric(
         "tail_unseen",
         "tail recall on unseen clusters",
-        "mean recall of the rare classes on clusters in which training has none of theirs",
+        "mean recall of the rare classes on clusters where training has no image of the class",
         column="tail, unseen clusters",
-        absent="no tail, or no image of it in such a cluster, or no clusters are known",
+        absent="no tail, no image of it in such a cluster, or no clusters are known",
     ),
     *(
         Metric(
             f"{group}_recall",
             f"{group} recall",
-            f"mean recall of the classes that the published cut-offs call {group}",
+            f"mean recall of the classes in the group {group} of the published cut-offs",
             column=group,
         )
         for group in GROUPS
@@ -179,7 +181,7 @@ METRICS = (
         Metric(
             f"escapes_at_{percent}_overkill",
             f"escapes at {percent} % overkill",
-            f"defects as they come that pass where at most {percent} % of normal is held back",
+            f"defects that pass if at most {percent} % of normal images are held back",
             lower_is_better=True,
             absent="no defect or no normal image in this split",
             score=_escapes_at(percent / 100),
@@ -202,12 +204,16 @@ METRICS = (
     ),
     Metric("g_mean", "G-mean", "geometric mean of the recalls", mean=_g_mean),
     Metric(
-        "accuracy", "accuracy", "share of images called right", level="summary", share=_accuracy
+        "accuracy",
+        "accuracy",
+        "share of images classified correctly",
+        level="summary",
+        share=_accuracy,
     ),
     Metric(
         "ece",
         "ECE",
-        "distance of confidence and accuracy",
+        "mean gap between confidence and accuracy",
         level="summary",
         column="ECE",
         lower_is_better=True,
@@ -216,5 +222,5 @@ METRICS = (
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 
-#: Names of the metrics of which less is better.
+#: Names of the metrics for which a lower value is better.
 LOWER_IS_BETTER = frozenset(metric.name for metric in METRICS if metric.lower_is_better)

@@ -1,4 +1,4 @@
-"""A metric that is neither a mean over classes nor a share of images, with its interval."""
+"""Compute a metric that is neither a mean over classes nor a share of images, with its interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recame.label_space import LabelSpace
 from recame.metrics.registry import Metric, Score
 from recame.metrics.statistics import Estimate
 
-#: Of the images, each of which asks for the score again.
+#: Most resamples; the score is computed again for each.
 _MOST_RESAMPLES = 200
 
 
@@ -27,23 +27,24 @@ def scored(
     seed: int,
     confidence: float,
 ) -> Estimate | None:
-    """A score with the interval of its resampled images.
+    """Compute a score, with an interval from resampled images.
 
     Args:
-        metric: whose score it is.
+        metric: the metric.
         score: its formula.
         probabilities: (N, C).
         target: (N,) class indices in [0, C).
         label_space: of the C classes.
-        resamples: of the images; 0 for no interval, at most 200 are drawn.
+        resamples: of the images, at most 200; 0: no interval.
         seed: of the draws.
         confidence: of the interval, in (0, 1).
 
     Returns:
-        None where the label space has no such classes, no value where the split has no such image.
+        None if the label space has no such classes; an estimate without a value if the split has
+        no such image.
 
     Raises:
-        PluginError: a score is no number of [0, 1].
+        PluginError: a score is no number in [0, 1].
     """
 
     def value(rows: IntArray | slice) -> float | None:
@@ -52,7 +53,7 @@ def scored(
             return found
         if not 0.0 <= found <= 1.0:
             raise PluginError(
-                f"The metric {metric.name} is {found}, and every metric lies in [0, 1]: scale it."
+                f"The metric {metric.name} is {found}, but a metric must lie in [0, 1]: scale it."
             )
         return found
 

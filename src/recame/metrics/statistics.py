@@ -1,4 +1,4 @@
-"""How sure a number is: Wilson intervals for rates, resampled intervals for what has no formula."""
+"""Intervals of metrics: Wilson intervals for rates, bootstrap intervals where no formula exists."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 
-#: Cells drawn at once; bounds the memory of `bootstrap_intervals` to some 100 MB.
+#: Cells resampled at once; bounds the memory of `bootstrap_intervals` to about 100 MB.
 _CELLS_AT_ONCE = 1 << 22
 
 
-#: A 95 % interval that is wider says "too few to tell".
+#: An interval wider than this is reported as "too few to tell".
 TOO_WIDE = 0.3
 
 
@@ -25,9 +25,9 @@ class Estimate:
     """A number and the range it could have had on another test set of the same size.
 
     Attributes:
-        value: None where it does not exist, as the recall of a class without images.
-        low: None where there is no value or no interval.
-        high: None where there is no value or no interval.
+        value: None if it does not exist, for example the recall of a class without images.
+        low: None if there is no value or no interval.
+        high: None if there is no value or no interval.
     """
 
     value: float | None
@@ -40,7 +40,7 @@ class Estimate:
         return self.low is not None and self.high is not None and self.high - self.low > TOO_WIDE
 
     def __str__(self) -> str:
-        """As people read it: `0.912 (0.874 to 0.943)`."""
+        """Return the text `0.912 (0.874 to 0.943)`."""
         if self.value is None:
             return "none"
         if self.low is None or self.high is None:
@@ -48,17 +48,17 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
     def to_dict(self) -> dict[str, float | None]:
-        """`value`, `low`, `high`, ready for JSON."""
+        """Return `value`, `low`, `high` as values for JSON."""
         return asdict(self)
 
 
 class ClassCounts(NamedTuple):
-    """All that the headline numbers need to know of a confusion matrix.
+    """The counts of a confusion matrix that the headline numbers need.
 
     Attributes:
-        hits: (..., C) images of each class that were called by their class.
+        hits: (..., C) correctly classified images of each class.
         support: (C,) images of each class.
-        predicted: (..., C) images that were called each class.
+        predicted: (..., C) images predicted as each class.
     """
 
     hits: FloatArray
@@ -67,11 +67,11 @@ class ClassCounts(NamedTuple):
 
 
 class ClassRates(NamedTuple):
-    """What became of each class's images.
+    """Recall, precision and F1 of each class.
 
     Attributes:
-        recall: (..., C) share of the class's images that were called by it.
-        precision: (..., C) share of the images called by the class that are of it.
+        recall: (..., C) share of the class's images that were predicted as the class.
+        precision: (..., C) share of the images predicted as the class that belong to it.
         f1: (..., C) harmonic mean of the two.
         defect: (C,) which classes are defects: all but the normal one.
     """
@@ -91,12 +91,12 @@ def wilson_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """Wilson score interval of a rate (Wilson, JASA 1927).
 
-    Unlike value +- z * deviation it stays inside [0, 1] and keeps its width when every trial
-    succeeded, as is usual for classes of a few images.
+    Unlike value +- z * deviation, it stays inside [0, 1] and keeps a width if every trial
+    succeeded, which is common for classes with few images.
 
     Args:
         successes: any shape, between 0 and `trials`.
-        trials: any shape that broadcasts with it; where it is 0 the interval is (0, 1).
+        trials: any shape that broadcasts with `successes`; where it is 0 the interval is (0, 1).
         confidence: in (0, 1), two-sided.
 
     Returns:
@@ -120,11 +120,11 @@ def wilson_interval(
 
 
 def rate_at_most(successes: int, trials: int, confidence: float = 0.95) -> float:
-    """The largest rate under which so few successes are not too unlikely, one-sided and exact.
+    """Upper confidence limit of a rate, one-sided and exact (Clopper and Pearson, Biometrika 1934).
 
-    Clopper and Pearson, Biometrika 1934. It also bounds the rate beyond a threshold that was laid
-    above all but so many of these trials' values, since it is the same beta quantile as of a
-    tolerance limit (Wilks, Annals of Mathematical Statistics 1941).
+    It also bounds the rate beyond a threshold that was set so that only `successes` of the trials'
+    values exceed it: this is the same beta quantile as that of a tolerance limit (Wilks, Annals of
+    Mathematical Statistics 1941).
 
     Args:
         successes: at most `trials`.
@@ -149,7 +149,7 @@ def rate_at_most(successes: int, trials: int, confidence: float = 0.95) -> float
 
 
 def confusion_matrix(target: IntArray, prediction: IntArray, num_classes: int) -> IntArray:
-    """Count the images of each class (rows) by the class they were called (columns).
+    """Count the images by true class (rows) and predicted class (columns).
 
     Args:
         target: (N,) class indices.
@@ -164,14 +164,14 @@ def confusion_matrix(target: IntArray, prediction: IntArray, num_classes: int) -
 
 
 def class_counts(confusion: IntArray) -> ClassCounts:
-    """Reduce a confusion matrix, or a stack (..., C, C) with the same row sums, to its counts."""
+    """Reduce a confusion matrix, or a stack (..., C, C) with equal row sums, to its counts."""
     full = confusion.astype(np.float64)
     support = full.sum(-1).reshape(-1, full.shape[-1])[0]
     return ClassCounts(np.diagonal(full, axis1=-2, axis2=-1).copy(), support, full.sum(-2))
 
 
 def class_rates(counts: ClassCounts, normal: int | None = None) -> ClassRates:
-    """Recall, precision and F1 of each class, 0 where the denominator is 0.
+    """Compute recall, precision and F1 of each class, 0 where the denominator is 0.
 
     Args:
         counts: of shape (..., C).
@@ -188,7 +188,7 @@ def class_rates(counts: ClassCounts, normal: int | None = None) -> ClassRates:
 
 
 def class_means(values: ArrayLike, target: IntArray) -> FloatArray:
-    """Mean of the images' values (N,) in each class that has images."""
+    """Mean of the images' values (N,) for each class that has images."""
     found, images = np.unique(target, return_counts=True)
     means: FloatArray = np.bincount(target, weights=np.asarray(values))[found] / images
     return means
@@ -198,7 +198,7 @@ def balanced_accuracy(right: BoolArray, target: IntArray) -> float:
     """Mean recall of the classes that have images.
 
     Args:
-        right: (N,) whether each image is called by its class.
+        right: (N,) whether each image is classified correctly.
         target: (N,) class indices.
 
     Examples:
@@ -209,14 +209,14 @@ def balanced_accuracy(right: BoolArray, target: IntArray) -> float:
 
 
 def standard_error(first: BoolArray, second: BoolArray, target: IntArray) -> float:
-    """Of the difference of two balanced accuracies on the same images.
+    """Standard error of the difference of two balanced accuracies on the same images.
 
-    Each class counts as if one more image, on which the two differ or not, had been seen: two
-    images that are decided alike do not show that all would be.
+    As a prior, each class gets one more image, on which the models differ with probability one
+    half: two images on which they agree do not show that they always agree.
 
     Args:
-        first: (N,) whether each image is called by its class.
-        second: (N,) the other's.
+        first: (N,) whether the first model classifies each image correctly.
+        second: (N,) the same for the second model.
         target: (N,) class indices.
     """
     difference = first.astype(np.float64) - second
@@ -231,16 +231,16 @@ def standard_error(first: BoolArray, second: BoolArray, target: IntArray) -> flo
 def resample_counts(
     confusion: IntArray, resamples: int, generator: np.random.Generator
 ) -> ClassCounts:
-    """Draw what other test sets with the same images per class could have given.
+    """Resample the counts that other test sets with the same images per class could have given.
 
     A Bayesian bootstrap (Rubin, Annals of Statistics 1981) stratified by class: the shares of the
-    predicted classes within each class are drawn from the Dirichlet distribution of its row, to
-    which half an image called right and half an image called wrong are added (the Jeffreys
-    prior). The plain bootstrap would claim certainty for a class of two images that were both
-    called right; with the prior each drawn recall follows its Jeffreys interval. The wrong half
-    is spread evenly over the other classes.
+    predicted classes within each class are drawn from the Dirichlet distribution of its row. Half
+    a correctly classified image and half a wrongly classified one are added to each row (the
+    Jeffreys prior). The plain bootstrap would claim certainty for a class with two images that are
+    both correct; with the prior, each resampled recall follows its Jeffreys interval. The wrong
+    half is spread evenly over the other classes.
 
-    Only filled cells are drawn, so that thousands of classes cost no more than their images.
+    Only non-empty cells are drawn, so the cost grows with the images, not with the classes.
 
     Args:
         confusion: (C, C), C >= 2.
@@ -248,7 +248,7 @@ def resample_counts(
         generator: source of randomness.
 
     Returns:
-        Counts with `hits` and `predicted` of shape (R, C), not whole numbers.
+        Counts with `hits` and `predicted` of shape (R, C); they are not whole numbers.
     """
     num_classes = len(confusion)
     support = confusion.sum(1).astype(np.float64)
@@ -273,7 +273,7 @@ def resample_counts(
 
 
 def sum_by_key(cells: FloatArray, keys: IntArray, size: int) -> FloatArray:
-    """Sum the (R, M) cells of equal keys (M,), below `size`, into (R, size)."""
+    """Sum the (R, M) cells that share a key (M,), 0 to `size` - 1, into (R, size)."""
     sums = np.zeros((len(cells), size))
     if len(keys):
         order = np.argsort(keys, kind="stable")
@@ -291,24 +291,24 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     lower_is_better: Container[str] = (),
 ) -> dict[str, tuple[float, float]]:
-    """Intervals in [0, 1] of any statistics of the class counts, see `resample_counts`.
+    """Compute intervals in [0, 1] of any statistics of the class counts (`resample_counts`).
 
-    The percentiles are moved by the distance of the observed value from the mean of the draws:
-    the prior pulls each perfect class a little down, and over many small classes these pulls
-    would add up (coverage of balanced accuracy with 30 classes of 3 to 20 images, nominal 0.95:
-    plain bootstrap 0.89, unmoved 0.49, moved 0.94). The worst value, as 0 of a G-mean with one
-    lost class, is a cliff rather than a mean, and its percentiles stay.
+    The percentiles are shifted by the observed value minus the mean of the resampled values. The
+    prior lowers each perfect class a little, and over many small classes this would add up
+    (coverage of balanced accuracy with 30 classes of 3 to 20 images, nominal 0.95: plain bootstrap
+    0.89, not shifted 0.49, shifted 0.94). If the observed value is the worst possible one, for
+    example a G-mean of 0 because one class has recall 0, the percentiles are not shifted.
 
     Args:
         confusion: (C, C) counts, C >= 2.
         statistic: from counts of shape (..., C) to named values (...).
-        resamples: R; with 0 there are no intervals.
+        resamples: R; 0: no intervals.
         seed: of the draws.
         confidence: in (0, 1), two-sided.
         lower_is_better: names whose worst value is 1 instead of 0.
 
     Returns:
-        (low, high) of each name, in the statistic's own units.
+        (low, high) of each name, in the units of the statistic.
     """
     if resamples == 0:
         return {}
@@ -329,26 +329,26 @@ def bootstrap_intervals(
 
 
 def area_under_roc(negative: FloatArray, positive: FloatArray) -> float | None:
-    """How often a positive scores above a negative, ties counted half: area under the ROC.
+    """Area under the ROC: how often a positive scores above a negative; ties count half.
 
-    Exact, in the order of sorting (Mann and Whitney, Annals of Mathematical Statistics 1947).
+    Exact, by sorting (Mann and Whitney, Annals of Mathematical Statistics 1947).
 
     Args:
         negative: (N,) scores; may be infinite.
         positive: (M,) scores.
 
     Returns:
-        None where either is empty.
+        None if either is empty.
 
     Raises:
-        ValueError: a score is NaN, which is neither above nor below another.
+        ValueError: a score is NaN, which cannot be ranked.
 
     Examples:
         >>> area_under_roc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
         0.875
     """
     if np.isnan(negative).any() or np.isnan(positive).any():
-        raise ValueError("A score is NaN, which ranks nowhere: say which end it belongs to.")
+        raise ValueError("A score is NaN, which cannot be ranked: replace it by -inf or inf.")
     if not len(negative) or not len(positive):
         return None
     ranked = np.sort(negative)

@@ -1,1 +1,1 @@
-"""What every page shares: templates, style, words, drawing."""
+"""Shared by all HTML pages: templates, style, text helpers, drawing."""

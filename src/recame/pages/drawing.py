@@ -1,4 +1,4 @@
-"""What pages draw: images in pieces, maps over images, names in a font that has them."""
+"""Drawing for pages: tiled images, maps over images, names in a font that has their characters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from recame.names import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Columns between the pieces of an image, white as the page.
+#: White columns between the tiles of an image.
 GAP = 4
-#: What an image in pieces shows, in words.
+#: Explains a tiled image.
 PIECES_NOTE = (
-    "Each row of pieces: the whole image, then its most unusual places, first the most unusual."
+    "Each row shows the whole image, then tiles of its most unusual places, the most unusual first."
 )
-#: Tried in this order for what Matplotlib's own font lacks, as Chinese, Japanese and Korean.
+#: Fonts that are tried in this order for characters that Matplotlib's own font lacks, for example
+#: Chinese, Japanese and Korean.
 FALLBACK_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -42,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 def figure_label(name: object, most: int) -> str:
-    """A name as Matplotlib shall show it.
+    """Prepare a name for Matplotlib.
 
     Args:
-        name: any text; dollar signs are no formula, a leading underscore hides no legend entry,
-            and what cannot be seen is shown as an escape.
-        most: characters, beyond which it is cut.
+        name: any text. Dollar signs start no formula, a leading underscore hides no legend entry,
+            and invisible characters are shown as escapes.
+        most: longer names are cut to this many characters.
     """
     text = one_line(str(name))
     text = text if len(text) <= most else text[: most - 1] + "…"
@@ -56,15 +57,15 @@ def figure_label(name: object, most: int) -> str:
 
 
 def save_figure(figure: Figure, target: Path | BinaryIO, **how: Any) -> None:
-    """Save a figure with every character that a font of this machine has.
+    """Save a figure with all characters for which this machine has a font.
 
     Args:
         figure: finished.
         target: file or stream.
-        how: as `Figure.savefig` takes it.
+        how: arguments of `Figure.savefig`.
     """
     _use_fonts_that_have(figure)
-    with warnings.catch_warnings():  # told once, and not for each character
+    with warnings.catch_warnings():  # one warning instead of one for each character
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(target, **how)
 
@@ -90,18 +91,18 @@ def _use_fonts_that_have(figure: Figure) -> None:
 @cache
 def _tell_missing(example: str) -> None:
     logger.warning(
-        "No font here has the characters of %r: figures show boxes for them. Install a font that "
-        "does (Noto Sans CJK, say).",
+        "No font on this machine has the characters of %r: figures show boxes for them. Install a "
+        "font that has them, for example Noto Sans CJK.",
         example,
     )
 
 
 def side_by_side(pixels: Array, pieces: int, white: float) -> Array:
-    """An image whose pieces lie below each other with them in a row, so that a page has room.
+    """Put the tiles of an image side by side instead of below each other.
 
     Args:
         pixels: (..., T * h, w, C).
-        pieces: T; 1 changes nothing.
+        pieces: T tiles; 1 changes nothing.
         white: the value of the gaps.
 
     Returns:
@@ -118,14 +119,14 @@ def side_by_side(pixels: Array, pieces: int, white: float) -> Array:
 
 
 def overlay(pixels: Array, heat: Array, colour: str, side: int = 160, pieces: int = 1) -> Array:
-    """An image, paled, with a map laid over it in one colour.
+    """Draw a map in one colour over a pale image.
 
     Args:
         pixels: (H, W, C) in [0, 1], 1 or 3 channels.
-        heat: (H, W) in [0, 1]; 0 shows the image alone.
-        colour: as `#dd7b2f`.
-        side: in pixels, of the square that the result has as many pixels as.
-        pieces: that the image consists of, one below the other; the result shows them in a row.
+        heat: (H, W) in [0, 1]; 0 shows only the image.
+        colour: for example `#dd7b2f`.
+        side: the result has about side x side pixels.
+        pieces: number of tiles in the image, one below the other; the result shows them in a row.
 
     Returns:
         (h, w, 3) uint8.

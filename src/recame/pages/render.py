@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: one look, pictures inside the file, nothing from the network.
+"""Self-contained HTML pages: one style, pictures inside the file, nothing from the network.
 
-A page is a template of its own room that extends `page.html.j2` here; figures and images enter it
-as data addresses.
+A page is a template of its package that extends `page.html.j2` here; figures and images are
+included as data URIs.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Picture:
     """An image inside a page.
 
     Attributes:
-        uri: the whole image as a data address.
-        alt: what it shows, for those who cannot see it.
+        uri: the whole image as a data URI.
+        alt: what it shows, for people who cannot see it.
         caption: printed below; may be empty.
-        width: natural width in CSS pixels; 0 lets it fill its column.
-        height: natural height, where it is known.
+        width: natural width in CSS pixels; 0: it fills its column.
+        height: natural height, if it is known.
     """
 
     uri: str
@@ -57,7 +57,7 @@ class Picture:
 
     @property
     def layout(self) -> str:
-        """The style that gives it room: `wide`, `tall`, or nothing where it is nearly square."""
+        """CSS class by shape: `wide`, `tall`, or empty if it is nearly square."""
         if self.width > 1.5 * self.height > 0:
             return "wide"
         return "tall" if self.height > 1.5 * self.width > 0 else ""
@@ -66,13 +66,13 @@ class Picture:
 def figure_picture(
     figure: Figure, alt: str, caption: str = "", *, vector: bool = True, dpi: int = 150
 ) -> Picture:
-    """A matplotlib figure as a picture.
+    """Turn a matplotlib figure into a picture.
 
     Args:
         figure: not changed.
         alt: what it shows.
         caption: printed below.
-        vector: SVG, sharp at any size; false: PNG, for thousands of points.
+        vector: true: SVG, sharp at any size; false: PNG, for thousands of points.
         dpi: of the PNG.
     """
     import matplotlib as mpl
@@ -82,14 +82,14 @@ def figure_picture(
     with mpl.rc_context({"svg.hashsalt": "recame", "svg.fonttype": "path"}):
         how = {"format": "svg", "metadata": {"Date": None}} if vector else {"format": "png"}
         save_figure(figure, stream, dpi=dpi, **how)
-    if vector:  # names stand in it as remarks, and no XML holds control characters
+    if vector:  # its comments hold names, and XML allows no control characters
         stream = io.BytesIO(printable(stream.getvalue().decode()).encode())
     width = round(figure.get_figwidth() * 96)
     return Picture(_data_uri(stream, "svg+xml" if vector else "png"), alt, caption, width)
 
 
 def image_picture(pixels: Array, alt: str, caption: str = "", *, scale: float = 255.0) -> Picture:
-    """An inspection image as a picture, losslessly.
+    """Turn an inspection image into a lossless picture.
 
     Args:
         pixels: (H, W), (H, W, 1) or (H, W, 3), stored pixel values.
@@ -108,7 +108,7 @@ def image_picture(pixels: Array, alt: str, caption: str = "", *, scale: float = 
 
 
 def photo_picture(pixels: Array, alt: str, caption: str = "", quality: int = 82) -> Picture:
-    """Colours without sharp edges, as an overlay, as a small JPEG picture.
+    """Turn colours without sharp edges, for example an overlay, into a small JPEG picture.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -127,12 +127,13 @@ def render_page(room: str, template: str, **content: Any) -> str:
     """Fill a template.
 
     Args:
-        room: the package whose `templates/` hold it, as `recame.reports`.
-        template: its name, as `report.html.j2`.
-        content: what the template names.
+        room: the package whose `templates/` hold it, for example `recame.reports`.
+        template: its name, for example `report.html.j2`.
+        content: values for the names in the template.
 
     Returns:
-        A whole HTML document. Every text is escaped, what turns the order of letters included.
+        A whole HTML document. All text is escaped, also characters that reverse the writing
+        direction.
     """
     return printable(_environment(room).get_template(template).render(**content))
 
@@ -154,7 +155,7 @@ def _environment(room: str) -> Environment:
 
 
 def share_text(value: float | None, digits: int = 3) -> str:
-    """A number in [0, 1], or a dash where there is none.
+    """Format a number in [0, 1], or a dash if there is none.
 
     Examples:
         >>> share_text(0.9314), share_text(None)
@@ -164,7 +165,7 @@ def share_text(value: float | None, digits: int = 3) -> str:
 
 
 def count_text(value: float | None) -> str:
-    """A whole number with its thousands apart.
+    """Format a whole number with separators for thousands.
 
     Examples:
         >>> count_text(12345)
@@ -174,7 +175,7 @@ def count_text(value: float | None) -> str:
 
 
 def interval_text(low: float | None, high: float | None, digits: int = 2) -> str:
-    """An interval, or nothing where there is none.
+    """Format an interval; empty if there is none.
 
     Examples:
         >>> interval_text(0.551, 0.953)
@@ -186,7 +187,7 @@ def interval_text(low: float | None, high: float | None, digits: int = 2) -> str
 
 
 def listed_text(names: Sequence[str], most: int = 6) -> str:
-    """Names with commas, in quotes where they need them, those beyond `most` as a number.
+    """List names with commas, in quotes if needed; names beyond `most` are only counted.
 
     Examples:
         >>> listed_text(["open", "short", "spur"], 2)
@@ -196,18 +197,18 @@ def listed_text(names: Sequence[str], most: int = 6) -> str:
 
 
 def joined_text(texts: Sequence[str], most: int = 6) -> str:
-    """`listed_text` of what is put together already, as names with their figures."""
+    """Like `listed_text`, for texts that are already formatted, such as names with figures."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
-    """A table as Markdown.
+    """Format a table as Markdown.
 
     Args:
         heads: of the columns.
-        rows: as many cells each; no text in them breaks the table.
-        left: leading columns that are set left, the others are set right.
+        rows: with one cell for each column; their text is escaped.
+        left: number of first columns that are aligned left; the others are aligned right.
     """
     rule = ["---" if i < left else "---:" for i in range(len(heads))]
     lines = (heads, rule, *rows)
@@ -215,7 +216,7 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]], left:
 
 
 def markdown_cell(value: object) -> str:
-    """A text that breaks no Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 

@@ -1,1 +1,1 @@
-"""Evidence about a finished run: its figures on a split, and the report that people read."""
+"""Evaluate a finished run on a split, and write its report."""

@@ -1,4 +1,4 @@
-"""Which labelled images decisions are fitted to, and what these have chosen before."""
+"""Which labelled images decisions are fitted to, and how many models these images chose among."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from recame.reports.labelled import Labelled, contents_of
 from recame.runs.folder import RunFolder
 from recame.runtime.bundle import find_bundle, open_bundle
 
-#: Sizes, and tiles or none, that are compared where they are left open, at most.
+#: Most image sizes, and tiling options, that training compares if they are set to auto.
 _SIZES, _TILES = 3, 2
-#: Folder of a model for tables that were given in memory.
+#: Folder in a model's folder for tables that were given in memory.
 _KEPT = "given"
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What decisions are fitted to.
+    """The labelled images that decisions are fitted to.
 
     Attributes:
         labelled: the images.
-        told: which they are, in words.
-        comparisons: models of which they may have chosen one.
+        told: the images, in words.
+        comparisons: number of models from which they may have chosen one.
         source: where they are described, if not by the run itself.
-        seen: contents of the images that made the model, which promise nothing.
-        group: column whose values count instead of images, as training has it.
-        products: that trained the model; None: its table names fewer than two.
-        product_column: what tables call them.
+        seen: contents of the images that trained or chose the model, which promise nothing.
+        group: column whose values are counted instead of images, as in training.
+        products: products in training; None: the run's table names fewer than two.
+        product_column: the tables' column of products.
     """
 
     labelled: Labelled
@@ -55,16 +55,16 @@ class Basis:
     product_column: str = "product"
 
     def fitted(self, calibration: Calibration | None) -> str:
-        """Why these images can promise nothing by probabilities that they calibrated, or empty.
+        """Return why these images can promise nothing after calibrating the model; else empty.
 
-        A temperature moves no score; biases of classes move the scores that limits are laid by.
+        A temperature changes no score, but class biases change the scores that limits depend on.
         """
         if calibration is None or not calibration.balanced or self.source is not None:
             return ""
         if calibration.fitted_on.get("split") != self.told:
             return ""
         return (
-            f"Biases of classes were fitted to these images of {self.told}: others promise "
+            f"Class biases were fitted to these images of {self.told}; promises need other images "
             "(--calibration, or data.calibrate in training)"
         )
 
@@ -72,14 +72,14 @@ class Basis:
 def basis_of(
     folder: Path, origin: RunFolder | None, calibration: Given | None, console: Console
 ) -> Basis:
-    """Images for the decisions of a run, or of a bundle.
+    """Find the images to which the decisions of a run or a bundle are fitted.
 
     Args:
         folder: of the model.
-        origin: the run that it is, or that it was exported from; None: a bundle alone.
-        calibration: labelled images that made nothing, of which a table in memory is kept beside
-            the model; None: the run's own.
-        console: where is told what cannot be known.
+        origin: the run itself, or the run that the bundle was exported from; None: a bundle alone.
+        calibration: labelled images that neither trained nor chose the model; a table in memory is
+            kept beside the model. None: the run's own.
+        console: for messages.
 
     Raises:
         ConfigError: nothing is given for a bundle.
@@ -110,31 +110,32 @@ def _of_bundle(folder: Path, calibration: Given | None, console: Console) -> Bas
     if calibration is None:
         words = ("recame", "tune", folder, "--calibration", "DATA")
         raise ConfigError(
-            f"{folder} is a bundle, which holds no images: give labelled ones that neither trained "
-            f"nor chose its model, {command(*words)}, or the run that it was exported from, --run."
+            f"{folder} is a bundle, which holds no images: give labelled images that neither "
+            f"trained nor chose its model, {command(*words)}, or the run that it was exported "
+            "from, --run."
         )
-    say(console, "A bundle does not tell by which images it was made: see that none is among these")
+    say(console, "A bundle does not know its training images: make sure that none is among these")
     labelled = Labelled.read(calibration, console, keep=folder / _KEPT)
     return Basis(labelled, in_words(calibration), source=str(labelled.path.absolute()))
 
 
 def _own(folder: RunFolder, manifest: pd.DataFrame, split: str) -> Labelled:
-    """Images of the run's own table: those that choose nothing, or those that chose the model."""
+    """Images of the run's own table: those set aside, or else `val`, which chose the model."""
     table = manifest[(manifest["split"] == split) & manifest["label"].notna()]
     if table.empty:
         raise DataError(
             f"{folder.path} has no val split, and the images that trained it promise nothing: "
-            "give labelled images that did not, with --calibration."
+            "give other labelled images with --calibration."
         )
     path = folder.manifest_path
     return Labelled(table.reset_index(drop=True), path, str(path))
 
 
 def origin_of(folder: Path, run: AnyPath | None) -> RunFolder | None:
-    """The run whose images calibrate; None of a bundle without one.
+    """Return the run whose images calibrate; None for a bundle without a run.
 
     Raises:
-        ConfigError: a run is given for a run, or one that the bundle was not exported from.
+        ConfigError: a run is given for a run, or the bundle was not exported from this run.
     """
     if not find_bundle(folder):
         if run is not None:
@@ -146,15 +147,15 @@ def origin_of(folder: Path, run: AnyPath | None) -> RunFolder | None:
     facts = (origin.info().get("data_fingerprint"), origin.path.resolve().name)
     if (document.get("data_fingerprint"), document.get("run", {}).get("name")) != facts:
         raise ConfigError(
-            f"{folder} was exported from a run {document.get('run', {}).get('name')!r} of other "
-            f"images than {run}: images that made its model could calibrate it. Give its own run, "
-            "or labelled images with --calibration."
+            f"{folder} was exported from a run {document.get('run', {}).get('name')!r} with other "
+            f"images than {run}: images that trained its model could then calibrate it. Give its "
+            "own run, or labelled images with --calibration."
         )
     return origin
 
 
 def _products(manifest: pd.DataFrame, column: str) -> list[str] | None:
-    """The products that trained a run; None where its table names fewer than two."""
+    """The products in a run's training; None if its table names fewer than two."""
     if column not in manifest:
         return None
     rows = manifest[column][manifest["split"] == "train"]
@@ -163,11 +164,11 @@ def _products(manifest: pd.DataFrame, column: str) -> list[str] | None:
 
 
 def compared(asked: Config, config: Config) -> int:
-    """How many models `val` may have chosen among, at most: what was left open, multiplied.
+    """Largest number of models among which `val` may have chosen: the product of open choices.
 
     Args:
-        asked: the settings with `auto` where the run decided.
-        config: as the run decided.
+        asked: the settings before training, with `auto` for open choices.
+        config: the settings that the run chose.
     """
     number = 1
     if asked.data.size == "auto":
@@ -187,10 +188,10 @@ def compared(asked: Config, config: Config) -> int:
 def looks_before(
     path: Path, origin: RunFolder | None, bundle: str, contents: Sequence[str]
 ) -> tuple[int, int]:
-    """How often decisions were fitted to these images before.
+    """Count the earlier tunings on these images.
 
     Returns:
-        Those of the model itself, and, of a bundle, those of its run and the run's other bundles.
+        Tunings of the model itself and, for a bundle, of its run and the run's other bundles.
     """
     own = earlier_tunings(path, contents)
     if origin is None or origin.decisions_path == path:

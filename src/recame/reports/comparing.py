@@ -1,4 +1,4 @@
-"""`recame compare`: may a new model take an old one's place on the line?"""
+"""`recame compare`: may a new model replace the old one on the line?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recame.runtime.opening import load
 from recame.runtime.prediction import Prediction
 from recame.runtime.predictor import Predictor
 
-#: Flips that are printed.
+#: Most flips that are printed.
 _SHOWN = 10
 _STYLES = {"passed": "green", "blocked": "red", "cannot_tell": "yellow"}
 
@@ -40,22 +40,22 @@ def compare(
     out: AnyPath | None = None,
     console: Console | None = None,
 ) -> GateResult:
-    """Judge two models, runs or bundles, by the decisions that each makes of the same images.
+    """Compare two models, runs or bundles, by their decisions on the same images.
 
-    A defect escapes where it is released: decided to be of the normal class.
+    A defect escapes if it is released, that is, decided to be of the normal class.
 
     Args:
         old: the folder of the model on the line.
-        new: of the one that may replace it.
-        source: labelled images that trained neither, as `train` takes them: a folder per class, a
-            table's path, a DataFrame, pairs of an image's path and its label, or a run.
-        rules: a YAML file, or what one holds, or the rules; None: as `GateRules()`.
-        normal: the normal class, where the models name none.
+        new: the folder of the model that may replace it.
+        source: labelled images that trained neither model, given as for `train`: a folder per
+            class, a table's path, a DataFrame, pairs of an image's path and its label, or a run.
+        rules: a YAML file, its values, or the rules; None: `GateRules()`.
+        normal: the normal class, if the models name none.
         out: a folder for `gate.json` and `flips.csv`; None: neither is written.
         console: where progress and the verdict go; silent if None.
 
     Raises:
-        ConfigError: the rules are none, or the models do not agree on the normal class.
+        ConfigError: a rule is wrong, or the models do not agree on the normal class.
         RecameError: a model or the images cannot be used.
     """
     console = console or Console(quiet=True)
@@ -90,7 +90,7 @@ def compare(
 
 
 def _read(given: AnyPath | GateRules | Mapping[str, Any] | None) -> GateRules:
-    """Rules of a YAML file, or as they are given."""
+    """Read the rules from a YAML file, or take them as given."""
     if isinstance(given, GateRules):
         return given
     if given is None or isinstance(given, Mapping):
@@ -110,8 +110,8 @@ def _normal(models: dict[str, Predictor], given: str | None) -> str:
     first, second = named["old"], named["new"]
     if first is None or first != second:
         raise ConfigError(
-            f"The old model's normal class is {first!r} and the new one's {second!r}, and a defect "
-            "escapes where it is called normal: name the class with --normal."
+            f"The old model's normal class is {first!r} and the new one's {second!r}, so it is not "
+            "clear which defects escape: name the normal class with --normal."
         )
     for which, model in models.items():
         if first not in model.label_space.names:
@@ -135,7 +135,7 @@ def _answers(found: list[Prediction], labelled: Labelled, normal: str) -> Answer
     right = np.array([each.label for each in found], object) == labels
     if not (labels != normal).any():
         raise DataError(
-            f"{labelled.source} holds no defect, so it does not tell whether one escapes: give "
+            f"{labelled.source} holds no defect, so it does not show whether defects escape: give "
             "images of the defects too."
         )
     return Answers(released & (labels != normal), right.astype(np.bool_))
@@ -147,5 +147,5 @@ def _tell(result: GateResult, console: Console) -> None:
     for flip in result.flips[:_SHOWN]:
         say(console, f"  {flip.what}: {flip.image} ({quoted(flip.class_name)})")
     if len(result.flips) > _SHOWN:
-        say(console, f"  and {len(result.flips) - _SHOWN:,} more images are decided otherwise")
+        say(console, f"  and {len(result.flips) - _SHOWN:,} more images are decided differently")
     say(console, result.sentence, _STYLES[result.verdict])

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from recame.metrics.evaluation import Evaluation
 
 
-#: What to do where a file cannot be written.
+#: Advice if a file cannot be written.
 WRITABLE = "Free some space, or choose a folder that you may write to."
-#: Above this many classes the cells hold colour only.
+#: With more classes, the cells show only colours, no numbers.
 MOST_NUMBERED = 30
-#: Classes beyond which no confusion matrix is drawn: nobody could read it.
+#: With more classes, no confusion matrix is drawn, since nobody could read it.
 MOST_DRAWN = 500
-#: Of the longer side of a picture.
+#: Largest length of a picture's longer side.
 _MOST_PIXELS = 6000
 
 _INK, _GREY, _LINE = "#1f2933", "#7b8794", "#e4e7eb"
@@ -40,17 +40,17 @@ def confusion_figure(
 ) -> Figure:
     """Draw the confusion matrix beside each class's recall with its interval.
 
-    Rows run from the most to the least frequent training class. Colour is the share of the row's
-    images in both forms, so that a class of ten images is as visible as one of ten thousand: blue
-    for right, orange for wrong. With a normal class, the column of escapes is framed.
+    Rows run from the most to the least frequent training class. The colour of a cell always shows
+    the share of its row, so that a class of ten images is as visible as one of ten thousand: blue
+    for right, orange for wrong. If there is a normal class, the column of escapes is framed.
 
     Args:
         evaluation: what to draw.
         label_space: gives the order.
-        normalised: write percent of the row's images, else write images.
+        normalised: whether cells show percent of the row; else they show numbers of images.
 
     Returns:
-        A figure of its own; no global state of matplotlib is touched.
+        A new figure; matplotlib's global state is not changed.
     """
     from matplotlib.figure import Figure
 
@@ -113,7 +113,7 @@ def _draw_cells(axes: Axes, share: Array) -> None:
 
     right = LinearSegmentedColormap.from_list("right", _RIGHT)
     wrong = LinearSegmentedColormap.from_list("wrong", _WRONG)
-    # A square root lets the few wrong calls of a good classifier be seen.
+    # The square root makes the few errors of a good classifier visible.
     colours = wrong(np.sqrt(np.nan_to_num(share)))
     diagonal = np.arange(len(share))
     colours[diagonal, diagonal] = right(np.nan_to_num(share[diagonal, diagonal]))
@@ -155,7 +155,7 @@ def _write_cells(axes: Axes, counts: Array, share: Array, cell: float, *, normal
 
 
 def _percent(share: float) -> str:
-    # 100 is kept for "every image".
+    # 100 is shown only if it is every image.
     return "<1" if 100 * share < 1 else str(min(round(100 * share), 99 if share < 1 else 100))
 
 
@@ -183,7 +183,7 @@ def _frame_escapes(axes: Axes, column: int, size: int) -> None:
 
 
 def _draw_recalls(axes: Axes, per_class: pd.DataFrame, cell: float) -> None:
-    """One dot a class on the matrix's row, with its interval."""
+    """Draw one dot per class with its interval, on the class's row of the matrix."""
     rows = np.arange(len(per_class))
     recall, low, high = per_class[["recall", "recall_low", "recall_high"]].to_numpy(np.float64).T
     few = per_class["note"] != ""

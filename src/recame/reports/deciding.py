@@ -1,4 +1,4 @@
-"""A split as a run's decisions judge it: rows of the predictions table, and what came of them."""
+"""Apply a run's decisions to a split: rows for the predictions table, and their results."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from recame.reports.labelled import content_of
 from recame.runs.folder import RunFolder
 from recame.runtime.predictor import Predictor
 
-if TYPE_CHECKING:  # it needs torch, and a bundle's promises do not
+if TYPE_CHECKING:  # it imports torch, which promises of a bundle do not need
     from recame.data.dataset import InspectionSet
 
 
 class DecidedSplit(NamedTuple):
-    """What is done with the images of a split.
+    """The decisions on the images of a split.
 
     Attributes:
         rows: N rows of `action, reason, note, candidates, sha256`, for the predictions table.
-        outcome: what the labels say of it; None where the run has no decisions of its own.
-        tuned_by: share of the images by which these were fitted.
+        outcome: their results by the labels; None if the run has no decisions of its own.
+        tuned_by: share of these images to which the decisions were fitted.
     """
 
     rows: pd.DataFrame
@@ -55,11 +55,11 @@ class DecidedSplit(NamedTuple):
 
 
 class KeptDecisions(NamedTuple):
-    """What `decisions.json` holds for a run's answers as the settings ask for them.
+    """The parts of `decisions.json` that hold for a run's outputs with its present settings.
 
     Attributes:
-        calibration: what probabilities go through; None: nothing.
-        policy: what `recame tune` has fitted; None: nothing.
+        calibration: of the probabilities; None: they are not calibrated.
+        policy: fitted by `recame tune`; None: there is none.
     """
 
     calibration: Calibration | None
@@ -67,7 +67,7 @@ class KeptDecisions(NamedTuple):
 
     @classmethod
     def of(cls, folder: RunFolder, config: Config) -> KeptDecisions:
-        """Those of a run.
+        """Load them from a run.
 
         Raises:
             CheckpointError: they are damaged.
@@ -79,26 +79,26 @@ class KeptDecisions(NamedTuple):
 
 
 def promises_of(model: Predictor, folder: AnyPath) -> KeptPolicy:
-    """A loaded model's decisions, where there must be some.
+    """Return a loaded model's decisions.
 
     Args:
         model: a run or a bundle.
-        folder: its own.
+        folder: its folder.
 
     Raises:
-        ConfigError: it has none that hold for its answers.
+        ConfigError: it has no decisions that hold for its outputs.
     """
     if model.decisions is None:
         raise ConfigError(
-            f"{folder} has no decisions that hold for its answers, so nothing is promised that "
-            "could be verified or watched: fit them first with "
+            f"{folder} has no decisions that hold for its outputs, so there is no promise to "
+            "verify or to watch: fit decisions first with "
             f"{command('recame', 'tune', Path(folder))}."
         )
     return model.decisions
 
 
 def with_tuned_normal(folder: RunFolder, space: LabelSpace) -> LabelSpace:
-    """A run's classes with the normal one that `recame tune` was told, where training was not.
+    """A run's classes, with the normal class named to `recame tune` if training has none.
 
     Raises:
         CheckpointError: the decisions are damaged.
@@ -116,24 +116,23 @@ def decide_split(
     images: str,
     data: InspectionSet | None = None,
 ) -> DecidedSplit:
-    """Decide images as `recame predict` would, by what `recame tune` has fitted to the run.
+    """Decide images as `recame predict` would, with the decisions of the run.
 
-    That labels have judged the decisions is noted beside them.
+    Notes in `decisions.json` that the decisions were evaluated on these images.
 
     Args:
         folder: the run.
-        decisions: its own, for the views that judged.
+        decisions: the run's decisions, for the test-time augmentation of these predictions.
         predictions: of a split, calibrated.
-        images: which they are, in words.
-        data: the images as they were read; None: what was noted of them before is taken, which
-            stands in the predictions' table.
+        images: the images, in words.
+        data: the images as they were read; None: notes in the predictions' table are used.
     """
     names = tuple(folder.label_space().names)
     calibration, kept = decisions
     policy = None if kept is None else kept.policy
     temperature = 1.0 if calibration is None else calibration.temperature
     table = predictions.table
-    # A manifest may have columns of these names, and mean others by them.
+    # A manifest may have columns of these names with another meaning.
     known = table if data is None else table[[]]
     if "sha256" in known:
         digests = [str(each) or None for each in known["sha256"]]
@@ -177,7 +176,7 @@ def decide_split(
 
 
 def _products(table: pd.DataFrame, policy: Policy, *, new: bool) -> list[str | None] | None:
-    """Of each image; None where the table does not tell, which is said of `new` images."""
+    """Product of each image; None if the table has none; a warning says so for `new` images."""
     if policy.product_column not in table:
         if new and policy.products is not None:
             warnings.warn(without_products(policy), stacklevel=4)
@@ -188,7 +187,7 @@ def _products(table: pd.DataFrame, policy: Policy, *, new: bool) -> list[str | N
 
 
 def _told_by_files(table: pd.DataFrame, data: InspectionSet | None) -> tuple[list[bool], list[str]]:
-    """Which images the model sees near black, and in words what each has lost on its way to it."""
+    """Which images are nearly black for the model, and notes on what each lost in preprocessing."""
     if data is None:
         reasons, notes = (table.get(name, [""] * len(table)) for name in ("reason", "note"))
         return [reason == "near_black" for reason in reasons], list(map(str, notes))

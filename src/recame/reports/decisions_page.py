@@ -1,4 +1,4 @@
-"""`decisions.html`: what is promised, what it costs, where else one could stand, what data buy."""
+"""`decisions.html`: the promises, what they cost, other limits, and what more data would allow."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Escape limits whose price in labelled images is told.
+#: Escape limits for which the page says how many labelled images they need.
 _WISHES = (0.05, 0.02, 0.01)
-#: Classes that the figure shows.
+#: Most classes that the figure shows.
 _MOST_ROWS = 40
 _KINDS = ("released", "automatic", "to a person", "unknown")
 _COLOURS = (GREEN, BLUE, ORANGE, "#7c5cbf")
 
 
 def decisions_page(tuned: Tuned, scored: Scored, limits: Limits, *, name: str, told: str) -> str:
-    """The whole page as an HTML text.
+    """Return the whole page as HTML.
 
     Args:
-        tuned: what was fitted.
-        scored: to what.
-        limits: what was asked.
+        tuned: the result of the tuning.
+        scored: the calibration images.
+        limits: the limits.
         name: of the run or bundle.
-        told: which images calibrated, in words.
+        told: the calibration images, in words.
     """
     expected, facts = tuned.expected, tuned.facts
     chosen = "which chose nothing"
     if facts["comparisons"] > 1:
-        chosen = f"which chose among {facts['comparisons']:,} models at most"
+        chosen = f"which chose among at most {facts['comparisons']:,} models"
     pictures = {
         "classes": figure_picture(
-            _classes_figure(tuned), "What becomes of each class", _CAPTIONS["classes"]
+            _classes_figure(tuned), "Actions for each class", _CAPTIONS["classes"]
         ),
         "errors": figure_picture(
             _coverage_figure(scored.counted(), expected.mix),
-            "Errors by the share that needs no person",
+            "Error rate by the share of images that need no person",
             _CAPTIONS["errors"],
         ),
     }
@@ -75,14 +75,14 @@ def decisions_page(tuned: Tuned, scored: Scored, limits: Limits, *, name: str, t
         title=name,
         eyebrow="Decisions, and what they promise",
         subtitle=f"Fitted to {facts['images']:,} labelled images ({told}), {chosen}; tuning "
-        f"{facts['tuning']} of them",
+        f"number {facts['tuning']} on these images",
         footer=f"recame {version('recame')}. Limits: {_asked(limits)}.",
         contents=[
             ("promises", "Promises"),
             *([("frontier", "Other limits")] if tuned.frontier else []),
             ("classes", "Classes"),
             ("errors", "Errors and people"),
-            ("data", "What more data buy"),
+            ("data", "What more data would allow"),
         ],
         lead=_lead(tuned),
         tiles=_tiles(tuned),
@@ -95,20 +95,21 @@ def decisions_page(tuned: Tuned, scored: Scored, limits: Limits, *, name: str, t
 
 
 _CAPTIONS = {
-    "frontier": "Of the calibration's normal images, the share that would pass unseen. Full dots: "
-    "all defect classes are promised the limit; empty: too few images for that of some.",
-    "classes": "Of the calibration's images of each class, the share that is released, classified "
+    "frontier": "Share of the normal calibration images that would be released. Full dots: the "
+    "limit is promised for all defect classes; empty dots: some classes have too few images.",
+    "classes": "Share of the calibration images of each class that is released, classified "
     "automatically, or sent to a person.",
-    "errors": "Wrong among what is decided, if the least certain images go to people first, on the "
-    "line. The dashed line is an oracle that knows which are wrong.",
+    "errors": "Error rate of the images that are decided automatically, if the least certain ones "
+    "go to people first. The dashed line is an oracle that knows which are wrong.",
 }
 
 
 def _lead(tuned: Tuned) -> str:
     expected = tuned.expected.to_dict(tuned.policy.names)
     text = (
-        f"{expected['release']:.1%} of the line pass unseen, {expected['automatic']:.1%} are "
-        f"classified automatically, {expected['review'] + expected['unknown']:.1%} go to a person."
+        f"{expected['release']:.1%} of the line's images pass unseen, {expected['automatic']:.1%} "
+        f"are classified automatically, {expected['review'] + expected['unknown']:.1%} go to a "
+        "person."
     )
     held = [promise for promise in tuned.promises if promise.holds]
     if not held:
@@ -139,14 +140,14 @@ def _tiles(tuned: Tuned) -> list[dict[str, str]]:
             {
                 "name": "Escapes, at most",
                 "value": f"{worst.limit:.1%}",
-                "meaning": f"the widest limit: of {quoted(worst.of)}",
+                "meaning": f"the widest limit, that of {quoted(worst.of)}",
             }
         )
     tiles.append(
         {
             "name": "To a person",
             "value": f"{expected['review'] + expected['unknown']:.1%}",
-            "meaning": f"of the line; {expected['unknown']:.1%} as unknown",
+            "meaning": f"of the line's images; {expected['unknown']:.1%} as unknown",
         }
     )
     if expected["automatic_right"] is not None:
@@ -154,7 +155,7 @@ def _tiles(tuned: Tuned) -> list[dict[str, str]]:
             {
                 "name": "Automatic, right",
                 "value": f"{expected['automatic_right']:.1%}",
-                "meaning": "of what is classified automatically",
+                "meaning": "of the images classified automatically",
             }
         )
     return tiles
@@ -181,7 +182,7 @@ def _frontier_rows(tuned: Tuned) -> list[list[str]]:
 
 
 def _data_rows(tuned: Tuned) -> list[list[str]]:
-    """For each defect class its images, its limit, and what others would take."""
+    """For each defect class: its images, its limit, and images that smaller limits need."""
     risk, counts = tuned.facts["risk"], tuned.facts["counts"]
     needed = [images_needed(wish, risk) for wish in _WISHES]
     rows = []
@@ -255,8 +256,8 @@ def _coverage_figure(images: Scored, mix: FloatArray) -> Figure:
     axes.plot(found.coverage, found.errors, color=BLUE, linewidth=1.8)
     axes.set_xlim(0, 1.0)
     axes.set_ylim(0, max(0.01, float(np.max(found.errors, initial=0.0)) * 1.08))
-    axes.set_xlabel("share of the line that needs no person", fontsize=9.5, color=GREY)
-    axes.set_ylabel("wrong among it", fontsize=9.5, color=GREY)
+    axes.set_xlabel("share of images that need no person", fontsize=9.5, color=GREY)
+    axes.set_ylabel("error rate among them", fontsize=9.5, color=GREY)
     return figure
 
 

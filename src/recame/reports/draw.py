@@ -1,4 +1,4 @@
-"""A report of numbers that are at hand: how the run was made, what it shows, written to disk."""
+"""Draw a report from figures that are already computed, and write it to disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recame.runs.folder import RunFolder
 
 
 class ReportFiles(NamedTuple):
-    """Where a report lies.
+    """Paths of a report's files.
 
     Attributes:
         html: the page.
@@ -61,7 +61,7 @@ def draw_report(
     outcome: Outcome | None = None,
     progress: Progress = silent,
 ) -> ReportFiles:
-    """Draw the report of numbers that are at hand.
+    """Draw the report from figures that are already computed.
 
     Args:
         folder: of the run.
@@ -71,13 +71,13 @@ def draw_report(
         predictions: of the split.
         evaluation: of the predictions.
         split: its name.
-        name: under which its figures lie; None: the split's.
-        source: where the images were described; None if unknown.
-        missing: why images are not among the data, in sentences.
+        name: under which its figures are kept; None: the split's name.
+        source: where the images are described; None if unknown.
+        missing: why images are missing in `data`, in sentences.
         baseline: another run's predictions of the split.
-        calibration: what the probabilities went through.
-        outcome: what the run's decisions did with the images.
-        progress: called while images pass.
+        calibration: of the probabilities.
+        outcome: results of the run's decisions on the images.
+        progress: called while images are processed.
     """
     learned, why = (False, "") if data is None else _holds_training(folder, config, data)
     evidence = gather_evidence(
@@ -121,11 +121,11 @@ def draw_report(
 def write_report(report: RunReport, folder: Path) -> ReportFiles:
     """Write `report.html`, `report.md` and `report.json`.
 
-    Everything is drawn before anything is written, and takes its name when all is on disk.
+    Everything is drawn before anything is written; files get their names when all are on disk.
 
     Args:
-        report: what to tell.
-        folder: made when missing.
+        report: the report.
+        folder: made if it is missing.
 
     Raises:
         DataError: the folder cannot be written, or the disk is full; an old report survives.
@@ -139,7 +139,7 @@ def write_report(report: RunReport, folder: Path) -> ReportFiles:
 
 
 def _holds_training(folder: RunFolder, config: Config, data: InspectionSet) -> tuple[bool, str]:
-    """Whether the data's training split is the one that the model learned from; why not known."""
+    """Whether the data's training split trained the model; if that is not known, why."""
     try:
         known = recorded_data(folder, config)
     except CheckpointError as error:
@@ -159,17 +159,17 @@ def run_facts(
     baseline: Baseline | None = None,
     calibration: Calibration | None = None,
 ) -> RunFacts:
-    """How a run was made, from the files it left; a file that an older run lacks is passed over.
+    """Collect how a run was made from its files; files that an older run lacks are skipped.
 
     Args:
         folder: of the run.
         config: its settings.
         loaded: its model.
         split: that is reported.
-        name: under which its figures lie; None: the split's.
-        source: where the judged images were described; None if unknown.
-        baseline: named in the command.
-        calibration: what the probabilities went through.
+        name: under which its figures are kept; None: the split's name.
+        source: where the evaluated images are described; None if unknown.
+        baseline: to name in the command that makes the report again.
+        calibration: of the probabilities.
     """
     info, environment = folder.info(), _facts(folder.path / "environment.json")
     settings = config.model_dump(mode="json", exclude={"schema_version"})
@@ -199,7 +199,7 @@ def run_facts(
     other: list[str | Path] = (
         [] if baseline is None else ["--against", Path(baseline.path or baseline.name)]
     )
-    # Images that the run was not trained from are named, the others are in its manifest.
+    # Only images from elsewhere have to be named; the others are in the run's manifest.
     elsewhere = source is not None and str(source) != info.get("data")
     judged: list[str | Path] = [Path(str(source))] if elsewhere else []
     name = name or split
@@ -226,7 +226,7 @@ def run_facts(
 
 
 def _training_words(info: dict[str, Any], run: Path) -> list[str | Path]:
-    """What makes the run again; a student is made of its teacher."""
+    """The command that makes the run again; a student is made from its teacher."""
     teacher = info.get("teacher")
     if teacher is None:
         return ["train", Path(info.get("data", "DATA")), "--config", run / "config.yaml"]
@@ -241,7 +241,7 @@ def _training_words(info: dict[str, Any], run: Path) -> list[str | Path]:
 
 
 def _corrected_text(changes: pd.DataFrame) -> str:
-    """How many labels the run took from people instead of the set's table, by split."""
+    """How many labels people corrected, by split."""
     splits = ", ".join(
         f"{name} {count:,}" for name, count in changes["split"].value_counts().items()
     )
@@ -281,12 +281,12 @@ def _duration(info: dict[str, Any]) -> str:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """A file of a run, empty where an older run lacks it."""
+    """A JSON file of a run; empty if an older run lacks it."""
     way_out = "It was edited or damaged: take it from a copy of the run, or remove it."
     return read_json(path, advice=way_out) if path.exists() else {}
 
 
 def _history(folder: RunFolder) -> pd.DataFrame:
-    """The figures of each epoch; empty where there was none."""
+    """The figures of each epoch; empty if there was no epoch."""
     table = folder.history()
     return pd.DataFrame() if table is None else table.apply(pd.to_numeric)

@@ -1,4 +1,4 @@
-"""Judge a finished run by its predictions of labelled images, and draw the report of it."""
+"""Evaluate a finished run on labelled images, and draw its report."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ if TYPE_CHECKING:
 
     from recame.reports.draw import ReportFiles
 
-#: Beside predictions: why their report was not drawn.
+#: File beside the predictions that says why their report was not drawn.
 REPORT_ERROR = "report_error.txt"
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
-        split: which images were judged, or the name under which another source's figures lie.
+        split: the evaluated split, or the name under which another source's figures are kept.
         evaluation: the figures.
         predictions: each image's probabilities, calibrated.
         folder: where predictions, confusion matrix and tables were written.
-        report_error: why the report could not be drawn; None where it was, or none was asked for.
-        outcome: what the run's decisions did with the images; None where it has none.
+        report_error: why the report could not be drawn; None if it was drawn or not requested.
+        outcome: results of the run's decisions on the images; None if the run has no decisions.
     """
 
     split: str
@@ -83,16 +83,16 @@ class EvaluatedRun:
     label_space: LabelSpace | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        """The headline, and where everything lies."""
+        """Return the headline numbers and the folder of the files."""
         decided = () if self.outcome is None else self.outcome.sentences()
         return "\n".join([f"{self.split}: {self.evaluation}", *decided, f"in {self.folder}"])
 
     def to_frame(self) -> pd.DataFrame:
-        """The headline numbers, see `Evaluation.to_frame`."""
+        """Return the headline numbers, see `Evaluation.to_frame`."""
         return self.evaluation.to_frame()
 
     def predictions_frame(self) -> pd.DataFrame:
-        """A row an image, as `evaluation/<name>/predictions.parquet` holds it."""
+        """Return one row per image, as in `evaluation/<name>/predictions.parquet`."""
         return pd.read_parquet(self.folder / PREDICTIONS)
 
     def plot(self) -> Figure:
@@ -115,35 +115,36 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> EvaluatedRun:
-    """Judge a finished run on one split and write the figures into its folder.
+    """Evaluate a finished run on one split and write the figures into its folder.
 
     `metrics.json` gets the headline numbers; `evaluation/<name>/` gets `predictions.parquet`,
-    `per_class.csv`, `confusion.csv` and `confusion.png`, and with `report` then `report.html`,
-    `report.md` and `report.json`.
+    `per_class.csv`, `confusion.csv` and `confusion.png`. With `report`, it also gets
+    `report.html`, `report.md` and `report.json`.
 
     Args:
         run: the run's folder.
-        data: labelled images, as for `train`; None: the data that the run was trained from, split
-            as then. Data without splits are judged whole. What is given in memory is kept as a
-            table in the run's folder.
-        split: which split to judge.
-        name: under which the figures are kept; None: the split's name, or of other data their own
-            file's or folder's, so that the run's own figures stay; with other views than the
-            run's these stand behind it (`test-1-views`).
-        views: test-time views, 1, 2, 4 or 8; None: the run's own, which its calibration was fitted
-            for. With others the probabilities are not calibrated, which is said.
+        data: labelled images, as for `train`; None: the data of the run's training, with the same
+            splits. All images of data without splits are evaluated. Data given in memory are kept
+            as a table in the run's folder.
+        split: which split to evaluate.
+        name: under which the figures are kept; None: the split's name. Figures of other data get
+            the name of their file or folder, so that the run's own figures stay. If `views` is not
+            the run's, the name says so (`test-1-views`).
+        views: views of test-time augmentation: 1, 2, 4 or 8; None: as in the run, to which its
+            calibration was fitted. With other views, the probabilities are not calibrated, and a
+            message says so.
         corrections: table of labels that people have corrected since, see `data.corrections`; the
-            figures are kept under a name of their own (`test-corrected`).
-        report: also draw the report; if that fails, the figures stay, the reason is printed and
-            returned, and its traceback lies in `report_error.txt`.
+            figures are kept under another name (`test-corrected`).
+        report: also draw the report. If that fails, the figures stay, the reason is printed and
+            returned, and `report_error.txt` holds the traceback.
         out: a further copy of the table of predictions, .csv or .parquet.
-        device: `cpu` or `cuda`; None: as the run's settings say.
-        settings: whole names to values, of how images are read and computed: `JUDGING`.
+        device: `cpu` or `cuda`; None: as in the run's settings.
+        settings: full names to values of settings for reading and computing images, see `JUDGING`.
         console: where progress and figures go; silent if None.
 
     Raises:
-        RecameError: the run or the data cannot be used, labels were never trained, the name is
-            taken by other images' figures, or another process judges under it now.
+        RecameError: the run or the data cannot be used, a label is unknown to the model, the name
+            is taken by other images' figures, or another process evaluates under it now.
     """
     console = console or Console(quiet=True)
     if out is not None:
@@ -179,7 +180,7 @@ def evaluate(
 def _opened(
     run: AnyPath, changes: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[RunFolder, Config, LoadedModel]:
-    """A finished run, with changed settings and the normal class that its decisions know."""
+    """Open a finished run, with changed settings and the normal class of its decisions."""
     folder, config, loaded = open_finished(run, changes=changes)
     space = with_tuned_normal(folder, loaded.label_space)
     return folder, config, replace(loaded, label_space=space)
@@ -196,7 +197,7 @@ def _evaluate(
     report: bool,
 ) -> EvaluatedRun:
     split, source, path = judged.split, judged.source, judged.corrections_path
-    decisions = KeptDecisions.of(folder, config)  # damaged ones are told before any work
+    decisions = KeptDecisions.of(folder, config)  # first, so that damaged decisions stop early
     kept = decisions.policy
     with progress_bars(console) as progress:
         described, changes = judged.images(folder, config)
@@ -215,7 +216,7 @@ def _evaluate(
     evaluation = evaluate_as_configured(predictions, loaded.label_space, config)
     target = folder.evaluation_dir(name)
     judged = replace(judged, decided="" if kept is None else kept.sha256)
-    judged.write(target)  # first: predictions without a note are taken for the run's own
+    judged.write(target)  # first, since predictions without this note count as the run's own
     decided = decide_split(folder, decisions, predictions, judged.words(), data)
     classes = loaded.label_space.names
     table = predictions_table(predictions, classes, decided.rows)
@@ -230,8 +231,8 @@ def _evaluate(
         say(console, "By the decisions that recame tune has fitted:")
         if decided.tuned_by:
             text = (
-                f"{decided.tuned_by:.0%} of these images have tuned the decisions: of others they "
-                "say little."
+                f"The decisions were fitted to {decided.tuned_by:.0%} of these images: for other "
+                "images, these figures say little."
             )
             say(console, f"  {text}", "yellow")
         for sentence in decided.outcome.sentences():
@@ -259,7 +260,7 @@ def _evaluate(
                 outcome=decided.outcome,
                 progress=progress,
             )
-    except ReportError as error:  # the figures are what counts, and they are there
+    except ReportError as error:  # the figures are already written
         say(console, str(error), "yellow")
         return replace(done, report_error=error)
     say(console, f"Report: {files.html}")
@@ -270,7 +271,7 @@ def _evaluate(
 def _keep_corrections(
     changes: pd.DataFrame, judged: JudgedImages, target: Path, console: Console
 ) -> None:
-    """Say which labels of the judged images were corrected, and list them beside the figures."""
+    """Say which labels of the evaluated images were corrected, and list them beside the figures."""
     path = judged.corrections_path
     assert path is not None
     changes = changes[changes["split"] == judged.split]
@@ -283,10 +284,10 @@ def _keep_corrections(
 
 @contextmanager
 def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> Iterator[None]:
-    """Keep the traceback of a report that fails beside the figures, until one is drawn.
+    """If a report fails, keep its traceback beside the figures until a report is drawn.
 
     Raises:
-        ReportError: the block raised something; says why, where the traceback lies, what to do.
+        ReportError: the block raised an error; says why, where the traceback is, and what to do.
     """
     path = folder.evaluation_dir(name) / REPORT_ERROR
     try:
@@ -295,7 +296,7 @@ def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> 
         reason = str(error)
         if not isinstance(error, RecameError):
             reason = f"{type(error).__name__}: {error}"
-        kept = f"The traceback lies in {path}."
+        kept = f"The traceback is in {path}."
         try:
             write_text(path, traceback.format_exc(), advice="Free some space.")
         except RecameError as unwritten:
@@ -303,8 +304,8 @@ def _failure_kept(folder: RunFolder, name: str, against: Path | None = None) -> 
         words: list[str | Path] = ["recame", "report", folder.path, "--split", name]
         words += [] if against is None else ["--against", against]
         raise ReportError(
-            f"The report could not be drawn ({reason}); the figures in {path.parent} stand without "
-            f"it. {kept} Draw it again with: {command(*words)}"
+            f"The report could not be drawn ({reason}); the figures in {path.parent} are complete. "
+            f"{kept} Draw the report again with: {command(*words)}"
         ) from error
     path.unlink(missing_ok=True)
 
@@ -317,8 +318,8 @@ def report(
 ) -> ReportFiles:
     """Draw the report of a finished run on one split, into `evaluation/<split>/`.
 
-    Predictions that `evaluate` left are taken as they are; without any, or where other weights
-    made them, the split is evaluated first. So is the baseline.
+    The predictions that `evaluate` wrote are used. If there are none, or other weights made them,
+    the split is evaluated first. The same holds for the baseline.
 
     Args:
         run: the run's folder.
@@ -327,12 +328,12 @@ def report(
         console: where progress goes; silent if None.
 
     Returns:
-        Where the page, its Markdown summary and its JSON lie.
+        Paths of the page, its Markdown summary and its JSON.
 
     Raises:
-        ReportError: the numbers are there, but the page cannot be drawn; `report_error.txt` beside
-            them holds the traceback.
-        RecameError: a run or its data cannot be used, or another process judges it now.
+        ReportError: the figures are complete, but the page cannot be drawn; `report_error.txt`
+            beside them holds the traceback.
+        RecameError: a run or its data cannot be used, or another process evaluates it now.
     """
     from recame.reports.draw import draw_report
 
@@ -370,7 +371,7 @@ def report(
 
 
 def _predictions(run: Path, split: str, console: Console) -> Predictions:
-    """What `evaluate` left of a split, or what it finds now."""
+    """The predictions that `evaluate` wrote for a split; else evaluate it now."""
     folder = RunFolder.open(run)
     path = folder.evaluation_dir(split) / PREDICTIONS
     judged = JudgedImages.read(folder, split) if path.exists() else None
@@ -393,7 +394,7 @@ def _predictions(run: Path, split: str, console: Console) -> Predictions:
                 console=console,
             ).predictions
     written = load_predictions(path, folder.label_space().names).predictions
-    # The table alone says what was noted of each image.
+    # Only the table holds the notes on each image.
     return written if found is None else replace(found, table=written.table)
 
 
@@ -410,9 +411,9 @@ def _images(
     loaded: LoadedModel,
     progress: Progress,
 ) -> tuple[InspectionSet | None, str]:
-    """The images that were judged, and why not all of them are there.
+    """The evaluated images, and why not all of them are there.
 
-    Of a run's own, where some have moved, the split's alone, or none.
+    If some of the run's own images have moved, only those of the split are returned, or None.
     """
     described: list[Path | pd.DataFrame]
     split, source = judged.split, judged.source

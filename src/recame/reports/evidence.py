@@ -1,4 +1,4 @@
-"""What only the model and the images can tell: gallery, embedding map, gates of the attention."""
+"""The parts of a report that need the model and the images: mistakes, embedding map, gates."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from recame.reports.gallery import (
 from recame.reports.gates import GateExample, read_gates
 from recame.reports.sampled_images import Look, cache_rows
 
-#: Images of the embedding map; training images that neighbours are sought among; neighbours of
-#: a mistake.
+#: Images in the embedding map; training images among which neighbours are searched; neighbours
+#: shown for a mistake.
 MAP_IMAGES, TRAIN_IMAGES, NEIGHBOURS = 1200, 2000, 5
 
-#: Least images that make a map.
+#: Fewest images for an embedding map.
 _LEAST_MAP = 5
 _COMPONENTS = 50
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Features of a sample of the split in two dimensions.
+    """Features of a sample of the split, projected to two dimensions.
 
     Attributes:
         rows: (n,) rows of the predictions.
         points: (n, 2).
-        method: how they were made, in words.
+        method: of the projection, in words.
     """
 
     rows: IntArray
@@ -51,17 +51,17 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything of a report that needs the model and the images.
+    """The parts of a report that need the model and the images.
 
     Attributes:
-        mistakes: cards of the gallery; without pictures where the images are not at hand.
-        num_mistakes: wrong calls in the whole split.
-        embedding: None with too few images.
+        mistakes: cards of the gallery; without pictures if the images are not available.
+        num_mistakes: number of mistakes in the whole split.
+        embedding: None if there are too few images.
         gates: empty without attention.
-        gate_examples: for the layer whose gates vary most; empty where no gate varies.
+        gate_examples: for the layer whose gates vary most; empty if no gate varies.
         num_gate_images: images whose gates were read.
-        pieces: that each image is shown in, side by side.
-        train_searched: training images among which neighbours were sought, of how many.
+        pieces: number of tiles of each image, shown side by side.
+        train_searched: training images among which neighbours were searched, and all of them.
         remarks: what is missing and why, in sentences.
     """
 
@@ -90,24 +90,23 @@ def gather_evidence(
     graph: RunGraph | None = None,
     on_progress: Progress = silent,
 ) -> Evidence:
-    """Look at the split's images again: the worst mistakes, a map, the gates.
+    """Collect the worst mistakes, the embedding map and the gates from the split's images.
 
-    Costs one forward pass of at most `MAP_IMAGES + TRAIN_IMAGES` images (fewer where the
-    predictions hold features), however large the split is.
+    Costs one forward pass of at most `MAP_IMAGES + TRAIN_IMAGES` images (fewer if the predictions
+    hold features), however large the split is.
 
     Args:
         loaded: the model, on its device.
-        data: holds the split's and, if at hand, the training images; None: no pictures.
+        data: the split's images and, if available, the training images; None: no pictures.
         predictions: of the split.
         split: its name.
-        product_column: of the table.
-        batch_size: images a forward pass.
+        product_column: the tables' column of products.
+        batch_size: images in a forward pass.
         seed: of the samples.
-        of_the_run: whether the data are those that the model was trained on; else their training
-            split says nothing of what it learned from.
-        missing: why images are not among the data, in sentences.
-        graph: by which the run answers, in the model's place.
-        on_progress: called while images pass.
+        of_the_run: whether these data trained the model; else their training split is not used.
+        missing: why images are missing in `data`, in sentences.
+        graph: the run's exported graph, used instead of the model if given.
+        on_progress: called while images are processed.
     """
     space = loaded.label_space
     called, target = predictions.probabilities.argmax(1), predictions.target
@@ -117,9 +116,9 @@ def gather_evidence(
     rows = None if data is None else cache_rows(data, split, predictions)
     if data is None or rows is None or (rows < 0).all():
         remark = _with_reason(
-            "The images of this split are not at hand: no pictures, no attribution maps, no "
+            "The images of this split are not available: no pictures, no attribution maps, no "
             "embedding map, no gates.",
-            missing if data is None else "No image of the data has the name of a judged one.",
+            missing if data is None else "No image of the data has the name of a predicted one.",
         )
         return Evidence(tuple(mistakes), wrong, remarks=(remark,))
     look = Look(loaded, data, batch_size, on_progress, graph)
@@ -134,7 +133,7 @@ def gather_evidence(
     remarks = []
     if absent := int((rows < 0).sum()):
         remark = (
-            f"{absent} of {len(rows)} images of this split are not at hand: no pictures of them."
+            f"{absent} of {len(rows)} images of this split are not available: no pictures of them."
         )
         broken = "; ".join(f"{file.path}: {file.reason}" for file in data.cache.broken[:3])
         remarks.append(_with_reason(remark, broken))
@@ -147,7 +146,7 @@ def gather_evidence(
         for position, mistake in zip(shown.tolist(), drawn, strict=True):
             mistakes[position] = mistake
         if not searched[1]:
-            remark = "The training images are not in the data at hand: no nearest training images."
+            remark = "The training images are not available: no nearest training images."
             remarks.append(_with_reason(remark, missing))
     gates, examples, num_read = read_gates(look, predictions, rows, sample, seed)
     if len(sample) < _LEAST_MAP:
@@ -184,7 +183,7 @@ def _illustrate(
         for m, image, of in zip(mistakes, look.shown(rows), maps, strict=True)
     ]
     table = look.data.table
-    # A mistake of the training split would find itself.
+    # Otherwise a mistake of the training split would find itself as its neighbour.
     train = table[(table["split"] == "train") & (table["row"] >= 0) & ~table["row"].isin(rows)]
     if train.empty or not of_the_run:
         return drawn, (0, 0)
@@ -203,16 +202,16 @@ def _illustrate(
 
 
 def embed(features: Array, rows: IntArray, seed: int) -> EmbeddingMap | None:
-    """Lay features out in two dimensions.
+    """Project features to two dimensions.
 
     Args:
-        features: (n, E, D); each expert's are scaled to length 1 and laid side by side.
-        rows: (n,) whose they are.
+        features: (n, E, D); each expert's features are scaled to length 1 and concatenated.
+        rows: (n,) rows of the predictions.
         seed: of t-SNE.
 
     Returns:
-        None with fewer than 5 images; principal components up to 50, t-SNE of them beyond
-        (van der Maaten and Hinton, JMLR 2008).
+        None for fewer than 5 images; the first two principal components for up to 50 images; t-SNE
+        of principal components for more (van der Maaten and Hinton, JMLR 2008).
     """
     if len(features) < _LEAST_MAP:
         return None
@@ -228,7 +227,7 @@ def embed(features: Array, rows: IntArray, seed: int) -> EmbeddingMap | None:
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(flat) - 1) / 4)
-    # More iterations move points, not groups.
+    # More iterations move single points, but no groups.
     points = TSNE(
         2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed, n_jobs=1
     ).fit_transform(reduced)

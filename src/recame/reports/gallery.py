@@ -1,4 +1,4 @@
-"""The worst mistakes as cards: where the model looked, and which training images lie nearest."""
+"""Cards of the worst mistakes: attribution maps and the nearest training images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from recame.models import LoadedModel
 from recame.pages.drawing import overlay
 from recame.pages.render import BLUE, ORANGE, Picture, image_picture, photo_picture, share_text
 
-#: Colours of what speaks for the called and for the true class.
+#: Colours of the attribution maps for the predicted and for the true class.
 CALLED_COLOUR, TRUE_COLOUR = ORANGE, BLUE
 
-#: Cards of the gallery, and of one pair of classes while there are others.
+#: Most cards in the gallery, and most for one pair of classes as long as there are other pairs.
 MOST_CARDS, MOST_A_PAIR = 12, 3
-#: Similarity from which two images are nearly the same to the model.
+#: From this cosine on, two images are nearly the same for the model.
 TWIN = 0.95
-#: Experts whose own maps are drawn.
+#: Most experts whose own maps are drawn.
 MOST_EXPERTS = 4
 
-#: Of images whose maps are computed at once.
+#: Pixels of images whose maps are computed at once.
 _MAPPED_PIXELS = 1 << 21
 _LOSSLESS_SIDE = 128
 _PHOTO_SIDE = 160
@@ -53,20 +53,20 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrong call.
+    """A wrongly classified image.
 
     Attributes:
         image: name in the manifest.
         product: of the image; empty if unknown.
         true: the label.
-        called: the ensemble's call.
-        confidence: of the call.
-        true_probability: of the label's class.
+        called: the class that the ensemble predicts.
+        confidence: probability of the predicted class.
+        true_probability: probability of the label's class.
         kind: `escape`, `overkill` or empty.
         critical: whether the label's class is critical.
-        experts: each expert's own call and its confidence.
-        picture: the image; None where it is not at hand.
-        maps: (`ensemble` or `expert <k>`, what speaks for the call, what speaks for the label).
+        experts: each expert's predicted class and its confidence.
+        picture: the image; None if it is not available.
+        maps: (`ensemble` or `expert <k>`, attribution map of the predicted class, of the label).
         neighbours: the nearest training images, nearest first.
     """
 
@@ -85,18 +85,18 @@ class Mistake:
 
     @property
     def hint(self) -> str:
-        """What the nearest training images suggest, or nothing."""
+        """Say what the nearest training images suggest; empty if nothing."""
         labels = {neighbour.label for neighbour in self.neighbours}
         if len(self.neighbours) < 3 or labels not in ({self.called}, {self.true}):
             return ""
         if labels == {self.true}:
             return f"Its nearest training images are all {self.true}, yet it is called otherwise."
         if self.neighbours[0].similarity >= TWIN:
-            return f"Nearly the same image trained as {self.called}: is the label right?"
+            return f"Training has nearly the same image as {self.called}: is the label right?"
         return f"Its nearest training images are all {self.called}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, without the pictures."""
+        """Return it as values for JSON, without the pictures."""
         names = ("image", "product", "true", "called", "confidence", "true_probability", "kind")
         return {
             **{name: getattr(self, name) for name in (*names, "critical")},
@@ -111,15 +111,15 @@ class Mistake:
 def choose_mistakes(
     predictions: Predictions, label_space: LabelSpace, most: int = MOST_CARDS
 ) -> IntArray:
-    """The wrong calls to show: escapes first, critical ones before all, then by confidence.
+    """Choose the mistakes to show: critical escapes first, other escapes, then by confidence.
 
-    Escapes take at most two thirds of the places while there are other mistakes, and one pair of
-    classes at most `MOST_A_PAIR` while there are other pairs.
+    Escapes take at most two thirds of the places as long as there are other mistakes. One pair of
+    classes takes at most `MOST_A_PAIR` as long as there are other pairs.
 
     Args:
         predictions: of one split.
-        label_space: its normal and critical classes.
-        most: at most this many.
+        label_space: with the normal and critical classes.
+        most: largest number of mistakes.
 
     Returns:
         Rows of the predictions.
@@ -132,7 +132,7 @@ def choose_mistakes(
     order = np.lexsort((-confidence, ~(critical & escapes), ~escapes))
     rows, escapes = rows[order], escapes[order]
     pair = target[rows] * label_space.num_classes + called[rows]
-    # Whoever comes late in a pair, or late among the escapes, waits until the others have a place.
+    # Mistakes beyond the limit of their pair, or of the escapes, come after all others.
     waits = (pd.Series(pair).groupby(pair).cumcount().to_numpy() >= MOST_A_PAIR) | (
         escapes & (np.cumsum(escapes) > most * 2 // 3)
     )
@@ -142,7 +142,7 @@ def choose_mistakes(
 def describe_mistakes(
     predictions: Predictions, rows: IntArray, label_space: LabelSpace, product_column: str
 ) -> list[Mistake]:
-    """Cards without pictures, in the order of `rows`."""
+    """Make cards without pictures, in the order of `rows`."""
     names, normal = label_space.names, label_space.normal
     images = predictions.table["image"].astype(str).to_numpy()
     products = predictions.table.get(product_column)
@@ -170,7 +170,7 @@ def describe_mistakes(
 def mistake_maps(
     loaded: LoadedModel, pixels: Array, mistakes: Sequence[Mistake]
 ) -> list[tuple[tuple[str, Picture, Picture], ...]]:
-    """Attribution maps of each mistake, for the called and for the true class.
+    """Compute attribution maps of each mistake, for the predicted and for the true class.
 
     Args:
         loaded: the model, on its device.
@@ -210,10 +210,10 @@ def mistake_maps(
 
 
 def thumb(pixels: Array, alt: str, caption: str = "") -> Picture:
-    """A small picture of an image.
+    """Make a small picture of an image.
 
     Args:
-        pixels: (H, W, C) in [0, 1]; small ones are kept losslessly, larger ones shrunk.
+        pixels: (H, W, C) in [0, 1]; small images are stored losslessly, larger ones are shrunk.
         alt: what it shows.
         caption: printed below.
     """
@@ -233,11 +233,11 @@ def thumb(pixels: Array, alt: str, caption: str = "") -> Picture:
 def neighbours_of(
     rows: IntArray, similarity: Array, images: Sequence[str], labels: Sequence[str], pixels: Array
 ) -> tuple[Neighbour, ...]:
-    """The nearest training images of one mistake.
+    """Make the nearest training images of one mistake.
 
     Args:
-        rows: (k,) positions in `images`, `labels`.
-        similarity: (k,).
+        rows: (k,) positions in `images` and `labels`.
+        similarity: (k,) cosines of the features.
         images: names of the candidates.
         labels: their classes.
         pixels: (k, H, W, C) in [0, 1], of `rows`.

@@ -1,4 +1,4 @@
-"""What opens and closes the gates of the attention, in pictures and in a sentence."""
+"""Which images open and close the attention gates, in pictures and in a sentence."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from recame.pages.render import Picture
 from recame.reports.gallery import thumb
 from recame.reports.sampled_images import Look
 
-#: Images whose gates are read; pictures of what opens, and of what closes, a gate.
+#: Images whose gates are read; pictures of images that open a gate, and that close it.
 GATE_IMAGES, GATE_PICTURES = 256, 6
-#: Pixel values in memory at once: fewer images are read where each is large.
+#: Pixel values in memory at once; fewer images are read if they are large.
 _GATE_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
 class GateExample:
-    """Images that open and that close one gate of a region.
+    """Images that open one gate of a region, and images that close it.
 
     Attributes:
         layer: name of the attention layer.
         region: (row, column) from 0, and the grid's size.
-        channel: of the map.
-        opened: images of the most open gates.
-        closed: images of the most closed gates.
+        channel: of the feature map.
+        opened: images with the most open gate.
+        closed: images with the most closed gate.
         high: mean gate of `opened`.
         low: mean gate of `closed`.
     """
@@ -45,7 +45,7 @@ class GateExample:
 
     @property
     def place(self) -> str:
-        """The region in words, as `top left`."""
+        """Describe the region in words, for example `top left`."""
         row, column, rows, columns = self.region
         if (rows, columns) == (1, 1):
             return "whole map"
@@ -57,13 +57,13 @@ class GateExample:
 def read_gates(
     look: Look, predictions: Predictions, rows: IntArray, sample: IntArray, seed: int
 ) -> tuple[list[GateLayer], list[GateExample], int]:
-    """The gates of a sample of the split, and what opens and closes them most.
+    """Read the gates of a sample of the split, and find the images that open and close them most.
 
     Args:
         look: the model and the images.
         predictions: of the split.
         rows: (N,) cache row of each prediction.
-        sample: rows of the predictions to choose from; all of them at hand.
+        sample: rows of the predictions to choose from; their images must be available.
         seed: of the choice.
 
     Returns:
@@ -89,12 +89,12 @@ def read_gates(
 
 
 def class_gates(layer: GateLayer, names: Sequence[str], most: int) -> list[tuple[str, Array]]:
-    """How open each region's most varying gate is for each class.
+    """Mean of each region's most varying gate, for each class.
 
     Args:
-        layer: read over images of these classes.
+        layer: gates of images of these classes.
         names: the classes, index order.
-        most: at most this many, those whose gates differ most from the mean over the classes.
+        most: largest number of classes; those that differ most from the mean over classes.
 
     Returns:
         (class, (R * S,) mean gates) of the classes with images, in index order.
@@ -109,33 +109,33 @@ def class_gates(layer: GateLayer, names: Sequence[str], most: int) -> list[tuple
 
 
 def gates_sentence(layers: Sequence[GateLayer]) -> str:
-    """Whether the attention does anything, in words.
+    """Say in words whether the attention reacts to the image.
 
     Args:
-        layers: one at least.
+        layers: at least one.
     """
     busy = [layer for layer in layers if not layer.open]
     start = f"{layers[0].identity:.4g}"
     if not busy:
         mean = float(np.mean([layer.mean.mean() for layer in layers]))
         return (
-            f"The gates hardly move: their mean is {mean:.4f}, and an attention that starts as the "
-            f"identity starts at {start}. In this run the attention changes next to nothing."
+            f"The gates hardly vary: their mean is {mean:.4f}; attention that starts as the "
+            f"identity starts at {start}. In this run the attention changes almost nothing."
         )
     most = max(busy, key=lambda layer: float(layer.answering.max()))
-    still = f", {len(layers) - len(busy)} hardly move" if len(busy) < len(layers) else ""
+    still = f", {len(layers) - len(busy)} hardly vary" if len(busy) < len(layers) else ""
     return (
-        f"Of {len(layers)} attention layers {len(busy)} answer to the image{still} (an attention "
-        f"that starts as the identity starts at {start}). The busiest is {most.name}: up to "
-        f"{float(most.answering.max()):.0%} of a region's gates vary with what the region shows."
+        f"Of {len(layers)} attention layers, {len(busy)} react to the image{still} (attention that "
+        f"starts as the identity starts at {start}). {most.name} reacts most: up to "
+        f"{float(most.answering.max()):.0%} of a region's gates vary with the image."
     )
 
 
 def _gate_examples(
     look: Look, layer: GateLayer, rows: IntArray, labels: IntArray
 ) -> list[GateExample]:
-    """For each region, the images that open and close its most varying gate."""
-    # Index -1, of an image without a label, is the last.
+    """Find, for each region, the images that open and close its most varying gate."""
+    # Index -1 of an image without a label selects the last name.
     names = np.array([*look.loaded.label_space.names, "no label"], dtype=object)
     height, width = layer.channel.shape
     found = []

@@ -1,4 +1,4 @@
-"""Which images, labels, weights and settings figures are of, and the name under which they lie."""
+"""Record to which images, labels, weights and settings figures belong, and under which name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from recame.names import counted
 from recame.runs.folder import RunFolder
 from recame.short_names import in_full
 
-#: Beside predictions: which images and weights they are of.
+#: File beside predictions that says to which images and weights they belong.
 JUDGED = "judged.json"
 PREDICTIONS = "predictions.parquet"
-#: Settings that may be others when a run is judged: how images are read, and how it is computed.
+#: Settings that may be changed when a run is evaluated: how images are read and computed.
 JUDGING = (
     *(f"data.{name}_column" for name in ("image", "label", "split", "product")),
     *(f"data.{name}" for name in ("encoding", "box_columns", "pages")),
@@ -34,36 +34,36 @@ JUDGING = (
 
 
 def judging_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that change how a finished run is judged.
+    """Check settings that change how a finished run is evaluated.
 
     Args:
-        given: whole names, or `device`, to values; None says nothing.
+        given: full names, or `device`, to values; None: not given.
 
     Raises:
-        ConfigError: one is unknown, ill-typed, or decided by training.
+        ConfigError: a setting is unknown, has a wrong type, or is fixed by training.
     """
     found = in_full(given)
     Config().updated(found)
     if foreign := [name for name in found if name not in JUDGING]:
         raise ConfigError(
-            f"{foreign[0]} was decided when the run was trained, and another value would judge "
-            f"another model: only {', '.join(JUDGING)} may be others (and views)."
+            f"{foreign[0]} was fixed when the run was trained, and another value would evaluate "
+            f"another model: only {', '.join(JUDGING)} and views can be changed."
         )
     return found
 
 
 @dataclass(frozen=True)
 class JudgedImages:
-    """Which images figures are of, and what they were judged by, as `judged.json` tells.
+    """The images that were evaluated, and with what; the content of `judged.json`.
 
     Attributes:
-        source: where other images than the run's own are described, absolute; None: the run's.
+        source: absolute path where images other than the run's own are described; None: the run's.
         split: which split of them.
-        weights: SHA-256 of the weights that judged; empty where the version before did.
-        views: test-time views that were asked for; None: the run's own.
-        decided: `KeptPolicy.sha256` of the decisions that decided; empty where none did.
-        corrections: table of labels that people corrected since, absolute; None: none was given.
-        settings: those of the run that were others then, see `JUDGING`.
+        weights: SHA-256 of the weights; empty if an older version evaluated them.
+        views: requested views of test-time augmentation; None: as in the run.
+        decided: `KeptPolicy.sha256` of the decisions that were used; empty: none.
+        corrections: absolute path of a table of corrected labels; None: none was given.
+        settings: settings of the run that were changed, see `JUDGING`.
     """
 
     source: str | None
@@ -76,7 +76,7 @@ class JudgedImages:
 
     @classmethod
     def read(cls, folder: RunFolder, name: str) -> JudgedImages | None:
-        """What lies under a name; None if nothing was judged under it."""
+        """Read the record of a name; None if nothing was evaluated under it."""
         place = folder.evaluation_dir(name)
         if not any((place / file).exists() for file in (JUDGED, PREDICTIONS)):
             return None
@@ -87,37 +87,37 @@ class JudgedImages:
         if not all(isinstance(value, str) for value in texts):
             by = "" if corrections is None else f", corrections {corrections!r}"
             raise CheckpointError(
-                f"{place / JUDGED} does not say which images were judged (source {source!r}, split "
-                f"{split!r}{by}): it was edited or damaged. Judge them again after removing "
-                f"{place}."
+                f"{place / JUDGED} does not say which images were evaluated (source {source!r}, "
+                f"split {split!r}{by}): it was edited or damaged. Remove {place} and evaluate them "
+                "again."
             )
         if (views := values.get("views")) is not None and views not in NUM_VIEWS:
             raise CheckpointError(
-                f"{place / JUDGED} tells of {views!r} views: it was edited or damaged. Judge the "
-                f"images again after removing {place}."
+                f"{place / JUDGED} says {views!r} views: it was edited or damaged. Remove {place} "
+                "and evaluate the images again."
             )
         decided, settings = str(values.get("decided", "")), values.get("settings", {})
         return cls(source, split, weights, views, decided, corrections, settings)
 
     def write(self, place: Path) -> None:
-        """Note it beside the predictions."""
+        """Write the record beside the predictions."""
         write_json(place / JUDGED, asdict(self))
 
     def words(self) -> str:
-        """As an error names it."""
+        """Describe the images, for errors."""
         words = f"split {self.split} of {self.source or 'the run itself'}"
         words += "" if self.corrections is None else f" as corrected by {self.corrections}"
         return words if self.views is None else f"{words} with {counted(self.views, 'view')}"
 
     def config(self, own: Config) -> Config:
-        """The run's settings with those that judged."""
+        """The run's settings with the changes of this evaluation."""
         views = {} if self.views is None else {"evaluation.views": self.views}
         return own.updated({**self.settings, **views})
 
     def images(self, folder: RunFolder, config: Config) -> tuple[Path | pd.DataFrame, pd.DataFrame]:
-        """Where the images are described, and what of their labels people have corrected.
+        """Return where the images are described, and the labels that people have corrected.
 
-        Other images than the run's are corrected where they are read (`images_to_judge`).
+        Images other than the run's own are corrected when they are read (`images_to_judge`).
 
         Raises:
             CheckpointError: the run no longer knows its images.
@@ -137,10 +137,10 @@ class JudgedImages:
 
 
 def usual_name(judged: JudgedImages) -> str:
-    """The split's name; another source's own, and its split's where that is none of `test`."""
+    """The default name: the split's; for another source its own, with the split unless `test`."""
     name = judged.split
     if judged.source is not None:
-        path = Path(os.path.normpath(judged.source))  # `..` is no name
+        path = Path(os.path.normpath(judged.source))  # so that `..` is resolved
         own = path.name if path.is_dir() else path.stem
         name = own if judged.split == "test" else f"{own}-{judged.split}"
     name += "" if judged.corrections is None else "-corrected"
@@ -148,16 +148,16 @@ def usual_name(judged: JudgedImages) -> str:
 
 
 def check_name(folder: RunFolder, name: str, judged: JudgedImages) -> None:
-    """Refuse for other images, views or labels a name that belongs to the run's own."""
+    """Refuse the name of one of the run's own splits for other images, views or labels."""
     own = {"train", "val", "test"}
     if judged.source is None and judged.views is None and judged.corrections is None:
         return
-    with suppress(CheckpointError):  # other images are what a run without its own is judged by
+    with suppress(CheckpointError):  # a run may have lost its own images
         own |= set(recorded_data(folder, folder.load_config())["split"].dropna())
     if name in own:
         raise ConfigError(
-            f"{judged.words()} would be judged under the name {name!r}, which is that of the run's "
-            "own split: its figures would be overwritten. Give another with --name."
+            f"{judged.words()} would be evaluated under the name {name!r}, which is that of the "
+            "run's own split: its figures would be overwritten. Give another name with --name."
         )
 
 

@@ -1,4 +1,4 @@
-"""The numbers in plain sentences: what is good, what is weak, what the split cannot tell."""
+"""Explain the figures in sentences: what is good, what is weak, what the split cannot show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_DOUBTS = 6
 
 
 class Sentence(NamedTuple):
-    """One thing that the numbers say.
+    """One finding in words.
 
     Attributes:
         level: `good`, `note`, `warn` or `bad`.
@@ -41,7 +41,7 @@ def interpret(
     comparison: Comparison | None = None,
     disagreement: Disagreement | None = None,
 ) -> tuple[str, list[Sentence]]:
-    """Say what the numbers mean.
+    """Explain the figures in words.
 
     Args:
         evaluation: of the split.
@@ -51,7 +51,7 @@ def interpret(
         disagreement: of the experts.
 
     Returns:
-        Two or three sentences that stand above the fold, and findings in order of weight.
+        A summary of two or three sentences, and the findings, the most important first.
     """
     lead = [_overall(evaluation), _weakest(evaluation)]
     lead += [] if comparison is None else [_against(comparison)]
@@ -74,13 +74,13 @@ def _overall(evaluation: Evaluation) -> str:
     classes = int((evaluation.per_class["images"] > 0).sum())
     images = counted(evaluation.num_images, "image")
     if classes == 1:
-        return f"The split holds one class only: {value:.1%} of its {images} are called right."
+        return f"The split holds only one class: {value:.1%} of its {images} are correct."
     text = (
-        f"On average {value:.1%} of a class's images are called right "
+        f"On average {value:.1%} of a class's images are classified correctly "
         f"({_range(balanced.low, balanced.high)}; {counted(classes, 'class')}, {images}): "
     )
     if balanced.too_wide:
-        return text + "too few images to judge the model by."
+        return text + "too few images to evaluate the model."
     return text + f"a {'good' if value >= GOOD else 'weak' if value < WEAK else 'fair'} result."
 
 
@@ -89,14 +89,14 @@ def _weakest(evaluation: Evaluation) -> str:
     wrong = evaluation.confusion[index].copy()
     hits, images, wrong[index] = int(wrong[index]), int(wrong.sum()), 0
     if hits == images:
-        return "Every image of every class is called right."
+        return "Every image of every class is classified correctly."
     most, misses = int(wrong.max()), images - hits
     called = f"called {evaluation.names[int(wrong.argmax())]}"
     text = f"The weakest class is {evaluation.worst_class}, {hits:,} of {images:,} right"
     if 2 * most > misses:
-        text += f"; most of its misses are {called} ({most:,})."
+        text += f"; most of its errors are {called} ({most:,})."
     else:
-        text += f"; its misses are most often {called} ({most:,} of {misses:,})."
+        text += f"; its errors are most often {called} ({most:,} of {misses:,})."
     if evaluation.per_class["note"].iloc[index]:
         text += " That is too few images to tell how weak it really is."
     return text
@@ -105,7 +105,7 @@ def _weakest(evaluation: Evaluation) -> str:
 def _against(comparison: Comparison) -> str:
     name = comparison.baseline
     if not comparison.images:
-        return f"{name} was judged on other images, so no difference can be drawn."
+        return f"{name} was evaluated on other images, so the two cannot be compared."
     found = comparison.differences["balanced_accuracy"]
     points = f"{100 * abs(found.difference):.1f} points"
     interval = f"({100 * found.low:+.1f} to {100 * found.high:+.1f})"
@@ -182,11 +182,9 @@ def _ensemble(found: Disagreement) -> Sentence:
     if gain.real:
         better = "above" if gain.difference > 0 else "below"
         points = f"{100 * abs(gain.difference):.1f} points"
-        text += f"The ensemble lies {points} {better} {best} {interval}."
+        text += f"The ensemble is {points} {better} {best} {interval}."
         return Sentence("good" if gain.difference > 0 else "warn", text)
-    return Sentence(
-        "note", text + f"The ensemble is no better and no worse than {best} {interval}."
-    )
+    return Sentence("note", text + f"The ensemble shows no real difference to {best} {interval}.")
 
 
 def _calibration(evaluation: Evaluation, bins: pd.DataFrame) -> list[Sentence]:
@@ -210,7 +208,7 @@ def _products(evaluation: Evaluation) -> list[Sentence]:
     if len(table) < 2:
         return []
     overall = float((table["accuracy"] * table["images"]).sum() / table["images"].sum())
-    # Only where the interval as a whole lies below: a small product falls low by chance.
+    # Only if the whole interval is below: a small product may be low by chance.
     low = table[table["accuracy_high"] < overall].sort_values("accuracy")
     if low.empty:
         return []
@@ -221,12 +219,12 @@ def _products(evaluation: Evaluation) -> list[Sentence]:
 
 
 def doubts(evaluation: Evaluation) -> list[str]:
-    """Say in sentences what the split is too small to decide."""
+    """Say in sentences what the split is too small to show."""
     told = []
     wide = [
         metric.title
         for metric in evaluation.metrics
-        # The worst class speaks for itself.
+        # The worst class has a sentence of its own.
         if metric.level == "headline" and metric.name != "worst_class_recall"
         if metric.name in evaluation.headline and evaluation.headline[metric.name].too_wide
     ]
@@ -243,7 +241,7 @@ def doubts(evaluation: Evaluation) -> list[str]:
     absent = table.loc[table["images"] == 0, "class"].tolist()
     if absent:
         names = listed_text(absent, _MOST_DOUBTS)
-        told.append(f"No image of {names} in this split: not in any mean.")
+        told.append(f"No image of {names} in this split: left out of every mean.")
     return told
 
 
@@ -251,7 +249,7 @@ def _notes(evaluation: Evaluation, label_space: LabelSpace) -> list[Sentence]:
     found = []
     if evaluation.num_unlabelled:
         images = counted(evaluation.num_unlabelled, "image")
-        found.append(Sentence("note", f"{images} without a label left out of every number."))
+        found.append(Sentence("note", f"{images} without a label: left out of every figure."))
     if label_space.normal is None:
         text = "No class is named as normal, so there is no escape and no overkill rate "
         found.append(Sentence("note", text + "(setting data.normal_class)."))

@@ -1,4 +1,4 @@
-"""Labelled images and what a model, a run or a bundle, says of them: to tune, verify, compare."""
+"""Labelled images and a model's outputs for them, to tune, verify and compare runs or bundles."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from recame.runs.predictions import load_predictions
 from recame.runtime.prediction import Prediction
 from recame.runtime.predictor import Predictor
 
-#: Splits by which a model was made.
+#: Splits that trained or chose a model.
 _SEEN = ("train", "val")
-#: Images that a warning names.
+#: Most images that a warning names.
 _NAMED = 3
 
 
@@ -41,7 +41,7 @@ class Labelled:
     Attributes:
         table: N rows of `read_manifest`, each with a label.
         path: where they are described.
-        source: that in words.
+        source: the same in words.
     """
 
     table: pd.DataFrame
@@ -52,15 +52,16 @@ class Labelled:
     def read(cls, given: Given, console: Console, *, keep: Path | None = None) -> Labelled:
         """Read a folder per class or a table; rows of the splits `train` and `val` are left out.
 
-        Of a table of decisions, audited images alone: others were looked at for their score.
+        From a table of decisions, only audited images are used: the others were looked at because
+        of their score.
 
         Args:
             given: a path, a DataFrame, pairs of an image's path and its label, or a run.
-            console: where is told what is left out.
-            keep: a folder in which a table in memory stays; None: it goes with this process.
+            console: for messages about what is left out.
+            keep: a folder in which a table given in memory is kept; None: it is not kept.
 
         Raises:
-            DataError: there is no labelled image, or none that its score has not chosen.
+            DataError: there is no labelled image, or all were chosen by their score.
         """
         with ExitStack() as opened:
             folder = keep or Path(opened.enter_context(TemporaryDirectory()))
@@ -70,7 +71,7 @@ class Labelled:
     @classmethod
     def _read(cls, path: Path, source: str, console: Console) -> Labelled:
         if _is_of_predictions(path):
-            # Its names need not be relative to it, and people label some of its images.
+            # In this table, names may not be relative to it, and only some images have labels.
             found = load_predictions(path).predictions.table
             label = found["label"].where(found["label"] != "")
             table = found.assign(image=found["path"], label=label)
@@ -81,23 +82,23 @@ class Labelled:
             seen = table["split"].isin(_SEEN)
             if seen.any():
                 told = f"{counted(int(seen.sum()))} of the splits train and val are left out"
-                say(console, f"{source}: {told}, as models are made by such images.")
+                say(console, f"{source}: {told}, since such images train or choose models.")
             table = table[~seen]
         if table.empty:
             raise DataError(
-                f"{source} holds no labelled image beside those of train and val, and labels of "
-                "images that made no model are what tells."
+                f"{source} holds no labelled image except those of train and val. Give labelled "
+                "images that neither trained nor chose a model."
             )
         table = _not_chosen_by_score(table, source, console).reset_index(drop=True)
         return cls(table, path, source)
 
     @property
     def images(self) -> list[str]:
-        """The N names."""
+        """The names of the N images."""
         return [str(name) for name in self.table["image"]]
 
     def kept(self, rows: BoolArray) -> Labelled:
-        """Some of the images."""
+        """Select some of the images."""
         return replace(self, table=self.table[rows].reset_index(drop=True))
 
     def target(self, names: tuple[str, ...]) -> IntArray:
@@ -117,24 +118,24 @@ class Labelled:
         return found
 
     def column(self, name: str) -> list[str]:
-        """A column as text.
+        """Return a column as text.
 
         Raises:
-            DataError: there is none of that name.
+            DataError: there is no column of that name.
         """
         if name not in self.table:
             columns = [str(each) for each in self.table if each not in ("path", "image")]
             raise DataError(
-                f"{self.source} has no column {name!r}, by which images belong together; it has "
+                f"{self.source} has no column {name!r} to group images by; it has "
                 f"{', '.join(map(quoted, columns))}. Add the column, or name another one (group in "
-                "the limits): images of one board or lot are no independent witnesses."
+                "the limits): images of one board or lot are not independent."
             )
         return [str(value) for value in self.table[name]]
 
     def answers(
         self, model: Predictor, console: Console, what: str, *, features: bool = False
     ) -> list[Prediction]:
-        """What a model says of each image, in order, with checksums; `what` tells the progress."""
+        """Predict each image, in order, with checksums; `what` is the progress message."""
         paths = [str(path) for path in self.table["path"]]
         found: list[Prediction] = []
         with progress_bars(console) as progress:
@@ -154,7 +155,7 @@ class Labelled:
 
 
 def _is_of_predictions(source: Path) -> bool:
-    """Whether `recame predict` or `recame evaluate` wrote it."""
+    """Whether `recame predict` or `recame evaluate` wrote this file."""
     if source.is_dir() or source.suffix.lower() not in (".csv", ".parquet"):
         return False
     try:
@@ -166,13 +167,13 @@ def _is_of_predictions(source: Path) -> bool:
             from pyarrow import parquet
 
             header = set(parquet.read_schema(source).names)
-    except (OSError, ValueError):  # whatever it is, reading it as a manifest tells
+    except (OSError, ValueError):  # reading it as a manifest reports the error
         return False
     return {*NAMED, *CALLED, *DECIDED} <= header
 
 
 def _not_chosen_by_score(table: pd.DataFrame, source: str, console: Console) -> pd.DataFrame:
-    """Of labelled decisions those of the audit; all where images were not sent to people."""
+    """Select the audited images of a table of decisions; all if no image was sent to people."""
     if "action" not in table:
         return table
     reasons = table.get("reason", pd.Series("", table.index)).fillna("")
@@ -181,12 +182,12 @@ def _not_chosen_by_score(table: pd.DataFrame, source: str, console: Console) -> 
         left = int((~audited).sum())
         if left:
             told = f"{counted(left)} that the audit has not drawn are left out"
-            say(console, f"{source}: {told}, as their labels may follow from their score.")
+            say(console, f"{source}: {told}: they may have been labelled because of their score.")
         return table[audited]
     if table["action"].isin(["review", "unknown"]).all():
         raise DataError(
-            f"{source} holds {counted(len(table))} that were all sent to people for their score, "
-            "and says nothing of those that were released: promises need images that were drawn "
+            f"{source} holds {counted(len(table))}, all sent to people because of their score, "
+            "so nothing is known about released images. Promises need images that were drawn "
             "whatever their score (audit in the limits of recame tune)."
         )
     return table
@@ -199,8 +200,8 @@ class Judged:
     Attributes:
         labelled: N images.
         scored: of the same.
-        confidence: (N,) calibrated probability of the class that each is called.
-        contents: (N,) what tells each image from others, by what is in it.
+        confidence: (N,) calibrated probability of the predicted class.
+        contents: (N,) identifier of each image's content.
         probabilities: (N, C) calibrated.
     """
 
@@ -212,12 +213,12 @@ class Judged:
 
     @property
     def called(self) -> IntArray:
-        """(N,) index of the class that each is called."""
+        """(N,) index of the predicted class."""
         return np.asarray(np.nan_to_num(self.scored.logits, nan=-np.inf).argmax(1), np.int64)
 
     @property
     def sha256(self) -> str:
-        """Tells these images and labels from others, whatever they are called and their order."""
+        """Identifies these images and labels, independent of their names and order."""
         rows = sorted(zip(self.contents, self.scored.target.tolist(), strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
@@ -231,33 +232,39 @@ def judged(
     seen: Collection[str] = (),
     scorer: Scorer | None = None,
 ) -> Judged:
-    """Score labelled images; each content counts once, and none that trained the model.
+    """Score labelled images, without exact duplicates and images that made the model.
 
     Args:
-        model: a run or a bundle, loaded.
+        model: a loaded run or bundle.
         labelled: the images.
-        console: where progress goes, and what was left out.
-        group: column whose values count instead of images.
-        seen: contents that made the model.
-        scorer: of how strange they are to it.
+        console: for progress, and messages about what was left out.
+        group: column whose values are counted instead of images.
+        seen: contents of the images that trained or chose the model.
+        scorer: of how strange the images are to the model.
 
     Raises:
-        DataError: no image is left, a label is unknown, or there is no such column.
+        DataError: no image is left, a label is unknown, or the column is missing.
     """
-    labelled.target(tuple(model.label_space.names))  # refused before any work
+    labelled.target(
+        tuple(model.label_space.names)
+    )  # refuse unknown labels before the images are predicted
     if group is not None:
         labelled.column(group)
     found = labelled.answers(model, console, "predicting", features=scorer is not None)
     contents = [content_of(each.sha256, each.image) for each in found]
     leaked = np.array([each in seen for each in contents], np.bool_)
     repeated = pd.Series(contents).duplicated().to_numpy(np.bool_) & ~leaked
-    for rows, why in ((leaked, "have made the model"), (repeated, "repeat others bit by bit")):
+    reasons = (
+        (leaked, "they trained or chose the model"),
+        (repeated, "exact duplicates of others"),
+    )
+    for rows, why in reasons:
         if rows.any():
-            told = f"{counted(int(rows.sum()))} of {labelled.source} {why}, and are left out."
+            told = f"{counted(int(rows.sum()))} of {labelled.source} left out: {why}."
             say(console, told, "yellow")
     kept = ~(leaked | repeated)
     if not kept.any():
-        raise DataError(f"All images of {labelled.source} have made the model: give others.")
+        raise DataError(f"All images of {labelled.source} trained or chose the model: give others.")
     labelled = labelled.kept(kept)
     probabilities = np.stack([each.probabilities for each in found])[kept]
     logits = logits_of(probabilities, model.temperature)
@@ -276,23 +283,23 @@ def judged(
 
 
 def features_of(found: Sequence[Prediction]) -> FloatArray:
-    """(N, E, D) of answers that were asked for them; NaN where there was no image.
+    """(N, E, D) features of predictions; NaN if an image could not be read.
 
     Raises:
-        DataError: the model gives none.
+        DataError: the model gives no features.
     """
     first = next((each.features for each in found if each.features is not None), None)
     if first is None:
         raise DataError(
-            "The model gives no features, by which unknown images are told: a bundle of a version "
-            "before does not. Export it again."
+            "The model gives no features, which are needed to recognise unknown images: it is a "
+            "bundle of an older version. Export it again."
         )
     nothing = np.full_like(first, np.nan)
     return np.stack([nothing if each.features is None else each.features for each in found])
 
 
 def content_of(digest: str | None, name: str) -> str:
-    """What tells an image from others: its file's checksum, and which part of the file it is."""
+    """Identifier of an image's content: its file's checksum, and which part of the file it is."""
     if digest is None:  # it could not be opened
         return name
     file = next((file for file, _ in readings(name) if Path(file).is_file()), name)
@@ -300,7 +307,7 @@ def content_of(digest: str | None, name: str) -> str:
 
 
 def contents_of(paths: Iterable[str]) -> set[str]:
-    """The contents of files, of those that are still there."""
+    """Identifiers of the contents of all files that still exist."""
     found, digests = set[str](), dict[str, str]()
     for name in paths:
         file = next((file for file, _ in readings(name) if Path(file).is_file()), None)

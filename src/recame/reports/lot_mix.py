@@ -27,13 +27,13 @@ from recame.runtime.predictor import Predictor
 
 @dataclass(frozen=True, eq=False)
 class Lot:
-    """What a model has said of a lot.
+    """A model's predictions of a lot.
 
     Attributes:
         names: of the C classes.
-        probabilities: (N, C) calibrated; NaN where an image could not be read.
-        unknown_share: of the images that are unlike anything known; None: nothing told it.
-        prior: (C,) that the probabilities speak of.
+        probabilities: (N, C) calibrated; NaN if an image could not be read.
+        unknown_share: share of unknown images; None: not known.
+        prior: (C,) class prior of the probabilities.
         source: the table, in words.
         sha256: of its file, or of the probabilities of one in memory.
     """
@@ -50,15 +50,15 @@ class Lot:
         """Read a table that `recame predict` wrote with a model.
 
         Args:
-            table: CSV or Parquet, or what was read of one; which of two models of the same classes
-                it is of, Parquet alone tells.
-            model: which decides nothing.
+            table: a CSV or Parquet file, or its DataFrame. Only a Parquet file says which model
+                wrote it.
+            model: the model, without decisions.
             folder: of the model.
 
         Raises:
-            ConfigError: nothing says which prior the model's probabilities speak of, or the table
-                is of another model.
-            DataError: it cannot be read, or is of other classes.
+            ConfigError: the class prior of the model's probabilities is not known, or another model
+                wrote the table.
+            DataError: the table cannot be read, or has other classes.
         """
         names = tuple(model.label_space.names)
         balanced = model.calibration is not None and model.calibration.balanced
@@ -66,9 +66,8 @@ class Lot:
         found = load_predictions(table, names)
         if found.model not in ("", model.fingerprint) and found.model != _decided(folder):
             raise ConfigError(
-                f"{in_words(table)} was predicted by another model than {folder}, or by decisions "
-                "that it no longer has, and says nothing of what this one sees: predict the lot "
-                "again, "
+                f"{in_words(table)} was predicted by another model than {folder}, or with "
+                "decisions that it no longer has. Predict the lot again with this model: "
                 f"{command('recame', 'predict', folder, 'LOT', '-o', in_words(table))}."
             )
         predictions = found.predictions
@@ -84,15 +83,15 @@ class Lot:
         return cls(names, predictions.probabilities, unknown, prior, source, digest)
 
     def mix(self, found: Judged) -> LineMix:
-        """The line's mix.
+        """Estimate the line's mix.
 
         Args:
-            found: the images that calibrate, as the same model scores them.
+            found: the calibration images, scored by the same model.
 
         Raises:
-            ConfigError: the lot does not tell it.
+            ConfigError: the mix cannot be estimated from the lot.
         """
-        # Those that count, by their probabilities in the place of logits.
+        # `counted` works on logits; here they hold the probabilities.
         images = replace(found.scored, logits=found.probabilities).counted()
         return estimate_line(
             self.probabilities,
@@ -106,20 +105,20 @@ class Lot:
 
 
 def spoken_prior(folder: Path, names: tuple[str, ...]) -> FloatArray:
-    """The prior (C,) that the probabilities of a run or a bundle speak of, by its training.
+    """The class prior (C,) of the probabilities of a run or a bundle, from its training.
 
-    Biases of classes that were fitted later (`Calibration.balanced`) replace it by equal shares.
+    Class biases that were fitted later (`Calibration.balanced`) replace it by equal shares.
 
     Raises:
-        ConfigError: nothing says it.
+        ConfigError: the prior is not known.
     """
     if find_bundle(folder):
         facts = open_bundle(folder).document.get("training_prior")
         if facts is None:
             raise ConfigError(
                 f"line_mix: estimate: the bundle {folder} was exported by a version that did not "
-                "note by which shares of the classes it was trained, so a lot's predictions tell "
-                f"no mix: export again, or state the mix, for instance {stated(names)}."
+                "note with which class shares it was trained, so the mix cannot be estimated: "
+                f"export it again, or state the mix, for instance {stated(names)}."
             )
         prior, unknown = facts["prior"], facts["unknown"]
     else:
@@ -128,8 +127,8 @@ def spoken_prior(folder: Path, names: tuple[str, ...]) -> FloatArray:
         prior, unknown = known.prior, known.unknown
     if unknown:
         raise ConfigError(
-            f"line_mix: estimate: nothing says which shares of the classes the probabilities of "
-            f"{folder} speak of ({unknown}), so a lot's predictions tell no mix: state it, for "
+            f"line_mix: estimate: it is not known for which class shares the probabilities of "
+            f"{folder} hold ({unknown}), so the mix cannot be estimated: state it, for "
             f"instance {stated(names)}."
         )
     return np.array(prior, np.float64)
@@ -137,13 +136,13 @@ def spoken_prior(folder: Path, names: tuple[str, ...]) -> FloatArray:
 
 def _decided(folder: Path) -> str:
     """The fingerprint of a model with the decisions that it has now."""
-    with suppress(CheckpointError):  # what is damaged has decided nothing
+    with suppress(CheckpointError):  # damaged decisions were not used
         return load(folder).fingerprint
     return ""
 
 
 def _unknown_share(rows: pd.DataFrame) -> float | None:
-    """Of the images that could be read; None where nothing said how strange they are."""
+    """Share of unknown images among those that could be read; None without scores for it."""
     scores = rows.get("unknown_score")
     if scores is None or "action" not in rows or not np.isfinite(scores.to_numpy(float)).any():
         return None

@@ -23,10 +23,10 @@ _MOST_CLASSES, _MOST_ROWS = 100, 10
 
 
 def report_markdown(report: RunReport) -> str:
-    """A page of Markdown with tables.
+    """Return a page of Markdown with tables.
 
     Args:
-        report: what to tell.
+        report: the report.
     """
     facts, evaluation = report.facts, report.evaluation
     confidence = f"{evaluation.confidence:.0%}"

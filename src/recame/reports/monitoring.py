@@ -1,4 +1,4 @@
-"""`recame monitor`: do escapes among audited images stay as promised, and lots as they were?"""
+"""`recame monitor`: watch escapes among audited images, and drift of the lots."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from recame.runs.predictions import load_predictions
 from recame.runtime.opening import load
 
 MONITOR_SCHEMA = 1
-#: What watches a line lies beside the decisions.
+#: File beside the decisions that keeps the state of the monitors.
 STATE_FILE = "monitor.json"
 
 
 @dataclass(frozen=True)
 class Monitored:
-    """What a further lot has shown.
+    """The result of one more lot.
 
     Attributes:
         escapes: what is watched, in words -> its monitor.
-        drifts: of this lot, and of the lots that it completes.
-        images: of the lot, without those of earlier calls.
-        audited: whose labels are new.
+        drifts: of this lot, and of the blocks of lots that it completes.
+        images: number of images in the lot, without those of earlier calls.
+        audited: number of audited images whose labels are new.
     """
 
     escapes: dict[str, EscapeMonitor]
@@ -49,11 +49,11 @@ class Monitored:
     audited: int
 
     def __str__(self) -> str:
-        """What the lot has shown, a line for each promise that is watched and for each drift."""
+        """Return the result, one line per watched promise and per drift."""
         return "\n".join(line for line, _ in self.lines())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each promise that is watched."""
+        """Return one row per watched promise."""
         columns = ("promise", "limit", "images", "beyond", "low", "high", "alarm")
         rows = [
             (what, watch.limit, watch.images, watch.escapes, *_interval(watch), watch.alarm)
@@ -62,7 +62,7 @@ class Monitored:
         return pd.DataFrame(rows, columns=list(columns))
 
     def lines(self) -> list[tuple[str, str]]:
-        """What is told of it, each line with its style on a terminal."""
+        """Return the lines of text, each with its style on a terminal."""
         found = [(f"{counted(self.images)} of the lot, {self.audited:,} of them audited.", "")]
         for what, watch in self.escapes.items():
             low, high = _interval(watch)
@@ -76,18 +76,18 @@ class Monitored:
 
     @property
     def alarms(self) -> list[str]:
-        """What has raised the alarm, now or before."""
+        """The promises for which the alarm was raised, now or earlier."""
         return [what for what, monitor in self.escapes.items() if monitor.alarm]
 
     @property
     def exit_code(self) -> int:
-        """1 with an alarm; drift alone is no alarm."""
+        """1 if there is an alarm, else 0; drift alone is no alarm."""
         return int(bool(self.alarms))
 
 
 @dataclass
 class _State:
-    """What is kept from one call to the next."""
+    """The state that is kept from one call to the next."""
 
     decided: str
     escapes: dict[str, EscapeMonitor]
@@ -113,17 +113,17 @@ def monitor(
     state: AnyPath | None = None,
     console: Console | None = None,
 ) -> Monitored:
-    """Take one more lot into account, and say whether promises are still kept.
+    """Add one more lot, and say whether the promises are still kept.
 
-    Only audited images tell of escapes: those whose `reason` is `audit`, where the decisions draw
-    an audit; else all that have a label, which must then be a share of *all* images and not those
-    that somebody looked at for their score. All rows tell of drift. A row counts once, and so does
-    its label, which may come later.
+    Only audited images show escapes. If the decisions draw an audit, these are the images whose
+    `reason` is `audit`. Otherwise they are all images with a label; these must then be a random
+    sample of *all* images, not images that people looked at because of their score. All rows are
+    used for drift. Each row counts once, and so does its label, which may be added later.
 
     Args:
         model: the run's or bundle's folder.
-        table: a table that `recame predict` wrote for a lot, its path or what was read of it, with
-            a column `label` in which people have written what audited images show.
+        table: a table that `recame predict` wrote for a lot, as a path or a DataFrame. In its
+            column `label` people have written the true class of audited images.
         state: where the monitors are kept; None: `monitor.json` in the model's folder.
         console: where the findings go; silent if None.
 
@@ -139,8 +139,8 @@ def monitor(
     lot = load_predictions(table, loaded.label_space.names).predictions
     if "label" not in lot.table:
         raise DataError(
-            f"{in_words(table)} has no column 'label', in which people write what audited images "
-            "show, empty for all others: give the table as recame predict wrote it."
+            f"{in_words(table)} has no column 'label', in which people write the true class of "
+            "audited images (empty for all others): give the table as recame predict wrote it."
         )
     keys = _keys(lot)
     known = (lot.target >= 0) & _drawn(lot.table, kept)
@@ -167,14 +167,14 @@ def _interval(watch: EscapeMonitor) -> tuple[float, float]:
 
 
 def _watched(kept: KeptPolicy) -> list[Promise]:
-    """Promises that labels can tell of."""
+    """The promises that can be watched with labels."""
     return [p for p in kept.promises if p.limit is not None and p.kind in ("escape", "purity")]
 
 
 def _what(promise: Promise) -> str:
     if promise.kind == "escape":
         return f"escapes of {quoted(promise.of)}"
-    return f"what is called {quoted(promise.of)} and is something else"
+    return f"images booked as {quoted(promise.of)} that are something else"
 
 
 def _new(kept: KeptPolicy) -> _State:
@@ -192,13 +192,13 @@ def _new(kept: KeptPolicy) -> _State:
 
 
 def _open(path: Path, kept: KeptPolicy, console: Console) -> _State:
-    """The monitors as they were left; new ones for other decisions."""
+    """Load the monitors; make new ones if the decisions have changed."""
     if not path.exists():
         return _new(kept)
     values = read_json(path, newest=MONITOR_SCHEMA, advice="Remove it to begin anew.")
     try:
         if values["decided_sha256"] != kept.sha256:
-            say(console, f"{path} has watched other decisions: new monitors begin.", "yellow")
+            say(console, f"{path} has watched other decisions: new monitors start.", "yellow")
             return _new(kept)
         escapes: Mapping[str, Any] = values["escapes"]
         return _State(
@@ -211,38 +211,39 @@ def _open(path: Path, kept: KeptPolicy, console: Console) -> _State:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error!r}): it was edited or damaged. Take it from a copy, or "
-            "remove it: then all that was watched so far is forgotten."
+            "remove it: then the monitors start again."
         ) from error
 
 
 def _keys(lot: Predictions) -> list[str]:
-    """Tells a row from others: lots recycle names, but what a model says of an image does not."""
+    """Identify each row by the model's output: lots may reuse names, but outputs differ."""
     rows = zip(lot.table["image"].astype(str), lot.probabilities, strict=True)
     return [hashlib.sha256(name.encode() + row.tobytes()).hexdigest()[:16] for name, row in rows]
 
 
 def _new_rows(keys: list[str], seen: set[str]) -> BoolArray:
-    """(N,) rows that no earlier call has seen, each once."""
+    """(N,) whether a row is new: not in an earlier call, and the first of its kind here."""
     found = pd.Series(keys)
     fresh: BoolArray = ~(found.isin(seen) | found.duplicated()).to_numpy(np.bool_)
     return fresh
 
 
 def _drawn(rows: pd.DataFrame, kept: KeptPolicy) -> BoolArray:
-    """(N,) rows whose label may tell of escapes: nobody chose them by their score."""
+    """(N,) rows whose labels may count for escapes, since they were not chosen by their score."""
     if not kept.policy.audit:
         return np.ones(len(rows), np.bool_)
     if "reason" not in rows:
         raise DataError(
-            "The table has no column 'reason', so that audited images cannot be told from those "
-            "that were looked at for their score. Give the table as recame predict wrote it."
+            "The table has no column 'reason', so it is not known which images were audited and "
+            "which were looked at because of their score. Give the table as recame predict wrote "
+            "it."
         )
     drawn: BoolArray = (rows["reason"] == "audit").to_numpy(np.bool_)
     return drawn
 
 
 def _strangeness(lot: Predictions, kept: KeptPolicy, table: str) -> FloatArray | None:
-    """How strange the lot's images were to the model, where its decisions ask."""
+    """How strange the lot's images were to the model; None if its decisions do not use it."""
     if kept.policy.unknown_above is None:
         return None
     column = lot.table.get("unknown_score")
@@ -250,17 +251,18 @@ def _strangeness(lot: Predictions, kept: KeptPolicy, table: str) -> FloatArray |
     found = np.full(len(lot), np.nan) if column is None else np.asarray(column, np.float64)
     if np.isnan(found[read]).any():
         raise DataError(
-            f"{table} does not say how strange its images were (unknown_score), by which the "
-            "decisions tell the unknown: it was predicted before they were fitted. Predict the lot "
-            "again with recame predict, and write the labels into that table."
+            f"{table} does not say how strange its images were (unknown_score), which the "
+            "decisions need to recognise unknown images: it was predicted before they were fitted. "
+            "Predict the lot again with recame predict, and write the labels into the new table."
         )
     return found
 
 
 def _seen_by_people(rows: pd.DataFrame) -> BoolArray:
-    """(N,) images that went to a person for what neither score nor audit says.
+    """(N,) images that went to a person for a reason other than score or audit.
 
-    Those that are over a lot's budget (`over_budget`) are held for their score.
+    Images over a lot's budget (`over_budget`) are held because of their score, so they do not
+    count.
     """
     reasons = rows.get("reason", pd.Series("", rows.index))
     held = reasons.isin(["near_black", "product_unseen", "not_finite", "unreadable"])
@@ -270,7 +272,7 @@ def _seen_by_people(rows: pd.DataFrame) -> BoolArray:
 def _stream(
     promise: Promise, target: IntArray, acted: Acted, kept: KeptPolicy, seen: BoolArray
 ) -> tuple[BoolArray, BoolArray]:
-    """Rows that a promise is of, and those on its wrong side, as without the audit."""
+    """Rows that a promise is about, and whether each is on its wrong side, ignoring the audit."""
     index = kept.policy.names.index(promise.of)
     if promise.kind == "escape":
         return target == index, (acted.action == RELEASE) & ~seen

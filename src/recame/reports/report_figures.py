@@ -1,4 +1,4 @@
-"""The report's drawn figures: calibration, training curves, recall over counts, embedding map."""
+"""The report's plots: calibration, training curves, recall over counts, embedding map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: Colours that stay apart for most eyes; more groups than these share a grey.
+#: Colours that most people can distinguish; further groups share a grey.
 PALETTE = (
     "#2b6cb0",
     "#dd7b2f",
@@ -32,12 +32,12 @@ PALETTE = (
     "#5a6b7b",
 )
 _OTHER = "#cfd5db"
-#: Of an axis's name.
+#: Style of an axis label.
 _AXIS: dict[str, Any] = {"fontsize": 9.5, "color": GREY}
 
 
 def reliability_figure(bins: pd.DataFrame, ece: float) -> Figure:
-    """Accuracy over confidence in bins, with Wilson intervals, above the images in each bin.
+    """Plot accuracy over confidence in bins, with Wilson intervals, and the images in each bin.
 
     Args:
         bins: of `reliability_bins`.
@@ -54,17 +54,17 @@ def reliability_figure(bins: pd.DataFrame, ece: float) -> Figure:
     low, high = wilson_interval(accuracy * images, images)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     ends = np.minimum(confidence, accuracy), np.maximum(confidence, accuracy)
-    # Bins of a few images say little: they are drawn pale.
+    # Bins with few images are drawn pale.
     weight = np.clip(images / 20, 0.25, 1.0)
     axes.vlines(confidence, *ends, color=ORANGE, linewidth=7, alpha=0.3 * weight)
     axes.vlines(confidence, low, high, color=BLUE, linewidth=1.3, alpha=0.7 * weight)
     axes.scatter(confidence, accuracy, s=26, color=BLUE, alpha=weight, linewidths=0, zorder=3)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel("share called right", **_AXIS)
+    axes.set_ylabel("accuracy", **_AXIS)
     style = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
     style |= {"fontsize": 8.5, "color": GREY}
-    axes.text(0.03, 0.07, "less sure than right", **style)
-    axes.text(0.07, 0.02, "surer than right", va="top", **style)
+    axes.text(0.03, 0.07, "underconfident", **style)
+    axes.text(0.07, 0.02, "overconfident", va="top", **style)
     _title(axes, f"Confidence against accuracy, ECE {ece:.3f}")
     width = bins["high"] - bins["low"]
     below.bar(bins["low"], bins["images"], width, align="edge", color=BLUE, alpha=0.55)
@@ -76,10 +76,10 @@ def reliability_figure(bins: pd.DataFrame, ece: float) -> Figure:
 
 
 def loss_figure(history: pd.DataFrame) -> Figure | None:
-    """The loss and its named parts by epoch; None where the history has no loss.
+    """Plot the loss and its named parts by epoch; None if the history has no loss.
 
     Args:
-        history: a row an epoch, with `epoch`, `loss` and `loss/<part>`.
+        history: one row per epoch, with `epoch`, `loss` and `loss/<part>`.
     """
     if "loss" not in history or history["loss"].isna().all():
         return None
@@ -87,7 +87,7 @@ def loss_figure(history: pd.DataFrame) -> Figure | None:
     epochs, loss, marker = history["epoch"], history["loss"], "o" if len(history) < 25 else ""
     parts = [name for name in map(str, history) if name.startswith("loss/")]
     largest = history[parts].abs().max().sort_values(ascending=False)
-    # Parts below a hundredth of the loss would all lie on the axis.
+    # Parts below a hundredth of the loss could not be seen above the axis.
     shown = list(largest.index[largest > 0.01 * loss.max()])
     shown = shown[: len(PALETTE) - 1] if len(parts) > 1 else []
     axes.plot(epochs, loss, color=INK, linewidth=2, marker=marker, markersize=4)
@@ -106,10 +106,10 @@ def loss_figure(history: pd.DataFrame) -> Figure | None:
 
 
 def validation_figure(history: pd.DataFrame, phases: dict[str, Any]) -> Figure | None:
-    """Balanced accuracy on `val` by epoch, beside what the probe phase reached.
+    """Plot balanced accuracy on `val` by epoch, and that of frozen-feature probing.
 
     Args:
-        history: a row an epoch, with `epoch` and `val/balanced_accuracy`.
+        history: one row per epoch, with `epoch` and `val/balanced_accuracy`.
         phases: `val_balanced_accuracy` by phase; may be empty.
     """
     name = "val/balanced_accuracy"
@@ -134,15 +134,15 @@ def validation_figure(history: pd.DataFrame, phases: dict[str, Any]) -> Figure |
 
 
 def recall_figure(per_class: pd.DataFrame) -> Figure:
-    """Recall of very many classes over their training images, one dot a class.
+    """Plot the recall of many classes over their training images, one dot per class.
 
     Args:
-        per_class: of an `Evaluation`.
+        per_class: table of an `Evaluation`.
     """
     figure, axes = _new_axes(9.2, 4.4)
     generator = np.random.default_rng(0)
     rows = per_class[per_class["images"] > 0]
-    # Classes of few images share few recalls and counts: a little noise parts them.
+    # A little noise separates classes with equal recalls and counts.
     recall = rows["recall"] + generator.normal(0, 0.006, len(rows))
     spread = np.exp(generator.normal(0, 0.012, len(rows)))
     train = rows["train_images"].clip(0.5) * spread
@@ -166,14 +166,14 @@ def recall_figure(per_class: pd.DataFrame) -> Figure:
 def embedding_figure(
     points: Array, labels: Sequence[str], title: str, order: Sequence[str], most: int = 10
 ) -> Figure:
-    """The embedding map, coloured by a column.
+    """Plot the embedding map, coloured by a column.
 
     Args:
         points: (n, 2).
         labels: n group names; an empty one is drawn in grey.
         title: what the colours mean.
         order: the groups that get a colour, most important first; others share a grey.
-        most: at most this many colours.
+        most: largest number of colours.
     """
     names = np.asarray(labels, dtype=object)
     coloured = [name for name in order if (names == name).any()][:most]
@@ -186,11 +186,11 @@ def embedding_figure(
 
 
 def mistakes_figure(points: Array, right: Array, escapes: Array) -> Figure:
-    """The embedding map with the mistakes on top.
+    """Plot the embedding map with the mistakes on top.
 
     Args:
         points: (n, 2).
-        right: (n,) 1 right, 0 wrong, -1 without a label.
+        right: (n,) 1 correct, 0 wrong, -1 without a label.
         escapes: (n,) whether the image is a defect that was called normal.
     """
     layers = (
@@ -200,11 +200,11 @@ def mistakes_figure(points: Array, right: Array, escapes: Array) -> Figure:
         (escapes, RED, "escape", 1.9),
     )
     counted = [(m, colour, f"{name} ({m.sum():,})", size, 0.85) for m, colour, name, size in layers]
-    return _map(points, counted, "Right and wrong calls")
+    return _map(points, counted, "Correct and wrong predictions")
 
 
 def heat_colour(value: float, colour: str = ORANGE) -> str:
-    """A cell's background between white (0) and a colour (1).
+    """Return a cell's background between white (0) and a colour (1).
 
     Examples:
         >>> heat_colour(0.0), heat_colour(1.0, "#dd7b2f")
@@ -247,7 +247,7 @@ def _epoch_axis(axes: Axes, epochs: pd.Series[Any]) -> None:
 
 
 def _write_at_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the lines' right ends, moved apart where they would overlap."""
+    """Write names at the lines' right ends, moved apart if they would overlap."""
     low, high = axes.get_ylim()
     gap = 0.065 * (high - low)
     before = -np.inf
@@ -260,7 +260,7 @@ def _write_at_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]])
 def _map(
     points: Array, layers: Iterable[tuple[Array, str, str, float, float]], title: str
 ) -> Figure:
-    """Points, each layer's with a colour, a label, a relative size and an opacity."""
+    """Plot points in layers; each layer has a colour, a label, a relative size and an opacity."""
     figure, axes = _new_axes(4.2, 4.4)
     size = float(np.clip(6000 / max(len(points), 1), 4, 30))
     for mask, colour, label, factor, alpha in layers:

@@ -38,7 +38,7 @@ from recame.reports.report_figures import (
 )
 from recame.reports.run_report import RunReport
 
-#: Above these the page shows a part and says so.
+#: If there are more, the page shows only this many and says so.
 MOST_CLASS_ROWS, MOST_CONFUSION, MOST_PRODUCTS, MOST_PAIRS, MOST_GATED = 60, 60, 25, 12, 20
 
 #: Metrics of the table of experts.
@@ -46,10 +46,10 @@ EXPERT_COLUMNS = ("balanced_accuracy", "tail_recall", "macro_f1", "accuracy")
 
 
 def report_html(report: RunReport) -> str:
-    """A whole HTML document; nothing in it comes from the network.
+    """Return the whole HTML document, which needs no network.
 
     Args:
-        report: what to show.
+        report: the report.
     """
     facts = report.facts
     content: dict[str, Any] = {
@@ -66,7 +66,7 @@ def report_html(report: RunReport) -> str:
         "products": _products(report),
         "reliability": figure_picture(
             reliability_figure(report.bins, report.evaluation.headline["ece"].value or 0.0),
-            "Accuracy over confidence in fifteen bins, beside the diagonal",
+            "Accuracy over confidence in fifteen bins, with the diagonal",
         ),
         "experts": _experts(report),
         "maps": _maps(report),
@@ -123,7 +123,7 @@ def _tiles(report: RunReport) -> list[dict[str, str]]:
 
 
 def change_text(metric: Metric, report: RunReport) -> str:
-    """The difference to the baseline as `+0.270 (0.256 to 0.283), better than base`."""
+    """Return the difference to the baseline as `+0.270 (0.256 to 0.283), better than base`."""
     if report.comparison is None or metric.name not in report.comparison.differences:
         return ""
     difference = report.comparison.differences[metric.name]
@@ -165,30 +165,30 @@ def _classes(report: RunReport) -> dict[str, Any]:
 
 
 def _decisions(report: RunReport) -> dict[str, Any] | None:
-    """What the run's decisions did with the images."""
+    """Results of the run's decisions on the images."""
     if report.outcome is None:
         return None
     return {"rows": outcome_rows(report.outcome), "escapes": escape_rows(report.outcome)}
 
 
-#: What is told of decisions, the most serious first.
+#: Results of decisions that are shown, the most serious first.
 _OUTCOMES = {
     "escape": "defects released",
     "overkill": "normal images not released",
     "review": "images that go to a person",
     "automatic": "images classified automatically",
-    "misclassified": "of these wrongly",
+    "misclassified": "of these, classified wrongly",
 }
 
 
 def outcome_rows(outcome: Outcome) -> list[list[str]]:
-    """What decisions did: what it is, how many of how many, the share, its interval."""
+    """Rows of the decisions' results: name, counts, share, interval."""
     found = ((text, outcome.share(what)) for what, text in _OUTCOMES.items())
     return [[text, *_share_cells(share)] for text, share in found if share.images]
 
 
 def escape_rows(outcome: Outcome) -> list[list[str]]:
-    """The same of the defects of each class that are released, most first."""
+    """The same rows for released defects of each class, most first."""
     found = [share for share in outcome.shares if share.what == "escape" and share.of]
     found.sort(key=lambda share: -share.number / share.images)
     return [[share.of, *_share_cells(share)] for share in found]
@@ -221,7 +221,7 @@ def _confusion(report: RunReport) -> dict[str, Any]:
 
 
 def pair_rows(report: RunReport, most: int) -> list[list[str]]:
-    """The most frequent confusions: true class, called class, images, share of the class."""
+    """Rows of the most frequent confusions: true class, predicted class, images, class share."""
     return [
         [row["true"], row["called"], count_text(row["images"]), f"{row['share']:.1%}"]
         for row in report.confusions.head(most).to_dict("records")
@@ -229,7 +229,7 @@ def pair_rows(report: RunReport, most: int) -> list[list[str]]:
 
 
 def expert_rows(report: RunReport) -> list[list[str]]:
-    """The ensemble's name and each expert's, with their `EXPERT_COLUMNS`."""
+    """Rows of the ensemble and each expert, with their `EXPERT_COLUMNS`."""
     return [
         [row["model"], *(share_text(row[name]) for name in EXPERT_COLUMNS)]
         for row in report.evaluation.experts.to_dict("records")
@@ -270,13 +270,13 @@ def _products(report: RunReport) -> dict[str, Any] | None:
 
 
 def _cell(recall: Any, images: Any) -> dict[str, str]:
-    """Text, small text and background of a heat cell; white is a recall of 1."""
+    """Text, small text and background of a heat-map cell; white is a recall of 1."""
     if pd.isna(recall):
         return {"text": "", "small": "", "background": "#f3f4f6"}
     return {
         "text": "1" if recall == 1 else f"{recall:.2f}",
         "small": count_text(images),
-        # A square root parts the good from the nearly perfect.
+        # The square root makes good and nearly perfect recalls distinguishable.
         "background": heat_colour(0.85 * math.sqrt(1 - recall)),
     }
 
@@ -326,7 +326,7 @@ def _maps(report: RunReport) -> list[Picture]:
     right = np.where(target < 0, -1, called == target)
     escapes = (right == 0) & (called == (-1 if space.normal is None else space.normal_index))
     figure = mistakes_figure(found.points, right, escapes)
-    figures.append((figure, "right and wrong calls"))
+    figures.append((figure, "correct and wrong predictions"))
     return [
         figure_picture(f, f"Embedding map, {what}", vector=False, dpi=170) for f, what in figures
     ]
@@ -363,7 +363,7 @@ def _gates(report: RunReport) -> dict[str, Any] | None:
 
 
 def _gates_by_class(report: RunReport) -> list[tuple[str, list[dict[str, str]]]]:
-    """Heat cells of the layer whose gates vary most: a row a class, a column a region."""
+    """Heat-map cells of the layer whose gates vary most: a row per class, a column per region."""
     examples = report.evidence.gate_examples
     shown = [e for e in report.evidence.gates if examples and e.name == examples[0].layer]
     if not shown:

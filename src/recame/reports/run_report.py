@@ -1,4 +1,4 @@
-"""Everything a report says, gathered from plain values; page, Markdown and JSON are views of it."""
+"""The content of a report as plain values, from which page, Markdown and JSON are made."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ REPORT_SCHEMA = 1
 
 
 class Setting(NamedTuple):
-    """A setting that is not as it is by default.
+    """A setting that differs from its default.
 
     Attributes:
-        name: as `model.num_experts`.
+        name: for example `model.num_experts`.
         value: of the run.
         default: of the package; `auto` was decided before training.
     """
@@ -42,15 +42,15 @@ class RunFacts:
 
     Attributes:
         name: of the run.
-        split: that is judged.
+        split: that is evaluated.
         data: what the run was trained from.
-        source: where the judged images were described; empty if unknown.
+        source: where the evaluated images are described; empty if unknown.
         settings: section -> setting -> value, all of them.
         changed: those that differ from the package's defaults.
         facts: (what, value) in words: seed, fingerprint, versions, time, hardware.
-        reasons: why settings were decided as they were, if the run recorded it.
-        commands: how to make the run and this report again.
-        history: a row an epoch; empty if the run kept none.
+        reasons: why settings were chosen as they were, if the run recorded it.
+        commands: that make the run and this report again.
+        history: one row per epoch; empty if the run kept none.
         phases: `val_balanced_accuracy` by phase, and which was `kept`; may be empty.
         product_column: of the predictions' table.
     """
@@ -76,7 +76,7 @@ class Baseline:
     Attributes:
         name: of the run.
         predictions: with labels.
-        label_space: the classes they are in.
+        label_space: their classes.
         path: of the run's folder, for the command that makes the report again.
     """
 
@@ -88,19 +88,19 @@ class Baseline:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What the report of one run on one split says.
+    """The content of the report of one run on one split.
 
     Attributes:
         facts: how the run was made.
         evaluation: its numbers.
         predictions: of the split.
         label_space: its classes.
-        evidence: what the model and the images tell.
+        evidence: the parts that need the model and the images.
         bins: of the reliability diagram.
         comparison: with the baseline; None without one.
         disagreement: of the experts; None with one expert.
-        outcome: what the run's decisions did with the images; None where it has none.
-        lead: the judgement in two or three sentences.
+        outcome: results of the run's decisions on the images; None if it has no decisions.
+        lead: the summary in two or three sentences.
         findings: sentences with a level, most important first.
     """
 
@@ -118,7 +118,7 @@ class RunReport:
 
     @property
     def confusions(self) -> pd.DataFrame:
-        """`true, called, images, share`: the filled wrong cells, most images first."""
+        """Return the confusions as `true, called, images, share`, most images first."""
         counts, names = self.evaluation.confusion, np.array(self.evaluation.names, dtype=object)
         rows, columns = np.nonzero(counts * ~np.eye(len(counts), dtype=np.bool_))
         table = pd.DataFrame({"true": names[rows], "called": names[columns]})
@@ -127,10 +127,12 @@ class RunReport:
         return table.sort_values(["images", "share"], ascending=False, ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON; pictures and settings' text are left out."""
+        """Return all figures as values for JSON; pictures and settings' text are left out."""
         facts, evidence, counts = self.facts, self.evidence, self.evaluation.confusion
         evaluation = self.evaluation.to_dict()
-        del evaluation["confusion"]  # thousands of classes: only the filled cells are told
+        del evaluation[
+            "confusion"
+        ]  # too large for thousands of classes; `confusions` has the filled cells
         return {
             "schema": REPORT_SCHEMA,
             "run": facts.name,

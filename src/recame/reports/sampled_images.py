@@ -1,4 +1,4 @@
-"""A run's model and the images of its data, looked at again: features and pixels."""
+"""Features and pixels of a sample of a run's images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recame.progress import Progress, relabelled
 
 
 class Look:
-    """The model over rows of the cache."""
+    """Applies the model to rows of the image cache."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Look:
         self._progress = progress
 
     def features(self, rows: IntArray, label: str) -> Array:
-        """(n, E, D) of the untouched images."""
+        """(n, E, D) features of the images without augmentation."""
         found = predict_cached(
             self.loaded.model,
             self.data.cache.images,
@@ -47,13 +47,13 @@ class Look:
         return found
 
     def pixels(self, rows: IntArray) -> Array:
-        """(n, H, W, C) float32 in [0, 1], as the model sees them."""
+        """(n, H, W, C) float32 pixels in [0, 1], as the model sees them."""
         images = self.data.cache.images[rows].astype(np.float32)
         images /= self.data.spec.scale
         return np.asarray(np.clip(images, 0.0, 1.0, out=images))
 
     def shown(self, rows: IntArray) -> Array:
-        """(n, h, w, C) in [0, 1] for people: pieces in a row, 16-bit images in all the greys."""
+        """(n, h, w, C) pixels in [0, 1] for people: tiles side by side, 16-bit images rescaled."""
         pixels, spec = self.pixels(rows), self.data.spec
         if spec.bit_depth != 8 and len(rows):
             low, high = np.quantile(pixels, (0.005, 0.995), axis=(1, 2, 3), keepdims=True)
@@ -62,7 +62,7 @@ class Look:
 
 
 def cache_rows(data: InspectionSet, split: str, predictions: Predictions) -> IntArray | None:
-    """(N,) the cache row of each predicted image, -1 where it is not at hand."""
+    """(N,) the cache row of each predicted image; -1 if it is not available."""
     part = data.table[(data.table["split"] == split).to_numpy()]
     if part.empty or "image" not in predictions.table:
         return None

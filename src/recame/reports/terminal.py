@@ -1,4 +1,4 @@
-"""An evaluation as terminal tables: the numbers, their ranges, and where they cannot decide."""
+"""Print an evaluation as tables: figures, intervals, and what is too uncertain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
 
     Args:
         evaluation: what to print.
-        console: where; its encoding decides whether bars are drawn in ASCII.
+        console: where to print; its encoding decides whether bars are drawn in ASCII.
         title: the heading.
     """
     width = min(console.width, 100)
@@ -133,7 +133,7 @@ def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
 
 
 def _bar(value: float, low: float, high: float, *, plain: bool) -> Text:
-    """The interval on a track from 0 to 1 with a mark at the value."""
+    """Draw the interval on a track from 0 to 1, with a mark at the value."""
     if math.isnan(value):
         return Text("")
     track, inside, mark = ("-", "=", "o") if plain else ("╌", "━", "●")
@@ -150,7 +150,7 @@ def _bar(value: float, low: float, high: float, *, plain: bool) -> Text:
 
 def _experts_table(experts: pd.DataFrame) -> Table:
     names = list(experts.columns[1:])
-    table = _table("Experts beside their ensemble", "model", *names)
+    table = _table("Experts and their ensemble", "model", *names)
     best = experts[names].max()
     for row in experts.to_dict("records"):
         cells = [

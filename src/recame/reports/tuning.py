@@ -1,4 +1,4 @@
-"""`recame tune`: labelled images that trained nothing -> decisions with promised limits."""
+"""`recame tune`: fit decisions with promised limits to labelled images that trained nothing."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from recame.runs.folder import RunFolder
 from recame.runtime.opening import load
 from recame.runtime.predictor import Predictor
 
-#: What tells the unknown (`benchmarks/decisions/unknown.py`), and images that it is fitted to: some
-#: 300 of them are kept.
+#: Scorer of unknown images (chosen by `benchmarks/decisions/unknown.py`), and most images that it
+#: is fitted to; it keeps about 300 of them.
 SCORER, _MOST_FITTED = "knn", 400
 
 
@@ -58,24 +58,24 @@ def tune(
 ) -> Tuned:
     """Fit decisions to a finished run, or to a bundle, and keep them in its `decisions.json`.
 
-    From then on `recame predict` and `recame.load` of that folder decide by them. `decisions.html`
-    beside it shows them, `frontier.csv` what other escape limits would cost.
+    From then on `recame predict` and `recame.load` use these decisions. `decisions.html` in the
+    same folder shows them; `frontier.csv` shows what other escape limits would cost.
 
     Args:
         model: the folder.
-        calibration: labelled images that neither trained nor chose anything; None: those that the
-            run has set aside (`data.calibrate`), or its `val`, which has chosen among models: all
-            of these are paid for. A bundle needs them, or its run. A path, a DataFrame, pairs of an
-            image's path and its label, or a run; what is in memory is kept in `given/` of the
-            folder.
-        limits: a YAML file, or what one holds, or the limits; None: the smallest escapes that the
+        calibration: labelled images that neither trained nor chose the model: a path, a DataFrame,
+            pairs of an image's path and its label, or a run. Images given in memory are kept in
+            `given/` of the folder. None: images that the run has set aside (`data.calibrate`), or
+            its `val`; since `val` chose among models, its promises are stricter. For a bundle,
+            either `calibration` or `run` is needed.
+        limits: a YAML file, its values, or the limits; None: the smallest escape limits that the
             images promise.
-        normal: the class that may be released, where neither training nor an earlier tuning
-            named it.
-        run: that a bundle was exported from: its images calibrate, and no image that made it.
-        lot: for `line_mix: estimate`, what the same model has predicted of a lot of the line, a
-            table of `recame predict`, whose labels are not looked at; or what was estimated before.
-        named: what a bundle will be called, that is still being made.
+        normal: the class that may be released, if neither training nor an earlier tuning named it.
+        run: the run that a bundle was exported from; its images calibrate, without those that
+            trained it.
+        lot: for `line_mix: estimate`, a table that `recame predict` wrote with the same model for a
+            lot of the line (its labels are not used), or an earlier estimate.
+        named: the future name of a bundle that is still being made.
         console: where progress and promises go; silent if None.
 
     Raises:
@@ -86,7 +86,7 @@ def tune(
     asked = _read(limits)
     folder, loaded = folder_of(model), load(model, decide=False)
     path = folder / DECISIONS_FILE
-    before = (last_tuning(path) or {}).get("normal")  # who has named it once need not again
+    before = (last_tuning(path) or {}).get("normal")  # named in an earlier tuning
     space = _with_normal(loaded.label_space, normal or before, folder)
     told = _lot(lot, asked, loaded, folder)
     origin = origin_of(folder, run)
@@ -114,7 +114,7 @@ def tune(
         product_column=basis.product_column,
     )
     if origin is not None and origin.decisions_path != path:
-        # Who tunes several bundles on the same images looks at them as often.
+        # Each bundle that is tuned on the same images counts as another tuning.
         note_export(origin.decisions_path, known_as, found.contents, others)
     kept = None if tuned.policy.unknown_above is None else scorer
     drift = DriftMonitor.of(found.called, found.confidence, space.names, 1 - asked.confidence)
@@ -128,7 +128,7 @@ def tune(
 
 
 def _line_words(asked: Limits, line: LineMix | None) -> str:
-    """Which line the shares are told of."""
+    """Say for which line the shares are."""
     if asked.line_mix is None:
         return "a line whose classes come as in training"
     return "the stated line" if line is None else "the estimated line"
@@ -137,10 +137,10 @@ def _line_words(asked: Limits, line: LineMix | None) -> str:
 def _lot(
     lot: AnyPath | pd.DataFrame | LineMix | None, asked: Limits, model: Predictor, folder: Path
 ) -> Lot | LineMix | None:
-    """What the line's mix is estimated from; None where it is not.
+    """Read the lot from which the line's mix is estimated; None if it is not estimated.
 
     Raises:
-        ConfigError: it is asked for and not there, there and not asked for, or tells nothing.
+        ConfigError: a lot is needed but not given, given but not needed, or cannot be used.
     """
     if lot is None and asked.line_mix == ESTIMATE:
         words = command("recame", "predict", folder, "LOT", "-o", "lot.csv")
@@ -160,20 +160,20 @@ def _lot(
 def _scorer(
     asked: Limits, model: Predictor, origin: RunFolder | None, console: Console
 ) -> Scorer | None:
-    """What tells the unknown; None where nothing is asked of it, or a bundle has no images."""
+    """The scorer of unknown images; None if it is not needed, or a bundle has no images."""
     if asked.unknown_false_alarm == SMALLEST and origin is None:
-        text = "Nothing tells unknown images: a bundle holds none that trained it (--run)."
+        text = "Unknown images are not recognised: that needs the training images (give --run)."
         say(console, text, "yellow")
         return None
     return None if asked.unknown_false_alarm is None else _fit_scorer(model, origin, console)
 
 
 def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) -> Scorer:
-    """What tells the unknown, fitted to images that trained the model, as many of each class."""
+    """Fit the scorer of unknown images to training images, equally many of each class."""
     if origin is None:
         raise ConfigError(
-            "unknown_false_alarm: what is unknown is told by the images that trained the model, "
-            "which a bundle does not hold: give its run with --run, or leave the limit out."
+            "unknown_false_alarm: to recognise unknown images needs the training images, which a "
+            "bundle does not hold: give its run with --run, or leave the limit out."
         )
     table = recorded_data(origin, origin.load_config())
     table = table[(table["split"] == "train") & table["label"].notna()]
@@ -183,7 +183,7 @@ def _fit_scorer(model: Predictor, origin: RunFolder | None, console: Console) ->
     drawn = drawn.iloc[np.argsort(place, kind="stable")[:_MOST_FITTED]]
     path = origin.manifest_path
     labelled = Labelled(drawn.reset_index(drop=True), path, str(path))
-    found = labelled.answers(model, console, "looking at what is known", features=True)
+    found = labelled.answers(model, console, "reading training images", features=True)
     logits = logits_of(np.stack([each.probabilities for each in found]), model.temperature)
     target = labelled.target(tuple(model.label_space.names))
     return fit_scorer(SCORER, features_of(found), logits, target)
@@ -198,25 +198,25 @@ def tune_export(
     named: Path | None = None,
     console: Console | None = None,
 ) -> Tuned | None:
-    """Give a new bundle the decisions of its run: fitted anew, to the bundle's own answers.
+    """Fit decisions to a new bundle, with the limits and images of its run's last tuning.
 
-    A promise belongs to the graph that it was fitted to. The limits are those of the run's last
-    tuning, and so are the images; a look more at these is paid for.
+    A promise holds only for the graph that it was fitted to, so the decisions are fitted again, to
+    the bundle's outputs. This counts as another tuning on the same images.
 
     Args:
         bundle: its folder.
-        run: that it was exported from.
-        max_escape: instead of the run's escape limits: the share of each defect class that may be
+        run: the run that it was exported from.
+        max_escape: replaces the run's escape limits: the share of each defect class that may be
             released.
-        normal: the class that may be released, where the run does not name it.
-        named: what the bundle will be called, where it is still being made.
+        normal: the class that may be released, if the run does not name it.
+        named: the future name of a bundle that is still being made.
         console: where promises go; silent if None.
 
     Returns:
-        None where the run has no decisions and no limit is given, which is said.
+        None if the run has no decisions and no limit is given; a message says so.
 
     Raises:
-        ConfigError: the limits cannot be promised by another look at the images.
+        ConfigError: another tuning on these images cannot promise the limits.
         RecameError: the bundle, the run or its images cannot be used.
     """
     console = console or Console(quiet=True)
@@ -231,20 +231,20 @@ def tune_export(
     if max_escape is not None:
         limits = replace(limits, escape=PerClass(max_escape))
     source, normal = last.get("calibration"), normal or last.get("normal")
-    # How often classes come is the line's, whichever model has told it.
+    # The mix is a property of the line, so the estimate of another model can be used.
     line = LineMix.from_dict(last["line"], folder.label_space().names) if "line" in last else None
     how: dict[str, Any] = {"normal": normal, "run": run, "named": named, "lot": line}
     try:
         return tune(bundle, source, limits, console=console, **how)
     except ConfigError as error:
         raise ConfigError(
-            f"{error} (The bundle was to have the decisions of {run}, fitted to its own answers. "
-            "With --undecided it has none, and classifies every image.)"
+            f"{error} (The decisions of {run} were being fitted again to the bundle's outputs. "
+            "With --undecided the bundle has no decisions and classifies every image.)"
         ) from error
 
 
 def _read(given: AnyPath | Limits | Mapping[str, Any] | None) -> Limits:
-    """Limits of a YAML file, or as they are given."""
+    """Read the limits from a YAML file, or take them as given."""
     if isinstance(given, Limits):
         return given
     if given is None or isinstance(given, Mapping):
@@ -254,14 +254,14 @@ def _read(given: AnyPath | Limits | Mapping[str, Any] | None) -> Limits:
 
 
 def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSpace:
-    """The classes with the normal one, which must be named."""
+    """The classes with the normal class, which must be named."""
     if normal is not None or space.normal is not None:
         return replace(space, normal=normal or space.normal)
     likely = likely_normal(space.names)
     name = likely or space.names[0]
     proposal = "for instance" if likely is None else f"{quoted(likely)} looks like it"
     raise ConfigError(
-        f"{folder} does not say which class is normal, and none is released unasked; {proposal}: "
+        f"{folder} does not say which class is normal; name it ({proposal}): "
         f"{command('recame', 'tune', folder, '--normal', name)}"
     )
 
@@ -271,10 +271,11 @@ def _unknown_words(share: float) -> str:
 
 
 def _tell(tuned: Tuned, split: str, console: Console, *, line: str) -> None:
-    """Print what is promised and what it costs; `line`: on which, in words."""
+    """Print what is promised and what it costs; `line`: the line, in words."""
     facts, expected = tuned.facts, tuned.expected
     tried = f", {facts['comparisons']:,} models compared on it" if facts["comparisons"] > 1 else ""
-    say(console, f"Fitted to {facts['images']:,} of {split}{tried}; tuning {facts['tuning']}.")
+    number = facts["tuning"]
+    say(console, f"Fitted to {facts['images']:,} of {split}{tried}; tuning number {number}.")
     for sentence in tuned.sentences():
         say(console, f"  {sentence}")
     if expected.overkill is not None:

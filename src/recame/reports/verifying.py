@@ -22,18 +22,18 @@ _STYLES = {"holds": "green", "broken": "red", "too few": "yellow"}
 
 
 def verify(folder: AnyPath, source: Given, *, console: Console | None = None) -> Verification:
-    """Judge the promises of a run's or bundle's decisions by images that neither trained nor tuned.
+    """Verify the promises of a run or bundle on images that neither trained nor tuned it.
 
-    Each look is noted in its `decisions.json`.
+    Each verification is noted in its `decisions.json`.
 
     Args:
         folder: of the run or bundle.
-        source: labelled images as `train` takes them: a folder per class, a table's path, a
+        source: labelled images, given as for `train`: a folder per class, a table's path, a
             DataFrame, pairs of an image's path and its label, or a run.
         console: where progress and outcomes go; silent if None.
 
     Raises:
-        ConfigError: nothing is promised, or these images tuned it.
+        ConfigError: nothing is promised, or the decisions were fitted to these images.
         RecameError: the model or the images cannot be used.
     """
     console = console or Console(quiet=True)
@@ -43,8 +43,8 @@ def verify(folder: AnyPath, source: Given, *, console: Console | None = None) ->
     found = judged(model, labelled, console, group=kept.group, scorer=kept.scorer)
     if found.sha256 in kept.images:
         raise ConfigError(
-            f"{in_words(source)} holds the images that the decisions were fitted to, which "
-            "cannot verify them: give others."
+            f"{in_words(source)} holds the images that the decisions were fitted to; they cannot "
+            "verify the decisions. Give other images."
         )
     verification = verify_scores(
         found.scored, kept.policy, kept.promises, mix=kept.mix, confidence=kept.confidence

@@ -1,6 +1,6 @@
-"""Checkpoint -> bundle -> predictions, which need no torch.
+"""Predict with a bundle or a run; a bundle needs no torch.
 
-The names below are loaded when they are first used, so that a runtime imports only what it runs.
+The names below are loaded when they are first used, so that only what is needed is imported.
 """
 
 from __future__ import annotations

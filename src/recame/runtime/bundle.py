@@ -1,4 +1,4 @@
-"""The bundle: a folder with a graph and all that its use needs, checked before it is used."""
+"""The bundle: a folder with a graph and everything needed to use it, checked before it is used."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from recame.files import read_json, sha256, write_json
 from recame.folders import clear_beside, is_taken, moved_aside, new_folder, restore_folder
 from recame.label_space import LabelSpace
 
-#: The graphs of the first divide by a temperature themselves; what those of the second say is
-#: calibrated by whoever runs them.
+#: Graphs of schema 1 divide by a temperature themselves; the outputs of schema 2 are calibrated by
+#: the code that runs the graph.
 BUNDLE_SCHEMA = 2
 
 DOCUMENT_FILE = "bundle.json"
 
-#: The files of a graph, the one that a runtime opens first.
+#: The files of a graph; the runtime opens the first one.
 MODEL_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
-#: How often and how far apart a bundle is looked for again that is being replaced at this moment.
+#: How often, and at which interval, to try again to open a bundle that is being replaced.
 _TRIES, _APART_S = 20, 0.05
 
 _UNUSABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, DataError, ConfigError)
@@ -38,7 +38,7 @@ _UNUSABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, Dat
 
 @dataclass(frozen=True)
 class Bundle:
-    """An exported model whose files were found whole, and which holds them as they were found.
+    """An exported model whose files were checked; it holds their content in memory.
 
     Attributes:
         path: the folder.
@@ -47,16 +47,16 @@ class Bundle:
         label_space: its C classes.
         spec: how images are decoded for it.
         outputs: names of the graph's outputs, `probabilities` first.
-        views: symmetries of an image that the graph averages over.
-        calibration: what the graph's probabilities go through; None: nothing, as the graph of a
-            version before holds its temperature.
-        temperature: that of the calibration, or of such a graph.
+        views: number of flips and rotations that the graph averages over.
+        calibration: of the graph's probabilities; None: none, since the graph of an older version
+            contains its temperature.
+        temperature: of the calibration, or of such a graph.
         num_experts: E.
-        thresholds: decision thresholds with what they were chosen by; may be empty.
-        max_pixels: an image file with more is refused.
-        document: all of `bundle.json`.
-        files: each file of `MODEL_FILES`, its bytes: what was checked is what is run, also where
-            another bundle has taken the folder since.
+        thresholds: decision thresholds and how they were chosen; may be empty.
+        max_pixels: an image file with more pixels is refused.
+        document: the content of `bundle.json`.
+        files: name -> bytes for each file of `MODEL_FILES`. The checked bytes are run, even if
+            another bundle has replaced the folder since.
     """
 
     path: Path
@@ -75,7 +75,7 @@ class Bundle:
     files: dict[str, bytes] = field(repr=False, compare=False, default_factory=dict)
 
     def __fspath__(self) -> str:
-        """Let a bundle stand where a path is asked for."""
+        """Let a bundle be used as a path."""
         return str(self.path)
 
     __str__ = __fspath__
@@ -87,23 +87,23 @@ class Bundle:
 
     @property
     def release_above(self) -> float | None:
-        """Probability of the normal class that an image needs to pass unseen; None: no threshold.
+        """Probability of the normal class that an image needs to be released; None: no threshold.
 
-        Images of the normal class below it go to review.
+        Images that are predicted as normal with less go to review.
         """
         value = self.thresholds.get("normal", {}).get("release_above")
         return None if value is None else float(value)
 
     @property
     def steady(self) -> bool:
-        """Whether the graph was measured to give an image the same bits in batches of any size."""
+        """Whether an image was measured to have the same output bits in batches of any size."""
         return bool(self.document.get("parity", {}).get("batch_difference") == 0)
 
     @property
     def escape_at_most(self) -> float | None:
-        """Share of the defects that may pass as normal, with 95 % confidence; None: not known."""
+        """Upper limit of the escape rate, with 95 % confidence; None: not known."""
         normal = self.thresholds.get("normal", {})
-        # The versions before called it so.
+        # The name in older versions.
         value = normal.get("escape_at_most", normal.get("escape_upper"))
         return None if value is None else float(value)
 
@@ -114,23 +114,23 @@ def is_bundle(path: Path) -> bool:
 
 
 def find_bundle(path: Path) -> bool:
-    """`is_bundle`, also at the moment at which another bundle takes the folder.
+    """Like `is_bundle`, but also works while the bundle is being replaced.
 
-    A bundle that was being replaced when the machine stopped is given back.
+    If the machine stopped while a bundle was being replaced, the old bundle is restored.
     """
     for _ in range(_TRIES):
         if is_bundle(path) or moved_aside(path) is None:
             return is_bundle(path)
         time.sleep(_APART_S)
-    with suppress(OSError):  # whoever was replacing it has died
+    with suppress(OSError):  # an export may have died while replacing it
         restore_folder(path)
     return is_bundle(path)
 
 
 def open_bundle(path: AnyPath) -> Bundle:
-    """Read a bundle and check that every file is what the export wrote.
+    """Read a bundle and check that every file is as the export wrote it.
 
-    Where another bundle takes the folder meanwhile, it is read again from the start.
+    If another bundle replaces it meanwhile, reading starts again.
 
     Args:
         path: the folder.
@@ -153,7 +153,7 @@ def open_bundle(path: AnyPath) -> Bundle:
 
 
 def _identity(folder: Path) -> tuple[int, int, int] | None:
-    """Tells one document that lies in the folder from the next one; None without any."""
+    """Identifies the document in the folder, to notice that it was replaced; None without one."""
     try:
         found = (folder / DOCUMENT_FILE).stat()
     except OSError:
@@ -177,16 +177,16 @@ def _open(folder: Path) -> Bundle:
 
 @contextmanager
 def assembling(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside `out`, which takes its place only if the block succeeds.
+    """Give a temporary folder beside `out`, which becomes `out` only if the block succeeds.
 
     Args:
-        out: where the bundle will lie; nothing, or an empty folder.
-        replace: a bundle that lies there makes room, once the new one is complete.
+        out: the bundle's folder; must not exist, or be empty.
+        replace: whether a bundle in `out` is replaced, once the new one is complete.
 
     Raises:
-        ExportError: something else lies there, or the folder cannot be written.
+        ExportError: `out` holds something else, or the folder cannot be written.
     """
-    # Of an export that was killed while it replaced a bundle.
+    # An earlier export may have been killed while it replaced a bundle.
     restore_folder(out)
     if is_taken(out) and not (replace and is_bundle(out)):
         told = (
@@ -222,12 +222,12 @@ def write_document(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
-    """The document, with a schema that this version reads and its own checksum right."""
+    """Read the document, and check its schema and its checksum."""
     if not is_bundle(folder):
         if aside := moved_aside(folder):
             raise CheckpointError(
                 f"{folder} holds no bundle: an export was stopped while it replaced it. The bundle "
-                f"lies in {aside}: give it its name back (mv), or export the run again."
+                f"is in {aside}: rename it back (mv), or export the run again."
             )
         raise CheckpointError(
             f"{folder} holds no bundle (no {DOCUMENT_FILE}): give the folder that "
@@ -248,7 +248,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
-    """The document's fields, checked against each other."""
+    """Read the document's fields, and check that they agree."""
     graph, space = document["graph"], LabelSpace.from_dict(document["label_space"])
     calibration = None
     if "calibration" in document:
@@ -269,7 +269,7 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
         document=document,
     )
     release, in_graph = bundle.release_above, float(graph["temperature"])
-    _ = bundle.escape_at_most, bundle.steady  # refuses what is no number, and no figures
+    _ = bundle.escape_at_most, bundle.steady  # raises an error if they are not numbers
     for is_right, reason in (
         (
             bundle.format in MODEL_FILES,
@@ -282,8 +282,8 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
         (
             int(graph["num_classes"]) == space.num_classes,
             (
-                f"the label space names {space.num_classes} classes, but the graph tells "
-                f"{graph['num_classes']} apart"
+                f"the label space names {space.num_classes} classes, but the graph has "
+                f"{graph['num_classes']}"
             ),
         ),
         (
@@ -293,10 +293,10 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
         (0 < in_graph < math.inf, f"temperature {in_graph} is not above 0"),
         (
             calibration is None or in_graph == 1,
-            f"the graph has a temperature of {in_graph}, and a calibration stands beside it",
+            f"the graph has a temperature of {in_graph}, and there is a calibration besides",
         ),
         (
-            # Just above 1 means that no image passes.
+            # A value just above 1 means that no image is released.
             release is None or (space.normal is not None and 0 <= release < 1.01),
             f"the threshold {release} of the normal class cannot be used",
         ),
@@ -307,7 +307,7 @@ def _parse(folder: Path, document: dict[str, Any]) -> Bundle:
 
 
 def _checked(path: Path, size: int, expected: str) -> bytes:
-    """A file's bytes, which are those that the export wrote."""
+    """Read a file, and check that its bytes are those that the export wrote."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -334,7 +334,7 @@ def _unusable(folder: Path, reason: str) -> CheckpointError:
 
 
 def _checksum(document: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of all fields but the checksum itself."""
+    """SHA-256 of the canonical JSON of all fields except the checksum itself."""
     fields = {name: value for name, value in document.items() if name != "checksum"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A bundle on the nodes of a Ray cluster: shards of the files go out, answers come home in order.
+"""Predict with a bundle on the nodes of a Ray cluster, in shards of files; results stay in order.
 
-`on_cluster` gives what a `Predictor` gives, so that everything that is done with the rows (their
-order, the tables, going on after a kill) is `predict_files`', as on one machine.
+`on_cluster` returns the same as a `Predictor`, so `predict_files` handles the rows (order, tables,
+continuing after a kill) as on one machine.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from recame.runtime.prediction import Prediction
 from recame.runtime.predictor import DEFAULT_BATCH
 from recame.runtime.ray_connection import connected
 
-#: Images that a node takes at once, at least: so many are done again where one dies.
+#: Fewest images in a shard; a shard is predicted again if its node dies.
 SHARD_IMAGES = 256
-#: How often a shard may lose its node, or its process.
+#: How often a shard may lose its node or its process.
 _RETRIES = 3
 _POLL_S = 1.0
-#: How long no node may be there.
+#: How long to wait if no node is available.
 _NO_NODE_S = 60.0
 
 _Shard = TypeVar("_Shard")
@@ -52,18 +52,18 @@ def on_cluster(
     device: str = "auto",
     views: int | None = None,
 ) -> Iterator[ClusterScorer]:
-    """Connect to a cluster, and ship it a bundle.
+    """Connect to a cluster, and send it a bundle.
 
-    Each node scores shards of files, one for each `threads` of its cores at a time. A shard whose
-    node or process dies is done again, on whichever node has room; nodes that join take part.
+    Each node predicts shards of files, one at a time for each `threads` of its cores. A shard whose
+    node or process dies is predicted again on any free node; nodes that join later take part.
 
     Args:
         path: the bundle.
-        address: as of `recame.runtime.ray_connection.connected`.
-        threads: cores that each shard gets.
-        batch_size: images a forward pass.
+        address: as for `recame.runtime.ray_connection.connected`.
+        threads: cores for each shard.
+        batch_size: images in a forward pass.
         device: `auto` or `cpu`, which are the same here.
-        views: those of the bundle, or None.
+        views: as in the bundle, or None.
 
     Raises:
         MissingDependencyError: ray is not installed.
@@ -75,12 +75,12 @@ def on_cluster(
         raise ConfigError(f"threads={threads}, batch_size={batch_size}: give numbers above 0.")
     if device not in ("auto", "cpu"):
         raise ConfigError(
-            f"device={device!r}: --ray predicts on the nodes' CPUs alone. Leave --device out."
+            f"device={device!r}: --ray predicts only on the nodes' CPUs. Leave --device out."
         )
     if not find_bundle(Path(path)) and (Path(path) / "run.json").exists():
         raise ConfigError(
-            f"{path} is a run, and --ray takes a bundle, whose files are shipped to the nodes: "
-            f"write one with `recame export {path}`."
+            f"{path} is a run, but --ray needs a bundle, whose files are sent to the nodes: "
+            f"make one with `recame export {path}`."
         )
     bundle = open_bundle(path)
     if views not in (None, bundle.views):
@@ -93,13 +93,13 @@ def on_cluster(
 
 
 class ClusterScorer:
-    """Answers as a `Predictor` of the same bundle would; `on_cluster` makes one.
+    """Predicts like a `Predictor` of the same bundle; `on_cluster` makes one.
 
-    Its fingerprint is the bundle's, so that a table may be begun on one machine.
+    It has the bundle's fingerprint, so a table that was started on one machine can be continued.
     """
 
     def __init__(self, ray: Any, bundle: Bundle, *, threads: int, batch_size: int) -> None:
-        # Read once: a node decides as this machine would, by the same thresholds.
+        # Read once, so that all nodes decide with the same thresholds as this machine.
         decisions = bundle.path / DECISIONS_FILE
         beside = (decisions, *bundle.path.glob(UNKNOWN_FILES))
         kept = {path.name: path.read_bytes() for path in beside if path.exists()}
@@ -110,7 +110,7 @@ class ClusterScorer:
         self._instructions: set[str] = set()
         if not self._slots():
             raise ConfigError(
-                f"A shard asks for {threads} cores, which no node of the cluster has: ask for less "
+                f"A shard needs {threads} cores, which no node of the cluster has: use fewer "
                 "(--threads), or add a node."
             )
         self._shipped = ray.put(
@@ -132,7 +132,7 @@ class ClusterScorer:
         )
 
     def batch_size_for(self, num_images: int) -> int:
-        """The batch size of a stream of so many images: it is never measured here."""
+        """The batch size of a stream of images; it is not measured on a cluster."""
         return self._batch_size
 
     def stream(
@@ -143,10 +143,10 @@ class ClusterScorer:
         batch_size: int | None = None,
         checksums: bool = False,
     ) -> Iterator[Prediction]:
-        """Predict files on the nodes, in order, some shards ahead; their checksums are told.
+        """Predict files on the nodes, in order, some shards ahead, with their checksums.
 
         Raises:
-            ConfigError: a node has other software.
+            ConfigError: a node has other software versions.
             DataError: a shard failed, its files are not on the node, or no node is left.
         """
         size = batch_size or self._batch_size
@@ -159,38 +159,39 @@ class ClusterScorer:
             yield from found
 
     def _slots(self) -> int:
-        """Shards that the nodes that are alive now can work on at once."""
+        """Number of shards that the present nodes can predict at once."""
         alive = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
         return sum(int(node.get("CPU", 0.0) // self._threads) for node in alive)
 
     def _ahead(self) -> int:
-        """Shards that may be under way beside the one that is waited for."""
+        """Number of shards that may be in progress besides the one that is waited for."""
         return 2 * max(1, self._slots())
 
     def _receive(self, flight: Any, names: list[str]) -> tuple[Prediction, ...]:
-        """A shard's answers, once they are there."""
+        """Wait for the predictions of a shard."""
         seen = time.monotonic()
         while not self._ray.wait([flight], timeout=_POLL_S)[0]:
             if self._slots():
                 seen = time.monotonic()
             elif time.monotonic() - seen > _NO_NODE_S:
                 raise DataError(
-                    f"No node of the cluster has had {self._threads} cores for {_NO_NODE_S:.0f} s: "
-                    "start nodes and give the same command, which goes on where this stopped."
+                    f"No node of the cluster has had {self._threads} free cores for "
+                    f"{_NO_NODE_S:.0f} s: start nodes and give the same command, which continues "
+                    "where this one stopped."
                 )
         try:
             scored: Scored = self._ray.get(flight)
         except self._ray.exceptions.RayError as error:
             raise DataError(_failure(self._ray, error, names)) from error
         if scored.refusal:
-            raise ConfigError(f"Node {scored.node} scores nothing: {scored.refusal}")
+            raise ConfigError(f"Node {scored.node} predicts nothing: {scored.refusal}")
         self._warn_of_others(scored.instructions)
         for item in scored.found:
             if item.unreadable and item.sha256 is None and _opens(item.image):
                 raise DataError(
-                    f"{item.image} is on this machine, and not to be had on node {scored.node} "
+                    f"{item.image} is on this machine, but node {scored.node} cannot read it "
                     f"({item.error}), so rows would depend on the node: put the images on a disk "
-                    "that all nodes share, under the same path, and give the same command."
+                    "that all nodes share, under the same path, and give the same command again."
                 )
         return scored.found
 
@@ -203,13 +204,13 @@ class ClusterScorer:
             warnings.warn(
                 "The nodes' processors have different instruction sets "
                 f"({'; '.join(sorted(self._instructions))}): the last digits of a probability may "
-                "depend on the node. Give nodes of one kind, where tables are to be equal.",
+                "depend on the node. If tables must be equal, use nodes of one kind.",
                 stacklevel=2,
             )
 
 
 def shards_of(names: Iterable[str], batch_size: int) -> Iterator[list[str]]:
-    """Names in runs of whole batches, `SHARD_IMAGES` or a few more: the batches of one machine.
+    """Split names into shards of whole batches, with `SHARD_IMAGES` names or a few more.
 
     Examples:
         >>> [len(shard) for shard in shards_of(map(str, range(600)), 100)]
@@ -227,10 +228,10 @@ def in_order(
     ahead: Callable[[], int],
     cancel: Callable[[_Sent], object],
 ) -> Iterator[_Done]:
-    """Send shards and give back what comes of them, in their order.
+    """Send shards and yield their results in order.
 
-    As many are under way as `ahead` allows beside the one that is waited for; those that nobody
-    waits for any more are cancelled.
+    Besides the shard that is waited for, as many are in progress as `ahead` allows. Shards that
+    are no longer needed are cancelled.
     """
     flights: deque[tuple[_Sent, _Shard]] = deque()
     try:
@@ -260,6 +261,6 @@ def _failure(ray: Any, error: Exception, names: list[str]) -> str:
     told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
     return (
         f"The cluster gave up {len(names):,} files, {names[0]} to {names[-1]} "
-        f"({type(error).__name__}: {told}). What is done is kept: look at these files, or at the "
-        "nodes' memory, and give the same command, which goes on there."
+        f"({type(error).__name__}: {told}). Finished rows are kept: check these files and the "
+        "nodes' memory, and give the same command, which continues there."
     )

@@ -1,4 +1,4 @@
-"""What a node of a cluster does: open the bundle that was shipped, and predict shards of files."""
+"""Runs on a node of a cluster: open the bundle that was sent, and predict shards of files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from recame.runtime.urls import UrlReader, is_url
 
 @dataclass(frozen=True)
 class Shipment:
-    """What each node gets once.
+    """What is sent to each node once.
 
     Attributes:
-        files: of the bundle, its document among them.
+        files: of the bundle, including its document.
         fingerprint: of the bundle.
-        cwd: what relative names are relative to.
-        software: what decides a pixel or a digit, which must be the same there.
+        cwd: folder to which relative names are relative.
+        software: versions that affect pixels or digits; the node must have the same.
         threads: of the model.
-        batch_size: images a forward pass.
+        batch_size: images in a forward pass.
     """
 
     files: dict[str, bytes]
@@ -41,13 +41,13 @@ class Shipment:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a node answers.
+    """The result of a shard from a node.
 
     Attributes:
         node: its name.
-        instructions: of its processor, which may decide the last digits.
-        found: a prediction for each file, in order; none where there is a refusal.
-        refusal: why.
+        instructions: instruction sets of its processor, which may affect the last digits.
+        found: a prediction for each file, in order; empty if the node refused.
+        refusal: why the node refused; empty if it did not.
     """
 
     node: str
@@ -57,13 +57,13 @@ class Scored:
 
 
 def software(form: str) -> str:
-    """Names and versions of what decides the pixels and the digits of a bundle of this format."""
+    """Names and versions of the software that affects pixels and digits for this bundle format."""
     runtimes = {"onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}[form]
     found = package_versions("recame", "numpy", *runtimes)
     return "; ".join((*(f"{name} {found[name]}" for name in found), decoders()))
 
 
-#: The bundle that this process of a node has loaded.
+#: The bundle that this process has loaded.
 _LOADED: dict[tuple[str, int], Predictor] = {}
 
 
@@ -91,7 +91,7 @@ def _found_at(name: str, cwd: str) -> str:
 
 
 def _loaded(shipment: Shipment) -> Predictor:
-    """The shipped bundle, its checksums looked at, once a process."""
+    """Load the sent bundle and check its checksums, once per process."""
     key = shipment.fingerprint, shipment.threads
     if key not in _LOADED:
         with tempfile.TemporaryDirectory(prefix="recame-bundle-") as folder:
@@ -100,7 +100,7 @@ def _loaded(shipment: Shipment) -> Predictor:
             here = software(open_bundle(folder).format)
             if here != shipment.software:
                 raise ConfigError(
-                    f"it has {here}, and the machine that sends has {shipment.software}, so rows "
+                    f"it has {here}, but the sending machine has {shipment.software}, so rows "
                     "would differ: install the same versions on every node."
                 )
             predictor = load(

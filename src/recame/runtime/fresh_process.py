@@ -1,4 +1,4 @@
-"""A model's cold start and the memory of a stream, each in a process of its own."""
+"""Measure a model's cold start and the memory of a stream, each in a new process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recame.errors import CheckpointError
 _COLD_STARTS = 3
 _FRESH_LIMIT_S = 600
 
-#: A fresh interpreter from nothing to a decision, then a stream of the same image for its memory.
+#: Program of a new process: from start to the first decision, or a stream of one image.
 _FRESH_PROCESS = """
 import json, sys, time
 began = time.perf_counter()
@@ -55,16 +55,16 @@ print("\\n" + json.dumps(found))
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A fresh process up to its first decision, medians of several.
+    """A new process up to its first decision; medians of several processes.
 
     Attributes:
         starts: processes measured.
         import_s: `import recame`.
-        load_s: opening the model, with every choice that it makes by measuring.
-        predict_s: the first image from its bytes.
-        total_s: the three together.
+        load_s: opening the model, including what it measures for its choices.
+        predict_s: the first image, from its bytes to its decision.
+        total_s: sum of the three.
         process_s: from starting the interpreter to its end.
-        peak_mib: largest memory held up to the first decision, MiB; None if unknown.
+        peak_mib: peak memory up to the first decision, in MiB; None if unknown.
         torch: whether torch was loaded.
     """
 
@@ -80,13 +80,13 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Streaming:
-    """A process that decides encoded images one after the other, decoding ahead.
+    """A process that decides a stream of encoded images, decoding ahead.
 
     Attributes:
-        images: how many.
+        images: number of images.
         images_per_s: from bytes to decisions.
-        peak_mib: the process's largest memory, MiB; None if unknown.
-        runtime: what its predictor says of itself: threads and batch size as they were chosen.
+        peak_mib: peak memory of the process, in MiB; None if unknown.
+        runtime: description of its predictor: the chosen threads and batch size.
     """
 
     images: int
@@ -98,7 +98,7 @@ class Streaming:
 def time_fresh(
     path: Path, image: bytes, options: dict[str, Any], seconds: float, say: Callable[[str], None]
 ) -> tuple[ColdStart, Streaming]:
-    """Start the model several times from nothing, then stream one image for a while.
+    """Start the model several times in a new process, then stream one image for a while.
 
     Args:
         path: a bundle or a run.
@@ -108,7 +108,7 @@ def time_fresh(
         say: called with what is measured next.
 
     Raises:
-        CheckpointError: a fresh process cannot use the model.
+        CheckpointError: a new process cannot use the model.
     """
     starts = []
     with tempfile.TemporaryDirectory(prefix="recame-latency-") as folder:
@@ -118,9 +118,9 @@ def time_fresh(
         for number in range(_COLD_STARTS):
             say(f"cold start {number + 1} of {_COLD_STARTS}")
             starts.append(_fresh_process(asked))
-        say("streaming in a process of its own")
+        say("streaming in a new process")
         stream, _ = _fresh_process({**asked, "stream_s": seconds})
-    # What nobody counts on this system is None in each.
+    # A value that this system does not provide is None in each process.
     medians: dict[str, Any] = {
         name: None if value is None else float(np.median([start[name] for start, _ in starts]))
         for name, value in starts[0][0].items()
@@ -131,7 +131,7 @@ def time_fresh(
 
 
 def _fresh_process(asked: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Run a fresh interpreter on the question; its answer, and how long the process lived."""
+    """Run the program in a new process; return its result and the process's duration in s."""
     began = time.perf_counter()
     limit_s = _FRESH_LIMIT_S + asked["stream_s"]
     try:
@@ -144,14 +144,14 @@ def _fresh_process(asked: dict[str, Any]) -> tuple[dict[str, Any], float]:
         )
     except subprocess.TimeoutExpired:
         raise CheckpointError(
-            f"A fresh process did not answer for {asked['path']} in {limit_s:.0f} s: check what "
-            "else the machine does, and that its disk is not too slow."
+            f"A new process did not finish with {asked['path']} in {limit_s:.0f} s: check what "
+            "else runs on the machine, and whether its disk is too slow."
         ) from None
     process_s = time.perf_counter() - began
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CheckpointError(
-            f"A fresh process cannot use {asked['path']} ({last}), although this one can: check "
+            f"A new process cannot use {asked['path']} ({last}), although this one can: check the "
             "memory, and that recame is installed for this interpreter."
         )
     return json.loads(done.stdout.strip().splitlines()[-1]), process_s

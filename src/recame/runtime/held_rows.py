@@ -1,8 +1,8 @@
-"""The review budget of a table's production lots, once all of its rows are there.
+"""Apply the review budget to the production lots of a table, once all of its rows are there.
 
-A stream does not know where a lot ends. Rows are kept with the reason that they have for
-themselves; which of them are beyond the budget is told when the table is written, so that it
-does not depend on where a start was interrupted, nor on which machine made a row.
+A stream does not know where a lot ends. Rows are first stored with their own reason. Rows beyond
+the budget are found when the table is written, so the result does not depend on interruptions, nor
+on the machine that made a row.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class HeldRows:
 
     Attributes:
         positions: (H,) of the rows, ascending.
-        lot: (H,) of each, the place of its lot in `lots`.
-        reasons: of each, the one that it has for itself.
-        lots: those that have such rows, in the table's order.
+        lot: (H,) index of each row's lot in `lots`.
+        reasons: each row's own reason.
+        lots: lots with such rows, in the table's order.
     """
 
     positions: IntArray
@@ -50,7 +50,7 @@ class HeldRows:
     lots: tuple[LotReview, ...]
 
     def told(self, stored: Iterable[Line]) -> Iterator[Line]:
-        """Every row of the table, those that are held with the reason for it."""
+        """Yield every row of the table; rows beyond the budget get that reason."""
         held = zip(self.positions.tolist(), self.lot.tolist(), self.reasons, strict=True)
         following = next(held, None)
         for position, line in enumerate(stored):
@@ -64,7 +64,7 @@ class HeldRows:
             following = next(held, None)
 
     def counted(self, decided: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
-        """How many rows have each action and reason, most frequent first; before: all rows'."""
+        """Count rows by action and reason, most frequent first; `decided`: counts before this."""
         found = Counter(decided)
         for reason, number in Counter(self.reasons).items():
             found["review", reason] -= number
@@ -73,9 +73,9 @@ class HeldRows:
 
 
 def lot_place(listed: ListedImages, policy: Policy | None) -> int | None:
-    """Where tables among the sources name production lots; None: all images are one lot.
+    """Index of the tables' column of production lots; None: all images are one lot.
 
-    What a policy asks for and no table has is warned of.
+    Warns if the policy needs the column but no table has it.
     """
     if policy is None or policy.review_budget is None or policy.lot_column is None:
         return None
@@ -83,8 +83,8 @@ def lot_place(listed: ListedImages, policy: Policy | None) -> int | None:
         return listed.columns.index(policy.lot_column)
     warnings.warn(
         f"The decisions have a review budget for each production lot, by the column "
-        f"{policy.lot_column!r}, which no table of images has: all of these images are taken as "
-        "one lot. Give a table with that column, or predict lot by lot.",
+        f"{policy.lot_column!r}, which no table of images has: all images are taken as one lot. "
+        "Give a table with that column, or predict lot by lot.",
         stacklevel=4,
     )
     return None
@@ -97,15 +97,15 @@ def held_rows(
     place: int | None,
     num_classes: int,
 ) -> HeldRows:
-    """Which rows are beyond the budget of their lot.
+    """Find the rows that are beyond the budget of their lot.
 
-    Memory holds some twenty bytes for each image that goes to a person.
+    Needs about twenty bytes of memory for each image that goes to a person.
 
     Args:
-        db: of the finished rows.
-        listed: the images, and what tables say of them.
-        policy: by which they were decided; without a budget nothing is held.
-        place: of `lot_place`.
+        db: database of the finished rows.
+        listed: the images, and the tables' further columns.
+        policy: that decided them; without a budget, no row is held.
+        place: result of `lot_place`.
         num_classes: C.
     """
     nothing = np.zeros(0, np.int64)
@@ -141,13 +141,13 @@ def _held(
     waiting: Sequence[_Waiting],
     share: float,
 ) -> HeldRows:
-    """Those that get no place.
+    """Find the rows that get no place.
 
     Args:
-        names: of L lots.
-        lot_of: (N,) of each image of the table.
-        taken: (L,) places that are taken before.
-        waiting: for the others.
+        names: of the L lots.
+        lot_of: (N,) lot of each image of the table.
+        taken: (L,) places taken by images that always have one.
+        waiting: rows that wait for the remaining places.
         share: of a lot's images that people see.
     """
     none = np.zeros(0, np.int64)
@@ -175,7 +175,7 @@ def _held(
 
 
 def _lots(listed: ListedImages, place: int | None) -> tuple[list[str], IntArray]:
-    """The lots' names, in the table's order, and the number of each image's."""
+    """Names of the lots, in the table's order, and the index of each image's lot."""
     if place is None:
         return [""], np.zeros(len(listed.paths), np.int64)
     numbers: dict[str, int] = {}
@@ -187,7 +187,7 @@ def _lots(listed: ListedImages, place: int | None) -> tuple[list[str], IntArray]
 
 
 def _rows_for_people(db: sqlite3.Connection) -> Iterator[list[tuple[int, str, str]]]:
-    """Position, reason and line of rows that need a person, some at a time, in order."""
+    """Yield position, reason and line of rows that need a person, in order and in parts."""
     cursor = db.execute(
         "SELECT position, reason, line FROM rows "
         "WHERE action IN ('review', 'unknown', 'unreadable') ORDER BY position"
@@ -197,9 +197,9 @@ def _rows_for_people(db: sqlite3.Connection) -> Iterator[list[tuple[int, str, st
 
 
 def _log_odds(lines: Sequence[str], num_classes: int) -> FloatArray:
-    """(N,) of the class that each row is called, by the probabilities that it tells.
+    """(N,) log-odds of each row's predicted class, from all of its probabilities.
 
-    Unlike the largest of them, they are not rounded where it is 1.
+    The largest probability alone may be rounded to 1.
     """
     cells = (row[2 : 2 + num_classes] for row in map(_cells, lines))
     probabilities = np.array(list(cells), np.float32)

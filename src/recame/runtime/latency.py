@@ -1,4 +1,4 @@
-"""How fast a bundle or a run decides on this machine, and whether it keeps a line's takt."""
+"""Measure how fast a bundle or a run decides on this machine, and whether it keeps the takt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LATENCY_SCHEMA = 1
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
-#: Beyond this ratio of p99 to p50 something else had the processor.
+#: A larger ratio of p99 to p50 suggests that other programs used the processor.
 _LARGEST_SPREAD = 3.0
 _ROUNDS = 4
 _MOST_FILES = 256
@@ -40,21 +40,21 @@ _OF_STREAMS = ("batch_size", "parallel_batches", "decode_threads", "chosen")
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What `measure_latency` found.
+    """The result of `measure_latency`.
 
     Attributes:
         path: the bundle or run.
-        measured: when, UTC.
-        runtime: what the predictor says of itself: backend, device, threads.
+        measured: when, in UTC.
+        runtime: description of the predictor: backend, device, threads.
         machine: `describe_machine`.
         spec: of the images.
-        batches: batch size -> time of one inference alone, on decoded images.
-        one_image: `png` (an image made in memory) and, where a folder was given, `files` -> time
-            from encoded bytes to the decision.
-        cold_start: None where it was not asked for.
-        streaming: None where it was not asked for.
+        batches: batch size -> time of one inference on decoded images.
+        one_image: end-to-end latency of one image, from encoded bytes to the decision: `png` (an
+            image made in memory) and, if a folder was given, `files`.
+        cold_start: None if it was not requested.
+        streaming: None if it was not requested.
         load_average: of the minute before.
-        notes: what makes these figures doubtful.
+        notes: reasons to doubt these figures.
     """
 
     path: str
@@ -70,7 +70,7 @@ class LatencyReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One image from bytes to decision, and the throughput of the fastest batches."""
+        """Return the latency of one image, and the throughput of the fastest batch size."""
         best = max(self.batches, key=self.images_per_s)
         return (
             f"{self.path}: one image {self.deciding.p50_ms:.2f} ms (p50), within "
@@ -79,7 +79,10 @@ class LatencyReport:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a batch size: `samples, mean_ms, p50_ms, p95_ms, p99_ms, max_ms, images_per_s`."""
+        """One row per batch size: `samples, mean_ms, p50_ms, p95_ms, p99_ms, max_ms, images_per_s`.
+
+        Times are in ms.
+        """
         import pandas as pd
 
         rows = [
@@ -89,23 +92,23 @@ class LatencyReport:
         return pd.DataFrame(rows).set_index("batch")
 
     def images_per_s(self, batch: int) -> float:
-        """Throughput of inference alone at a batch size, from the mean."""
+        """Mean throughput of inference at a batch size, in images per second."""
         return batch / self.batches[batch].mean_ms * 1e3
 
     @property
     def deciding(self) -> Timing:
-        """One image from bytes to decision: of the real files where there are any."""
+        """End-to-end latency of one image; that of the real files if there are any."""
         return self.one_image.get("files", self.one_image["png"])
 
     def fits(self, takt_s: float) -> bool:
-        """Whether 99 of 100 images, each alone, go from bytes to decision within the takt.
+        """Whether 99 of 100 images are decided within the takt, one at a time.
 
-        With too few samples for a p99, all of them must.
+        With too few samples for a p99, all of them must be.
         """
         return self.deciding.bound_ms <= takt_s * 1e3
 
     def answer(self, takt_s: float) -> str:
-        """One or two sentences: whether the takt is kept, and which batches keep it."""
+        """Say in one or two sentences whether the takt is kept, and which batches keep it."""
         takt_ms, timing = takt_s * 1e3, self.deciding
         name = "p99" if timing.p99_ms is not None else f"slowest of {timing.samples} (no p99)"
         verdict, relation = ("fits", "<=") if self.fits(takt_s) else ("does not fit", ">")
@@ -113,7 +116,7 @@ class LatencyReport:
             f"{verdict}: one image from bytes to decision, {name} {timing.bound_ms:.2f} ms "
             f"{relation} {takt_ms:g} ms."
         )
-        # Batch / throughput is how long a batch takes.
+        # batch / throughput is the duration of a batch.
         largest = max((b for b in self.batches if b / self.images_per_s(b) <= takt_s), default=None)
         smallest = min(
             (b for b in self.batches if self.images_per_s(b) * takt_s >= 1), default=None
@@ -121,19 +124,18 @@ class LatencyReport:
         if largest:
             return (
                 f"{text} Inference of a batch of {largest} takes "
-                f"{self.batches[largest].mean_ms:.2f} ms, which is within one takt (mean, decoding "
-                "apart)."
+                f"{self.batches[largest].mean_ms:.2f} ms, which is within one takt (mean, without "
+                "decoding)."
             )
         if smallest:
             return (
-                f"{text} Collected to batches of {smallest}, inference keeps up with one image "
-                f"a takt ({self.images_per_s(smallest):,.0f} images/s), but each decision "
-                "comes later."
+                f"{text} In batches of {smallest}, inference keeps up with one image per takt "
+                f"({self.images_per_s(smallest):,.0f} images/s), but each decision comes later."
             )
         return f"{text} No batch size keeps up: a smaller student or INT8 is needed."
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary with its schema version."""
+        """Return it as values for JSON, with a schema version."""
         return {
             "schema": LATENCY_SCHEMA,
             "path": self.path,
@@ -154,10 +156,10 @@ class LatencyReport:
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """Batch sizes from `1,8,32`, in rising order.
+    """Read batch sizes from text such as `1,8,32`, in ascending order.
 
     Raises:
-        ConfigError: one is no whole number above zero.
+        ConfigError: one is not a whole number above 0.
     """
     parts = [part.strip() for part in text.split(",")]
     wrong = [part for part in parts if not part.isdecimal() or int(part) < 1]
@@ -180,41 +182,41 @@ def measure_latency(
     fresh_processes: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> LatencyReport:
-    """Measure a bundle or a run on this machine.
+    """Measure the latency of a bundle or a run on this machine.
 
-    The batch sizes take turns in several rounds, so that a disturbance does not fall on one of
-    them alone. A batch of decoded images is inference; "one image" begins with the bytes of a PNG
-    file and ends with the decision, one call after the other.
+    Inference is measured on batches of decoded images. The batch sizes take turns in several
+    rounds, so that a disturbance does not affect only one of them. End-to-end latency is measured
+    for one image after the other, from the bytes of a PNG file to the decision.
 
     Args:
         path: a bundle, or the folder of a finished run (which needs torch).
         batches: batch sizes of inference.
-        seconds: for each of them; `one_image` also goes on until p99 has its samples, at most
-            ten times as long.
+        seconds: time for each batch size. `one_image` continues until there are enough samples for
+            p99, at most ten times as long.
         threads: as for `recame.load`.
         device: as for `recame.load`.
-        images: a folder of files that are decided one by one too; 256 spread over it are kept in
-            memory.
-        fresh_processes: also measure cold starts and the memory of a stream.
+        images: a folder of files that are measured too; up to 256 files, spread evenly over it, are
+            kept in memory.
+        fresh_processes: also measure cold starts and the memory of a stream, in new processes.
         on_progress: called with what is measured next.
 
     Raises:
         CheckpointError: the bundle or run cannot be used.
         DataError: none of `images` can be read.
-        ConfigError: a batch size or `seconds` is not above zero.
+        ConfigError: a batch size or `seconds` is not above 0.
     """
     from recame.runtime.opening import load
 
     if not batches or min(batches) < 1 or not seconds > 0:
         raise ConfigError(
-            f"batches={list(batches)}, seconds={seconds}: latency needs batch sizes of 1 and more, "
-            "and some time for each."
+            f"batches={list(batches)}, seconds={seconds}: batch sizes must be 1 or more, and "
+            "seconds above 0."
         )
     say = on_progress or (lambda _: None)
     say("loading")
     load_before = load_average()
     options: dict[str, Any] = {"threads": threads, "device": device}
-    # One batch at once whatever its size, so that what is measured is what was asked for.
+    # Batches must not be split or combined, so that the requested sizes are measured.
     predictor = load(path, batch_size=max(batches), **options)
     sources = {"png": [example_png(predictor.spec)]}
     if images is not None:
@@ -225,11 +227,11 @@ def measure_latency(
         say(f"one image from bytes to decision ({name})")
         one_image[name] = _time_one_image(predictor, encoded, seconds)
     spec, machine = predictor.spec, describe_machine()
-    # How streams are run is what the process of its own chooses; here every batch was one call.
+    # The settings of streams are chosen in the new process; here every batch was one call.
     runtime = {k: value for k, value in predictor.describe().items() if k not in _OF_STREAMS}
     cold_start = streaming = None
     if fresh_processes:
-        # Not beside the threads of this process's own model.
+        # So that its threads do not disturb the new processes.
         del predictor
         gc.collect()
         cold_start, streaming = time_fresh(Path(path), sources["png"][0], options, seconds, say)
@@ -270,7 +272,7 @@ def save_latency(report: LatencyReport, path: Path, takt_s: float | None = None)
 
 
 def example_png(spec: PreprocessSpec, seed: int = 0) -> bytes:
-    """A PNG file of the spec's size: a slope of brightness with a camera's noise."""
+    """Make a PNG file of the spec's size: a brightness gradient with camera noise."""
     import cv2
 
     noise = np.random.default_rng(seed).normal(0, 0.03, (spec.height, spec.width, spec.channels))
@@ -282,10 +284,10 @@ def example_png(spec: PreprocessSpec, seed: int = 0) -> bytes:
 
 
 def _readable_files(folder: Path, predictor: Predictor) -> list[bytes]:
-    """The bytes of at most 256 files, evenly spread, that the predictor can decode.
+    """Read at most 256 files, spread evenly, that the predictor can decode.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such file.
     """
     paths = list_images([folder])
     spread = np.unique(np.linspace(0, len(paths) - 1, _MOST_FILES).astype(int))
@@ -298,7 +300,7 @@ def _readable_files(folder: Path, predictor: Predictor) -> list[bytes]:
         reason = f"{tried[-1][0]}: {tried[-1][1]}"
         raise DataError(
             f"None of the images tried in {folder} can be read ({reason}), so there is nothing to "
-            "time: give a folder of the line's own images to --images."
+            "measure: give a folder of the line's own images to --images."
         )
     return encoded
 
@@ -338,7 +340,7 @@ def _doubts(
     load_before: float | None,
     cores: int,
 ) -> list[str]:
-    """What speaks against the figures, a sentence each."""
+    """Reasons to doubt the figures, one sentence each."""
     notes = []
     if (load_before or 0) > cores / 2:
         notes.append(
@@ -354,8 +356,8 @@ def _doubts(
     ]
     if uneven:
         notes.append(
-            f"p99 is more than {_LARGEST_SPREAD:g} times p50 ({', '.join(uneven)}): something else "
-            "may have had the processor now and then."
+            f"p99 is more than {_LARGEST_SPREAD:g} times p50 ({', '.join(uneven)}): other programs "
+            "may have used the processor at times."
         )
     if few := [f"{name}: {t.samples}" for name, t in named.items() if t.p99_ms is None]:
         notes.append(

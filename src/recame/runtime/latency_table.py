@@ -1,4 +1,4 @@
-"""A latency report as tables for people."""
+"""Print a latency report as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recame.runtime.timing import Timing
 
 
 def print_latency(report: LatencyReport, console: Console) -> None:
-    """Print what was measured, on what, and what makes it doubtful."""
+    """Print the figures, the machine, and reasons to doubt the figures."""
     machine, runtime, spec = report.machine, report.runtime, report.spec
     memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
     backend = runtime.get("backend", "unknown")
@@ -64,7 +64,7 @@ def _cells(timing: Timing, images: int) -> list[str]:
 
 
 def _process_table(report: LatencyReport) -> Table:
-    table = Table(title="A process of its own", title_justify="left", show_header=False)
+    table = Table(title="In a new process", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     start, stream = report.cold_start, report.streaming

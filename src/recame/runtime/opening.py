@@ -1,4 +1,4 @@
-"""A folder that answers, opened: a bundle, or a finished run by its graph or in torch."""
+"""Open a model for predictions: a bundle, or a finished run by its graph or in torch."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ def load(
 ) -> Predictor:
     """Load a bundle (`recame export`), which needs no torch, or a run folder.
 
-    A run folder answers by the graph that it keeps, without torch too, or in torch: where it keeps
-    none, and on a GPU.
+    A run folder predicts with its ONNX graph, which needs no torch either. It uses torch if it has
+    no graph, and on a GPU.
 
     Args:
         path: the folder.
-        threads: CPU threads of the model; `auto` takes every core that the process may use.
-        batch_size: images a forward pass; `auto` measures at the first long stream.
+        threads: CPU threads of the model; `auto`: all cores that the process may use.
+        batch_size: images in a forward pass; `auto`: measured at the first long stream.
         device: `auto`, `cpu`, `cuda`, `tensorrt` (ONNX bundles), or a device of OpenVINO.
-        views: test-time views of a run folder: 1, 2, 4 or 8; None: the run's own, which its
-            calibration was fitted for. With others its probabilities are not calibrated.
-        decide: by what `recame tune` has fitted; False: every label stands.
+        views: views of test-time augmentation, for a run folder only: 1, 2, 4 or 8; None: as in the
+            run, to which its calibration was fitted. With other views, the probabilities are not
+            calibrated.
+        decide: whether to use the decisions of `recame tune`; False: every image is booked as its
+            predicted class.
 
     Raises:
         CheckpointError: there is no bundle and no finished run, or it is damaged.
-        ConfigError: a number below 1, a device that is not there, or views of a bundle, which has
-            its own in its graph.
-        MissingDependencyError: a package is not installed that this model needs.
+        ConfigError: a number is below 1, the device does not exist, or `views` is given for a
+            bundle, whose graph fixes them.
+        MissingDependencyError: a package that this model needs is not installed.
     """
     for name, value in (("threads", threads), ("batch_size", batch_size)):
         if value != "auto" and (not isinstance(value, int) or value < 1):
@@ -59,9 +61,9 @@ def load(
     bundle = open_bundle(folder)
     if views not in (None, bundle.views):
         raise ConfigError(
-            f"views={views}: the bundle {folder} has {bundle.views} in its graph, which its "
-            "calibration and thresholds hold for. Export the run again with other --views, or give "
-            "the run's folder."
+            f"views={views}: the bundle {folder} has {bundle.views} in its graph, to which its "
+            "calibration and thresholds were fitted. Export the run again with other --views, or "
+            "give the run's folder."
         )
     cores = usable_cores() if threads == "auto" else threads
 
@@ -95,12 +97,12 @@ def load(
 
 
 def answers_of(bundle: Bundle) -> dict[str, object]:
-    """What a bundle's decisions hold for."""
+    """Identifies the outputs for which a bundle's decisions hold."""
     return {"bundle": str(bundle.document["checksum"])}
 
 
 def fingerprint_of(bundle: Bundle, decisions: KeptPolicy | None) -> str:
-    """Tells a bundle with its decisions from others."""
+    """Identifies a bundle together with its decisions."""
     checksum = str(bundle.document["checksum"])
     if decisions is None:
         return checksum
@@ -126,7 +128,7 @@ def _load_run(
     answers = decided_by(session.answers, calibration)
     fitted = load_policy(folder / DECISIONS_FILE, answers, names) if decide else None
     policy = None if fitted is None else fitted.policy
-    # The answers hold the checksums of the weights, and of biases of classes.
+    # `answers` contains the checksums of the weights and of class biases.
     described = f"{answers} {session.precision} {calibration}"
     described += "" if fitted is None else f" {fitted.sha256}"
     if quick is not None:

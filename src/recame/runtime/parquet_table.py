@@ -1,4 +1,4 @@
-"""The predictions table as Parquet, whose texts no spreadsheet takes for formulas."""
+"""Write the predictions table as Parquet, without the CSV's protection against formulas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recame.names import cell_of, escaped
 
-#: What `recame.names.cell_of` puts in front of a text for spreadsheets.
+#: The apostrophe that `recame.names.cell_of` puts before a text that looks like a formula.
 _APOSTROPHE = r"^'('*[=+\-@\t\r])"
 
 
@@ -19,11 +19,11 @@ def to_parquet(
     Args:
         table: the CSV.
         header: its columns.
-        numbers: those of numbers; all others are texts.
-        told: what the table says of itself.
+        numbers: columns with numbers; all others hold text.
+        told: metadata of the table.
 
     Returns:
-        The Parquet file beside it.
+        The Parquet file beside the CSV.
     """
     import pyarrow as pa
     from pyarrow import compute, parquet

@@ -1,7 +1,8 @@
-"""Finished rows of a long prediction: kept as they come, taken up after a kill, put in place.
+"""Keep finished rows of a long prediction, so that it can be continued after a kill.
 
-They lie in a database, `<out>.partial/rows.sqlite` beside the table, each with its file's name and
-the checksum of what was decoded. A file that could not even be opened has none, and is tried again.
+The rows are in a database beside the table, `<out>.partial/rows.sqlite`, each with its file's name
+and the checksum of the decoded file. A file that could not be opened has no checksum, and is tried
+again.
 """
 
 from __future__ import annotations
@@ -42,43 +43,43 @@ from recame.runtime.urls import content
 
 PARTIAL_SCHEMA = 6
 
-#: What the versions whose rows are no database (schema 1) left in the folder.
+#: File that versions without a database (schema 1) left in the folder.
 _EARLIER = "identity.json"
 _PREPARE = (
-    # One process holds the file until it ends, and needs no memory shared with others.
+    # One process holds the file until it ends; no memory is shared with other processes.
     "PRAGMA locking_mode = EXCLUSIVE",
-    # Whole after a power cut, without waiting for the disk at each chunk.
+    # Survives a power cut, without waiting for the disk at each chunk.
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
 )
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS start (schema, model, batch_size)",
-    # The label of what has none is NULL. Names (`_key`) and notes stand `escaped`.
+    # A missing label is NULL. Names (`_key`) and notes are `escaped`.
     """CREATE TABLE IF NOT EXISTS rows
     (position INTEGER PRIMARY KEY, name, sha256, label, action, reason, note, lost, line, experts)
     """,
 )
-#: Rows that are kept together, at least.
+#: Fewest rows that are written together.
 _CHUNK = 256
 #: Action and reason of a file without a prediction.
 _UNREADABLE = ("unreadable", "unreadable")
-#: Unreadable files that a summary names.
+#: Most unreadable files that a summary names.
 _NAMED = 20
 
 
 class Scorer(Protocol):
-    """What rows are made by: a `Predictor`, or the nodes of a cluster in its place."""
+    """Makes the rows: a `Predictor`, or the nodes of a cluster."""
 
     label_space: LabelSpace
     fingerprint: str
 
     @property
     def policy(self) -> Policy | None:
-        """By which it decides; None: every label stands."""
+        """The policy that decides; None: every image is booked as its predicted class."""
         ...
 
     def batch_size_for(self, num_images: int) -> int:
-        """The batch size that a stream of so many images will have."""
+        """The batch size for a stream of this many images."""
         ...
 
     def stream(
@@ -94,23 +95,23 @@ class Scorer(Protocol):
 
 
 class PartialTable:
-    """What an interrupted start left, and what this one adds; a context that holds the lock.
+    """Rows of an interrupted prediction and of this one; a context manager that holds the lock.
 
     Args:
         out: the table.
-        scorer: whose rows they are.
+        scorer: makes the rows.
         listed: the files, in the table's order.
-        resume: take up what lies there.
+        resume: whether to continue with existing rows.
 
     Attributes:
         todo: positions of files without a row, or whose file has changed since.
-        batch_size: of the start that began, since of a model that is not `steady` other batches
-            would round the last digit otherwise.
-        chunk: rows that `add` shall be given at once: whole batches.
+        batch_size: of the first start; other batches might change the last digit of a model that
+            is not `steady`.
+        chunk: number of rows for each `add`: whole batches.
 
     Raises:
-        DataError: the rows are of another start that still runs, of another model, or of another
-            version.
+        DataError: the rows belong to another prediction that still runs, to another model, or to
+            another version.
     """
 
     def __init__(self, out: Path, scorer: Scorer, listed: ListedImages, *, resume: bool) -> None:
@@ -145,7 +146,7 @@ class PartialTable:
         self._db.close()
 
     def add(self, found: Sequence[Prediction]) -> None:
-        """Keep the rows of the next files to do, all or none of them."""
+        """Write the rows of the next files, all or none of them."""
         found = [self._by_product(item) for item in found]
         rows = (
             (
@@ -172,14 +173,14 @@ class PartialTable:
             warnings.warn(without_products(policy), stacklevel=4)
 
     def _key(self, name: str) -> str:
-        """What a row was decided by beside its file: its name, and its product."""
+        """What a row depends on besides its file: its name and its product."""
         column = self._product_place
         _, cells = self._listed.told.get(name, ("", []))
         product = cells[column] if cells and column is not None else ""
         return escaped(name) if not product else f"{escaped(name)}\0{product}"
 
     def _by_product(self, item: Prediction) -> Prediction:
-        """What is done with an image of a product that training has not seen."""
+        """Change the decision if training has not seen the image's product."""
         policy, column = self._policy, self._product_place
         if policy is None or policy.products is None or column is None:
             return item
@@ -192,13 +193,13 @@ class PartialTable:
 
     @property
     def _product_place(self) -> int | None:
-        """Where tables among the sources name products."""
+        """Index of the tables' column of products."""
         columns = self._listed.columns
         name = None if self._policy is None else self._policy.product_column
         return columns.index(name) if name in columns else None
 
     def check_opened(self, most: float) -> None:
-        """Stop where more files cannot even be opened than may be unreadable: all will be so.
+        """Stop early if more files could not be opened than may be unreadable.
 
         Raises:
             UnreadableError: there are more.
@@ -207,14 +208,14 @@ class PartialTable:
             raise self._too_many(self._not_opened, most, "opened, and the rest was not tried")
 
     def finish(self, began: float, most: float) -> PredictionSummary:
-        """Put the table in place and take the folder away.
+        """Write the table and remove the folder.
 
         Args:
-            began: `time.perf_counter()` at this start.
+            began: `time.perf_counter()` at the start.
             most: share of the files that may be unreadable.
 
         Raises:
-            UnreadableError: there are more, or no file is readable.
+            UnreadableError: more files are unreadable, or all.
         """
         classes = self._db.execute(
             "SELECT label, count(*) FROM rows WHERE label IS NOT NULL "
@@ -255,7 +256,7 @@ class PartialTable:
         return summary
 
     def _lost(self) -> dict[str, tuple[int, str]]:
-        """What images have lost: how many, and the first of them."""
+        """Kinds of loss in preprocessing -> number of images, and the first of them."""
         found: dict[str, tuple[int, int]] = {}
         grouped = "SELECT lost, count(*), min(position) FROM rows WHERE lost != '' GROUP BY lost"
         for kinds, number, first in self._db.execute(grouped):
@@ -265,29 +266,29 @@ class PartialTable:
         return {kind: (number, self._names[place]) for kind, (number, place) in found.items()}
 
     def _allowed(self, most: float) -> int:
-        """Files that may be unreadable: the share, rounded up to whole files."""
+        """Number of files that may be unreadable: the share, rounded up."""
         return math.ceil(most * len(self._names) - 1e-9)
 
     def _too_many(self, number: int, most: float, what: str) -> UnreadableError:
         return UnreadableError(
             f"{number:,} of {len(self._names):,} files cannot be {what} (more than "
-            f"--max-unreadable {most:g} allows; {self._first_reasons()}): a table of the others "
-            f"could pass for the whole. None was written; what is done lies in {self.folder}. "
-            f"{self._way_out()} or accept a table without them with --max-unreadable 1."
+            f"--max-unreadable {most:g} allows; {self._first_reasons()}), so no table was written. "
+            f"Finished rows are in {self.folder}. {self._way_out()} or accept a table without "
+            "these files with --max-unreadable 1."
         )
 
     def _way_out(self) -> str:
-        """What helps against most of the reasons."""
+        """Advice for the most frequent kind of reason."""
         away, found = self._db.execute(
             "SELECT count(*) FILTER (WHERE sha256 IS NULL), count(sha256) FROM rows "
             "WHERE action = ? AND reason = ?",
             _UNREADABLE,
         ).fetchone()
         if away >= found:
-            return "Bring the files back and give the same command, which goes on there,"
+            return "Bring the files back and give the same command, which continues there,"
         return (
-            "Replace the files that are damaged and give the same command, which goes on there; "
-            "convert those of a kind that the model does not take, or train one that does;"
+            "Replace damaged files and give the same command, which continues there; convert "
+            "files of a kind that the model does not accept, or train a model that does;"
         )
 
     def _first_reasons(self) -> str:
@@ -302,7 +303,7 @@ class PartialTable:
         return [(unescaped(key.split("\0")[0]), unescaped(reason)) for key, reason in found]
 
     def _place(self, held: HeldRows) -> None:
-        """Write the table beside the rows and move it in place."""
+        """Write the table beside the rows and move it to its place."""
         [longest] = self._db.execute("SELECT experts FROM rows ORDER BY experts = '' LIMIT 1")
         num_experts = len(longest[0].split(",")) // len(self._classes) if longest[0] else 0
         stored = self._db.execute("SELECT line, experts FROM rows ORDER BY position")
@@ -316,11 +317,11 @@ class PartialTable:
             table = to_parquet(table, header, numbers, metadata)
         _sync(table)
         table.replace(self.out)
-        # Its name too, before the rows go.
+        # The new name must be on disk before the rows are removed.
         _sync(self.out.parent)
 
     def _connect(self) -> sqlite3.Connection:
-        """The database, held for this process; begun anew where it is damaged."""
+        """Open the database for this process only; start a new one if it is damaged."""
         db = sqlite3.connect(self.folder / "rows.sqlite", timeout=0)
         try:
             for words in _PREPARE + _TABLES:
@@ -332,8 +333,8 @@ class PartialTable:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             raise DataError(
-                f"Another prediction is writing {self.out} at this moment, and rows of two would "
-                "stand in one table: wait until it ends, or write elsewhere."
+                f"Another prediction is writing {self.out} at this moment: wait until it ends, or "
+                "write to another file."
             ) from None
         except sqlite3.DatabaseError:
             pass
@@ -343,7 +344,7 @@ class PartialTable:
         return self._connect()
 
     def _start(self, model: str) -> int | None:
-        """Batch size of the start that left rows here; None where none did."""
+        """Batch size of the interrupted prediction; None if there was none."""
         for schema, known, batch_size in self._db.execute("SELECT * FROM start").fetchall():
             if schema != PARTIAL_SCHEMA:
                 raise self._another_version(schema)
@@ -356,11 +357,11 @@ class PartialTable:
         return None
 
     def _begin(self, scorer: Scorer) -> int:
-        """Forget what lies here; returns the batch size of what comes."""
+        """Remove all rows; return the batch size of the new prediction."""
         size = scorer.batch_size_for(len(self._names))
         with self._db:
             left = self._db.execute("SELECT schema FROM start").fetchall()
-            if any(schema != PARTIAL_SCHEMA for (schema,) in left):  # which made them otherwise
+            if any(schema != PARTIAL_SCHEMA for (schema,) in left):  # its tables have other columns
                 self._db.execute("DROP TABLE rows")
                 self._db.execute("DROP TABLE start")
                 for words in _TABLES:
@@ -373,13 +374,13 @@ class PartialTable:
         return size
 
     def _take_up(self) -> list[int]:
-        """Keep the rows of files that hold what was decoded, at their places now; the others."""
+        """Keep rows of unchanged files, at their new positions; return positions of the others."""
         todo, db = [], self._db
-        # Below 0, where no row stands.
+        # Negative positions are not used by any row.
         kept = "UPDATE rows SET position = ? WHERE name = ? AND sha256 IS ?"
         db.execute("CREATE INDEX IF NOT EXISTS by_name ON rows (name)")
         with db, ThreadPoolExecutor(usable_cores()) as pool:
-            # What could not be opened is never final.
+            # Files that could not be opened are tried again.
             db.execute("DELETE FROM rows WHERE sha256 IS NULL")
             for start in range(0, len(self._names), _CHUNK):
                 names = self._names[start : start + _CHUNK]
@@ -394,7 +395,7 @@ class PartialTable:
 
     @property
     def _advice(self) -> str:
-        return f"Start afresh with --fresh (resume=False), or write elsewhere than {self.out}."
+        return f"Start again with --fresh (resume=False), or write to another file than {self.out}."
 
     def _another_version(self, schema: object) -> DataError:
         return DataError(

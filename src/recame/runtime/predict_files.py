@@ -1,8 +1,7 @@
-"""Any number of image files -> one table, in constant memory, resumable after a kill.
+"""Predict any number of image files into one table, in constant memory, resumable after a kill.
 
-Finished rows go to `<out>.partial/` beside the table, a chunk at a time. A restart keeps those
-whose files hold what was decoded, predicts the others, and puts the table in place when the last
-image is done.
+Finished rows go to `<out>.partial/` beside the table, a chunk at a time. A restart keeps the rows
+of unchanged files and predicts the others. The table gets its name when the last image is done.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from recame.runtime.urls import UrlReader, is_url, list_names
 if TYPE_CHECKING:
     from recame.datasets.given import Given
 
-#: Share of unreadable files that no healthy lot reaches.
+#: Default for the largest share of unreadable files.
 MAX_UNREADABLE = 0.1
 
 #: Called with (images done, images in all).
@@ -57,25 +56,25 @@ def predict(
 ) -> PredictionSummary:
     """Predict files with a bundle or a run folder, and write a table.
 
-    `recame.load(path).predict(...)` answers in memory instead.
+    `recame.load(path).predict(...)` returns predictions in memory instead.
 
     Args:
         path: the bundle or the run folder.
         sources: files, folders, globs, tables of images, and URLs of files, folders and globs
-            (`docs/cluster.md`); or a DataFrame with the column `image`, whose further columns are
-            kept, a list of (image path, label), or a run, whose images are meant.
+            (`docs/cluster.md`); a DataFrame with the column `image`, whose further columns are
+            kept; a list of (image path, label); or a run, whose images are predicted.
         out: the `.csv` or `.parquet` file to write, or its URL; see `predict_files`.
-        resume: go on where an interrupted start left off.
+        resume: continue an interrupted prediction.
         max_unreadable: as for `predict_files`.
         threads: as for `load`.
         batch_size: as for `load`.
         device: as for `load`.
         views: as for `load`.
         ray: address of a Ray cluster that predicts with a bundle: `auto`, `local`, `HOST:6379` or
-            `ray://HOST:10001`. `threads` is then what each shard of files gets (auto: 1), and
-            `batch_size` is not measured (auto: 16).
-        columns: what tables call the columns of images and of boxes.
-        on_progress: called with images done and images in all.
+            `ray://HOST:10001`. `threads` is then the number of cores for each shard of files (auto:
+            1), and `batch_size` is not measured (auto: 16).
+        columns: names of the tables' columns of images and of boxes.
+        on_progress: called with the number of finished images and of all images.
 
     Raises:
         RecameError: the model, a path or the cluster cannot be used, or no image is readable.
@@ -112,7 +111,7 @@ def predict(
 def _paths(
     sources: Given | Sequence[AnyPath], columns: TableColumns, opened: contextlib.ExitStack
 ) -> list[Path | str]:
-    """Sources as paths; of what is in memory that of a table, until all is closed."""
+    """Sources as paths; data in memory become a temporary table."""
     paths: Any = [sources] if isinstance(sources, (str, os.PathLike)) else sources
     if isinstance(paths, (list, tuple)) and all(
         isinstance(each, (str, os.PathLike)) and not hasattr(each, "manifest_path")
@@ -137,43 +136,42 @@ def predict_files(
 ) -> PredictionSummary:
     r"""Predict any number of files in order; memory holds their names and a few batches.
 
-    The table, one row a file, is the one that `recame evaluate` writes too
-    (`recame.runs.prediction_columns`): what the model says of an image, what is done with it
-    (`action`) and why (`reason`), the columns of the table that names it. A file that cannot be
-    read has no probabilities; `note` says why. Bytes of a name that are no text stand as escapes,
+    The table has one row per file and the same columns as that of `recame evaluate`
+    (`recame.runs.prediction_columns`): the prediction, what is done with the image (`action`) and
+    why (`reason`), and the further columns of a source table. A file that cannot be read has no
+    probabilities; `note` says why. Bytes of a name that are not text are written as escapes,
     `\udcff` for FF (`recame.names.escaped`). In a CSV, a name that a spreadsheet would take for a
-    formula has an apostrophe in front (`recame.names.cell_of`).
+    formula starts with an apostrophe (`recame.names.cell_of`).
 
-    Decisions with a review budget hold it in each production lot: of the images that go to a person
-    for their score, those that no person has time for have the reason `over_budget`, and `note`
-    keeps the one that they had.
+    A review budget is applied to each production lot. Images that go to a person because of their
+    score, but for which no person has time, get the reason `over_budget`; `note` keeps their first
+    reason.
 
     Args:
         predictor: from `load`, or from `recame.runtime.cluster.on_cluster`.
-        sources: files, folders, globs and tables (`.csv`, `.parquet`) of images, whole or by boxes;
-            each once, sorted, those of one table alone in its order.
+        sources: files, folders, globs and tables (`.csv`, `.parquet`) of images or boxes. Each
+            image is predicted once. Images are sorted; those of a single table keep its order.
         out: the `.csv` or `.parquet` file to write; missing folders are made.
-        resume: go on where an interrupted start with the same model left off; files that have
-            changed or come since are predicted, rows of files that are not asked for any more are
-            dropped. False starts afresh.
+        resume: continue an interrupted prediction with the same model. New and changed files are
+            predicted; rows of files that are no longer among the sources are dropped. False: start
+            again.
         max_unreadable: share of the files, rounded up to whole files, that may be unreadable.
-        columns: what tables call the columns of images and of boxes.
-        on_progress: called with images done and images in all.
+        columns: names of the tables' columns of images and of boxes.
+        on_progress: called with the number of finished images and of all images.
 
     Raises:
-        ConfigError: another suffix, or a share outside [0, 1].
-        UnreadableError: more files are unreadable, or all. The table is not written, and the
-            next start goes on; files that could not be opened are tried again.
-        DataError: a source does not exist, no file is readable, the place cannot be written, or
-            what an interrupted start left is of another model or another version.
-        MissingDependencyError: a `.parquet` file is asked for without pyarrow.
+        ConfigError: `out` has another suffix, or a share is outside [0, 1].
+        UnreadableError: more files are unreadable, or all. The table is not written, and the next
+            call continues; files that could not be opened are tried again.
+        DataError: a source does not exist, no file is readable, the file cannot be written, or the
+            interrupted prediction was made by another model or another version.
+        MissingDependencyError: a `.parquet` file needs pyarrow, which is not installed.
     """
     out, began = Path(out), time.perf_counter()
     check_table(out)
     if not 0 <= max_unreadable <= 1:
         raise ConfigError(
-            f"--max-unreadable {max_unreadable}: the share of unreadable files that a table may be "
-            "without lies in [0, 1], for example 0.1."
+            f"--max-unreadable {max_unreadable}: give a share of files in [0, 1], for example 0.1."
         )
     plain = not any("://" in str(source) for source in sources)
     listed = list_with_columns(sources, columns) if plain else list_names(sources, columns)
@@ -196,7 +194,7 @@ def predict_files(
 
 
 def check_table(path: Path) -> None:
-    """Refuse what could not be written, before hours of work rather than after.
+    """Stop early if the table could not be written.
 
     Raises:
         ConfigError: the name ends neither in .csv nor in .parquet.
@@ -219,7 +217,7 @@ def check_table(path: Path) -> None:
 
 @contextmanager
 def _writable(out: Path) -> Iterator[None]:
-    """A full disk or a read-only place is the user's to mend; what is done stays."""
+    """Turn a full disk or a read-only folder into an error with advice; finished rows stay."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
@@ -231,6 +229,6 @@ def _writable(out: Path) -> Iterator[None]:
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
         raise DataError(
             f"Predictions cannot be written to {out}: {reason}. "
-            f"{'Free some space' if full else 'Check the folder'} and start again, which goes on "
-            "where this stopped, or choose another place."
+            f"{'Free some space' if full else 'Check the folder'} and give the same command, which "
+            "continues where this one stopped, or choose another place."
         ) from error

@@ -1,4 +1,4 @@
-"""What a model says of one image."""
+"""The prediction for one image."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from recame.peers import attribute_error
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image, and what is done with it.
+    """The prediction for one image, and what is done with it.
 
     Attributes:
         image: the path as given; `#<position>` for bytes and arrays.
-        label: the most probable class; None where there is no answer: the image cannot be read,
-            or the model's answer names no class.
+        label: the most probable class; None if the image cannot be read, or the model's output
+            names no class.
         confidence: its probability; NaN without a label.
-        action: `release` (of the normal class, surely enough), `automatic` (the label stands),
-            `review` and `unknown` (a person looks), `unreadable`. Without decisions that
-            `recame tune` has fitted every label stands.
-        reason: for it, of `recame.decisions.actions.REASONS`.
+        action: `release` (the part passes unseen), `automatic` (booked as the label), `review` and
+            `unknown` (a person looks), `unreadable`. Without decisions from `recame tune`, every
+            image is `automatic`.
+        reason: of the action, one of `recame.decisions.actions.REASONS`.
         probabilities: (C,) float32, in the label space's order.
         error: why there is no label.
-        note: that, or what the image has lost, in words; mostly empty.
-        candidates: where a person looks, the classes to look for, the likeliest first, joined by
-            `|`; else empty.
-        expert_probabilities: (E, C) float32, where the model gives them.
-        sha256: of the file's bytes, hexadecimal, where `stream` was asked for it.
-        lost: what the image has lost on its way to the model, by kind and in words: `clipped`
-            values above its white, `near black` from fewer bits, `colour`, further `pages`.
-        unknown_score: how strange the image is to the model; NaN where nothing says so.
-        features: (E, D) what its classifiers saw, where `stream` was asked for them.
+        note: the error, or what the image lost in preprocessing, in words; usually empty.
+        candidates: the classes that a person should look for, most probable first, joined by `|`;
+            empty if no person looks.
+        expert_probabilities: (E, C) float32, if the model has this output.
+        sha256: of the file's bytes, hexadecimal, if requested from `stream`.
+        lost: what the image lost in preprocessing, by kind and in words: `clipped` values above
+            white, `near black` because of fewer bits, `colour`, further `pages`.
+        unknown_score: how strange the image is to the model; NaN without a scorer.
+        features: (E, D) features before the classifiers, if requested from `stream`.
     """
 
     image: str
@@ -59,18 +59,18 @@ class Prediction:
 
     @property
     def stands(self) -> bool:
-        """Whether the label stands without a person's look."""
+        """Whether the image is decided without a person."""
         return self.action in ("release", "automatic")
 
     def __str__(self) -> str:
-        """In a line: the image, its label, how sure, and what is done with it."""
+        """Return one line: the image, its label and confidence, and what is done with it."""
         if self.label is None:
             return f"{self.image}: {self.action} ({self.error})"
         why = "" if self.reason == self.action else f", {self.reason}"
         return f"{self.image}: {self.label} {self.confidence:.2f} ({self.action}{why})"
 
     def __getitem__(self, name: str) -> Any:
-        """A field by its name, as of a dictionary: `prediction["label"]`."""
+        """Return a field by its name, as in a dictionary: `prediction["label"]`."""
         if name not in self.__dataclass_fields__:
             raise attribute_error(self, name)
         return getattr(self, name)

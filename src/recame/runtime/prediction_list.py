@@ -1,4 +1,4 @@
-"""What a model says of several images: a list that is also arrays, a table and a picture."""
+"""Predictions for several images: a list that also gives arrays, a table and a figure."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: Pictures of a row, and of a figure where nothing else is said.
+#: Pictures in a row, and by default in a figure.
 _COLUMNS, _MOST_DRAWN = 4, 16
 
 
 class PredictionList(list[Prediction]):
-    """Predictions in the order of their images; a part of it by slicing is one, too.
+    """Predictions in the order of their images; a slice is a `PredictionList` too.
 
     Args:
-        predictions: one an image.
+        predictions: one per image.
         classes: names of the C classes.
-        images: what was predicted, for `plot`.
-        reader: that reads them as the model sees them.
-        spec: as which it reads them.
+        images: the images, for `plot`.
+        reader: reads them as the model sees them.
+        spec: how it decodes them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PredictionList(list[Prediction]):
     def __getitem__(self, place: slice) -> PredictionList: ...
 
     def __getitem__(self, place: SupportsIndex | slice) -> Prediction | PredictionList:
-        """One prediction, or a part of the list."""
+        """Return one prediction, or a slice of the list."""
         if isinstance(place, slice):
             return PredictionList(
                 super().__getitem__(place),
@@ -68,17 +68,17 @@ class PredictionList(list[Prediction]):
 
     @property
     def labels(self) -> Array:
-        """(N,) the most probable classes; None where there is no answer."""
+        """(N,) the most probable classes; None without a label."""
         return np.array([found.label for found in self], object)
 
     @property
     def probabilities(self) -> FloatArray:
-        """(N, C) float32; NaN where an image cannot be read."""
+        """(N, C) float32; NaN if an image cannot be read."""
         rows = [found.probabilities for found in self]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)), np.float32)
 
     def __str__(self) -> str:
-        """How many images of each class, and how many need a look."""
+        """Return how many images there are of each class, and how many need a person."""
         counts = Counter(found.label for found in self if found.label is not None)
         told = ", ".join(f"{quoted(name)} {n:,}" for name, n in counts.most_common())
         lines = [f"{counted(len(self))}{': ' if told else ''}{told}"]
@@ -90,7 +90,7 @@ class PredictionList(list[Prediction]):
         return "\n".join(lines)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row an image, with the columns of the predictions table that `recame predict` writes.
+        """Return one row per image, with the columns of the table that `recame predict` writes.
 
         They are `image, prediction, confidence, p_<class>..., action, reason, note, candidates,
         unknown_score`.
@@ -111,13 +111,13 @@ class PredictionList(list[Prediction]):
         return pd.concat(parts, axis=1)
 
     def plot(self, most: int = _MOST_DRAWN) -> Figure:
-        """Draw images as the model sees them, with what it says of them.
+        """Draw images as the model sees them, with their predictions.
 
         Args:
-            most: images that are drawn, from the first on.
+            most: largest number of images, from the first on.
 
         Returns:
-            A figure of its own; no global state of matplotlib is touched.
+            A new figure; matplotlib's global state is not changed.
 
         Raises:
             DataError: there is nothing to draw.
@@ -143,7 +143,7 @@ class PredictionList(list[Prediction]):
         return figure
 
     def _picture(self, image: Image) -> FloatArray | None:
-        """The whole image as the model sees it, in [0, 1]; None where it cannot be read."""
+        """The whole image as the model sees it, in [0, 1]; None if it cannot be read."""
         pixels = self._reader.read(image).pixels
         if isinstance(pixels, str):
             return None

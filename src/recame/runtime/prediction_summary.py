@@ -1,4 +1,4 @@
-"""What a long prediction has found, in numbers."""
+"""Summary of a long prediction."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What `predict_files` did.
+    """The result of `predict_files`.
 
     Attributes:
-        out: the table; a text where it is at a URL.
-        num_images: images predicted, those of an interrupted start included.
-        num_resumed: files that an interrupted start had done.
+        out: the table; a string if it is at a URL.
+        num_images: predicted images, including those of an interrupted call.
+        num_resumed: files that an interrupted call had finished.
         counts: images of each predicted class, most frequent first.
-        decided: of each action and reason, how many of the files, most frequent first.
+        decided: number of files for each action and reason, most frequent first.
         num_unreadable: files without a prediction.
         unreadable: the first twenty of them, each with its reason.
-        lost: what images have lost on their way to the model (`Prediction.lost`): how many of
-            them, and the first.
-        seconds: of this start.
-        over_budget: production lots of which more images need a person than people can see.
+        lost: kinds of loss in preprocessing (`Prediction.lost`): number of images, and the first.
+        seconds: duration of this call.
+        over_budget: production lots in which more images need a person than people can see.
     """
 
     out: Path | str
@@ -43,7 +42,7 @@ class PredictionSummary:
     over_budget: tuple[LotReview, ...] = ()
 
     def __str__(self) -> str:
-        """How many images of each class, what needs a look, and where the table lies."""
+        """Return images of each class, how many need a person, and the table's path."""
         counts = ", ".join(f"{quoted(name)} {count:,}" for name, count in self.counts.items())
         lines = [f"{counted(self.num_images)}{': ' if counts else ''}{counts}"]
         if self.num_review:
@@ -53,17 +52,17 @@ class PredictionSummary:
         return "\n".join([*lines, f"in {self.out}"])
 
     def to_frame(self) -> pd.DataFrame:
-        """The table that was written, a row an image."""
+        """Return the written table, one row per image."""
         from recame.runs.predictions import load_predictions_table
 
         return load_predictions_table(self.out)[0]
 
     @property
     def num_review(self) -> int:
-        """Images that need a person, those that are beyond a budget among them."""
+        """Images that need a person, including those beyond a budget."""
         return sum(n for (action, _), n in self.decided.items() if action in ("review", "unknown"))
 
     @property
     def num_unanswered(self) -> int:
-        """Images for which the model gives no usable numbers."""
+        """Images for which the model's output names no class."""
         return sum(n for (_, reason), n in self.decided.items() if reason == "not_finite")

@@ -1,4 +1,4 @@
-"""Images in, decisions out: one class for bundles (no torch needed) and for run folders."""
+"""The `Predictor`: decides images with a bundle (which needs no torch) or a run folder."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from recame.runtime.prediction import Prediction
 from recame.runtime.prediction_list import PredictionList
 from recame.runtime.sessions import Session
 
-#: Fewer images than these are predicted as they come; for more, it pays to measure first.
+#: With more images, it pays off to measure batch size and threads first.
 MANY_IMAGES = 64
-#: Images a forward pass where nothing was measured.
+#: Images in a forward pass if nothing was measured.
 DEFAULT_BATCH = 16
-#: Batch sizes that are measured, and how long that may take.
+#: Batch sizes that are measured, and how long this may take.
 _CPU_BATCHES, _GPU_BATCHES = (4, 16), (16, 64, 256)
 _MEASURING_S = 0.4
 
@@ -52,7 +52,7 @@ class _Schedule:
 
     @property
     def decoders(self) -> int:
-        """One batch more than the model takes is being decoded; a GPU needs all cores to be fed."""
+        """Threads that decode: one batch ahead of the model on a CPU, all cores for a GPU."""
         return self.calls + 1 if self.session.device == "cpu" else max(2, usable_cores())
 
 
@@ -61,16 +61,16 @@ class Predictor:
 
     Attributes:
         label_space: its C classes.
-        spec: how it wants its images decoded.
-        answers: what tells these answers from others: decisions hold for them alone.
-        decisions: what `recame tune` has fitted; None without.
-        decider: what decides by the answers.
-        calibration: what the session's probabilities went through; None: nothing, or a temperature
-            in the graph of a bundle of a version before.
-        temperature: by which their scale is undone.
-        fingerprint: tells this model from others.
-        outputs: what `run` returns.
-        reader: what reads its images.
+        spec: how images are decoded for it.
+        answers: identifies the model's outputs; decisions hold only for these.
+        decisions: fitted by `recame tune`; None without decisions.
+        decider: makes the decisions.
+        calibration: of the session's probabilities; None: none, or a temperature inside the graph
+            of a bundle of an older version.
+        temperature: restores the scale of the logits.
+        fingerprint: identifies this model.
+        outputs: names of what `run` returns.
+        reader: reads its images.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Predictor:
         calibration: Calibration | None,
         temperature: float,
     ) -> None:
-        """Wrap a session; `reopen` starts another one for a number of calls at once."""
+        """Wrap a session; `reopen` opens another one for a given number of calls at once."""
         self.label_space, self.spec = label_space, session.spec
         self.fingerprint = fingerprint
         self.outputs = session.outputs
@@ -112,7 +112,7 @@ class Predictor:
 
     @property
     def policy(self) -> Policy | None:
-        """By which it decides; None: every label stands."""
+        """The policy that decides; None: every image is booked as its predicted class."""
         return self.decider.policy
 
     @property
@@ -124,25 +124,25 @@ class Predictor:
         return f"Predictor({self._facts.get('model')}, {len(self.label_space.names)} classes)"
 
     def __call__(self, images: Any) -> PredictionList:
-        """As `predict`."""
+        """Same as `predict`."""
         return self.predict(images)
 
     def predict(self, images: Any) -> PredictionList:
         """Predict a few images; an unreadable one has `error` set.
 
         Args:
-            images: one of, or a sequence of, mixed as one likes: an image file's path; a folder's
-                or a table's (all images in it); a file's bytes, or the file, opened; pixels (H, W),
-                (H, W, 1) or (H, W, 3) as uint8 or uint16, RGB, or a batch of them, which are
-                brought to the model's size, depth and channels as a file would be; an image of
-                PIL; a tensor of torch of such pixels, (C, H, W), or a batch of them.
+            images: one of the following, or a sequence that may mix them: the path of an image
+                file; the path of a folder or a table (all images in it); a file's bytes, or an open
+                file; an array of pixels (H, W), (H, W, 1) or (H, W, 3), RGB, uint8 or uint16, or a
+                batch of them, which is converted to the model's size, depth and channels as a file
+                is; a PIL image; a torch tensor of such pixels, (C, H, W), or a batch of them.
 
         Returns:
-            One prediction an image, in order: a list, with `labels`, `probabilities`, `to_frame()`
+            One prediction per image, in order: a list with `labels`, `probabilities`, `to_frame()`
             and `plot()`.
 
         Raises:
-            DataError: something is no image.
+            DataError: an element is no image.
         """
         listed = given_images(images)
         size = self._batch_size or DEFAULT_BATCH
@@ -157,10 +157,10 @@ class Predictor:
         return PredictionList(found, self.label_space.names, listed, self.reader, self.spec)
 
     def predict_proba(self, images: Any) -> FloatArray:
-        """Class probabilities (N, C), in the order of `classes_`, as of a classifier of sklearn.
+        """Class probabilities (N, C), in the order of `classes_`, as in scikit-learn.
 
         Args:
-            images: as for `predict`. A row of an image that cannot be read is NaN, with a warning.
+            images: as for `predict`. The row of an unreadable image is NaN, with a warning.
         """
         found = self.predict(images)
         if unread := [each for each in found if each.unreadable]:
@@ -182,15 +182,15 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predict any number of images in constant memory, in order, decoding ahead.
 
-        Before the first answer some images are taken from `images` to fill the batches; at the
-        first stream that is long, batch size and threads are measured.
+        Before the first prediction, some images are taken from `images` to fill the batches. At the
+        first long stream, batch size and threads are measured.
 
         Args:
             images: paths, bytes and arrays, as for `predict`, but no folders.
-            num_images: how many there will be, if that is known.
-            batch_size: instead of the chosen one.
-            checksums: whether each file's checksum is told.
-            features: whether each image's features are.
+            num_images: number of images, if it is known.
+            batch_size: None: the measured one.
+            checksums: whether predictions have the checksum of their file.
+            features: whether predictions have features.
 
         Raises:
             DataError: an array is no image.
@@ -202,14 +202,14 @@ class Predictor:
         return self._pipeline(chain(first, iterator), plan, size, checksums, features)
 
     def batch_size_for(self, num_images: int) -> int:
-        """The batch size that a stream of so many images will have."""
+        """The batch size for a stream of this many images."""
         return self._plan_for(num_images).batch_size
 
     def run(self, images: Array) -> dict[str, Array]:
         """Run the model on decoded pixels and return each of its `outputs`.
 
         Args:
-            images: (B, H, W, C) stored pixels, exactly as `spec` says.
+            images: (B, H, W, C) stored pixels of exactly the size and type of `spec`.
 
         Raises:
             DataError: the array has another shape or type.
@@ -217,9 +217,9 @@ class Predictor:
         wanted = (self.spec.height, self.spec.width, self.spec.channels)
         if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != self.spec.dtype:
             raise DataError(
-                f"The model takes {self.spec.dtype} pixels of shape (B, "
-                f"{', '.join(map(str, wanted))}) here, got {images.dtype} {images.shape}: give "
-                "images of other sizes and depths to predict(), which adapts them."
+                f"run() needs {self.spec.dtype} pixels of shape (B, "
+                f"{', '.join(map(str, wanted))}), but got {images.dtype} {images.shape}: for "
+                "images of other sizes and depths use predict(), which converts them."
             )
         return self._session.run(np.ascontiguousarray(images))
 
@@ -234,7 +234,7 @@ class Predictor:
             raise attribute_error(self, name)
 
     def describe(self) -> dict[str, Any]:
-        """What runs the model: backend, device, threads, batch size, and how they were chosen."""
+        """Return backend, device, threads, batch size, and how they were chosen."""
         plan = self._plan or self._default_plan()
         return {
             **self._facts,
@@ -267,14 +267,14 @@ class Predictor:
         return _Schedule(self._session, self._batch_size or size, 1, why)
 
     def _measured_plan(self, reopen: Callable[[int], Session]) -> _Schedule:
-        """Try batch sizes, and all threads on one batch against a batch for each thread."""
+        """Measure batch sizes, with all threads on one batch and with one batch per thread."""
         on_cpu, asked = self._session.device == "cpu", self._batch_size
         sizes = (_CPU_BATCHES if on_cpu else _GPU_BATCHES) if asked is None else (asked,)
         sessions = {1: self._session}
         if on_cpu and self._threads > 1:
             several = reopen(self._threads)
-            # How threads share a product may decide the last digit, and another start might measure
-            # otherwise.
+            # The number of threads may change the last digit, and another measurement might choose
+            # another one.
             sessions = {**(sessions if self._session.steady else {}), self._threads: several}
         shape = (max(sizes), self.spec.height, self.spec.width, self.spec.channels)
         pixels = np.random.default_rng(0).integers(0, 256, shape).astype(self.spec.dtype)
@@ -284,7 +284,7 @@ class Predictor:
             left = _MEASURING_S - (time.perf_counter() - began)
             if _ROUNDS * calls * size / max(rates.values()) < left:
                 rates[calls, size] = _rate(session, pixels[:size], calls)
-        # Where all is too slow to be measured, small batches start sooner.
+        # If all are too slow to be measured, small batches give the first result sooner.
         rates = {key: rate for key, rate in rates.items() if key[1] in sizes} or rates
         calls, size = max(rates, key=lambda key: rates[key])
         told = ", ".join(f"{c} x batch {b}: {rate:.0f}/s" for (c, b), rate in sorted(rates.items()))
@@ -298,7 +298,7 @@ class Predictor:
         checksums: bool,
         features: bool,
     ) -> Iterator[Prediction]:
-        """Batches through decoding and model, a bounded number under way, answers in order."""
+        """Decode and predict batches in parallel, a bounded number at once, results in order."""
         gate = threading.Semaphore(plan.calls)
         waiting: deque[Future[list[Prediction]]] = deque()
         start = 0
@@ -337,9 +337,9 @@ class Predictor:
         *,
         least: int = 1,
     ) -> list[Prediction]:
-        """One batch; with fewer than `least` readable images the last fills the model's batch up.
+        """Predict one batch; fewer than `least` readable images are padded with the last one.
 
-        So an image's digits do not depend on which files beside it are unreadable, or left to do.
+        So an image's digits do not depend on which other files are unreadable or already done.
         """
         audits = self.decisions is not None and self.decisions.policy.audit > 0
         read = [self.reader.read(image, checksum=checksums or audits) for image in images]
@@ -367,7 +367,7 @@ class Predictor:
     def _answers(
         self, outputs: dict[str, Array], images: Sequence[ReadImage], features: bool
     ) -> Iterator[dict[str, Any]]:
-        """What is said of each image that was run, as fields of a `Prediction`."""
+        """Fields of a `Prediction` for each image."""
         rows, experts = outputs["probabilities"], outputs.get("expert_probabilities")
         seen = outputs.get("features")
         decided = self.decider.decide(
@@ -412,7 +412,7 @@ _ROUNDS = 2
 
 
 def _rate(session: Session, pixels: Array, calls: int) -> float:
-    """Images a second with `calls` batches at once, after a first run that is not counted."""
+    """Images per second with `calls` batches at once, after one run for warm-up."""
     with ThreadPoolExecutor(calls) as pool:
         list(pool.map(session.run, [pixels[:1]] * calls))
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A Ray cluster by its address: connected within a time limit, or an error that says what to do."""
+"""Connect to a Ray cluster within a time limit, or say what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recame.errors import ConfigError, MissingDependencyError
 
 #: How long a cluster may take to answer.
 ANSWER_S = 30.0
-#: Asks a cluster's head for a sign of life, in a process of its own, which can be ended.
+#: Checks in a separate process, which can be killed, whether a cluster's head node responds.
 _ASK = """
 import logging, ray, sys
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
@@ -24,18 +24,18 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICA
 
 @contextmanager
 def connected(address: str, purpose: str) -> Iterator[Any]:
-    """The ray package, connected; a connection that was there already is used and kept.
+    """Connect and give the ray package; an existing connection is used and kept.
 
     Args:
         address: `HOST:6379`, `ray://HOST:10001`, `auto` on a machine of the cluster, or `local`,
             which starts nodes of this machine's cores for this call.
-        purpose: what it is needed for, as the end of "... is needed".
+        purpose: what it is needed for; ends the sentence "... is needed".
 
     Raises:
         MissingDependencyError: ray is not installed.
-        ConfigError: no cluster answers within `ANSWER_S`.
+        ConfigError: no cluster responds within `ANSWER_S` seconds.
     """
-    # Whoever wants to tell Ray's makers says so.
+    # No usage statistics are sent unless the user enables them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -61,11 +61,11 @@ def connected(address: str, purpose: str) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Look whether anybody answers at HOST:PORT; Ray itself would try for minutes.
+    """Check whether HOST:PORT responds; Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody listens.
-        RuntimeError: who listens is no head of a Ray cluster, or of another version.
+        OSError: nothing listens there.
+        RuntimeError: what listens there is no head of a Ray cluster, or has another version.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
@@ -75,7 +75,7 @@ def _knock(address: str) -> None:
     try:
         asked = subprocess.run(words, capture_output=True, timeout=ANSWER_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"who listens there gives no answer in {ANSWER_S:.0f} s") from None
+        raise RuntimeError(f"the program there does not answer in {ANSWER_S:.0f} s") from None
     if asked.returncode:
         told = asked.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeError(f"who listens there is no cluster that this process can use: {told}")
+        raise RuntimeError(f"the program there is no cluster that this process can use: {told}")

@@ -1,4 +1,4 @@
-"""What runs a model: ONNX Runtime, OpenVINO, or torch for a run folder, behind one call."""
+"""Sessions that run a model: ONNX Runtime, OpenVINO, or torch for a run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recame.decisions.calibration import Calibration
 from recame.errors import CheckpointError, ConfigError, MissingDependencyError
 from recame.runtime.bundle import MODEL_FILES, Bundle
 
-#: What `device` may be called for each backend.
+#: Values of `device` for ONNX bundles.
 ONNX_DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 _PROVIDERS = {
@@ -28,8 +28,8 @@ _GPU_ADVICE = {
     "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt, on a "
     "machine with an NVIDIA driver",
 }
-#: Pixels of a batch that one core runs at once: the activations of more leave its cache. Those of
-#: INT8 are a quarter as large (`benchmarks/realtime/parts.py`).
+#: Pixels that one core runs at once; the activations of more would not fit its cache. Those of INT8
+#: are a quarter as large (`benchmarks/realtime/parts.py`).
 _PIXELS_AT_ONCE = {"fp32": 4 * 128 * 128, "fp16": 4 * 128 * 128, "int8": 16 * 128 * 128}
 
 
@@ -43,9 +43,9 @@ class Session(Protocol):
         spec: how images are decoded for it.
         outputs: what `run` returns, `probabilities` first.
         backend: `onnxruntime`, `openvino` or `torch`.
-        device: where it runs, as `cpu` or `cuda`.
-        steady: whether an image has the same answer, to the last bit, in a batch of any size. Else
-            only batches of one size are compared.
+        device: where it runs, for example `cpu` or `cuda`.
+        steady: whether an image has the same output bits in a batch of any size. If not, only
+            batches of one size give equal bits.
     """
 
     spec: PreprocessSpec
@@ -70,13 +70,13 @@ def open_session(bundle: Bundle, *, device: str, threads: int, calls: int) -> Se
 
     Args:
         bundle: a checked bundle.
-        device: `auto`, `cpu`, or what the runtime offers beside it.
+        device: `auto`, `cpu`, or another device of the runtime.
         threads: CPU threads of all calls together.
-        calls: how many `run` calls will be under way at once.
+        calls: number of `run` calls at once.
 
     Raises:
         MissingDependencyError: the runtime is not installed.
-        ConfigError: the device is not there.
+        ConfigError: the device does not exist.
         CheckpointError: the runtime cannot read the graph.
     """
     kind = OnnxSession if bundle.format == "onnx" else OpenvinoSession
@@ -102,10 +102,10 @@ class OnnxSession:
         options.intra_op_num_threads = max(1, threads // calls)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # A thread that waits must not burn the core that decodes images meanwhile.
+        # A waiting thread must not occupy the core that decodes images meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # What was checked, not what lies there now.
+            # The checked bytes, since the file may have changed.
             self._session = ort.InferenceSession(
                 bundle.files[bundle.model_path.name], sess_options=options, providers=providers
             )
@@ -116,7 +116,7 @@ class OnnxSession:
                 "run again."
             ) from error
         used = self._session.get_providers()[0]
-        # A provider whose libraries are missing gives way to the next without an error.
+        # If a provider's libraries are missing, ONNX Runtime uses the next one without an error.
         if device not in ("auto", "cpu") and used != _PROVIDERS[device]:
             raise ConfigError(
                 f"device={device} was asked for, but ONNX Runtime fell back to {used}: its "
@@ -133,7 +133,7 @@ class OnnxSession:
 
 
 def _onnx_providers(device: str, available: list[str]) -> list[str]:
-    """Providers to try, in order; the CPU's ends the list, for operators that others lack."""
+    """Providers to try, in order; the CPU is last, for operators that others lack."""
     if device not in ONNX_DEVICES:
         raise ConfigError(
             f"device={device!r} is unknown to an ONNX bundle: choose {', '.join(ONNX_DEVICES)}."
@@ -161,8 +161,8 @@ class OpenvinoSession:
                 "openvino", "runtime-openvino", f"to run the OpenVINO bundle {bundle.path}"
             ) from error
         with _ONE_AT_A_TIME:
-            # OpenVINO looks numpy's types up at their first use, and two threads that do so at
-            # once wait for each other for ever.
+            # OpenVINO looks up numpy's types at their first use; two threads that do this at once
+            # would deadlock.
             ov.Type.u8.to_dtype()
         self.spec, self.outputs = bundle.spec, bundle.outputs
         self._calibration = bundle.calibration
@@ -182,10 +182,10 @@ class OpenvinoSession:
             pixels = _PIXELS_AT_ONCE[bundle.precision]
             self._at_once = max(1, pixels // (self.spec.height * self.spec.width))
         if name == "CPU" or bundle.precision != "fp16":
-            # Processors with bfloat16 units would silently use them, and leave the parity behind.
+            # Processors with bfloat16 units would silently use them and break the parity.
             properties["INFERENCE_PRECISION_HINT"] = "f32"
         self._threads, self._calls = threads, calls
-        # What was checked, not what lies there now.
+        # The checked bytes, since the files may have changed.
         graph, weights = (bundle.files[file] for file in MODEL_FILES["openvino"])
 
         def compiled(streams: int) -> Any:
@@ -210,11 +210,11 @@ class OpenvinoSession:
             request = self._requests("whole", 1)[0]
             found = self._outputs(request.infer([images], share_inputs=True))
             return _calibrated(found, self._calibration)
-        # Parts that fit a core's cache, as many for each core that this call may use, two in hand.
+        # Parts that fit a core's cache, equally many for each core of this call.
         cores = max(1, self._threads // self._calls)
         requests = self._requests("parts", 2 * cores)
         count = cores * math.ceil(len(images) / (cores * self._at_once))
-        # None of one image alone where others are of several: it might round otherwise.
+        # No part has one image if others have several: a single image might be rounded differently.
         parts = np.array_split(images, min(count, len(images) // min(2, self._at_once)))
         answers: list[dict[str, Array]] = []
         for number in range(len(parts) + len(requests)):
@@ -228,7 +228,7 @@ class OpenvinoSession:
         return _calibrated(found, self._calibration)
 
     def _requests(self, kind: str, count: int) -> list[Any]:
-        """The calling thread's own requests, since each holds its buffers."""
+        """The calling thread's own requests, since each has its buffers."""
         if not hasattr(self._own, kind):
             model = self._compiled if kind == "whole" else self._on_each_core()
             setattr(self._own, kind, [model.create_infer_request() for _ in range(count)])
@@ -236,7 +236,7 @@ class OpenvinoSession:
         return requests
 
     def _on_each_core(self) -> Any:
-        """The graph with a stream for each thread, compiled when the first large batch comes."""
+        """The graph with one stream per thread, compiled at the first large batch."""
         with self._compiling:
             if self._threads != self._calls and self._cores is self._compiled:
                 self._cores = self._compile(self._threads)
@@ -247,7 +247,7 @@ class OpenvinoSession:
 
 
 def _calibrated(outputs: dict[str, Array], calibration: Calibration | None) -> dict[str, Array]:
-    """A graph's outputs, the ensemble's probabilities calibrated."""
+    """Calibrate the ensemble's probabilities in a graph's outputs."""
     if calibration is None:
         return outputs
     return {**outputs, "probabilities": calibration.apply(outputs["probabilities"])}

@@ -1,4 +1,4 @@
-"""Predictions as lines of the CSV that they become; see `recame.runs.prediction_columns`."""
+"""Predictions as lines of a CSV file; see `recame.runs.prediction_columns`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from recame.runtime.prediction import Prediction
 
 
 class Line(NamedTuple):
-    """What the model has said of an image: two parts of its row.
+    """Two parts of the row of an image.
 
     Attributes:
-        decided: from `prediction` to `sha256`.
-        experts: their probabilities; empty where there are none.
+        decided: the columns from `prediction` to `sha256`.
+        experts: the experts' probabilities; empty if there are none.
     """
 
     decided: str
@@ -33,10 +33,10 @@ class Line(NamedTuple):
 
 
 def lines(found: Sequence[Prediction], classes: Sequence[str]) -> list[Line]:
-    """Each image's parts of its row.
+    """Make the two parts of each image's row.
 
     Args:
-        found: what was predicted.
+        found: the predictions.
         classes: names of the C classes, in the order of the probabilities.
     """
     called = {name: cell for name, [cell] in ((n, _csv([[n]])) for n in classes)}
@@ -59,13 +59,13 @@ def lines(found: Sequence[Prediction], classes: Sequence[str]) -> list[Line]:
         else:
             sure = [called[item.label], row[classes.index(item.label)]]
         numbers = [] if item.expert_probabilities is None else next(experts)
-        # Numbers need no quotes, and a CSV writer looks at each character.
+        # Numbers need no quotes; joining them is faster than a CSV writer.
         made.append(Line(",".join([*sure, *row, words]), ",".join(numbers)))
     return made
 
 
 def with_reason(line: Line, reason: str, note: str) -> Line:
-    """A row whose action has another reason; what its note said follows the new one."""
+    """Replace the reason of a row; its old note follows the new one."""
     cells = [text_of(cell) for [*row] in csv.reader([line.decided]) for cell in row]
     first = len(cells) - len(DECIDED)
     for name, text in (("reason", reason), ("note", note)):
@@ -89,17 +89,17 @@ def write_table(
     num_experts: int,
     stored: Iterable[Line],
 ) -> list[str]:
-    """Write the table, a line for each of the listed images, in their order.
+    """Write the table, one line for each of the listed images, in their order.
 
     Args:
         path: the CSV file.
-        listed: the images, and what tables say of them.
+        listed: the images, and the tables' further columns.
         classes: names of the C classes.
-        num_experts: whose probabilities are known.
-        stored: what was said of each image.
+        num_experts: number of experts whose probabilities are written.
+        stored: the two parts of each image's row.
 
     Returns:
-        Its columns.
+        The columns of the table.
     """
     header = header_of(listed, classes, num_experts)
     with path.open("wb") as stream:
@@ -124,7 +124,7 @@ def _rows(listed: ListedImages, num_numbers: int, stored: Iterable[Line]) -> Ite
 
 
 def _whole(name: str) -> str:
-    """Where an image lies, from anywhere on this machine; `..` behind a link stays as it is."""
+    """The absolute path of an image; `..` after a link is not resolved."""
     return name if "://" in name else os.path.join(os.getcwd(), name)  # noqa: PTH109, PTH118 - text
 
 
@@ -133,15 +133,14 @@ def _number(item: Prediction) -> str:
 
 
 def _texts(values: Iterable[FloatArray]) -> Iterator[list[str]]:
-    """Shortest texts that read back as the same float32."""
+    """Shortest texts that are read as the same float32."""
     return iter(np.asarray(list(values), np.float32).astype(str).tolist())
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> list[str]:
-    """A line a row, without its end."""
+    """One line per row, without line end."""
     written: list[str] = []
-    # A writer writes each row at once, and quotes whatever holds a part of its own line end: both
-    # of these characters split rows.
+    # With this line end, the writer quotes texts that contain CR or LF, which would split rows.
     writer = csv.writer(SimpleNamespace(write=written.append), lineterminator="\r\n")
     writer.writerows([cell_of(text) for text in row] for row in rows)
     return [line.removesuffix("\r\n") for line in written]

@@ -1,4 +1,4 @@
-"""Calls timed one after the other, and what their durations say."""
+"""Time calls one after the other, and summarise their durations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Fewer samples have no 99th percentile worth its name.
+#: Fewest samples for a 99th percentile.
 LEAST_FOR_P99 = 100
 
 _WARM_UP_S = 0.2
@@ -18,15 +18,15 @@ _WARM_UP_S = 0.2
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one call took, over many calls.
+    """Durations of one call, measured many times, in ms.
 
     Attributes:
-        samples: calls measured.
+        samples: number of calls.
         mean_ms: mean.
         p50_ms: median.
         p95_ms: 95th percentile.
-        p99_ms: 99th percentile; None below `LEAST_FOR_P99` samples.
-        max_ms: the slowest.
+        p99_ms: 99th percentile; None for fewer than `LEAST_FOR_P99` samples.
+        max_ms: the slowest call.
     """
 
     samples: int
@@ -40,30 +40,30 @@ class Timing:
     def of(cls, nanoseconds: Sequence[int]) -> Timing:
         """Summarise the durations of N >= 1 calls."""
         ms = np.asarray(nanoseconds, np.float64) / 1e6
-        # The sample above the rank, so that a quantile is never better than what was seen.
+        # "higher" takes the next larger sample, so that a quantile is never too optimistic.
         p50, p95, p99 = np.quantile(ms, [0.5, 0.95, 0.99], method="higher")
         last = float(p99) if len(ms) >= LEAST_FOR_P99 else None
         return cls(len(ms), float(ms.mean()), float(p50), float(p95), last, float(ms.max()))
 
     @property
     def bound_ms(self) -> float:
-        """What 99 of 100 calls stay within: p99, or the slowest where samples are too few."""
+        """Time within which 99 of 100 calls end: p99, or the slowest if samples are too few."""
         return self.max_ms if self.p99_ms is None else self.p99_ms
 
 
 def time_calls(
     call: Callable[[], object], seconds: float, least: int = 3, most_s: float = math.inf
 ) -> list[int]:
-    """Durations of calls one after the other, in nanoseconds.
+    """Measure the durations of calls one after the other, in nanoseconds.
 
-    Python's garbage collection stays on, as in production; what others left behind is collected
-    before, so that only the calls' own is counted.
+    Python's garbage collection stays on, as in production. Earlier garbage is collected before, so
+    that only that of the calls is counted.
 
     Args:
-        call: what is timed.
-        seconds: how long to go on.
-        least: calls to be made even if they take longer than `seconds`.
-        most_s: when to stop all the same.
+        call: the function to time.
+        seconds: how long to measure.
+        least: fewest calls, even if they take longer than `seconds`.
+        most_s: stop after this time, even with fewer than `least` calls.
     """
     gc.collect()
     durations: list[int] = []

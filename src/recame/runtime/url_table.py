@@ -1,4 +1,4 @@
-"""The table of a prediction at a URL: made here, sent when it is whole."""
+"""Write a table of predictions to a URL: it is made on this machine and sent when complete."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from recame.contracts import AnyPath
 from recame.runtime.prediction_summary import PredictionSummary
 from recame.runtime.urls import is_url, place_of, plain_path, reached
 
-#: Stores in which a name leads to the old content until the new one is whole.
+#: Stores in which a name keeps the old content until the new content is complete.
 _WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 
 
 def local_table(out: AnyPath) -> Path:
-    """Where a table is to be written: its own path, or for a URL a folder here; see `send`.
+    """Return the local path of a table: its own path, or for a URL one in a local folder (`send`).
 
-    The folder, `<table>.<hash>.sending` where the command is given, keeps an interrupted table's
-    rows until the same command goes on.
+    The folder is `<table>.<hash>.sending` in the current folder. It keeps the rows of an
+    interrupted prediction until the same command continues it.
 
     Raises:
-        ConfigError: a URL's kind is unknown, or what writes it is not installed.
-        DataError: nobody answers there.
+        ConfigError: the URL's scheme is unknown, or its package is not installed.
+        DataError: the store does not respond.
     """
     if not is_url(out):
         return Path(plain_path(out))
@@ -38,16 +38,16 @@ def local_table(out: AnyPath) -> Path:
 
 
 def send(summary: PredictionSummary, out: AnyPath) -> PredictionSummary:
-    """Put a finished table to its URL; tell where it is.
+    """Send a finished table to its URL; the summary then names the URL.
 
     Raises:
-        DataError: it cannot be written there; the table stays here.
+        DataError: it cannot be written there; the table stays on this machine.
     """
     if not is_url(out):
         return summary
     url, table = str(out), summary.out
     fs, path = place_of(url)
-    with reached(url, "be written", f" The table is whole in {table}: copy it from there."):
+    with reached(url, "be written", f" The complete table is {table}: copy it from there."):
         _put(fs, table, path)
     shutil.rmtree(Path(table).parent)
     return replace(summary, out=url)

@@ -1,6 +1,6 @@
-"""Images at URLs (`s3://` and whatever else fsspec knows), by the rules of files.
+"""Images at URLs (`s3://` and everything else that fsspec supports), handled like files.
 
-`file://` is the plain path behind it. fsspec is imported where a URL is met.
+`file://` means the plain path. fsspec is imported only if there is a URL.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from recame.data.paged_file import content_sha256
 from recame.errors import ConfigError, DataError, MissingDependencyError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-#: Read at a time, so that a header does not bring the whole file.
+#: Bytes read at once, so that reading a header does not fetch the whole file.
 _BLOCK_BYTES = 2**16
 
 
 def is_url(name: object) -> bool:
-    """Whether a name is a URL of another place than this machine's disks.
+    """Whether a name is a URL of something that is not on this machine's disks.
 
     Examples:
         >>> is_url("s3://lots/7.png"), is_url("file:///lots/7.png"), is_url("c:/lots/7.png")
@@ -47,27 +47,27 @@ def is_url(name: object) -> bool:
 
 
 def plain_path(name: AnyPath) -> Path | str:
-    """The path behind `file://`; any other name as it is."""
+    """The path of a `file://` URL; any other name unchanged."""
     return name.removeprefix("file://") if isinstance(name, str) else Path(name)
 
 
 def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> ListedImages:
-    """Image files of sources, of which some may be URLs: local ones first, each kind sorted.
+    """List the image files of sources, which may be URLs: local files first, each kind sorted.
 
     Args:
-        sources: as of `list_image_names`, and URLs.
-        columns: what local tables call theirs.
+        sources: as for `list_image_names`, and URLs.
+        columns: names of the local tables' columns.
 
     Raises:
         DataError: a source does not exist, is a table at a URL, or there is no image.
-        ConfigError: a URL's kind is unknown, or what reads it is not installed.
+        ConfigError: a URL's scheme is unknown, or its package is not installed.
     """
     local = [plain_path(source) for source in sources if not is_url(source)]
     urls = [str(source) for source in sources if is_url(source)]
     for url in filter(is_table, urls):
         raise DataError(
-            f"{url} is a table at a URL, and tables are read from this machine's disks only: copy "
-            "it here, or name the images' folder."
+            f"{url} is a table at a URL, but tables are read only from this machine's disks: copy "
+            "it to this machine, or give the folder of the images."
         )
     here = list_with_columns(local, columns) if local or not urls else ListedImages([], [], {})
     there = sorted({name for url in urls for name in _below(url)}, key=_by_parts)
@@ -75,7 +75,7 @@ def list_names(sources: Sequence[Path | str], columns: TableColumns = USUAL) -> 
 
 
 def _by_parts(url: str) -> str:
-    """As paths sort."""
+    """Sort key, in the same order as paths."""
     return url.replace("/", "\0")
 
 
@@ -105,19 +105,19 @@ def _below(url: str) -> Iterator[str]:
 
 
 class UrlReader(Reader):
-    """Reads images at URLs too: header first, not more than an image may have, tried again."""
+    """Reads images at URLs too: the header first, no files that are too large, with retries."""
 
     def whole(self, image: Path | str) -> AbstractContextManager[FileContent]:
-        """An image's file, looked at before it is read."""
+        """An image's file; its header is checked before the rest is read."""
         return _whole_url(image, self.max_pixels) if is_url(image) else super().whole(image)
 
     def content(self, image: Path | str) -> str | None:
-        """Checksum of an image's file; None where it gives no bytes."""
+        """Checksum of an image's file; None if it cannot be read."""
         return content(str(image))
 
 
 def content(name: str) -> str | None:
-    """Checksum of what a file or URL holds now; None where it cannot be read."""
+    """Checksum of the present content of a file or URL; None if it cannot be read."""
     try:
         if not is_url(name):
             return content_sha256(Path(name))
@@ -142,7 +142,7 @@ def _whole_url(url: Path | str, max_pixels: int) -> Iterator[FileContent]:
 
 
 class _Stream:
-    """A remote file whose every failure is the system's, which may pass."""
+    """A remote file; every failure is raised as an OSError, which is tried again."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -172,7 +172,7 @@ def place_of(url: str) -> tuple[Any, str]:
 
     Raises:
         MissingDependencyError: fsspec is not installed.
-        ConfigError: no file system is known by this name, or its package is not installed.
+        ConfigError: the URL's scheme is unknown, or its package is not installed.
     """
     try:
         import fsspec
@@ -184,28 +184,26 @@ def place_of(url: str) -> tuple[Any, str]:
         packages = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
         name = packages.get(url.partition("://")[0])
         told = f"Install it with: pip install {name}" if name else str(error)
-        raise ConfigError(
-            f"{url} needs a package of its own, which is not installed. {told}"
-        ) from error
+        raise ConfigError(f"{url} needs a package that is not installed. {told}") from error
     except ValueError as error:
-        raise ConfigError(f"{url} is no place that can be read: {error}") from error
+        raise ConfigError(f"{url} cannot be read: {error}") from error
     return fs, str(path)
 
 
 @contextmanager
 def _as_system_errors() -> Iterator[None]:
-    """Let whatever a store's client raises be an error of the system, which may pass."""
+    """Turn every error of a store's client into an OSError, which is tried again."""
     try:
         yield
     except (OSError, ConfigError, MissingDependencyError):
         raise
-    except Exception as error:  # each client has its own
+    except Exception as error:  # each client has its own error types
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def reached(url: str, what: str, advice: str = "") -> Iterator[None]:
-    """Say what could not be done at a URL.
+    """Turn failures at a URL into an error that says what could not be done.
 
     Raises:
         DataError: the store, its client or the network failed.
