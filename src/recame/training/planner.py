@@ -157,6 +157,8 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
     why = "a larger one makes an expert of the rare classes"
     if num_experts == 1:
         why = "above balanced softmax's 1: rare classes are learnt last"
+    if config.objective.loss is not None:
+        why = "not used: objective.loss replaces the terms that would"
     decide("objective.tau", usual_tau(num_experts), why)
     decide(
         "model.pooled_stages",

@@ -255,6 +255,19 @@ def test_a_wrong_factorial_of_a_plan_is_refused(
         plan_methods(load_plan(path), tmp_path)
 
 
+def test_a_custom_loss_has_none_of_our_terms(tmp_path: Path) -> None:
+    own = "def make_loss(counts, num_experts, prior):\n    return None\n"
+    (tmp_path / "own.py").write_text(f"title = 'Own'\nsource = 'here'\n{own}", encoding="utf-8")
+    path = write_plan(
+        tmp_path,
+        methods=["own.py"],
+        reference="own",
+        factorial={**factors(a={"objective.hard_weight": 1.0}), "base": "own"},
+    )
+    with pytest.raises(ConfigError, match="own and a have the same settings"):
+        plan_methods(load_plan(path), tmp_path)
+
+
 def test_any_metric_of_a_result_may_be_an_endpoint(tmp_path: Path) -> None:
     plan = load_plan(write_plan(tmp_path, endpoints=["tail_unseen", "ece"]))
     assert plan.endpoints == ("tail_unseen", "ece")

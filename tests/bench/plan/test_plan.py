@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from recame.bench.command import Request, _measure_costs, jobs_to_run, open_bench
+from recame.bench import command
+from recame.bench.command import Request, _measure_costs, jobs_to_run, open_bench, run_bench
 from recame.bench.plan.method import GROUPS, load_method, method_names
 from recame.bench.plan.plan import Bench, Job, load_plan, plan_methods
 from recame.bench.queue.job import job_config, run_job
@@ -191,7 +193,9 @@ def test_equal_time_follows_the_measured_speeds(tmp_path: Path) -> None:
         ({"reference": "recame"}, "reference='recame' is not one of its methods"),
         ({"equal": "time"}, "equal=time needs pace"),
         ({"seeds": []}, "seeds: .*at least 1 item"),
-        ({"colour": "red"}, "colour: Extra inputs"),
+        ({"colour": "red"}, r"colour: unknown \(known here: name, title"),
+        ({"sedes": [0]}, "sedes: unknown; did you mean seeds"),
+        ({"data": {"a": {"optoins": {}}}}, r"data.a.optoins: unknown; did you mean options"),
         ({"data": {"a/b": {}}}, "their names become folders"),
         ({"data": {"defects": {"builder": "nowhere"}}}, "no public set 'nowhere'"),
         ({"data": {"defects": {"builder": "nowhere.py"}}}, "nowhere.py cannot be run"),
@@ -203,6 +207,23 @@ def test_a_wrong_plan_is_refused_before_anything_runs(
     with pytest.raises(ConfigError, match=message):
         opened(write_plan(tmp_path, **changes), tmp_path / "out")
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_method_s_file_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
+    text = "title = 'T'\nsource = 's'\nraise ValueError('no such prior')\n"
+    (tmp_path / "odd.py").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"line 3 of its file odd\.py fails .*no such prior"):
+        opened(write_plan(tmp_path, methods=["odd.py"]), tmp_path / "out")
+
+
+def test_if_no_run_has_finished_there_is_no_table(
+    defects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_run", lambda *_: None)  # as if all had failed
+    text = io.StringIO()
+    request = Request(write_plan(tmp_path), tmp_path / "out", {"defects": defects}, costs=False)
+    assert not run_bench(request, Console(file=text, width=200))
+    assert "No run has finished, so there is no table yet." in text.getvalue()
 
 
 def test_missing_data_are_named(defects: Path, tmp_path: Path) -> None:

@@ -216,6 +216,15 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     assert not row["told_apart"]
 
 
+def test_equal_differences_of_two_seeds_tell_nothing(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_result(tmp_path, "boards", "plain", seed, 0.5)
+        write_result(tmp_path, "boards", "better", seed, 0.505)
+    row = paired(collect(tmp_path), "plain").iloc[0]
+    assert row["low"] > 0
+    assert not row["told_apart"]
+
+
 def test_paired_interval_agrees_with_scipy(bench: Path) -> None:
     rows = paired(collect(bench), "plain").query("data == 'boards'").set_index("method")
     assert set(rows.index) == {"level", "better", "short"}
@@ -312,6 +321,9 @@ def test_cells_of_a_board(bench: Path) -> None:
     assert against[0].small.endswith("wins 3 of 3")
     assert against[2].level
     assert against[3].text == ""
+    tails = cells["tail, against it"]
+    assert tails[0].small.count(" to ") == 1
+    assert tails[3].text == ""
     assert [cell.text for cell in cells["parameters, M"]] == ["-", "-", "-", "1.25"]
     assert cells["training, images/s"][3].text == "1,234"
     # 5,000 images at the measured speed, and what else a run does; where nothing was measured, as

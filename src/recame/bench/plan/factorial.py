@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -266,7 +267,12 @@ def check_distinct(methods: Mapping[str, Method], protocol: Config) -> None:
     """
     seen: dict[str, str] = {}
     for name, method in methods.items():
-        settings = method.configure(protocol).model_dump_json()
+        config = method.configure(protocol)
+        values = config.model_dump(mode="json")
+        if config.objective.loss is not None or method.make_loss() is not None:
+            # A custom loss reads none of the others.
+            values["objective"] = {n: values["objective"][n] for n in ("loss", "posthoc_tau")}
+        settings = json.dumps(values)
         if (other := seen.setdefault(settings, name)) != name:
             raise ConfigError(
                 f"{other} and {name} have the same settings, so a factor changes nothing there and "
