@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -91,6 +92,55 @@ def test_what_tuned_does_not_verify(run: Path, labelled: Path, finished: Path) -
         ConfigError, match=r"has no decisions .* to verify or to watch: .*recame tune"
     ):
         recame.verify(finished, labelled)
+
+
+def test_a_part_of_what_tuned_does_not_verify_either(
+    run: Path, labelled: Path, others: Path, tmp_path: Path
+) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(labelled, part)
+    (part / "ok" / "000.png").unlink()
+    with pytest.raises(ConfigError, match="holds the images that the decisions were fitted to"):
+        recame.verify(run, part)
+    for number, path in enumerate(sorted(others.rglob("*.png"))[::4]):
+        shutil.copy(path, part / path.parent.name / f"new{number}.png")
+    console = Console(file=io.StringIO(), width=300)
+    found = recame.verify(run, part, console=console)
+    assert "419 images of" in (told := console.file.getvalue())  # type: ignore[attr-defined]
+    assert "left out: the decisions were fitted to them" in told
+    holes = len(list((others / "hole").iterdir()))
+    (row,) = [r for r in found.rows if r.promise.of == "hole" and r.promise.kind == "escape"]
+    assert row.images == holes // 4
+
+
+def test_what_trained_does_not_verify(run: Path, defects: Path) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    recame.verify(run, defects, console=console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "left out: they trained or chose the model" in told
+
+
+def test_others_of_their_groups_do_not_verify(
+    finished: Path, labelled: Path, others: Path, tmp_path: Path
+) -> None:
+    def table(folder: Path, first: int) -> pd.DataFrame:
+        paths = sorted(folder.rglob("*.png"))
+        boards = [f"b{first + place}" for place in range(len(paths))]
+        names = {"image": map(str, paths), "label": [path.parent.name for path in paths]}
+        return pd.DataFrame({**names, "board": boards})
+
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    calibration = table(labelled, 0)
+    recame.tune(run, calibration, limits={"group": "board"}, normal="ok")
+    new = table(others, 1000)
+    new.loc[:49, "board"] = "b3"  # of the board of one that tuned
+    mixed = pd.concat([new, calibration[calibration["board"] == "b3"]], ignore_index=True)
+    console = Console(file=io.StringIO(), width=300)
+    recame.verify(run, mixed, console=console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 image of" in told
+    assert "50 images of" in told
+    assert "left out: of the same board as these" in told
 
 
 def test_labels_that_the_model_does_not_know(

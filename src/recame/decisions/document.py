@@ -181,7 +181,8 @@ class KeptPolicy(NamedTuple):
         mix: (C,) shares of the classes on the line for which the promises hold.
         confidence: with which all promises hold together.
         group: the column whose values are counted; None: images are counted.
-        images: identifies the images of each tuning.
+        images: identifies the images of each tuning as a whole.
+        contents: identifies each image of every tuning (`short_contents`).
         drift: monitor that starts from the calibration images.
         scorer: recognises unknown images; None: there is none.
         sha256: of the policy and the promises.
@@ -193,6 +194,7 @@ class KeptPolicy(NamedTuple):
     confidence: float
     group: str | None
     images: tuple[str, ...]
+    contents: frozenset[str]
     drift: DriftMonitor
     scorer: Scorer | None
     sha256: str
@@ -235,6 +237,9 @@ def load_policy(
             confidence=float(last["confidence"]),
             group=last["limits"].get("group"),
             images=tuple(str(tuning["images_sha256"]) for tuning in values["tunings"]),
+            contents=frozenset(
+                each for tuning in values["tunings"] for each in tuning.get("contents", ())
+            ),
             drift=DriftMonitor.from_dict(values["drift"]),
             scorer=_scorer(path, values),
             sha256=values["decided_sha256"],

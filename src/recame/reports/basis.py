@@ -106,6 +106,15 @@ def basis_of(
     return Basis(_own(origin, manifest, "val"), "val", comparisons=chosen, **facts)
 
 
+def made_of(folder: Path) -> frozenset[str]:
+    """Contents of the images that trained or chose a run's model; none are known of a bundle's."""
+    if find_bundle(folder):
+        return frozenset()
+    origin = RunFolder.open(folder, finished=True)
+    manifest = recorded_data(origin, origin.load_config())
+    return frozenset(contents_of(manifest["path"][manifest["split"].isin(["train", "val"])]))
+
+
 def _of_bundle(folder: Path, calibration: Given | None, console: Console) -> Basis:
     if calibration is None:
         words = ("recame", "tune", folder, "--calibration", "DATA")

@@ -17,9 +17,10 @@ from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.data.file_part import readings
 from recame.data.manifest import read_manifest
 from recame.datasets.given import Given, given_path
+from recame.decisions.document import short_contents
 from recame.decisions.scored import Scored, logits_of
 from recame.decisions.strangeness import Scorer
-from recame.errors import DataError
+from recame.errors import ConfigError, DataError
 from recame.files import sha256
 from recame.names import counted, in_words, quoted
 from recame.progress import progress_bars, say
@@ -230,9 +231,10 @@ def judged(
     *,
     group: str | None,
     seen: Collection[str] = (),
+    tuned: Collection[str] = (),
     scorer: Scorer | None = None,
 ) -> Judged:
-    """Score labelled images, without exact duplicates and images that made the model.
+    """Score labelled images, without exact duplicates and images that are not independent.
 
     Args:
         model: a loaded run or bundle.
@@ -240,9 +242,11 @@ def judged(
         console: for progress, and messages about what was left out.
         group: column whose values are counted instead of images.
         seen: contents of the images that trained or chose the model.
+        tuned: of those to which its decisions were fitted, as `short_contents` shortens them.
         scorer: of how strange the images are to the model.
 
     Raises:
+        ConfigError: the decisions were fitted to all of them.
         DataError: no image is left, a label is unknown, or the column is missing.
     """
     labelled.target(
@@ -253,16 +257,30 @@ def judged(
     found = labelled.answers(model, console, "predicting", features=scorer is not None)
     contents = [content_of(each.sha256, each.image) for each in found]
     leaked = np.array([each in seen for each in contents], np.bool_)
-    repeated = pd.Series(contents).duplicated().to_numpy(np.bool_) & ~leaked
+    short = [short_contents([each])[0] for each in contents] if tuned else []
+    spent = np.array([each in tuned for each in short] or [False] * len(contents), np.bool_)
+    spent &= ~leaked
+    related = np.zeros(len(contents), np.bool_)
+    if group is not None:  # its other images are no independent witnesses
+        groups = pd.Series(labelled.column(group))
+        related = groups.isin(groups[leaked | spent]).to_numpy(np.bool_) & ~(leaked | spent)
+    repeated = pd.Series(contents).duplicated().to_numpy(np.bool_) & ~(leaked | spent | related)
     reasons = (
         (leaked, "they trained or chose the model"),
+        (spent, "the decisions were fitted to them"),
+        (related, f"of the same {group} as these"),
         (repeated, "exact duplicates of others"),
     )
     for rows, why in reasons:
         if rows.any():
             told = f"{counted(int(rows.sum()))} of {labelled.source} left out: {why}."
             say(console, told, "yellow")
-    kept = ~(leaked | repeated)
+    kept = ~(leaked | spent | related | repeated)
+    if not kept.any() and spent.any():
+        raise ConfigError(
+            f"{labelled.source} holds the images that the decisions were fitted to; they cannot "
+            "verify the decisions. Give other images."
+        )
     if not kept.any():
         raise DataError(f"All images of {labelled.source} trained or chose the model: give others.")
     labelled = labelled.kept(kept)

@@ -12,8 +12,10 @@ from recame.decisions.document import DECISIONS_FILE, save_verification
 from recame.decisions.verification import Verification
 from recame.decisions.verification import verify as verify_scores
 from recame.errors import ConfigError, DataError
+from recame.folders import folder_of
 from recame.names import in_words
 from recame.progress import say
+from recame.reports.basis import made_of
 from recame.reports.deciding import promises_of
 from recame.reports.labelled import Labelled, judged
 from recame.runtime.opening import load
@@ -24,6 +26,9 @@ _STYLES = {"holds": "green", "broken": "red", "too few": "yellow"}
 def verify(folder: AnyPath, source: Given, *, console: Console | None = None) -> Verification:
     """Verify the promises of a run or bundle on images that neither trained nor tuned it.
 
+    Images that did are left out and counted; if the limits count groups, so are the others of
+    their groups. A bundle does not know which images trained it.
+
     Each verification is noted in its `decisions.json`.
 
     Args:
@@ -33,14 +38,22 @@ def verify(folder: AnyPath, source: Given, *, console: Console | None = None) ->
         console: where progress and outcomes go; silent if None.
 
     Raises:
-        ConfigError: nothing is promised, or the decisions were fitted to these images.
+        ConfigError: nothing is promised, or the decisions were fitted to all these images.
         RecameError: the model or the images cannot be used.
     """
     console = console or Console(quiet=True)
     model = load(folder)
     kept = promises_of(model, folder)
     labelled = Labelled.read(source, console)
-    found = judged(model, labelled, console, group=kept.group, scorer=kept.scorer)
+    found = judged(
+        model,
+        labelled,
+        console,
+        group=kept.group,
+        seen=made_of(folder_of(folder)),
+        tuned=kept.contents,
+        scorer=kept.scorer,
+    )
     if found.sha256 in kept.images:
         raise ConfigError(
             f"{in_words(source)} holds the images that the decisions were fitted to; they cannot "
