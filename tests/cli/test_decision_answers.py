@@ -9,7 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from recame.errors import ConfigError
 from recame.files import read_json
+from recame.label_space import LabelSpace
+from recame.reports.tuning import _with_normal
 from recame.runs.folder import RunFolder
 
 Recame = Callable[..., tuple[int, str, str]]
@@ -66,6 +69,13 @@ def test_no_normal_class(tune: Callable[..., tuple[int, str]], run: Path, fresh:
     assert tune(fresh, normal=None) == (2, told)
 
 
+def test_no_class_is_proposed_that_may_be_a_defect() -> None:
+    space = LabelSpace(("crack", "dent"), (9, 9))
+    with pytest.raises(ConfigError, match=r"--normal CLASS\. If every class is a defect") as told:
+        _with_normal(space, None, Path("runs/first"))
+    assert "--normal crack" not in str(told.value)
+
+
 @pytest.mark.parametrize(("number", "images"), [(150, "150 images"), (1, "1 image")])
 def test_no_defects_in_the_calibration(
     tune: Callable[..., tuple[int, str]], fresh: Path, tmp_path: Path, number: int, images: str
@@ -88,8 +98,8 @@ def test_one_image_in_the_calibration(
         "calibration)." in told
     )
     assert (
-        "No image is released, since no escape limit is promised: 2% of one class takes 173 images "
-        "of it, none of them released." in told
+        "No image is released, since no escape limit is promised: a limit of 2% for one class "
+        "takes 173 images of it, none of them released." in told
     )
     assert (
         "No image of ok, scratch, hole is in the calibration: it is not known how often one is "

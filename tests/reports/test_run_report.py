@@ -208,6 +208,14 @@ def test_a_baseline_is_judged_plainly():
     assert "evaluated on other images" in other.lead
 
 
+def test_a_run_without_time_to_fine_tune_is_named():
+    reasons = ("finetune.enabled = False: 0.0 s are left for it, which is less than 8 steps",)
+    report = report_of(long_tail(), facts=RunFacts("a", "test", reasons=reasons))
+    assert report.findings[0].level == "warn"
+    assert "too short to fine-tune" in report.findings[0].text
+    assert "too short" not in report_of(long_tail()).findings[0].text
+
+
 def test_the_three_files_hold_the_same_numbers(tmp_path):
     predictions = long_tail(product=["A", "B"] * 150)
     facts = RunFacts(

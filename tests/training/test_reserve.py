@@ -106,6 +106,16 @@ class TestTellTime:
         assert "Time: 58 s of 60 s (start 20 s, images 41 s, probe 12 s; some 4.0 s more" in text
         assert "Longer than the time budget" in text
 
+    def test_a_network_that_was_not_fine_tuned_is_said_to_be_none(
+        self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text, run = self.told(ongoing, 58.0, 60.0, monkeypatch)
+        assert "too short to fine-tune" not in text
+        run = replace(run, config=run.config.updated({"finetune.enabled": False}))
+        heard = io.StringIO()
+        tell_time(replace(run, console=Console(file=heard, width=300)))
+        assert "too short to fine-tune the network" in heard.getvalue()
+
     def test_no_time_was_given(self, ongoing: Ongoing, monkeypatch: pytest.MonkeyPatch) -> None:
         text, _ = self.told(ongoing, 64.0, None, monkeypatch)
         assert "Time: 64 s (" in text

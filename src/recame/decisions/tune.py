@@ -102,7 +102,7 @@ class Tuned:
         needed = images_needed(USUAL_ESCAPE, risk_of_each(promises=promises, **shared))
         assert needed is not None
         return (
-            f"No image is released, since no escape limit is promised: to promise "
+            "No image is released, since no escape limit is promised: a limit of "
             f"{USUAL_ESCAPE:.0%} for one class takes {counted(needed, self.facts['unit'])} of it, "
             "none of them released."
         )

@@ -69,6 +69,12 @@ class RunFacts:
     product_column: str = "product"
 
 
+_UNTUNED = (
+    "The time of the training was too short to fine-tune the network: only its classifier is "
+    "trained. A longer time budget may do better."
+)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Another run's predictions of the same split.
@@ -208,6 +214,8 @@ def build_report(
     )
     bins = reliability_bins(predictions.probabilities, predictions.target)
     lead, findings = interpret(evaluation, label_space, bins, comparison, disagreement)
+    if any(reason.startswith("finetune.enabled = False") for reason in facts.reasons):
+        findings.insert(0, Sentence("warn", _UNTUNED))
     return RunReport(
         facts,
         evaluation,

@@ -258,11 +258,15 @@ def _with_normal(space: LabelSpace, normal: str | None, folder: Path) -> LabelSp
     if normal is not None or space.normal is not None:
         return replace(space, normal=normal or space.normal)
     likely = likely_normal(space.names)
-    name = likely or space.names[0]
-    proposal = "for instance" if likely is None else f"{quoted(likely)} looks like it"
-    raise ConfigError(
-        f"{folder} does not say which class is normal; name it ({proposal}): "
-        f"{command('recame', 'tune', folder, '--normal', name)}"
+    if likely is not None:
+        raise ConfigError(
+            f"{folder} does not say which class is normal; name it ({quoted(likely)} looks like "
+            f"it): {command('recame', 'tune', folder, '--normal', likely)}"
+        )
+    raise ConfigError(  # no class is proposed: releasing a defect is the worst that could happen
+        f"{folder} does not say which class is normal, the one without a defect that may be "
+        f"released. If there is one, name it: {command('recame', 'tune', folder, '--normal')} "
+        "CLASS. If every class is a defect, nothing can be released: recame predict needs no tune."
     )
 
 

@@ -78,6 +78,13 @@ def ends_at(run: OngoingRun) -> float | None:
     return None if budget is None else run.started + _AIMED * budget
 
 
+#: Said where the time ended before fine-tuning could begin.
+UNTUNED = (
+    "The time was too short to fine-tune the network, so only its classifier is trained. Expect "
+    "more of a longer one: --time-budget."
+)
+
+
 def tell_time(run: OngoingRun) -> None:
     """Print, and note in `run.json`, what the time was spent on, and whether it was exceeded."""
     took, leaving = time.monotonic() - run.started, _leaving_s(run)
@@ -89,6 +96,8 @@ def tell_time(run: OngoingRun) -> None:
     budget = run.config.run.time_budget_s
     of = "" if budget is None else f" of {budget:.0f} s"
     say(run.console, f"Time: {took:.0f} s{of} ({listed})")
+    if run.folder.asked().finetune.enabled and not run.config.finetune.enabled:
+        say(run.console, UNTUNED, "yellow")
     if budget is not None and took + leaving > _OVER * budget:
         longest = max(stages, key=lambda name: stages[name])
         say(
