@@ -92,7 +92,7 @@ def test_one_image_in_the_calibration(
 ) -> None:
     code, told = tune(some(fresh, tmp_path / "one", dent=1))
     assert code == 0
-    assert "Fitted to 1 of " in told
+    assert "Fitted to 1 labelled image of " in told
     assert (
         "No limit is promised for escapes of dent: it has too few images (0 of 1 image in the "
         "calibration)." in told
@@ -119,7 +119,7 @@ def test_eight_images(
             f"No limit is promised for escapes of {name}: it has too few images (0 of 2 images in "
             "the calibration)." in told
         )
-    assert "No image is released, since no escape limit is promised: to promise 2% for one" in told
+    assert "No image is released, since no escape limit is promised: a limit of 2% for one" in told
     assert "Of 2 normal images 100.0% are not released (34% to 100%)." in told
     recame("predict", run, fresh / "ok", "--out", tmp_path / "out.csv")
     assert "release" not in set(pd.read_csv(tmp_path / "out.csv")["action"])

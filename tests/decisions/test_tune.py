@@ -239,8 +239,8 @@ def test_one_defect_promises_nothing_and_nothing_passes() -> None:
             "calibration)."
         ),
         (
-            "No image is released, since no escape limit is promised: to promise 2% for one "
-            "class takes 173 images of it, none of them released."
+            "No image is released, since no escape limit is promised: a limit of 2% for "
+            "one class takes 173 images of it, none of them released."
         ),
     ]
     purity = tune(scored((50, 1, 0)), NAMES, "good", Limits.from_dict({"purity": 0.9}))
@@ -311,3 +311,14 @@ def test_scores_that_are_no_numbers_go_to_a_person() -> None:
     found = tune(images, NAMES, "good")
     assert "1 image of the calibration has no finite score" in " ".join(found.notes)
     assert found.policy.act(images.logits).reasons()[3] == "not_finite"
+
+
+def test_groups_are_told_beside_their_images() -> None:
+    whole = scored((50, 60, 60))
+    boards = [str(place // 2) for place in range(len(whole))]
+    found = tune(replace(whole, groups=boards), NAMES, "good", unit="board")
+    number = len(replace(whole, groups=boards).counted())
+    assert found.calibrated_on() == (
+        f"{number} boards (170 labelled images: one of each board and class counts)"
+    )
+    assert tune(whole, NAMES, "good").calibrated_on() == "170 labelled images"

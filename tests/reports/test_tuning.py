@@ -72,7 +72,7 @@ def test_a_tuned_run_decides_by_its_promises(run: Path, labelled: Path) -> None:
     assert escapes == sum(promise.beyond for promise in found.promises)
 
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"Fitted to 510 of {labelled}; tuning number 1." in printed
+    assert f"Fitted to 510 labelled images of {labelled}; tuning number 1." in printed
     assert found.promises[0].sentence() in printed
     assert "Of 150 normal images" in printed
     rows = pd.read_csv(run / "frontier.csv")

@@ -48,8 +48,8 @@ class Tuned:
         frontier: what each escape limit would cost, one row per limit.
         unmet: limits that are not kept, in sentences; nothing was loosened for them.
         notes: further remarks.
-        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images`, `unit` and `counts`; also
-            `line` if the line's mix was estimated.
+        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images` (that count), `labelled` (all
+            of them), `unit` and `counts`; also `line` if the line's mix was estimated.
     """
 
     policy: Policy
@@ -69,6 +69,14 @@ class Tuned:
         import pandas as pd
 
         return pd.DataFrame([promise.to_dict() for promise in self.promises])
+
+    def calibrated_on(self) -> str:
+        """Return what was counted: images, or one image of each group and class."""
+        images, labelled, unit = (self.facts[name] for name in ("images", "labelled", "unit"))
+        if unit == "image":
+            return counted(images, "labelled image")
+        every = f"{labelled:,} labelled images: one of each {unit} and class counts"
+        return f"{counted(images, unit)} ({every})"
 
     def sentences(self) -> list[str]:
         """Return what is promised, what is not kept, and further remarks, as sentences."""
@@ -229,6 +237,7 @@ def tune(
         "comparisons": comparisons,
         "risk": risk,
         "images": len(images),
+        "labelled": int((scored.target >= 0).sum()),
         "unit": unit,
         "counts": dict(zip(names, counts.tolist(), strict=True)),
         **({} if line is None else {"line": line.to_dict()}),

@@ -74,8 +74,8 @@ def decisions_page(tuned: Tuned, scored: Scored, limits: Limits, *, name: str, t
         version=version("recame"),
         title=name,
         eyebrow="Decisions, and what they promise",
-        subtitle=f"Fitted to {facts['images']:,} labelled images ({told}), {chosen}; tuning "
-        f"number {facts['tuning']} on these images",
+        subtitle=f"Fitted to {tuned.calibrated_on()} of {told}, {chosen}; tuning number "
+        f"{facts['tuning']} on these images",
         footer=f"recame {version('recame')}. Limits: {_asked(limits)}.",
         contents=[
             ("promises", "Promises"),
@@ -91,6 +91,7 @@ def decisions_page(tuned: Tuned, scored: Scored, limits: Limits, *, name: str, t
         pictures=pictures,
         frontier=_frontier_rows(tuned),
         data=_data_rows(tuned),
+        unit=facts["unit"],
     )
 
 

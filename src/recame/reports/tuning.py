@@ -30,7 +30,7 @@ from recame.inference.finished_run import recorded_data
 from recame.label_space import LabelSpace, likely_normal
 from recame.metrics.evaluation import tail_of
 from recame.metrics.statistics import wilson_interval
-from recame.names import command, in_words, quoted
+from recame.names import command, counted, in_words, quoted
 from recame.progress import say
 from recame.reports.basis import basis_of, looks_before, origin_of
 from recame.reports.decisions_page import decisions_page
@@ -279,16 +279,16 @@ def _tell(tuned: Tuned, split: str, console: Console, *, line: str) -> None:
     facts, expected = tuned.facts, tuned.expected
     tried = f", {facts['comparisons']:,} models compared on it" if facts["comparisons"] > 1 else ""
     number = facts["tuning"]
-    say(console, f"Fitted to {facts['images']:,} of {split}{tried}; tuning number {number}.")
+    say(console, f"Fitted to {tuned.calibrated_on()} of {split}{tried}; tuning number {number}.")
     for sentence in tuned.sentences():
         say(console, f"  {sentence}")
     if expected.overkill is not None:
         missed = round(expected.overkill * expected.num_normal)
         low, high = wilson_interval(missed, expected.num_normal)
+        normals = counted(expected.num_normal, f"normal {facts['unit']}")
         say(
             console,
-            f"Of {expected.num_normal:,} normal images {expected.overkill:.1%} are not released "
-            f"({low:.0%} to {high:.0%}).",
+            f"Of {normals} {expected.overkill:.1%} are not released ({low:.0%} to {high:.0%}).",
         )
     told = expected.to_dict(tuned.policy.names)
     say(
