@@ -22,6 +22,7 @@ from recame.pages.drawing import save_figure
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 
@@ -150,8 +151,27 @@ def _environment(room: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"share": share_text, "count": count_text, "interval": interval_text}
+    environment.filters["code"] = code_text
     environment.globals["group_colours"] = GROUP_COLOURS
     return environment
+
+
+def code_text(text: str) -> Markup:
+    """Format what stands between backticks as code.
+
+    Examples:
+        >>> code_text("chosen on `val` <alone>")
+        Markup('chosen on <code>val</code> &lt;alone&gt;')
+    """
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # one of the backticks stands alone
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part
+        for place, part in enumerate(parts)
+    )
 
 
 def share_text(value: float | None, digits: int = 3) -> str:

@@ -192,7 +192,10 @@ def _calibration(evaluation: Evaluation, bins: pd.DataFrame) -> list[Sentence]:
     filled = bins[bins["images"] > 0]
     gap = float((filled["gap"] * filled["images"]).sum() / max(int(filled["images"].sum()), 1))
     if ece <= MISCALIBRATED:
-        text = f"Confidences can be taken as probabilities: they are off by {ece:.3f} on average."
+        text = (
+            "Confidences can be taken as probabilities: they differ from the measured rates by "
+            f"only {ece:.3f} on average."
+        )
         return [Sentence("good", text)]
     if abs(gap) < ece / 2:
         how = f"off by {ece:.2f} on average, too high for some images and too low for others"
