@@ -81,7 +81,7 @@ class LabelSpace:
             if name not in self.names:
                 listed = ", ".join(map(quoted, self.names[:12]))
                 more = ", ..." if len(self.names) > 12 else ""
-                near = get_close_matches(name, self.names, 1)
+                near = get_close_matches(str(name), self.names, 1)
                 raise ConfigError(
                     f"The {role} {name!r} is not among the classes: {listed}{more}"
                     + (f"; did you mean {quoted(near[0])}?" if near else ". Give one of them.")
