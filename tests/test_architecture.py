@@ -28,6 +28,7 @@ ROOMS = (
         "progress",
         "short_names",
         "machine",
+        "terminal_table",
     ),
     ("config",),
     ("data", "models", "losses", "metrics", "pages", "runs"),

@@ -20,8 +20,9 @@ import typer
 from recame import errors
 from recame.cli.app import app
 from recame.cli.help_texts import VERBS
+from recame.config.allowed import allowed
 from recame.config.settings import Config
-from recame.config.template import allowed, settings_schema
+from recame.config.template import settings_schema
 from recame.metrics.registry import METRICS, Metric
 
 #: The public names of the Python page, under the question that they answer.

@@ -151,7 +151,7 @@ if not TYPE_CHECKING:  # to a type checker a misspelt name is none
         except ModuleNotFoundError as error:
             from recame.errors import as_missing_dependency
 
-            raise as_missing_dependency(error) from error
+            raise as_missing_dependency(error, f"recame.{name}") from error
         globals()[name] = value
         return value
 

@@ -92,20 +92,53 @@ class MissingDependencyError(RecameError):
         package: the name under which the package is imported.
         extra: the extra of recame that brings it.
         purpose: what it is needed for, as the end of "... is needed".
+        text: the whole message, in place of the usual one.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str = "", *, text: str = "") -> None:
         super().__init__(
-            f"Package '{package}' is not installed, but it is needed {purpose}. "
+            text
+            or f"Package '{package}' is not installed, but it is needed {purpose}. "
             f"Install it with: pip install 'recame[{extra}]'"
         )
 
 
-def as_missing_dependency(error: ModuleNotFoundError) -> ModuleNotFoundError | RecameError:
-    """Name the extra that installs a training package; other missing modules stay as they are."""
+#: The commands, and functions, that bundles need on a line, where no training package is.
+_WITHOUT_TRAINING = ("predict", "latency", "measure_latency", "doctor", "cache")
+
+
+def as_missing_dependency(
+    error: ModuleNotFoundError, caller: str
+) -> ModuleNotFoundError | RecameError:
+    """Name the extra that installs a training package; other missing modules stay as they are.
+
+    Args:
+        error: why a module could not be imported.
+        caller: the command or function that needed it, such as "recame train".
+    """
     package = (error.name or "").partition(".")[0]
     if package not in TRAINING_PACKAGES:
         return error
+    extra = _training_extra()
+    verb = caller.replace(".", " ").rpartition(" ")[2]
+    if verb in _WITHOUT_TRAINING:
+        purpose, beside = " here", "With a bundle, and without --set, it works without this extra."
+    else:
+        purpose, beside = "", "With a bundle, recame predict and recame latency work without it."
     return MissingDependencyError(
-        package, "train", "for everything except predicting with a bundle"
+        package,
+        extra,
+        text=f"{caller} needs the extra {extra}{purpose} (package {package!r} is not installed): "
+        f"pip install 'recame[{extra}]'. {beside}",
     )
+
+
+def _training_extra() -> str:
+    """`train`, or its equal for an environment that has the ONNX Runtime for GPUs."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to load
+
+    try:
+        version("onnxruntime-gpu")
+    except PackageNotFoundError:
+        return "train"
+    return "train-gpu"

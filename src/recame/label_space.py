@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,12 @@ class LabelSpace:
         named += [("critical class", name) for name in self.critical]
         for role, name in named:
             if name not in self.names:
+                listed = ", ".join(map(quoted, self.names[:12]))
+                more = ", ..." if len(self.names) > 12 else ""
+                near = get_close_matches(str(name), self.names, 1)
                 raise ConfigError(
-                    f"The {role} {name!r} is not among the classes "
-                    f"({', '.join(map(quoted, self.names[:12]))}). Correct its name in the "
-                    "settings."
+                    f"The {role} {name!r} is not among the classes: {listed}{more}"
+                    + (f"; did you mean {quoted(near[0])}?" if near else ". Give one of them.")
                 )
         object.__setattr__(self, "_index", {name: i for i, name in enumerate(self.names)})
 

@@ -124,7 +124,12 @@ class TestTrainingData:
         self, train_refused: Callable[..., str], defects: Path
     ) -> None:
         line = train_refused(defects, "--set", "data.normal_class=good")
-        assert "'good' is not among the classes (ok, scratch" in line
+        assert "The normal class 'good' is not among the classes: ok, scratch" in line
+        assert "did you mean" not in line
+        line = train_refused(defects, "--normal", "scrach")
+        assert "The normal class 'scrach' is not among the classes: ok, " in line
+        assert line.endswith("; did you mean scratch?")
+        assert "settings" not in line
 
     def test_too_many_broken_files(self, train_refused: Callable[..., str], tmp_path: Path) -> None:
         folder = two_classes(tmp_path / "data", count=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from recame.contracts import PreprocessSpec
 from recame.data.cache import build_cache
 from recame.files import hold
 
+ROOT = Path(__file__).parents[2]
 DESCRIBED = {
     "versions": {},
     "python": "3.11",
@@ -71,11 +73,12 @@ def test_doctor_tells_what_a_report_of_a_fault_needs(
     monkeypatch.setattr(upkeep, "_SPEED_S", 0.01)
     code, out, err = recame("doctor")
     assert (code, err) == (0, "")
-    rows = dict(line.split(None, 1) for line in out.splitlines() if not line.startswith("extra"))
+    rows = dict(line.split(None, 1) for line in out.splitlines() if not line.startswith(" "))
     assert set(rows) >= {"recame", "Python", "processor", "cores", "packages", "torch", "speed"}
     assert f"{cached}: 2 image sets, 0.000128 MB of 7 GB" in rows["cache"]
     assert float(rows["speed"].split()[0].replace(",", "")) > 1
-    assert "extra     train: installed" in out
+    assert rows["extras"].startswith("complete: runtime, ")
+    assert "train" in rows["extras"].removeprefix("complete: ").split(", ")
 
 
 def test_what_an_extra_lacks_is_named_with_its_command(
@@ -87,7 +90,65 @@ def test_what_an_extra_lacks_is_named_with_its_command(
     monkeypatch.setattr(upkeep, "_torch", lambda: {"torch": "not here"})
     assert upkeep.extras() == {"train": [], "cluster": ["no-such"], "all": ["no-such"]}
     out = recame("doctor")[1]
-    assert "extra     cluster: lacks no-such: pip install 'recame[cluster]'" in out
+    told = out[out.index("extras ") :].splitlines()
+    assert told == [
+        "extras    complete: train",
+        "          To add one of these: pip install 'recame[NAME]'",
+        "          cluster: use a Ray cluster (no-such)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("there", "complete", "absent"),
+    [
+        ({"onnxruntime", "torch"}, "runtime, train", {"runtime-gpu", "train-gpu"}),
+        ({"onnxruntime-gpu", "torch"}, "runtime-gpu, train-gpu", {"runtime", "train"}),
+        ({"onnxruntime"}, "runtime", {"runtime-gpu", "train-gpu"}),
+        (set(), "none", set()),
+    ],
+)
+def test_no_extra_is_proposed_that_would_overwrite_what_is_there(
+    recame: Recame,
+    cached: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: set[str],
+    complete: str,
+    absent: set[str],
+) -> None:
+    own = [f"package-{number}; extra == 'train-alone'" for number in range(4)]
+    lines = [
+        *("torch; extra == 'train-alone'", *own, "ray; extra == 'cluster'"),
+        *(f"onnxruntime{gpu}; extra == 'runtime{gpu}'" for gpu in ("", "-gpu")),
+        *(f"recame[runtime{gpu},train-alone]; extra == 'train{gpu}'" for gpu in ("", "-gpu")),
+        *("recame[train-alone]; extra == 'cluster'", "recame[cluster]; extra == 'all'"),
+    ]
+    if "torch" in there:
+        there = {*there, *(f"package-{number}" for number in range(4))}
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(
+        machine, "package_versions", lambda *names: {n: "1" for n in names if n in there}
+    )
+    monkeypatch.setattr(machine, "describe_machine", lambda: {**DESCRIBED, "versions": {}})
+    monkeypatch.setattr(upkeep, "_torch", lambda: {"torch": "not here"})
+    first, _, *told = [
+        line.removeprefix("extras").strip()
+        for line in recame("doctor")[1].splitlines()
+        if line.startswith(("extras", " "))
+    ]
+    assert first == f"complete: {complete}"
+    named = {line.partition(":")[0] for line in told}
+    shown = {"runtime", "runtime-gpu", "train", "train-gpu", "cluster"}
+    assert named == shown - absent - set(complete.split(", "))
+    assert max(map(len, told)) < 100
+    if "torch" not in there:
+        assert "cluster: use a Ray cluster (the training packages, ray)" in told
+        assert any("(torch, package-0, package-1 and " in line for line in told)
+
+
+def test_every_extra_but_those_for_packagers_has_a_purpose() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"])
+    assert set(upkeep._PURPOSES) == extras - {"all", "train-alone"}
 
 
 def test_packages_that_overwrite_each_other_are_told(

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from recame.config import Config
+from recame.config.allowed import allowed
 from recame.config.settings import parse_config
-from recame.config.template import allowed, settings_schema, settings_template
+from recame.config.template import settings_schema, settings_template
 from recame.errors import ConfigError
 
 

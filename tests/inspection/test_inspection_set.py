@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,17 @@ def test_files_are_written_whole(planted: tuple[Inspection, pd.DataFrame], tmp_p
     assert suspects["corrected_label"].isna().all()  # for people to fill in
 
 
-def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame]) -> None:
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame], width: int) -> None:
     stream = io.StringIO()
-    print_inspection(planted[0], Console(file=stream, width=100))
+    print_inspection(planted[0], Console(file=stream, width=width))
     lines = stream.getvalue().splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= width
+    assert "…" not in stream.getvalue()
+    structure = planted[0][Structure].classes
+    for row in structure.to_dict("records"):  # whole, in one line
+        figures = rf" {row['effective']:,.1f} +{row['images_per_cluster']:,.1f} "
+        assert any(re.search(figures, line + " ") for line in lines)
     assert any("may be wrong" in line for line in lines)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -228,7 +229,7 @@ def test_to_dict_has_plain_headline_names():
     assert values["confusion"]["counts"][3] == [1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_print_fits_and_says_what_it_cannot_tell(width):
     rng = np.random.default_rng(0)
     target = np.array([0] * 60 + [1] * 20 + [3] * 5)
@@ -247,6 +248,11 @@ def test_print_fits_and_says_what_it_cannot_tell(width):
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= min(width, 100)
     text = "\n".join(lines)
+    assert "…" not in text
+    for row in got.per_class.to_dict("records"):
+        assert re.search(rf" {row['train_images']:,} +{row['images']} ", text)
+    for row in got.experts.to_dict("records"):
+        assert f"{row['tail_recall']:.3f}" in text
     assert "run 12, split test  85 images" in text
     assert "[red]open" in text
     assert f"{got.headline['balanced_accuracy'].value:.3f}" in text

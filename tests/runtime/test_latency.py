@@ -377,6 +377,24 @@ class TestReport:
         with pytest.raises(DataError, match="Choose another place for --json"):
             save_latency(report, tmp_path / "file" / "latency.json")
 
+    @pytest.mark.parametrize("width", [60, 80, 100])
+    def test_no_figure_is_cut(self, width: int) -> None:
+        report = report_of(
+            one_image_ms=[1234.5] * 50,
+            batches={1: 23.45, 64: 1234.5},
+            cold_start=ColdStart(3, 0.1, 0.2, 0.01, 0.31, 0.4, 188.0, torch=False),
+            streaming=Streaming(123_456, 512.0, 150.0, {"batch_size": 16, "parallel_batches": 2}),
+        )
+        text = io.StringIO()
+        print_latency(report, Console(file=text, width=width))
+        lines = text.getvalue().splitlines()
+        table = lines[lines.index(next(line for line in lines if "Latency, ms" in line)) :]
+        assert "…" not in text.getvalue()
+        assert max(map(len, table)) <= width
+        for figure in ("23.45", "1234.50", "188 MiB", "512 images/s", "0.31 s"):
+            assert figure in text.getvalue()
+        assert all(name in text.getvalue() for name in ("p50", "p95", "p99", "max", "images/s"))
+
     def test_printed_within_a_hundred_columns(self) -> None:
         report = report_of(
             one_image_ms=[4.0] * 50,

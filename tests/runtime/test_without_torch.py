@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import recame
-from recame.errors import TRAINING_PACKAGES
+from recame.errors import TRAINING_PACKAGES, as_missing_dependency
 from recame.export.export import export
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,9 @@ def test_other_verbs_name_the_extra(words: list[str], finished: Path, defects: P
     done = run_without(set(TRAINING_PACKAGES) - {"pydantic"}, code, *words)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert re.search(r"^error: .*pip install 'recame\[(train|export)\]'", done.stderr)
+    told = rf"^error: recame {words[0]} needs the extra train \(package '\w+' is not installed\): "
+    told += r"pip install 'recame\[train\]'\. With a bundle, recame predict and recame latency work"
+    assert re.search(told, done.stderr)
 
 
 def test_python_names_the_extra(finished: Path, tmp_path: Path) -> None:
@@ -142,7 +145,23 @@ def test_python_names_the_extra(finished: Path, tmp_path: Path) -> None:
     assert told in done.stderr
     assert "pip install 'recame[train]'" in done.stderr
     done = run_without({"torch"}, "import recame\nrecame.train")
-    assert told in done.stderr
+    told = "recame.train needs the extra train (package 'torch' is not installed): pip install"
+    assert f"MissingDependencyError: {told} 'recame[train]'" in done.stderr
+
+
+def test_predict_says_which_option_needs_the_extra(tmp_path: Path) -> None:
+    code = "from recame.cli import main\nsys.argv[0] = 'recame'\nmain()"
+    words = ("predict", tmp_path, tmp_path, "--set", "evaluation.views=4")
+    done = run_without(set(TRAINING_PACKAGES) - {"pydantic"}, code, *words)
+    assert "recame predict needs the extra train here" in done.stderr
+    assert "without --set, it works without this extra" in done.stderr
+
+
+def test_the_extra_goes_with_the_runtime_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = ModuleNotFoundError(name="torch.nn")
+    assert "recame[train]" in str(as_missing_dependency(missing, "recame train"))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.22")
+    assert "needs the extra train-gpu" in str(as_missing_dependency(missing, "recame train"))
 
 
 def test_dependency_lists() -> None:

@@ -42,7 +42,8 @@ def main() -> None:
     except RecameError as error:
         _refuse(error)
     except ModuleNotFoundError as error:
-        known = as_missing_dependency(error)
+        verb = sys.argv[1] if len(sys.argv) > 1 else ""  # options before it end the program
+        known = as_missing_dependency(error, f"recame {verb}".strip())
         if known is error:
             raise
         _refuse(known)

@@ -29,6 +29,23 @@ _SAME_FILES = {
     "onnxruntime": "onnxruntime-gpu",
     "opencv-python-headless": "opencv-python",
 }
+#: Extra -> what it is for. `all` and `train-alone` are for packagers.
+_PURPOSES = {
+    "runtime": "predict with a bundle",
+    "runtime-gpu": "predict with a bundle on an NVIDIA GPU",
+    "runtime-openvino": "predict with an OpenVINO bundle",
+    "train": "train, evaluate, report, export to ONNX",
+    "train-gpu": "as train, on an NVIDIA GPU",
+    "export": "export to OpenVINO, INT8",
+    "cluster": "use a Ray cluster",
+    "tensorboard": "log to TensorBoard",
+    "mlflow": "log to MLflow",
+    "wandb": "log to Weights & Biases",
+    "lift": "fine-tune with LoRA",
+}
+_TRAINING = ("train", "train-gpu")
+#: Missing packages of an extra that are named.
+_MOST_NAMED = 3
 
 
 def latency(
@@ -107,9 +124,8 @@ def doctor() -> None:
         rows["cache"] = str(error)
     for name, words in rows.items():
         say(console, f"{name:10}{words}")
-    for extra, lacking in extras().items():
-        there = f"lacks {', '.join(lacking)}: pip install 'recame[{extra}]'"
-        say(console, f"{'extra':10}{extra}: {there if lacking else 'installed'}")
+    for line in _told_extras(extras()):
+        say(console, line)
     for sentence in conflicts():
         say(console, f"{'conflict':10}{sentence}")
 
@@ -134,19 +150,9 @@ def cache(
 
 def extras() -> dict[str, list[str]]:
     """Extra -> packages that are missing here, by the metadata of the installed recame."""
-    from importlib.metadata import PackageNotFoundError, requires
-
     from recame.machine import package_versions
 
-    try:
-        needed = requires("recame") or []
-    except PackageNotFoundError:
-        return {}
-    brings: dict[str, list[str]] = {}
-    for line in needed:
-        extra, name = _EXTRA.search(line), _NAME.match(line)
-        if extra is not None and name is not None:
-            brings.setdefault(extra[1], []).extend(_named(line, name[0]))
+    brings = _brought()
     found: dict[str, list[str]] = {}
     for extra_name in brings:
         lacking = found.setdefault(extra_name, [])
@@ -155,6 +161,34 @@ def extras() -> dict[str, list[str]]:
             if package not in lacking and not package_versions(package, instead):
                 lacking.append(package)
     return found
+
+
+def _told_extras(found: Mapping[str, list[str]]) -> Iterator[str]:
+    """Which extras are complete here; then each other one that can be added, and what for."""
+    from recame.machine import package_versions
+
+    twins = {**_SAME_FILES, **{other: ours for ours, other in _SAME_FILES.items()}}
+    there = package_versions(*twins)
+    shown = {}
+    for extra, purpose in _PURPOSES.items():
+        # `runtime` is no part of an environment that has the ONNX Runtime for GPUs, nor inversely.
+        brought = _packages(extra, _brought())
+        if extra in found and not any(p not in there and twins.get(p) in there for p in brought):
+            shown[extra] = purpose
+    complete = [extra for extra in shown if not found[extra]]
+    if shown:
+        yield f"{'extras':10}complete: {', '.join(complete) or 'none'}"
+    if len(complete) < len(shown):
+        yield f"{'':10}To add one of these: pip install 'recame[NAME]'"
+    training = set(found.get("train-alone", ()))
+    for extra, purpose in shown.items():
+        if lacking := found[extra]:
+            own = [p for p in lacking if p not in training or extra in _TRAINING]
+            own.sort(key=lambda package: package != "torch")  # the best known one first
+            names = [*(["the training packages"] if len(own) < len(lacking) else []), *own]
+            more = len(names) - _MOST_NAMED
+            named = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+            yield f"{'':10}{extra}: {purpose} ({named})"
 
 
 def conflicts() -> list[str]:
@@ -170,6 +204,22 @@ def conflicts() -> list[str]:
                 "left to chance which of them works: pip uninstall both, then install one"
             )
     return told
+
+
+def _brought() -> dict[str, list[str]]:
+    """Extra -> the packages and extras that it names, by the metadata of the installed recame."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        needed = requires("recame") or []
+    except PackageNotFoundError:
+        return {}
+    brings: dict[str, list[str]] = {}
+    for line in needed:
+        extra, name = _EXTRA.search(line), _NAME.match(line)
+        if extra is not None and name is not None:
+            brings.setdefault(extra[1], []).extend(_named(line, name[0]))
+    return brings
 
 
 def _named(line: str, name: str) -> list[str]:

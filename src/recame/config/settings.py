@@ -6,12 +6,15 @@ run's saved `config.yaml` holds what was decided.
 
 from __future__ import annotations
 
+import re
 import reprlib
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from recame.config.allowed import allowed, choices
 from recame.config.data import AugmentConfig, DataConfig
 from recame.config.distill import DistillConfig
 from recame.config.model import ModelConfig
@@ -144,28 +147,70 @@ def parse_config(
 
 def _explained(error: ValidationError) -> str:
     """One clause for each wrong setting: what it may be, and what it was."""
-    told: dict[str, list[tuple[str, str]]] = {}
+    wrong: dict[str, list[Any]] = {}
     for item in error.errors():
-        where = [str(part) for part in item["loc"]]
-        if item["type"] == "extra_forbidden":
-            known = _known_names(where[0] if len(where) > 1 else None)
-            near = get_close_matches(where[-1], known, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            text, given = f"unknown{meant} (known here: {', '.join(known)})", ""
-        else:
-            text, given = item["msg"].removeprefix("Value error, "), ""
-            if not isinstance(item["input"], dict | BaseModel):  # else a whole section
-                given = f", got {_SHORT.repr(item['input'])}"
-        told.setdefault(".".join(where[:2]), []).append((text, given))
+        wrong.setdefault(".".join(str(part) for part in item["loc"][:2]), []).append(item)
     listed = []
-    for name, clauses in told.items():
-        # A value that several rules refuse is shown once.
-        texts: dict[str, dict[str, None]] = {}
-        for text, given in clauses:
-            texts.setdefault(given, {})[text] = None
-        text = " or ".join(f"{' or '.join(refused)}{given}" for given, refused in texts.items())
+    for name, items in wrong.items():
+        lists = [item["input"] for item in items if isinstance(item["input"], list | tuple)]
+        # A rule, and a value that several rules refuse, is shown once.
+        told: dict[str, dict[str, None]] = {}
+        for item in items:
+            if any(item["input"] in whole for whole in lists):
+                continue
+            told.setdefault(_given(item, name), {})[_rule(item, name, items)] = None
+        first, *others = told.values()
+        if all(other == first for other in others):
+            text = "; else ".join(first) + _joined(told)
+        else:
+            text = "; else ".join(
+                f"{'; else '.join(rules)}{_joined([given])}" for given, rules in told.items()
+            )
         listed.append(f"{name}: {text}" if name else text)
     return "; ".join(listed)
+
+
+def _rule(item: Any, name: str, items: list[Any]) -> str:
+    """What a wrong setting may be, from one of the errors about it."""
+    if item["type"] == "extra_forbidden":
+        where = [str(part) for part in item["loc"]]
+        known = _known_names(where[0] if len(where) > 1 else None)
+        near = get_close_matches(where[-1], known, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown{meant} (known here: {', '.join(known)})"
+    if item["type"] == "model_type" and len(item["loc"]) == 1:
+        return "must be a section of settings (name: value)"
+    schema = _schema(name)
+    if any(other["type"] == "value_error" for other in items):  # it has rules of its own
+        text = str(item["msg"]).removeprefix("Value error, ")
+        return re.sub("^Input should be (?=')", "must be ", text)
+    return str(item["msg"]) if schema is None else f"must be {allowed(schema, sentence=True)}"
+
+
+def _given(item: Any, name: str) -> str:
+    """The refused value, and the choice that looks like it."""
+    value = item["input"]
+    if item["type"] == "extra_forbidden" or isinstance(value, dict | BaseModel):  # a whole section
+        return ""
+    known = [str(choice) for choice in choices(_schema(name) or {})]
+    near = get_close_matches(value, known, 1) if isinstance(value, str) else []
+    return f"got {_SHORT.repr(value)}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _joined(given: Iterable[str]) -> str:
+    text = " or ".join(filter(None, given))
+    return f", {text}" if text else ""
+
+
+def _schema(name: str) -> dict[str, Any] | None:
+    """The JSON schema of the setting `section.key`; None where there is none."""
+    section, _, key = name.partition(".")
+    if section not in Config.model_fields or not key:
+        return None
+    schema = Config.model_json_schema()
+    described = schema["$defs"][schema["properties"][section]["$ref"].rpartition("/")[2]]
+    found: dict[str, Any] | None = described["properties"].get(key)
+    return found
 
 
 def _known_names(section: str | None) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
+from recame.config.allowed import allowed
 from recame.config.settings import Config
 
 _WIDTH = 96
-_KINDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}
 
 
 def settings_schema() -> dict[str, Any]:
@@ -39,52 +39,6 @@ def settings_template() -> str:
             shown = yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()
             lines.append(f"  {name}: {shown[1:-1]}")
     return "\n".join(lines) + "\n"
-
-
-def allowed(setting: dict[str, Any]) -> str:
-    """The allowed values of a setting, in words.
-
-    Args:
-        setting: the JSON schema of the setting.
-
-    Examples:
-        >>> allowed({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]})
-        'auto or whole number from 1'
-        >>> allowed({"type": "number", "minimum": 0.0, "maximum": 1.0})
-        'number from 0 to 1'
-        >>> allowed({"type": "array", "prefixItems": [{"type": "string"}] * 2})
-        '[text, text]'
-    """
-    if "anyOf" in setting:
-        return " or ".join(dict.fromkeys(allowed(each) for each in setting["anyOf"]))
-    if "$ref" in setting:
-        return "{class_path, init_args}"
-    if "enum" in setting or "const" in setting:
-        choices = setting.get("enum", [setting.get("const")])
-        return ", ".join(str(choice) for choice in choices)
-    kind = setting.get("type")
-    if kind == "null":
-        return "null"
-    if kind == "array":
-        each = setting.get("prefixItems")
-        if each is None:
-            return f"list of {allowed(setting.get('items', {}))}"
-        return f"[{', '.join(map(allowed, each))}]"
-    return _KINDS.get(str(kind), "text") + _range(setting)
-
-
-def _range(setting: dict[str, Any]) -> str:
-    ends = [
-        f" {word} {setting[key]:g}"
-        for key, word in (
-            ("minimum", "from"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "to"),
-            ("exclusiveMaximum", "below"),
-        )
-        if key in setting
-    ]
-    return "".join(ends)
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from recame.inspection.check import Inspection, two_digits
 from recame.inspection.checks.structure import Structure
 from recame.names import counted, one_line
+from recame.terminal_table import Cell, Column, fitted_table
 
 _MOST_CLASSES = 30
 _BAR = 16
@@ -33,12 +32,12 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     """
     width = min(console.width, 100)
     audit = inspection.audit
-    facts = [counted(audit.num_images), f"{len(audit.classes):,} classes"]
+    facts = [counted(audit.num_images), counted(len(audit.classes), "class")]
     if len(audit.classes) > 1:
         where = " in train" if "train" in audit.splits else ""
         facts.append(f"imbalance {audit.imbalance_ratio:,.0f} : 1{where}")
     if audit.products is not None:
-        facts.append(f"{audit.products.shape[1]:,} products")
+        facts.append(counted(audit.products.shape[1], "product"))
     if audit.splits:
         facts.append(", ".join(f"{name} {count:,}" for name, count in audit.splits.items()))
     console.print(Text(f"\n{one_line(str(inspection.source))}", "bold"), width=width)
@@ -65,24 +64,24 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             console.print(Padding(text, (0, 0, 0, 3), expand=False), width=width, highlight=False)
 
 
-def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
+def _class_table(inspection: Inspection, console: Console, width: int) -> RenderableType:
     audit, decoded = inspection.audit, inspection.embedded is not None
     plain = not (console.encoding or "utf-8").lower().startswith("utf")
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
     splits = [name for name in audit.splits if name == "train" or not decoded][:3]
-    splits *= width >= 90
-    for name in ["images", *splits]:
-        table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
+    columns = [
+        Column("class", figures=False, least=12, most=24),
+        Column("images"),
+        *(Column(name, expendable=5 if decoded else 2) for name in splits),
+    ]
     if decoded:
-        for name in ("clusters", "each", "diversity", "similarity"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("kind", no_wrap=True, style="dim")
+        columns += [Column("clusters"), Column("each")]
+        columns += [Column("diversity", expendable=3), Column("similarity", expendable=4)]
+        columns.append(Column("kind", figures=False, least=11, style="dim", expendable=1))
     else:
-        table.add_column("log scale", no_wrap=True)
-    most = audit.classes["images"].max()
+        columns.append(Column("log scale", figures=False, least=_BAR, expendable=3))
+    most, rows = audit.classes["images"].max(), []
     for position, row in enumerate(audit.classes.head(_MOST_CLASSES).to_dict("records")):
-        cells: list[str | Text] = [Text(one_line(str(row["class"])))]
+        cells: list[Cell] = [one_line(str(row["class"]))]
         cells += [f"{row[name]:,}" for name in ("images", *splits)]
         if decoded:
             own = inspection[Structure].classes.iloc[position]
@@ -92,9 +91,10 @@ def _class_table(inspection: Inspection, console: Console, width: int) -> Table:
         else:
             length = max(1, round(_BAR * math.log1p(row["images"]) / math.log1p(most)))
             cells.append(Text(("#" if plain else "█") * length, style="blue"))
-        table.add_row(*cells)
+        rows.append(cells)
+    caption = ""
     if len(audit.classes) > _MOST_CLASSES:
         rest = audit.classes["images"].iloc[_MOST_CLASSES:]
-        table.caption = f"and {len(rest):,} more classes of {rest.min():,} to {rest.max():,} images"
-        table.caption_justify = "left"
-    return table
+        more = counted(len(rest), "more class")
+        caption = f"and {more} of {rest.min():,} to {rest.max():,} images"
+    return fitted_table(columns, rows, width, caption=caption)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from recame.names import one_line, quoted
+from recame.names import counted, one_line, quoted
 from recame.pages.render import interval_text, listed_text, share_text
 from recame.reports.judgement import doubts
+from recame.terminal_table import Cell, Column, fitted_table
 
 if TYPE_CHECKING:
     from recame.metrics.evaluation import Evaluation
@@ -33,70 +32,61 @@ def print_evaluation(evaluation: Evaluation, console: Console, title: str) -> No
         title: the heading.
     """
     width = min(console.width, 100)
-    counted = f"{evaluation.num_images:,} images"
+    images = counted(evaluation.num_images)
     if evaluation.num_unlabelled:
-        counted += f", {evaluation.num_unlabelled:,} more without a label left out"
-    heading = Text.assemble("\n", (one_line(title), "bold"), "  ", (counted, "dim"))
+        images += f", {evaluation.num_unlabelled:,} more without a label left out"
+    heading = Text.assemble("\n", (one_line(title), "bold"), "  ", (images, "dim"))
     console.print(heading, width=width)
-    console.print(_headline_table(evaluation), width=width)
+    console.print(_headline_table(evaluation, width), width=width)
     console.print(_class_table(evaluation, console, width), width=width)
     if len(evaluation.experts) > 2:
-        console.print(_experts_table(evaluation.experts), width=width)
+        console.print(_experts_table(evaluation.experts, width), width=width)
     if evaluation.expert_weights is not None:
         told = "Experts' weights in the ensemble, learned on these images: "
         told += ", ".join(f"{weight:.2f}" for weight in evaluation.expert_weights)
         console.print(Text(told), width=width)
     if len(evaluation.per_product) > 1:
-        console.print(_product_table(evaluation.per_product), width=width)
+        console.print(_product_table(evaluation.per_product, width), width=width)
     for sentence in doubts(evaluation):
         console.print(Text.assemble(("!", "yellow"), f" {sentence}"), width=width)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-        title_justify="left",
-        header_style="dim",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if table.columns else "left"
-        table.add_column(column, justify=justify, no_wrap=True, overflow="ellipsis")
-    return table
-
-
-def _headline_table(evaluation: Evaluation) -> Table:
-    table = _table("", "number", "value", f"{evaluation.confidence:.0%} interval")
-    table.add_column("meaning", style="dim", overflow="fold")
+def _headline_table(evaluation: Evaluation, width: int) -> RenderableType:
+    columns = [
+        Column("number", figures=False, least=12),
+        Column("value"),
+        Column(f"{evaluation.confidence:.0%} interval"),
+        Column("meaning", figures=False, least=16, style="dim", expendable=1),
+    ]
+    rows: list[list[Cell]] = []
     meaning = {
         "worst_class_recall": quoted(evaluation.worst_class),
         "tail_recall": listed_text(evaluation.tail_classes, 4),
     }
     groups = evaluation.groups
-    for row in groups[groups["rule"] == "cutoffs"].itertuples():
-        classes = "1 class" if row.classes == 1 else f"{row.classes} classes"
-        meaning[f"{row.group}_recall"] = f"{classes} by the published cut-offs"
+    for row in groups[groups["rule"] == "cutoffs"].to_dict("records"):
+        classes = counted(row["classes"], "class")
+        meaning[f"{row['group']}_recall"] = f"{classes} by the published cut-offs"
     known = {metric.name: metric for metric in evaluation.metrics}
     for name, estimate in evaluation.headline.items():
         metric = known[name]
         if estimate.value is None:
-            table.add_row(name, "-", "", Text(metric.absent))
+            rows.append([name, "-", "", metric.absent])
             continue
         colour = _colour(metric.goodness(estimate.value))
         first = name == "balanced_accuracy"
-        table.add_row(
-            Text(name, style="bold" if first else ""),
-            Text(f"{estimate.value:.3f}", style=f"bold {colour}" if first else colour),
-            interval_text(estimate.low, estimate.high, 3),
-            Text(meaning.get(name, metric.meaning)),
+        rows.append(
+            [
+                Text(name, style="bold" if first else ""),
+                Text(f"{estimate.value:.3f}", style=f"bold {colour}" if first else colour),
+                interval_text(estimate.low, estimate.high, 3),
+                meaning.get(name, metric.meaning),
+            ]
         )
-    return table
+    return fitted_table(columns, rows, width)
 
 
-def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
+def _class_table(evaluation: Evaluation, console: Console, width: int) -> RenderableType:
     rows = evaluation.per_class.sort_values("train_images", ascending=False, kind="stable")
     title = "Classes, by training images"
     if len(rows) > _MOST_CLASSES:
@@ -110,26 +100,33 @@ def _class_table(evaluation: Evaluation, console: Console, width: int) -> Table:
     if evaluation.normal is not None:
         roles[evaluation.normal] = f" {normal}"
         caption.append(f"{normal} normal")
-    table = _table(title, "class", "train", "images", "recall", "interval", "prec.", "F1")
+    columns = [
+        Column("class", figures=False, least=12),
+        *map(Column, ("train", "images", "recall", "interval")),
+        *(Column(name, expendable=1) for name in ("prec.", "F1")),
+    ]
     if wide:
-        table.add_column("group", no_wrap=True)
-        table.add_column("0" + "recall".center(_BAR - 2) + "1", no_wrap=True)
-    if caption:
-        table.caption, table.caption_justify = ", ".join(caption) + "\n", "left"
+        columns.append(Column("group", figures=False, least=6, expendable=2))
+        track = "0" + "recall".center(_BAR - 2) + "1"
+        columns.append(Column(track, figures=False, least=_BAR, expendable=3))
+    cells: list[list[Cell]] = []
     for row in rows.to_dict("records"):
         few = row["note"] and row["images"] > 0
         recall = row["recall"], row["recall_low"], row["recall_high"]
-        table.add_row(
-            Text(_short(str(row["class"])) + roles.get(row["class"], "")),
-            f"{row['train_images']:,}",
-            f"{row['images']:,}",
-            Text(share_text(row["recall"], 2), style=_colour(row["recall"])),
-            Text(interval_text(*recall[1:]), style="yellow" if few else ""),
-            share_text(row["precision"], 2),
-            share_text(row["f1"], 2),
-            *((Text(str(row["group"])), _bar(*recall, plain=plain)) if wide else ()),
+        cells.append(
+            [
+                _short(str(row["class"])) + roles.get(row["class"], ""),
+                f"{row['train_images']:,}",
+                f"{row['images']:,}",
+                Text(share_text(row["recall"], 2), style=_colour(row["recall"])),
+                Text(interval_text(*recall[1:]), style="yellow" if few else ""),
+                share_text(row["precision"], 2),
+                share_text(row["f1"], 2),
+                *((str(row["group"]), _bar(*recall, plain=plain)) if wide else ()),
+            ]
         )
-    return table
+    legend = ", ".join(caption)
+    return fitted_table(columns, cells, width, title=title, caption=legend and f"{legend}\n")
 
 
 def _bar(value: float, low: float, high: float, *, plain: bool) -> Text:
@@ -148,38 +145,48 @@ def _bar(value: float, low: float, high: float, *, plain: bool) -> Text:
     )
 
 
-def _experts_table(experts: pd.DataFrame) -> Table:
+def _experts_table(experts: pd.DataFrame, width: int) -> RenderableType:
     names = list(experts.columns[1:])
-    table = _table("Experts and their ensemble", "model", *names)
+    columns = [Column("model", figures=False), *map(Column, names)]
     best = experts[names].max()
-    for row in experts.to_dict("records"):
-        cells = [
-            Text(share_text(row[name], 3), style="bold" if row[name] == best[name] else "")
-            for name in names
+    rows: list[list[Cell]] = [
+        [
+            str(row["model"]),
+            *(
+                Text(share_text(row[name], 3), style="bold" if row[name] == best[name] else "")
+                for name in names
+            ),
         ]
-        table.add_row(Text(str(row["model"])), *cells)
-    return table
+        for row in experts.to_dict("records")
+    ]
+    return fitted_table(columns, rows, width, title="Experts and their ensemble")
 
 
-def _product_table(products: pd.DataFrame) -> Table:
-    rows = products.sort_values("balanced_accuracy", kind="stable")
+def _product_table(products: pd.DataFrame, width: int) -> RenderableType:
+    sorted_rows = products.sort_values("balanced_accuracy", kind="stable")
     title = "Products, lowest balanced accuracy first"
-    if len(rows) > _MOST_ROWS:
-        title = f"The {_MOST_ROWS} products of lowest balanced accuracy, of {len(rows)}"
-    table = _table(title, "product", "images", "balanced", "accuracy", "interval")
-    table.add_column("worst class")
-    for row in rows.head(_MOST_ROWS).to_dict("records"):
+    if len(sorted_rows) > _MOST_ROWS:
+        title = f"The {_MOST_ROWS} products of lowest balanced accuracy, of {len(sorted_rows)}"
+    columns = [
+        Column("product", figures=False),
+        *map(Column, ("images", "balanced", "accuracy", "interval")),
+        Column("worst class", figures=False, least=14, expendable=1),
+    ]
+    rows: list[list[Cell]] = []
+    for row in sorted_rows.head(_MOST_ROWS).to_dict("records"):
         balanced, lowest = row["balanced_accuracy"], row["worst_class_recall"]
         worst = f"{_short(row['worst_class'])} {lowest:.2f} of {row['worst_class_images']:,}"
-        table.add_row(
-            Text(_short(str(row["product"]))),
-            f"{row['images']:,}",
-            Text(share_text(balanced, 2), style=_colour(balanced)),
-            share_text(row["accuracy"], 2),
-            interval_text(row["accuracy_low"], row["accuracy_high"], 2),
-            Text(worst if lowest < 1 else ""),
+        rows.append(
+            [
+                _short(str(row["product"])),
+                f"{row['images']:,}",
+                Text(share_text(balanced, 2), style=_colour(balanced)),
+                share_text(row["accuracy"], 2),
+                interval_text(row["accuracy_low"], row["accuracy_high"], 2),
+                worst if lowest < 1 else "",
+            ]
         )
-    return table
+    return fitted_table(columns, rows, width, title=title)
 
 
 def _short(name: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from recame.progress import say
 from recame.runtime.latency import LatencyReport
 from recame.runtime.timing import Timing
+from recame.terminal_table import Column, fitted_table
 
 
 def print_latency(report: LatencyReport, console: Console) -> None:
@@ -30,24 +30,25 @@ def print_latency(report: LatencyReport, console: Console) -> None:
         f"{backend} {machine['versions'].get(backend, '')}: {', '.join(said)}",
     ):
         say(console, line)
-    console.print(_timings_table(report))
-    console.print(_process_table(report))
+    console.print(_timings_table(report, console.width))
+    console.print(_process_table(report, console.width))
     for note in report.notes:
         say(console, note, "yellow")
 
 
-def _timings_table(report: LatencyReport) -> Table:
-    table = Table(title="Latency, ms", title_justify="left")
-    table.add_column("what", no_wrap=True)
-    for name in ("samples", "mean", "p50", "p95", "p99", "max", "images/s"):
-        table.add_column(name, justify="right")
-    for batch, timing in report.batches.items():
-        table.add_row(f"inference, batch {batch}", *_cells(timing, batch))
-    table.add_section()
+def _timings_table(report: LatencyReport, width: int) -> RenderableType:
+    columns = [
+        Column("what", figures=False, least=12),
+        Column("samples", expendable=2),
+        Column("mean", expendable=1),
+        *map(Column, ("p50", "p95", "p99", "max", "images/s")),
+    ]
     named = {"png": "bytes to decision, a PNG", "files": "bytes to decision, your files"}
-    for name, timing in report.one_image.items():
-        table.add_row(named[name], *_cells(timing, 1))
-    return table
+    rows = [
+        *([f"inference, batch {n}", *_cells(timing, n)] for n, timing in report.batches.items()),
+        *([named[name], *_cells(timing, 1)] for name, timing in report.one_image.items()),
+    ]
+    return fitted_table(columns, rows, width, title="Latency, ms")
 
 
 def _cells(timing: Timing, images: int) -> list[str]:
@@ -63,30 +64,25 @@ def _cells(timing: Timing, images: int) -> list[str]:
     ]
 
 
-def _process_table(report: LatencyReport) -> Table:
-    table = Table(title="In a new process", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
+def _process_table(report: LatencyReport, width: int) -> RenderableType:
+    rows = []
     start, stream = report.cold_start, report.streaming
     if start is not None:
-        table.add_row(
-            f"cold start: import {start.import_s:.2f}, load {start.load_s:.2f}, predict "
-            f"{start.predict_s:.2f}, together",
-            f"{start.total_s:.2f} s",
-        )
+        parts = f"import {start.import_s:.2f}, load {start.load_s:.2f}, predict "
+        parts += f"{start.predict_s:.2f}, together"
+        rows.append([f"cold start: {parts}", f"{start.total_s:.2f} s"])
         torch = "with" if start.torch else "without"
-        table.add_row(f"its peak memory, {torch} torch", _mib(start.peak_mib))
+        rows.append([f"its peak memory, {torch} torch", _mib(start.peak_mib)])
     if stream is not None:
         chosen = stream.runtime
         how = f"{chosen.get('parallel_batches')} x batch {chosen.get('batch_size')}"
-        table.add_row(
-            f"stream of {stream.images:,} encoded images ({how})",
-            f"{stream.images_per_s:,.0f} images/s",
-        )
-        table.add_row("its peak memory", _mib(stream.peak_mib))
+        what = f"stream of {stream.images:,} encoded images ({how})"
+        rows.append([what, f"{stream.images_per_s:,.0f} images/s"])
+        rows.append(["its peak memory", _mib(stream.peak_mib)])
     if start is None and stream is None:
-        table.add_row("cold start, memory", "not measured")
-    return table
+        rows.append(["cold start, memory", "not measured"])
+    columns = [Column("", figures=False, least=20), Column("")]
+    return fitted_table(columns, rows, width, title="A process of its own")
 
 
 def _mib(peak: float | None) -> str:
