@@ -30,7 +30,9 @@ def drop_last_row(path: Path) -> None:
 def test_a_manifest_that_is_cut_between_two_rows_is_not_judged(run: Path) -> None:
     drop_last_row(run / "manifest.csv")
     for verb in (recame.evaluate, recame.report):
-        with pytest.raises(CheckpointError, match=r"manifest\.csv cannot be used .*evaluate it on"):
+        with pytest.raises(
+            CheckpointError, match=r"manifest\.csv cannot be used .*evaluate the run on"
+        ):
             verb(run)
     assert not (run / "evaluation").exists()
 

@@ -109,7 +109,7 @@ class TestLoading:
 
     def test_another_version_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
         Plugin("boards.parts.Darker", {}, "boards==1.0").load("augment.extra")
-        assert "boards 1.2, and the run was made with 1.0" in caplog.text
+        assert "boards 1.2, but the run was made with 1.0" in caplog.text
 
     def test_a_function_names_itself_where_others_can_import_it(self) -> None:
         loss = plugin("BoardLoss").load("objective.loss")
@@ -155,7 +155,7 @@ class TestPlaces:
         assert not torch.equal(dark[0], dark[1])
         torch.testing.assert_close(erase(images * 0.5, generator), images * 1.5)
         (crop,) = own_changes((Plugin("torchvision.transforms.v2.CenterCrop", {"size": 2}),))
-        with pytest.raises(PluginError, match=r"makes \(2, 1, 2, 2\) of images \(2, 1, 4, 4\)"):
+        with pytest.raises(PluginError, match=r"returns \(2, 1, 2, 2\) for images \(2, 1, 4, 4\)"):
             crop(images, generator)
 
     def test_metric(self) -> None:
@@ -165,7 +165,7 @@ class TestPlaces:
         space = LabelSpace(("a", "b"), (1, 1))
         probabilities = np.array([[0.9, 0.1], [0.4, 0.6]])
         assert sure.score(probabilities, np.array([0, 1]), space) == pytest.approx(0.75)
-        with pytest.raises(PluginError, match="is called sure, as another"):
+        with pytest.raises(PluginError, match="is called sure, like another"):
             own_metrics((plugin("sure"), plugin("sure")))
         with pytest.raises(PluginError, match="no metric"):
             own_metrics((plugin("Darker"),))

@@ -75,9 +75,9 @@ def test_trained_and_reported_in_their_shape(run: Path) -> None:
 
 
 def test_quarter_turns_are_refused(run: Path) -> None:
-    with pytest.raises(ConfigError, match="32 x 96 pixels cannot be turned by 90 degrees"):
+    with pytest.raises(ConfigError, match="32 x 96 pixels cannot be rotated by 90 degrees"):
         recame.evaluate(run, views=8)
-    with pytest.raises(ConfigError, match="32 x 96 pixels cannot be turned by 90 degrees"):
+    with pytest.raises(ConfigError, match="32 x 96 pixels cannot be rotated by 90 degrees"):
         export(run, views=8)
 
 

@@ -94,7 +94,7 @@ def test_a_run_is_continued_with_corrections_and_short_options(
     ("words", "told"),
     [
         (["--set", "finetune.lr=1"], "finetune.lr was fixed when the run was trained"),
-        (["--set", "evaluation.views=2"], "(and views)"),
+        (["--set", "evaluation.views=2"], "and views can be changed"),
         (["--set", "evaluation.bootstrap=-1"], "evaluation.bootstrap"),
         (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES=1"),
         (["--out", "judged.xlsx"], "must end in .csv or .parquet"),

@@ -326,7 +326,7 @@ def test_a_report_that_fails_is_no_success(
         assert f"Written: {kept.parent}" in out
         found = json.loads((run / "metrics.json").read_text())["test"]["balanced_accuracy"]
         assert f"{found['value']:.3f}" in out
-        for told in ("no ink", f"lies in {kept}", f"recame report {run} --split test"):
+        for told in ("no ink", f"The traceback is in {kept}", f"recame report {run} --split test"):
             assert told in out
         assert "ValueError: no ink" in kept.read_text("utf-8")
         code, _, err = recame("report", run)

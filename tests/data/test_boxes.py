@@ -258,13 +258,16 @@ def test_rows_with_and_without_boxes(board: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("10,20,30,", r"row 2 below the header \(b.png\) has x=10, y=20, width=30, height=: half"),
+        (
+            "10,20,30,",
+            r"row 2 below the header \(b.png\) has x=10, .* height=: the box is incomplete",
+        ),
         ("10,20,nan,5", r"width=nan, height=5: a box needs four numbers"),
         ("nan,nan,nan,nan", r"x=nan, y=nan, width=nan, height=nan: a box needs four numbers"),
         ("10,20,wide,5", r"width=wide, height=5: a box needs four numbers of pixels"),
         ("10,20,inf,5", r"width=inf, height=5: a box needs four numbers of pixels"),
         ("10,20,0,5", r"width=0, height=5: the box has no area, so it shows nothing"),
-        ("10,20,5,-5", r"width=5, height=-5: the box has no area .* not two corners"),
+        ("10,20,5,-5", r"width=5, height=-5: the box has no area.* not two corners"),
         ("10,20,0.0001,5", "the box has no area"),
     ],
 )

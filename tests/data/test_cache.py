@@ -257,7 +257,7 @@ def test_a_cache_that_is_being_made_is_not_removed(build, tmp_path, monkeypatch)
 def test_a_limit_that_is_no_size_is_refused(build, monkeypatch):
     for text in ("100", "many", "5 apples", "-3GB"):
         monkeypatch.setenv("RECAME_CACHE_LIMIT", text)
-        with pytest.raises(ConfigError, match=rf"RECAME_CACHE_LIMIT='{text}' is no size"):
+        with pytest.raises(ConfigError, match=rf"RECAME_CACHE_LIMIT='{text}' is not a size"):
             build()
 
 

@@ -97,7 +97,7 @@ def test_impossible_splits():
     with pytest.raises(DataError, match="1 images have no 'lot'"):
         make_splits(labels, val_fraction=0.2, test_fraction=0.2, groups=missing, seed=0)
     own = pd.Series(["x", "y", "z"], name="product")
-    with pytest.raises(DataError, match=r"'product' leaves no group.*'c0', found in 1 of 3"):
+    with pytest.raises(DataError, match=r"'product' leaves no group.*'c0', in 1 of 3"):
         make_splits(
             pd.Series(["c0", "c1", "c2"]), val_fraction=0.2, test_fraction=0.2, groups=own, seed=0
         )

@@ -165,7 +165,7 @@ def test_views_turn_each_piece(view: int) -> None:
     np.testing.assert_array_equal(
         stored_view(stored, view, 3), turned.permute(0, 2, 3, 1).contiguous().numpy()
     )
-    with pytest.raises(ConfigError, match="cannot be turned"):
+    with pytest.raises(ConfigError, match="cannot be rotated"):
         dihedral_view(torch.rand(1, 1, 9, 4), 4, 3)
 
 

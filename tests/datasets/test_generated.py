@@ -364,7 +364,7 @@ def test_large_sets_tell_where_their_defects_are(tmp_path):
     [
         ({"canvas": (40, 160)}, r"canvas = \(40, 160\)"),
         ({"canvas": (100, 9000)}, "8192"),
-        ({"defects": ("particle",)}, "does not name 2 different ones"),
+        ({"defects": ("particle",)}, "does not name 2 different known defects"),
         ({"defects": ("particle", "normal")}, "does not name 2"),
         ({"defects": ("particle", "dust")}, "choose from particle"),
     ],

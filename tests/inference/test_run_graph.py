@@ -148,7 +148,7 @@ def test_a_graph_that_is_not_the_runs_is_left_alone(
     model = recame.load(run, device="cpu")
     assert model.describe()["backend"] == "torch"
     assert told in caplog.text
-    assert "answers in torch" in caplog.text
+    assert "uses torch, slower" in caplog.text
     for ours, theirs in zip(model.predict(defects / "hole"), expected, strict=True):
         np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
 
@@ -249,7 +249,7 @@ class TestViews:
 
     def test_only_squares_are_turned(self) -> None:
         assert check_views(4, 32, 48) == 4
-        with pytest.raises(ConfigError, match="32 x 48 pixels cannot be turned"):
+        with pytest.raises(ConfigError, match="32 x 48 pixels cannot be rotated"):
             check_views(8, 32, 48)
 
     def test_other_views_have_figures_of_their_own(self, run: Path) -> None:

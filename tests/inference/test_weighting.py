@@ -190,12 +190,12 @@ def test_the_weights_are_recorded(three: Path) -> None:
 
 
 def test_what_judges_images_one_by_one_refuses(three: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"weighting=stability.*one by one"):
+    with pytest.raises(ConfigError, match=r"weighting=stability.*single images"):
         TorchSession(three, device="cpu", threads=None)
-    with pytest.raises(ConfigError, match=r"weighting=stability.*one by one"):
+    with pytest.raises(ConfigError, match=r"weighting=stability.*single images"):
         export(three, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
-    with pytest.raises(ConfigError, match="judges batch by batch"):
+    with pytest.raises(ConfigError, match="a teacher answers batch by batch"):
         distill(three, out=tmp_path / "student")
     mean = Path(shutil.copytree(three, tmp_path / "mean"))
     settings = yaml.safe_load((mean / "config.yaml").read_text())

@@ -231,7 +231,7 @@ def test_a_share_of_all_images_goes_to_people(run: Path, labelled: Path, tmp_pat
 
 
 def test_the_normal_class_is_proposed_and_never_assumed(run: Path, labelled: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ok looks like it: recame tune .*run --normal ok"):
+    with pytest.raises(ConfigError, match=r"ok looks like it\): recame tune .*run --normal ok"):
         recame.tune(run, labelled)
     assert "policy" not in json.loads((run / "decisions.json").read_text())
 

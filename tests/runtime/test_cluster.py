@@ -389,14 +389,14 @@ def test_no_node_is_left(
     scorer = ClusterScorer(ray, recame.runtime.open_bundle(bundle), threads=1, batch_size=16)
     ray.cpus = 0
     monkeypatch.setattr(cluster, "_NO_NODE_S", -1.0)
-    with pytest.raises(DataError, match="No node of the cluster has had 1 cores"):
+    with pytest.raises(DataError, match="No node of the cluster has had 1 free cores"):
         predict_files(scorer, [folder], tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ({"threads": 3}, "asks for 3 cores, which no node of the cluster has"),
+        ({"threads": 3}, "needs 3 cores, which no node of the cluster has"),
         ({"threads": 0}, "threads=0, batch_size=16: give numbers above 0"),
         ({"device": "cuda"}, "device='cuda': --ray predicts only on the nodes' CPUs"),
         ({"views": 4}, "views=4: the bundle .* has 1 in its graph"),

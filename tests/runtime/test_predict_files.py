@@ -535,7 +535,9 @@ class TestOutage:
 
     def test_a_share_is_a_share(self, bundle: Path, folder: Path, tmp_path: Path) -> None:
         for share in (-0.1, 5, float("nan")):
-            with pytest.raises(ConfigError, match=r"--max-unreadable .* lies in \[0, 1\]"):
+            with pytest.raises(
+                ConfigError, match=r"--max-unreadable .* share of files in \[0, 1\]"
+            ):
                 recame.predict(bundle, folder, out=tmp_path / "o.csv", max_unreadable=share)
 
 

@@ -106,7 +106,7 @@ def test_arrays_are_adapted_as_files_are(
     [
         (np.zeros((6, 5), np.float32), "float32 values.*give uint8"),
         (np.zeros((6, 5, 4), np.uint8), r"shape \(6, 5, 4\).*drop an alpha channel"),
-        (np.zeros((0, 5), np.uint8), "is no image"),
+        (np.zeros((0, 5), np.uint8), "is not an image"),
         (np.zeros(5, np.uint8), r"give \(H, W\)"),
     ],
 )
@@ -120,7 +120,7 @@ def test_arrays_that_are_no_images(image: np.ndarray, told: str, bundle: Path) -
 
 def test_decoded_batches_must_fit(bundle: Path) -> None:
     model = recame.load(bundle)
-    with pytest.raises(DataError, match=r"uint8 pixels of shape \(B, 6, 5, 1\) here, got uint16"):
+    with pytest.raises(DataError, match=r"uint8 pixels of shape \(B, 6, 5, 1\), but got uint16"):
         model.probabilities(np.zeros((2, 6, 5, 1), np.uint16))
     with pytest.raises(DataError, match="which converts them"):
         model.run(np.zeros((2, 7, 5, 1), np.uint8))

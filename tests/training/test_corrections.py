@@ -46,7 +46,7 @@ def test_a_run_lists_what_was_corrected(corrected_run: tuple[RunFolder, str]) ->
     assert listed["is"].tolist() == ["dent", "-", "dent"]
     assert listed["split"].tolist() == ["train", "train", "test"]
     assert "2 labels corrected and 1 image left out by" in told
-    assert "1 image of them is of test" in told
+    assert "1 image of them is in test" in told
     manifest = pd.read_csv(run.manifest_path).set_index("image")["label"]
     assert manifest["defects/ok/000.png"] == "dent"
     assert "defects/ok/001.png" not in manifest

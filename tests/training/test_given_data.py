@@ -125,7 +125,7 @@ def test_a_run_gets_a_name(
         ({"data": [("a.png", "ok")]}, DataError, "only one class"),
         ({"out": None, "resume": True}, ConfigError, "add out=RUN"),
         ({"resume": True}, CheckpointError, "holds no run"),
-        ({"config": 3}, ConfigError, "given as int"),
+        ({"config": 3}, ConfigError, "of type int are not accepted"),
     ],
 )
 def test_what_is_wrong_leaves_nothing(

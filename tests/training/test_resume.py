@@ -200,7 +200,7 @@ class TestTornCheckpoint:
             cut_in_half(path)
         with pytest.raises(CheckpointError, match=rf"{both[0]} .*and {both[1]} .*Remove") as caught:
             train(defects, out=left.path, resume=True)
-        assert "fine-tunes anew" in str(caught.value)
+        assert "repeats fine-tuning from its start" in str(caught.value)
         for path in both:
             path.unlink()
         assert_same_end(train(defects, out=left.path, resume=True), uninterrupted)

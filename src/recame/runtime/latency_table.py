@@ -82,7 +82,7 @@ def _process_table(report: LatencyReport, width: int) -> RenderableType:
     if start is None and stream is None:
         rows.append(["cold start, memory", "not measured"])
     columns = [Column("", figures=False, least=20), Column("")]
-    return fitted_table(columns, rows, width, title="A process of its own")
+    return fitted_table(columns, rows, width, title="In a new process")
 
 
 def _mib(peak: float | None) -> str:

@@ -93,7 +93,7 @@ def test_each_outcome(bench: TinyBench, monkeypatch: pytest.MonkeyPatch) -> None
     assert sorted(summary.done) == sorted([quick, killed])
     assert summary.skipped == ()
     assert summary.failed[broken] == "Image 7 is damaged: take it out."
-    assert summary.failed[deadly].startswith("its process was ended by SIGKILL, most often for")
+    assert summary.failed[deadly].startswith("its process was ended by SIGKILL, mostly because")
     assert summary.failed[forgetful].startswith("RuntimeError: the run ended without writing")
     # Once more after a death, from its checkpoint; a failure is not repeated by itself.
     assert [words[2] for words in started(bench.path, killed)] == ["0", "3"]
