@@ -331,7 +331,7 @@ def test_a_report_that_fails_is_no_success(
         assert "ValueError: no ink" in kept.read_text("utf-8")
         code, _, err = recame("report", run)
         assert code == 2
-        assert f"(ValueError: no ink); the figures in {kept.parent} stand" in err
+        assert f"(ValueError: no ink); the figures in {kept.parent} are complete" in err
         assert "Traceback" not in err
     assert recame("evaluate", run)[0] == 0
     assert not kept.exists()
