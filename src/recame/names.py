@@ -46,6 +46,16 @@ def counted(count: int, what: str = "image") -> str:
     return f"{count:,} {what}{many}"
 
 
+def by_number(count: int, one: str, several: str) -> str:
+    """The verb, or another word, that goes with a number.
+
+    Examples:
+        >>> by_number(1, "goes", "go"), by_number(0, "goes", "go")
+        ('goes', 'go')
+    """
+    return one if count == 1 else several
+
+
 def in_words(given: object) -> str:
     """What was given as data, as a sentence names it: its path, or what it is in memory.
 

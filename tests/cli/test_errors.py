@@ -106,7 +106,7 @@ class TestTrainingData:
             assert "--set data.label_column=NAME" in line
         gaps = table(tmp_path, ["image,label", *rows, f"{rows[0].split(',')[0]},"])
         for line in (train_refused(gaps), refused("evaluate", finished, gaps)):
-            assert "1 rows have no 'label'" in line
+            assert "1 row has no 'label'" in line
             assert "Fill them in or remove the rows" in line
 
     def test_label_that_training_never_sees(
@@ -117,7 +117,7 @@ class TestTrainingData:
         rows.append(f"{defects}/hole/000.png,hole,test")
         source = table(tmp_path, ["image,label,split", *rows])
         line = train_refused(source)
-        assert "'hole' (1 images)" in line
+        assert "'hole' (1 image)" in line
         assert "Add training images" in line
 
     def test_class_that_is_not_there(
@@ -432,7 +432,7 @@ class TestPredictions:
         words = ("predict", finished, tmp_path / "broken.png", "-o", tmp_path / "out.csv")
         code, _, err = recame(*words)
         assert (code, err.count("\n")) == (3, 1)
-        assert "None of 1 images can be read" in err
+        assert "None of 1 image can be read" in err
         assert not (tmp_path / "out.csv").exists()
 
     def test_more_unreadable_than_any_lot_has(

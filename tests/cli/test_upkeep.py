@@ -142,7 +142,7 @@ def test_no_extra_is_proposed_that_would_overwrite_what_is_there(
     assert max(map(len, told)) < 100
     if "torch" not in there:
         assert "cluster: use a Ray cluster (the training packages, ray)" in told
-        assert any("(torch, package-0, package-1 and " in line for line in told)
+        assert any("(torch, " in line for line in told)
 
 
 def test_every_extra_but_those_for_packagers_has_a_purpose() -> None:

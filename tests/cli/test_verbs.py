@@ -68,7 +68,7 @@ def test_train_evaluate_predict(
     sources = [defects / "hole", defects.parent / "new" / "*.png"]
     code, out, err = recame("predict", run, *sources, "--out", tmp_path / "found.csv")
     assert (code, err) == (0, "")
-    assert "1 files cannot be read" in out
+    assert "1 file cannot be read" in out
     assert "empty.png: " in out
     assert "6 images: " in out
     table = pd.read_csv(tmp_path / "found.csv")
@@ -384,7 +384,7 @@ def test_a_warning_is_one_line_said_once(
     code, _, err = recame("train", folder, "--out", tmp_path / "run", *tiny_words)
     assert code == 0
     (line,) = err.splitlines()
-    assert line.startswith("warning: 1 files in")
+    assert line.startswith("warning: 1 file in")
     assert "more.gif" in line
 
 

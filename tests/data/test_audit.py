@@ -129,3 +129,9 @@ def test_pixels_are_measured_and_equal_ones_found() -> None:
     assert facts["contrast"].tolist() == [0.0, 0.5, 0.0]
     assert equal_groups(facts["digest"].tolist()).tolist() == [0, -1, 0]
     assert len(pixel_statistics(images[:0], 255.0)) == 0
+
+
+@pytest.mark.parametrize("column", ["piece", "coil_id", "slab", "sheet", "panel", "heat", "charge"])
+def test_pieces_of_metal_are_groups(column: str) -> None:
+    table = pd.DataFrame({"label": list("aabb"), column: [1, 1, 2, 2]})
+    assert group_columns(table) == [column]

@@ -199,7 +199,7 @@ def test_a_set_without_labels_is_a_set(tmp_path, config, labels):
         drawn = sorted(i for batch in batches for i in batch.index.tolist())
         assert drawn == view.indices.tolist()
         assert len(loaded.fingerprint) == 32
-        with pytest.raises(DataError, match=r"None of these \d+ images has a label.*a folder for"):
+        with pytest.raises(DataError, match=r"None of \d+ images has a label.*a folder for"):
             _ = loaded.label_space
     with pytest.raises(DataError, match="no column 'label'"):
         load_inspection_set(source, config, seed=0)
@@ -230,7 +230,7 @@ def test_labels_of_some_images_are_kept(tmp_path, config):
     assert loaded.label_space is space
     assert loaded.view("val").targets.tolist() == [-1, 0]
     two = LabelSpace(("ok", "crack"), (4, 4))
-    with pytest.raises(DataError, match=r"model was not trained on 'burr' \(1 images\)"):
+    with pytest.raises(DataError, match=r"model was not trained on 'burr' \(1 image\)"):
         load_inspection_set(table, config, seed=0, label_space=two, labels="optional")
     ignored = load_inspection_set(table, config, seed=0, label_space=space, labels="ignored")
     assert set(ignored.table["target"]) == {-1}

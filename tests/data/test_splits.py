@@ -94,7 +94,7 @@ def test_impossible_splits():
     with pytest.raises(DataError, match="'lot' has 2 groups"):
         make_splits(labels, val_fraction=0.2, test_fraction=0.2, groups=two, seed=0)
     missing = pd.Series([1, None, 2, 3], name="lot")
-    with pytest.raises(DataError, match="1 images have no 'lot'"):
+    with pytest.raises(DataError, match="1 image has no 'lot'"):
         make_splits(labels, val_fraction=0.2, test_fraction=0.2, groups=missing, seed=0)
     own = pd.Series(["x", "y", "z"], name="product")
     with pytest.raises(DataError, match=r"'product' leaves no group.*'c0', in 1 of 3"):
@@ -141,7 +141,7 @@ def test_given_splits_stay_and_no_test_is_made_up():
     given_split = ["train"] * 30 + ["val"] * 10
     assert complete(manifest(given_split))["split"].tolist() == given_split
     assert set(complete(manifest(["train"] * 40))["split"]) == {"train", "val"}
-    with pytest.warns(UserWarning, match="1 values of 'board'"):
+    with pytest.warns(UserWarning, match="1 value of 'board'"):
         complete(manifest(given_split), group_by="board")
 
 

@@ -123,6 +123,28 @@ def test_summary_fits_the_terminal(planted: tuple[Inspection, pd.DataFrame], wid
     assert any("may be wrong" in line for line in lines)
 
 
+def test_words_of_the_table_are_explained_beside_it(
+    planted: tuple[Inspection, pd.DataFrame],
+) -> None:
+    stream, structure = io.StringIO(), planted[0][Structure]
+    kinds, dense = structure.classes["kind"].copy(), "Many in few: many images in few appearances."
+    scattered = "Few in many: few images scattered over many appearances."
+    try:
+        structure.classes["kind"] = ["many in few", *["few in many"] * (len(kinds) - 1)]
+        print_inspection(planted[0], Console(file=stream, width=100))
+        (finding,) = [found for found in structure.say() if found.key == "few-in-many"]
+        assert finding.text.startswith("Few images, scattered over many appearances: ")
+        assert structure.tiles()[0]["meaning"] == (
+            "classes with few images scattered over many appearances; 1 class with many images "
+            "in few (many in few)"
+        )
+    finally:
+        structure.classes["kind"] = kinds
+    told = " ".join(stream.getvalue().split())
+    assert dense in told
+    assert scattered in told
+
+
 def images(folder: Path, labels: list[str], size: int = 32) -> pd.DataFrame:
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
@@ -132,6 +154,24 @@ def images(folder: Path, labels: list[str], size: int = 32) -> pd.DataFrame:
         Image.fromarray(rng.integers(0, 255, (size, size), np.uint8)).save(path)
         paths.append(str(path))
     return pd.DataFrame({"image": paths, "path": paths, "label": labels})
+
+
+def test_one_of_everything_reads_as_one(tmp_path: Path) -> None:
+    table = images(tmp_path / "parts", ["ok"] * 5 + ["dent"] * 5).assign(product="P1")
+    for number, (height, width) in {0: (40, 32), 1: (32, 48)}.items():
+        Image.new("L", (width, height), 90).save(table["path"][number])
+    inspection = inspected(table, tmp_path)[0]
+    (sizes,) = [found for found in inspection[Files].say() if found.key == "sizes"]
+    assert sizes.text == (
+        "Height x width: 32 x 32 (8 files), 40 x 32 (1 file), 32 x 48 (1 file); 8 bit "
+        "(from 10 headers)."
+    )
+    stream = io.StringIO()
+    print_inspection(inspection, Console(file=stream, width=80))
+    assert " · 1 product\n" in stream.getvalue()
+    inspection[Files].unused.add("notes.txt")
+    titles = [found.title for found in inspection[Files].say()]
+    assert "1 file in the folder is not used" in titles
 
 
 def inspected(table: pd.DataFrame, tmp_path: Path) -> tuple[Inspection, set[str], str]:

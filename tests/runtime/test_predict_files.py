@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,7 +360,7 @@ def test_what_cannot_be_written_is_told_first(
 
 def test_nothing_readable_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
-    with pytest.raises(UnreadableError, match=r"None of 1 images can be read \(.*not an image"):
+    with pytest.raises(UnreadableError, match=r"None of 1 image can be read \(.*not an image"):
         recame.predict(bundle, tmp_path, out=tmp_path / "out.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
@@ -736,6 +737,15 @@ def test_what_images_lose_is_counted_named_and_written(bundle: Path, tmp_path: P
         f"1 image is in colour, but the model sees only grey values ({folder / 'red.png'})" in told
     )
     assert "3 of them go to a person (nearly black to the model 2, without an answer 1)" in told
+    decided = {("review", "near_black"): 1, ("unknown", "unknown"): 1}
+    one = replace(summary, decided=decided, num_unreadable=1, num_resumed=1)
+    print_summary(one, console)
+    told = console.export_text()
+    assert "1 of them goes to a person (nearly black to the model 1)" in told
+    assert "1 of them is unlike the training images, and goes to a person" in told
+    assert "1 file cannot be read:" in told
+    assert "1 file was done by the interrupted prediction" in told
+    assert "1 of them goes to a person" in str(replace(one, decided={("review", "audit"): 1}))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

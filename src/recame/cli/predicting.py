@@ -19,7 +19,7 @@ from rich.text import Text
 
 from recame.data.image_table import USUAL, TableColumns
 from recame.errors import ConfigError
-from recame.names import quoted
+from recame.names import by_number, counted, quoted
 from recame.progress import say
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ _LOST = {
 _ACTIONS = {
     "release": "released",
     "automatic": "classified automatically",
-    "review": "go to a person",
-    "unknown": "are unlike the training images, and go to a person",
+    "review": "{go} to a person",
+    "unknown": "{are} unlike the training images, and {go} to a person",
 }
 _REASONS = {
     "below_release": "normal, but below the release threshold",
@@ -134,7 +134,7 @@ def _images(number: int) -> str:
 def print_summary(summary: PredictionSummary, console: Console) -> None:
     """Print a summary of a prediction, and where its table lies."""
     if summary.num_unreadable:
-        say(console, f"{summary.num_unreadable:,} files cannot be read:", "yellow")
+        say(console, f"{counted(summary.num_unreadable, 'file')} cannot be read:", "yellow")
         for path, reason in summary.unreadable:
             say(console, f"  {path}: {reason}")
         if summary.num_unreadable > len(summary.unreadable):
@@ -148,7 +148,9 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
         if reasons and not (action == "automatic" and len(summary.decided) == 1):
             why = ", ".join(f"{_REASONS.get(why, why)} {n:,}" for why, n in reasons.items())
             told = f" ({why})" if action in ("review", "unknown") else ""
-            say(console, f"{sum(reasons.values()):,} of them {what}{told}")
+            number = sum(reasons.values())
+            words = {"go": "goes", "are": "is"} if number == 1 else {"go": "go", "are": "are"}
+            say(console, f"{number:,} of them {what.format(**words)}{told}")
     _print_over_budget(summary, console)
     if summary.num_unanswered:
         say(
@@ -162,7 +164,11 @@ def print_summary(summary: PredictionSummary, console: Console) -> None:
         verb, named = (one, first) if number == 1 else (several, f"{first}, ...")
         say(console, f"{_images(number)} {verb} {what} ({named})", "yellow")
     if summary.num_resumed:
-        say(console, f"{summary.num_resumed:,} files were done by the interrupted prediction")
+        files, was = (
+            counted(summary.num_resumed, "file"),
+            by_number(summary.num_resumed, "was", "were"),
+        )
+        say(console, f"{files} {was} done by the interrupted prediction")
     fresh = summary.num_images + summary.num_unreadable - summary.num_resumed
     say(console, f"{fresh / summary.seconds:,.0f} images/s from files to decisions")
     say(console, f"Written: {summary.out}")
@@ -181,8 +187,9 @@ def _print_over_budget(summary: PredictionSummary, console: Console) -> None:
             "it",
             "yellow",
         )
-    if len(lots) > _LOTS:
-        say(console, f"and {len(lots) - _LOTS:,} more lots are over the review budget", "yellow")
+    if (more := len(lots) - _LOTS) > 0:
+        verb = by_number(more, "is", "are")
+        say(console, f"and {counted(more, 'more lot')} {verb} over the review budget", "yellow")
     if lots:
         say(
             console,

@@ -26,7 +26,7 @@ from recame.data.splits import complete_splits, in_order
 from recame.data.transforms import to_unit
 from recame.errors import DataError, UnreadableError
 from recame.label_space import LabelSpace
-from recame.names import quoted
+from recame.names import by_number, counted, quoted
 from recame.progress import Progress, silent
 
 
@@ -85,7 +85,7 @@ class InspectionSet:
         """
         if self.classes is None:
             raise DataError(
-                f"None of these {len(self.table)} images has a label ({self.table['path'][0]}, "
+                f"None of {counted(len(self.table))} has a label ({self.table['path'][0]}, "
                 "...), or all have the same label, so there are no classes to train or evaluate "
                 "on. Give labels: a folder for each class, or a table with image and label."
             )
@@ -238,8 +238,9 @@ def _check_labelled(table: pd.DataFrame) -> None:
     missing = len(table) if "label" not in table else int(table["label"].isna().sum())
     if missing:
         raise DataError(
-            f"{missing} of {len(table)} images have no label, so a model can be neither trained "
-            "nor evaluated on them. Add a column 'label', or leave out these images."
+            f"{missing} of {counted(len(table))} {by_number(missing, 'has', 'have')} no label, so "
+            "a model can be neither trained nor evaluated on them. Add a column 'label', or leave "
+            "out these images."
         )
 
 
@@ -250,7 +251,7 @@ def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> Non
     if unknown.empty:
         return
     names = ", ".join(
-        f"{label!r} ({count} images)" for label, count in unknown["label"].value_counts().items()
+        f"{label!r} ({counted(count)})" for label, count in unknown["label"].value_counts().items()
     )
     if trained:
         raise DataError(
@@ -272,7 +273,7 @@ def _drop_broken(
     if num_broken > max_fraction * len(table) or num_broken == len(table):
         first = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:5])
         raise UnreadableError(
-            f"{num_broken} of {len(table)} images cannot be read ({first}"
+            f"{num_broken} of {counted(len(table))} cannot be read ({first}"
             f"{'; ...' if len(cache.broken) > 5 else ''}), more than the allowed share of "
             f"{max_fraction:g}. Repair or remove them, or raise data.max_broken_fraction."
         )

@@ -12,7 +12,7 @@ from recame.data.listing import IMAGE_SUFFIXES, Unused, is_table, walk_images
 from recame.data.paged_file import pages_of
 from recame.data.tiff import MOST_PAGES
 from recame.errors import DataError
-from recame.names import printable
+from recame.names import by_number, counted, printable
 
 #: Usual name of a split in folders and tables -> name of the split.
 SPLIT_NAMES = {
@@ -46,10 +46,11 @@ def read_folder(
     files = [file for file in found if file.encode("utf-8", "ignore").decode() == file]
     odd = sorted(set(found).difference(files))
     if odd:
-        shown = printable(odd[0])
+        shown, verb = printable(odd[0]), by_number(len(odd), "is", "are")
         warnings.warn(
-            f"{len(odd)} images of {folder} are left out: their names are not valid UTF-8 "
-            f"({shown}, ...), so no table can name them. Rename them.",
+            f"{counted(len(odd))} of {folder} {verb} left out, since no "
+            f"table can give a name that is not valid UTF-8 ({shown}{', ...' * (len(odd) > 1)}). "
+            f"Rename {by_number(len(odd), 'it', 'them')}.",
             stacklevel=3,
         )
     if not files:
@@ -114,15 +115,16 @@ def _below(folder: Path, files: list[str], depth: int, what: str) -> list[str]:
     loose = sorted(set(files).difference(inside))
     if not inside:
         raise DataError(
-            f"{folder} has {len(files)} images but no {what} ({loose[0]}, ...), so the images have "
-            "no labels, and a model can be neither trained nor evaluated on them. "
+            f"{folder} has {counted(len(files))} but no {what} ({loose[0]}, ...), so the images "
+            "have no labels, and a model can be neither trained nor evaluated on them. "
             f"{tables_beside(folder)}Put the images of each class in a folder with its name, or "
             "give a .csv table with the columns image and label."
         )
     if loose:
         warnings.warn(
-            f"{len(loose)} images of {folder} lie outside the {what} ({loose[0]}, ...) and are "
-            "left out.",
+            f"{counted(len(loose))} of {folder} {by_number(len(loose), 'lies', 'lie')} outside the "
+            f"{what} ({loose[0]}{', ...' * (len(loose) > 1)}) and "
+            f"{by_number(len(loose), 'is', 'are')} left out.",
             stacklevel=4,
         )
     return inside

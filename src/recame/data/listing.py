@@ -13,7 +13,7 @@ from typing import NamedTuple
 from recame.data.file_part import exists, why_missing
 from recame.data.image_table import USUAL, TableColumns, table_rows
 from recame.errors import DataError
-from recame.names import printable
+from recame.names import by_number, counted, printable
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -82,8 +82,9 @@ class Unused:
         """Warn if some may be images."""
         if self.maybe_images:
             warnings.warn(
-                f"{len(self):,} files in {printable(str(where))} are not used, since their names "
-                f"do not end like {KINDS} files: {self.told()}Convert them to use them.",
+                f"{counted(len(self), 'file')} in {printable(str(where))} "
+                f"{by_number(len(self), 'is', 'are')} not used, since only names that end like "
+                f"{KINDS} files are: {self.told()}Convert images to use them.",
                 stacklevel=4,
             )
 

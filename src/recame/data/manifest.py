@@ -20,7 +20,7 @@ from recame.data.image_table import USUAL, box_columns_of, boxed_names
 from recame.data.table_text import TableText, read_table_text
 from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
-from recame.names import escaped, printable, quoted
+from recame.names import by_number, counted, escaped, printable, quoted
 
 #: How many file names with letters beyond ASCII are looked for.
 _NAMES_TRIED = 100
@@ -193,7 +193,7 @@ def _tell_look_alikes(table: pd.DataFrame, source: Path, columns: ManifestColumn
             continue
         counts = table[column].dropna().astype(str).value_counts()
         for group in look_alikes(counts.index):
-            told = " and ".join(f"{name!r} ({counts[name]:,} images)" for name in group)
+            told = " and ".join(f"{name!r} ({counted(int(counts[name]))})" for name in group)
             warnings.warn(
                 f"{source}: {told} differ only in case, blanks or Unicode form, and count as "
                 f"{len(group)} different values of {column!r}. If they mean the same, give them "
@@ -402,9 +402,9 @@ def _is_empty(values: pd.Series) -> pd.Series:
 def _check_filled(values: pd.Series, source: Path, name: str) -> None:
     empty = _is_empty(values).to_numpy().nonzero()[0]
     if len(empty):
-        first = ", ".join(map(str, empty[:5] + 1))
+        first, verb = ", ".join(map(str, empty[:5] + 1)), by_number(len(empty), "has", "have")
         raise DataError(
-            f"{source}: {len(empty)} rows have no {name!r} (row {first}"
+            f"{source}: {counted(len(empty), 'row')} {verb} no {name!r} (row {first}"
             f"{', ...' if len(empty) > 5 else ''} below the header), and a guess would teach "
             "something wrong. Fill them in or remove the rows."
         )

@@ -12,6 +12,7 @@ import pandas as pd
 from recame.contracts import IntArray
 from recame.data.file_groups import groups_of
 from recame.errors import ConfigError, DataError
+from recame.names import by_number, counted
 
 _NAMES = np.array(["train", "val", "test"], dtype=object)
 #: A class with fewer images (or groups) stays whole in `train`.
@@ -62,10 +63,10 @@ def make_splits(
     if groups is None:
         split = _split_rows(classes.astype(np.int64), held_out, seed)
     else:
-        if groups.isna().any():
+        if absent := int(groups.isna().sum()):
             raise DataError(
-                f"{int(groups.isna().sum())} images have no {groups.name!r}, so it is unknown to "
-                "which group they belong. Fill the column, or unset data.group_by."
+                f"{counted(absent)} {by_number(absent, 'has', 'have')} no {groups.name!r}, so the "
+                "group is unknown. Fill the column, or unset data.group_by."
             )
         members, group_names = pd.factorize(groups, sort=True)
         counts = np.zeros((len(group_names), len(names)), np.int64)
@@ -164,7 +165,8 @@ def complete_splits(
         split = split.where(~in_train, made)
     if groups is not None and (straddling := int((split.groupby(groups).agg("nunique") > 1).sum())):
         warnings.warn(
-            f"{straddling} values of {groups.name!r} are in more than one of the given splits, so "
+            f"{counted(straddling, 'value')} of {groups.name!r} "
+            f"{by_number(straddling, 'is', 'are')} in more than one of the given splits, so "
             "figures on the held-out splits will look better than they are.",
             stacklevel=2,
         )
@@ -214,8 +216,9 @@ def _check_divisible(counts: IntArray, held_out: np.ndarray[Any, Any], column: s
     needed = 1 + int((held_out > 0).sum())
     if len(counts) < needed:
         raise DataError(
-            f"Column {column!r} has {len(counts)} groups, but {needed} splits need at least one "
-            "group each. Group by a finer column, give a split column, or unset data.group_by."
+            f"Column {column!r} has {counted(len(counts), 'group')}, but {needed} splits need at "
+            "least one group each. Group by a finer column, give a split column, or unset "
+            "data.group_by."
         )
 
 
@@ -232,9 +235,9 @@ def _check_reached(
         if fraction > 0 and not (of_group == split).any():
             raise DataError(
                 f"Column {column!r} leaves no group for {_NAMES[split]!r}: class "
-                f"{str(names[rarest])!r}, in {num_groups[rarest]} of {len(counts)} groups, would "
-                "be missing from train. Group by a finer column, give a split column, or unset "
-                "data.group_by."
+                f"{str(names[rarest])!r}, in {num_groups[rarest]} of "
+                f"{counted(len(counts), 'group')}, would be missing from train. Group by a finer "
+                "column, give a split column, or unset data.group_by."
             )
 
 

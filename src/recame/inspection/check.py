@@ -14,6 +14,7 @@ import pandas as pd
 from recame.contracts import BoolArray, FloatArray, IntArray, PreprocessSpec
 from recame.data.audit import ManifestAudit
 from recame.data.cache import ImageCache
+from recame.names import counted
 from recame.pages.drawing import side_by_side
 from recame.pages.render import Picture, image_picture
 from recame.progress import Progress, relabelled
@@ -173,7 +174,8 @@ class Inspection:
     def __str__(self) -> str:
         """A line about the data set, and the findings, worst first."""
         audit = self.audit
-        lines = [f"{self.source}: {audit.num_images:,} images of {len(audit.classes):,} classes"]
+        told = f"{counted(audit.num_images)} of {counted(len(audit.classes), 'class')}"
+        lines = [f"{self.source}: {told}"]
         return "\n".join(
             [*lines, *(f"  {found.level:4}  {found.title}" for found in self.findings())]
         )

@@ -39,6 +39,7 @@ from recame.inspection.checks.duplicates import equal_images
 from recame.inspection.printing import print_inspection
 from recame.inspection.saving import check_nothing_filled_in, save_inspection
 from recame.models import LoadedModel, load_checkpoint
+from recame.names import counted
 from recame.progress import Progress, progress_bars, silent
 from recame.short_names import SHORT, in_full
 
@@ -214,7 +215,7 @@ def _decode(
     if not len(cache.images):
         first = cache.broken[0]
         raise DataError(
-            f"None of the {len(table):,} images can be read ({first.path}: {first.reason}), so "
+            f"None of {counted(len(table))} can be read ({first.path}: {first.reason}), so "
             "there is nothing to inspect. Check the paths and the files, or inspect only the "
             "manifest with --no-decode."
         )

@@ -15,6 +15,10 @@ from recame.terminal_table import Cell, Column, fitted_table
 
 _MOST_CLASSES = 30
 _BAR = 16
+_KINDS = {
+    "many in few": "many images in few appearances",
+    "few in many": "few images scattered over many appearances",
+}
 _SIGNS = {
     "bad": ("!! ", "bold red"),
     "warn": ("!  ", "yellow"),
@@ -52,6 +56,9 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         )
         if agreement := ", ".join(f"{name} {ami}" for name, ami in structure.told_agreement()[:4]):
             told += f" Agreement of clusters (AMI) with {agreement}."
+        for kind, meaning in _KINDS.items():
+            if (structure.classes["kind"] == kind).any():
+                told += f" {kind.capitalize()}: {meaning}."
         console.print(Text(f"{told}\n", "dim"), width=width)
     console.print(Text("Findings", "bold"), width=width)
     for finding in inspection.findings():

@@ -31,6 +31,7 @@ from recame.metrics.statistics import (
     confusion_matrix,
     wilson_interval,
 )
+from recame.names import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +102,7 @@ class Evaluation:
     def __str__(self) -> str:
         """Return the headline numbers as a few lines of text."""
         told = [m for m in self.metrics if m.level != "detail" and m.name in self.headline]
-        lines = [f"{self.num_images:,} images of {len(self.names)} classes"]
+        lines = [f"{counted(self.num_images)} of {counted(len(self.names), 'class')}"]
         width = max(len(metric.title) for metric in told)
         for metric in told:
             estimate = self.headline[metric.name]

@@ -18,7 +18,7 @@ from recame.decisions.gate import GateResult, judge
 from recame.decisions.gate_rules import GateRules
 from recame.errors import ConfigError, DataError
 from recame.files import csv_text, write_json, write_text
-from recame.names import quoted
+from recame.names import by_number, counted, quoted
 from recame.progress import say
 from recame.reports.labelled import Labelled
 from recame.runtime.opening import load
@@ -146,6 +146,12 @@ def _tell(result: GateResult, console: Console) -> None:
         say(console, f"  {row.sentence}", _STYLES[row.verdict])
     for flip in result.flips[:_SHOWN]:
         say(console, f"  {flip.what}: {flip.image} ({quoted(flip.class_name)})")
+<<<<<<< HEAD
     if len(result.flips) > _SHOWN:
         say(console, f"  and {len(result.flips) - _SHOWN:,} more images are decided differently")
+=======
+    if (more := len(result.flips) - _SHOWN) > 0:
+        verb = by_number(more, "is", "are")
+        say(console, f"  and {counted(more, 'more image')} {verb} decided otherwise")
+>>>>>>> words5
     say(console, result.sentence, _STYLES[result.verdict])

@@ -13,6 +13,7 @@ from recame.inference.gates import GateLayer
 from recame.inference.projection import nearest_by_cosine
 from recame.inference.run_graph import RunGraph
 from recame.models import LoadedModel
+from recame.names import by_number, counted
 from recame.progress import Progress, silent
 from recame.reports.gallery import (
     Mistake,
@@ -132,9 +133,14 @@ def gather_evidence(
         features = look.features(rows[needed], "looking at the split")
     remarks = []
     if absent := int((rows < 0).sum()):
+<<<<<<< HEAD
         remark = (
             f"{absent} of {len(rows)} images of this split are not available: no pictures of them."
         )
+=======
+        verb = by_number(absent, "is", "are")
+        remark = f"{absent} of {counted(len(rows))} of this split {verb} not at hand: no pictures."
+>>>>>>> words5
         broken = "; ".join(f"{file.path}: {file.reason}" for file in data.cache.broken[:3])
         remarks.append(_with_reason(remark, broken))
     searched = (0, 0)
@@ -150,7 +156,8 @@ def gather_evidence(
             remarks.append(_with_reason(remark, missing))
     gates, examples, num_read = read_gates(look, predictions, rows, sample, seed)
     if len(sample) < _LEAST_MAP:
-        remarks.append(f"{len(sample)} images are too few for an embedding map.")
+        verb = by_number(len(sample), "is", "are")
+        remarks.append(f"{counted(len(sample))} {verb} too few for an embedding map.")
     return Evidence(
         mistakes=tuple(mistakes),
         num_mistakes=wrong,

@@ -22,6 +22,7 @@ from recame.data.image_file import open_named
 from recame.decisions.document import DECISIONS_FILE, load_policy
 from recame.decisions.kept_scorer import UNKNOWN_FILES
 from recame.errors import ConfigError, DataError
+from recame.names import counted
 from recame.runtime.bundle import DOCUMENT_FILE, Bundle, find_bundle, open_bundle
 from recame.runtime.cluster_node import Scored, Shipment, score, software
 from recame.runtime.opening import answers_of, fingerprint_of
@@ -260,7 +261,13 @@ def _failure(ray: Any, error: Exception, names: list[str]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
     return (
+<<<<<<< HEAD
         f"The cluster gave up {len(names):,} files, {names[0]} to {names[-1]} "
         f"({type(error).__name__}: {told}). Finished rows are kept: check these files and the "
         "nodes' memory, and give the same command, which continues there."
+=======
+        f"The cluster gave up {counted(len(names), 'file')}, {names[0]} to {names[-1]} "
+        f"({type(error).__name__}: {told}). What is done is kept: look at these files, or at the "
+        "nodes' memory, and give the same command, which goes on there."
+>>>>>>> words5
     )

@@ -27,7 +27,7 @@ from recame.errors import DataError, UnreadableError
 from recame.files import _sync
 from recame.label_space import LabelSpace
 from recame.machine import usable_cores
-from recame.names import escaped, unescaped
+from recame.names import counted, escaped, unescaped
 from recame.runs.prediction_columns import (
     NUMBERS,
     expert_columns,
@@ -233,7 +233,7 @@ class PartialTable:
             self._db.close()  # Windows removes no open file
             shutil.rmtree(self.folder)
             raise UnreadableError(
-                f"None of {num_unreadable} images can be read ({told}): check the files."
+                f"None of {counted(num_unreadable)} can be read ({told}): check the files."
             )
         if num_unreadable > self._allowed(most):
             raise self._too_many(num_unreadable, most, "read")
@@ -271,10 +271,17 @@ class PartialTable:
 
     def _too_many(self, number: int, most: float, what: str) -> UnreadableError:
         return UnreadableError(
+<<<<<<< HEAD
             f"{number:,} of {len(self._names):,} files cannot be {what} (more than "
             f"--max-unreadable {most:g} allows; {self._first_reasons()}), so no table was written. "
             f"Finished rows are in {self.folder}. {self._way_out()} or accept a table without "
             "these files with --max-unreadable 1."
+=======
+            f"{number:,} of {counted(len(self._names), 'file')} cannot be {what} (more than "
+            f"--max-unreadable {most:g} allows; {self._first_reasons()}): a table of the others "
+            f"could pass for the whole. None was written; what is done lies in {self.folder}. "
+            f"{self._way_out()} or accept a table without them with --max-unreadable 1."
+>>>>>>> words5
         )
 
     def _way_out(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from recame.contracts import Array, FloatArray, PreprocessSpec
 from recame.data.decode import Image, Reader
 from recame.errors import DataError
-from recame.names import counted, quoted
+from recame.names import by_number, counted, quoted
 from recame.peers import attribute_error
 from recame.runs.prediction_columns import probability_columns
 from recame.runtime.prediction import Prediction
@@ -83,7 +83,7 @@ class PredictionList(list[Prediction]):
         told = ", ".join(f"{quoted(name)} {n:,}" for name, n in counts.most_common())
         lines = [f"{counted(len(self))}{': ' if told else ''}{told}"]
         if people := sum(found.action in ("review", "unknown") for found in self):
-            lines.append(f"{people:,} of them go to a person")
+            lines.append(f"{people:,} of them {by_number(people, 'goes', 'go')} to a person")
         if unread := [found for found in self if found.unreadable]:
             more = ", ..." if len(unread) > 1 else ""
             lines.append(f"{counted(len(unread))} cannot be read: {unread[0].image}{more}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recame.decisions.review_budget import LotReview
-from recame.names import counted, quoted
+from recame.names import by_number, counted, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,8 @@ class PredictionSummary:
         counts = ", ".join(f"{quoted(name)} {count:,}" for name, count in self.counts.items())
         lines = [f"{counted(self.num_images)}{': ' if counts else ''}{counts}"]
         if self.num_review:
-            lines.append(f"{self.num_review:,} of them go to a person")
+            verb = by_number(self.num_review, "goes", "go")
+            lines.append(f"{self.num_review:,} of them {verb} to a person")
         if self.num_unreadable:
             lines.append(f"{counted(self.num_unreadable)} cannot be read")
         return "\n".join([*lines, f"in {self.out}"])

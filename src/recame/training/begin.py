@@ -26,7 +26,7 @@ from recame.files import read_json, remove_partial, write_json
 from recame.inference.device import choose_device
 from recame.losses import LossFactory
 from recame.machine import environment
-from recame.names import counted
+from recame.names import by_number, counted
 from recame.plugins import plugin_of
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
@@ -288,19 +288,19 @@ def _describe(data: InspectionSet, console: Console) -> None:
     sizes = ", ".join(f"{name} {len(data.view(name).targets):,}" for name in data.splits)
     say(
         console,
-        f"{len(data.table):,} images ({sizes}), {data.label_space.num_classes} classes, "
+        f"{counted(len(data.table))} ({sizes}), {data.label_space.num_classes} classes, "
         f"{max(counts):,} to {min(counts):,} training images a class",
     )
     boxes = [file for file, part in map(split_part, data.table["image"]) if part.box is not None]
     if boxes:
         say(
             console,
-            f"{len(boxes):,} of them are boxes of {counted(len(set(boxes)), 'file')}, each seen in "
-            f"a square whose side is its longer side x {data.spec.context:g} (data.box_columns, "
-            "data.context)",
+            f"{len(boxes):,} of them {by_number(len(boxes), 'is a box', 'are boxes')} of "
+            f"{counted(len(set(boxes)), 'file')}, each seen in a square whose side is its longer "
+            f"side x {data.spec.context:g} (data.box_columns, data.context)",
         )
     if data.cache.broken:
-        say(console, f"{len(data.cache.broken)} images cannot be used:", "yellow")
+        say(console, f"{counted(len(data.cache.broken))} cannot be used:", "yellow")
         for broken in data.cache.broken[:20]:
             say(console, f"  {broken.path}: {broken.reason}")
         if len(data.cache.broken) > 20:

@@ -78,10 +78,10 @@ class Classes(Check):
         """Images, imbalance."""
         audit = self.inspection.audit
         splits = ", ".join(f"{name} {count:,}" for name, count in list(audit.splits.items())[:4])
-        meaning = f"most over least frequent of {len(audit.classes):,} classes"
+        meaning = f"most over least frequent of {counted(len(audit.classes), 'class')}"
         if "train" in audit.splits:
             present = int((audit.classes["train"] > 0).sum())
-            meaning = f"in train, over {present:,} classes with images"
+            meaning = f"in train, over {counted(present, 'class')} with images"
         ratio, splits = f"{audit.imbalance_ratio:,.0f} : 1", splits or "no splits given"
         return [
             {"name": "Images", "value": f"{audit.num_images:,}", "meaning": splits},

@@ -13,7 +13,7 @@ from recame.data.contents import content_digests, equal_groups
 from recame.data.file_part import split_part
 from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.scenes import near_duplicates, scene_groups
-from recame.names import counted
+from recame.names import by_number, counted
 
 _MOST_CARDS = 8
 
@@ -135,7 +135,8 @@ class Duplicates(Check):
         first, second = (known[self.across[end].to_numpy(int)] for end in ("first", "second"))
         apart += int((pd.notna(first) & pd.notna(second) & (first != second)).sum())
         told = (
-            f" {apart:,} of them are of different products: simple patterns can repeat by chance."
+            f" {apart:,} of them {by_number(apart, 'is', 'are')} of different products: simple "
+            "patterns can repeat by chance."
         )
         return told if apart else ""
 
@@ -170,8 +171,10 @@ class Duplicates(Check):
             }
             for row in ordered.to_dict("records")
         ]
-        sets = f"{equal['group'].nunique():,} sets; different labels first, then two splits."
-        twice = f"{len(near):,} pairs that show one scene; those in two splits first."
+        sets = (
+            f"{counted(equal['group'].nunique(), 'set')}; different labels first, then two splits."
+        )
+        twice = f"{counted(len(near), 'pair')} of images of one scene; those in two splits first."
         blocks = [
             Block("heading", "Exact duplicates"),
             *_cards(f"{sets} All in duplicates.csv.", groups),

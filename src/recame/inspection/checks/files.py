@@ -14,7 +14,7 @@ from recame.data.decode import losses
 from recame.data.listing import KINDS, Unused, walk_images
 from recame.inspection.check import Block, Check, Section, SetFinding
 from recame.inspection.figures import calm
-from recame.names import counted
+from recame.names import by_number, counted
 from recame.pages.render import BLUE, GREY, LINE, ORANGE, figure_picture
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Images whose pixels have a smaller standard deviation (of [0, 1]) show almost nothing.
 FLAT = 0.01
 _BROKEN_SHARE = 0.05
+#: Sizes of files that a finding names.
+_SIZES_NAMED = 4
 
 
 _LOST = {
@@ -98,7 +100,8 @@ class Files(Check):
                 SetFinding(
                     "unused",
                     "warn" if maybe else "note",
-                    f"{counted(len(self.unused), 'file')} in the folder are not used",
+                    f"{counted(len(self.unused), 'file')} in the folder "
+                    f"{by_number(len(self.unused), 'is', 'are')} not used",
                     self.unused.told().strip(),
                     f"Convert images to one of {KINDS} to use them." if maybe else "",
                     len(self.unused),
@@ -110,12 +113,13 @@ class Files(Check):
         ]
         repeated = inspection.audit.repeated
         if len(repeated):
+            verb = by_number(len(repeated), "names", "name")
             conflicts = int(repeated.groupby("path")["label"].nunique().gt(1).sum())
             found.append(
                 SetFinding(
                     "repeated",
                     "bad" if conflicts else "warn",
-                    f"{counted(len(repeated), 'row')} name an image more than once",
+                    f"{counted(len(repeated), 'row')} {verb} an image more than once",
                     f"{counted(repeated['path'].nunique())}, {conflicts:,} of them "
                     "with different labels.",
                     "Keep one row an image.",
@@ -128,14 +132,17 @@ class Files(Check):
                 SetFinding(
                     "flat",
                     "warn",
-                    f"{counted(flat)} show almost nothing",
-                    f"The standard deviation of their pixels is below {FLAT:.0%} of the range.",
+                    f"{counted(flat)} {by_number(flat, 'shows', 'show')} almost nothing",
+                    f"The standard deviation of the pixels is below {FLAT:.0%} of the range.",
                     "Check the camera's exposure, or the bit depth (data.bit_depth).",
                     flat,
                 )
             )
         headers = inspection.headers
-        sizes = len(headers.groupby(["height", "width"])) if len(headers) else 0
+        by_size = Counter[tuple[int, int]]()
+        if len(headers):
+            by_size.update(zip(headers["height"], headers["width"], strict=True))
+        sizes = len(by_size)
         depths = sorted(set(headers["bits"])) if sizes else []
         if sizes > 1 or len(depths) > 1:
             found.append(
@@ -143,8 +150,8 @@ class Files(Check):
                     "sizes",
                     "note",
                     "Images differ in size or bit depth",
-                    f"{counted(sizes, 'size')} and {' and '.join(map(str, depths))} bit "
-                    f"among {len(headers):,} headers.",
+                    f"Height x width: {_told_sizes(by_size)}; {' and '.join(map(str, depths))} bit "
+                    f"(from {counted(len(headers), 'header')}).",
                     "All are resized to one size (data.size, data.resize): check that small "
                     "defects stay visible.",
                     sizes,
@@ -207,6 +214,17 @@ class Files(Check):
     def tables(self) -> dict[str, pd.DataFrame]:
         """The unreadable files."""
         return {"broken": pd.DataFrame([vars(item) for item in self.broken])}
+
+
+def _told_sizes(by_size: Counter[tuple[int, int]]) -> str:
+    """The most frequent sizes of files, and how many others there are."""
+    told = [
+        f"{height} x {width} ({counted(number, 'file')})"
+        for (height, width), number in by_size.most_common(_SIZES_NAMED)
+    ]
+    if (more := len(by_size) - _SIZES_NAMED) > 0:
+        told.append(counted(more, "other size"))
+    return ", ".join(told)
 
 
 def spread_figure(pixels: pd.DataFrame) -> Figure:

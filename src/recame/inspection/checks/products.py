@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from recame.inspection.check import MOST_ROWS, Block, Check, Section, SetFinding
+from recame.names import by_number, counted
 
 _MOST_COLUMNS = 24
 #: If there are more class-product pairs, the JSON holds only the first ones.
@@ -32,9 +33,10 @@ class Products(Check):
         cells = SetFinding(
             "cells",
             "note",
-            f"{empty:,} of {audit.products.size:,} class-product pairs have no image",
-            f"{known.idxmin()} has images from only {known.min()} of {audit.products.shape[1]} "
-            "products.",
+            f"{empty:,} of {audit.products.size:,} class-product pairs "
+            f"{by_number(empty, 'has', 'have')} no image",
+            f"{known.idxmin()} has images from only {known.min()} of "
+            f"{counted(audit.products.shape[1], 'product')}.",
             "Expect more errors there: the model has not seen these classes on these products.",
             empty,
         )
@@ -62,11 +64,13 @@ class Products(Check):
             for name, counts in zip(shown.index, shown.to_numpy(), strict=True)
         ]
         text = (
-            f"{audit.num_empty_cells:,} of {products.size:,} class-product pairs have no image "
-            "(hatched)."
+            f"{audit.num_empty_cells:,} of {products.size:,} class-product pairs "
+            f"{by_number(audit.num_empty_cells, 'has', 'have')} no image (hatched)."
         )
         hidden = np.subtract(products.shape, shown.shape)
-        more = Block("note", f"Not shown: {hidden[0]} classes, {hidden[1]} products.")
+        more = Block(
+            "note", f"Not shown: {counted(hidden[0], 'class')}, {counted(hidden[1], 'product')}."
+        )
         heat = Block("heat", ([str(head) for head in shown.columns], rows))
         blocks = [Block("text", text), *([more] if hidden.any() else []), heat]
         return [Section("products", "Classes on products", blocks, "Products")]

@@ -27,7 +27,7 @@ from recame.inspection.clusters import (
     mixing,
 )
 from recame.inspection.figures import clusters_figure, map_figure, mixing_figure
-from recame.names import counted
+from recame.names import by_number, counted
 from recame.pages.render import figure_picture, listed_text
 
 #: Most points on the map.
@@ -100,27 +100,28 @@ class Structure(Check):
                 SetFinding(
                     "sampled",
                     "note",
-                    f"Clusters, near-duplicates and labels: {len(embedded.rows):,} images examined",
+                    f"Clusters, near-duplicates and labels: {counted(len(embedded.rows))} examined",
                     f"Of {self.inspection.audit.num_images:,} images: all of rare classes, a "
                     "sample of frequent ones.",
                 )
             )
         scattered, dense = self._of_kind("few in many"), self._of_kind("many in few")
         if scattered:
-            verb = "is" if len(scattered) == 1 else "are"
-            text = f"{listed_text(scattered)}: hardly any two images of a class look alike."
+            verb = by_number(len(scattered), "is", "are")
+            text = (
+                f"Few images, scattered over many appearances: {listed_text(scattered)}. "
+                "Hardly any two images of a class look alike."
+            )
             if dense:
-                text += (
-                    f" In contrast, {listed_text(dense)} have many images in few dense clusters."
-                )
+                text += f" Many images in few appearances (many in few): {listed_text(dense)}."
             found.append(
                 SetFinding(
                     "few-in-many",
                     "note",
                     f"{counted(len(scattered), 'class')} {verb} few in many",
                     text,
-                    "Collect images of these classes from more boards and products first; more "
-                    "images of the dense clusters add little.",
+                    "Collect images of the scattered classes from more boards and products first; "
+                    "more images of the dense clusters add little.",
                     len(scattered),
                 )
             )
@@ -129,13 +130,19 @@ class Structure(Check):
     def lead(self) -> str:
         """A sentence for the top of the page: the classes that are hardest to learn."""
         scattered = [] if self.inspection.embedded is None else self._of_kind("few in many")
-        told = f" Hardest to learn, as their images are few in many: {listed_text(scattered, 5)}."
+        told = (
+            " Hardest to learn, as their few images are scattered over many appearances: "
+            f"{listed_text(scattered, 5)}."
+        )
         return told if scattered else ""
 
     def tiles(self) -> list[dict[str, str]]:
         """How many classes are few in many clusters."""
         scattered, dense = (len(self._of_kind(kind)) for kind in ("few in many", "many in few"))
-        meaning = f"classes; {dense} are many in few"
+        meaning = (
+            f"{by_number(scattered, 'class', 'classes')} with few images scattered over many "
+            f"appearances; {counted(dense, 'class')} with many images in few (many in few)"
+        )
         return [{"name": "Few in many", "value": f"{scattered}", "meaning": meaning}]
 
     def told_agreement(self) -> list[tuple[str, str]]:
@@ -192,7 +199,8 @@ class Structure(Check):
             )
         legend = (
             "Each piece of a bar is a cluster, largest first (grey: the smaller clusters "
-            "together); orange: few in many. Effective number = exp(entropy of the shares), "
+            "together); orange: few in many (few images scattered over many appearances). "
+            "Effective number = exp(entropy of the shares), "
             f"counted on {embedded.basis}. Features of {embedded.source}."
         )
         heads = ("images", "clusters", "effective", "images each", "alone", "diversity")

@@ -28,7 +28,7 @@ from recame.models import (
     build_backbone,
     register_backbone,
 )
-from recame.names import command, quoted
+from recame.names import by_number, command, counted, quoted
 from recame.progress import progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.runs.trackers import tracking
@@ -395,9 +395,12 @@ def _tell_unlabelled(run: OngoingRun, found: UnlabelledImages) -> None:
     names = run.data.label_space.names
     shown = np.bincount(found.predicted, minlength=len(names))
     listed = ", ".join(f"{quoted(names[i])} {shown[i]:,}" for i in np.argsort(-shown) if shown[i])
-    say(run.console, f"{len(found):,} unlabelled images, by the teacher: {listed}")
+    say(run.console, f"{counted(len(found), 'unlabelled image')}, by the teacher: {listed}")
     if found.num_known:
-        say(run.console, f"  {found.num_known:,} more are left out: the run's own data hold them")
+        verb = by_number(found.num_known, "is", "are")
+        say(
+            run.console, f"  {found.num_known:,} more {verb} left out: the run's own data hold them"
+        )
     for image in found.broken[:20]:
         say(run.console, f"  {image.path}: {image.reason}")
 
