@@ -325,11 +325,7 @@ def test_boxes_beside_whole_images_stay_whole(tmp_path):
 def test_names_that_are_no_text_are_left_out(tmp_path):
     touch(tmp_path, "x/a.png", "y/b.png")
     (Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"/d\xe9f.png"))).write_bytes(b"")
-<<<<<<< HEAD
-    with pytest.warns(UserWarning, match=r"1 images of .* not valid UTF-8 \(x/d"):
-=======
     with pytest.warns(UserWarning, match=r"1 image of .* is left out.* not valid UTF-8 \(x/d"):
->>>>>>> words5
         table = read_manifest(tmp_path)
     assert table["image"].tolist() == ["x/a.png", "y/b.png"]
 

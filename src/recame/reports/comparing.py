@@ -146,12 +146,7 @@ def _tell(result: GateResult, console: Console) -> None:
         say(console, f"  {row.sentence}", _STYLES[row.verdict])
     for flip in result.flips[:_SHOWN]:
         say(console, f"  {flip.what}: {flip.image} ({quoted(flip.class_name)})")
-<<<<<<< HEAD
-    if len(result.flips) > _SHOWN:
-        say(console, f"  and {len(result.flips) - _SHOWN:,} more images are decided differently")
-=======
     if (more := len(result.flips) - _SHOWN) > 0:
         verb = by_number(more, "is", "are")
-        say(console, f"  and {counted(more, 'more image')} {verb} decided otherwise")
->>>>>>> words5
+        say(console, f"  and {counted(more, 'more image')} {verb} decided differently")
     say(console, result.sentence, _STYLES[result.verdict])

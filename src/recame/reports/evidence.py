@@ -133,14 +133,9 @@ def gather_evidence(
         features = look.features(rows[needed], "looking at the split")
     remarks = []
     if absent := int((rows < 0).sum()):
-<<<<<<< HEAD
-        remark = (
-            f"{absent} of {len(rows)} images of this split are not available: no pictures of them."
-        )
-=======
         verb = by_number(absent, "is", "are")
-        remark = f"{absent} of {counted(len(rows))} of this split {verb} not at hand: no pictures."
->>>>>>> words5
+        of = f"{absent} of {counted(len(rows))} of this split"
+        remark = f"{of} {verb} not available: no pictures."
         broken = "; ".join(f"{file.path}: {file.reason}" for file in data.cache.broken[:3])
         remarks.append(_with_reason(remark, broken))
     searched = (0, 0)

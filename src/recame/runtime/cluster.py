@@ -261,13 +261,7 @@ def _failure(ray: Any, error: Exception, names: list[str]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
     return (
-<<<<<<< HEAD
-        f"The cluster gave up {len(names):,} files, {names[0]} to {names[-1]} "
+        f"The cluster gave up {counted(len(names), 'file')}, {names[0]} to {names[-1]} "
         f"({type(error).__name__}: {told}). Finished rows are kept: check these files and the "
         "nodes' memory, and give the same command, which continues there."
-=======
-        f"The cluster gave up {counted(len(names), 'file')}, {names[0]} to {names[-1]} "
-        f"({type(error).__name__}: {told}). What is done is kept: look at these files, or at the "
-        "nodes' memory, and give the same command, which goes on there."
->>>>>>> words5
     )

@@ -271,17 +271,10 @@ class PartialTable:
 
     def _too_many(self, number: int, most: float, what: str) -> UnreadableError:
         return UnreadableError(
-<<<<<<< HEAD
-            f"{number:,} of {len(self._names):,} files cannot be {what} (more than "
+            f"{number:,} of {counted(len(self._names), 'file')} cannot be {what} (more than "
             f"--max-unreadable {most:g} allows; {self._first_reasons()}), so no table was written. "
             f"Finished rows are in {self.folder}. {self._way_out()} or accept a table without "
             "these files with --max-unreadable 1."
-=======
-            f"{number:,} of {counted(len(self._names), 'file')} cannot be {what} (more than "
-            f"--max-unreadable {most:g} allows; {self._first_reasons()}): a table of the others "
-            f"could pass for the whole. None was written; what is done lies in {self.folder}. "
-            f"{self._way_out()} or accept a table without them with --max-unreadable 1."
->>>>>>> words5
         )
 
     def _way_out(self) -> str:
