@@ -129,6 +129,7 @@ def open_bench(request: Request, console: Console) -> Bench:
     if plan.equal == "time" and request.elsewhere:
         _take_over_costs(bench, request)
     if request.table:  # only finished runs: no data are needed
+        _check_same_methods(bench)
         return bench
     bench = replace(bench, sources=find_sources(plan, request.data, folder, out, console))
     for job in bench.jobs():
@@ -210,6 +211,14 @@ def _check_same_protocol(bench: Bench, elsewhere: Path) -> None:
             f"{file} differs from {plan.name} in {', '.join(differing)}: the runs of {elsewhere} "
             "were made under another protocol and cannot stand in one table with this plan's."
         )
+
+
+def _check_same_methods(bench: Bench) -> None:
+    """Refuse to show finished runs of a method whose code has changed since."""
+    for file in sorted(bench.path.glob("runs/*/*/seed*/result.json")):
+        data, method, seed = file.parent.relative_to(bench.path / "runs").parts
+        if method in bench.methods:
+            check_code(bench, Job(data, method, int(seed.removeprefix("seed"))))
 
 
 def _beside(elsewhere: Path, name: str) -> Path:

@@ -78,7 +78,7 @@ def _class_table(inspection: Inspection, console: Console, width: int) -> Render
     columns = [
         Column("class", figures=False, least=12, most=24),
         Column("images"),
-        *(Column(name, expendable=5 if decoded else 2) for name in splits),
+        *(Column(name, expendable=0 if decoded else 2) for name in splits),
     ]
     if decoded:
         columns += [Column("clusters"), Column("each")]

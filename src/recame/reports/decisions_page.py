@@ -174,9 +174,15 @@ def _frontier_rows(tuned: Tuned) -> list[list[str]]:
         [
             f"{row['escape_limit']:.1%}",
             f"{row['promised_classes']} of {row['defect_classes']}",
-            "-" if math.isnan(row["normal_released"]) else f"{row['normal_released']:.1%}",
-            f"{row['defects_released']:,}",
-            f"{row['review_of_called_normal']:.1%}",
+            *(
+                ("-", "-", "-")  # of a limit that no class promises nothing follows
+                if not row["promised_classes"] or math.isnan(row["normal_released"])
+                else (
+                    f"{row['normal_released']:.1%}",
+                    f"{row['defects_released']:,}",
+                    f"{row['review_of_called_normal']:.1%}",
+                )
+            ),
         ]
         for row in tuned.frontier
     ]

@@ -13,7 +13,7 @@ from recame.decisions.verification import Verification
 from recame.decisions.verification import verify as verify_scores
 from recame.errors import ConfigError, DataError
 from recame.folders import folder_of
-from recame.names import in_words
+from recame.names import in_words, quoted
 from recame.progress import say
 from recame.reports.basis import made_of
 from recame.reports.deciding import promises_of
@@ -74,5 +74,9 @@ def verify(folder: AnyPath, source: Given, *, console: Console | None = None) ->
         "too few": "Too few images to tell",
     }[verification.outcome]
     say(console, f"{told} ({kept.confidence:.0%} confidence).")
+    open_ = [promise.of for promise in kept.promises if promise.limit is None]
+    if open_:
+        named = ", ".join(map(quoted, dict.fromkeys(open_)))
+        say(console, f"Nothing is promised of {named}, so nothing was verified of it.", "yellow")
     save_verification(Path(folder) / DECISIONS_FILE, verification, found.sha256)
     return verification

@@ -77,6 +77,8 @@ def test_a_result_of_other_code_is_refused(request_of: Request, tmp_path: Path) 
     write_method(tmp_path, 2.0)
     with pytest.raises(ConfigError, match=r"seed0 was begun with other code \(SHA-256 "):
         open_bench(request_of, QUIET)
+    with pytest.raises(ConfigError, match=r"seed0 was begun with other code \(SHA-256 "):
+        run_bench(replace(request_of, table=True), QUIET)  # a table shows it no more
     # So is a run that was interrupted, before it goes on.
     bench.result_path(JOB).unlink()
     changed = open_bench(request_of, QUIET)

@@ -27,7 +27,9 @@ class Groups(Check):
                 f"group-{group.column}",
                 "good",
                 f"No {group.column} is in two splits",
-                f"All {group.num_groups:,} values of {group.column!r} stay within one split.",
+                f"All {group.num_groups:,} values of {group.column!r} stay within one split. If "
+                "its images belong together, name it in training, so that limits count it too: "
+                f"--set data.group_by={group.column}",
             )
             for group in groups
         ]
