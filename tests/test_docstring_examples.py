@@ -25,4 +25,4 @@ def test_examples_hold(module: str) -> None:
 
 
 def test_the_examples_are_found() -> None:
-    assert {"recame.config.template", "recame.decisions.audit", "recame.label_space"} <= set(SHOWN)
+    assert {"recame.config.allowed", "recame.decisions.audit", "recame.label_space"} <= set(SHOWN)

@@ -249,7 +249,7 @@ def test_images_of_other_names_are_said_to_be_so(copied):
         data, table=data.table.drop(index=one), cache=replace(data.cache, broken=broken)
     )
     (remark,) = gather_evidence(loaded, partly, predictions, "test").remarks
-    assert remark.startswith(f"1 of {len(predictions)} images of this split are not available")
+    assert remark.startswith(f"1 of {len(predictions)} images of this split is not available")
     assert remark.endswith("The reason: x.png: no [ink]")
 
 

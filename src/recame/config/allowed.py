@@ -78,4 +78,5 @@ def _range(setting: dict[str, Any]) -> str:
         )
         if key in setting
     ]
-    return "".join(ends)
+    # "from 0 to 1", but "above 0 and below 1".
+    return (" and" if len(ends) > 1 and "below" in ends[1] else "").join(ends)

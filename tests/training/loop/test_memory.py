@@ -220,12 +220,12 @@ def test_history_tells_of_a_plain_loss_what_there_is(ongoing: Ongoing) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("model.gate_start", 1.0, "less than 1"),
-        ("model.gate_start", 0, "greater than 0"),
-        ("objective.margin_mode", "auto", "'absolute' or 'relative'"),
-        ("objective.intra_mode", "centre", "'reference' or 'clusters'"),
-        ("objective.hard_selection", "all", "'confusion'"),
-        ("objective.clusters", 0, "greater than or equal to 1"),
+        ("model.gate_start", 1.0, "below 1"),
+        ("model.gate_start", 0, "above 0"),
+        ("objective.margin_mode", "auto", "absolute or relative"),
+        ("objective.intra_mode", "centre", "reference or clusters"),
+        ("objective.hard_selection", "all", "or confusion"),
+        ("objective.clusters", 0, "from 1"),
     ],
 )
 def test_settings_that_are_none(name: str, value: object, told: str) -> None:
