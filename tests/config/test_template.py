@@ -40,7 +40,7 @@ def test_every_setting_says_what_it_means_and_what_it_may_be() -> None:
     ("section", "name", "words"),
     [
         ("DataConfig", "val_fraction", "number from 0 to 1"),
-        ("DataConfig", "calibrate", "auto or number from 0 below 1"),
+        ("DataConfig", "calibrate", "auto or number from 0 and below 1"),
         ("DataConfig", "channels", "auto or 1, 3"),
         ("DataConfig", "critical_classes", "list of text"),
         ("DataConfig", "float_range", "[number, number] or null"),
