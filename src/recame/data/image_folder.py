@@ -103,7 +103,8 @@ def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
         )
     if empty:
         warnings.warn(
-            f"{len(empty)} folders of {folder} hold no readable image, so they make no class: "
+            f"{counted(len(empty), 'folder')} of {folder} {by_number(len(empty), 'holds', 'hold')} "
+            f"no readable image, so {by_number(len(empty), 'it makes', 'they make')} no class: "
             f"{', '.join(map(repr, empty[:5]))}{', ...' if len(empty) > 5 else ''}.",
             stacklevel=4,
         )

@@ -83,8 +83,9 @@ class Unused:
         if self.maybe_images:
             warnings.warn(
                 f"{counted(len(self), 'file')} in {printable(str(where))} "
-                f"{by_number(len(self), 'is', 'are')} not used, since only names that end like "
-                f"{KINDS} files are: {self.told()}Convert images to use them.",
+                f"{by_number(len(self), 'is', 'are')} not used, since "
+                f"{by_number(len(self), 'its name does', 'their names do')} not end like {KINDS} "
+                f"files: {self.told()}Convert images to use them.",
                 stacklevel=4,
             )
 

@@ -115,7 +115,7 @@ class LabelErrors(Check):
             )
             for row in self.suspects.head(_MOST_SHOWN).to_dict("records")
         ]
-        note = f"{len(self.suspects):,} labels, the likeliest errors first. All in suspects.csv."
+        note = f"{counted(len(self.suspects), 'label')}, likeliest first. All in suspects.csv."
         shown = [Block("note", note), Block("thumbs", pictures)]
         heading = Block("heading", "Likely label errors")
         blocks = [heading, *(shown if pictures else [Block("text", "None.")])]
