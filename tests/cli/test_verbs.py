@@ -26,6 +26,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 Recame = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 def test_console_script_trains(defects: Path, tiny_words: list[str], tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("recame")
     command = [script, "train", defects, "--out", tmp_path / "run", "--seed", "3", *tiny_words]

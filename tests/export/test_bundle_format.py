@@ -170,6 +170,7 @@ def test_a_graph_tells_of_itself(exported: Bundle) -> None:
     assert str(Path(recame.__file__).parent).encode() not in graph.SerializeToString()
 
 
+@pytest.mark.slow
 def test_so_does_one_of_openvino(tmp_path: Path) -> None:
     ov = pytest.importorskip("openvino")
     weights = numpy_helper.from_array(np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3), "w")

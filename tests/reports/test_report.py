@@ -273,6 +273,7 @@ def test_evaluate_without_a_report_writes_none(finished, tmp_path):
     assert not (run / "evaluation" / "test" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_another_source_is_reported_from_its_own_images(finished, write_images, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     folder = write_images(tmp_path / "line", {"ok": 6, "scratch": 4, "dent": 1}, seed=7)

@@ -175,6 +175,7 @@ def test_an_edited_threshold_is_refused(run: Path, labelled: Path) -> None:
         recame.load(run)
 
 
+@pytest.mark.slow
 def test_a_bundle_is_tuned_by_itself(run: Path, labelled: Path, tmp_path: Path) -> None:
     from recame.export.export import export
 
