@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from recame import runtime
+
 SOURCE = Path(__file__).parents[1] / "src" / "recame"
 
 #: A file may import what has a lower rank, and what lies in its own room.
@@ -251,3 +253,9 @@ def test_public_names_exist() -> None:
         there = recame._HOMES[name].partition(":")[2] or name
         assert getattr(recame, name).__name__ == there
     assert len(recame.__all__) <= 42
+
+
+def test_no_name_of_the_runtime_is_also_a_module_of_it() -> None:
+    """Once the module is imported, the package's name would give it in the function's place."""
+    modules = {path.stem for path in (SOURCE / "runtime").glob("*.py")}
+    assert modules.isdisjoint(runtime.__all__)

@@ -23,7 +23,7 @@ from recame.data.file_part import split_part
 from recame.export.export import export
 from recame.inspection import inspect_set
 from recame.runtime import load
-from recame.runtime.predict_files import predict_files
+from recame.runtime.predicting_files import predict_files
 from recame.training.student.distill import distill
 from recame.training.train import train
 

@@ -21,7 +21,7 @@ from types import FrameType
 
 import recame
 from recame.runtime import load
-from recame.runtime.predict_files import predict_files
+from recame.runtime.predicting_files import predict_files
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(recame.__file__).parent

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from recame.runtime.bundle import Bundle, is_bundle, open_bundle
     from recame.runtime.opening import load
-    from recame.runtime.predict_files import predict, predict_files
+    from recame.runtime.predicting_files import predict, predict_files
     from recame.runtime.prediction import Prediction
     from recame.runtime.prediction_summary import PredictionSummary
     from recame.runtime.predictor import Predictor
@@ -24,8 +24,8 @@ _HOME = {
     "is_bundle": "bundle",
     "load": "opening",
     "open_bundle": "bundle",
-    "predict": "predict_files",
-    "predict_files": "predict_files",
+    "predict": "predicting_files",
+    "predict_files": "predicting_files",
 }
 
 __all__ = [
