@@ -176,14 +176,14 @@ class TestKeepTime:
         # The last steps were nearly the last of the plan already.
         assert made.done(steps) == pytest.approx(1.0, abs=0.05)
 
-    def test_what_follows_has_its_time_and_more_where_steps_have_become_slower(
-        self, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("factor", "kept"), [(1.0, 1.0), (2.0, 2.0), (0.7, 0.7), (0.2, 0.5)])
+    def test_what_follows_has_its_time_as_steps_have_become_slower_or_faster(
+        self, factor: float, kept: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for factor in (1.0, 2.0):
-            machine = Machine(monkeypatch, lambda _, s=0.5 * factor: s, end_s=0.0)
-            keep = partial(KeepTime, 100.0, 20.0, 10**6, StepCost(0.5, 0.0))
-            machine.train(keep, planned=3, batches=1000)
-            assert machine.now == pytest.approx(100 - factor * 20, abs=2 * factor)
+        machine = Machine(monkeypatch, lambda _: 0.5 * factor, end_s=0.0)
+        keep = partial(KeepTime, 100.0, 20.0, 10**6, StepCost(0.5, 0.0))
+        machine.train(keep, planned=3, batches=1000)
+        assert machine.now == pytest.approx(100 - kept * 20, abs=2 * factor)
 
     @pytest.mark.parametrize("when", [0.0, 3.0, 60.0])
     def test_a_machine_that_stood_still_once_ends_nothing(

@@ -15,6 +15,9 @@ from recame.training.loop.cost import StepCost
 
 #: Window of remembered step times: largest length in seconds, and least number of steps.
 _LONGEST_MEMORY_S, _LEAST_MEMORY = 20.0, 9
+#: Least share of the time reserved for later work that is kept when steps have become faster: the
+#: machine may get busy again.
+_LEAST_LATER = 0.5
 #: Tolerance for rounding errors, as a share of a step.
 _ROUNDING = 1e-6
 
@@ -80,7 +83,7 @@ class KeepTime(Callback):
     Args:
         ends: `time.monotonic()` by which the whole run should end.
         later_s: seconds of work after fine-tuning, if steps take as long as `cost` says; assumed
-            to grow in proportion to the time of steps.
+            to change in proportion to the time of steps, and to halve at most.
         most_steps: largest number of steps, however much time there is.
         cost: of a step and of an epoch's end, measured before.
         pace: of the module that trains.
@@ -127,7 +130,8 @@ class KeepTime(Callback):
         now = time.monotonic()
         self._seen, self._stepped_at = (step, now), now
         self._remember((now - at) / (step - seen), now)
-        left_s = self._ends - now - self._later_s * max(1.0, self._step_s / self._planned_step_s)
+        slower = max(_LEAST_LATER, self._step_s / self._planned_step_s)
+        left_s = self._ends - now - self._later_s * slower
         per_epoch = steps_of_epoch(trainer)
         more = steps_that_fit(
             left_s,
