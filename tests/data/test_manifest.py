@@ -83,6 +83,18 @@ def test_csv_keeps_text_order_and_further_columns(tmp_path):
     assert table["note"].isna().tolist() == [True, False]
 
 
+def test_a_run_s_own_table_tells_where_its_images_lie(tmp_path):
+    text = "image,path,label,split\na.png,/set/a.png,ok,train\nb.png,/set/b.png,crack,train\n"
+    (tmp_path / "manifest.csv").write_text(text, encoding="utf-8")
+    table = read_manifest(tmp_path / "manifest.csv")
+    assert table["path"].tolist() == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert table["manifest_path"].tolist() == ["/set/a.png", "/set/b.png"]
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    table = read_manifest(tmp_path / "manifest.csv")
+    assert table["path"].tolist() == ["/set/a.png", "/set/b.png"]
+    assert list(table) == ["image", "path", "label", "split"]
+
+
 def test_parquet(tmp_path):
     path = tmp_path / "m.parquet"
     pd.DataFrame({"image": ["a.png", "b.png"], "label": [1, 2], "board": [7, 8]}).to_parquet(path)

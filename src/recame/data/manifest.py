@@ -25,6 +25,8 @@ from recame.names import by_number, counted, escaped, printable, quoted
 #: How many file names with letters beyond ASCII are looked for.
 _NAMES_TRIED = 100
 _OWN_COLUMNS = ("image", "path", "label", "split", "target", "row")
+#: The table of a run's images; its column `path` tells where they lie.
+_RUNS_OWN = "manifest.csv"
 _BOX_ADVICE = (
     "Name them with --set data.box_columns=[LEFT,TOP,WIDTH,HEIGHT], or, if the table has no boxes, "
     "use --set data.box_columns=null"
@@ -78,8 +80,8 @@ def read_manifest(
 
     Args:
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
-            to the table's folder; `file.tif#2` is the second page of a TIFF file, unless a file has
-            exactly that name. A row with a box (columns `x, y, width, height`) means the box with
+            to the table's folder (a run's own `manifest.csv` names them in `path`); `file.tif#2`
+            is the second page of a TIFF file, unless a file has exactly that name. A row with a box (columns `x, y, width, height`) means the box with
             its surroundings, as a separate image `file.png#xywh=10,20,30,40`; a row whose four
             cells are empty means the whole image.
         columns: names of the table's columns.
@@ -250,7 +252,10 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         table["split"] = names.str.lower().map(SPLIT_NAMES).fillna(names)
     base = source.parent.absolute()
     slashed = table["image"].str.replace("\\", "/", regex=False)
-    table.insert(1, "path", [str(base / image) for image in slashed])
+    paths = [str(base / image) for image in slashed]
+    if source.name == _RUNS_OWN and (base / "run.json").is_file() and "manifest_path" in table:
+        paths = list(table.pop("manifest_path").astype(str))  # of images that lie elsewhere
+    table.insert(1, "path", paths)
     front = [c for c in ("image", "path", "label", "split") if c in table]
     return table[front + [c for c in table if c not in front]]
 
