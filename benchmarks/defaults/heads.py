@@ -1,12 +1,12 @@
-"""Which head do frozen features want? Several, on the same draws of several kinds of sets.
+"""How should heads on frozen features be fitted? Several ways, on the same draws of several sets.
 
     python benchmarks/defaults/heads.py [--deeppcb MANIFEST.csv] [--cifar cifar10_lt100.zip]
-        [--cells MANIFEST.csv] [--draws 10] [--sets NAME ...] [--runs DIR] [--out DIR]
+        [--cells MANIFEST.csv] [--draws 5] [--sets NAME ...] [--runs DIR] [--out DIR]
 
 The sets of `contest.py`, of their `train` and `val` alone. A draw keeps as many training images of
 each class as the set has and scores on the others: as many of each class as `val` has. Features are
 those of the default's network, under the views that the set bears, at the size that its files ask
-for. All heads see the same features, so differences are paired.
+for. All ways see the same features, so differences are paired. Features are kept in `--runs`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,33 @@ from recame.models import MultiExpertClassifier
 from recame.training.phases.features import ProbeFeatures, fit_heads, probe_prior
 from recame.training.planner import choose_size
 
-#: Of the linear head: mean loss + so much / 2 x the squared weights, on normalised features.
-STRENGTHS = (1e-3, 1e-2, 1e-1)
-#: Steps of the probe where time is short, and where it is not.
-STEPS = (300, 1000)
+
+@dataclass(frozen=True)
+class Way:
+    """A way to fit the heads.
+
+    Attributes:
+        steps: of the optimiser.
+        views: first so many flips and turns of each image.
+        share: of the images; the most frequent classes are cut first, as the probe does.
+        hidden: width of an MLP before the classifier.
+    """
+
+    steps: int = 800
+    views: int = 8
+    share: float = 1.0
+    hidden: int = 0
+
+
+WAYS: dict[str, Way] = {
+    "80 steps": Way(80),
+    "150 steps": Way(150),
+    "300 steps": Way(300),
+    "800 steps": Way(),
+    "300 steps, 4 views": Way(300, views=4),
+    "300 steps, half of the images": Way(300, share=0.5),
+    "300 steps, MLP of 256": Way(300, hidden=256),
+}
 
 
 def set_of(manifest: Path) -> tuple[InspectionSet, recame.Config]:
@@ -78,61 +102,44 @@ def draws_of(target: np.ndarray, counts: np.ndarray, number: int) -> list[np.nda
     return found
 
 
-def linear(train: ProbeFeatures, strength: float) -> tuple[Tensor, Tensor]:
-    """Weights (C, P) and biases (C,) of the minimum of balanced softmax, by L-BFGS."""
-    views = train.pooled.shape[1]
-    inputs, target = train.pooled.flatten(0, 1), train.target.repeat_interleave(views)
-    counts = torch.bincount(train.target).float()
-    prior = (counts / counts.sum()).log()
-    weights = torch.zeros(len(counts), inputs.shape[1], requires_grad=True)
-    biases = torch.zeros(len(counts), requires_grad=True)
-    solver = torch.optim.LBFGS([weights, biases], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        fit = cross_entropy(inputs @ weights.T + biases + prior, target)
-        total = fit + strength / 2 * weights.square().sum()
-        total.backward()
-        return total
-
-    solver.step(loss)  # type: ignore[arg-type]
-    return weights.detach(), biases.detach()
+def capped(train: ProbeFeatures, share: float) -> ProbeFeatures:
+    """`share` of the images: the most frequent classes are cut to a common number."""
+    counts = torch.bincount(train.target)
+    caps = torch.arange(1, int(counts.max()) + 1)
+    kept = torch.minimum(counts[None], caps[:, None]).sum(1)
+    cap = int(caps[kept <= share * len(train.target)].max()) if share < 1 else int(counts.max())
+    place = torch.stack([(train.target[:i] == t).sum() for i, t in enumerate(train.target)])
+    return ProbeFeatures(train.pooled[place < cap], train.target[place < cap])
 
 
 def answers(
-    train: ProbeFeatures, judged: Tensor, model: MultiExpertClassifier, config: recame.Config
+    train: ProbeFeatures, judged: Tensor, num_classes: int, config: recame.Config, spec: Any
 ) -> dict[str, Tensor]:
-    """Head -> log probabilities (M, C) of `judged` (M, V, P), the mean of the views' answers."""
-    mean, std = train.pooled.flatten(0, 1).mean(0), train.pooled.flatten(0, 1).std(0, correction=0)
-    scaled = ProbeFeatures((train.pooled - mean) / std.clamp_min(1e-6), train.target)
-    inputs = (judged - mean) / std.clamp_min(1e-6)
+    """Way -> log probabilities (M, C) of `judged` (M, V, P), the mean of the views' answers."""
     found: dict[str, Tensor] = {}
-    counts = torch.bincount(train.target).numpy()
-    for steps in STEPS:
-        head = copy.deepcopy(model.head)
+    models: dict[int, MultiExpertClassifier] = {}
+    for name, way in WAYS.items():
+        seen = capped(train, way.share)
+        seen = ProbeFeatures(seen.pooled[:, : way.views], seen.target)
+        own = config.updated({"model.hidden": way.hidden, "probe.steps": way.steps})
+        if way.hidden not in models:
+            models[way.hidden] = MultiExpertClassifier.from_config(own, num_classes, spec=spec)
+        model = models[way.hidden]
+        head, counts = copy.deepcopy(model.head), torch.bincount(seen.target).numpy()
         objective = recame.Objective.from_config(
-            config,
+            own,
             counts.tolist(),
             num_experts=1,
             prior=probe_prior(counts),
             num_features=model.num_features,
-            fixed_features=True,
+            fixed_features=way.hidden == 0,
         )
-        settings = config.probe.model_copy(update={"steps": steps})
-        fit_heads(head, train, objective, settings, num_experts=1, seed=0)
+        fit_heads(head, seen, objective, own.probe, num_experts=1, seed=0)
         with torch.inference_mode():
             logits = head(judged.flatten(0, 1)[:, None]).logits[:, 0]
-        found[f"cosine, {steps} steps"] = logits.reshape(*judged.shape[:2], -1)
-    for strength in STRENGTHS:
-        weights, biases = linear(scaled, strength)
-        found[f"linear, L2 {strength:g}"] = inputs @ weights.T + biases
-    told = {
-        name: logits.softmax(-1).mean(1).clamp_min(1e-12).log() for name, logits in found.items()
-    }
-    for strength in STRENGTHS:
-        pair = (f"cosine, {STEPS[-1]} steps", f"linear, L2 {strength:g}")
-        told[" + ".join(pair)] = (told[pair[0]] + told[pair[1]]) / 2
-    return told
+        logits = logits.reshape(*judged.shape[:2], -1)
+        found[name] = logits.softmax(-1).mean(1).clamp_min(1e-12).log()
+    return found
 
 
 def scored(log_probabilities: Tensor, target: Tensor, num_classes: int) -> tuple[float, float]:
@@ -147,11 +154,11 @@ def scored(log_probabilities: Tensor, target: Tensor, num_classes: int) -> tuple
 
 
 def main() -> None:
-    """Write `heads.csv` (a row a set, draw and head) and `heads.md`, the means over the draws."""
+    """Write `heads.csv` (a row a set, draw and way) and `heads.md`, the means over the draws."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("deeppcb", "cifar", "cells"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--sets", nargs="+")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
     parser.add_argument("--out", type=Path, default=HERE / "results-heads")
@@ -164,25 +171,30 @@ def main() -> None:
         manifest = write(sets[name](), given.runs / "sets" / name.replace(" ", "-"))
         images, config = set_of(manifest)
         space = images.label_space
-        model = MultiExpertClassifier.from_config(config, space.num_classes, spec=images.spec)
-        features = embedded(images, model.eval(), SYMMETRIES[facts[name]["symmetry"]])
+        kept_at = manifest.parent / f"features-{images.spec.height}.pt"
+        if not kept_at.exists():
+            model = MultiExpertClassifier.from_config(config, space.num_classes, spec=images.spec)
+            made = embedded(images, model.eval(), SYMMETRIES[facts[name]["symmetry"]])
+            torch.save((made.pooled, made.target), kept_at)
+        features = ProbeFeatures(*torch.load(kept_at))
         target, counts = features.target.numpy(), np.asarray(space.counts)
         for draw, mask in enumerate(draws_of(target, counts, given.draws)):
             kept = torch.from_numpy(mask)
             train = ProbeFeatures(features.pooled[kept], features.target[kept])
-            for head, found in answers(train, features.pooled[~kept], model, config).items():
+            told = answers(train, features.pooled[~kept], space.num_classes, config, images.spec)
+            for way, found in told.items():
                 accuracy, loss = scored(found, features.target[~kept], space.num_classes)
-                row = {"set": name, "draw": draw, "head": head}
+                row = {"set": name, "draw": draw, "way": way}
                 rows.append({**row, "bacc": accuracy, "loss": loss})
-        print(pd.DataFrame(rows).query("set == @name").groupby("head", sort=False)["bacc"].mean())
+        print(pd.DataFrame(rows).query("set == @name").groupby("way", sort=False)["bacc"].mean())
     table = pd.DataFrame(rows)
     given.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(given.out / "heads.csv", index=False, float_format="%.4f")
-    means = table.pivot_table("bacc", "head", "set", sort=False)
+    means = table.pivot_table("bacc", "way", "set", sort=False)
     means["mean"] = means.mean(axis=1)
-    text = [f"| head | {' | '.join(means)} |", "| --- |" + " ---: |" * means.shape[1]]
-    for head, row in means.iterrows():
-        text.append(f"| {head} | {' | '.join(f'{value:.3f}' for value in row)} |")
+    text = [f"| way | {' | '.join(means)} |", "| --- |" + " ---: |" * means.shape[1]]
+    for way, row in means.iterrows():
+        text.append(f"| {way} | {' | '.join(f'{value:.3f}' for value in row)} |")
     (given.out / "heads.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (given.out / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     print("\n".join(text))
