@@ -206,7 +206,7 @@ def test_the_effects_that_are_told_are_those_of_the_table() -> None:
     assert f"bare reaches {both['bare']:.1f} %" in page
 
 
-@pytest.mark.parametrize("folder", ["factorial", "factorial_long"])
+@pytest.mark.parametrize("folder", ["factorial", "factorial_long", "factorial_30"])
 def test_each_factorial_s_effects_stand_on_its_page(folder: str) -> None:
     page = (ROOT / "docs/decisions/0035-which-parts-help.md").read_text(encoding="utf-8")
     effects = pd.read_csv(ROOT / "benchmarks/results" / folder / "effects.csv")
@@ -214,6 +214,62 @@ def test_each_factorial_s_effects_stand_on_its_page(folder: str) -> None:
     for effect, name in PARTS.items():
         cells = [told(found.loc[(metric, effect)]) for metric in ENDPOINTS]
         assert f"| {name} | {cells[0]} | {cells[1]} |" in page
+
+
+def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
+    page = (ROOT / "docs/decisions/0045-asked-of-the-default.md").read_text(encoding="utf-8")
+    folder = ROOT / "benchmarks/defaults"
+    for question in ("lr", "lr_by_steps"):
+        files = (folder / "results-ask" / question).glob("*@*.json")
+        runs = pd.DataFrame([json.loads(path.read_text(encoding="utf-8")) for path in files])
+        means = runs.pivot_table("balanced_accuracy", "variant", "set").dropna(axis=1)
+        for variant, row in means.iterrows():
+            name = str(variant).replace("lr ", "")
+            cells = " | ".join(f"{value:.3f}" for value in row.sort_index())
+            assert f"| {name} | {cells} |" in page, (name, cells)
+    table = (folder / "results-ask/lr/table.md").read_text(encoding="utf-8")
+    for rate in ("1e-3", "2e-3"):
+        found = re.search(rf"lr {rate}: (.*\)), 12 pairs", table)
+        assert found is not None
+        assert f"{found[1]} |" in page
+    heads = pd.read_csv(folder / "results-heads/heads.csv").pivot_table("bacc", "way", "set")
+    heads = heads[["digits", "synth small", "deeppcb small", "cells"]]
+    for way, row in heads.iterrows():
+        words = str(way).replace("4 views", "4 views instead of 8")
+        words = words.replace("the images", "the images: the frequent classes cut")
+        words = words.replace("MLP", "an MLP")
+        assert re.search(rf"\| {re.escape(words)}( \([^|]*\))? \| ", page), words
+        assert " | ".join(f"{value:.3f}" for value in (*row, row.mean())) in page
+
+
+def test_what_longer_training_and_more_classes_change() -> None:
+    readme = one_line(ROOT / "README.md")
+    page = (ROOT / "docs/decisions/0035-which-parts-help.md").read_text(encoding="utf-8")
+    tails = {}
+    for name in ("factorial_long", "factorial_30"):
+        effects = pd.read_csv(ROOT / "benchmarks/results" / name / "effects.csv")
+        tails[name] = effects[effects["metric"] == "tail_unseen"].set_index("effect")
+    long, many = tails.values()
+    words = [
+        told(100 * tail.loc["experts without distilled", ["estimate", "low", "high"]])
+        for tail in (long, many)
+    ]
+    assert (
+        f"the images the second expert brings {words[0]}, in 48 runs on 30 classes {words[1]}"
+        in (readme)
+    )
+    cost = -100 * many.loc["distilled", ["estimate", "high", "low"]]
+    assert "and {:.1f} points ({:.1f} to {:.1f}) among 30 classes".format(*cost) in readme
+    assert long.loc["distilled", "estimate"] > 0  # "costs nothing in the longer runs"
+    for tail, sure in ((long, ["experts"]), (many, ["experts", "distilled"])):
+        parts = tail[tail["kind"].isin(["factor", "nested"])]
+        assert list(parts.index[parts["p_holm"] < 0.05]) == sure
+    for effect in ("experts with distilled", "experts without distilled"):
+        assert f"({100 * long.loc[effect, 'estimate']:+.1f})" in page
+    low = 100 * long.loc["attention:hard", "low"]
+    assert (
+        f"(interaction {100 * long.loc['attention:hard', 'estimate']:+.1f}, {low:+.1f} to" in page
+    )
 
 
 ENDPOINTS = ("tail_unseen", "balanced_accuracy")

@@ -106,6 +106,36 @@ def test_other_seeds_widen_the_interval(table: ModuleType, tmp_path: Path) -> No
     assert found["verdict"] == "within spread"
 
 
+def test_escapes_are_compared_on_the_same_images(table: ModuleType, contest: ModuleType) -> None:
+    generator = np.random.default_rng(0)
+    target = np.repeat([0, 1, 2], [200, 60, 40])
+    train = pd.Series(["a"] * 200 + ["b"] * 30 + ["c"] * 10)
+    rows = {"good": [], "bad": []}
+    for seed in range(3):
+        for name, apart in (("good", 3.0), ("bad", 1.0)):
+            odds = generator.normal(np.where(target == 0, apart, 0.0))
+            own = 1 / (1 + np.exp(-odds))
+            probabilities = np.c_[own, (1 - own) / 2, (1 - own) / 2]
+            found = contest.judged(probabilities, target, ["a", "b", "c"], "a", train)
+            found |= {"seed": seed, "codes": target}
+            rows[name].append(found)
+    good, bad = pd.DataFrame(rows["good"]), pd.DataFrame(rows["bad"])
+    for share, name in ((0.01, "escapes_at_1_percent"), (0.02, "escapes_at_2_percent")):
+        found = table.escape_difference(good, bad, share)
+        assert found.value == pytest.approx((good[name] - bad[name]).mean())
+        assert 0 < found.half < 1
+    assert found.value + found.half < 0  # fewer escape the better one
+    alike = table.escape_difference(good, good, 0.02)
+    assert (alike.value, alike.half) == (0, 0)
+
+
+def test_a_lead_in_the_mean_of_the_sets(table: ModuleType, tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "default", seed, range(5), 0)
+        write(tmp_path, "bare", seed, range(25), 5)
+    assert "| 1m | bare | 1 | +20.0 ±" in table.tables(table.read_results(tmp_path))
+
+
 def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType) -> None:
     results = table.read_results(RESULTS)
     assert (RESULTS / "table.md").exists() == bool(len(results))  # none before the first piece

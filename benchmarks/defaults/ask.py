@@ -4,12 +4,13 @@
         [--data deeppcb=MANIFEST.csv cifar=ARCHIVE.zip cells=MANIFEST.csv] [--only TEXT ...]
         [--processor-time] [--runs DIR] [--out DIR]
 
-A question has a `title`, `times`, `draws`, `sets` (of `tuning_sets.py`; all if left out) and
-`variants`: name -> settings. A draw has its own images and its own seed of training, the same for
-all variants, so differences to the first variant are paired. Each run leaves a JSON file, so what
-is finished is not run again; `table.md` has the means, and the differences with 95 % intervals over
-draws and sets. `--only` keeps runs whose names hold each TEXT: two calls can share the work. With
-`--processor-time` the budget counts the process's own seconds: on a machine that others share.
+A question has a `title`, `times`, `draws`, `sets` (of `tuning_sets.py`; all if left out),
+`settings` of all runs, if any, and `variants`: name -> settings. A draw has its own images and its
+own seed of training, the same for all variants, so differences to the first variant are paired.
+Each run leaves a JSON file, so what is finished is not run again; `table.md` has the means, and the
+differences with 95 % intervals over draws and sets. `--only` keeps runs whose names hold each TEXT:
+two calls can share the work. With `--processor-time` the budget counts the process's own seconds:
+on a machine that others share.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """Of its files."""
-        return "@".join(map(str, self)).replace(" ", "-")
+        return "@".join(map(str, self)).replace(" ", "-").replace(",", "")
 
 
 def jobs_of(asked: dict[str, Any], sets: list[str]) -> Iterator[Job]:
@@ -81,19 +82,19 @@ def trained(manifest: Path, settings: dict[str, Any], out: Path, console: Consol
 
 def table_of(folder: Path, asked: dict[str, Any]) -> str:
     """Means by set and time, and the paired differences to the first variant."""
-    variants = list(asked["variants"])
     rows = pd.DataFrame([json.loads(path.read_text()) for path in sorted(folder.glob("*@*.json"))])
     wide = rows.pivot_table("balanced_accuracy", ["time", "set", "draw"], "variant")
-    wide = wide.reindex(columns=variants).dropna()
+    variants = [name for name in asked["variants"] if name in wide]
     text = [f"# {asked['title']}", "", f"| time | set | draws | {' | '.join(variants)} |"]
     text.append("| --- | --- |" + " ---: |" * (len(variants) + 1))
     for (budget, name), found in wide.groupby(level=[0, 1], sort=False):
-        means = " | ".join(f"{value:.3f}" for value in found.mean())
+        scores = found[variants].mean()
+        means = " | ".join("" if math.isnan(score) else f"{score:.3f}" for score in scores)
         text.append(f"| {budget} | {name} | {len(found)} | {means} |")
     text += ["", f"Against {variants[0]}, in points: mean over sets and draws, 95 % interval.", ""]
     for budget, found in wide.groupby(level=0, sort=False):
         for name in variants[1:]:
-            gaps, half = 100 * (found[name] - found[variants[0]]), math.nan
+            gaps, half = 100 * (found[name] - found[variants[0]]).dropna(), math.nan
             if len(gaps) > 1:
                 half = student.ppf(0.975, len(gaps) - 1) * gaps.std() / math.sqrt(len(gaps))
             low, high = gaps.mean() - half, gaps.mean() + half
@@ -126,7 +127,7 @@ def main() -> None:
         slug = f"{job.set}-{job.draw}".replace(" ", "-")
         manifest = write(made, options.runs.resolve() / "sets" / slug)
         fixed = {"run.seed": job.draw, "run.time_budget_s": parse_duration(job.time)}
-        settings = {**asked["variants"][job.variant], **fixed}
+        settings = {**asked.get("settings", {}), **asked["variants"][job.variant], **fixed}
         found = trained(manifest, settings, options.runs / out.name / job.name, console)
         keep(result, {**job._asdict(), **found})
         keep(out / "environment.json", environment())

@@ -86,14 +86,22 @@ def jobs_of(plan: Path) -> list[Job]:
         SystemExit: it names a recipe that there is not.
     """
     asked = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    if unknown := set(asked["recipes"]) - set(RECIPES):
+    times = {
+        time_: how if isinstance(how, dict) else {"seeds": how}
+        for time_, how in asked["times"].items()
+    }
+    named = {
+        *asked["recipes"],
+        *(each for how in times.values() for each in how.get("recipes", ())),
+    }
+    if unknown := named - set(RECIPES):
         raise SystemExit(f"{plan}: unknown {', '.join(unknown)}; known: {', '.join(RECIPES)}")
     return [
         Job(recipe, name, time_, seed, facts)
-        for time_, seeds in asked["times"].items()
-        for seed in seeds
+        for time_, how in times.items()
+        for seed in how["seeds"]
         for name, facts in asked["sets"].items()
-        for recipe in asked["recipes"]
+        for recipe in how.get("recipes", asked["recipes"])
     ]
 
 
@@ -119,6 +127,8 @@ def judged(
 ) -> dict[str, Any]:
     """The figures of a run, by scikit-learn, and what it called each image.
 
+    With a normal class also the rank of each image by how normal it looks, 0 the least.
+
     Args:
         probabilities: (N, C), columns in the order of `names`.
         target: (N,) positions in `names`.
@@ -143,6 +153,10 @@ def judged(
             )
             for share in OVERKILL
         }
+        # With these the escapes of two recipes can be compared on the same images.
+        ranks = np.unique(score, return_inverse=True)[1]
+        figures |= {"normal": normal, "release_ranks": ranks.tolist()}
+        figures |= {"train_counts": counts.astype(int).tolist()}
     signs = {"target": target, "called": called}
     told = {name: "".join(SIGNS[index] for index in each) for name, each in signs.items()}
     return {**figures, "classes": names, **told}

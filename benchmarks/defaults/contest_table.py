@@ -25,7 +25,9 @@ from recipes import RECIPES
 from recame.metrics.statistics import standard_error
 
 HERE = Path(__file__).parent
+#: Drawn test sets of an interval of escapes, and the overkill at which they are compared.
 #: Half a 95 % interval, in standard errors; of few seeds it is Student's.
+RESAMPLES, OVERKILL = 1000, (0.01, 0.02)
 Z, STUDENT = 1.96, {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 COLUMNS = {
     "balanced_accuracy": "balanced accuracy",
@@ -79,7 +81,62 @@ def difference(default: pd.DataFrame, other: pd.DataFrame) -> Difference | None:
         standard_error(row["right"], row["right_other"], row["codes"])
         for row in pairs.to_dict("records")
     ]
-    half = Z * float(np.mean(errors))
+    return _with_seeds(values, float(np.mean(errors)))
+
+
+def escape_difference(
+    default: pd.DataFrame, other: pd.DataFrame, overkill: float
+) -> Difference | None:
+    """The same of escapes at an overkill: above 0 more escape the default."""
+    pairs = default.merge(other, on="seed", suffixes=("", "_other"))
+    if pairs.empty or "release_ranks" not in pairs or pairs["release_ranks"].isna().any():
+        return None
+    first = pairs.iloc[0]
+    normal, codes = first["classes"].index(first["normal"]), first["codes"]
+    generator, places = np.random.default_rng(0), []
+    for code in np.unique(codes):
+        own = np.flatnonzero(codes == code)
+        places.append(own[generator.integers(len(own), size=(RESAMPLES, len(own)))])
+    drawn = np.concatenate(
+        [np.arange(len(codes))[None], np.concatenate(places, 1)[:, order_of(codes)]]
+    )
+    gaps = np.array(
+        [
+            _escapes(row["release_ranks"], codes, normal, first["train_counts"], drawn, overkill)
+            - _escapes(
+                row["release_ranks_other"], codes, normal, first["train_counts"], drawn, overkill
+            )
+            for row in pairs.to_dict("records")
+        ]
+    )
+    return _with_seeds(gaps[:, 0], float(gaps[:, 1:].mean(0).std(ddof=1)))
+
+
+def order_of(codes: np.ndarray) -> np.ndarray:
+    """(N,) where each image stands among the images sorted by class."""
+    return np.argsort(np.argsort(codes, kind="stable"), kind="stable")
+
+
+def _escapes(
+    ranks: list[int],
+    codes: np.ndarray,
+    normal: int,
+    train_counts: list[int],
+    drawn: np.ndarray,
+    overkill: float,
+) -> np.ndarray:
+    """(R,) escapes of each row of drawn images (R, N), a place of each class's at its places."""
+    score, is_normal = np.asarray(ranks)[drawn], codes == normal
+    held = int(overkill * is_normal.sum() + 1e-9)
+    threshold = np.partition(score[:, is_normal], held, axis=1)[:, held]
+    weight = (np.asarray(train_counts) / np.bincount(codes))[codes] * ~is_normal
+    passed: np.ndarray = (score >= threshold[:, None]) @ (weight / weight.sum())
+    return passed
+
+
+def _with_seeds(values: np.ndarray, error: float) -> Difference:
+    """The mean of the seeds' differences, by the error of the images and that of the seeds."""
+    half = Z * error
     if len(values) > 1:
         seeds = STUDENT.get(len(values), Z) * float(values.std(ddof=1)) / math.sqrt(len(values))
         half = math.hypot(half, seeds)
@@ -140,7 +197,43 @@ def tables(results: pd.DataFrame) -> str:
         seeds = found[found["recipe"] == "default"]["seed"].nunique()
         lines.append(f"| {name} | {time} | {seeds} | {standing(own, scores)} |")
         details += ["", f"## {name}, {time}", "", *_details(found, own)]
-    return "\n".join([*lines, *details]) + "\n"
+    return "\n".join([*lines, *_leads(results, told), *_escape_lines(results), *details]) + "\n"
+
+
+def _leads(results: pd.DataFrame, told: pd.DataFrame) -> list[str]:
+    """The default's lead over each recipe in the mean of the sets, for each time."""
+    lines = ["", "## In the mean of the sets", "", "| time | recipe | sets | the default's lead |"]
+    lines.append("| --- | --- | ---: | ---: |")
+    for time in results["time"].unique():
+        for recipe in RECIPES:
+            own = told[(told["time"] == time) & (told["recipe"] == recipe)]
+            if len(own):
+                half = math.sqrt((own["half"] ** 2).sum()) / len(own)
+                lead = f"{100 * own['value'].mean():+.1f} ± {100 * half:.1f}"
+                lines.append(f"| {time} | {recipe} | {len(own)} | {lead} |")
+    return lines if len(lines) > 5 else []
+
+
+def _escape_lines(results: pd.DataFrame) -> list[str]:
+    """How many more escape the default than each recipe, on each set with a normal class."""
+    heads = [f"at {share:.0%} overkill" for share in OVERKILL]
+    lines = ["", "## Escapes of the default minus those of a recipe, in points", ""]
+    lines += [f"| set | time | recipe | {' | '.join(heads)} |", "| --- | --- | --- | ---: | ---: |"]
+    for (name, time), found in results.groupby(["set", "time"], sort=False):
+        default = found[found["recipe"] == "default"]
+        for recipe in [each for each in RECIPES if each != "default"]:
+            other = found[found["recipe"] == recipe]
+            gaps = [escape_difference(default, other, share) for share in OVERKILL]
+            cells = [_worse(gap) for gap in gaps if gap is not None]
+            if cells:
+                lines.append(f"| {name} | {time} | {recipe} | {' | '.join(cells)} |")
+    return lines if len(lines) > 5 else []
+
+
+def _worse(gap: Difference) -> str:
+    """An escape difference; bold where the default is worse beyond chance."""
+    told = f"{100 * gap.value:+.1f} ± {100 * gap.half:.1f}"
+    return f"**{told}**" if gap.value - gap.half > 0 else told
 
 
 def _details(found: pd.DataFrame, own: pd.DataFrame) -> list[str]:
@@ -177,7 +270,8 @@ def main() -> None:
     if results.empty:
         raise SystemExit(f"{options.results} holds no results yet: run contest.py.")
     (options.results / "table.md").write_text(tables(results), encoding="utf-8")
-    plain = results.drop(columns=["right", "codes", "classes"])
+    hidden = ["right", "codes", "classes", "release_ranks", "train_counts"]
+    plain = results.drop(columns=hidden, errors="ignore")
     plain.to_csv(options.results / "results.csv", index=False, float_format="%.5f")
     print(tables(results))
 

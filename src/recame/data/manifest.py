@@ -80,10 +80,10 @@ def read_manifest(
 
     Args:
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
-            to the table's folder (a run's own `manifest.csv` names them in `path`); `file.tif#2`
-            is the second page of a TIFF file, unless a file has exactly that name. A row with a box (columns `x, y, width, height`) means the box with
-            its surroundings, as a separate image `file.png#xywh=10,20,30,40`; a row whose four
-            cells are empty means the whole image.
+            to the table's folder; a run's own `manifest.csv` names them in `path`. `file.tif#2` is
+            the second page of a TIFF file, unless a file has exactly that name. A row with a box
+            (columns `x, y, width, height`) means the box with its surroundings, as a separate image
+            `file.png#xywh=10,20,30,40`; a row whose four cells are empty means the whole image.
         columns: names of the table's columns.
         min_classes: fewer classes are refused, if labels are required.
         labels: whether images need labels.
@@ -250,14 +250,24 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
         _check_filled(table["split"], source, columns.split)
         names = table["split"].astype(str)
         table["split"] = names.str.lower().map(SPLIT_NAMES).fillna(names)
-    base = source.parent.absolute()
-    slashed = table["image"].str.replace("\\", "/", regex=False)
-    paths = [str(base / image) for image in slashed]
-    if source.name == _RUNS_OWN and (base / "run.json").is_file() and "manifest_path" in table:
-        paths = list(table.pop("manifest_path").astype(str))  # of images that lie elsewhere
-    table.insert(1, "path", paths)
+    table.insert(1, "path", _paths(table, source.absolute()))
+    table = table.drop(columns="manifest_path") if _of_run(table, source) else table
     front = [c for c in ("image", "path", "label", "split") if c in table]
     return table[front + [c for c in table if c not in front]]
+
+
+def _of_run(table: pd.DataFrame, source: Path) -> bool:
+    """Whether this is the table that a run recorded; its images may lie elsewhere."""
+    beside = (source.parent / "run.json").is_file()
+    return source.name == _RUNS_OWN and beside and "manifest_path" in table
+
+
+def _paths(table: pd.DataFrame, source: Path) -> list[str]:
+    """Where each image lies."""
+    if _of_run(table, source):
+        return list(table["manifest_path"].astype(str))
+    slashed = table["image"].str.replace("\\", "/", regex=False)
+    return [str(source.parent / image) for image in slashed]
 
 
 def _read_parquet(source: Path) -> pd.DataFrame:
