@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from contest import OVERKILL
 from recipes import RECIPES
 
 from recame.metrics.statistics import standard_error
 
 HERE = Path(__file__).parent
-#: Drawn test sets of an interval of escapes, and the overkill at which they are compared.
+#: Drawn test sets of an interval of escapes.
+RESAMPLES = 1000
 #: Half a 95 % interval, in standard errors; of few seeds it is Student's.
-RESAMPLES, OVERKILL = 1000, (0.01, 0.02)
 Z, STUDENT = 1.96, {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 COLUMNS = {
     "balanced_accuracy": "balanced accuracy",

@@ -5,7 +5,8 @@ Each draw has its own images, of the same kinds as those of the contest:
 - boards: of `train` and `val` of DeepPCB-LT (the contest judges by its `test`);
 - natural: of the training part of CIFAR-10-LT (the contest judges by its test part);
 - defects, large defects: generated with other seeds;
-- cells: four fifths of `train` and `val` of ELPV to learn from, one fifth to be judged by;
+- cells: four fifths of `train` and `val` of ELPV to learn from, one fifth to be judged by; the
+  contest cuts its small set from the same images;
 - digits: the one pool that there is, cut anew, so some images are judged in both.
 """
 
