@@ -242,6 +242,31 @@ def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
         assert " | ".join(f"{value:.3f}" for value in (*row, row.mean())) in page
 
 
+def test_recame_is_what_the_pilot_says() -> None:
+    page = (ROOT / "docs/decisions/0044-what-recame-is.md").read_text(encoding="utf-8")
+    runs = pd.read_csv(ROOT / "benchmarks/results/recame_pilot/results.csv")
+    table = 100 * runs.pivot_table("balanced_accuracy", "method", "data")
+    table = table[["generated", "deeppcb_lt", "cifar10_lt"]].assign(mean=lambda t: t.mean(axis=1))
+    rows = {
+        "parts alone": "parts",
+        "parts, head of `recame train`": "parts_head",
+        "parts, head, tau 1.5": "parts_head_tau",
+        "bare": "bare",
+    }
+    for name, method in rows.items():
+        cells = " | ".join(f"{value:.1f}" for value in table.loc[method])
+        assert f"| {name} | {cells} |" in page.replace("**", "")
+    means = table["mean"].drop("bare")
+    assert means.idxmax() == "parts"
+    costs = (ROOT / "benchmarks/objective/results/parts.md").read_text(encoding="utf-8")
+    found = re.findall(r"\| ([^|]+) \| \d+ \| ([\d.]+) \(([\d.]+) to ([\d.]+)\)", costs)
+    told = {name: "{:.2f} ({:.2f} to {:.2f})".format(*map(float, rest)) for name, *rest in found}
+    assert f"metric terms {told['metric terms to clusters']}" in page
+    assert f"a second expert {told['a second expert']}" in page
+    whole = told["hard categories, metric terms, a second expert"]
+    assert f"all three {whole}" in page
+
+
 def test_what_longer_training_and_more_classes_change() -> None:
     readme = one_line(ROOT / "README.md")
     page = (ROOT / "docs/decisions/0035-which-parts-help.md").read_text(encoding="utf-8")

@@ -363,7 +363,7 @@ def promises(look: Look) -> Figure:
 
 #: Methods of `benchmarks/results/cpu`, as `docs/results.md` calls them.
 METHODS = {
-    "recame": "recame",
+    "recame": "recame (one expert)",
     "ensemble": "ensemble of 2, balanced softmax",
     "square_root_sampling": "square-root sampling",
     "crt": "cRT",

@@ -234,7 +234,7 @@ MADE: dict[str, Callable[[Path], str]] = {
         {
             "balanced softmax": "balanced_softmax",
             "ReCAME-Net's published objective (two experts)": "recame_reference",
-            "`recame`, the recommended recipe (one expert)": "recame",
+            "`recame (one expert)`": "recame",
         },
     ),
 }
