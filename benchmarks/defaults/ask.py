@@ -34,6 +34,7 @@ from tuning_sets import tuning_sets
 import recame
 from recame.durations import parse_duration
 from recame.machine import environment
+from recame.pages.render import markdown_table
 
 
 class Job(NamedTuple):
@@ -85,13 +86,20 @@ def table_of(folder: Path, asked: dict[str, Any]) -> str:
     rows = pd.DataFrame([json.loads(path.read_text()) for path in sorted(folder.glob("*@*.json"))])
     wide = rows.pivot_table("balanced_accuracy", ["time", "set", "draw"], "variant")
     variants = [name for name in asked["variants"] if name in wide]
-    text = [f"# {asked['title']}", "", f"| time | set | draws | {' | '.join(variants)} |"]
-    text.append("| --- | --- |" + " ---: |" * (len(variants) + 1))
+    means = []
     for (budget, name), found in wide.groupby(level=[0, 1], sort=False):
         scores = found[variants].mean()
-        means = " | ".join("" if math.isnan(score) else f"{score:.3f}" for score in scores)
-        text.append(f"| {budget} | {name} | {len(found)} | {means} |")
-    text += ["", f"Against {variants[0]}, in points: mean over sets and draws, 95 % interval.", ""]
+        told = ["" if math.isnan(score) else f"{score:.3f}" for score in scores]
+        means.append([budget, name, len(found), *told])
+    table = markdown_table(["time", "set", "draws", *variants], means, left=2)
+    text = [
+        f"# {asked['title']}",
+        "",
+        table,
+        "",
+        f"Against {variants[0]}, in points: mean over sets and draws, 95 % interval.",
+    ]
+    text.append("")
     for budget, found in wide.groupby(level=0, sort=False):
         for name in variants[1:]:
             gaps, half = 100 * (found[name] - found[variants[0]]).dropna(), math.nan

@@ -24,6 +24,7 @@ from contest import OVERKILL
 from recipes import RECIPES
 
 from recame.metrics.statistics import standard_error
+from recame.pages.render import markdown_table
 
 HERE = Path(__file__).parent
 #: Drawn test sets of an interval of escapes.
@@ -187,8 +188,7 @@ def points(row: pd.Series) -> str:
 
 def tables(results: pd.DataFrame) -> str:
     """All of it as Markdown."""
-    lines = ["| set | time | seeds | the default |", "| --- | --- | --- | --- |"]
-    told = differences(results)
+    told, standings = differences(results), []
     details: list[str] = []
     for (name, time), found in results.groupby(["set", "time"], sort=False):
         scores = found.groupby("recipe")["balanced_accuracy"].mean()
@@ -196,30 +196,30 @@ def tables(results: pd.DataFrame) -> str:
             continue
         own = told[(told["set"] == name) & (told["time"] == time)]
         seeds = found[found["recipe"] == "default"]["seed"].nunique()
-        lines.append(f"| {name} | {time} | {seeds} | {standing(own, scores)} |")
+        standings.append([name, time, seeds, standing(own, scores)])
         details += ["", f"## {name}, {time}", "", *_details(found, own)]
-    return "\n".join([*lines, *_leads(results, told), *_escape_lines(results), *details]) + "\n"
+    lines = markdown_table(["set", "time", "seeds", "the default"], standings, left=4)
+    return "\n".join([lines, *_leads(results, told), *_escape_lines(results), *details]) + "\n"
 
 
 def _leads(results: pd.DataFrame, told: pd.DataFrame) -> list[str]:
     """The default's lead over each recipe in the mean of the sets, for each time."""
-    lines = ["", "## In the mean of the sets", "", "| time | recipe | sets | the default's lead |"]
-    lines.append("| --- | --- | ---: | ---: |")
+    rows = []
     for time in results["time"].unique():
         for recipe in RECIPES:
             own = told[(told["time"] == time) & (told["recipe"] == recipe)]
             if len(own):
                 half = math.sqrt((own["half"] ** 2).sum()) / len(own)
                 lead = f"{100 * own['value'].mean():+.1f} ± {100 * half:.1f}"
-                lines.append(f"| {time} | {recipe} | {len(own)} | {lead} |")
-    return lines if len(lines) > 5 else []
+                rows.append([time, recipe, len(own), lead])
+    table = markdown_table(["time", "recipe", "sets", "the default's lead"], rows, left=2)
+    return ["", "## In the mean of the sets", "", table] if rows else []
 
 
 def _escape_lines(results: pd.DataFrame) -> list[str]:
     """How many more escape the default than each recipe, on each set with a normal class."""
     heads = [f"at {share:.0%} overkill" for share in OVERKILL]
-    lines = ["", "## Escapes of the default minus those of a recipe, in points", ""]
-    lines += [f"| set | time | recipe | {' | '.join(heads)} |", "| --- | --- | --- | ---: | ---: |"]
+    rows = []
     for (name, time), found in results.groupby(["set", "time"], sort=False):
         default = found[found["recipe"] == "default"]
         for recipe in [each for each in RECIPES if each != "default"]:
@@ -227,8 +227,10 @@ def _escape_lines(results: pd.DataFrame) -> list[str]:
             gaps = [escape_difference(default, other, share) for share in OVERKILL]
             cells = [_worse(gap) for gap in gaps if gap is not None]
             if cells:
-                lines.append(f"| {name} | {time} | {recipe} | {' | '.join(cells)} |")
-    return lines if len(lines) > 5 else []
+                rows.append([name, time, recipe, *cells])
+    table = markdown_table(["set", "time", "recipe", *heads], rows, left=3)
+    title = "## Escapes of the default minus those of a recipe, in points"
+    return ["", title, "", table] if rows else []
 
 
 def _worse(gap: Difference) -> str:
@@ -239,8 +241,7 @@ def _worse(gap: Difference) -> str:
 
 def _details(found: pd.DataFrame, own: pd.DataFrame) -> list[str]:
     columns = [name for name in COLUMNS if name in found and found[name].notna().any()]
-    lines = [f"| recipe | {' | '.join(COLUMNS[name] for name in columns)} | the default's lead |"]
-    lines.append("| --- " + "| ---: " * (1 + len(columns)) + "|")
+    rows = []
     known = found["recipe"].unique()
     for recipe in sorted(known, key=list(RECIPES).index):
         runs = found[found["recipe"] == recipe]
@@ -251,8 +252,9 @@ def _details(found: pd.DataFrame, own: pd.DataFrame) -> list[str]:
             if lead.empty
             else f"{100 * lead['value'].iloc[0]:+.1f} ± {100 * lead['half'].iloc[0]:.1f}"
         )
-        lines.append(f"| {recipe} | {' | '.join(cells)} |")
-    return lines
+        rows.append([recipe, *cells])
+    heads = ["recipe", *(COLUMNS[name] for name in columns), "the default's lead"]
+    return [markdown_table(heads, rows)]
 
 
 def _cell(name: str, values: pd.Series) -> str:

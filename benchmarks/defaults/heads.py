@@ -34,6 +34,7 @@ from recame.data.proposal import native_size
 from recame.data.transforms import dihedral_view
 from recame.machine import environment
 from recame.models import MultiExpertClassifier
+from recame.pages.render import markdown_table
 from recame.training.phases.features import ProbeFeatures, fit_heads, probe_prior
 from recame.training.planner import choose_size
 
@@ -192,12 +193,11 @@ def main() -> None:
     table.to_csv(given.out / "heads.csv", index=False, float_format="%.4f")
     means = table.pivot_table("bacc", "way", "set", sort=False)
     means["mean"] = means.mean(axis=1)
-    text = [f"| way | {' | '.join(means)} |", "| --- |" + " ---: |" * means.shape[1]]
-    for way, row in means.iterrows():
-        text.append(f"| {way} | {' | '.join(f'{value:.3f}' for value in row)} |")
-    (given.out / "heads.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    rows = [[way, *(f"{value:.3f}" for value in row)] for way, row in means.iterrows()]
+    text = markdown_table(["way", *means], rows)
+    (given.out / "heads.md").write_text(text + "\n", encoding="utf-8")
     (given.out / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-    print("\n".join(text))
+    print(text)
 
 
 if __name__ == "__main__":

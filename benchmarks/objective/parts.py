@@ -22,6 +22,7 @@ from recame.contracts import PreprocessSpec
 from recame.losses import Objective
 from recame.machine import environment
 from recame.models import Architecture, MultiExpertClassifier
+from recame.pages.render import markdown_table
 from recame.training.loop.allocation import freed_memory_kept
 
 HERE = Path(__file__).parent
@@ -125,16 +126,17 @@ def main() -> None:
             for name, steps in variants.items():
                 times[name].append(steps.seconds())
     first = times[next(iter(times))]
-    lines = ["# A step of the bench's network with each part", ""]
-    lines += ["| | ms | times bare: median (95 % interval) |", "| --- | ---: | ---: |"]
+    rows = []
     for name, found in times.items():
         ratios = [own / other for own, other in zip(found, first, strict=True)]
         low, high = median_interval(ratios)
         span = f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
-        lines.append(f"| {name} | {1000 * statistics.median(found):.0f} | {span} |")
+        rows.append([name, f"{1000 * statistics.median(found):.0f}", span])
     facts = environment()
     told = ", ".join(f"{name} {facts[name]}" for name in ("torch", "processor") if name in facts)
-    lines += ["", f"{options.rounds} rounds, threads: {options.threads}; {told}.", ""]
+    table = markdown_table(["", "ms", "times bare: median (95 % interval)"], rows)
+    lines = ["# A step of the bench's network with each part", "", table, ""]
+    lines += [f"{options.rounds} rounds, threads: {options.threads}; {told}.", ""]
     path = HERE / "results" / "parts.md"
     path.write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
