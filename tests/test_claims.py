@@ -242,6 +242,25 @@ def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
         assert " | ".join(f"{value:.3f}" for value in (*row, row.mean())) in page
 
 
+def test_what_views_and_five_minutes_bring() -> None:
+    page = (ROOT / "docs/decisions/0046-views-for-accuracy.md").read_text(encoding="utf-8")
+    folder = ROOT / "benchmarks/defaults/results-ask/longer"
+    views = pd.read_csv(folder / "views.csv").pivot_table("balanced_accuracy", "run", "views")
+    names = {
+        "boards, at 128 px": "boards@5m@0@at-128-px",
+        "defects, at 128 px": "defects@5m@0@at-128-px",
+        "boards, at 64 px": "boards@5m@0@default",
+    }
+    for name, run in names.items():
+        cells = " | ".join(f"{value:.3f}" for value in views.loc[run])
+        assert f"| {name} | {cells} |" in page
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*@0@*.json")]
+    table = pd.DataFrame(runs).pivot_table("balanced_accuracy", "variant", "set")
+    for variant, row in table[["boards", "defects"]].iterrows():
+        cells = " | ".join(f"{value:.3f}" for value in row)
+        assert re.search(rf"\| {re.escape(str(variant))}[^|]* \| {re.escape(cells)} \|", page)
+
+
 def test_recame_is_what_the_pilot_says() -> None:
     page = (ROOT / "docs/decisions/0044-what-recame-is.md").read_text(encoding="utf-8")
     runs = pd.read_csv(ROOT / "benchmarks/results/recame_pilot/results.csv")

@@ -18,7 +18,7 @@ class EvaluationConfig(Section):
         "answer is averaged; auto: as many of those of augment.symmetry as improve val",
     )
     least_images_per_s: Weight | None = Field(
-        100.0,
+        20.0,
         description="speed that the model must keep: test-time views and a second network are "
         "added one by one if they improve val, as long as two cores answer this many images/s; 0: "
         "at any speed; null: all are kept",
