@@ -49,26 +49,48 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Reader:
+    """Runs the page's blocks in order, each once: two workers may share them out between them."""
+
+    def __init__(self) -> None:
+        self.scope: dict[str, Any] = {}
+        self.done = 0
+
+    def run(self, number: int) -> None:
+        """Run the block, after those before it that have not run in this process."""
+        for heading, block in recipes()[self.done : number + 1]:
+            if is_there(heading):
+                exec(block.replace('"images/", ', f'"images/", {QUICK}'), self.scope)
+        self.done = max(self.done, number + 1)
+
+
+def is_there(heading: str) -> bool:
+    """Whether the library of a recipe is installed."""
+    library = NEEDED.get(heading)
+    return library is None or find_spec(library) is not None
+
+
 @pytest.fixture(scope="module")
-def scope() -> dict[str, Any]:
-    """What the blocks before have left."""
-    return {}
+def reader() -> Reader:
+    return Reader()
 
 
-@pytest.mark.parametrize(("heading", "block"), recipes(), ids=lambda text: text[:24].split("\n")[0])
+@pytest.mark.parametrize("number", range(len(recipes())), ids=lambda number: recipes()[number][0])
 def test_block(
-    heading: str,
-    block: str,
+    number: int,
     workplace: Path,
-    scope: dict[str, Any],
+    reader: Reader,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    library = NEEDED.get(heading)
-    if library is not None and find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+    heading, block = recipes()[number]
+    if not is_there(heading):
+        pytest.skip(f"{NEEDED[heading]} is not installed")
     monkeypatch.chdir(workplace)
-    exec(block.replace('"images/", ', f'"images/", {QUICK}'), scope)
+    reader.run(number - 1)
+    capsys.readouterr()
+    reader.run(number)
+    scope = reader.scope
     told = capsys.readouterr().out
     if heading == "From images to figures":
         assert scope["run"].load_config().finetune.epochs == 2
