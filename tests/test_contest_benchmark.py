@@ -145,3 +145,17 @@ def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType)
     for row in results.to_dict("records"):
         shares = [row["right"][row["codes"] == code].mean() for code in np.unique(row["codes"])]
         assert row["balanced_accuracy"] == pytest.approx(np.mean(shares))
+
+
+def test_the_picture_s_mean_is_of_the_sets_that_all_recipes_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parents[1] / "docs" / "making"))
+    picture = importlib.import_module("default_contest")
+    rows = [("a", "default", 0.6), ("a", "bare", 0.5), ("b", "default", 0.9)]
+    scores = pd.DataFrame(rows, columns=["set", "recipe", "balanced_accuracy"])
+    figure = picture.drawn(scores.assign(time="5m", seed=0), picture.LOOKS["light"])
+    (panel,) = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [picture.MEAN, "a", "b"]
+    bare, own = (dots.get_offsets()[:, 0].tolist() for dots in panel.collections[0::2])
+    assert (bare[0], own) == (50, [60, 60, 90])

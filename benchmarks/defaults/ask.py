@@ -92,14 +92,8 @@ def table_of(folder: Path, asked: dict[str, Any]) -> str:
         told = ["" if math.isnan(score) else f"{score:.3f}" for score in scores]
         means.append([budget, name, len(found), *told])
     table = markdown_table(["time", "set", "draws", *variants], means, left=2)
-    text = [
-        f"# {asked['title']}",
-        "",
-        table,
-        "",
-        f"Against {variants[0]}, in points: mean over sets and draws, 95 % interval.",
-    ]
-    text.append("")
+    against = f"Against {variants[0]}, in points: mean over sets and draws, 95 % interval."
+    text = [f"# {asked['title']}", "", table, "", against, ""]
     for budget, found in wide.groupby(level=0, sort=False):
         for name in variants[1:]:
             gaps, half = 100 * (found[name] - found[variants[0]]).dropna(), math.nan

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from scipy.stats import binom
 
+from recame.bench.plan.method import PLAIN, load_method
 from recame.config import Config
 from recame.contracts import PreprocessSpec
 from recame.losses import Objective
@@ -29,28 +30,20 @@ HERE = Path(__file__).parent
 BATCH, SIZE, STAGES = 64, 64, 5
 #: Training images of each class, 200 to 1.
 COUNTS = torch.logspace(3, 0.7, 14).round().long()
-BARE: dict[str, object] = {
-    "model.num_experts": 1,
-    "model.shared_stages": 0,
-    "model.attention": "none",
-    "model.classifier": "linear",
-    "objective.tau": 1.0,
-    "objective.hard_weight": 0,
-    "objective.distillation_weight": 0,
-    "objective.hard_distillation_weight": 0,
-    "objective.contrastive_weight": 0,
-    "objective.intra_weight": 0,
-}
-HARD: dict[str, object] = {"objective.hard_weight": 1}
-METRIC: dict[str, object] = {
-    "objective.contrastive_weight": 1.0,
-    "objective.margin": 1,
-    "objective.margin_mode": "relative",
-    "objective.normalise_features": True,
-    "objective.intra_mode": "clusters",
-    "objective.intra_weight": 0.5,
-}
-TWO: dict[str, object] = {"model.num_experts": 2, "model.shared_stages": STAGES - 2}
+METRIC_SETTINGS = (
+    "contrastive_weight",
+    "intra_weight",
+    "intra_mode",
+    "margin",
+    "margin_mode",
+    "normalise_features",
+)
+BARE = PLAIN | dict(load_method("bare", Path()).settings or {})
+#: What the recipe has beside bare, by part.
+RECAME = dict(load_method("recame", Path()).settings or {})
+HARD = {"objective.hard_weight": RECAME["objective.hard_weight"]}
+METRIC = {f"objective.{name}": RECAME[f"objective.{name}"] for name in METRIC_SETTINGS}
+TWO = {"model.num_experts": 2, "model.shared_stages": STAGES - 2}
 #: Name -> settings; every ratio is to the first.
 VARIANTS = {
     "bare": BARE,
@@ -71,7 +64,7 @@ class Steps:
 
     def __init__(self, settings: dict[str, object]) -> None:
         torch.manual_seed(0)
-        config = Config().updated(settings | {"model.pooled_stages": 1})
+        config = Config().updated(settings)
         plan = config.model.model_copy(
             update={"backbone": "tf_efficientnet_lite0", "stages": STAGES}
         )
@@ -133,7 +126,7 @@ def main() -> None:
         span = f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
         rows.append([name, f"{1000 * statistics.median(found):.0f}", span])
     facts = environment()
-    told = ", ".join(f"{name} {facts[name]}" for name in ("torch", "processor") if name in facts)
+    told = f"torch {facts['packages']['torch']}, {facts['processor']}"
     table = markdown_table(["", "ms", "times bare: median (95 % interval)"], rows)
     lines = ["# A step of the bench's network with each part", "", table, ""]
     lines += [f"{options.rounds} rounds, threads: {options.threads}; {told}.", ""]

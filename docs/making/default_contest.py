@@ -21,7 +21,7 @@ from figures import LOOKS, ROOT, Look, axes_of, headed
 RESULTS = ROOT / "benchmarks" / "defaults" / "results-contest"
 OUT = ROOT / "docs" / "images"
 DEFAULT = "default"
-#: A recipe's mark; those of one family share a shape's kind, so that shade is not needed to read.
+#: Recipe -> its mark, and its name in the legend.
 MARKS = {
     "timm, cross-entropy, 128 px": ("x", "plain fine-tuning, cross-entropy"),
     "timm, balanced softmax, 128 px": ("+", "plain fine-tuning, balanced softmax"),
@@ -65,8 +65,7 @@ def drawn(scores: pd.DataFrame, look: Look) -> Figure:
 
 def _panel(axes: Any, own: pd.DataFrame, order: list[str], look: Look) -> None:
     table = own.pivot_table("balanced_accuracy", "set", "recipe").reindex(order)
-    whole = table.dropna(axis=0, subset=[DEFAULT])
-    table = pd.concat([whole.mean().to_frame(MEAN).T, table])  # of the sets that the default has
+    table = pd.concat([table.dropna().mean().to_frame(MEAN).T, table])  # of sets that all have
     places = range(-1, len(order))
     axes.axhline(-0.5, color=look.line, linewidth=1)
     for place in places:
