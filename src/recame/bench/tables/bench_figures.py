@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ KIND_COLOURS = {
 
 _SMALL = 9.5
 
-#: Characters of a method's title.
-_MOST = 60
+#: Characters of a method's title, and of a line below a panel.
+_MOST, _WIDEST = 60, 34
 
 
 def score_figure(board: Board, contest: Contest) -> Figure:
@@ -68,7 +69,8 @@ def score_figure(board: Board, contest: Contest) -> Figure:
     bars = table[["difference", "difference_low", "difference_high"]]
     _intervals(grid[-1], bars, 0, colours)
     titles = {name: figure_label(methods[name].title, _MOST) for name in (*names, reference)}
-    head = f"difference of balanced accuracy\nto {titles[reference]}, points"
+    head = textwrap.fill(f"to {titles[reference]}, points", _WIDEST)
+    head = f"difference of balanced accuracy\n{head}"
     grid[-1].set_xlabel(head, fontsize=_SMALL, color=GREY)
     grid[0].set_yticks(places, [titles[name] for name in names], fontsize=10, color=INK)
     grid[0].set_ylim(-0.7, len(names) - 0.3)
