@@ -97,41 +97,75 @@ def choose_size(native: tuple[int, int]) -> tuple[int | str, str]:
 
 
 def plan_model(config: Config, data: InspectionSet, device: torch.device) -> ResolvedConfig:
-    """Choose backbone, experts and sharing.
+    """Choose network, loss and lengths, as far as they follow from the set and the device.
 
     Args:
         config: settings that may hold `auto`.
         data: the set, loaded.
         device: where the run trains.
+
+    Raises:
+        ConfigError: more stages are to be frozen than the network has.
     """
-    fitted = fit_views(config, *data.spec.piece_size)
-    config, changes = fitted.config, dict[str, Any]()
-    reasons = list(fitted.reasons)
+    chosen = _Choices(fit_views(config, *data.spec.piece_size))
+    num_stages = _choose_network(chosen, data, device)
+    _choose_learning(chosen, num_stages)
+    _choose_probe(chosen, data, device)
+    precision = choose_precision(config.run.precision, device)
+    chosen.settle("run.precision", precision, f"the fastest that is safe on {device.type}")
+    chosen.changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
+    return ResolvedConfig(chosen.config, tuple(dict.fromkeys(chosen.reasons)))
 
-    def decide(name: str, value: object, why: str) -> None:
+
+class _Choices:
+    """Values for settings that are `auto`, and the reasons.
+
+    Attributes:
+        changes: values by name.
+        reasons: the sentences.
+    """
+
+    def __init__(self, begun: ResolvedConfig) -> None:
+        self._asked = begun.config
+        self.changes: dict[str, Any] = {}
+        self.reasons = list(begun.reasons)
+
+    @property
+    def config(self) -> Config:
+        """The settings with all choices so far."""
+        return self._asked.updated(self.changes)
+
+    def settle(self, name: str, value: object, why: str) -> None:
+        """Choose a value, unless there is one."""
+        if self[name] == "auto":
+            self.changes[name] = value
+            self.reasons.append(f"{name} = {value}: {why}")
+
+    def __getitem__(self, name: str) -> Any:
         section, key = name.split(".")
-        if getattr(getattr(config, section), key) == "auto" and name not in changes:
-            changes[name] = value
-            reasons.append(f"{name} = {value}: {why}")
+        return self.changes.get(name, getattr(getattr(self._asked, section), key))
 
+
+def _choose_network(chosen: _Choices, data: InspectionSet, device: torch.device) -> int:
+    """Choose backbone, experts, and what they share; the backbone's number of stages."""
+    config = chosen.config
     source = own_source(config.model.pretrained)
     if source is not None:
         # Absolute, so that the run can be resumed from another folder.
-        path = changes["model.pretrained"] = Path(str(config.model.pretrained)).resolve()
+        path = chosen.changes["model.pretrained"] = Path(str(config.model.pretrained)).resolve()
         plan, sha256 = source.architecture, RunFolder(path).weights_sha256()
-        reasons.append(
+        chosen.reasons.append(
             f"model.pretrained = {path}: its {plan.backbone} (SHA-256 {sha256[:12]}), "
             "with the mean and std that it saw images with"
         )
         if config.model.backbone == "auto" and plan.backbone_from is not None:
-            changes["model.backbone_from"] = plan.backbone_from
-        decide("model.backbone", plan.backbone, f"the network of {path} has it")
-    decide(
+            chosen.changes["model.backbone_from"] = plan.backbone_from
+        chosen.settle("model.backbone", plan.backbone, f"the network of {path} has it")
+    chosen.settle(
         "model.backbone",
         PACKAGED_BACKBONE,
         "its ImageNet weights are installed with recame and need no network",
     )
-    backbone = str(changes.get("model.backbone", config.model.backbone))
     # With given epochs, a frozen shared backbone, or a GPU, time is not the limit.
     timed = config.finetune.epochs == "auto" and config.finetune.scope == "all"
     num_experts, why = plan_experts(
@@ -140,65 +174,71 @@ def plan_model(config: Config, data: InspectionSet, device: torch.device) -> Res
         pixels=data.spec.height * data.spec.width,
         cores=torch.get_num_threads(),
     )
-    decide("model.num_experts", num_experts, why)
-    num_experts = int(changes.get("model.num_experts", config.model.num_experts))
+    chosen.settle("model.num_experts", num_experts, why)
     num_stages = config.model.stages or _num_stages(
-        backbone, config.model.backbone_from, data.spec.channels
+        chosen["model.backbone"], chosen["model.backbone_from"], data.spec.channels
     )
     if config.model.shared_stages != "auto" and -num_stages <= config.model.shared_stages < 0:
-        changes["model.shared_stages"] = num_stages + config.model.shared_stages
-    decide(
+        chosen.changes["model.shared_stages"] = num_stages + config.model.shared_stages
+    chosen.settle(
         "model.shared_stages",
         max(0, num_stages - 2),
         f"all but the last two of {num_stages} stages are shared: experts that differ, cheaply"
-        if num_experts > 1
+        if chosen["model.num_experts"] > 1
         else f"finetune.scope=tails would train the last two of {num_stages} stages",
     )
+    return num_stages
+
+
+def _choose_learning(chosen: _Choices, num_stages: int) -> None:
+    """Choose tau, pooled stages, and what learns at which rate.
+
+    Raises:
+        ConfigError: more stages are to be frozen than there are.
+    """
+    config, num_experts = chosen.config, int(chosen["model.num_experts"])
     why = "a larger one makes an expert of the rare classes"
     if num_experts == 1:
         why = "above balanced softmax's 1: rare classes are learnt last"
     if config.objective.loss is not None:
         why = "not used: objective.loss replaces the terms that would"
-    decide("objective.tau", usual_tau(num_experts), why)
-    decide(
+    chosen.settle("objective.tau", usual_tau(num_experts), why)
+    chosen.settle(
         "model.pooled_stages",
         max(1, num_stages - 1),
         "stages of several depths feed the classifier: fine marks and their surroundings",
     )
-    frozen = config.probe.enabled and config.model.pretrained is not False
-    why = "its statistics fit the probe's heads" if frozen else "no probe's heads rely on them"
-    decide("finetune.freeze_batch_norm", frozen, why)
-    frozen = bool(changes.get("finetune.freeze_batch_norm", config.finetune.freeze_batch_norm))
+    probed = config.probe.enabled and config.model.pretrained is not False
+    why = "its statistics fit the probe's heads" if probed else "no probe's heads rely on them"
+    chosen.settle("finetune.freeze_batch_norm", probed, why)
+    frozen = bool(chosen["finetune.freeze_batch_norm"])
     why = "with frozen batch norms small steps suffice, and large ones diverge"
-    decide("finetune.lr", FROZEN_LR if frozen else LR, why if frozen else "batch norms move")
+    chosen.settle("finetune.lr", FROZEN_LR if frozen else LR, why if frozen else "batch norms move")
     stages, why = plan_frozen_stages(config, num_stages, probed=frozen)
-    decide("finetune.frozen_stages", stages, why)
+    chosen.settle("finetune.frozen_stages", stages, why)
     if (asked := config.finetune.frozen_stages) != "auto" and asked > num_stages:
         raise ConfigError(
-            f"finetune.frozen_stages={asked}, but {backbone} has {num_stages} stages: give 0 (all "
-            f"learn) to {num_stages} (heads alone)."
+            f"finetune.frozen_stages={asked}, but {chosen['model.backbone']} has {num_stages} "
+            f"stages: give 0 (all learn) to {num_stages} (heads alone)."
         )
+
+
+def _choose_probe(chosen: _Choices, data: InspectionSet, device: torch.device) -> None:
+    """Choose the probe's length, and the views of a symmetry that need not be asked for."""
+    config = chosen.config
     budget = budget_s(config, device)
     why = "embedding and heads stay a small part of the time"
     if not measures_probe(config, device):
-        decide("probe.max_per_class", _reckoned_cap(budget, config, data), why)
+        chosen.settle("probe.max_per_class", _reckoned_cap(budget, config, data), why)
     steps = PROBE_STEPS if budget is None else int(np.clip(1.3 * budget, 50, PROBE_STEPS))
-    decide("probe.steps", steps, why)
+    chosen.settle("probe.steps", steps, why)
     if not config.probe.enabled:
         largest = largest_symmetry(*data.spec.piece_size)
-        decide("augment.symmetry", largest, "no probe to ask; inspection images seldom have an up")
-        symmetry = str(changes.get("augment.symmetry", config.augment.symmetry))
-        decide("evaluation.views", SYMMETRIES[symmetry], f"the views of symmetry {symmetry!r}")
-    elif config.augment.symmetry != "auto":
-        decide(
-            "evaluation.views",
-            SYMMETRIES[config.augment.symmetry],
-            f"the views of symmetry {config.augment.symmetry!r}",
-        )
-    precision = choose_precision(config.run.precision, device)
-    decide("run.precision", precision, f"the fastest that is safe on {device.type}")
-    changes |= {"data.channels": data.spec.channels, "data.bit_depth": data.spec.bit_depth}
-    return ResolvedConfig(config.updated(changes), tuple(dict.fromkeys(reasons)))
+        why = "no probe to ask; inspection images seldom have an up"
+        chosen.settle("augment.symmetry", largest, why)
+    if (symmetry := chosen["augment.symmetry"]) != "auto":
+        why = f"the views of symmetry {symmetry!r}"
+        chosen.settle("evaluation.views", SYMMETRIES[symmetry], why)
 
 
 def num_processes(settings: RunConfig, device: torch.device) -> int:
