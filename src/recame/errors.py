@@ -7,6 +7,8 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -105,6 +107,12 @@ class MissingDependencyError(RecameError):
 
 #: The commands, and functions, that bundles need on a line, where no training package is.
 _WITHOUT_TRAINING = ("predict", "latency", "measure_latency", "doctor", "cache")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """`did you mean NEAREST?`, or nothing if no known name is like it."""
+    near = get_close_matches(name, list(known), 1) if isinstance(name, str) else []
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def as_missing_dependency(

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from recame.durations import parse_duration
-from recame.errors import ConfigError
+from recame.errors import ConfigError, did_you_mean
 
 
 class ShortSettings(TypedDict, total=False):
@@ -121,10 +120,9 @@ def in_full(short: Mapping[str, Any]) -> dict[str, Any]:
 def _unknown(name: str) -> ConfigError:
     if name in _ELSEWHERE:
         return ConfigError(f"There is no setting {name!r} here: give {_ELSEWHERE[name]} instead.")
-    near = get_close_matches(name, SHORT, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
+    meant = did_you_mean(name, SHORT)
     return ConfigError(
-        f"There is no setting {name!r}: {meant}Short names are {', '.join(SHORT)}; give every "
-        'other setting by its full name in a dictionary, {"section.key": value} (`recame '
-        "settings` prints all)."
+        f"There is no setting {name!r}{meant and f' ({meant})'}. Short names are "
+        f"{', '.join(SHORT)}; give every other setting by its full name in a dictionary, "
+        '{"section.key": value} (`recame settings` prints all).'
     )

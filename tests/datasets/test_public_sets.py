@@ -31,6 +31,8 @@ def test_names_lead_to_sets():
     assert len({one.title for one in PUBLIC_SETS.values()}) == len(PUBLIC_SETS) == 12
     with pytest.raises(ConfigError, match=r"no public set 'mnist'; the public sets are cifar10_lt"):
         public_set("mnist")
+    with pytest.raises(ConfigError, match=r"'cifar_lt' \(did you mean cifar10_lt\?\)"):
+        public_set("cifar_lt")
 
 
 def test_a_set_that_needs_files_says_which(tmp_path):

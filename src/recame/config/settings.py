@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -23,7 +22,7 @@ from recame.config.phases import FinetuneConfig, ProbeConfig, RetrainConfig
 from recame.config.renamed import by_present_names, present_name
 from recame.config.run import EvaluationConfig, RunConfig
 from recame.config.section import Section
-from recame.errors import ConfigError
+from recame.errors import ConfigError, did_you_mean
 
 CONFIG_SCHEMA = 1
 
@@ -175,9 +174,8 @@ def _rule(item: Any, name: str, items: list[Any]) -> str:
     if item["type"] == "extra_forbidden":
         where = [str(part) for part in item["loc"]]
         known = _known_names(where[0] if len(where) > 1 else None)
-        near = get_close_matches(where[-1], known, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        return f"unknown{meant} (known here: {', '.join(known)})"
+        meant = did_you_mean(where[-1], known)
+        return f"unknown{meant and f'; {meant}'} (known here: {', '.join(known)})"
     if item["type"] == "model_type" and len(item["loc"]) == 1:
         return "must be a section of settings (name: value)"
     schema = _schema(name)
@@ -193,8 +191,8 @@ def _given(item: Any, name: str) -> str:
     if item["type"] == "extra_forbidden" or isinstance(value, dict | BaseModel):  # a whole section
         return ""
     known = [str(choice) for choice in choices(_schema(name) or {})]
-    near = get_close_matches(value, known, 1) if isinstance(value, str) else []
-    return f"got {_SHORT.repr(value)}" + (f"; did you mean {near[0]}?" if near else "")
+    meant = did_you_mean(value, known)
+    return f"got {_SHORT.repr(value)}" + (meant and f"; {meant}")
 
 
 def _joined(given: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from recame.errors import ConfigError, DataError, PluginError
+from recame.errors import ConfigError, DataError, PluginError, did_you_mean
 from recame.plugins import Plugin, offered
 from recame.progress import Progress, say, silent
 
@@ -231,8 +231,9 @@ def public_set(name: str) -> PublicSet:
             )
         return made
     if name not in PUBLIC_SETS:
+        meant = did_you_mean(name, PUBLIC_SETS)
         raise ConfigError(
-            f"There is no public set {name!r}; the public sets are {', '.join(PUBLIC_SETS)}. "
-            "Correct the name, or give the path of a table."
+            f"There is no public set {name!r}{meant and f' ({meant})'}; the public sets are "
+            f"{', '.join(PUBLIC_SETS)}. Correct the name, or give the path of a table."
         )
     return PUBLIC_SETS[name]

@@ -185,7 +185,7 @@ def test_equal_time_follows_the_measured_speeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ["cross_entropi"]}, "Unknown method 'cross_entropi': choose one of balanced"),
+        ({"methods": ["cross_entropi"]}, "'cross_entropi' .did you mean cross_entropy.*: choose"),
         ({"methods": ["missing.yaml"]}, "missing.yaml cannot be read"),
         ({"methods": ["cross_entropy", "cross_entropy"]}, "Two methods are called"),
         ({"methods": [{"method": "focal", "settings": {"data.size": 3}}]}, "has no name"),

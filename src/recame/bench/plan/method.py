@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from recame.bench.plan.knobs import Knob
 from recame.config import Config, DistillConfig, Section
-from recame.errors import ConfigError
+from recame.errors import ConfigError, did_you_mean
 
 #: Kinds of methods, as tables name and order them.
 Group = Literal["single network", "several experts", "recame", "ablation"]
@@ -160,9 +160,11 @@ def load_method(name: str, folder: Path) -> Method:
     """
     if not name.endswith((".py", ".yaml")):
         if name not in method_names():
+            meant = did_you_mean(name, method_names())
             raise ConfigError(
-                f"Unknown method {name!r}: choose one of {', '.join(method_names())}, or give the "
-                "path of a .yaml or .py file (docs/bench.md)."
+                f"Unknown method {name!r}{meant and f' ({meant})'}: choose one of "
+                f"{', '.join(method_names())}, or give the path of a .yaml or .py file "
+                "(docs/bench.md)."
             )
         return _from_yaml(name, (_METHODS / f"{name}.yaml").read_text("utf-8"))
     path = folder / name
