@@ -53,10 +53,11 @@ def student_offer(run: OngoingRun, loaded: LoadedModel, images_per_s: float) -> 
     budget = settings.run.time_budget_s
     words = () if budget is None else ("--time-budget", f"{budget:g}s")
     verb = command("recame", "distill", run.folder.path, *words)
+    networks = loaded.architecture.num_experts
+    decide = "decides" if networks == 1 else "decide"
     return (
-        f"Faster: {verb} teaches one small network what "
-        f"{counted(loaded.architecture.num_experts, 'network')} decide under "
-        f"{counted(views, 'view')}. By its multiplications it answers {gain:.1f} times as fast "
-        f"(about {images_per_s * gain:,.0f} images/s); what it keeps of the accuracy on val is "
-        "said at its end"
+        f"Faster: {verb} teaches one small network what {counted(networks, 'network')} {decide} "
+        f"under {counted(views, 'view')}. By its multiplications it answers {gain:.1f} times as "
+        f"fast (about {images_per_s * gain:,.0f} images/s); what it keeps of the accuracy on val "
+        "is said at its end"
     )
