@@ -96,9 +96,12 @@ def table_of(folder: Path, asked: dict[str, Any]) -> str:
     text = [f"# {asked['title']}", "", table, "", against, ""]
     for budget, found in wide.groupby(level=0, sort=False):
         for name in variants[1:]:
-            gaps, half = 100 * (found[name] - found[variants[0]]).dropna(), math.nan
-            if len(gaps) > 1:
-                half = student.ppf(0.975, len(gaps) - 1) * gaps.std() / math.sqrt(len(gaps))
+            gaps = 100 * (found[name] - found[variants[0]]).dropna()
+            if len(gaps) < 2:
+                one = f"{gaps.mean():+.1f}, one pair: no interval" if len(gaps) else "not run"
+                text.append(f"- {budget}, {name}: {one}")
+                continue
+            half = student.ppf(0.975, len(gaps) - 1) * gaps.std() / math.sqrt(len(gaps))
             low, high = gaps.mean() - half, gaps.mean() + half
             span = f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})"
             text.append(f"- {budget}, {name}: {span}, {len(gaps)} pairs")

@@ -16,11 +16,19 @@ from recame.data.manifest import read_manifest
 from recame.inference.separability import Judged
 from recame.training import begin
 from recame.training.phases import size_trial
-from recame.training.phases.image_size import TRAINED_SHARE, best_size, settle_size
+from recame.training.phases.image_size import (
+    AMPLE_IMAGES,
+    AMPLE_PASSES,
+    TRAINED_SHARE,
+    best_size,
+    settle_size,
+    with_ample_time,
+)
 from recame.training.phases.size_trial import (
     LEAST_PASSES,
     MANY_IMAGES,
     OPENING_S,
+    Tried,
     chosen_three,
     fitting,
     needed_images,
@@ -70,6 +78,30 @@ class TestChoice:
     def test_a_third_one_must_beat_the_second(self) -> None:
         assert best_size([judged(0.6), judged(0.30), judged(0.29)]) == 1
         assert best_size([judged(0.6), judged(0.30), judged(0.05)]) == 2
+
+    def test_small_images_are_enlarged_where_time_is_ample(self) -> None:
+        sizes = [(64, 64), (96, 96), (128, 128)]
+        alike = [Tried(size, judged(0.5), 0.01) for size in sizes]
+        ample = dict.fromkeys(sizes, AMPLE_PASSES + 0.1)
+        many = AMPLE_IMAGES
+        assert with_ample_time(alike, 0, ample, many) == 2
+        assert with_ample_time(alike, 0, {**ample, sizes[2]: AMPLE_PASSES - 0.1}, many) == 1
+        assert with_ample_time(alike, 0, {}, many) == 0
+        worse = [*alike[:2], Tried(sizes[2], judged(0.9), 0.01)]
+        assert with_ample_time(worse, 0, ample, many) == 1
+        # Many passes over few images are too few steps to learn on other maps.
+        assert with_ample_time(alike, 0, ample, AMPLE_IMAGES // 10) == 0
+        often = dict.fromkeys(sizes, 10.0 + 0.1)
+        assert with_ample_time(alike, 0, often, AMPLE_IMAGES // 10) == 2
+
+    def test_neither_large_images_nor_classes_that_are_right_are_enlarged(self) -> None:
+        sizes = [(128, 128), (192, 192)]
+        alike = [Tried(size, judged(0.5), 0.01) for size in sizes]
+        assert with_ample_time(alike, 0, dict.fromkeys(sizes, 100.0), 1000) == 0
+        small = [(64, 64), (96, 96)]
+        target = np.arange(40) % 4
+        perfect = [Tried(s, Judged(target, np.ones(40, bool), np.zeros(40)), 0.01) for s in small]
+        assert with_ample_time(perfect, 0, dict.fromkeys(small, 100.0), 1000) == 0
 
     def test_three_of_many(self) -> None:
         squares = [(side, side) for side in (64, 96, 128, 160, 192, 224, 256)]

@@ -6,8 +6,9 @@ and further processes reuse.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,9 @@ from recame.training.planner import TRAINED_SHARE, budget_s, choose_size
 SHARE, _FIRST_S = 0.08, 1.0
 #: Number of standard errors by which a larger size must have less loss (docs/decisions/0026).
 MARGIN = 3.0
+#: Up to so many pixels, a larger size is chosen without such evidence if fine-tuning can show each
+#: training image so often, and so many images in all (docs/decisions/0047).
+AMPLE_PIXELS, AMPLE_PASSES, AMPLE_IMAGES = 128 * 128, 6, 6_000
 
 
 def settle_size(
@@ -73,8 +77,17 @@ def settle_size(
     if len(found.sizes) > 1:
         tried = trial.judge(found.sizes, ends, report)
         if tried:
-            best = best_size([one.judged for one in tried])
-            return as_size(tried[best].size), _told(native, tried, best, sample) + said
+            better = best_size([one.judged for one in tried])
+            best = with_ample_time(tried, better, found.passes, sample.num_train)
+            told = _told(native, tried, better, sample)
+            if best != better:
+                larger = tried[best].size
+                told += (
+                    f"; there is time to show each training image about "
+                    f"{found.passes[larger]:.0f} times at {as_size(larger)}, and fine-tuning gains "
+                    "from larger maps of small images"
+                )
+            return as_size(tried[best].size), told + said
     return size, why + said
 
 
@@ -89,6 +102,33 @@ def best_size(judged: Sequence[Judged]) -> int:
     for number in range(1, len(judged)):
         better, error = gain(judged[chosen], judged[number])
         if better > MARGIN * error:
+            chosen = number
+    return chosen
+
+
+def with_ample_time(
+    tried: Sequence[Tried], better: int, passes: Mapping[Size, float], num_train: int
+) -> int:
+    """Position of the size to choose: small images are enlarged further where time is ample.
+
+    Features of a network that has not learnt the set tell little of what it will gain by learning
+    on larger maps (docs/decisions/0047).
+
+    Args:
+        tried: results at ascending sizes.
+        better: position of the size that these results support.
+        passes: how often fine-tuning could show each training image at a size.
+        num_train: number of training images.
+    """
+    least = max(AMPLE_PASSES, AMPLE_IMAGES / num_train)
+    if tried[-1].judged.right.all():
+        return better  # nothing is left to gain
+    chosen = better
+    for number in range(better + 1, len(tried)):
+        size = tried[number].size
+        ample = math.prod(size) <= AMPLE_PIXELS and passes.get(size, 0.0) >= least
+        gained, error = gain(tried[better].judged, tried[number].judged)
+        if ample and gained >= -MARGIN * error:
             chosen = number
     return chosen
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,9 @@ _MOST_TRAIN, _MOST_VAL, _LEAST = 480, 240, 60
 _LOOKED_AT = 16
 #: Number of images of a class in `val` that suffice to evaluate the class.
 _ENOUGH_VAL = 20
+#: Pixels, and least number of images, of the forward pass that is timed: a few small images take
+#: longer each than a batch of them.
+_FORWARD_PIXELS, _LEAST_FORWARD = 32 * 64 * 64, 8
 #: Time of a fine-tuning step, in forward passes (docs/decisions/0026).
 STEP_FORWARDS = 2.7
 #: Required fine-tuning for a larger size: passes over the training images, but not more than the
@@ -71,10 +74,13 @@ class Candidates:
     Attributes:
         sizes: height and width; the first is chosen unless another one is better.
         left: sentences on the sizes that were left out, and the reasons.
+        passes: how often fine-tuning could show each training image at a size; empty if no time
+            limits it.
     """
 
     sizes: tuple[Size, ...]
     left: tuple[str, ...] = ()
+    passes: Mapping[Size, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,10 +183,11 @@ class Trial:
         """
         sizes = candidate_sizes(self._native)
         first = sizes[0]
-        run = self._at(first, np.zeros((8, *first, self._spec.channels), self._spec.dtype))
+        some = max(_LEAST_FORWARD, _FORWARD_PIXELS // math.prod(first))
+        run = self._at(first, np.zeros((some, *first, self._spec.channels), self._spec.dtype))
         model = run.new_model()
         pixels = {size: math.prod(size) / math.prod(first) for size in sizes}
-        left = []
+        left, passes = [], dict[Size, float]()
         if slow := self._slow(sizes, macs(model), pixels):
             size, images_per_s = next(iter(slow.items()))
             least = self._config.evaluation.least_images_per_s
@@ -197,16 +204,17 @@ class Trial:
             step_s = STEP_FORWARDS * _forward_s(run, model)
             shown = left_s * num_processes(self._config.run, self._device) / step_s
             num_train = self._sample.num_train
-            needed = needed_images(num_train)
-            rare = [s for s in sizes if pixels[s] > 1 and shown / pixels[s] < needed]
+            passes = {size: shown / pixels[size] / num_train for size in sizes}
+            needed = needed_images(num_train) / num_train
+            rare = [s for s in sizes if pixels[s] > 1 and passes[s] < needed]
             sizes = [size for size in sizes if size not in rare]
             if rare:
                 size = min(rare, key=math.prod)
                 left.append(
                     f"at {as_size(size)} fine-tuning would show each of {num_train:,} images "
-                    f"about {shown / pixels[size] / num_train:.1f} times"
+                    f"about {passes[size]:.1f} times"
                 )
-        return Candidates(chosen_three(sizes, first), tuple(left))
+        return Candidates(chosen_three(sizes, first), tuple(left), passes)
 
     def _slow(
         self, sizes: Sequence[Size], cost: float, pixels: Mapping[Size, float]
