@@ -212,8 +212,9 @@ def test_a_calibration_that_is_kept_anew_leaves_the_policy(run: Path, labelled: 
     reasons = [p.reason for p in recame.load(run).predict(labelled)]
     write_json(run / "decisions.json", before)
     again = [p.reason for p in recame.load(run).predict(labelled)]
-    # But for the image that laid the threshold, by rounding.
-    assert sum(one != other for one, other in zip(reasons, again, strict=True)) <= 1
+    # But for the image that laid a threshold, by rounding: one of release, one of each class.
+    thresholds = 1 + len(before["policy"]["automatic_above"])
+    assert sum(one != other for one, other in zip(reasons, again, strict=True)) <= thresholds
 
 
 def test_a_share_of_all_images_goes_to_people(run: Path, labelled: Path, tmp_path: Path) -> None:
