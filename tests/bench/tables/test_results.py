@@ -316,6 +316,9 @@ def test_cells_of_a_board(bench: Path) -> None:
     assert rivals[0].small.startswith("0 to +")  # no other may be the best
     assert [c.small.endswith(" to 0") for c in rivals] == [False, True, True, True]
     assert [cell.best for cell in cells["escapes"]] == [True, False, False, False]
+    rivals = cells["tail, against the best of the others"]
+    assert [c.value > 0 for c in rivals].count(True) == 1
+    assert all(c.small.startswith("0 to ") or c.small.endswith(" to 0") for c in rivals if c.value)
     against = cells["against Plain"]
     assert against[0].text == "+10.3"
     assert against[0].small.endswith("wins 3 of 3")

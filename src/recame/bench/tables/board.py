@@ -153,8 +153,12 @@ def _board(contest: Contest, data: str, split: str, table: pd.DataFrame) -> Boar
     }
     if "tail_difference" in table and table["tail_difference"].notna().any():
         columns["tail, against it"] = [_tail_cell(row) for row in rows]
-    if table["best_distance"].notna().any():
-        columns["against the best of the others"] = [_best_cell(row) for row in rows]
+    for head, prefix in (
+        ("against the best of the others", "best"),
+        ("tail, against the best of the others", "tail_best"),
+    ):
+        if table[f"{prefix}_distance"].notna().any():
+            columns[head] = [_best_cell(row, prefix) for row in rows]
     if TEST_ERROR in table:
         columns["other images, ±"] = [Cell(percent(v), value=v) for v in table[TEST_ERROR]]
     num_scores = len(columns)
@@ -218,9 +222,9 @@ def _tail_cell(row: Mapping[Any, Any]) -> Cell:
     return Cell(f"{100 * value:+.1f}", small, float(value), level=low <= 0 <= high)
 
 
-def _best_cell(row: Mapping[Any, Any]) -> Cell:
+def _best_cell(row: Mapping[Any, Any], prefix: str) -> Cell:
     """The distance to the best of the others in points, with its constrained interval."""
-    value, low, high = (row[f"best_{name}"] for name in ("distance", "low", "high"))
+    value, low, high = (row[f"{prefix}_{name}"] for name in ("distance", "low", "high"))
     if math.isnan(value):
         return Cell("", "one seed" if row["n"] < 2 else "")
     ends = ("0" if end == 0 else f"{100 * end:+.1f}" for end in (low, high))

@@ -301,10 +301,10 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
         `difference_high`, `wins`, `told_apart` (NaN in the reference's row); if both have two
         runs, the interval is that of `recame.bench.tables.best.differences`; `tail_difference`,
         `tail_low`, `tail_high`: the same of tail recall, NaN with fewer than two runs. Against the
-        best:
-        `best_distance`, `best_low`, `best_high` of `against_the_best`, NaN with fewer than two
-        runs; and `level_balanced_accuracy`, `level_tail_recall`: whether the method may be the
-        best of that column.
+        best: `best_distance`, `best_low`, `best_high` of `against_the_best`, NaN with fewer than
+        two runs, and `tail_best_distance`, `tail_best_low`, `tail_best_high` of tail recall; and
+        `level_balanced_accuracy`, `level_tail_recall`: whether the method may be the best of that
+        column.
     """
     own = frame[(frame["data"] == data) & (frame["split"] == split)]
     if own.empty:
@@ -329,11 +329,10 @@ def standings(frame: pd.DataFrame, data: str, reference: str, split: str = "test
     tail = fit_of(own, "tail_recall")
     if tail is not None and reference in tail.methods:
         wide = wide.join(differences(tail, reference).rename(columns=COLUMNS_OF_TAIL))
-    for metric in ("balanced_accuracy", "tail_recall"):
+    for metric, prefix in (("balanced_accuracy", "best_"), ("tail_recall", "tail_best_")):
         best = _against_best(own, metric).reindex(wide.index)
         wide[f"level_{metric}"] = best["high"] > 0
-        if metric == "balanced_accuracy":
-            wide = wide.join(best.add_prefix("best_"))
+        wide = wide.join(best.add_prefix(prefix))
     return wide.sort_values("balanced_accuracy", ascending=False, kind="stable")
 
 
