@@ -16,6 +16,7 @@ from recame.inference.device import choose_device, choose_precision
 from recame.label_space import LabelSpace
 from recame.training import planner
 from recame.training.loop.cost import StepCost
+from recame.training.phases.probe_size import num_embedded, plan_probe
 from recame.training.planner import (
     DEFAULT_GPU_PASSES,
     ENOUGH_IMAGES,
@@ -24,12 +25,10 @@ from recame.training.planner import (
     TRAINED_PIXELS_PER_S,
     TRAINED_SHARE,
     choose_size,
-    num_embedded,
     num_processes,
     plan_epochs,
     plan_experts,
     plan_model,
-    plan_probe,
 )
 
 #: As it is when epochs are planned: the symmetry, and with it the views, are decided.
@@ -41,7 +40,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def planned_s(config: Config, cost: StepCost) -> float:
     """Seconds that the planned epochs take, validation included."""
     settings = config.finetune
-    steps = int(settings.epoch_size) / settings.batch_size
+    steps = int(settings.epoch_size) / settings.images_per_step
     return int(settings.epochs) * (steps * cost.step_s + cost.epoch_end_s)
 
 
@@ -60,7 +59,7 @@ class TestEpochs:
         assert seconds <= left_s
         images = int(plan.config.finetune.epochs) * int(plan.config.finetune.epoch_size)
         enough = max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
-        assert plan.most_steps == enough // plan.config.finetune.batch_size
+        assert plan.most_steps == enough // plan.config.finetune.images_per_step
         assert images >= 0.99 * enough or seconds >= 0.95 * left_s
         assert images <= enough * 1.01
         assert f"{left_s + 20:.0f} s in all" in plan.reasons[0]
@@ -70,6 +69,7 @@ class TestEpochs:
         plan = plan_epochs(CONFIG, cost, num_train=1000, left_s=500.0, device=CPU)
         assert isinstance(plan.config.finetune.epochs, int)
         assert isinstance(plan.config.finetune.epoch_size, int)
+        assert plan.config.finetune.batch_size == 64
         assert planned_s(plan.config, cost) <= 500
 
     def test_given_epochs_are_kept(self) -> None:
@@ -77,6 +77,7 @@ class TestEpochs:
         cost = StepCost(100.0, 0.0)
         plan = plan_epochs(config, cost, num_train=77, left_s=1.0, device=CPU)
         assert (plan.config.finetune.epochs, plan.config.finetune.epoch_size) == (3, 77)
+        assert plan.config.finetune.batch_size == 64
         assert plan.reasons == ()
 
     def test_given_epoch_size_is_kept(self) -> None:
@@ -91,6 +92,33 @@ class TestEpochs:
         assert plan.config.finetune.epochs == 1
         assert plan.config.finetune.epoch_size == plan.config.finetune.batch_size
 
+    @pytest.mark.parametrize(
+        ("left_s", "batch"),
+        [(100.0, 64), (30.0, 64), (29.0, 32), (2.0, 32)],
+    )
+    def test_few_steps_become_more_and_smaller_ones(self, left_s: float, batch: int) -> None:
+        config = CONFIG.updated({"finetune.freeze_batch_norm": True, "run.time_budget_s": 200.0})
+        cost = StepCost(1.0, 0.0)
+        plan = plan_epochs(config, cost, num_train=5000, left_s=left_s, device=CPU)
+        settings = plan.config.finetune
+        assert settings.batch_size == batch
+        images = int(settings.epochs) * int(settings.epoch_size)
+        assert images == pytest.approx(64 * left_s, rel=0.05)  # as many, in whatever batches
+        told = f"finetune.batch_size = {batch}: {left_s:.0f} steps of 64 images fit"
+        assert (told in plan.reasons[0]) == (batch < 64)
+        # An accumulated step is one step, and what is asked for stays.
+        twice = config.updated({"finetune.accumulate": 2})
+        halved = plan_epochs(twice, cost, num_train=5000, left_s=2 * left_s, device=CPU)
+        assert halved.config.finetune.batch_size == batch
+        asked = config.updated({"finetune.batch_size": 128})
+        plan = plan_epochs(asked, cost, num_train=5000, left_s=left_s, device=CPU)
+        assert plan.config.finetune.batch_size == 128
+
+    def test_moving_batch_norms_see_whole_batches(self) -> None:
+        config = CONFIG.updated({"finetune.freeze_batch_norm": False, "run.time_budget_s": 200.0})
+        plan = plan_epochs(config, StepCost(1.0, 0.0), num_train=5000, left_s=9.0, device=CPU)
+        assert plan.config.finetune.batch_size == 64
+
     def test_a_short_epoch_has_a_batch_for_each_device(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -101,7 +129,7 @@ class TestEpochs:
             asked = config.updated({"run.devices": devices})
             plan = plan_epochs(asked, cost, num_train=5000, left_s=-60.0, device=GPU)
             settings = plan.config.finetune
-            assert settings.epoch_size == settings.batch_size * processes
+            assert settings.epoch_size == settings.images_per_step * processes
         assert num_processes(config.updated({"run.devices": "auto"}).run, CPU) == 2
 
     def test_passes_on_a_gpu(self) -> None:
@@ -258,6 +286,7 @@ class TestModel:
             "probe.max_per_class",
             "finetune.epochs",
             "finetune.epoch_size",
+            "finetune.batch_size",
             "run.accelerator",
             "run.strategy",
         }

@@ -31,6 +31,10 @@ class ProbeConfig(Section):
     weight_decay: Weight = Field(0.05, description="weight decay of AdamW, 0 or more")
 
 
+#: Images in each step of fine-tuning, unless another number is asked for or decided.
+USUAL_BATCH = 64
+
+
 class FinetuneConfig(Section):
     """Phase 2, fine-tuning: the whole network, or only the expert branches, by gradient descent."""
 
@@ -71,7 +75,11 @@ class FinetuneConfig(Section):
     epoch_size: Auto | Positive = Field(
         "auto", description="images in each epoch; auto: as many as train has"
     )
-    batch_size: Positive = Field(64, description="images in each step")
+    batch_size: Auto | Positive = Field(
+        "auto",
+        description="images in each step; auto: 64, and after a probe 32 if fewer than 30 steps "
+        "of 64 fit into the time",
+    )
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="optimiser: AdamW, or SGD with momentum"
     )
@@ -102,6 +110,11 @@ class FinetuneConfig(Section):
     accumulate: Positive = Field(
         1, description="batches whose gradients are added up before each step"
     )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in each step; while `batch_size` is open, the usual number."""
+        return USUAL_BATCH if self.batch_size == "auto" else self.batch_size
 
     @model_validator(mode="after")
     def _has_momentum(self) -> FinetuneConfig:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import torch
 
 from recame.config import SYMMETRIES, Config, RunConfig, as_size, largest_symmetry
 from recame.config.objective import usual_tau
-from recame.contracts import IntArray
 from recame.data.dataset import InspectionSet
 from recame.data.proposal import MOST_ELONGATED, candidate_sizes, is_elongated, working_side
 from recame.errors import ConfigError
@@ -40,11 +37,12 @@ EMBEDDING_SHARE = 0.15
 EMBEDDED_PIXELS_PER_S = 2.5e6
 #: Limits of the probe without a time budget.
 PROBE_MAX_PER_CLASS, PROBE_STEPS = 1500, 800
-#: Least number of images of a class for the probe, and largest number of validation images of a
-#: class for choosing the symmetry.
-LEAST_PER_CLASS, VAL_PER_CLASS = 8, 200
+#: Least number of images of a class for the probe.
+LEAST_PER_CLASS = 8
 #: Least number of steps of fine-tuning; after a probe, a shorter one is left out.
 LEAST_STEPS = 8
+#: If fewer steps than this fit, steps of half as many images are taken (docs/decisions/0048).
+FEW_STEPS = 30
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
 #: Number of first stages that are frozen (docs/decisions/0022).
@@ -312,40 +310,6 @@ def _reckoned_cap(budget: float | None, config: Config, data: InspectionSet) -> 
     return int(caps[max(0, int(np.searchsorted(images, affordable, side="right")) - 1)])
 
 
-def plan_probe(
-    fits: float, counts: IntArray, val_counts: IntArray, *, views: int, draws: int
-) -> tuple[int, int]:
-    """Largest number of images of a class for the probe, and the number of views.
-
-    All images if they fit. The number of views is reduced last, if not even a few images of each
-    class fit.
-
-    Args:
-        fits: number of image views that there is time for.
-        counts: (C,) training images.
-        val_counts: (C,) validation images.
-        views: largest number of views.
-        draws: number of images in the heads' training; embedding more is useless.
-
-    Examples:
-        >>> plan_probe(1600, np.array([900, 50]), np.array([0, 0]), views=8, draws=10**6)
-        (150, 8)
-    """
-    while views > 1 and num_embedded(counts, val_counts, LEAST_PER_CLASS) * views > fits:
-        views //= 2
-    larger = range(LEAST_PER_CLASS + 1, max(LEAST_PER_CLASS, int(counts.max())) + 1)
-    none = np.zeros_like(val_counts)
-    fitting = bisect_right(larger, fits / views, key=partial(num_embedded, counts, val_counts))
-    shown = bisect_right(larger, draws / views, key=partial(num_embedded, counts, none))
-    return LEAST_PER_CLASS + min(fitting, shown), views
-
-
-def num_embedded(counts: IntArray, val_counts: IntArray, cap: int) -> int:
-    """Number of images that a probe with at most `cap` per class embeds, including `val`."""
-    decide = np.minimum(val_counts, min(cap, VAL_PER_CLASS))
-    return int(np.minimum(counts, cap).sum() + decide.sum())
-
-
 def _num_stages(backbone: str, origin: Plugin | None, channels: int) -> int:
     made = build_backbone(backbone, pretrained=False, in_channels=channels, origin=origin)
     return len(made.stages)
@@ -360,10 +324,10 @@ def plan_epochs(
     device: torch.device,
     patience: int = 1,
 ) -> ResolvedConfig:
-    """Choose the number of epochs and of images per epoch, from the time left and the step time.
+    """Choose the numbers of images per step and epoch and of epochs, from the time left.
 
     Args:
-        config: settings; `finetune.epochs` and `finetune.epoch_size` may be `auto`.
+        config: settings; `finetune.batch_size`, `epochs` and `epoch_size` may be `auto`.
         cost: measured on this device.
         num_train: number of training images.
         left_s: seconds for the epochs, without the work after them; ignored for a run without a
@@ -371,14 +335,17 @@ def plan_epochs(
         device: where the run trains.
         patience: factor of the number of images that is enough when training on labels alone.
     """
+    size, budget = config.finetune.epoch_size, budget_s(config, device)
+    if config.finetune.epochs != "auto":
+        changes = {"finetune.batch_size": config.finetune.images_per_step}
+        changes["finetune.epoch_size"] = num_train if size == "auto" else size
+        return ResolvedConfig(config.updated(changes), ())
+    batch, reasons = plan_batch(config, cost.step_s, math.inf if budget is None else left_s)
+    step_s = cost.step_s * batch / config.finetune.images_per_step
+    config = config.updated({"finetune.batch_size": batch})
     settings = config.finetune
-    size = settings.epoch_size
-    if settings.epochs != "auto":
-        chosen = num_train if size == "auto" else size
-        return ResolvedConfig(config.updated({"finetune.epoch_size": chosen}), ())
-    budget = budget_s(config, device)
-    least = settings.batch_size * num_processes(config.run, device)  # a step of all devices
-    images_per_s = least / cost.step_s
+    least = settings.images_per_step * num_processes(config.run, device)  # a step of all devices
+    images_per_s = least / step_s
     enough = patience * max(ENOUGH_IMAGES, ENOUGH_PASSES * num_train)
     if budget is None:
         left_s, images = math.inf, float(DEFAULT_GPU_PASSES * num_train)
@@ -387,7 +354,7 @@ def plan_epochs(
         images = max(1.0, left_s) * images_per_s
         why = (
             f"of {budget:.0f} s in all {max(0.0, left_s):.0f} s are left for them, a step of "
-            f"{settings.batch_size} images takes {1000 * cost.step_s:.0f} ms"
+            f"{settings.images_per_step} images takes {1000 * step_s:.0f} ms"
         )
         if images > enough:
             images = enough
@@ -408,10 +375,30 @@ def plan_epochs(
     changes = {"finetune.epochs": epochs, "finetune.epoch_size": size}
     reason = f"finetune = {epochs} epochs of {size:,} images: {why}"
     planned = config.updated(changes)
+    reasons = (*reasons, reason)
     if budget is None:
-        return ResolvedConfig(planned, (reason,))
+        return ResolvedConfig(planned, reasons)
     most_steps = max(1, enough // (least * settings.accumulate))
-    return ResolvedConfig(planned, (reason,), most_steps)
+    return ResolvedConfig(planned, reasons, most_steps)
+
+
+def plan_batch(config: Config, step_s: float, left_s: float) -> tuple[int, tuple[str, ...]]:
+    """Choose the number of images per step, and the reason unless it is the usual number.
+
+    A batch is never made smaller where batch norms move: they would see too few images.
+
+    Args:
+        config: settings; `finetune.batch_size` may be `auto`.
+        step_s: seconds for a batch of the usual number.
+        left_s: seconds for all steps.
+    """
+    settings = config.finetune
+    usual, steps = settings.images_per_step, left_s / (step_s * settings.accumulate)
+    open_batch = settings.batch_size == "auto" and settings.freeze_batch_norm is True
+    if not open_batch or steps >= FEW_STEPS:
+        return usual, ()
+    why = f"{max(0.0, steps):.0f} steps of {usual} images fit; more, smaller ones teach more"
+    return usual // 2, (f"finetune.batch_size = {usual // 2}: {why}",)
 
 
 def fit_views(config: Config, height: int, width: int) -> ResolvedConfig:

@@ -11,8 +11,7 @@ from recame.models import FrozenForward
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases import probe_size
 from recame.training.phases.probe import run_probe
-from recame.training.phases.probe_size import settle_probe
-from recame.training.planner import num_embedded
+from recame.training.phases.probe_size import num_embedded, settle_probe
 
 Ongoing = Callable[..., OngoingRun]
 

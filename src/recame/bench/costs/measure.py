@@ -153,7 +153,7 @@ def _sample(
     the label space keeps the full counts.
     """
     config = subject.config
-    most, seed = 4 * config.finetune.batch_size, config.run.seed
+    most, seed = 4 * config.finetune.images_per_step, config.run.seed
     key = f"{subject.source} {seed} {most} {config.data.model_dump_json()}"
     if key not in known:
         data = load_inspection_set(subject.source, config.data, seed=seed)

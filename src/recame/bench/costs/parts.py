@@ -67,7 +67,7 @@ def training_rate(run: OngoingRun) -> float | None:
     settings = run.config.finetune
     if not settings.enabled:
         return None
-    return settings.batch_size / measure_step(run, run.new_model()).step_s
+    return settings.images_per_step / measure_step(run, run.new_model()).step_s
 
 
 @torch.inference_mode()

@@ -98,7 +98,7 @@ def job_config(bench: Bench, job: Job) -> Config:
         )
     epochs = int(config.finetune.epochs)
     spare_s = epochs * size / pace_rate + fixed_s
-    images = max(config.finetune.batch_size, spare_s * rate / epochs)
+    images = max(config.finetune.images_per_step, spare_s * rate / epochs)
     return config.updated({"finetune.epoch_size": round(images)})
 
 
@@ -250,7 +250,7 @@ def training_facts(out: Path) -> dict[str, Any]:
         train_s = (finished - started).total_seconds()
     images = epochs * int(size) if epochs else 0
     if config.finetune.steps is not None:  # training ended within the last epoch
-        step = config.finetune.batch_size * config.finetune.accumulate
+        step = config.finetune.images_per_step * config.finetune.accumulate
         images = min(images, config.finetune.steps * step)
     return {
         "epochs": epochs,

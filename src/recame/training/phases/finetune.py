@@ -202,7 +202,7 @@ def measure_step(run: OngoingRun, model: MultiExpertClassifier) -> StepCost:
     model.set_batch_norm_frozen(settings.freeze_batch_norm is True)
     _freeze_first(run, model)
     with freed_memory_kept():
-        return measure_cost(*_step(run, model, trunk), settings.batch_size, run.precision)
+        return measure_cost(*_step(run, model, trunk), settings.images_per_step, run.precision)
 
 
 def _batches(run: OngoingRun) -> partial[Any]:
@@ -211,7 +211,7 @@ def _batches(run: OngoingRun) -> partial[Any]:
     size = None if settings.epoch_size == "auto" else settings.epoch_size
     shared: dict[str, Any] = {
         "targets": targets,
-        "batch_size": settings.batch_size,
+        "batch_size": settings.images_per_step,
         "epoch_size": size,
         "seed": run.config.run.seed,
     }

@@ -53,7 +53,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         taught: whether the network is a student.
     """
     settings, ends = run.config.finetune, ends_at(run)
-    if settings.epochs != "auto" and settings.epoch_size != "auto":
+    if "auto" not in (settings.epochs, settings.epoch_size, settings.batch_size):
         return FinetunePlan(run.config, ())
     num_train = len(run.data.view("train").targets)
     cost, later_s, left_s = StepCost(1.0, 0.0), 0.0, 0.0
@@ -65,12 +65,12 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         if ends is not None:
             # Estimate by the probe's forward pass (a step takes three); a trial would cost time.
             forward_s = run.measured.forward_s or 0.0
-            guess_s = 3 * settings.batch_size * forward_s * (settings.scope == "all")
+            guess_s = 3 * settings.images_per_step * forward_s * (settings.scope == "all")
             later_s = sum(later_work(run, forward_s, networks).values())
             left_s = ends - later_s - time.monotonic()
             if _too_late(run, left_s, guess_s * settings.accumulate / _GUESSED_SLOW):
                 return _without_finetuning(run, left_s)
-        cost = measure_cost(*trial(), settings.batch_size, run.precision, most_s=most_s)
+        cost = measure_cost(*trial(), settings.images_per_step, run.precision, most_s=most_s)
         cost = replace(cost, checkpoint_s=_CHECKPOINT_SIZE * (run.measured.saving_s or 0.0))
         later = later_work(run, cost.forward_s, networks)
         later_s = sum(later.values())
@@ -89,6 +89,8 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         patience=run.config.distill.patience if taught else 1,
     )
     record_decisions(replace(run, config=plan.config), plan.reasons)
+    smaller = plan.config.finetune.images_per_step / settings.images_per_step
+    cost = replace(cost, step_s=smaller * cost.step_s)
     return FinetunePlan(plan.config, plan.reasons, plan.most_steps, cost, later_s)
 
 

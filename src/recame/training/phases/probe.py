@@ -23,9 +23,9 @@ from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.certainty import score_error, val_words
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
-from recame.training.phases.probe_size import settle_probe
+from recame.training.phases.probe_size import VAL_PER_CLASS, settle_probe
 from recame.training.phases.symmetry import choose_symmetry
-from recame.training.planner import VAL_PER_CLASS, with_symmetry
+from recame.training.planner import with_symmetry
 
 
 def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:

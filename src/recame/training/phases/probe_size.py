@@ -7,7 +7,9 @@ the same images, even if the speed of the machine has changed.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -18,15 +20,16 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import open_forward
 from recame.training.planner import (
     EMBEDDING_SHARE,
+    LEAST_PER_CLASS,
     budget_s,
-    num_embedded,
-    plan_probe,
 )
 
 #: Images for timing a forward pass, and number of timings.
 _TIMED_IMAGES, _TIMED_ROUNDS = 64, 2
 #: Largest expected speed-up by a graph; a graph is tried only if it would pay off then.
 _HOPED_GAIN = 4.0
+#: Largest number of validation images of a class for choosing the symmetry.
+VAL_PER_CLASS = 200
 
 
 def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[OngoingRun, FrozenForward]:
@@ -119,3 +122,37 @@ def _counts(run: OngoingRun) -> tuple[IntArray, IntArray]:
     if "val" not in run.data.splits:
         return train, np.zeros_like(train)
     return train, run.data.view("val").counts(num_classes)
+
+
+def plan_probe(
+    fits: float, counts: IntArray, val_counts: IntArray, *, views: int, draws: int
+) -> tuple[int, int]:
+    """Largest number of images of a class for the probe, and the number of views.
+
+    All images if they fit. The number of views is reduced last, if not even a few images of each
+    class fit.
+
+    Args:
+        fits: number of image views that there is time for.
+        counts: (C,) training images.
+        val_counts: (C,) validation images.
+        views: largest number of views.
+        draws: number of images in the heads' training; embedding more is useless.
+
+    Examples:
+        >>> plan_probe(1600, np.array([900, 50]), np.array([0, 0]), views=8, draws=10**6)
+        (150, 8)
+    """
+    while views > 1 and num_embedded(counts, val_counts, LEAST_PER_CLASS) * views > fits:
+        views //= 2
+    larger = range(LEAST_PER_CLASS + 1, max(LEAST_PER_CLASS, int(counts.max())) + 1)
+    none = np.zeros_like(val_counts)
+    fitting = bisect_right(larger, fits / views, key=partial(num_embedded, counts, val_counts))
+    shown = bisect_right(larger, draws / views, key=partial(num_embedded, counts, none))
+    return LEAST_PER_CLASS + min(fitting, shown), views
+
+
+def num_embedded(counts: IntArray, val_counts: IntArray, cap: int) -> int:
+    """Number of images that a probe with at most `cap` per class embeds, including `val`."""
+    decide = np.minimum(val_counts, min(cap, VAL_PER_CLASS))
+    return int(np.minimum(counts, cap).sum() + decide.sum())
