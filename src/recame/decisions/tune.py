@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -182,20 +182,12 @@ def tune(
     risk = risk_of_each(
         limits.confidence, promises=promises, comparisons=comparisons, tuning=tuning
     )
-    release, rows = Release(math.inf, ()), []
-    weights, guarded = None, frozenset[int]()
-    scores = np.full(len(images), -math.inf)
+    # An estimated mix must not change the release threshold.
+    weighing = mix if line is None else usual
+    words: dict[str, Any] = {"risk": risk, "unit": unit, "why": estimate}
+    passing = _Passing(np.full(len(images), -math.inf))
     if index is not None:
-        promised = promised_classes(images.target, names, index, limits.escape)
-        # An estimated mix must not change the release threshold.
-        weights = defect_weights(mix if line is None else usual, index, promised)
-        guarded = frozenset(range(len(names))) - {index, *promised}
-        scores = release_scores(images.logits, index, weights)
-        best = np.nan_to_num(odds, nan=-math.inf).argmax(1)
-        scores[np.isin(best, list(guarded))] = -math.inf
-        words: dict[str, Any] = {"risk": risk, "unit": unit, "why": estimate}
-        release = fit_release(scores, images.target, names, index, limits.escape, **words)
-        rows = frontier(scores, images.target, best == index, index, mix, risk)
+        passing = _fit_passing(images, odds, names, index, limits, weighing, mix, **words)
     alarms = fit_alarms(threshold_images, strange, names, risk=risk, why=estimate)
     automation = fit_automation(
         _known_odds(odds, images, alarms.above)[~(for_threshold & purified)],
@@ -207,6 +199,7 @@ def tune(
         risk=risk,
         why=estimate,
     )
+    release, scores = passing.release, passing.scores
     if limits.prices is not None:
         free = np.array([limits.purity.limit(name) is None for name in names])
         release, automation = cheapest(
@@ -217,8 +210,8 @@ def tune(
         names=tuple(names),
         normal=index,
         release_above=release.above,
-        defect_weights=weights,
-        guarded=guarded,
+        defect_weights=passing.weights,
+        guarded=passing.guarded,
         automatic_above=automation.above,
         unknown_above=alarms.above,
         products=known,
@@ -246,11 +239,51 @@ def tune(
         policy=policy,
         promises=(*release.promises, *automation.promises, *alarms.promises),
         expected=expected,
-        frontier=tuple(rows),
-        unmet=tuple(_unmet(limits, expected, rows)),
+        frontier=passing.frontier,
+        unmet=tuple(_unmet(limits, expected, passing.frontier)),
         notes=tuple(notes),
         facts=facts,
     )
+
+
+class _Passing(NamedTuple):
+    """How N images are released; without a normal class none is.
+
+    Attributes:
+        scores: (N,) of `release_scores`; -inf: the image is not released at any threshold.
+        release: the threshold and its promises.
+        weights: (C,) of the defect classes in the scores.
+        guarded: indices of the classes without a promise.
+        frontier: what each escape limit would cost.
+    """
+
+    scores: FloatArray
+    release: Release = Release(math.inf, ())
+    weights: FloatArray | None = None
+    guarded: frozenset[int] = frozenset()
+    frontier: tuple[dict[str, Any], ...] = ()
+
+
+def _fit_passing(
+    images: Scored,
+    odds: FloatArray,
+    names: Sequence[str],
+    normal: int,
+    limits: Limits,
+    weighing: FloatArray,
+    mix: FloatArray,
+    **words: Any,
+) -> _Passing:
+    """Fit the release threshold; `weighing` and `mix`: (C,) for the scores and the frontier."""
+    promised = promised_classes(images.target, names, normal, limits.escape)
+    weights = defect_weights(weighing, normal, promised)
+    guarded = frozenset(range(len(names))) - {normal, *promised}
+    scores = release_scores(images.logits, normal, weights)
+    best = np.nan_to_num(odds, nan=-math.inf).argmax(1)
+    scores[np.isin(best, list(guarded))] = -math.inf
+    release = fit_release(scores, images.target, names, normal, limits.escape, **words)
+    rows = frontier(scores, images.target, best == normal, normal, mix, words["risk"])
+    return _Passing(scores, release, weights, guarded, tuple(rows))
 
 
 def _check_line(limits: Limits, line: LineMix | None) -> None:
