@@ -166,16 +166,48 @@ def load_inspection_set(
         UnreadableError: more images cannot be read than the settings put up with.
     """
     trained = label_space is not None
+    table, changes = _labelled_table(source, config, seed, label_space, split_if_absent, labels)
+    paths = [Path(path) for path in table["path"]]
+    spec, cache, native = _decoded(paths, config, spec, on_progress)
+    learns = not trained and labels == "required"
+    table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)
+    label = table.get("label", pd.Series(None, table.index, dtype=object))
+    known = set(label.dropna())
+    if label_space is None and (learns or len(known) > 1):
+        label_space = LabelSpace.from_labels(
+            label[table["split"] == "train"].dropna(),
+            normal=config.normal_class,
+            critical=config.critical_classes,
+            known=known,
+        )
+    names = [] if label_space is None else list(label_space.names)
+    codes = pd.Categorical(label, categories=names).codes
+    if learns and label_space is not None:
+        _tell_unjudged(table, label_space)
+    return InspectionSet(
+        table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native, changes
+    )
+
+
+def _labelled_table(
+    source: Path | pd.DataFrame,
+    config: DataConfig,
+    seed: int,
+    label_space: LabelSpace | None,
+    split_if_absent: str | None,
+    labels: Labels,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the table, with splits and corrected labels; the second table lists the corrections."""
+    trained = label_space is not None
     if isinstance(source, pd.DataFrame):
         table = source.drop(columns="label", errors="ignore") if labels == "ignored" else source
         if labels == "required":
             _check_labelled(table)
     else:
-        least = 1 if trained else 2
         table = read_manifest(
             source,
             ManifestColumns.of(config),
-            min_classes=least,
+            min_classes=1 if trained else 2,
             labels=labels,
             pages=config.pages,
         )
@@ -197,41 +229,28 @@ def load_inspection_set(
         _check_labels(table, set(label_space.names), trained=True)
     elif labels == "required":
         _check_labels(table, set(table.loc[table["split"] == "train", "label"]), trained=False)
-    paths = [Path(path) for path in table["path"]]
-    if spec is None:
-        proposed, native = propose_spec(
-            paths,
-            size=None if config.size == "auto" else height_width(config.size),
-            channels=config.channels,
-            bit_depth=config.bit_depth,
-            resize=config.resize,
-            max_pixels=config.max_pixels,
-            float_range=config.float_range,
-            context=config.context,
-            tiles=0 if config.tiles == "auto" else config.tiles,
-        )
-        spec, cache = settled(proposed, paths, config, on_progress=on_progress)
-    else:
+    return table, changes
+
+
+def _decoded(
+    paths: list[Path], config: DataConfig, spec: PreprocessSpec | None, on_progress: Progress
+) -> tuple[PreprocessSpec, ImageCache, tuple[int, int]]:
+    """Decode images, as `spec` says or as proposed; also the files' median height and width."""
+    if spec is not None:
         native = native_size(paths, context=spec.context)
-        cache = decoded_as(spec, paths, config, on_progress=on_progress)
-    learns = not trained and labels == "required"
-    table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)
-    label = table.get("label", pd.Series(None, table.index, dtype=object))
-    known = set(label.dropna())
-    if label_space is None and (learns or len(known) > 1):
-        label_space = LabelSpace.from_labels(
-            label[table["split"] == "train"].dropna(),
-            normal=config.normal_class,
-            critical=config.critical_classes,
-            known=known,
-        )
-    names = [] if label_space is None else list(label_space.names)
-    codes = pd.Categorical(label, categories=names).codes
-    if learns and label_space is not None:
-        _tell_unjudged(table, label_space)
-    return InspectionSet(
-        table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native, changes
+        return spec, decoded_as(spec, paths, config, on_progress=on_progress), native
+    proposed, native = propose_spec(
+        paths,
+        size=None if config.size == "auto" else height_width(config.size),
+        channels=config.channels,
+        bit_depth=config.bit_depth,
+        resize=config.resize,
+        max_pixels=config.max_pixels,
+        float_range=config.float_range,
+        context=config.context,
+        tiles=0 if config.tiles == "auto" else config.tiles,
     )
+    return *settled(proposed, paths, config, on_progress=on_progress), native
 
 
 def _check_labelled(table: pd.DataFrame) -> None:

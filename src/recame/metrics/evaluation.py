@@ -187,19 +187,7 @@ def evaluate_predictions(
     Raises:
         DataError: no row has a label, or a probability is NaN or infinite.
     """
-    known = predictions.target >= 0
-    if not known.any():
-        raise DataError(
-            f"None of the {len(predictions)} predicted images has a label, so there is nothing to "
-            "compare with. Fill the label column, or use `recame predict` for images without one."
-        )
-    broken = int((~np.isfinite(predictions.probabilities[known])).any(1).sum())
-    if broken:
-        raise DataError(
-            f"The model gives no numbers for {broken:,} of {int(known.sum()):,} images (NaN or "
-            "infinite), so every figure would be wrong: check its weights, or evaluate it with "
-            "run.precision: '32' in its config.yaml."
-        )
+    known = _comparable(predictions)
     target = predictions.target[known]
     prediction = predictions.probabilities[known].argmax(1)
     confusion = confusion_matrix(target, prediction, label_space.num_classes)
@@ -274,6 +262,24 @@ def evaluate_predictions(
         expert_weights=None if weights is None else tuple(round(float(w), 4) for w in weights),
         metrics=metrics,
     )
+
+
+def _comparable(predictions: Predictions) -> BoolArray:
+    """(N,) which images have a label; refuse predictions that cannot be judged."""
+    known: BoolArray = predictions.target >= 0
+    if not known.any():
+        raise DataError(
+            f"None of the {len(predictions)} predicted images has a label, so there is nothing to "
+            "compare with. Fill the label column, or use `recame predict` for images without one."
+        )
+    broken = int((~np.isfinite(predictions.probabilities[known])).any(1).sum())
+    if broken:
+        raise DataError(
+            f"The model gives no numbers for {broken:,} of {int(known.sum()):,} images (NaN or "
+            "infinite), so every figure would be wrong: check its weights, or evaluate it with "
+            "run.precision: '32' in its config.yaml."
+        )
+    return known
 
 
 def evaluate_as_configured(
