@@ -382,10 +382,18 @@ def plan_epochs(
     return ResolvedConfig(planned, reasons, most_steps)
 
 
-def plan_batch(config: Config, step_s: float, left_s: float) -> tuple[int, tuple[str, ...]]:
-    """Choose the number of images per step, and the reason unless it is the usual number.
+def fewest_images(config: Config) -> int:
+    """Images in the smallest step that `plan_batch` may choose.
 
     A batch is never made smaller where batch norms move: they would see too few images.
+    """
+    settings = config.finetune
+    may_shrink = settings.batch_size == "auto" and settings.freeze_batch_norm is True
+    return settings.images_per_step // 2 if may_shrink else settings.images_per_step
+
+
+def plan_batch(config: Config, step_s: float, left_s: float) -> tuple[int, tuple[str, ...]]:
+    """Choose the number of images per step, and the reason unless it is the usual number.
 
     Args:
         config: settings; `finetune.batch_size` may be `auto`.
@@ -393,12 +401,12 @@ def plan_batch(config: Config, step_s: float, left_s: float) -> tuple[int, tuple
         left_s: seconds for all steps.
     """
     settings = config.finetune
-    usual, steps = settings.images_per_step, left_s / (step_s * settings.accumulate)
-    open_batch = settings.batch_size == "auto" and settings.freeze_batch_norm is True
-    if not open_batch or steps >= FEW_STEPS:
+    usual, fewest = settings.images_per_step, fewest_images(config)
+    steps = left_s / (step_s * settings.accumulate)
+    if fewest == usual or steps >= FEW_STEPS:
         return usual, ()
     why = f"{max(0.0, steps):.0f} steps of {usual} images fit; more, smaller ones teach more"
-    return usual // 2, (f"finetune.batch_size = {usual // 2}: {why}",)
+    return fewest, (f"finetune.batch_size = {fewest}: {why}",)
 
 
 def fit_views(config: Config, height: int, width: int) -> ResolvedConfig:

@@ -23,6 +23,7 @@ from recame.training.loop.pace import EndWithPace, KeepTime, Pace, steps_that_fi
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases import finetune
 from recame.training.phases.finetune import run_finetune
+from recame.training.phases.finetune_length import plan_finetune
 
 Ongoing = Callable[..., OngoingRun]
 
@@ -358,6 +359,28 @@ class TestRun:
             assert run_finetune(asked, run.new_model())[1] is None
             assert len(tried) == trials
             run.folder.save_config(run.config)
+
+    @pytest.mark.parametrize(("batch_size", "trained"), [(64, False), ("auto", True)])
+    def test_time_for_steps_of_half_as_many_images_is_used(
+        self,
+        run: OngoingRun,
+        monkeypatch: pytest.MonkeyPatch,
+        batch_size: int | str,
+        trained: bool,
+    ) -> None:
+        settings = {"finetune.batch_size": batch_size, "finetune.freeze_batch_norm": True}
+        run = replace(run, config=run.config.updated({**settings, "run.keep": "best_on_val"}))
+        cost = StepCost(120.0, 0.0)  # some 800 s are left: six steps of 64 images, thirteen of 32
+        monkeypatch.setattr(
+            "recame.training.phases.finetune_length.measure_cost", lambda *_, **__: cost
+        )
+        measured: Any = lambda: (None, None)  # noqa: E731
+        plan = plan_finetune(run, measured, taught=False)
+        assert plan.config.finetune.enabled is trained
+        if trained:
+            assert plan.config.finetune.batch_size == 32
+            assert plan.cost is not None
+            assert plan.cost.step_s == 60.0
 
     def test_without_time_the_probe_is_kept(
         self, run: OngoingRun, monkeypatch: pytest.MonkeyPatch

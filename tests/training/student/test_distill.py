@@ -409,6 +409,19 @@ class TestSettings:
         student = student_config(teacher, theirs, LITE0, SPEC, **words, changes=changes)
         assert student.objective.tau == (asked if asked != "auto" else 1.0)
 
+    @pytest.mark.parametrize(("asked", "taught"), [("auto", "auto"), (32, 32), (16, 16)])
+    def test_a_teachers_smaller_steps_are_not_its_students(self, asked: Any, taught: Any) -> None:
+        decided = 32 if asked == "auto" else asked
+        teacher, theirs = (
+            Config().updated({"finetune.batch_size": size}) for size in (decided, asked)
+        )
+        words: dict[str, Any] = {"num_stages": 7, "backbone": None}
+        student = student_config(teacher, theirs, LITE0, SPEC, **words, changes={})
+        assert student.finetune.batch_size == taught
+        given = {"finetune.batch_size": 8}
+        student = student_config(teacher, theirs, LITE0, SPEC, **words, changes=given)
+        assert student.finetune.batch_size == 8
+
     def test_a_student_has_nothing_to_join(self) -> None:
         for asked, kept in (("joined", "best_on_val"), ("last", "last")):
             teacher = Config().updated({"run.keep": asked})

@@ -16,6 +16,7 @@ from recame.training.planner import (
     LEAST_STEPS,
     ResolvedConfig,
     budget_s,
+    fewest_images,
     plan_epochs,
 )
 from recame.training.reserve import ends_at, later_work
@@ -65,7 +66,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         if ends is not None:
             # Estimate by the probe's forward pass (a step takes three); a trial would cost time.
             forward_s = run.measured.forward_s or 0.0
-            guess_s = 3 * settings.images_per_step * forward_s * (settings.scope == "all")
+            guess_s = 3 * fewest_images(run.config) * forward_s * (settings.scope == "all")
             later_s = sum(later_work(run, forward_s, networks).values())
             left_s = ends - later_s - time.monotonic()
             if _too_late(run, left_s, guess_s * settings.accumulate / _GUESSED_SLOW):
@@ -78,7 +79,8 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
             set_aside = {name: round(seconds, 1) for name, seconds in later.items()}
             run.folder.mark(run.folder.state, set_aside=set_aside)
             left_s = ends - later_s - time.monotonic()
-            if _too_late(run, left_s - cost.epoch_end_s, cost.step_s * settings.accumulate):
+            smallest_s = cost.step_s * fewest_images(run.config) / settings.images_per_step
+            if _too_late(run, left_s - cost.epoch_end_s, smallest_s * settings.accumulate):
                 return _without_finetuning(run, left_s)
     plan = plan_epochs(
         run.config,

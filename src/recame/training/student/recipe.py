@@ -105,6 +105,9 @@ def student_config(
     if taus == "auto" or (isinstance(taus, tuple) and len(taus) != experts):
         # Values planned or requested for the teacher's experts do not apply to a student.
         values.setdefault("objective.tau", STUDENT_TAU)
+    if asked.finetune.batch_size == "auto":
+        # A teacher with little time took small steps; a student's batch norms need whole batches.
+        values.setdefault("finetune.batch_size", "auto")
     shared, depth = values["model.shared_stages"], values["model.stages"] or num_stages
     if isinstance(shared, int) and -depth <= shared < 0:
         values["model.shared_stages"] = depth + shared
