@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,12 +15,10 @@ from recame.inference.device import choose_device, choose_precision
 from recame.label_space import LabelSpace
 from recame.training import planner
 from recame.training.loop.cost import StepCost
-from recame.training.phases.probe_size import num_embedded, plan_probe
 from recame.training.planner import (
     DEFAULT_GPU_PASSES,
     ENOUGH_IMAGES,
     ENOUGH_PASSES,
-    LEAST_PER_CLASS,
     TRAINED_PIXELS_PER_S,
     TRAINED_SHARE,
     choose_size,
@@ -206,34 +203,6 @@ def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
 
 
 class TestProbe:
-    counts = np.array([6000, 900, 300, 36, 8])
-    val = np.array([1500, 225, 75, 9, 2])
-
-    @pytest.mark.parametrize("fits", [0.0, 90.0, 1000.0, 20_000.0, 1e9])
-    def test_what_fits_is_embedded_and_no_more(self, fits: float) -> None:
-        words = {"views": 8, "draws": 204_800}
-        cap, views = plan_probe(fits, self.counts, self.val, **words)
-        embedded = num_embedded(self.counts, self.val, cap) * views
-        assert embedded <= fits or (cap, views) == (LEAST_PER_CLASS, 1)
-        another = num_embedded(self.counts, self.val, cap + 1) * views
-        assert another > fits or cap == self.counts.max()
-
-    def test_all_images_and_views_where_they_fit(self) -> None:
-        cap, views = plan_probe(1e9, self.counts, self.val, views=8, draws=10**6)
-        assert (cap, views) == (6000, 8)
-
-    def test_no_more_than_the_heads_see(self) -> None:
-        cap, views = plan_probe(1e9, self.counts, self.val, views=8, draws=8 * 2000)
-        assert np.minimum(self.counts, cap).sum() <= 2000 < np.minimum(self.counts, cap + 1).sum()
-        assert views == 8
-
-    def test_views_go_where_a_few_images_do_not_fit(self) -> None:
-        least = num_embedded(self.counts, self.val, LEAST_PER_CLASS)
-        assert least == 5 * 8 + 4 * 8 + 2
-        for views in (4, 2, 1):
-            found = plan_probe(least * views, self.counts, self.val, views=8, draws=10**6)
-            assert found == (LEAST_PER_CLASS, views)
-
     @pytest.mark.parametrize(
         ("changes", "device", "measured"),
         [
