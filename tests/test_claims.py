@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -374,3 +375,62 @@ def test_int8_s_gain_is_that_of_the_tables() -> None:
         gains = times["int8"] / times["fp32"]  # the rows of both have the same order
         told = f"{gains.min():.1f} to {gains.max():.1f} times"
         assert re.search(rf"{told}[\w ]*{words}", page), told
+
+
+def asked(question: str) -> pd.DataFrame:
+    """Balanced accuracy of the runs of a question: a column a variant."""
+    files = (ROOT / "benchmarks/defaults/results-ask" / question).glob("*@*.json")
+    runs = pd.DataFrame([json.loads(path.read_text(encoding="utf-8")) for path in files])
+    return runs.pivot_table("balanced_accuracy", ["time", "set", "draw"], "variant")
+
+
+def interval(gaps: pd.Series) -> str:
+    """Mean in points with its 95 % t interval."""
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std() / np.sqrt(len(gaps))
+    return f"{gaps.mean():+.1f} ({gaps.mean() - half:+.1f} to {gaps.mean() + half:+.1f})"
+
+
+def test_what_more_pixels_bring() -> None:
+    page = one_line(ROOT / "docs/decisions/0047-more-pixels-where-time-is-ample.md")
+    runs = asked("more_pixels")
+    runs = runs[runs.index.get_level_values("set").isin(["boards", "defects", "digits"])]
+    for time, words in (("2m", "2 minutes"), ("5m", "5 minutes")):
+        found = runs.loc[time]
+        means = found.groupby("set")[["default", "at 128 px"]].mean()
+        small = " | ".join(f"{value:.3f}" for value in means["default"])
+        assert f"| {words}, 64 px | {small} | |" in page
+        large = r" \([^)]*\) \| ".join(f"{value:.3f}" for value in means["at 128 px"])
+        told = interval(100 * (found["at 128 px"] - found["default"]))
+        assert re.search(rf"{words}, 128 px \| {large} \([^)]*\) \| \**{re.escape(told)}", page)
+    larger = asked("larger").groupby("set").mean()
+    for data, words in (("cells", "solar cells"), ("large defects", "defects of 192 px")):
+        row = larger.loc[data]
+        assert f"{words} {row['192 px']:.3f} against {row['default']:.3f}" in page
+
+
+def test_what_smaller_steps_bring() -> None:
+    page = one_line(ROOT / "docs/decisions/0048-smaller-steps-where-few-fit.md")
+    few, many = asked("few_steps"), asked("batch").rename(columns={"default": "batches of 64"})
+    cases = {
+        "boards at 128 px": (few, "boards", True),
+        "generated defects at 128 px": (few, "defects", True),
+        "natural images at 128 px": (few, "natural", True),
+        "generated defects of 192 px, at 128": (many, "large defects", True),
+        "solar cells, at 128 px": (many, "cells", True),
+        "boards": (many, "boards", False),
+        "generated defects": (many, "defects", False),
+        "natural images": (many, "natural", False),
+        "digits": (many, "digits", False),
+    }
+    gaps: dict[bool, list[pd.Series]] = {True: [], False: []}
+    for words, (runs, data, is_few) in cases.items():
+        found = runs.xs(data, level="set")[["batches of 64", "batches of 32"]]
+        gap = 100 * (found["batches of 32"] - found["batches of 64"])
+        gaps[is_few].append(gap)
+        draws = ", ".join(f"{value:+.1f}" if abs(value) >= 0.05 else "0.0" for value in gap)
+        cells = " | ".join(f"{value:.3f}" for value in found.mean())
+        assert f"| {words} | {cells} | {draws} |" in page
+    mean, _, ends = interval(pd.concat(gaps[True])).partition(" (")
+    assert f"{mean} points (95 % t interval {ends}" in page
+    mean, _, ends = interval(pd.concat(gaps[False])).partition(" (")
+    assert f"{mean} points ({ends}" in page
