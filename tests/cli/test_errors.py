@@ -161,6 +161,17 @@ class TestNamesOfFigures:
 
 
 class TestSettings:
+    def test_a_setting_without_its_option(self, refused: Callable[..., str]) -> None:
+        line = refused("train", "boards", "-o", "run", "--seed", 1, "finetune.epochs=3")
+        assert line.endswith("settings stand after --set: write --set finetune.epochs=3")
+
+    def test_a_file_may_be_named_like_a_setting(
+        self, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("run.seed=3").write_text("image,label\n", encoding="utf-8")
+        assert "--set run.seed" not in refused("train", "run.seed=3")
+
     @pytest.mark.parametrize(
         ("setting", "told"),
         [

@@ -25,6 +25,7 @@ from recame.cli.options import (
     Settings,
     Size,
     TimeBudget,
+    Verb,
     Views,
 )
 from recame.cli.research import bench, prepare, settings, synth
@@ -352,4 +353,4 @@ for _verb in (
     *(inspect, synth, prepare, train, distill, evaluate, report, compare),
     *(tune, verify, export, latency, predict, monitor, bench, settings, doctor, cache),
 ):
-    app.command(**shown(_verb.__name__))(_verb)
+    app.command(cls=Verb, **shown(_verb.__name__))(_verb)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from recame.errors import ConfigError
+from recame.names import quoted
 from recame.short_names import SHORT
 
 #: The model that a verb works on.
@@ -59,3 +64,25 @@ Views = Annotated[
         show_default="the run's own",
     ),
 ]
+
+_A_SETTING = re.compile(r"[a-z_]+\.[a-z_]+=")
+
+
+class Verb(TyperCommand):
+    """A verb that says how a setting is given if one stands where an argument would."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words after the verb.
+
+        Raises:
+            ConfigError: a setting stands among them without `--set`.
+        """
+        takes_settings = any("--set" in each.opts for each in self.params)
+        for before, word in pairwise(["", *args]):
+            alone = not before.startswith("-") and not Path(word).exists()
+            if takes_settings and alone and _A_SETTING.match(word):
+                raise ConfigError(
+                    f"{quoted(word)} looks like a setting, and settings stand after --set: write "
+                    f"--set {word}"
+                )
+        return super().parse_args(ctx, args)
