@@ -12,7 +12,6 @@ for. All ways see the same features, so differences are paired. Features are kep
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from recame.data.proposal import native_size
 from recame.data.transforms import dihedral_view
 from recame.machine import environment
 from recame.models import MultiExpertClassifier
+from recame.models.initialisation import class_means
 from recame.pages.render import markdown_table
 from recame.training.phases.features import ProbeFeatures, fit_heads, probe_prior
 from recame.training.planner import choose_size
@@ -44,16 +44,21 @@ class Way:
     """A way to fit the heads.
 
     Attributes:
-        steps: of the optimiser.
+        steps: of the optimiser; 0: a linear head is fitted whole, by `penalty` or `shrinkage`.
         views: first so many flips and turns of each image.
         share: of the images; the most frequent classes are cut first, as the probe does.
         hidden: width of an MLP before the classifier.
+        penalty: factor of the sum of squared weights, of balanced softmax by L-BFGS.
+        shrinkage: of the covariance within classes, of linear discriminants; their class means
+            are moved towards the mean of all, as if two images more lay there.
     """
 
     steps: int = 800
     views: int = 8
     share: float = 1.0
     hidden: int = 0
+    penalty: float = 0.0
+    shrinkage: float = 0.0
 
 
 WAYS: dict[str, Way] = {
@@ -64,6 +69,15 @@ WAYS: dict[str, Way] = {
     "300 steps, 4 views": Way(300, views=4),
     "300 steps, half of the images": Way(300, share=0.5),
     "300 steps, MLP of 256": Way(300, hidden=256),
+    "L-BFGS, penalty 0.001": Way(0, penalty=1e-3),
+    "L-BFGS, penalty 0.01": Way(0, penalty=1e-2),
+    "linear discriminants, shrunken": Way(0, shrinkage=0.3),
+}
+#: Means of the logits of several ways, each brought to a standard deviation of 2.
+JOINED: dict[str, tuple[str, ...]] = {
+    "300 steps and MLP": ("300 steps", "300 steps, MLP of 256"),
+    "300 steps and L-BFGS": ("300 steps", "L-BFGS, penalty 0.001"),
+    "300 steps, MLP and L-BFGS": ("300 steps", "300 steps, MLP of 256", "L-BFGS, penalty 0.001"),
 }
 
 
@@ -117,30 +131,77 @@ def answers(
     train: ProbeFeatures, judged: Tensor, num_classes: int, config: recame.Config, spec: Any
 ) -> dict[str, Tensor]:
     """Way -> log probabilities (M, C) of `judged` (M, V, P), the mean of the views' answers."""
-    found: dict[str, Tensor] = {}
-    models: dict[int, MultiExpertClassifier] = {}
+    logits: dict[str, Tensor] = {}
     for name, way in WAYS.items():
         seen = capped(train, way.share)
         seen = ProbeFeatures(seen.pooled[:, : way.views], seen.target)
-        own = config.updated({"model.hidden": way.hidden, "probe.steps": way.steps})
-        if way.hidden not in models:
-            models[way.hidden] = MultiExpertClassifier.from_config(own, num_classes, spec=spec)
-        model = models[way.hidden]
-        head, counts = copy.deepcopy(model.head), torch.bincount(seen.target).numpy()
-        objective = recame.Objective.from_config(
-            own,
-            counts.tolist(),
-            num_experts=1,
-            prior=probe_prior(counts),
-            num_features=model.num_features,
-            fixed_features=way.hidden == 0,
-        )
-        fit_heads(head, seen, objective, own.probe, num_experts=1, seed=0)
-        with torch.inference_mode():
-            logits = head(judged.flatten(0, 1)[:, None]).logits[:, 0]
-        logits = logits.reshape(*judged.shape[:2], -1)
-        found[name] = logits.softmax(-1).mean(1).clamp_min(1e-12).log()
-    return found
+        if way.steps:
+            logits[name] = by_steps(way, seen, judged, num_classes, config, spec)
+        else:
+            logits[name] = at_once(way, seen, judged, num_classes, float(config.objective.tau))
+    for name, parts in JOINED.items():
+        centred = [logits[part] - logits[part].mean(-1, keepdim=True) for part in parts]
+        logits[name] = torch.stack([2 * each / each.std() for each in centred]).mean(0)
+    return {
+        name: found.softmax(-1).mean(1).clamp_min(1e-12).log() for name, found in logits.items()
+    }
+
+
+def by_steps(
+    way: Way,
+    seen: ProbeFeatures,
+    judged: Tensor,
+    num_classes: int,
+    config: recame.Config,
+    spec: Any,
+) -> Tensor:
+    """Logits (M, V, C) of heads trained as the probe trains them."""
+    own = config.updated({"model.hidden": way.hidden, "probe.steps": way.steps})
+    model = MultiExpertClassifier.from_config(own, num_classes, spec=spec)
+    counts = torch.bincount(seen.target).numpy()
+    objective = recame.Objective.from_config(
+        own,
+        counts.tolist(),
+        num_experts=1,
+        prior=probe_prior(counts),
+        num_features=model.num_features,
+        fixed_features=way.hidden == 0,
+    )
+    fit_heads(model.head, seen, objective, own.probe, num_experts=1, seed=0)
+    with torch.inference_mode():
+        logits = model.head(judged.flatten(0, 1)[:, None]).logits[:, 0]
+    return logits.reshape(*judged.shape[:2], -1)
+
+
+def at_once(way: Way, seen: ProbeFeatures, judged: Tensor, num_classes: int, tau: float) -> Tensor:
+    """Logits (M, V, C) of a linear head on standardised features, fitted to all views at once."""
+    flat = seen.pooled.flatten(0, 1)
+    mean, std = flat.mean(0), flat.std(0, correction=0).clamp_min(1e-5)
+    features, judged = (seen.pooled - mean) / std, (judged - mean) / std
+    counts, (_, views, width) = torch.bincount(seen.target), features.shape
+    if way.shrinkage:
+        means = class_means(features.mean(1), seen.target, num_classes)
+        share = (counts / (counts + 2))[:, None]
+        means = share * means + (1 - share) * means.mean(0)
+        off = (features - means[seen.target][:, None]).flatten(0, 1)
+        within = (1 - way.shrinkage) * off.T @ off / len(off)
+        within += way.shrinkage * float(off.square().mean()) * torch.eye(width)
+        weight = torch.linalg.solve(within.double(), means.T.double()).float()
+        return judged @ weight - (means.T * weight).sum(0) / 2
+    weight = torch.zeros(width, num_classes, requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    target, prior = seen.target.repeat_interleave(views), tau * (counts / counts.sum()).log()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = features.flatten(0, 1) @ weight + bias + prior
+        total = cross_entropy(logits, target) + way.penalty * weight.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return (judged @ weight + bias).detach()
 
 
 def scored(log_probabilities: Tensor, target: Tensor, num_classes: int) -> tuple[float, float]:
