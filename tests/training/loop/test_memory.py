@@ -199,6 +199,7 @@ def test_history_tells_whether_the_parts_work(ongoing: Ongoing) -> None:
         "work/hard_differs",
         "work/pushed",
         "work/clusters",
+        "work/silent",
         "work/gate_mean",
         "work/gate_std",
         "work/gate_varies",
@@ -208,13 +209,15 @@ def test_history_tells_whether_the_parts_work(ongoing: Ongoing) -> None:
     assert (history["work/gate_mean"] - 1).abs().max() < 0.2
     assert (history["work/gate_varies"] > 0).all()
     assert (history["work/clusters"] >= 1).all()
+    assert history["work/silent"].between(0, 0.9).all()
     assert list(history.columns).index("work/pushed") > list(history.columns).index("loss")
 
 
 def test_history_tells_of_a_plain_loss_what_there_is(ongoing: Ongoing) -> None:
     run = ongoing(model__attention="none", objective__hard_weight=0.0, finetune__epochs=1)
     run_finetune(run, run.new_model())
-    assert not len(pd.read_csv(run.folder.history_path).filter(like="work/").columns)
+    told = pd.read_csv(run.folder.history_path).filter(like="work/")
+    assert list(told.columns) == ["work/silent"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from recame.training.loop.cuda_graph import GraphedStep
 from recame.training.loop.memory import of_all_processes
 from recame.training.loop.trunk import TrunkCache
 
+#: Standard deviation over a batch below which a normalised feature tells nothing of its images.
+SILENT = 1e-4
+
 
 class TrainingStep:
     """A training step: augment, mix, forward pass, loss, backward pass.
@@ -113,13 +116,16 @@ class TrainingStep:
         """Measure whether loss terms and attention have an effect on unaugmented images.
 
         Returns:
-            () numbers of `TrainingLoss.workings` and, with attention, of `gate_spread`.
+            () numbers of `TrainingLoss.workings` and, with attention, of `gate_spread`; of several
+            images also `silent`, see `silent_share`.
         """
         layers = every_attention(self.model)
         with evaluating(self.model), reading_gates(layers) as read:
             output: ExpertOutput = self.model(to_unit(batch.images, self.scale))
         gates = [part for parts in read for part in parts]
         found = self.objective.workings(output, batch.target)
+        if len(batch.images) > 1:
+            found["silent"] = silent_share(output.features)
         return found | gate_spread(gates) if gates else found
 
 
@@ -160,3 +166,19 @@ def weighted(results: Sequence[tuple[LossResult, Tensor | float]]) -> LossResult
     (first, weight), (second, other) = results
     parts = {name: weight * first.parts[name] + other * second.parts[name] for name in first.parts}
     return LossResult(weight * first.total + other * second.total, parts)
+
+
+def silent_share(features: Tensor) -> Tensor:
+    """Share of features that are the same for all images: behind a rectifier that never opens.
+
+    Args:
+        features: (B, E, D), as the classifier sees them.
+
+    Returns:
+        (), from 0 to 1.
+
+    Examples:
+        >>> float(silent_share(torch.tensor([[[1.0, 3.0]], [[2.0, 3.0]]])))
+        0.5
+    """
+    return (features.std(0, correction=0) < SILENT).float().mean()
