@@ -89,7 +89,8 @@ class TestStep:
         step.decide(batch)  # moves batch norms, unless the model is told to evaluate
         step.model.load_state_dict(weights)
         found = step.workings(batch)
-        assert {"hard_differs", "clusters", "gate_mean", "gate_std", "gate_varies"} == set(found)
+        gates = {"gate_mean", "gate_std", "gate_varies"}
+        assert {"hard_differs", "clusters", "silent", *gates} == set(found)
         assert all(torch.equal(value, before[name]) for name, value in memory_of(step).items())
         for name, value in step.model.state_dict().items():
             assert torch.equal(value, weights[name]), name
