@@ -10,7 +10,9 @@ own seed of training, the same for all variants, so differences to the first var
 Each run leaves a JSON file, so what is finished is not run again; `table.md` has the means, and the
 differences with 95 % intervals over draws and sets. `--only` keeps runs whose names hold each TEXT:
 two calls can share the work. With `--processor-time` the budget counts the process's own seconds:
-on a machine that others share.
+on a machine that others share. It does not undo that others use its caches and memory, so give a
+question all variants of a draw in one go, with nothing else beside; where no variant changes the
+length of a step, ask by a number of steps (`questions/lr_by_steps.yaml`; docs/decisions/0045).
 """
 
 from __future__ import annotations
