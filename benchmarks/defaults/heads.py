@@ -32,7 +32,7 @@ from recame.data.dataset import InspectionSet, load_inspection_set
 from recame.data.proposal import native_size
 from recame.data.transforms import dihedral_view
 from recame.machine import environment
-from recame.models import MultiExpertClassifier
+from recame.models import ExpertHead, MultiExpertClassifier
 from recame.models.initialisation import class_means
 from recame.pages.render import markdown_table
 from recame.training.phases.features import ProbeFeatures, fit_heads, probe_prior
@@ -128,7 +128,7 @@ def capped(train: ProbeFeatures, share: float) -> ProbeFeatures:
 
 
 def answers(
-    train: ProbeFeatures, judged: Tensor, num_classes: int, config: recame.Config, spec: Any
+    train: ProbeFeatures, judged: Tensor, num_classes: int, config: recame.Config
 ) -> dict[str, Tensor]:
     """Way -> log probabilities (M, C) of `judged` (M, V, P), the mean of the views' answers."""
     logits: dict[str, Tensor] = {}
@@ -136,7 +136,7 @@ def answers(
         seen = capped(train, way.share)
         seen = ProbeFeatures(seen.pooled[:, : way.views], seen.target)
         if way.steps:
-            logits[name] = by_steps(way, seen, judged, num_classes, config, spec)
+            logits[name] = by_steps(way, seen, judged, num_classes, config)
         else:
             logits[name] = at_once(way, seen, judged, num_classes, float(config.objective.tau))
     for name, parts in JOINED.items():
@@ -148,28 +148,33 @@ def answers(
 
 
 def by_steps(
-    way: Way,
-    seen: ProbeFeatures,
-    judged: Tensor,
-    num_classes: int,
-    config: recame.Config,
-    spec: Any,
+    way: Way, seen: ProbeFeatures, judged: Tensor, num_classes: int, config: recame.Config
 ) -> Tensor:
     """Logits (M, V, C) of heads trained as the probe trains them."""
     own = config.updated({"model.hidden": way.hidden, "probe.steps": way.steps})
-    model = MultiExpertClassifier.from_config(own, num_classes, spec=spec)
+    torch.manual_seed(0)  # ways of one width begin with the same weights
+    head = ExpertHead(
+        1,
+        seen.pooled.shape[-1],
+        num_classes,
+        classifier=own.model.classifier,
+        cosine_scale=own.model.cosine_scale,
+        hidden=way.hidden,
+        dropout=own.model.dropout,
+        standardise=own.model.standardise,
+    )
     counts = torch.bincount(seen.target).numpy()
     objective = recame.Objective.from_config(
         own,
         counts.tolist(),
         num_experts=1,
         prior=probe_prior(counts),
-        num_features=model.num_features,
+        num_features=head.classifier.weight.shape[-1],
         fixed_features=way.hidden == 0,
     )
-    fit_heads(model.head, seen, objective, own.probe, num_experts=1, seed=0)
+    fit_heads(head, seen, objective, own.probe, num_experts=1, seed=0)
     with torch.inference_mode():
-        logits = model.head(judged.flatten(0, 1)[:, None]).logits[:, 0]
+        logits = head(judged.flatten(0, 1)[:, None]).logits[:, 0]
     return logits.reshape(*judged.shape[:2], -1)
 
 
@@ -243,7 +248,7 @@ def main() -> None:
         for draw, mask in enumerate(draws_of(target, counts, given.draws)):
             kept = torch.from_numpy(mask)
             train = ProbeFeatures(features.pooled[kept], features.target[kept])
-            told = answers(train, features.pooled[~kept], space.num_classes, config, images.spec)
+            told = answers(train, features.pooled[~kept], space.num_classes, config)
             for way, found in told.items():
                 accuracy, loss = scored(found, features.target[~kept], space.num_classes)
                 row = {"set": name, "draw": draw, "way": way}
