@@ -228,6 +228,16 @@ def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
             name = str(variant).replace("lr ", "")
             cells = " | ".join(f"{value:.3f}" for value in row.sort_index())
             assert f"| {name} | {cells} |" in page, (name, cells)
+    files = (folder / "results-ask/silent").glob("*@*.json")
+    runs = pd.DataFrame([json.loads(path.read_text(encoding="utf-8")) for path in files])
+    sets = ["defects", "boards", "cells", "digits"]
+    for column, form in (("silent", "{:.0%}"), ("balanced_accuracy", "{:.3f}")):
+        wide = runs.pivot_table(column, "variant", "set")[sets]
+        if column == "balanced_accuracy":
+            wide = wide.drop(index="1 step, as it is")
+        for variant, row in wide.iterrows():
+            cells = " | ".join(form.format(value).replace("%", " %") for value in row)
+            assert f"| {str(variant).replace('them', 'the steps')} | {cells} |" in page
     table = (folder / "results-ask/lr/table.md").read_text(encoding="utf-8")
     for rate in ("1e-3", "2e-3"):
         found = re.search(rf"lr {rate}: (.*\)), 12 pairs", table)

@@ -72,6 +72,7 @@ def trained(manifest: Path, settings: dict[str, Any], out: Path, console: Consol
     metrics = json.loads((out / "metrics.json").read_text())["test"]
     phases = json.loads((out / "phases.json").read_text())
     config = recame.RunFolder.open(out).load_config()
+    history = pd.read_csv(out / "history.csv") if (out / "history.csv").exists() else pd.DataFrame()
     return {
         "balanced_accuracy": metrics["balanced_accuracy"]["value"],
         "tail_recall": metrics["tail_recall"]["value"],
@@ -80,6 +81,7 @@ def trained(manifest: Path, settings: dict[str, Any], out: Path, console: Consol
         "size": config.data.size,
         "views": config.evaluation.views,
         "experts": config.model.num_experts,
+        "silent": float(history["work/silent"].iloc[-1]) if "work/silent" in history else None,
     }
 
 
