@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recame.contracts import BoolArray, IntArray, Predictions
+from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
 from recame.errors import DataError
 from recame.files import records
 from recame.label_space import GROUPS, LabelSpace
@@ -207,21 +207,6 @@ def evaluate_predictions(
     )
     macro = {name: _estimate(float(value), intervals.get(name)) for name, value in values.items()}
     metrics, probabilities = (*METRICS, *own), predictions.probabilities[known]
-    shares = {m.name: m.share(target, prediction, label_space) for m in metrics if m.share}
-    scores = {
-        m.name: scored(
-            m,
-            m.score,
-            probabilities,
-            target,
-            label_space,
-            resamples=bootstrap,
-            seed=seed,
-            confidence=confidence,
-        )
-        for m in metrics
-        if m.score
-    }
     per_class = per_class_table(counts, label_space, confidence)
     worst = int(per_class["recall"].fillna(np.inf).to_numpy().argmin())
     computed = {
@@ -229,13 +214,17 @@ def evaluate_predictions(
         **macro,
         **{f"{g}_recall": macro[f"cutoffs {g}"] for g in GROUPS if f"cutoffs {g}" in macro},
         "worst_class_recall": _share(counts.hits[worst], counts.support[worst], confidence),
-        **{
-            name: _share((share[0] & share[1]).sum(), share[0].sum(), confidence)
-            for name, share in shares.items()
-            if share is not None
-        },
+        **_shares(metrics, target, prediction, label_space, confidence),
         "ece": Estimate(expected_calibration_error(probabilities, target)),
-        **{name: estimate for name, estimate in scores.items() if estimate is not None},
+        **_scores(
+            metrics,
+            probabilities,
+            target,
+            label_space,
+            resamples=bootstrap,
+            seed=seed,
+            confidence=confidence,
+        ),
     }
     products = predictions.table.loc[known].get(product_column)
     weights = predictions.expert_weights
@@ -280,6 +269,50 @@ def _comparable(predictions: Predictions) -> BoolArray:
             "run.precision: '32' in its config.yaml."
         )
     return known
+
+
+def _shares(
+    metrics: Sequence[Metric],
+    target: IntArray,
+    prediction: IntArray,
+    label_space: LabelSpace,
+    confidence: float,
+) -> dict[str, Estimate]:
+    """The metrics that are shares of images, with Wilson intervals; without undefined ones."""
+    found = {m.name: m.share(target, prediction, label_space) for m in metrics if m.share}
+    return {
+        name: _share((share[0] & share[1]).sum(), share[0].sum(), confidence)
+        for name, share in found.items()
+        if share is not None
+    }
+
+
+def _scores(
+    metrics: Sequence[Metric],
+    probabilities: FloatArray,
+    target: IntArray,
+    label_space: LabelSpace,
+    *,
+    resamples: int,
+    seed: int,
+    confidence: float,
+) -> dict[str, Estimate]:
+    """The metrics with a formula of their own, with resampled intervals; without undefined ones."""
+    found = {
+        m.name: scored(
+            m,
+            m.score,
+            probabilities,
+            target,
+            label_space,
+            resamples=resamples,
+            seed=seed,
+            confidence=confidence,
+        )
+        for m in metrics
+        if m.score
+    }
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def evaluate_as_configured(
