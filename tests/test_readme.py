@@ -91,13 +91,14 @@ def test_tables_are_those_of_the_committed_results() -> None:
     from recame.bench.tables.table import headline
 
     tables = re.findall(r"<!-- bench:(\w+) -->\n(.*?)\n<!-- /bench:\1 -->", RESULTS, re.DOTALL)
-    assert [name for name, _ in tables] == ["cpu", "cpu_time"]
+    assert [name for name, _ in tables] == ["peers", "cpu", "cpu_time"]
     for name, text in tables:
-        plan = load_plan(ROOT / "benchmarks" / "plans" / f"{name}.yaml")
+        plans = ROOT / "benchmarks" / "plans"
+        plan = load_plan(plans / f"{name}.yaml")
         kept = ROOT / "benchmarks" / "results" / name
         costs = kept / "costs.json"
         measured = json.loads(costs.read_text()) if costs.exists() else {}
-        methods = plan_methods(plan, kept)
+        methods = plan_methods(plan, plans)
         assert text == headline(Contest(collect(kept), methods, plan, measured))
 
 
