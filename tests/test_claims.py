@@ -11,9 +11,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from recame.bench.tables.best import Fit, against_the_best, differences
-from recame.bench.tables.results import fit_of
-
 ROOT = Path(__file__).parents[1]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -450,82 +447,3 @@ def test_what_smaller_steps_bring() -> None:
     assert f"{mean} points (95 % t interval {ends}" in page
     mean, _, ends = interval(pd.concat(gaps[False])).partition(" (")
     assert f"{mean} points ({ends}" in page
-
-
-def peers(data: str, metric: str, split: str = "test") -> Fit:
-    runs = pd.read_csv(ROOT / "benchmarks/results/peers/results.csv")
-    found = fit_of(runs[(runs["data"] == data) & (runs["split"] == split)], metric)
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize(
-    ("words", "data", "metric"),
-    [
-        ("generated", "generated", "balanced_accuracy"),
-        ("DeepPCB-LT", "deeppcb_lt", "balanced_accuracy"),
-        ("CIFAR-10-LT", "cifar10_lt", "balanced_accuracy"),
-        ("generated", "generated", "tail_recall"),
-        ("generated, unseen clusters", "generated", "tail_unseen"),
-        ("DeepPCB-LT", "deeppcb_lt", "tail_recall"),
-        ("CIFAR-10-LT", "cifar10_lt", "tail_recall"),
-    ],
-)
-def test_recame_beside_the_best_tuned_peer(words: str, data: str, metric: str) -> None:
-    page = one_line(ROOT / "docs/decisions/0039-tuned-peers.md")
-    found = peers(data, metric)
-    assert len(found.methods) == 12
-    means = pd.Series(100 * found.means, index=list(found.methods))
-    best = means.drop("recame").idxmax()
-    title = {"bare": "bare", "bare_tau_one_and_a_half": "bare, tau 1.5"}[str(best)]
-    row = 100 * against_the_best(found).loc["recame"]
-    low, high = (f"{end:+.1f}" if abs(end) >= 0.05 else "0" for end in (row["low"], row["high"]))
-    assert (
-        f"| {words} | {means['recame']:.1f} | {title}: {means[best]:.1f} | {row['distance']:+.1f} "
-        f"({low} to {high}) |"
-    ) in page
-    if metric == "balanced_accuracy":
-        changes = one_line(ROOT / "CHANGELOG.md")
-        if row["low"] == 0:  # told apart from every other row
-            lead = f"{row['distance']:.1f} (0 to {row['high']:.1f})"
-            assert lead in " ".join(RESULTS.split())
-            told_there = (
-                f"{row['distance']:.1f} points before the next on"
-                if data == ("generated")
-                else f"{row['distance']:.1f} on CIFAR-10-LT (0 to {row['high']:.1f})"
-            )
-            assert told_there in changes
-        assert -row["low"] <= 3.0  # the endpoint, fixed before the runs
-        plain = means[[name for name in means.index if name.startswith("bare")]]
-        assert plain.min() > means.drop([*plain.index, "recame"]).max()
-
-
-def test_recame_beside_the_plain_network_tuned_alike() -> None:
-    page = one_line(ROOT / "docs/decisions/0039-tuned-peers.md")
-    readme = one_line(ROOT / "README.md")
-    results = " ".join(RESULTS.split())
-    told_apart = {}
-    for data, metric in (
-        ("generated", "tail_unseen"),
-        ("generated", "balanced_accuracy"),
-        ("deeppcb_lt", "balanced_accuracy"),
-        ("cifar10_lt", "balanced_accuracy"),
-    ):
-        row = 100 * differences(peers(data, metric), "bare").loc["recame"]
-        for text in (page, results):
-            assert told(row) in text, (data, metric)
-        told_apart[data, metric] = row["low"] > 0
-        if metric == "tail_unseen":
-            assert f"it is told apart: {told(row)} points" in readme
-    assert [name for name, apart in told_apart.items() if not apart] == [
-        ("deeppcb_lt", "balanced_accuracy")
-    ]
-
-
-def test_new_products_are_told_by_the_comparison_with_tuned_peers() -> None:
-    found = peers("deeppcb_lt", "balanced_accuracy", "new_product_query")
-    means = pd.Series(100 * found.means, index=list(found.methods))
-    assert means.idxmax() == "ride_early"
-    page = one_line(ROOT / "docs/decisions/0039-tuned-peers.md")
-    assert f"RIDE {means['ride_early']:.1f}, `recame` {means['recame']:.1f}, not told" in page
-    assert against_the_best(found).loc["recame", "high"] > 0

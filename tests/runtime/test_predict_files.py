@@ -51,7 +51,8 @@ CLASSES = ["ok", "crack", "NA"]
 
 #: A slow model that is killed half-way.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 import recame
 from recame.runtime import predict_files
 model = recame.load(sys.argv[1], threads=1, batch_size=16)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recame.contracts import BoolArray, FloatArray, IntArray, Predictions
+from recame.contracts import BoolArray, IntArray, Predictions
 from recame.errors import DataError
 from recame.files import records
 from recame.label_space import GROUPS, LabelSpace
@@ -216,7 +216,7 @@ def evaluate_predictions(
         "worst_class_recall": _share(counts.hits[worst], counts.support[worst], confidence),
         **_shares(metrics, target, prediction, label_space, confidence),
         "ece": Estimate(expected_calibration_error(probabilities, target)),
-        **_scores(
+        **scored(
             metrics,
             probabilities,
             target,
@@ -285,34 +285,6 @@ def _shares(
         for name, share in found.items()
         if share is not None
     }
-
-
-def _scores(
-    metrics: Sequence[Metric],
-    probabilities: FloatArray,
-    target: IntArray,
-    label_space: LabelSpace,
-    *,
-    resamples: int,
-    seed: int,
-    confidence: float,
-) -> dict[str, Estimate]:
-    """The metrics with a formula of their own, with resampled intervals; without undefined ones."""
-    found = {
-        m.name: scored(
-            m,
-            m.score,
-            probabilities,
-            target,
-            label_space,
-            resamples=resamples,
-            seed=seed,
-            confidence=confidence,
-        )
-        for m in metrics
-        if m.score
-    }
-    return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def evaluate_as_configured(
