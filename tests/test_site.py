@@ -164,7 +164,7 @@ def test_the_answer_about_balanced_softmax_shows_the_committed_table(
     page, results = sources["reference/questions.md"], sources["results.md"]
     (row,) = re.findall(r"^\| balanced softmax \|.*$", page, LINES)
     told = [cell.strip() for cell in row.split("|")[2:-1]]
-    table = results.partition("<!-- bench:cpu -->")[2].partition("<!-- /bench:cpu -->")[0]
+    table = results.partition("<!-- bench:peers -->")[2].partition("<!-- /bench:peers -->")[0]
     (full,) = re.findall(r"^\| balanced softmax \|.*$", table, LINES)
     assert all(cell in full for cell in told)
     assert len(told) == 3

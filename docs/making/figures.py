@@ -363,28 +363,29 @@ def promises(look: Look) -> Figure:
 
 #: Methods of `benchmarks/results/cpu`, as `docs/results.md` calls them.
 METHODS = {
-    "recame": "recame (one expert)",
-    "ensemble": "ensemble of 2, balanced softmax",
-    "square_root_sampling": "square-root sampling",
+    "recame": "recame",
+    "bare_tau_one_and_a_half": "bare, tau 1.5",
+    "bare": "bare",
+    "bare_tau_half": "bare, tau 0.5",
     "crt": "cRT",
-    "balanced_softmax": "balanced softmax",
-    "recame_reference": "recame (published objective)",
     "ncl": "NCL, 2 experts",
-    "balpoe": "BalPoE, 3 experts, mixup 0.4",
-    "mixup_logit_adjustment": "mixup + logit adjustment",
-    "cross_entropy": "cross-entropy",
-    "ride": "RIDE, 3 experts",
+    "recame_reference": "recame (published objective)",
+    "balpoe_unmixed": "BalPoE, 3 experts",
+    "ride_early": "RIDE, 3 experts",
+    "posthoc_logit_adjustment": "post-hoc logit adjustment",
+    "balanced_softmax": "balanced softmax",
+    "ldam_drw_early": "LDAM-DRW",
 }
 SETS = {
+    "generated": "generated IC defects",
     "deeppcb_lt": "DeepPCB-LT",
-    "ic_defect_synth_100": "ICDefectSynth",
     "cifar10_lt": "CIFAR-10-LT (JPEG)",
 }
 
 
 def results(look: Look) -> Figure:
-    """Balanced accuracy of the methods at equal epochs, with intervals."""
-    table = pd.read_csv(ROOT / "benchmarks" / "results" / "cpu" / "summary.csv")
+    """Balanced accuracy of the tuned methods at equal epochs, with intervals."""
+    table = pd.read_csv(ROOT / "benchmarks" / "results" / "peers" / "summary.csv")
     table = table[(table["split"] == "test") & (table["metric"] == "balanced_accuracy")]
     figure, panels = new_figure(3.9, len(SETS), sharey=True)
     for axes, (name, title) in zip(panels, SETS.items(), strict=True):

@@ -204,8 +204,8 @@ def result_rows(summary: Path, methods: dict[str, str]) -> str:
         methods: words for a method -> its name there.
     """
     sets = {
+        "generated": "generated IC defects",
         "deeppcb_lt": "DeepPCB-LT",
-        "ic_defect_synth_100": "ICDefectSynth",
         "cifar10_lt": "CIFAR-10-LT (JPEG)",
     }
     with summary.open(encoding="utf-8", newline="") as file:
@@ -230,11 +230,12 @@ MADE: dict[str, Callable[[Path], str]] = {
     "errors": lambda _: error_table(),
     "decisions": lambda root: decisions(root / "docs" / "decisions"),
     "balanced softmax": lambda root: result_rows(
-        root / "benchmarks" / "results" / "cpu" / "summary.csv",
+        root / "benchmarks" / "results" / "peers" / "summary.csv",
         {
             "balanced softmax": "balanced_softmax",
             "ReCAME-Net's published objective (two experts)": "recame_reference",
-            "`recame (one expert)`": "recame",
+            "`bare`: square-root sampling and balanced softmax": "bare",
+            "`recame`": "recame",
         },
     ),
 }
