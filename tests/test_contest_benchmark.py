@@ -66,17 +66,19 @@ def test_escapes_are_told_at_a_share_of_normal_images(contest: ModuleType) -> No
     assert found["escapes_at_2_percent"] == pytest.approx(0.1)
 
 
-def write(folder: Path, recipe: str, seed: int, wrong: range, number: int) -> None:
+def write(
+    folder: Path, recipe: str, seed: int, wrong: range, number: int, time: str = "1m"
+) -> None:
     target = "0" * 50 + "1" * 50
     called = "".join(
         ("1" if sign == "0" else "0") if index in wrong else sign
         for index, sign in enumerate(target)
     )
     right = 1 - sum(1 for _ in wrong) / 100
-    found = {"recipe": recipe, "set": "s", "time": "1m", "seed": seed, "target": target}
+    found = {"recipe": recipe, "set": "s", "time": time, "seed": seed, "target": target}
     found |= {"called": called, "balanced_accuracy": right, "macro_f1": right, "seconds": 60}
     found |= {"images_per_s": 50, "classes": ["a", "b"]}
-    (folder / f"s@1m@{seed}@{number}.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / f"s@{time}@{seed}@{number}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,16 @@ def test_a_lead_in_the_mean_of_the_sets(table: ModuleType, tmp_path: Path) -> No
         write(tmp_path, "default", seed, range(5), 0)
         write(tmp_path, "bare", seed, range(25), 5)
     assert "| 1m | bare | 1 | +20.0 ±" in table.tables(table.read_results(tmp_path))
+
+
+def test_a_loss_by_more_time_is_marked(table: ModuleType, tmp_path: Path) -> None:
+    for seed in range(3):
+        for time, wrong in (("10m", 30), ("1m", 25), ("5m", 5)):
+            write(tmp_path, "default", seed, range(wrong), 0, time)
+    told = table.tables(table.read_results(tmp_path))
+    assert "| set | 1m to 5m | 5m to 10m |" in told
+    (row,) = [line for line in told.splitlines() if line.startswith("| s | +20.0 ± ")]
+    assert "| **-25.0 ± " in row
 
 
 def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType) -> None:

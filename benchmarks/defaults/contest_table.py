@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ import pandas as pd
 from contest import OVERKILL
 from recipes import RECIPES
 
+from recame.durations import parse_duration
 from recame.metrics.statistics import standard_error
 from recame.pages.render import markdown_table
 
@@ -199,7 +201,8 @@ def tables(results: pd.DataFrame) -> str:
         standings.append([name, time, seeds, standing(own, scores)])
         details += ["", f"## {name}, {time}", "", *_details(found, own)]
     lines = markdown_table(["set", "time", "seeds", "the default"], standings, left=4)
-    return "\n".join([lines, *_leads(results, told), *_escape_lines(results), *details]) + "\n"
+    parts = (_leads(results, told), _more_time(results), _escape_lines(results), details)
+    return "\n".join([lines, *(line for part in parts for line in part)]) + "\n"
 
 
 def _leads(results: pd.DataFrame, told: pd.DataFrame) -> list[str]:
@@ -214,6 +217,28 @@ def _leads(results: pd.DataFrame, told: pd.DataFrame) -> list[str]:
                 rows.append([time, recipe, len(own), lead])
     table = markdown_table(["time", "recipe", "sets", "the default's lead"], rows, left=2)
     return ["", "## In the mean of the sets", "", table] if rows else []
+
+
+def _more_time(results: pd.DataFrame) -> list[str]:
+    """What the default gains from each time to the next, on each set; bold where it loses."""
+    own = results[results["recipe"] == "default"]
+    times = sorted(own["time"].unique(), key=parse_duration)
+    steps = list(pairwise(times))
+    rows = []
+    for name, found in own.groupby("set", sort=False):
+        runs = {time: found[found["time"] == time] for time in times}
+        gains = [difference(runs[after], runs[before]) for before, after in steps]
+        if any(gain is not None for gain in gains):
+            rows.append([name, *("" if gain is None else _gained(gain) for gain in gains)])
+    heads = [f"{before} to {after}" for before, after in steps]
+    title = "## What more time brings the default, in points of balanced accuracy"
+    return ["", title, "", markdown_table(["set", *heads], rows)] if rows else []
+
+
+def _gained(gain: Difference) -> str:
+    """A difference; bold where it is a loss beyond chance."""
+    told = f"{100 * gain.value:+.1f} ± {100 * gain.half:.1f}"
+    return f"**{told}**" if gain.verdict == "behind" else told
 
 
 def _escape_lines(results: pd.DataFrame) -> list[str]:
