@@ -52,6 +52,26 @@ def test_the_plan_is_affordable_and_its_recipes_are_settings(contest: ModuleType
             assert (settings == {}) == (job.recipe == "default")
 
 
+def test_folds_cut_train_and_val_anew_and_leave_test_alone(
+    contest: ModuleType, tmp_path: Path
+) -> None:
+    labels = (["a"] * 80 + ["b"] * 20) * 2
+    rows = {"image": [f"{number}.png" for number in range(200)], "label": labels}
+    table = pd.DataFrame({**rows, "split": ["train", "val", "test", "train"] * 50})
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    asked = set(tmp_path.resolve() / table["image"][table["split"] != "test"])
+    judged: list[Path] = []
+    for number in range(1, contest.FOLDS + 1):
+        path = contest.fold(tmp_path / "manifest.csv", number, tmp_path / f"fold {number}")
+        found = pd.read_csv(path)
+        assert set(map(Path, found["image"])) == asked
+        counts = found.groupby(["split", "label"]).size()
+        assert counts["test"].tolist() == [24, 6]
+        assert counts["val"].tolist() == [19, 5]
+        judged += map(Path, found["image"][found["split"] == "test"])
+    assert sorted(judged) == sorted(asked)
+
+
 def test_escapes_are_told_at_a_share_of_normal_images(contest: ModuleType) -> None:
     normal = np.linspace(1, 0.01, 100)  # of probability
     defects = np.array([0.015, 0.025, 0.5, 0.005])

@@ -1,7 +1,8 @@
 """The default against plain recipes by a plan, in pieces: what is finished is not run again.
 
     python benchmarks/defaults/contest.py benchmarks/defaults/plan.yaml [--list] [--hours 6]
-        [--data deeppcb=MANIFEST.csv cifar=ARCHIVE.zip cells=MANIFEST.csv xsdd=MANIFEST.csv]
+        [--data deeppcb=MANIFEST.csv cifar=ARCHIVE.zip cells=MANIFEST.csv xsdd=MANIFEST.csv
+            elpv=MANIFEST.csv]
         [--fastai PYTHON] [--only TEXT ...] [--processor-time] [--runs DIR] [--out DIR]
 
 Each run leaves one small JSON file in `results-contest`, to be committed after each piece: figures,
@@ -31,6 +32,7 @@ from rich.console import Console
 from run import cifar, deeppcb, digits, synth, write
 from sizes import cells, synth_large
 from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 import recame
 from recame.data.proposal import native_size
@@ -47,6 +49,10 @@ OVERHEAD = 1.1
 #: Overkill at which escapes are told.
 OVERKILL = (0.01, 0.02)
 TIMED = 256
+#: Sets judged as they are, by the name of their manifest in `--data`.
+WHOLE = {"x-sdd": "xsdd", "elpv": "elpv"}
+#: `elpv fold 1` to `elpv fold 5`: its `train` and `val` cut anew, and `test` left alone.
+FOLD, FOLDS = "elpv fold ", 5
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,41 @@ def makers(data: dict[str, Path]) -> dict[str, Callable[[], Iterator[tuple[np.nd
         if key in data:
             found[name] = lambda make=make, path=data[key]: make(path)  # type: ignore[misc]
     return found
+
+
+def fold(whole: Path, number: int, folder: Path) -> Path:
+    """A manifest in which the images of a fold of `train` and `val` are `test`.
+
+    Of the other images a fifth of each class is `val`. No image of the set's own `test` is in it.
+
+    Args:
+        whole: manifest of the set.
+        number: of the fold, from 1.
+        folder: where the manifest is written.
+    """
+    table = pd.read_csv(whole, dtype={"label": str})
+    table = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
+    table["image"] = [str((whole.parent / name).resolve()) for name in table["image"]]
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    rest, own = list(folds.split(table, table["label"]))[number - 1]
+    val = train_test_split(rest, test_size=0.2, stratify=table["label"][rest], random_state=number)
+    table["split"] = "train"
+    table.loc[own, "split"] = "test"
+    table.loc[val[1], "split"] = "val"
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv"
+
+
+def manifest_of(name: str, data: dict[str, Path], folder: Path) -> Path | None:
+    """The manifest of a set, made where that is needed; None if its images are not given."""
+    if name in WHOLE:
+        return data.get(WHOLE[name])
+    own = folder / name.replace(" ", "-")
+    if name.startswith(FOLD):
+        return fold(data["elpv"], int(name.removeprefix(FOLD)), own) if "elpv" in data else None
+    make = makers(data).get(name)
+    return None if make is None else write(make(), own)
 
 
 def judged(
@@ -257,17 +298,16 @@ def main() -> None:
         print("\n".join(f"{job.name}  {job.recipe}" for job in left))
         return
     data = {name: Path(path) for name, _, path in (each.partition("=") for each in options.data)}
-    sets, ends, console = makers(data), time.time() + 3600 * options.hours, Console()
+    ends, console = time.time() + 3600 * options.hours, Console()
     for job in left:
-        whole = data.get("xsdd") if job.set == "x-sdd" else None
-        there = whole is not None or job.set in sets
-        if not there or (job.recipe == FASTAI and options.fastai is None):
+        if job.recipe == FASTAI and options.fastai is None:
+            continue
+        manifest = manifest_of(job.set, data, options.runs.resolve() / "sets")
+        if manifest is None:
             continue
         if time.time() + job.core_s > ends:
             break
         console.rule(f"{job.name}: {job.recipe}")
-        slug = job.set.replace(" ", "-")
-        manifest = whole or write(sets[job.set](), options.runs.resolve() / "sets" / slug)
         out = options.runs / job.name
         if job.recipe == FASTAI:
             own = ["--processor-time"] if options.processor_time else []
