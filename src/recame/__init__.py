@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from recame.datasets.generated import SyntheticSpec
     from recame.datasets.generated import write as synth
     from recame.decisions.limits import Limits
-    from recame.decisions.tune import Tuned
+    from recame.decisions.tuned import Tuned
     from recame.errors import RecameError
     from recame.export.export import export as export_bundle
     from recame.inspection import Inspection, inspect_set
@@ -62,7 +62,7 @@ _HOMES = {
     "RecameError": "errors",
     "RunFolder": "runs.folder",
     "SyntheticSpec": "datasets.generated",
-    "Tuned": "decisions.tune",
+    "Tuned": "decisions.tuned",
     "compare": "reports.comparing",
     "distill": "training.student.distill",
     "evaluate": "reports.evaluate",

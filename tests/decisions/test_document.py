@@ -25,7 +25,8 @@ from recame.decisions.drift import DriftMonitor
 from recame.decisions.limits import Limits
 from recame.decisions.outcome import Outcome
 from recame.decisions.scored import Scored
-from recame.decisions.tune import Tuned, tune
+from recame.decisions.tune import tune
+from recame.decisions.tuned import Tuned
 from recame.decisions.verification import Verification
 from recame.errors import ConfigError, DataError
 from recame.files import hold, read_json

@@ -8,7 +8,8 @@ import pytest
 from recame.decisions.actions import AUTOMATIC, UNKNOWN
 from recame.decisions.limits import Limits
 from recame.decisions.scored import Scored
-from recame.decisions.tune import Tuned, tune
+from recame.decisions.tune import tune
+from recame.decisions.tuned import Tuned
 from recame.decisions.verification import verify
 from recame.errors import ConfigError
 

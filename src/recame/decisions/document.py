@@ -25,7 +25,7 @@ from recame.decisions.limits import Limits
 from recame.decisions.outcome import Outcome
 from recame.decisions.promises import Promise
 from recame.decisions.strangeness import Scorer
-from recame.decisions.tune import Tuned
+from recame.decisions.tuned import Tuned
 from recame.decisions.verification import Verification
 from recame.errors import CheckpointError, ConfigError, DataError
 from recame.files import read_json, write_json

@@ -8,112 +8,29 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
 from recame.decisions.actions import REVIEW, UNKNOWN, Policy
 from recame.decisions.automation import fit_automation
-from recame.decisions.exact import images_needed
 from recame.decisions.expected import Expected, expect, frontier
 from recame.decisions.false_alarms import asked_alarms, fit_alarms, most_alarms
-from recame.decisions.limits import ESTIMATE, USUAL_ESCAPE, Limits
+from recame.decisions.limits import ESTIMATE, Limits
 from recame.decisions.line_mix import LineMix
 from recame.decisions.prices import cheapest
-from recame.decisions.promises import Promise, risk_of_each
+from recame.decisions.promises import risk_of_each
 from recame.decisions.release import Release, check_defects, fit_release, promised_classes
 from recame.decisions.review_budget import first_place
 from recame.decisions.scored import Scored, class_log_odds, defect_weights, release_scores
+from recame.decisions.tuned import Tuned
 from recame.errors import ConfigError, DataError
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 #: A review budget that leaves smaller lots without a place gets no note.
 _SMALL_LOT = 10
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The result of a tuning.
-
-    Attributes:
-        policy: the thresholds.
-        promises: one per limit.
-        expected: what the policy does, estimated from the calibration images.
-        frontier: what each escape limit would cost, one row per limit.
-        unmet: limits that are not kept, in sentences; nothing was loosened for them.
-        notes: further remarks.
-        facts: `confidence`, `tuning`, `comparisons`, `risk`, `images` (that count), `labelled` (all
-            of them), `unit` and `counts`; also `line` if the line's mix was estimated.
-    """
-
-    policy: Policy
-    promises: tuple[Promise, ...]
-    expected: Expected
-    frontier: tuple[dict[str, Any], ...]
-    unmet: tuple[str, ...]
-    notes: tuple[str, ...]
-    facts: dict[str, Any]
-
-    def __str__(self) -> str:
-        """Return all promises and remarks, one sentence per line."""
-        return "\n".join(self.sentences())
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the promises, one row each, with their numbers of images."""
-        import pandas as pd
-
-        return pd.DataFrame([promise.to_dict() for promise in self.promises])
-
-    def calibrated_on(self) -> str:
-        """Return what was counted: images, or one image of each group and class."""
-        images, labelled, unit = (self.facts[name] for name in ("images", "labelled", "unit"))
-        if unit == "image":
-            return counted(images, "labelled image")
-        every = f"{labelled:,} labelled images: one of each {unit} and class counts"
-        return f"{counted(images, unit)} ({every})"
-
-    def sentences(self) -> list[str]:
-        """Return what is promised, what is not kept, and further remarks, as sentences."""
-        told = [text for _, text in self.promised()] + self.unpromised()
-        if any(promise.holds for promise in self.promises):
-            told.append(
-                f"All of these limits hold together with {self.facts['confidence']:.0%} confidence."
-            )
-        escapes = [promise for promise in self.promises if promise.kind == "escape"]
-        if escapes and not any(promise.limit is not None for promise in escapes):
-            told.append(self._nothing_released(1 + len(self.promises) - len(escapes)))
-        return [*told, *self.unmet, *self.notes]
-
-    def promised(self) -> list[tuple[Promise, str]]:
-        """Return each promise and its sentence; `unpromised` gives a reason that all share."""
-        unit, shared = self.facts["unit"], bool(self.unpromised())
-        plain = [replace(each, why="") if shared else each for each in self.promises]
-        words = [each.sentence(unit, estimated=shared) for each in plain]
-        return list(zip(self.promises, words, strict=True))
-
-    def unpromised(self) -> list[str]:
-        """Say in one sentence why all limits are only estimates, if there are several; else []."""
-        reasons = {"" if each.limit is None else each.why for each in self.promises}
-        if len(self.promises) < 2 or len(reasons) > 1 or not (why := reasons.pop()):
-            return []
-        return [f"None of this is promised: {why}."]
-
-    def _nothing_released(self, promises: int) -> str:
-        """Say how many images one escape limit would need, among this number of promises."""
-        shared = {name: self.facts[name] for name in ("confidence", "comparisons", "tuning")}
-        needed = images_needed(USUAL_ESCAPE, risk_of_each(promises=promises, **shared))
-        assert needed is not None
-        return (
-            "No image is released, since no escape limit is promised: a limit of "
-            f"{USUAL_ESCAPE:.0%} for one class takes {counted(needed, self.facts['unit'])} of it, "
-            "none of them released."
-        )
 
 
 def tune(
@@ -167,20 +84,24 @@ def tune(
     counts = np.bincount(images.target, minlength=len(names))
     usual = counts.astype(np.float64) if usual_mix is None else usual_mix
     mix = limits.mix(names, usual if line is None else line.shares)
-    purified = any(limits.purity.limit(name) is not None for name in names if name != normal)
-    for_threshold = _halved(images) if purified else np.ones(len(images), np.bool_)
-    threshold_images = images.chosen(for_threshold)
-    strange = asked_alarms(threshold_images, limits, mix, tail)
-    if strange.overall is None:
-        for_threshold[:] = False  # without unknown images, no half is needed
+    purities = sum(limits.purity.limit(name) is not None for name in names if name != normal)
+    everything = np.ones(len(images), np.bool_)
+    for_unknown = _halved(images) if purities else everything
+    unknown_images = images.chosen(for_unknown)
+    strange = asked_alarms(unknown_images, limits, mix, tail)
+    # Unknown images are not booked, so the two thresholds need images of their own.
+    for_purity = ~for_unknown if purities and strange.overall is not None else everything
     # An estimated mix must not change the release threshold, nor its share of the risk.
-    promises = strange.number if line is None else most_alarms(threshold_images, limits)
-    promises += sum(limits.purity.limit(name) is not None for name in names if name != normal)
+    alarms_asked = strange.number if line is None else most_alarms(unknown_images, limits)
+    escapes = 0
     if index is not None:
         check_defects(images.target, names, index)
-        promises += len(promised_classes(images.target, names, index, limits.escape))
+        escapes = len(promised_classes(images.target, names, index, limits.escape))
     risk = risk_of_each(
-        limits.confidence, promises=promises, comparisons=comparisons, tuning=tuning
+        limits.confidence,
+        promises=purities + alarms_asked + escapes,
+        comparisons=comparisons,
+        tuning=tuning,
     )
     # An estimated mix must not change the release threshold.
     weighing = mix if line is None else usual
@@ -188,10 +109,10 @@ def tune(
     passing = _Passing(np.full(len(images), -math.inf))
     if index is not None:
         passing = _fit_passing(images, odds, names, index, limits, weighing, mix, **words)
-    alarms = fit_alarms(threshold_images, strange, names, risk=risk, why=estimate)
+    alarms = fit_alarms(unknown_images, strange, names, risk=risk, why=estimate)
     automation = fit_automation(
-        _known_odds(odds, images, alarms.above)[~(for_threshold & purified)],
-        images.target[~(for_threshold & purified)],
+        _known_odds(odds, images, alarms.above)[for_purity],
+        images.target[for_purity],
         names,
         index,
         limits.purity,
@@ -205,7 +126,6 @@ def tune(
         release, automation = cheapest(
             odds, scores, images.target, index, mix, limits.prices, free, release, automation
         )
-    known = None if products is None else frozenset(products)
     policy = Policy(
         names=tuple(names),
         normal=index,
@@ -214,16 +134,18 @@ def tune(
         guarded=passing.guarded,
         automatic_above=automation.above,
         unknown_above=alarms.above,
-        products=known,
+        products=None if products is None else frozenset(products),
         audit=limits.audit,
         product_column=product_column,
         review_budget=limits.review.budget,
         lot_column=limits.review.lot,
     )
     expected = expect(policy, images, mix)
-    notes = [*alarms.notes]
-    notes += _notes(images, odds, counts, names, limits, trained=usual_mix is not None)
-    notes += [] if line is None else [line.sentence()]
+    notes = [
+        *alarms.notes,
+        *_notes(images, odds, counts, names, limits, trained=usual_mix is not None),
+        *(() if line is None else (line.sentence(),)),
+    ]
     facts = {
         "confidence": limits.confidence,
         "tuning": tuning,

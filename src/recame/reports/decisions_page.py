@@ -13,7 +13,7 @@ from recame.decisions.exact import images_needed
 from recame.decisions.expected import risk_coverage
 from recame.decisions.limits import Limits
 from recame.decisions.scored import Scored
-from recame.decisions.tune import Tuned
+from recame.decisions.tuned import Tuned
 from recame.metrics.statistics import wilson_interval
 from recame.names import counted, quoted
 from recame.pages.drawing import figure_label

@@ -20,8 +20,8 @@ from recame.decisions.limits import ESTIMATE, SMALLEST, Limits, PerClass
 from recame.decisions.line_mix import LineMix, stated
 from recame.decisions.scored import logits_of
 from recame.decisions.strangeness import Scorer
-from recame.decisions.tune import Tuned
 from recame.decisions.tune import tune as tune_scores
+from recame.decisions.tuned import Tuned
 from recame.decisions.unknown import fit_scorer
 from recame.errors import ConfigError
 from recame.files import csv_text, write_text
