@@ -37,3 +37,35 @@ class TestProcessBegan:
         monkeypatch.setattr(machine, "_text", lambda _: told)
         before = time.monotonic()
         assert before <= process_began() <= time.monotonic()
+
+
+class TestUsableCores:
+    @pytest.mark.parametrize(
+        ("texts", "expected"),
+        [
+            ({"/sys/fs/cgroup/cpu.max": "250000 100000\n"}, 3),
+            ({"/sys/fs/cgroup/cpu.max": "max 100000\n"}, 16),
+            (
+                {
+                    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
+                    "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+                },
+                2,
+            ),
+            (
+                {
+                    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                    "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+                },
+                16,
+            ),
+            ({}, 16),
+        ],
+        ids=["quota", "no quota", "first version", "first version, no quota", "no container"],
+    )
+    def test_a_container_s_quota_counts(
+        self, texts: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(machine, "_text", lambda path: texts.get(path, ""))
+        monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(16), raising=False)
+        assert machine.usable_cores() == expected

@@ -14,6 +14,9 @@ from typing import Any
 #: Instruction sets that decide how fast a network runs, above all in INT8.
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 
+#: Microseconds of all cores together in each period.
+_QUOTA = ("quota", "period")
+
 #: Package of each backend that a predictor names.
 _RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
@@ -72,7 +75,9 @@ def usable_cores() -> int:
     else:
         cores = os.cpu_count() or 1
     quota, _, period = _text("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
+    if not quota:  # the first version of control groups
+        quota, period = (_text(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in _QUOTA)
+    if quota.strip().isdigit() and period.strip().isdigit():  # `max` or -1: no quota
         cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
     return cores
 

@@ -35,6 +35,7 @@ from recame.data.image_file import (
 from recame.data.paged_file import file_state
 from recame.errors import DataError
 from recame.files import explained, hold, write_text, write_whole
+from recame.machine import usable_cores
 from recame.progress import Progress, silent
 
 #: Part of each key: caches of another layout or other rules of decoding are not found.
@@ -227,7 +228,7 @@ def _sound(path: Path, index: dict[str, Any]) -> bool:
 
     if path.stat().st_size != index["bytes"]:
         return False
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         return all(pool.map(holds, range(len(index["blocks"]))))
 
 
@@ -316,7 +317,7 @@ def _decode_all(
             return [("", str(error), PLAIN)]
 
     # Threads: the decoders release the interpreter's lock, and nothing has to be copied between.
-    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(workers or min(8, usable_cores()))
     pending: deque[Future[list[_Decoded]]] = deque()
     try:
         with warnings.catch_warnings():

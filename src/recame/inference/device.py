@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
 
 from recame.config import Config
 from recame.errors import ConfigError
+from recame.machine import usable_cores
 from recame.runs.folder import RunFolder
 
 Precision = Literal["32", "bf16", "16"]
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Choose the device for `run.accelerator` on this machine.
+    """Choose the device for `run.accelerator` on this machine, and keep torch to its cores.
 
     Raises:
         ConfigError: a GPU is requested, but there is none.
     """
+    _keep_to_quota()
     if accelerator == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -29,6 +32,16 @@ def choose_device(accelerator: str) -> torch.device:
             "torch, or set run.accelerator=auto."
         )
     return torch.device("cpu")
+
+
+def _keep_to_quota() -> None:
+    """Let torch have no more threads than the quota of this process's container has cores.
+
+    torch counts the cores of the machine. Threads beyond the quota are halted in the middle of
+    their work, and all others wait for them. `OMP_NUM_THREADS` overrules this.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def choose_precision(precision: Precision | Literal["auto"], device: torch.device) -> Precision:

@@ -18,6 +18,7 @@ from recame.datasets.generated.generate import write_png
 from recame.errors import CheckpointError, DataError
 from recame.files import csv_text, read_json, write_json
 from recame.folders import is_taken, new_folder
+from recame.machine import usable_cores
 from recame.progress import Progress, silent
 
 MANIFEST = "manifest.csv"
@@ -126,7 +127,7 @@ def write_images(
         return numbers.stop
 
     starts, every = range(0, len(names), _IMAGES_A_TASK), range(len(names))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         for done in pool.map(write, [every[start : start + _IMAGES_A_TASK] for start in starts]):
             on_progress("writing images", done, len(names))
 
