@@ -37,6 +37,31 @@ def test_leaving_out_is_training_again_without_the_image(
         np.testing.assert_allclose(left_out[image], expected, atol=1e-9)
 
 
+def test_the_best_ridge_is_found_also_among_hundreds_of_classes_of_two_images() -> None:
+    rng = np.random.default_rng(0)
+    target = np.repeat(np.arange(150), 2)
+    train = 0.35 * rng.normal(size=(150, 200))[target] + rng.normal(size=(300, 200))
+
+    def error(ridges: FloatArray) -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(separability, "_RIDGES", ridges)
+            left_out, _ = separability._ridge_scores(train, target, train[:0], 150)
+        return float(((np.eye(150)[target] - 1 / 150 - left_out) ** 2).sum())
+
+    found, weakest = error(separability._RIDGES), error(separability._RIDGES[:1])
+    assert found == min(error(np.array([each])) for each in separability._RIDGES) < weakest
+
+
+def test_one_image_a_class_takes_the_middle_ridge() -> None:
+    features, target = drawn([1] * 4, 1.0)
+    middle = separability._RIDGES[len(separability._RIDGES) // 2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(separability, "_RIDGES", np.array([middle]))
+        expected = separability._ridge_scores(features, target, features + 0.1, 4)[1]
+    found = separability._ridge_scores(features, target, features + 0.1, 4)[1]
+    np.testing.assert_allclose(found, expected)
+
+
 def test_classes_that_lie_apart_are_told_apart() -> None:
     near, far = (judge(*drawn([60, 12, 5], apart), *NONE, 3, enough=1) for apart in (0.5, 6.0))
     assert far.accuracy > 0.95

@@ -30,11 +30,13 @@ class ImagesAtSizes:
     Attributes:
         positions: (N,) of the files that were decoded, among those that were given; ascending.
         images: for each size (N, H, W, C), as a cache would hold them.
+        tried: number of files that there was time and memory for, readable or not.
         seconds: that this took.
     """
 
     positions: IntArray
     images: tuple[Array, ...]
+    tried: int
     seconds: float
 
 
@@ -74,13 +76,15 @@ def decode_at_sizes(
             return None
 
     found: list[tuple[int, list[Pixels]]] = []
+    tried = 0
     with ThreadPoolExecutor(min(8, usable_cores())) as pool, warnings.catch_warnings():
         # Pillow remarks on odd tags of files that decode well.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         for start in range(0, len(paths), _AT_ONCE):
             if start and most_s is not None and time.monotonic() - began > most_s:
                 break
-            read = pool.map(decoded, paths[start : start + _AT_ONCE])
+            some = paths[start : start + _AT_ONCE]
+            tried, read = tried + len(some), pool.map(decoded, some)
             found += [(start + n, sides) for n, sides in enumerate(read) if sides is not None]
     images = tuple(
         np.stack([sides[number] for _, sides in found])
@@ -89,4 +93,4 @@ def decode_at_sizes(
         for number, one in enumerate(specs)
     )
     positions = np.array([position for position, _ in found], np.int64)
-    return ImagesAtSizes(positions, images, time.monotonic() - began)
+    return ImagesAtSizes(positions, images, tried, time.monotonic() - began)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recame.contracts import BoolArray, FloatArray, IntArray
-from recame.metrics.statistics import class_means
+from recame.metrics.statistics import class_means, paired_difference
 
 #: Ridge strengths that are tried, as shares of the mean eigenvalue.
 _RIDGES: FloatArray = np.geomspace(1e-3, 10.0, 9)
@@ -81,13 +81,8 @@ def judge(
 
 
 def gain(first: Judged, second: Judged) -> tuple[float, float]:
-    """By how much the second has a lower loss on the same images, and its standard error.
-
-    Each class counts equally. The variance of a class is computed with one more image whose
-    difference has the variance of all images: two images with equal results do not show that all
-    are equal.
-    """
-    return _paired(first.loss - second.loss, first.target)
+    """By how much the second has a lower loss on the same images, and its standard error."""
+    return paired_difference(first.loss - second.loss, first.target)
 
 
 def accuracy_gain(first: Judged, second: Judged) -> tuple[float, float]:
@@ -95,18 +90,7 @@ def accuracy_gain(first: Judged, second: Judged) -> tuple[float, float]:
 
     With few images and many features, the predicted class is more reliable than its probability.
     """
-    return _paired(second.right.astype(np.float64) - first.right, first.target)
-
-
-def _paired(difference: FloatArray, target: IntArray) -> tuple[float, float]:
-    """Mean over the classes of differences (N,), and its standard error."""
-    images = np.bincount(target)
-    images = images[images > 0]
-    means = class_means(difference, target)
-    variance = class_means(difference**2, target) - means**2
-    usual = float(class_means(difference**2, target).mean())
-    variance = (variance * images + usual) / (images + 1)
-    return float(means.mean()), float(np.sqrt((variance / images).sum()) / len(images))
+    return paired_difference(second.right.astype(np.float64) - first.right, first.target)
 
 
 def _ridge_scores(
@@ -116,7 +100,7 @@ def _ridge_scores(
 
     Kernel ridge regression on one-hot targets, with equal total weight for every class. Leaving an
     image out is exact (Allen's PRESS residual, Technometrics 1974). The ridge strength is the one
-    with the smallest error on the images left out.
+    with the smallest error on the images left out; with one image a class, the middle one.
     """
     mean, std = train.mean(0), train.std(0)
     scale = np.where(std > 1e-6, std, 1.0)
@@ -130,9 +114,12 @@ def _ridge_scores(
     wanted = np.eye(num_classes)[target] - 1.0 / num_classes
     turned = vectors.T @ (root * wanted)
     many = counts[target] >= _LEAST_LEFT_OUT
+    if not many.any():
+        many = counts[target] > 1  # with hundreds of classes, a sample has no more of any
+    ridges = _RIDGES if many.any() else _RIDGES[len(_RIDGES) // 2 :][:1]
     best: tuple[float, FloatArray, FloatArray] | None = None
     usual: float = max(float(values.mean()), 1e-12)
-    for ridge in usual * _RIDGES:
+    for ridge in usual * ridges:
         inverse = 1.0 / (np.maximum(values, 0.0) + ridge)
         dual = vectors @ (inverse[:, None] * turned)
         diagonal = (vectors**2) @ inverse

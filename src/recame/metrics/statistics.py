@@ -228,6 +228,25 @@ def standard_error(first: BoolArray, second: BoolArray, target: IntArray) -> flo
     return float(np.sqrt((variance / images).sum()) / len(images))
 
 
+def paired_difference(difference: FloatArray, target: IntArray) -> tuple[float, float]:
+    """Mean over the classes of two models' differences on the same images, and its standard error.
+
+    The variance of a class is computed with one more image whose difference has the variance of all
+    images: two images with equal differences do not show that all are equal.
+
+    Args:
+        difference: (N,) of each image.
+        target: (N,) class indices.
+    """
+    images = np.bincount(target)
+    images = images[images > 0]
+    means = class_means(difference, target)
+    variance = class_means(difference**2, target) - means**2
+    usual = float(class_means(difference**2, target).mean())
+    variance = (variance * images + usual) / (images + 1)
+    return float(means.mean()), float(np.sqrt((variance / images).sum()) / len(images))
+
+
 def resample_counts(
     confusion: IntArray, resamples: int, generator: np.random.Generator
 ) -> ClassCounts:

@@ -9,7 +9,8 @@ import pytest
 
 from recame.metrics.statistics import standard_error
 from recame.training.phases import certainty
-from recame.training.phases.certainty import choice_words, score_error, val_words
+from recame.training.phases.certainty import choice_words, loss_words, score_error, val_words
+from recame.training.phases.price import Option
 
 TARGET = np.repeat([0, 1, 2], [20, 4, 4])
 
@@ -48,3 +49,23 @@ def test_errors_shrink_with_images() -> None:
     assert errors == sorted(errors, reverse=True)
     assert errors[2] == pytest.approx((0.8 * 0.2 / 400 / 2) ** 0.5, rel=0.01)
     assert score_error(1.0, np.repeat([0, 1], 3)) > 0.1  # all of three right is not certain
+
+
+class TestLossWords:
+    one, two, other = Option("probe", 8), Option("probe", 1), Option("joined", 4)
+
+    def test_the_other_networks_best_is_compared(self) -> None:
+        losses = {
+            self.two: np.full(len(TARGET), 0.9),
+            self.one: np.full(len(TARGET), 0.5),
+            self.other: np.full(len(TARGET), 0.4),
+        }
+        told = loss_words(self.other, losses, TARGET)
+        assert told.startswith("log loss on val 0.400, the lowest, by joined with 4 views; ")
+        assert "probe with 8 views +0.100 ± " in told
+        assert "0.900" not in told
+        assert "+0.500" not in told
+
+    def test_one_network_alone_has_no_words(self) -> None:
+        losses = {self.two: np.zeros(len(TARGET)), self.one: np.ones(len(TARGET))}
+        assert loss_words(self.two, losses, TARGET) == ""

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 
 from recame.config import Config
+from recame.data.at_sizes import ImagesAtSizes, decode_at_sizes
 from recame.data.manifest import read_manifest
 from recame.inference.separability import Judged
 from recame.training import begin
@@ -180,7 +184,39 @@ class TestSettling:
     def test_too_little_time_to_ask(self, fine: Path) -> None:
         size, why = settled(fine, run__time_budget_s=20.0)
         assert size == 128
-        assert why.endswith("the time is too short to try others")
+        assert why.endswith("other sizes were not tried: the time is too short")
+
+    def test_a_handful_of_images_in_time_is_no_trial(
+        self, fine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def hurried(*args: Any, most_s: float | None, **how: Any) -> ImagesAtSizes:
+            return decode_at_sizes(*args, most_s=0.0, **how)  # the first 16 of 40
+
+        monkeypatch.setattr(size_trial, "decode_at_sizes", hurried)
+        size, why = settled(fine, run__time_budget_s=LONG)
+        assert size == 128
+        assert why.endswith("other sizes were not tried: the time is too short")
+
+    def test_one_unreadable_file_of_a_small_set_does_not_end_the_trial(
+        self, fine: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(fine, tmp_path / "fine")
+        torn = tmp_path / "fine" / "plain" / "003.png"
+        torn.write_bytes(torn.read_bytes()[:100])
+        size, why = settled(tmp_path / "fine", run__time_budget_s=LONG)
+        assert size != 128
+        assert "better beyond chance" in why
+
+    def test_classes_of_two_images_give_no_number(self, fine: Path, tmp_path: Path) -> None:
+        for name in COUNTS:
+            (tmp_path / name).mkdir()
+            for number in range(2):
+                shutil.copy(fine / name / f"{number:03d}.png", tmp_path / name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            size, why = settled(tmp_path, run__time_budget_s=LONG)
+        assert size == 128
+        assert why.endswith("no class has an image in val, or three in train, to judge by")
 
     def test_unreadable_files_are_told_where_all_are_read(self, tmp_path: Path) -> None:
         for name in COUNTS:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_images_that_differ_everywhere_stay_whole(tmp_path: Path) -> None:
     assert (found.number, found.size) == (0, 96)
     assert found.why is not None
     assert "must be better beyond chance" in found.why
+
+
+def test_an_unreadable_file_is_not_taken_for_missing_time(
+    small_marks: Path, tmp_path: Path
+) -> None:
+    for name in COUNTS:  # fewer than the trial asks of a larger set
+        (tmp_path / name).mkdir()
+        for number in range(15):
+            shutil.copy(small_marks / name / f"{number:03d}.png", tmp_path / name)
+    torn = tmp_path / "ok" / "003.png"
+    torn.write_bytes(torn.read_bytes()[:100])
+    found = settled(tmp_path)
+    assert "balanced accuracy of classifiers" in str(found.why)
 
 
 def test_what_time_does_not_allow_is_said(

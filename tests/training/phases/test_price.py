@@ -13,7 +13,7 @@ from recame.config import SYMMETRIES, Config
 from recame.contracts import Predictions, PreprocessSpec
 from recame.models import Architecture, MultiExpertClassifier
 from recame.runs.folder import RunFolder
-from recame.training.phases.price import Option, buy, macs
+from recame.training.phases.price import Option, affordable, buy, log_losses, macs
 from recame.training.train import train
 
 TARGET = np.repeat([0, 1, 2], [20, 4, 2])
@@ -41,8 +41,8 @@ class TestBuying:
         self, prices: dict[tuple[str, int], float], limit: float, *sures: list[float]
     ) -> Option:
         options = {Option(*key): price for key, price in prices.items()}
-        predicted = dict(zip(options, map(answers, sures), strict=True))
-        return buy(predicted, options, limit)
+        losses = dict(zip(options, (log_losses(answers(sure)) for sure in sures), strict=True))
+        return buy({each: losses[each] for each in affordable(options, limit)}, TARGET)
 
     prices = {("one", 1): 1.0, ("one", 2): 2.0, ("two", 2): 4.0}  # noqa: RUF012
 
@@ -68,7 +68,8 @@ class TestBuying:
         for found in (soft, sharp):
             found.probabilities[wrong] = np.roll(found.probabilities[wrong], 1, axis=1)
         cheap, dear = Option("one", 1), Option("one", 2)
-        assert buy({cheap: soft, dear: sharp}, {cheap: 1.0, dear: 2.0}, 9.0) == cheap
+        losses = {cheap: log_losses(soft), dear: log_losses(sharp)}
+        assert buy(losses, TARGET) == cheap
 
 
 class TestPrice:

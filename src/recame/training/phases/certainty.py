@@ -7,9 +7,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from recame.contracts import BoolArray, IntArray
-from recame.metrics.statistics import balanced_accuracy, standard_error
+from recame.contracts import BoolArray, FloatArray, IntArray
+from recame.metrics.statistics import (
+    balanced_accuracy,
+    class_means,
+    paired_difference,
+    standard_error,
+)
 from recame.names import counted
+from recame.training.phases.price import Option
 
 #: Number of standard errors above which a difference is hardly chance.
 SURE = 2.0
@@ -77,6 +83,34 @@ def choice_words(chosen: str, right: Mapping[str, BoolArray], target: IntArray) 
     if doubtful:
         return f"{told}; so few images do not tell {chosen} from {_listed(doubtful)}"
     return told if behind else f"{told}; {chosen} is ahead by more than {SURE:g} of them"
+
+
+def loss_words(bought: Option, losses: Mapping[Option, FloatArray], target: IntArray) -> str:
+    """The log loss of the kept option, and how much higher that of other networks is, in words.
+
+    Empty if there was one network alone to choose.
+
+    Args:
+        bought: the option that is kept.
+        losses: option -> (N,) log losses, of all that were allowed.
+        target: (N,) class indices.
+    """
+    least: dict[str, Option] = {}
+    for option in sorted(losses, key=lambda each: class_means(losses[each], target).mean()):
+        least.setdefault(option.network, option)
+    others = [option for name, option in least.items() if name != bought.network]
+    if not others:
+        return ""
+    told = []
+    for option in others:
+        more, error = paired_difference(losses[option] - losses[bought], target)
+        told.append(f"{_named(option)} +{more:.3f} ± {error:.3f}")
+    own = float(class_means(losses[bought], target).mean())
+    return f"log loss on val {own:.3f}, the lowest, by {_named(bought)}; {', '.join(told)}"
+
+
+def _named(option: Option) -> str:
+    return f"{option.network} with {counted(option.views, 'view')}"
 
 
 def _listed(names: list[str]) -> str:

@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from recame.config import SYMMETRIES
-from recame.contracts import BoolArray, ExpertOutput, Predictions
+from recame.contracts import BoolArray, Predictions
 from recame.data.file_groups import group_of_each
 from recame.data.splits import CALIBRATE
 from recame.decisions.calibration import (
@@ -27,104 +23,116 @@ from recame.decisions.calibration import (
 )
 from recame.inference.device import judging_precision
 from recame.inference.forward import steps_of_views
-from recame.inference.predict import predict_groups, predict_split
+from recame.inference.predict import Forwarding, predict_split
 from recame.metrics.evaluation import evaluate_as_configured
 from recame.metrics.statistics import balanced_accuracy, class_means, standard_error
 from recame.models import MultiExpertClassifier, save_checkpoint
 from recame.names import counted
 from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
-from recame.training.phases.certainty import choice_words
+from recame.training.phases.candidates import Candidates
+from recame.training.phases.certainty import choice_words, loss_words
 from recame.training.phases.posthoc import without_prior
-from recame.training.phases.price import NOMINAL_MACS_PER_S, Option, buy, macs
+from recame.training.phases.price import (
+    NOMINAL_MACS_PER_S,
+    Option,
+    affordable,
+    buy,
+    log_losses,
+    macs,
+)
 
 #: Candidate -> another one and the number of standard errors by which it must be better than that
-#: one. It must also be better than `joined` (docs/decisions/0008): so the probe alone is kept only
-#: if fine-tuning failed.
+#: one. It must also be better than `joined` (docs/decisions/0008): so where the cost of an answer
+#: does not matter, the probe alone is kept only if fine-tuning failed.
 MARGINS = {"probe": ("finetune", 1.5), "joined_first": ("joined", 0.5)}
 
 
-def keep_best(run: OngoingRun, candidates: dict[str, MultiExpertClassifier]) -> OngoingRun:
+def keep_best(run: OngoingRun, phases: dict[str, MultiExpertClassifier]) -> OngoingRun:
     """Evaluate the phases on `val`, alone and as an ensemble; keep one, with its calibration.
 
     Returns:
         The run, with as many views in test-time augmentation as are worth their cost.
     """
-    settings, space = run.config.evaluation, run.data.label_space
-    candidates = without_prior(run, candidates)
-    last = list(candidates)[-1]
-    chosen = "joined" if run.config.judges_joined else last
-    most = _most_views(run)
-    if "val" not in run.data.splits:
-        if run.config.run.keep != "joined" and last == "retrained":
-            chosen = last  # do not discard a requested phase without evaluation
-        say(run.console, f"No val split to choose by: {chosen} is kept.")
-        run.folder.explain([f"kept = {chosen}: no val split to choose by, so nothing tells"])
-        run = _with_views(
-            run,
-            _affordable(run, _network(candidates, chosen), most),
-            f"no val to ask{_within(run)}",
-        )
-        save_checkpoint(run.folder.path, _network(candidates, chosen), space)
-        run.folder.update_json("phases.json", {"kept": chosen})
-        _calibrate(run, None)
-        return run
-    words: dict[str, Any] = {
+    candidates = Candidates(without_prior(run, phases), ensembles=run.config.judges_joined)
+    return (_keep_by_val if "val" in run.data.splits else _keep_unseen)(run, candidates)
+
+
+def _keep_unseen(run: OngoingRun, candidates: Candidates) -> OngoingRun:
+    """Keep a candidate without `val`, which would tell how good each is."""
+    chosen = "joined" if run.config.judges_joined else candidates.last
+    if run.config.run.keep != "joined" and candidates.last == "retrained":
+        chosen = candidates.last  # do not discard a requested phase without evaluation
+    say(run.console, f"No val split to choose by: {chosen} is kept.")
+    run.folder.explain([f"kept = {chosen}: no val split to choose by, so nothing tells"])
+    model = candidates.network(chosen)
+    views = _affordable(run, model, _most_views(run))
+    run = _with_views(run, views, f"no val to ask{_within(run)}")
+    save_checkpoint(run.folder.path, model, run.data.label_space)
+    run.folder.update_json("phases.json", {"kept": chosen})
+    _calibrate(run, None)
+    return run
+
+
+def _keep_by_val(run: OngoingRun, candidates: Candidates) -> OngoingRun:
+    """Keep the candidate and the number of views that `val` chooses."""
+    settings, space, most = run.config.evaluation, run.data.label_space, _most_views(run)
+    how: Forwarding = {
         "num_views": most,
         "batch_size": settings.batch_size,
         "device": run.device,
         "precision": judging_precision(run.folder, run.config, run.device),
     }
-    side_by_side = _SideBySide(candidates.values())
-    groups = _groups(candidates, pairs=run.config.judges_joined)
-    found = predict_groups(side_by_side, run.data, "val", groups, **words)
-    predicted = {name: found[name, most] for name in groups}
+    found = candidates.predict(run.data, "val", **how)
+    predicted = {name: found[Option(name, most)] for name in candidates.names}
+    chosen = "joined" if run.config.judges_joined else candidates.last
     if run.config.run.keep.startswith("best"):
         chosen = choose(predicted)
-    option = _bought(run, candidates, found, Option(chosen, most))
-    if option != (chosen, most):
+    options = _options(run, candidates, Option(chosen, most))
+    losses = {option: log_losses(found[option]) for option in options}
+    target = predicted[chosen].target
+    option = buy(losses, target)
+    if option != Option(chosen, most):
         run = _with_views(run, option.views, f"on val no more of them pays{_within(run)}")
-        chosen = option.network
-    model, kept = _network(candidates, chosen), found[option]
-    if (
-        settings.weighting != "mean"
-    ):  # weights are learned on the evaluated images, for each network
-        kept = predict_split(model, run.data, "val", weighting=settings.weighting, **words)
-    accuracies = {name: _accuracy(judged) for name, judged in predicted.items()}
+    model, kept = candidates.network(option.network), found[option]
+    if settings.weighting != "mean":
+        # Weights are learned on the evaluated images, for each network.
+        kept = predict_split(model, run.data, "val", weighting=settings.weighting, **how)
     right = {name: _right(judged) for name, judged in predicted.items()}
-    why = choice_words(chosen, right, kept.target)
-    run.folder.explain([f"kept = {chosen}: {why}"])
-    views = counted(option.views, "view")
-    said = f"{why[0].upper()}{why[1:]}. Kept: {chosen}, {views} ({_accuracy(kept):.3f})"
-    say(run.console, said)
+    why = [loss_words(option, losses, target), choice_words(option.network, right, target)]
+    _tell(run, option, "; ".join(filter(None, why)), _accuracy(kept))
     save_checkpoint(run.folder.path, model, space)
     calibration = _calibrate(run, kept)
     evaluation = evaluate_as_configured(
         calibrated_predictions(kept, calibration), space, run.config
     )
     run.folder.update_json("metrics.json", {"val": evaluation.to_dict()})
-    run.folder.update_json("phases.json", {"val_balanced_accuracy": accuracies, "kept": chosen})
+    accuracies = {name: _accuracy(judged) for name, judged in predicted.items()}
+    phases = {"val_balanced_accuracy": accuracies, "kept": option.network}
+    run.folder.update_json("phases.json", phases)
     return run
 
 
-def _bought(
-    run: OngoingRun,
-    candidates: dict[str, MultiExpertClassifier],
-    found: dict[tuple[str, int], Predictions],
-    whole: Option,
-) -> Option:
-    """The cheapest option that is good enough: fewer views, or one network of the ensemble."""
+def _tell(run: OngoingRun, kept: Option, why: str, score: float) -> None:
+    """Note the reason in the run folder, and say what is kept."""
+    run.folder.explain([f"kept = {kept.network}: {why}"])
+    views = counted(kept.views, "view")
+    say(run.console, f"{why[0].upper()}{why[1:]}. Kept: {kept.network}, {views} ({score:.3f})")
+
+
+def _options(run: OngoingRun, candidates: Candidates, whole: Option) -> list[Option]:
+    """What may be kept, cheapest first: `whole`, fewer views, and other networks if they may be."""
     settings = run.config.evaluation
     if settings.least_images_per_s is None or settings.weighting != "mean":
-        return whole
+        return [whole]
     names = [whole.network]
     if run.config.judges_joined and run.config.run.keep == "best_on_val":
-        names = list(dict.fromkeys([*candidates, "joined", whole.network]))
-    cost = {name: macs(_network(candidates, name)) for name in names}
+        # `joined_first` has to be better than `joined` first, as `choose` says.
+        names = [n for n in candidates.names if n != "joined_first" or n == whole.network]
+    cost = {name: macs(candidates.network(name)) for name in names}
     steps = steps_of_views(whole.views) if _open_views(run) else [whole.views]
     options = [Option(name, views) for name in names for views in steps]
-    prices = {option: option.views * cost[option.network] for option in options}
-    return buy({option: found[option] for option in options}, prices, _limit(run))
+    return affordable({each: each.views * cost[each.network] for each in options}, _limit(run))
 
 
 def _affordable(run: OngoingRun, model: MultiExpertClassifier, most: int) -> int:
@@ -184,46 +192,11 @@ def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:
     return calibration
 
 
-class _SideBySide(nn.Module):
-    """The experts of several networks, as one network."""
-
-    def __init__(self, models: Iterable[MultiExpertClassifier]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-
-    def forward(self, images: Tensor) -> ExpertOutput:
-        """Images (B, C, H, W) -> logits and features of all experts, in order."""
-        outputs = [model(images) for model in self.models]
-        logits, features = ([getattr(o, name) for o in outputs] for name in ("logits", "features"))
-        return ExpertOutput(torch.cat(logits, 1), torch.cat(features, 1))
-
-
-def _groups(
-    candidates: dict[str, MultiExpertClassifier], *, pairs: bool
-) -> dict[str, tuple[int, ...]]:
-    """Candidate -> indices of its experts; with `pairs`, also ensembles of one from each phase."""
-    found, first = {}, 0
-    for name, model in candidates.items():
-        found[name] = tuple(range(first, first + model.num_experts))
-        first += model.num_experts
-    if pairs:
-        probe, finetuned = found["probe"], found["finetune"]
-        found["joined"] = (probe[0], finetuned[-1])
-        if len(finetuned) > 1:
-            found["joined_first"] = (probe[0], finetuned[0])
-    return found
-
-
-def _network(candidates: dict[str, MultiExpertClassifier], name: str) -> MultiExpertClassifier:
-    """The network of a candidate's experts."""
-    if name in candidates:
-        return candidates[name]
-    expert = {"joined": -1, "joined_first": 0}[name]
-    return candidates["probe"].joined(candidates["finetune"], expert)
-
-
 def choose(predicted: dict[str, Predictions]) -> str:
     """The candidate to keep.
+
+    The one that is kept where the cost of an answer does not matter. Where it does, `_options` adds
+    the other networks, and the log loss decides (`price.buy`).
 
     With a few images of a class in `val`, the best score may be luck. `joined`, the ensemble of
     the probe and the fine-tuned network, is the most robust if one of them is weak. So it is kept,

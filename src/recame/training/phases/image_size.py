@@ -19,7 +19,7 @@ from recame.data.proposal import candidate_sizes, native_size
 from recame.errors import DataError
 from recame.inference.separability import Judged, gain
 from recame.progress import Progress, silent
-from recame.training.phases.size_trial import OPENING_S, Sample, Size, Trial, Tried
+from recame.training.phases.size_trial import OPENING_S, TOO_SHORT, Sample, Size, Trial, Tried
 from recame.training.planner import TRAINED_SHARE, budget_s, choose_size
 
 #: Share of the time budget for the search, and seconds of its first forward passes.
@@ -63,7 +63,7 @@ def settle_size(
     if config.model.pretrained is False or len(candidate_sizes(native)) == 1:
         return size, why
     if ends is not None and ends - began < _FIRST_S + 2 * OPENING_S:
-        return size, f"{why}; the time is too short to try others"
+        return size, f"{why}; other sizes were not tried: {TOO_SHORT}"
     try:
         sample = Sample.draw(table, config)
         trial = Trial(
@@ -75,8 +75,10 @@ def settle_size(
     found = trial.candidates(left_s)
     said = "".join(f"; {sentence}" for sentence in found.left)
     if len(found.sizes) > 1:
-        tried = trial.judge(found.sizes, ends, report)
-        if tried:
+        tried, why_not = trial.judge(found.sizes, ends, report)
+        if why_not:
+            said += f"; other sizes were not tried: {why_not}"
+        else:
             better = best_size([one.judged for one in tried])
             best = with_ample_time(tried, better, found.passes, sample.num_train)
             told = _told(native, tried, better, sample)

@@ -22,7 +22,7 @@ from recame.inference.separability import Judged, accuracy_gain, gain
 from recame.machine import usable_cores
 from recame.progress import Progress, silent
 from recame.training.phases.image_size import time_to_keep
-from recame.training.phases.size_trial import OPENING_S, Sample, Trial
+from recame.training.phases.size_trial import NOTHING_TELLS, OPENING_S, Sample, Trial
 
 #: Least side (of a square with as many pixels) for trying tiles: smaller images lose little when
 #: they are shrunk.
@@ -91,10 +91,10 @@ def settle_tiles(
     tiled = sample.proposed(config, (TILE_SIDE, TILE_SIDE), tiles=NUM_TILES)
     tiled = replace(tiled, channels=plain.channels, bit_depth=plain.bit_depth, scale=plain.scale)
     found = _decoded(sample, tiled, config, (ends - time.monotonic() - 2 * OPENING_S) / 2)
-    if len(found.positions) < min(_LEAST, len(sample.paths)):
+    if found.tried < min(_LEAST, len(sample.paths)):
         why = "the time is too short to try tiles of images as large"
         return replace(whole, why=f"{why} ({native[1]} x {native[0]} pixels)")
-    image_s = found.seconds / len(found.positions)
+    image_s = found.seconds / found.tried
     all_s = image_s * len(paths)
     if budget is not None and all_s > _FINDING_SHARE * budget:
         return replace(
@@ -102,6 +102,8 @@ def settle_tiles(
             why=f"finding the tiles of {len(paths):,} images would take {all_s:.0f} of the "
             f"{budget:.0f} s; with more time they are tried",
         )
+    if not len(found.positions):  # none can be read, which is told where all files are read
+        return whole
     seen = _seen(sample, plain, found, config)
     positions = found.positions
     judged = []
@@ -109,6 +111,8 @@ def settle_tiles(
         trial = Trial(config, device, sample, native, spec)
         judged.append(trial.judged((spec.height, spec.width), images, positions))
         report("trying tiles", len(judged), 2)
+    if not len(judged[0].target):
+        return replace(whole, why=f"tiles are not tried: {NOTHING_TELLS}")
     better, error = gain(*judged)
     righter, doubt = accuracy_gain(*judged)
     why = _told(native, as_size(size), judged, image_s)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from recame.contracts import FloatArray, Predictions
+from recame.contracts import FloatArray, IntArray, Predictions
 from recame.decisions.temperature import BELIEVED, calibrated, fit_temperature
 from recame.metrics.statistics import class_means
 from recame.models import MultiExpertClassifier
@@ -45,33 +45,30 @@ def macs(model: MultiExpertClassifier) -> float:
     return float(counter.get_total_flops()) / 2
 
 
-def buy(
-    predicted: Mapping[Option, Predictions], prices: Mapping[Option, float], limit: float
-) -> Option:
-    """Start with the cheapest option, and take each more expensive one that pays off on `val`.
+def affordable(prices: Mapping[Option, float], limit: float) -> list[Option]:
+    """The options within a limit of cost, cheapest first; the cheapest one at any cost."""
+    cheapest, *dearer = sorted(prices, key=lambda option: prices[option])
+    return [cheapest, *(option for option in dearer if prices[option] <= limit)]
 
-    An option pays off if it has a smaller log loss, with its own temperature and equal weight of
-    all classes. With a few images of a class in `val`, accuracy does not show the gain of one more
-    view, but the log loss does (docs/decisions/0022).
+
+def buy(losses: Mapping[Option, FloatArray], target: IntArray) -> Option:
+    """The option with the least log loss, with equal weight of all classes; of equals the first.
+
+    With a few images of a class in `val`, accuracy does not show the gain of one more view, but the
+    log loss does (docs/decisions/0022).
 
     Args:
-        predicted: predictions of each option, for the same images.
-        prices: cost of each option, in any unit.
-        limit: largest cost; the cheapest option is allowed at any cost.
+        losses: option -> (N,) `log_losses` of the same images; cheapest first.
+        target: (N,) class indices.
     """
-    by_price = sorted(predicted, key=lambda option: prices[option])
-    bought, *dearer = by_price
-    losses = {option: _balanced_loss(found) for option, found in predicted.items()}
-    for option in dearer:
-        if prices[option] <= limit and losses[option] < losses[bought]:
-            bought = option
-    return bought
+    return min(losses, key=lambda option: float(class_means(losses[option], target).mean()))
 
 
-def _balanced_loss(predictions: Predictions) -> float:
-    """Mean over the classes of the mean negative log probability of the true class, calibrated."""
+def log_losses(predictions: Predictions) -> FloatArray:
+    """(N,) negative log probability of each true class, after temperature scaling of its own."""
     scores: FloatArray = np.log(np.maximum(predictions.probabilities.astype(np.float64), 1e-30))
     temperature = float(np.clip(fit_temperature(scores, predictions.target), *BELIEVED))
     probabilities = calibrated(predictions.probabilities, temperature)
     right = np.take_along_axis(probabilities, predictions.target[:, None], 1)[:, 0]
-    return float(class_means(-np.log(np.fmax(right, 1e-7)), predictions.target).mean())
+    losses: FloatArray = -np.log(np.fmax(right, 1e-7))
+    return losses

@@ -48,6 +48,9 @@ _ENOUGH_VAL = 20
 #: Pixels, and least number of images, of the forward pass that is timed: a few small images take
 #: longer each than a batch of them.
 _FORWARD_PIXELS, _LEAST_FORWARD = 32 * 64 * 64, 8
+#: Why a trial has no result.
+TOO_SHORT = "the time is too short"
+NOTHING_TELLS = "no class has an image in val, or three in train, to judge by"
 #: Time of a fine-tuning step, in forward passes (docs/decisions/0026).
 STEP_FORWARDS = 2.7
 #: Required fine-tuning for a larger size: passes over the training images, but not more than the
@@ -226,8 +229,12 @@ class Trial:
         rates = {size: NOMINAL_MACS_PER_S / cost / pixels[size] for size in sizes[1:]}
         return {size: rate for size, rate in rates.items() if rate < least and pixels[size] > 1}
 
-    def judge(self, sizes: Sequence[Size], ends: float | None, report: Progress) -> list[Tried]:
-        """Evaluate the sample at each size that there is time for; empty if that is one size only.
+    def judge(
+        self, sizes: Sequence[Size], ends: float | None, report: Progress
+    ) -> tuple[list[Tried], str]:
+        """Evaluate the sample at each size that there is time for.
+
+        The second value is empty, or says why there is no result.
 
         Args:
             sizes: ascending.
@@ -242,21 +249,25 @@ class Trial:
             most_s=None if ends is None else (ends - time.monotonic()) / 3,
         )
         num_images = len(decoded.positions)
+        if decoded.tried < min(_LEAST, len(self._sample.paths)):
+            return [], TOO_SHORT  # so few images would call one size better by chance
         if ends is not None and num_images:
             image_s = self._image_s(sizes[0], decoded.images[0])
             sizes, num_images = fitting(image_s, sizes, num_images, ends - time.monotonic())
         tried: list[Tried] = []
         positions = decoded.positions[:num_images]
         if len(sizes) == 1 or not len(positions):
-            return tried
+            return [], TOO_SHORT
         for size, images in zip(sizes, decoded.images, strict=False):
             began = time.monotonic()
             judged = self.judged(size, images[:num_images], positions)
+            if not len(judged.target):
+                return [], NOTHING_TELLS
             tried.append(Tried(size, judged, (time.monotonic() - began) / num_images))
             report("trying sizes", len(tried), len(sizes))
             if judged.right.all():
                 break  # no improvement is possible
-        return tried
+        return tried, ""
 
     def _at(self, size: Size, images: Array) -> OngoingRun:
         """A run with one expert on images in memory, all of the training split."""
