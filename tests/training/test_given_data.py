@@ -140,3 +140,33 @@ def test_what_is_wrong_leaves_nothing(
     with pytest.raises(error, match=told):
         recame.train(**given)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "error"),
+    [
+        ({"split": "test"}, {}, "Training never sees 'scratch'"),
+        ({}, {"normal": "fine"}, "'fine'"),
+        ({"label": None}, {}, "no 'label'"),
+    ],
+    ids=["a class only in test", "no such normal class", "a label is missing"],
+)
+def test_what_cannot_be_learnt_is_refused_before_time_is_spent(
+    table: pd.DataFrame,
+    change: dict[str, object],
+    settings: dict[str, Any],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def spent(*_: object, **__: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    for place in ("recame.training.begin.settle_size", "recame.data.dataset.propose_spec"):
+        monkeypatch.setattr(place, spent)
+    table = table.copy()
+    for column, value in change.items():
+        table.loc[table["label"] == "scratch", column] = value
+    with pytest.raises((ConfigError, DataError), match=error):
+        recame.train(table, **settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

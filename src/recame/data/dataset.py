@@ -172,20 +172,41 @@ def load_inspection_set(
     learns = not trained and labels == "required"
     table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)
     label = table.get("label", pd.Series(None, table.index, dtype=object))
-    known = set(label.dropna())
-    if label_space is None and (learns or len(known) > 1):
-        label_space = LabelSpace.from_labels(
-            label[table["split"] == "train"].dropna(),
-            normal=config.normal_class,
-            critical=config.critical_classes,
-            known=known,
-        )
+    if label_space is None and (learns or len(set(label.dropna())) > 1):
+        label_space = _learnt(table.assign(label=label), config)
     names = [] if label_space is None else list(label_space.names)
     codes = pd.Categorical(label, categories=names).codes
     if learns and label_space is not None:
         _tell_unjudged(table, label_space)
     return InspectionSet(
         table.assign(target=codes.astype(np.int64)), label_space, spec, cache, native, changes
+    )
+
+
+def check_classes(table: pd.DataFrame, config: DataConfig, *, seed: int) -> None:
+    """Refuse, before an image is decoded, a table whose classes cannot be learnt.
+
+    Args:
+        table: of `read_manifest`.
+        config: the settings of the data.
+        seed: of the splits.
+
+    Raises:
+        ConfigError: the normal class or a critical one is not there.
+        DataError: an image has no label, or a class no training image.
+    """
+    split, _ = _labelled_table(table, config, seed, None, None, "required")
+    _learnt(split, config)
+
+
+def _learnt(table: pd.DataFrame, config: DataConfig) -> LabelSpace:
+    """The classes that a table with splits teaches."""
+    label = table["label"]
+    return LabelSpace.from_labels(
+        label[table["split"] == "train"].dropna(),
+        normal=config.normal_class,
+        critical=config.critical_classes,
+        known=set(label.dropna()),
     )
 
 

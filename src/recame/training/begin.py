@@ -18,7 +18,7 @@ from rich.console import Console
 
 from recame.config import Config
 from recame.data.corrections import told_corrections
-from recame.data.dataset import InspectionSet, load_inspection_set
+from recame.data.dataset import InspectionSet, check_classes, load_inspection_set
 from recame.data.file_part import split_part
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.errors import ConfigError
@@ -61,24 +61,25 @@ def _prepare(
     measured.stages["start"] = began - started
     device = choose_device(config.run.accelerator)
     config, reasons = _as_asked(config)
-    described: Path | pd.DataFrame = source
-    if config.data.continues is not None:
-        described, why = continued_table(source, config.data, config.run.seed)
-        reasons.append(why)
-    if (
-        config.data.corrections is not None
-    ):  # absolute, so that the run can be resumed from another folder
+    if config.data.corrections is not None:
+        # Absolute, so that the run can be resumed from another folder.
         config = config.updated({"data.corrections": config.data.corrections.resolve()})
+    if config.data.continues is None:
+        table = read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
+    else:
+        table, why = continued_table(source, config.data, config.run.seed)
+        reasons.append(why)
+    check_classes(table, config.data, seed=config.run.seed)
     if config.data.calibrate == "auto":
-        config, told = _with_calibration(described, config)
+        config, told = _with_calibration(table, config)
         reasons = [*reasons, *told]
     if config.data.size == "auto":
         with measured.stage("size"), progress_bars(console) as report:
-            config, told = _with_size(described, config, device, started, report)
+            config, told = _with_size(table, config, device, started, report)
         began, reasons = time.monotonic(), [*reasons, *told]
     with progress_bars(console) as report:
         data = load_inspection_set(
-            described,
+            table,
             config.data,
             seed=config.run.seed,
             on_progress=report,
@@ -106,24 +107,23 @@ def _as_asked(config: Config) -> tuple[Config, list[str]]:
     return config, []
 
 
-def _with_calibration(source: Path | pd.DataFrame, config: Config) -> tuple[Config, list[str]]:
+def _with_calibration(table: pd.DataFrame, config: Config) -> tuple[Config, list[str]]:
     """Settings with `data.calibrate` decided, with a reason if any."""
     if config.data.normal_class is None:
         return config.updated({"data.calibrate": 0.0}), []
-    share, why = settle_calibration(_table(source, config), config)
+    share, why = settle_calibration(table, config)
     reasons = [] if why is None else [f"data.calibrate = {share:g}: {why}"]
     return config.updated({"data.calibrate": share}), reasons
 
 
 def _with_size(
-    source: Path | pd.DataFrame,
+    table: pd.DataFrame,
     config: Config,
     device: torch.device,
     started: float,
     report: Progress,
 ) -> tuple[Config, list[str]]:
     """Settings with size and tiles decided, with a reason for each decision."""
-    table = _table(source, config)
     size, why = settle_size(table, config, device, started=started, report=report)
     config, reasons = config.updated({"data.size": size}), [f"data.size = {size}: {why}"]
     if config.data.tiles == "auto":
@@ -137,12 +137,6 @@ def _with_size(
                 else [*reasons, told]
             )
     return config, reasons
-
-
-def _table(source: Path | pd.DataFrame, config: Config) -> pd.DataFrame:
-    if isinstance(source, pd.DataFrame):
-        return source
-    return read_manifest(source, ManifestColumns.of(config.data), pages=config.data.pages)
 
 
 def with_loss(
