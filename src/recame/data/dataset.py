@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from recame.config import DataConfig, height_width
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache
+from recame.data.copies import tell_copies
 from recame.data.corrections import CHANGES, corrected
 from recame.data.decode import PLAIN, Loss, losses
 from recame.data.file_groups import groups_of
@@ -148,8 +149,9 @@ def load_inspection_set(
 ) -> InspectionSet:
     """Read a source, split it, decode it, and leave out what cannot be read.
 
-    Splits are made before unreadable files are dropped, so that a repaired file moves no other.
-    Where every training image of a class is unreadable, one whose split was drawn moves to `train`.
+    Splits are made before unreadable files are dropped, so that a repaired file moves no other,
+    unless it was a copy of one. Where every training image of a class is unreadable, one whose
+    split was drawn moves to `train`.
 
     Args:
         source: see `read_manifest`; or a table of the form that it returns, which stays as it is.
@@ -179,6 +181,7 @@ def load_inspection_set(
     table = drop_broken(every, cache, config.max_broken_fraction)
     if learns:
         table = keep_classes(table, every, cache, fixed)
+        tell_copies(table, cache)
     label = table.get("label", pd.Series(None, table.index, dtype=object))
     known = set(label.dropna())
     if label_space is None and (learns or len(known) > 1):

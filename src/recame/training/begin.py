@@ -33,7 +33,7 @@ from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 from recame.runs.trackers import final_figures
 from recame.training.calibration_split import settle_calibration
-from recame.training.continuing import continued_table
+from recame.training.continuing import continued_table, resumed_table
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.phases.image_size import settle_size
@@ -65,20 +65,23 @@ def _prepare(
     if config.data.continues is not None:
         described, why = continued_table(source, config.data, config.run.seed)
         reasons.append(why)
+    table = _table(described, config)  # once: a large folder takes a while
+    if folder.manifest_path.exists():  # the run has begun already
+        table = resumed_table(table, folder, config)
     if (
         config.data.corrections is not None
     ):  # absolute, so that the run can be resumed from another folder
         config = config.updated({"data.corrections": config.data.corrections.resolve()})
     if config.data.calibrate == "auto":
-        config, told = _with_calibration(described, config)
+        config, told = _with_calibration(table, config)
         reasons = [*reasons, *told]
     if config.data.size == "auto":
         with measured.stage("size"), progress_bars(console) as report:
-            config, told = _with_size(described, config, device, started, report)
+            config, told = _with_size(table, config, device, started, report)
         began, reasons = time.monotonic(), [*reasons, *told]
     with progress_bars(console) as report:
         data = load_inspection_set(
-            described,
+            table,
             config.data,
             seed=config.run.seed,
             on_progress=report,
@@ -106,24 +109,23 @@ def _as_asked(config: Config) -> tuple[Config, list[str]]:
     return config, []
 
 
-def _with_calibration(source: Path | pd.DataFrame, config: Config) -> tuple[Config, list[str]]:
+def _with_calibration(table: pd.DataFrame, config: Config) -> tuple[Config, list[str]]:
     """Settings with `data.calibrate` decided, with a reason if any."""
     if config.data.normal_class is None:
         return config.updated({"data.calibrate": 0.0}), []
-    share, why = settle_calibration(_table(source, config), config)
+    share, why = settle_calibration(table, config)
     reasons = [] if why is None else [f"data.calibrate = {share:g}: {why}"]
     return config.updated({"data.calibrate": share}), reasons
 
 
 def _with_size(
-    source: Path | pd.DataFrame,
+    table: pd.DataFrame,
     config: Config,
     device: torch.device,
     started: float,
     report: Progress,
 ) -> tuple[Config, list[str]]:
     """Settings with size and tiles decided, with a reason for each decision."""
-    table = _table(source, config)
     size, why = settle_size(table, config, device, started=started, report=report)
     config, reasons = config.updated({"data.size": size}), [f"data.size = {size}: {why}"]
     if config.data.tiles == "auto":
