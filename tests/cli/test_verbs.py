@@ -18,12 +18,20 @@ import pytest
 import typer
 import yaml
 
-from recame.cli.app import app
+from recame.cli.app import _next_steps, app
 from recame.config import Config, load_config
+from recame.runs.folder import RunFolder
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
 Recame = Callable[..., tuple[int, str, str]]
+
+#: Next steps of a run without a test split.
+OTHERS = (
+    "Next: recame evaluate RUN FOLDER "
+    "(the run has no test split: give labelled images that it was not trained on)"
+)
+OF_VAL = "  or: recame evaluate RUN --split val (val chose the network: its figures are too good)"
 
 
 @pytest.mark.slow
@@ -76,6 +84,26 @@ def test_train_evaluate_predict(
     expected = ["image", "path", "prediction", "confidence"]
     assert list(table.columns[:8]) == [*expected, "p_ok", "p_scratch", "p_dent", "p_hole"]
     assert table["action"].tolist().count("unreadable") == 1
+
+
+@pytest.mark.parametrize(
+    ("splits", "lines"),
+    [
+        (("train", "val", "test"), ["Next: recame evaluate RUN"]),
+        (("train", "val"), [OTHERS, OF_VAL]),
+        (("train",), [OTHERS]),
+        ((), ["Next: recame evaluate RUN"]),  # no table is left
+    ],
+)
+def test_the_next_step_is_one_that_works(
+    splits: tuple[str, ...], lines: list[str], tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(tmp_path, "", Config())
+    rows = {"image": list(splits), "path": list(splits), "label": ["a"] * len(splits)}
+    if splits:
+        run.save_manifest(pd.DataFrame({**rows, "split": list(splits)}))
+    assert _next_steps(run) == [line.replace("RUN", str(run.path)) for line in lines]
 
 
 def test_time_budget_plans_the_epochs(

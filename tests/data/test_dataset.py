@@ -120,7 +120,45 @@ def test_too_many_broken_files(tmp_path, config):
 def test_a_class_must_not_vanish(tmp_path, config):
     source = make_set(tmp_path, {"ok": 20, "crack": 1})
     (tmp_path / "crack_0.png").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"training image of 'crack' is unreadable"):
+    with pytest.raises(DataError, match=r"training image of 'crack' is unreadable") as refused:
+        load_inspection_set(source, config, seed=0)
+    told = str(refused.value)
+    assert f"({tmp_path / 'crack_0.png'}: not an image" in told
+    assert told.endswith("Repair or replace this file, or leave out the class.")
+
+
+def breaks(folder, names):
+    for name in names:
+        (folder / name).write_text(f"no image, {name}")
+
+
+def test_a_class_keeps_a_training_image_if_one_can_be_read(tmp_path, config):
+    source = make_set(tmp_path, {"ok": 40, "crack": 4})
+    drawn = load_inspection_set(source, config, seed=0).table.set_index("image")["split"]
+    crack = drawn.filter(like="crack")
+    breaks(tmp_path, crack.index[crack == "train"])
+    with pytest.warns(UserWarning, match=r"of 'crack' is unreadable .* moves from val to train"):
+        loaded = load_inspection_set(source, config, seed=0)
+    after = loaded.table.set_index("image")["split"]
+    assert after.filter(like="crack").tolist().count("train") == 1
+    assert after.filter(like="ok").equals(drawn.filter(like="ok"))
+    assert loaded.label_space.counts[loaded.label_space.names.index("crack")] == 1
+
+
+@pytest.mark.parametrize("how", ["given", "grouped"])
+def test_a_class_is_not_moved_out_of_given_splits_and_groups(tmp_path, config, how):
+    split = ["train"] * 16 + ["val"] * 2 + ["test"] * 2 + ["train", "val", "test"]
+    source = make_set(tmp_path, {"ok": 20, "crack": 3}, split if how == "given" else None)
+    if how == "grouped":
+        config = config.model_copy(update={"group_by": "board"})
+        split = load_inspection_set(source, config, seed=0).table.set_index("image")["split"]
+        crack = split.filter(like="crack")
+        broken = crack.index[crack == "train"].tolist()
+    else:
+        broken = ["crack_0.png"]
+    breaks(tmp_path, broken)
+    told = r"Repair or replace (this file|these files), or move readable .* train, from \w+ \(\d\)"
+    with pytest.raises(DataError, match=told):
         load_inspection_set(source, config, seed=0)
 
 

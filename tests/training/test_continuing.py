@@ -13,7 +13,7 @@ from recame.config import Config
 from recame.errors import ConfigError, DataError
 from recame.reports.evaluate import evaluate
 from recame.runs.folder import RunFolder
-from recame.training.continuing import continued_table, continuing_config
+from recame.training.continuing import continued_table, continuing_config, resumed_table
 from recame.training.train import train
 
 
@@ -97,6 +97,41 @@ def test_groups_stay_together(first: RunFolder, new: Path, tmp_path: Path) -> No
     found, _ = continued_table(tmp_path / "all.csv", settings, seed=0)
     assert set(found[found["lot"] == str(test_lot)]["split"]) == {"test"}
     assert found.groupby("lot")["split"].nunique().max() == 1
+
+
+def test_a_copy_follows_the_image_that_the_run_has(first: RunFolder, tmp_path: Path) -> None:
+    known = pd.read_csv(first.manifest_path)
+    new = tmp_path / "new"
+    for row in known[known["label"] == "scratch"].itertuples():
+        (new / "scratch").mkdir(parents=True, exist_ok=True)
+        shutil.copy(row.path, new / "scratch" / f"{row.split}-{Path(row.path).name}")
+    settings = continuing_config(first.path, add=True).data
+    found, _ = continued_table(new, settings, seed=0)
+    added = found[~found["path"].isin(known["path"])]
+    assert set(added["split"]) == {"train", "val", "test"}
+    assert [Path(path).name.partition("-")[0] for path in added["path"]] == list(added["split"])
+
+
+def test_a_resumed_run_keeps_its_splits(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(tmp_path, "", Config())
+    table = pd.DataFrame({"image": ["a", "a", "b", "c", "d"], "path": "", "label": "x"})
+    assert resumed_table(table, run, Config()) is table  # killed before it had written it
+    run.save_manifest(table[:4].assign(split=["test", "val", "train", "new"]))
+    assert resumed_table(table, run, Config())["split"].tolist() == [
+        *("test", "val", "train", "new", "train"),
+    ]
+    given = table.assign(split=["train", "train", "train", "test", "train"])
+    assert resumed_table(given, run, Config())["split"].tolist() == [
+        *("test", "val", "train", "test", "train"),
+    ]
+    changes = pd.DataFrame({"image": ["d"], "split": ["test"], "was": ["x"], "is": ["-"]})
+    run.save_table(run.corrections_path, changes)
+    assert resumed_table(table, run, Config())["split"].tolist()[4] == "test"
+    run.save_manifest(table[:3].assign(split=["test", "test", "train"]))
+    assert resumed_table(table, run, Config())["split"].tolist()[3] == "val"  # unreadable then
+    run.manifest_path.write_text("edited\n")
+    assert resumed_table(table, run, Config()) is table
 
 
 def test_what_contradicts_is_refused(first: RunFolder, tmp_path: Path) -> None:

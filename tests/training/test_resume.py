@@ -25,6 +25,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from recame.config import Config
+from recame.data import splits
+from recame.data.dataset import load_inspection_set
 from recame.errors import CheckpointError, ConfigError
 from recame.files import write_json
 from recame.runs.folder import RunFolder
@@ -138,6 +140,31 @@ def test_a_default_run_is_killed_and_resumed(
 
     run_until_killed(child)
     assert_same_end(train(defects, out=tmp_path / "killed", resume=True), whole)
+
+
+def test_splits_that_were_drawn_otherwise_stay(
+    defects: Path,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    run_until_killed: Kill,
+    die_at: DieAt,
+) -> None:
+    folder = shutil.copytree(defects, tmp_path / "set")
+    for path in list(folder.glob("scratch/*.png")):
+        shutil.copy(path, path.with_name(f"copy{path.name}"))
+    config = tiny_config(finetune__epochs=1)
+
+    def child() -> None:  # as before copies were drawn together
+        splits.copies_of = lambda _: None  # type: ignore[assignment]
+        die_at(FinetuneModule, "training_step", 1)
+        train(folder, config, out=tmp_path / "run")
+
+    run_until_killed(child)
+    before = (tmp_path / "run" / "manifest.csv").read_text()
+    assert train(folder, out=tmp_path / "run", resume=True).finished
+    assert (tmp_path / "run" / "manifest.csv").read_text() == before
+    data = load_inspection_set(folder, config.data, seed=config.run.seed)  # drawn anew
+    assert data.fingerprint != RunFolder.open(tmp_path / "run").fact("data_fingerprint")
 
 
 @pytest.fixture(scope="module")

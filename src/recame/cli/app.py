@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,10 +152,30 @@ def _going_on(verb: str, out: Path) -> Iterator[None]:
 def _tell_trained(run: RunFolder, console: Console) -> None:
     """Print where a run lies; leave with exit code 1 if its training ended too early."""
     say(console, f"Run: {run.path}")
-    say(console, f"Next: {command('recame', 'evaluate', run.path)}")
+    for line in _next_steps(run):
+        say(console, line)
     if run.stopped is not None:
         say(console, f"Training ended early: {run.stopped}", "yellow")
         raise typer.Exit(1)
+
+
+def _next_steps(run: RunFolder) -> list[str]:
+    """How to evaluate a run, by the splits that it has."""
+    from recame.errors import RecameError
+    from recame.inference.finished_run import recorded_data
+
+    own = command("recame", "evaluate", run.path)
+    splits = {"test"}
+    with suppress(RecameError):  # evaluate tells
+        splits = set(recorded_data(run, run.load_config())["split"])
+    if "test" in splits:
+        return [f"Next: {own}"]
+    others = command("recame", "evaluate", run.path, "FOLDER")
+    why = "the run has no test split: give labelled images that it was not trained on"
+    lines = [f"Next: {others} ({why})"]
+    if "val" in splits:
+        lines.append(f"  or: {own} --split val (val chose the network: its figures are too good)")
+    return lines
 
 
 def distill(

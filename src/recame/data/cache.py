@@ -72,6 +72,7 @@ class ImageCache:
         fingerprint: hash of the images' file contents and the decoding, whatever their paths and
             order; 32 hex digits.
         facts: files that hold what a specification may lose, each once, with what it is.
+        digests: hash of the content of each image's file, and of its box, if it has one; N texts.
     """
 
     images: Array
@@ -79,6 +80,7 @@ class ImageCache:
     broken: tuple[BrokenImage, ...]
     fingerprint: str
     facts: tuple[tuple[str, FileFacts], ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 def build_cache(
@@ -151,7 +153,8 @@ def build_cache(
         (unique[position], FileFacts(deep, peak, (above[0], above[1], above[2]), *others))
         for position, deep, peak, above, *others in index["facts"]
     )
-    return ImageCache(images, row_of.astype(np.int64), broken, index["fingerprint"], facts)
+    digests, fingerprint = tuple(index["digests"]), index["fingerprint"]
+    return ImageCache(images, row_of.astype(np.int64), broken, fingerprint, facts, digests)
 
 
 def _key(unique: list[str], spec: PreprocessSpec, max_pixels: int) -> str:

@@ -17,14 +17,17 @@ from torch.utils.data import DataLoader, Dataset
 from recame.config import DataConfig, height_width
 from recame.contracts import Array, Batch, IntArray, PreprocessSpec
 from recame.data.cache import ImageCache
+from recame.data.copies import tell_copies
 from recame.data.corrections import CHANGES, corrected
 from recame.data.decode import PLAIN, Loss, losses
+from recame.data.file_groups import groups_of
 from recame.data.image_folder import Labels
 from recame.data.manifest import ManifestColumns, read_manifest
 from recame.data.proposal import decoded_as, native_size, propose_spec, settled
 from recame.data.splits import complete_splits, in_order
 from recame.data.transforms import to_unit
-from recame.errors import DataError, UnreadableError
+from recame.data.unreadable import drop_broken, keep_classes
+from recame.errors import DataError
 from recame.label_space import LabelSpace
 from recame.names import by_number, counted, quoted
 from recame.progress import Progress, silent
@@ -146,7 +149,9 @@ def load_inspection_set(
 ) -> InspectionSet:
     """Read a source, split it, decode it, and leave out what cannot be read.
 
-    Splits are made before unreadable files are dropped, so that a repaired file moves no other.
+    Splits are made before unreadable files are dropped, so that a repaired file moves no other,
+    unless it was a copy of one. Where every training image of a class is unreadable, one whose
+    split was drawn moves to `train`.
 
     Args:
         source: see `read_manifest`; or a table of the form that it returns, which stays as it is.
@@ -166,11 +171,17 @@ def load_inspection_set(
         UnreadableError: more images cannot be read than the settings put up with.
     """
     trained = label_space is not None
-    table, changes = _labelled_table(source, config, seed, label_space, split_if_absent, labels)
+    table = _read(source, config, labels, min_classes=1 if trained else 2)
+    fixed = _fixed(table, config)
+    table, changes = _labelled_table(table, config, seed, label_space, split_if_absent, labels)
     paths = [Path(path) for path in table["path"]]
     spec, cache, native = _decoded(paths, config, spec, on_progress)
     learns = not trained and labels == "required"
-    table = _drop_broken(table.assign(row=cache.row_of), cache, config.max_broken_fraction, learns)
+    every = table.assign(row=cache.row_of)
+    table = drop_broken(every, cache, config.max_broken_fraction)
+    if learns:
+        table = keep_classes(table, every, cache, fixed)
+        tell_copies(table, cache)
     label = table.get("label", pd.Series(None, table.index, dtype=object))
     if label_space is None and (learns or len(set(label.dropna())) > 1):
         label_space = _learnt(table.assign(label=label), config)
@@ -210,28 +221,37 @@ def _learnt(table: pd.DataFrame, config: DataConfig) -> LabelSpace:
     )
 
 
+def _read(
+    source: Path | pd.DataFrame, config: DataConfig, labels: Labels, min_classes: int
+) -> pd.DataFrame:
+    """The table of a source, as it is given."""
+    if isinstance(source, pd.DataFrame):
+        if labels == "required":
+            _check_labelled(source)
+        return source.drop(columns="label", errors="ignore") if labels == "ignored" else source
+    columns = ManifestColumns.of(config)
+    return read_manifest(
+        source, columns, min_classes=min_classes, labels=labels, pages=config.pages
+    )
+
+
+def _fixed(table: pd.DataFrame, config: DataConfig) -> set[str] | None:
+    """Images whose splits are given; None: all stay where they are, since groups stay whole."""
+    if config.group_by is not None or groups_of(table, None) is not None:
+        return None
+    return set(table.loc[table["split"] != "train", "image"]) if "split" in table else set()
+
+
 def _labelled_table(
-    source: Path | pd.DataFrame,
+    table: pd.DataFrame,
     config: DataConfig,
     seed: int,
     label_space: LabelSpace | None,
     split_if_absent: str | None,
     labels: Labels,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the table, with splits and corrected labels; the second table lists the corrections."""
+    """The table with splits and corrected labels; the second table lists the corrections."""
     trained = label_space is not None
-    if isinstance(source, pd.DataFrame):
-        table = source.drop(columns="label", errors="ignore") if labels == "ignored" else source
-        if labels == "required":
-            _check_labelled(table)
-    else:
-        table = read_manifest(
-            source,
-            ManifestColumns.of(config),
-            min_classes=1 if trained else 2,
-            labels=labels,
-            pages=config.pages,
-        )
     if "split" not in table and split_if_absent is not None:
         table = table.assign(split=split_if_absent)
     if not trained or "split" not in table or (table["split"] == "train").any():
@@ -303,28 +323,6 @@ def _check_labels(table: pd.DataFrame, known: set[str], *, trained: bool) -> Non
         f"Training never sees {names}, found only in the split {where}, so no model can learn to "
         "predict it. Add training images of it, or remove the rows."
     )
-
-
-def _drop_broken(
-    table: pd.DataFrame, cache: ImageCache, max_fraction: float, learns: bool
-) -> pd.DataFrame:
-    readable = table["row"] >= 0
-    num_broken = int((~readable).sum())
-    if num_broken > max_fraction * len(table) or num_broken == len(table):
-        first = "; ".join(f"{b.path}: {b.reason}" for b in cache.broken[:5])
-        raise UnreadableError(
-            f"{num_broken} of {counted(len(table))} cannot be read ({first}"
-            f"{'; ...' if len(cache.broken) > 5 else ''}), more than the allowed share of "
-            f"{max_fraction:g}. Repair or remove them, or raise data.max_broken_fraction."
-        )
-    left = table[readable].reset_index(drop=True)
-    present = set(left.loc[left["split"] == "train", "label"]) if learns else set()
-    if learns and (lost := set(table["label"]) - present):
-        raise DataError(
-            f"Every training image of {', '.join(map(repr, sorted(lost)))} is unreadable, so "
-            "the class would be missing from the model. Repair them, or remove the class's rows."
-        )
-    return left
 
 
 def _tell_unjudged(table: pd.DataFrame, label_space: LabelSpace) -> None:

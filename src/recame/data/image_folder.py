@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -10,20 +11,11 @@ import pandas as pd
 
 from recame.data.listing import IMAGE_SUFFIXES, Unused, is_table, walk_images
 from recame.data.paged_file import pages_of
+from recame.data.split_names import is_split_name, usual_names
 from recame.data.tiff import MOST_PAGES
 from recame.errors import DataError
 from recame.names import by_number, counted, printable
 
-#: Usual name of a split in folders and tables -> name of the split.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 #: Whether each image must have a label, may have one, or labels are ignored.
 Labels = Literal["required", "optional", "ignored"]
 
@@ -36,10 +28,6 @@ def read_folder(
     Raises:
         DataError: there is no image, or no folder of classes or splits although one is needed.
     """
-    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    roles = {SPLIT_NAMES.get(name.lower()) for name in names}
-    # A folder named train alone is a split as well: as the only class it could not be used.
-    has_splits = "train" in roles and (bool(roles & {"val", "test"}) or len(names) == 1)
     unused = Unused()
     found = sorted(walk_images(folder, unused))
     unused.tell(folder)
@@ -59,10 +47,10 @@ def read_folder(
             f"{', '.join(sorted(IMAGE_SUFFIXES))}. {unused.told('There are other files: ')}Check "
             "the path."
         )
-    has_splits = has_splits and any("/" in file for file in files)
+    has_splits = _has_splits(folder, files, labels)
     depth = int(has_splits)  # of the class folders
     if labels != "ignored":
-        _tell_empty(folder, files, depth)
+        _tell_empty(folder, files, depth, unused.own)
     if labels == "required":
         files = _below(folder, files, depth + 1, "class folders")
     elif has_splits:
@@ -75,8 +63,45 @@ def read_folder(
     if labels != "ignored":
         table["label"] = [part[depth] if len(part) >= depth + 2 else None for part in parts]
     if has_splits:
-        table["split"] = [SPLIT_NAMES.get(part[0].lower(), part[0]) for part in parts]
+        names = usual_names(part[0] for part in parts)
+        table["split"] = [names[part[0]] for part in parts]
     return table
+
+
+def _has_splits(folder: Path, files: list[str], labels: Labels) -> bool:
+    """Whether the folders are splits; only folders that hold images count.
+
+    Raises:
+        DataError: it is unclear what lies beside a folder train with folders of classes.
+    """
+    counts = Counter(file.partition("/")[0] for file in files if "/" in file)
+    roles = usual_names(counts)
+    train = {name for name in counts if roles[name] == "train"}
+    beside = sorted(counts.keys() - train)
+    # A folder named train alone is a split as well: as the only class it could not be used.
+    if train and (not beside or any(map(is_split_name, beside))):
+        return True
+    if labels == "ignored":  # folders mean nothing then
+        return False
+    within = {file.rpartition("/")[0] for file in files if file.partition("/")[0] in train}
+    classes = sorted({"/".join(name.split("/")[:2]) for name in within} - train)
+    if len(classes) > 1:  # with one class it could not be used
+        raise DataError(
+            f"{folder} has a folder {classes[0].partition('/')[0]!r} with folders of classes "
+            f"({', '.join(classes[:2])}{', ...' * (len(classes) > 2)}), and beside it "
+            f"{', '.join(map(repr, beside[:5]))}{', ...' * (len(beside) > 5)}, which no split is "
+            "usually named: taken together, each of these folders would be a class. Name other "
+            "splits val and test, move what is no split elsewhere, or give "
+            f"{folder / classes[0].partition('/')[0]} alone; a class needs another name than train."
+        )
+    for name in filter(is_split_name, sorted(counts)):
+        warnings.warn(
+            f"The folder {name!r} of {folder} ({counted(counts[name])}) counts as a class, though "
+            "splits are usually named so. Splits are folders train, val and test that hold a "
+            "folder for each class; if it is no class, move it elsewhere.",
+            stacklevel=4,
+        )
+    return False
 
 
 def _by_page(folder: Path, file: str) -> list[str]:
@@ -91,15 +116,25 @@ def _by_page(folder: Path, file: str) -> list[str]:
     return [f"{file}#{page}" for page in range(1, count + 1)]
 
 
-def _tell_empty(folder: Path, files: list[str], depth: int) -> None:
-    """Warn of folders that become no class and no split, as they hold no image."""
+def _tell_empty(folder: Path, files: list[str], depth: int, own: list[str]) -> None:
+    """Warn of folders that become no class and no split, as they hold no image.
+
+    Args:
+        folder: the folder.
+        files: its images.
+        depth: of the class folders.
+        own: runs and bundles below it; folders that hold them are left out as well.
+    """
     empty: list[str] = []
+    of_own = {"/".join(name.split("/")[:level]) for name in own for level in range(1, depth + 2)}
     for level in range(1, depth + 2):
         there = {path.relative_to(folder).as_posix() for path in folder.glob("*/" * level)}
         used = {"/".join(file.split("/")[:level]) for file in files}
         below = tuple(f"{name}/" for name in empty)
         empty += sorted(
-            name for name in there - used if not name.startswith((".", *below)) and "/." not in name
+            name
+            for name in there - used - of_own
+            if not name.startswith((".", *below)) and "/." not in name
         )
     if empty:
         warnings.warn(

@@ -39,14 +39,28 @@ _BESIDE = frozenset(
 )
 #: How many folders or files a message names.
 _NAMED = 5
+#: Files that mark a folder as a run or a bundle of recame: pictures in it are results, not data.
+_OF_RECAME = ("run.json", "bundle.json")
 
 
 class Unused:
-    """Files in folders of images that were not used as images."""
+    """Files in folders of images that were not used as images.
+
+    Attributes:
+        own: runs and bundles of recame that were left out, relative, with forward slashes.
+    """
 
     def __init__(self) -> None:
+        self.own: list[str] = []
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
+        self._own_images: list[str] = []
+
+    def add_own(self, name: str, folder: str) -> None:
+        """Note a run or a bundle, by its name and its path."""
+        self.own.append(name)
+        if any(is_image_name(file) for _, _, files in os.walk(folder) for file in files):
+            self._own_images.append(name)
 
     def add(self, name: str) -> None:
         """Note a file, by its path."""
@@ -79,7 +93,17 @@ class Unused:
         return f"{lead}{', '.join(shown[:_NAMED])}{more}. "
 
     def tell(self, where: object) -> None:
-        """Warn if some may be images."""
+        """Warn if some may be images, and of images in runs and bundles."""
+        if own := sorted(self._own_images):
+            warnings.warn(
+                f"{counted(len(own), 'folder')} in {printable(str(where))} "
+                f"{by_number(len(own), 'is a run or a bundle', 'are runs or bundles')} of recame "
+                f"({', '.join(map(printable, own[:_NAMED]))}{', ...' * (len(own) > _NAMED)}: "
+                f"{' or '.join(_OF_RECAME)} lies there), so the pictures in "
+                f"{by_number(len(own), 'it', 'them')} are left out. If they are data, move them to "
+                "a folder of their own.",
+                stacklevel=4,
+            )
         if self.maybe_images:
             warnings.warn(
                 f"{counted(len(self), 'file')} in {printable(str(where))} "
@@ -244,9 +268,11 @@ def is_image_name(name: str) -> bool:
 def walk_images(folder: Path, unused: Unused | None = None) -> Iterator[str]:
     """Image files below a folder, relative, with forward slashes; links are followed once.
 
+    Hidden folders are skipped, and so are runs and bundles of recame below the folder.
+
     Args:
         folder: the folder.
-        unused: notes the other files; hidden folders are skipped.
+        unused: notes the other files, and the runs and bundles.
 
     Raises:
         DataError: a folder below cannot be listed.
@@ -259,6 +285,11 @@ def walk_images(folder: Path, unused: Unused | None = None) -> Iterator[str]:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(where).relative_to(folder).as_posix()
+        if inside != "." and not set(_OF_RECAME).isdisjoint(files):
+            if unused is not None:
+                unused.add_own(inside, where)
+            folders.clear()
+            continue
         prefix = "" if inside == "." else f"{inside}/"
         for name in files:
             if is_image_name(name):

@@ -15,8 +15,9 @@ import pandas as pd
 
 from recame.config import DataConfig
 from recame.data.file_part import exists
-from recame.data.image_folder import SPLIT_NAMES, Labels, read_folder, tables_beside
+from recame.data.image_folder import Labels, read_folder, tables_beside
 from recame.data.image_table import USUAL, box_columns_of, boxed_names
+from recame.data.split_names import usual_names
 from recame.data.table_text import TableText, read_table_text
 from recame.errors import CheckpointError, DataError
 from recame.files import open_regular
@@ -75,8 +76,12 @@ def read_manifest(
     folders are no classes, however deep, and a table needs no label column.
 
     Labels are text as written ("01" stays "01"). Files with an image's suffix are listed even if
-    they cannot be decoded; hidden and other files are not. Usual names of splits ("valid",
-    "Testing") become `train`, `val` and `test`; other names are kept.
+    they cannot be decoded; hidden and other files are not, nor what lies in runs and bundles of
+    recame. Usual names of splits ("valid", "Testing", see `usual_names`) become `train`, `val` and
+    `test`; other names are kept.
+
+    A folder `train` alone, or beside a folder with a usual name of a split, holds a split; without
+    it, folders are classes. Folders without images do not count.
 
     Args:
         source: a folder, or a `.csv` or `.parquet` table with image paths, absolute or relative
@@ -249,7 +254,7 @@ def _read_table(source: Path, columns: ManifestColumns, labels: Labels) -> pd.Da
     if "split" in table:
         _check_filled(table["split"], source, columns.split)
         names = table["split"].astype(str)
-        table["split"] = names.str.lower().map(SPLIT_NAMES).fillna(names)
+        table["split"] = names.map(usual_names(names.unique()))
     table.insert(1, "path", _paths(table, source.absolute()))
     table = table.drop(columns="manifest_path") if _of_run(table, source) else table
     front = [c for c in ("image", "path", "label", "split") if c in table]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recame.contracts import IntArray
+from recame.data.copies import copies_of
 from recame.data.file_groups import groups_of
 from recame.errors import ConfigError, DataError
 from recame.names import by_number, counted
@@ -78,6 +80,51 @@ def make_splits(
     return pd.Series(_NAMES[split], index=labels.index, name="split", dtype=object)
 
 
+def draw_splits(
+    labels: pd.Series,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    groups: pd.Series | None = None,
+    copies: pd.Series | None = None,
+    seed: int,
+) -> pd.Series:
+    """`make_splits` in which copies of a file follow the first of them, unless there are groups.
+
+    A set without copies is split as `make_splits` does. So is one of which nothing else would be
+    left for a split, or for a class in `train`.
+
+    Args:
+        labels: N labels.
+        val_fraction: as of `make_splits`.
+        test_fraction: as of `make_splits`.
+        groups: as of `make_splits`, for these and maybe further rows.
+        copies: of `copies_of`, for these and maybe further rows.
+        seed: as of `make_splits`.
+
+    Returns:
+        N split names, with the index of `labels`.
+
+    Raises:
+        ConfigError: the fractions leave nothing to train on.
+        DataError: the groups cannot be divided.
+    """
+    make = partial(make_splits, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    own = None if groups is None else groups[labels.index]
+    content = None if copies is None or own is not None else copies[labels.index]
+    if content is None or content.is_unique:
+        return make(labels, groups=own)
+    # The first of the rarest class: copies with several labels must not cost a class its images.
+    rarity = labels.groupby(labels).transform("size").sort_values(kind="stable")
+    first = ~content[rarity.index].duplicated()[labels.index]
+    drawn = make(labels[first])
+    of_content = dict(zip(content[first], drawn, strict=True))
+    split = content.map(of_content).rename("split").astype(object)
+    plain = make(labels)
+    learned = set(labels[split == "train"]) == set(labels)
+    return split if learned and set(split) == set(plain) else plain
+
+
 def check_group_column(table: pd.DataFrame, group_by: str | None) -> None:
     """Refuse a `group_by` that is not a column of the table.
 
@@ -113,10 +160,10 @@ def complete_splits(
     other names are kept for evaluation. Images without a label are distributed like a class.
 
     The pages and boxes of one file (`file.tif#1`, `file.png#xywh=10,20,30,40`) stay together like a
-    group.
+    group. Where there are no groups, copies of a file are drawn together, see `draw_splits`.
 
     Args:
-        table: columns `image`, maybe `label` and `split`, and `group_by`.
+        table: columns `image`, maybe `path`, `label` and `split`, and `group_by`.
         val_fraction: share for `val`, of the training rows if there are splits already.
         test_fraction: share for `test`; only used if there are no splits.
         group_by: column; rows with the same value in it stay in one split.
@@ -138,16 +185,15 @@ def complete_splits(
     labels = by_name.get("label", pd.Series("", by_name.index))
     if labels.isna().any():
         labels = labels.astype(object).mask(labels.isna(), "")
-    if "split" not in table:
-        made = make_splits(
-            labels,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            groups=groups,
-            seed=seed,
-        )
-        return table.assign(split=_calibrating(made, labels, groups, calibrate_fraction, seed))
-    split = by_name["split"]
+    given = by_name["split"] if "split" in table else None
+    copies = None
+    if groups is None and _leaves_open(given, val_fraction, calibrate_fraction):
+        copies = copies_of(by_name)
+    draw = partial(draw_splits, groups=groups, copies=copies, seed=seed)
+    if given is None:
+        made = draw(labels, val_fraction=val_fraction, test_fraction=test_fraction)
+        return table.assign(split=_calibrating(made, labels, draw, calibrate_fraction))
+    split = given
     in_train = (split == "train").to_numpy()
     if not in_train.any():
         raise DataError(
@@ -155,13 +201,7 @@ def complete_splits(
             "nothing to learn from. Name the training rows 'train', or check data.split_column."
         )
     if not (split == "val").any() and val_fraction > 0:
-        made = make_splits(
-            labels[in_train],
-            val_fraction=val_fraction,
-            test_fraction=0.0,
-            groups=None if groups is None else groups[in_train],
-            seed=seed,
-        )
+        made = draw(labels[in_train], val_fraction=val_fraction, test_fraction=0.0)
         split = split.where(~in_train, made)
     if groups is not None and (straddling := int((split.groupby(groups).agg("nunique") > 1).sum())):
         warnings.warn(
@@ -170,23 +210,25 @@ def complete_splits(
             "figures on the held-out splits will look better than they are.",
             stacklevel=2,
         )
-    return table.assign(split=_calibrating(split, labels, groups, calibrate_fraction, seed))
+    return table.assign(split=_calibrating(split, labels, draw, calibrate_fraction))
+
+
+def _leaves_open(split: pd.Series | None, val_fraction: float, calibrate_fraction: float) -> bool:
+    """Whether the given splits lack one that is wanted."""
+    if split is None:
+        return True
+    wanted = {"val": val_fraction, CALIBRATE: calibrate_fraction}
+    return any(share > 0 and not (split == name).any() for name, share in wanted.items())
 
 
 def _calibrating(
-    split: pd.Series, labels: pd.Series, groups: pd.Series | None, fraction: float, seed: int
+    split: pd.Series, labels: pd.Series, draw: Callable[..., pd.Series], fraction: float
 ) -> pd.Series:
     """Splits with a share of the training rows in `calibrate`."""
     if fraction <= 0 or (split == CALIBRATE).any():
         return split
     in_train = split == "train"
-    made = make_splits(
-        labels[in_train],
-        val_fraction=fraction,
-        test_fraction=0.0,
-        groups=None if groups is None else groups[in_train],
-        seed=seed,
-    )
+    made = draw(labels[in_train], val_fraction=fraction, test_fraction=0.0)
     return split.where(~in_train, made.replace({"val": CALIBRATE}))
 
 

@@ -33,7 +33,7 @@ from recame.runs.folder import RunFolder
 from recame.runs.same_beginning import check_same_data, check_same_loss, check_same_precision
 from recame.runs.trackers import final_figures
 from recame.training.calibration_split import settle_calibration
-from recame.training.continuing import continued_table
+from recame.training.continuing import continued_table, resumed_table
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.finetune import check_finetune
 from recame.training.phases.image_size import settle_size
@@ -69,6 +69,8 @@ def _prepare(
     else:
         table, why = continued_table(source, config.data, config.run.seed)
         reasons.append(why)
+    if folder.manifest_path.exists():  # the run has begun already
+        table = resumed_table(table, folder, config)
     check_classes(table, config.data, seed=config.run.seed)
     if config.data.calibrate == "auto":
         config, told = _with_calibration(table, config)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from recame.config import Config, DataConfig
+from recame.data.copies import copies_of
+from recame.data.corrections import CHANGES
 from recame.data.file_groups import groups_of
 from recame.data.manifest import ManifestColumns, read_manifest
-from recame.data.splits import make_splits
-from recame.errors import ConfigError, DataError
+from recame.data.splits import draw_splits
+from recame.errors import CheckpointError, ConfigError, DataError
 from recame.inference.finished_run import recorded_data
 from recame.names import counted, quoted
 from recame.runs.folder import RunFolder
@@ -99,6 +102,37 @@ def continued_table(source: Path, settings: DataConfig, seed: int) -> tuple[pd.D
     return table.assign(split=split), why
 
 
+def resumed_table(table: pd.DataFrame, run: RunFolder, config: Config) -> pd.DataFrame:
+    """A manifest whose images keep the splits that an unfinished run drew for them.
+
+    So a run can be resumed by a version that would draw its splits otherwise.
+
+    Args:
+        table: all images of the run's source; given splits stay, but for `train`, from which others
+            may have been drawn.
+        run: with the list of its images; if it is missing or damaged, splits are drawn anew.
+        config: the run's settings.
+    """
+    try:
+        known = recorded_data(run, config)
+        changes = run.listed(run.corrections_path, CHANGES)
+    except CheckpointError:
+        return table
+    left_out = {} if changes is None else dict(zip(changes["image"], changes["split"], strict=True))
+    recorded = dict(zip(_keys(known), known["split"], strict=True))
+    given = table["split"] if "split" in table else pd.Series("train", table.index, dtype=object)
+    # No list names what the run could not read. If that was all of `val`, none is drawn again.
+    unread = "train" if "val" in set(known["split"]) else "val"
+    drawn = [recorded.get(key, left_out.get(key[0], unread)) for key in _keys(table)]
+    found = pd.Series(drawn, table.index, dtype=object)
+    return table.assign(split=given.where(given != "train", found))
+
+
+def _keys(table: pd.DataFrame) -> Iterator[tuple[str, int]]:
+    """A key for each row, also where rows name the same image."""
+    return zip(table["image"], table.groupby("image").cumcount(), strict=True)
+
+
 def _with_new(known: pd.DataFrame, found: pd.DataFrame, source: Path, run: Path) -> pd.DataFrame:
     """The run's images and the new ones that it does not have, each with a unique name."""
     labels = known.drop_duplicates("path").set_index("path")["label"]
@@ -141,15 +175,17 @@ def _known(
 def _new_splits(table: pd.DataFrame, old: pd.Series, settings: DataConfig, seed: int) -> pd.Series:
     """The splits of all images: old ones keep theirs, new ones have given or drawn ones.
 
-    A new image of a group that the run has goes to the split of the group.
+    A new image of a group that the run has goes to the split of the group; without groups, a copy
+    of an image that the run has goes to the split of that image.
     """
     groups = groups_of(table, settings.group_by)
+    copies = copies_of(table) if groups is None else None
     split = (
         table["split"].copy() if "split" in table else pd.Series(None, table.index, dtype=object)
     )
-    if groups is not None:
-        place = split[old].groupby(groups[old]).first()
-        split = split.where(split.notna(), groups.map(place))
+    if (together := groups if copies is None else copies) is not None:
+        place = split[old].groupby(together[old]).first()
+        split = split.where(split.notna(), together.map(place))
     left = split.isna()
     if not left.any():
         return split
@@ -159,11 +195,12 @@ def _new_splits(table: pd.DataFrame, old: pd.Series, settings: DataConfig, seed:
     try:
         if number < _SPLITS:
             raise DataError("too few to divide")
-        made = make_splits(
+        made = draw_splits(
             by_name["label"],
             val_fraction=settings.val_fraction,
             test_fraction=settings.test_fraction,
             groups=own,
+            copies=copies,
             seed=seed,
         )
     except DataError:  # training would lose a class, or there is only one new board
