@@ -22,6 +22,7 @@ from recame.training.planner import (
     TRAINED_PIXELS_PER_S,
     TRAINED_SHARE,
     choose_size,
+    embedding_share,
     num_processes,
     plan_epochs,
     plan_experts,
@@ -221,6 +222,17 @@ class TestProbe:
         plan = plan_model(config, fake_data(), device).config
         assert (plan.probe.max_per_class == "auto") == measured
         assert 50 <= int(plan.probe.steps) <= 800
+
+    def test_a_run_that_ends_with_its_probe_gives_it_the_time(self) -> None:
+        usual = Config().updated({"data.size": 64, "run.time_budget_s": 60.0})
+        alone = usual.updated({"finetune.enabled": False})
+        followed = alone.updated({"retrain.enabled": True})
+        assert embedding_share(followed) == embedding_share(usual) < embedding_share(alone) < 1
+        steps, more = (
+            int(plan_model(config, fake_data(), CPU).config.probe.steps)
+            for config in (usual, alone)
+        )
+        assert more > 2 * steps
 
 
 class TestModel:

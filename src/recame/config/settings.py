@@ -93,6 +93,11 @@ class Config(Section):
             and self.finetune.enabled
         )
 
+    @property
+    def learns_heads_alone(self) -> bool:
+        """Whether a run ends with its probe."""
+        return self.probe.enabled and not (self.finetune.enabled or self.retrain.enabled)
+
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy with `section.key` settings changed, validated as a whole.
 

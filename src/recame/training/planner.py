@@ -32,6 +32,8 @@ DEFAULT_GPU_PASSES = 60
 ENOUGH_IMAGES, ENOUGH_PASSES = 40_000, 5
 #: Share of the time budget that the probe's embedding may take, by its measured speed.
 EMBEDDING_SHARE = 0.15
+#: The same where nothing is learnt but the probe's heads, and their steps in other runs' steps.
+EMBEDDING_SHARE_ALONE, STEPS_ALONE = 0.6, 4
 #: Assumed pixels per second (about 600 images of 64 x 64) for a run with given epochs and without a
 #: time budget, so that its plan is the same on any machine.
 EMBEDDED_PIXELS_PER_S = 2.5e6
@@ -225,10 +227,12 @@ def _choose_probe(chosen: _Choices, data: InspectionSet, device: torch.device) -
     """Choose the probe's length, and the views of a symmetry that need not be asked for."""
     config = chosen.config
     budget = budget_s(config, device)
-    why = "embedding and heads stay a small part of the time"
+    alone = config.learns_heads_alone
+    why = "nothing else learns" if alone else "embedding and heads stay a small part of the time"
     if not measures_probe(config, device):
         chosen.settle("probe.max_per_class", _reckoned_cap(budget, config, data), why)
-    steps = PROBE_STEPS if budget is None else int(np.clip(1.3 * budget, 50, PROBE_STEPS))
+    most = PROBE_STEPS if budget is None else 1.3 * budget * (STEPS_ALONE if alone else 1)
+    steps = int(np.clip(most, 50, PROBE_STEPS))
     chosen.settle("probe.steps", steps, why)
     if not config.probe.enabled:
         largest = largest_symmetry(*data.spec.piece_size)
@@ -293,6 +297,11 @@ def plan_frozen_stages(config: Config, num_stages: int, *, probed: bool) -> tupl
     )
 
 
+def embedding_share(config: Config) -> float:
+    """Share of the time budget that the probe's embedding may take."""
+    return EMBEDDING_SHARE_ALONE if config.learns_heads_alone else EMBEDDING_SHARE
+
+
 def measures_probe(config: Config, device: torch.device) -> bool:
     """Whether a measured speed limits the probe's images: if a time budget ends the run."""
     given, timed = config.run.time_budget_s is not None, budget_s(config, device) is not None
@@ -304,7 +313,7 @@ def _reckoned_cap(budget: float | None, config: Config, data: InspectionSet) -> 
     if budget is None:
         return PROBE_MAX_PER_CLASS
     pixels = config.probe.views * data.spec.height * data.spec.width
-    affordable = EMBEDDING_SHARE * budget * EMBEDDED_PIXELS_PER_S / pixels
+    affordable = embedding_share(config) * budget * EMBEDDED_PIXELS_PER_S / pixels
     caps = np.array([LEAST_PER_CLASS, 16, 32, 64, 125, 250, 500, 1000, PROBE_MAX_PER_CLASS])
     images = np.minimum(np.asarray(data.label_space.counts)[None, :], caps[:, None]).sum(1)
     return int(caps[max(0, int(np.searchsorted(images, affordable, side="right")) - 1)])

@@ -19,9 +19,9 @@ from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import open_forward
 from recame.training.planner import (
-    EMBEDDING_SHARE,
     LEAST_PER_CLASS,
     budget_s,
+    embedding_share,
 )
 
 #: Images for timing a forward pass, and number of timings.
@@ -73,7 +73,7 @@ def _measured(
     budget = budget_s(run.config, run.device)
     assert budget is not None  # without a budget, nothing is measured
     spent = time.monotonic() - run.started
-    share_s = max(0.0, min(EMBEDDING_SHARE * budget, (budget - spent) / 2))
+    share_s = max(0.0, min(embedding_share(run.config) * budget, (budget - spent) / 2))
     ends = time.monotonic() + share_s
     draws = int(settings.steps) * settings.batch_size
 
