@@ -14,6 +14,7 @@ from recame.bench.tables.results import fit_of
 
 ROOT = Path(__file__).parents[1]
 RUNS = pd.read_csv(ROOT / "benchmarks" / "results" / "peers" / "results.csv")
+LONG = pd.read_csv(ROOT / "benchmarks" / "results" / "peers_long" / "results.csv")
 TITLES = {"bare": "bare", "bare_tau_one_and_a_half": "bare, tau 1.5"}
 SETS = {"generated": "generated", "deeppcb_lt": "DeepPCB-LT", "cifar10_lt": "CIFAR-10-LT"}
 
@@ -37,8 +38,13 @@ README, RESULTS, CHANGES, QUESTIONS, DECISION = map(
 )
 
 
-def fitted(data: str, metric: str = "balanced_accuracy", split: str = "test") -> Fit:
-    found = fit_of(RUNS[(RUNS["data"] == data) & (RUNS["split"] == split)], metric)
+def fitted(
+    data: str,
+    metric: str = "balanced_accuracy",
+    split: str = "test",
+    runs: pd.DataFrame = RUNS,
+) -> Fit:
+    found = fit_of(runs[(runs["data"] == data) & (runs["split"] == split)], metric)
     assert found is not None
     return found
 
@@ -200,3 +206,65 @@ def test_balanced_softmax_beside_its_untuned_row() -> None:
     table = (ROOT / "benchmarks/results/peers/table.md").read_text(encoding="utf-8")
     assert re.search(r"\(`balanced_softmax`\).*\n  - tuned: .*objective\.tau=0\.531", table)
     assert re.search(r"\(`bare`\).*(?:\n  - .*)*objective\.tau=1\.69", table)
+
+
+class TestTenTimesTheImages:
+    metrics = ("balanced_accuracy", "tail_recall", "tail_unseen")
+    words = ("balanced accuracy", "tail recall", "tail recall, unseen clusters")
+
+    def long(self, metric: str = "balanced_accuracy") -> Fit:
+        return fitted("generated", metric, runs=LONG)
+
+    def test_the_runs_are_whole(self) -> None:
+        assert set(LONG["method"]) == {"bare", "crt", "recame_reference", "recame"}
+        assert set(LONG["seed"]) == {210, 211, 212}
+        assert len(LONG) == 12
+        assert (LONG["images_seen"] >= 10 * 9_000).all()
+        hours = LONG["train_s"].sum() / 3600
+        assert f"Ten times the images took {hours:.1f}." in DECISION
+
+    def test_recame_beside_the_best_other_row(self) -> None:
+        for metric, words in zip(self.metrics, self.words, strict=True):
+            found = self.long(metric)
+            own, row = means(found), against_others(found)
+            assert own.drop("recame").idxmax() == "bare"
+            assert (
+                f"| {words} | {own['recame']:.1f} | bare: {own['bare']:.1f} | {signed(row)} |"
+            ) in DECISION
+        ahead = [-against_others(self.long(metric))["low"] for metric in self.metrics[:2]]
+        assert (
+            "no row is more than {:.1f} points of balanced accuracy ahead of it, "
+            "or {:.1f} of tail recall".format(*ahead)
+        ) in RESULTS
+
+    def test_three_seeds_do_not_tell_it_from_the_plain_network(self) -> None:
+        rows = [100 * differences(self.long(each), "bare").loc["recame"] for each in self.metrics]
+        assert all(row["low"] < 0 < row["high"] for row in rows)
+        first, second, third = map(signed, rows)
+        assert (
+            f"{first} points of balanced accuracy, {second} of tail recall, and {third}" in RESULTS
+        )
+        assert f"{first}, {second} and {third}" in DECISION
+        distance, low, high = rows[0]
+        assert f"{distance:.1f} points before `bare` ({low:+.1f} to {high:+.1f};" in README
+        assert (
+            f"{distance:.1f} points before the plain network ({low:+.1f} to {high:.1f})" in CHANGES
+        )
+        assert f"they add {distance:.1f} points on generated defects ({low:+.1f} to" in QUESTIONS
+        table = LONG.pivot_table("balanced_accuracy", "method", "seed")
+        assert (table.idxmax() == "recame").all()
+
+    def test_distances_to_peers_shrink(self) -> None:
+        behind = [
+            f"{-100 * differences(found, 'recame').loc[method, 'difference']:.1f}"
+            for method in ("recame_reference", "crt")
+            for found in (self.long(), fitted("generated"))
+        ]
+        assert (
+            "is {} points of balanced accuracy behind `recame` ({} at the short length), "
+            "cRT {} ({})".format(*behind)
+        ) in RESULTS
+        assert (
+            "is {} points of balanced accuracy behind `recame` here and {} at".format(*behind[:2])
+            in DECISION
+        )
