@@ -298,6 +298,20 @@ def test_recame_is_what_the_pilot_says() -> None:
     assert f"a second expert {told['a second expert']}" in page
     whole = told["hard categories, metric terms, a second expert"]
     assert f"all three {whole}" in page
+    changes = one_line(ROOT / "CHANGELOG.md")
+    assert f"A step takes {whole.split()[0]} times that of `bare`" in changes
+    seeds = 100 * runs.pivot_table("balanced_accuracy", ["method", "seed"], "data")
+    interval = stats.t.ppf(0.975, 2) / 3**0.5 * np.array([-1.0, 1.0])
+    mean = seeds.mean(axis=1)
+    above, cost = mean["parts"] - mean["bare"], mean["parts"] - mean["parts_head"]
+    low, high = above.mean() + interval * above.std()
+    assert f"{above.mean():.1f} points above it in the mean ({low:.1f} to {high:.1f}, " in changes
+    assert f"by {above.mean():.1f} points in the mean ({low:.1f} to {high:.1f}; three" in page
+    low, high = cost.mean() + interval * cost.std()
+    assert f"The head costs {cost.mean():.1f} in the mean ({low:.1f} to {high:+.1f})" in page
+    boards = (seeds.loc["parts_head"] - seeds.loc["parts"])["deeppcb_lt"]
+    each = f"({boards.min():.1f} to {boards.max():.1f} in each of the three)"
+    assert f"the head is ahead by {boards.mean():.1f} points {each}" in page
 
 
 def test_what_longer_training_and_more_classes_change() -> None:
