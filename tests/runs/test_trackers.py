@@ -85,7 +85,7 @@ def test_a_run_is_told_whole(
     assert len(told.figures["loss_epoch"]) == 2
     assert {"r1/config.yaml", "r1/history.csv"} == set(told.files)
     assert told.ended[-1] == "success"
-    assert any("Balanced accuracy on val" in record.message for record in caplog.records)
+    assert any("balanced accuracy on val" in record.message for record in caplog.records)
     written = pd.read_csv(run / "csv" / "version_0" / "metrics.csv")
     assert written["val/macro_f1"].dropna().tolist() == [told.figures["val/macro_f1"][-1][1]]
     assert list((run / "tensorboard").glob("events.*"))
