@@ -78,7 +78,10 @@ def test_other_names_have_quotes(name: str) -> None:
     assert quoted(name) == repr(name)
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["C"]), min_size=1), min_size=1))
+# Control characters and line separators are written as only bash and zsh read them.
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1), min_size=1)
+)
 def test_a_shell_takes_a_command_apart_as_it_was(words: list[str]) -> None:
     assert shlex.split(command("recame", *words)) == ["recame", *words]
 
