@@ -15,7 +15,7 @@ import pandas as pd
 
 from recame.data.cache import ImageCache
 from recame.data.file_part import readings
-from recame.data.paged_file import file_state
+from recame.data.paged_file import content_sha256, file_state
 from recame.files import open_regular
 from recame.names import by_number, counted, printable
 
@@ -103,8 +103,7 @@ def _pieces(file: str) -> bytes:
 
 
 def _whole(file: str) -> bytes:
-    with open_regular(Path(file)) as stream:
-        return hashlib.file_digest(stream, "blake2b").digest()
+    return content_sha256(Path(file)).encode()
 
 
 def tell_copies(table: pd.DataFrame, cache: ImageCache) -> None:
