@@ -15,8 +15,9 @@ import pytest
 from recame.config import Config
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "defaults"
-RESULTS = FOLDER / "results-contest"
-#: What the plan may take, in hours of one core.
+#: Plan -> where its results lie.
+PLANS = {"plan": "results-contest", "elpv": "results-elpv", "xsdd": "results-xsdd"}
+#: What all plans may take, in hours of one core.
 MOST_HOURS = 24
 
 
@@ -38,8 +39,8 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def test_the_plan_is_affordable_and_its_recipes_are_settings(contest: ModuleType) -> None:
-    jobs = contest.jobs_of(FOLDER / "plan.yaml")
+def test_the_plans_are_affordable_and_their_recipes_are_settings(contest: ModuleType) -> None:
+    jobs = [job for plan in PLANS for job in contest.jobs_of(FOLDER / f"{plan}.yaml")]
     assert sum(job.core_s for job in jobs) <= MOST_HOURS * 3600
     assert len({job.name for job in jobs}) == len(jobs)
     recipes = {job.recipe for job in jobs}
@@ -168,12 +169,14 @@ def test_a_loss_by_more_time_is_marked(table: ModuleType, tmp_path: Path) -> Non
     assert "| **-25.0 ± " in row
 
 
-def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType) -> None:
-    results = table.read_results(RESULTS)
-    assert (RESULTS / "table.md").exists() == bool(len(results))  # none before the first piece
+@pytest.mark.parametrize("name", PLANS.values())
+def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType, name: str) -> None:
+    folder = FOLDER / name
+    results = table.read_results(folder)
+    assert (folder / "table.md").exists() == bool(len(results))  # none before the first piece
     if results.empty:
         return
-    assert (RESULTS / "table.md").read_text(encoding="utf-8") == table.tables(results)
+    assert (folder / "table.md").read_text(encoding="utf-8") == table.tables(results)
     for row in results.to_dict("records"):
         shares = [row["right"][row["codes"] == code].mean() for code in np.unique(row["codes"])]
         assert row["balanced_accuracy"] == pytest.approx(np.mean(shares))

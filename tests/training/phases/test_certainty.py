@@ -9,7 +9,13 @@ import pytest
 
 from recame.metrics.statistics import standard_error
 from recame.training.phases import certainty
-from recame.training.phases.certainty import choice_words, loss_words, score_error, val_words
+from recame.training.phases.certainty import (
+    choice_words,
+    loss_words,
+    score_error,
+    too_dear_words,
+    val_words,
+)
 from recame.training.phases.price import Option
 
 TARGET = np.repeat([0, 1, 2], [20, 4, 4])
@@ -69,3 +75,12 @@ class TestLossWords:
     def test_one_network_alone_has_no_words(self) -> None:
         losses = {self.two: np.zeros(len(TARGET)), self.one: np.ones(len(TARGET))}
         assert loss_words(self.two, losses, TARGET) == ""
+
+    def test_what_the_limit_rules_out_is_told_if_it_would_be_better(self) -> None:
+        allowed = {self.one: np.full(len(TARGET), 0.5)}
+        dear = {self.other: np.full(len(TARGET), 0.4), self.two: np.full(len(TARGET), 0.45)}
+        told = too_dear_words(self.one, allowed, dear, TARGET, 20)
+        assert told.startswith("joined with 4 views would have 0.100 ± ")
+        assert "evaluation.least_images_per_s = 20" in told
+        assert too_dear_words(self.other, dear, allowed, TARGET, 20) == ""
+        assert too_dear_words(self.one, allowed, {}, TARGET, 20) == ""

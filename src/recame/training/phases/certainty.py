@@ -109,6 +109,36 @@ def loss_words(bought: Option, losses: Mapping[Option, FloatArray], target: IntA
     return f"log loss on val {own:.3f}, the lowest, by {_named(bought)}; {', '.join(told)}"
 
 
+def too_dear_words(
+    bought: Option,
+    losses: Mapping[Option, FloatArray],
+    dear: Mapping[Option, FloatArray],
+    target: IntArray,
+    least_images_per_s: float | None,
+) -> str:
+    """How much lower the log loss is of what the limit of the cost rules out, in words.
+
+    Empty if nothing that was ruled out has a lower log loss than the kept option.
+
+    Args:
+        bought: the option that is kept.
+        losses: option -> (N,) log losses, of all that were allowed.
+        dear: the same of those that the limit rules out.
+        target: (N,) class indices.
+        least_images_per_s: the limit.
+    """
+    if not dear:
+        return ""
+    best = min(dear, key=lambda option: class_means(dear[option], target).mean())
+    less, error = paired_difference(losses[bought] - dear[best], target)
+    if less <= 0:
+        return ""
+    return (
+        f"{_named(best)} would have {less:.3f} ± {error:.3f} less, but with it two cores answer "
+        f"fewer images/s than evaluation.least_images_per_s = {least_images_per_s:g} (0: any speed)"
+    )
+
+
 def _named(option: Option) -> str:
     return f"{option.network} with {counted(option.views, 'view')}"
 

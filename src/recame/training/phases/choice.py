@@ -31,7 +31,7 @@ from recame.names import counted
 from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.candidates import Candidates
-from recame.training.phases.certainty import choice_words, loss_words
+from recame.training.phases.certainty import choice_words, loss_words, too_dear_words
 from recame.training.phases.posthoc import without_prior
 from recame.training.phases.price import (
     NOMINAL_MACS_PER_S,
@@ -88,8 +88,10 @@ def _keep_by_val(run: OngoingRun, candidates: Candidates) -> OngoingRun:
     chosen = "joined" if run.config.judges_joined else candidates.last
     if run.config.run.keep.startswith("best"):
         chosen = choose(predicted)
-    options = _options(run, candidates, Option(chosen, most))
-    losses = {option: log_losses(found[option]) for option in options}
+    options, too_dear = _options(run, candidates, Option(chosen, most))
+    losses, dear = (
+        {option: log_losses(found[option]) for option in each} for each in (options, too_dear)
+    )
     target = predicted[chosen].target
     option = buy(losses, target)
     if option != Option(chosen, most):
@@ -99,7 +101,11 @@ def _keep_by_val(run: OngoingRun, candidates: Candidates) -> OngoingRun:
         # Weights are learned on the evaluated images, for each network.
         kept = predict_split(model, run.data, "val", weighting=settings.weighting, **how)
     right = {name: _right(judged) for name, judged in predicted.items()}
-    why = [loss_words(option, losses, target), choice_words(option.network, right, target)]
+    why = [
+        loss_words(option, losses, target),
+        too_dear_words(option, losses, dear, target, settings.least_images_per_s),
+        choice_words(option.network, right, target),
+    ]
     _tell(run, option, "; ".join(filter(None, why)), _accuracy(kept))
     save_checkpoint(run.folder.path, model, space)
     calibration = _calibrate(run, kept)
@@ -120,11 +126,17 @@ def _tell(run: OngoingRun, kept: Option, why: str, score: float) -> None:
     say(run.console, f"{why[0].upper()}{why[1:]}. Kept: {kept.network}, {views} ({score:.3f})")
 
 
-def _options(run: OngoingRun, candidates: Candidates, whole: Option) -> list[Option]:
-    """What may be kept, cheapest first: `whole`, fewer views, and other networks if they may be."""
+def _options(
+    run: OngoingRun, candidates: Candidates, whole: Option
+) -> tuple[list[Option], list[Option]]:
+    """What may be kept: `whole`, fewer views, and other networks if they may be.
+
+    Returns:
+        The options within the limit of cost, cheapest first, and those that it rules out.
+    """
     settings = run.config.evaluation
     if settings.least_images_per_s is None or settings.weighting != "mean":
-        return [whole]
+        return [whole], []
     names = [whole.network]
     if run.config.judges_joined and run.config.run.keep == "best_on_val":
         # `joined_first` has to be better than `joined` first, as `choose` says.
@@ -132,7 +144,8 @@ def _options(run: OngoingRun, candidates: Candidates, whole: Option) -> list[Opt
     cost = {name: macs(candidates.network(name)) for name in names}
     steps = steps_of_views(whole.views) if _open_views(run) else [whole.views]
     options = [Option(name, views) for name in names for views in steps]
-    return affordable({each: each.views * cost[each.network] for each in options}, _limit(run))
+    allowed = affordable({each: each.views * cost[each.network] for each in options}, _limit(run))
+    return allowed, [each for each in options if each not in allowed]
 
 
 def _affordable(run: OngoingRun, model: MultiExpertClassifier, most: int) -> int:
