@@ -5,14 +5,12 @@ from __future__ import annotations
 import doctest
 
 import numpy as np
-import pytest
 
 from recame.metrics.statistics import standard_error
 from recame.training.phases import certainty
 from recame.training.phases.certainty import (
     choice_words,
     loss_words,
-    score_error,
     too_dear_words,
     val_words,
 )
@@ -48,13 +46,6 @@ def test_a_clear_lead_is_called_one() -> None:
 def test_one_candidate_is_only_judged() -> None:
     assert choice_words("probe", {"probe": right()}, TARGET).endswith("(standard errors)")
     assert val_words(np.repeat([0, 2], [5, 5])) == "10 images, 5 a class"  # a class that val lacks
-
-
-def test_errors_shrink_with_images() -> None:
-    errors = [score_error(0.8, np.repeat([0, 1], count)) for count in (4, 16, 400)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[2] == pytest.approx((0.8 * 0.2 / 400 / 2) ** 0.5, rel=0.01)
-    assert score_error(1.0, np.repeat([0, 1], 3)) > 0.1  # all of three right is not certain
 
 
 class TestLossWords:

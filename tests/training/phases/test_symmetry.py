@@ -49,7 +49,7 @@ def test_largest_group_that_keeps_the_class_is_taken(num_honest: int, expected: 
     name, scores = choose(num_honest)
     assert name == expected
     assert list(scores) == ["none", "mirror", "flips", "square"]
-    assert scores[name] > 0.75
+    assert scores[name] < 0.7
 
 
 def test_images_that_are_not_square_are_asked_for_flips_at_most() -> None:
@@ -60,9 +60,9 @@ def test_images_that_are_not_square_are_asked_for_flips_at_most() -> None:
     assert largest_symmetry(64, 64) == "square"
 
 
-def test_a_turned_class_costs_accuracy() -> None:
+def test_a_turned_class_costs_likelihood() -> None:
     _, scores = choose(2)
-    assert scores["mirror"] - scores["square"] > 0.2
+    assert scores["square"] - scores["mirror"] > 0.2
 
 
 def test_views_of_the_symmetry_travel_with_the_settings() -> None:

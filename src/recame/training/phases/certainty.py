@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,22 +32,6 @@ def val_words(target: IntArray) -> str:
     least, most = int(counts.min()), int(counts.max())
     each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     return f"{counted(len(target))}, {each} a class"
-
-
-def score_error(score: float, target: IntArray) -> float:
-    """Standard error of a balanced accuracy, if the recalls of all classes were equal.
-
-    Each class is counted with one further image that is half right: three right out of three do not
-    prove that the next one would be right.
-
-    Examples:
-        >>> round(score_error(0.5, np.repeat([0, 1], [12, 12])), 3)
-        0.102
-    """
-    counts = np.bincount(target)
-    counts = counts[counts > 0]
-    shares = (score * counts + 0.5) / (counts + 1)
-    return float(math.sqrt((shares * (1 - shares) / counts).sum()) / len(counts))
 
 
 def choice_words(chosen: str, right: Mapping[str, BoolArray], target: IntArray) -> str:

@@ -65,10 +65,23 @@ def buy(losses: Mapping[Option, FloatArray], target: IntArray) -> Option:
 
 
 def log_losses(predictions: Predictions) -> FloatArray:
-    """(N,) negative log probability of each true class, after temperature scaling of its own."""
-    scores: FloatArray = np.log(np.maximum(predictions.probabilities.astype(np.float64), 1e-30))
-    temperature = float(np.clip(fit_temperature(scores, predictions.target), *BELIEVED))
-    probabilities = calibrated(predictions.probabilities, temperature)
-    right = np.take_along_axis(probabilities, predictions.target[:, None], 1)[:, 0]
+    """`true_class_losses` of predictions."""
+    return true_class_losses(predictions.probabilities, predictions.target)
+
+
+def true_class_losses(probabilities: FloatArray, target: IntArray) -> FloatArray:
+    """Negative log probability of each true class, after temperature scaling of its own.
+
+    Args:
+        probabilities: (N, C).
+        target: (N,) class indices.
+
+    Returns:
+        (N,).
+    """
+    scores: FloatArray = np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
+    temperature = float(np.clip(fit_temperature(scores, target), *BELIEVED))
+    scaled = calibrated(probabilities, temperature)
+    right = np.take_along_axis(scaled, target[:, None], 1)[:, 0]
     losses: FloatArray = -np.log(np.fmax(right, 1e-7))
     return losses

@@ -21,7 +21,7 @@ from recame.names import counted
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
-from recame.training.phases.certainty import score_error, val_words
+from recame.training.phases.certainty import val_words
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
 from recame.training.phases.probe_size import VAL_PER_CLASS, settle_probe
 from recame.training.phases.symmetry import choose_symmetry
@@ -132,10 +132,9 @@ def _decide_symmetry(
             seed=seed,
         )
         listed = ", ".join(f"{key} {score:.3f}" for key, score in scores.items())
-        error = score_error(scores[name], val.target.numpy())
         why = (
-            f"balanced accuracy of short probes on val: {listed} ({val_words(val.target.numpy())}: "
-            f"± {error:.3f} each, so that of nearly equal ones the largest group is taken)"
+            f"log loss of short probes on val: {listed} ({val_words(val.target.numpy())}: the "
+            "largest group that is not worse than the best by a standard error is taken)"
         )
     reason = f"augment.symmetry = {name}: {why}"
     run.folder.explain([reason])

@@ -8,16 +8,17 @@ from dataclasses import replace
 import torch
 
 from recame.config import SYMMETRIES, ProbeConfig
-from recame.contracts import ensemble_logits
+from recame.contracts import FloatArray, ensemble_logits
 from recame.losses import TrainingLoss
-from recame.metrics.statistics import balanced_accuracy
+from recame.metrics.statistics import class_means, paired_difference
 from recame.models import ExpertHead
 from recame.training.phases.features import ProbeFeatures, fit_heads
+from recame.training.phases.price import true_class_losses
 
 #: Steps of the short probes that are compared; they rank the symmetries as long ones do.
 _STEPS = 300
-#: A smaller group of symmetries must be better by this much balanced accuracy to be taken.
-_MARGIN = 0.01
+#: A smaller group of symmetries must have a log loss lower by so many standard errors to be taken.
+_MARGIN = 1.0
 
 
 def choose_symmetry(
@@ -45,29 +46,37 @@ def choose_symmetry(
         seed: of every random number.
 
     Returns:
-        The symmetry to take, and each one's balanced accuracy on `val`.
+        The symmetry to take: the largest group whose log loss is not higher than the least by a
+        standard error (docs/decisions/0050). And each one's balanced log loss on `val`.
     """
     short = settings.model_copy(update={"steps": min(_STEPS, int(settings.steps))})
-    scores = {}
+    losses = {}
     for name, views in SYMMETRIES.items():
         if views > train.pooled.shape[1]:
             continue
         trial = copy.deepcopy(head)
         seen = replace(train, pooled=train.pooled[:, :views])
         fit_heads(trial, seen, objective, short, num_experts=num_experts, seed=seed)
-        scores[name] = _accuracy(trial, val, num_experts, views)
-    best = max(scores.values())
+        losses[name] = _losses(trial, val, num_experts, views)
+    target = val.target.numpy()
+    scores = {name: float(class_means(each, target).mean()) for name, each in losses.items()}
+    best = losses[min(scores, key=lambda name: scores[name])]
+
+    def good(name: str) -> bool:
+        more, error = paired_difference(losses[name] - best, target)
+        return more <= _MARGIN * error
+
     largest_first = sorted(scores, key=lambda name: -SYMMETRIES[name])
-    return next(name for name in largest_first if scores[name] >= best - _MARGIN), scores
+    return next(name for name in largest_first if good(name)), scores
 
 
 @torch.inference_mode()
-def _accuracy(head: ExpertHead, features: ProbeFeatures, num_experts: int, views: int) -> float:
+def _losses(head: ExpertHead, features: ProbeFeatures, num_experts: int, views: int) -> FloatArray:
+    """(N,) log losses; an answer that is not a number has the largest."""
     device = next(head.parameters()).device
     head.eval()
     total = torch.zeros(())
     for view in range(views):
         inputs = features.expand(features.pooled[:, view].to(device), num_experts)
         total = total + ensemble_logits(head(inputs).logits).softmax(1).cpu()
-    right = (total.argmax(1) == features.target) & total.isfinite().all(1)
-    return balanced_accuracy(right.numpy(), features.target.numpy())
+    return true_class_losses((total / views).nan_to_num(0.0).numpy(), features.target.numpy())
