@@ -12,7 +12,14 @@ from rich.console import Console
 from recame.training import reserve
 from recame.training.loop.cost import graph_cost_s
 from recame.training.ongoing_run import Measured, OngoingRun
-from recame.training.reserve import GRAPH_S, ends_at, later_work, tell_time
+from recame.training.reserve import (
+    GRAPH_S,
+    afford_views,
+    ends_at,
+    later_work,
+    most_views,
+    tell_time,
+)
 
 Ongoing = Callable[..., OngoingRun]
 
@@ -69,6 +76,43 @@ class TestLaterWork:
         table = run.data.table[run.data.table["split"] != "val"].reset_index(drop=True)
         run = replace(run, data=replace(run.data, table=table))
         assert later_work(run, 0.01, 2)["judging"] == 0
+
+
+class TestAffordViews:
+    """16 images of val by 8 views and 2 networks, 10 ms a forward pass: 2.8 s."""
+
+    @staticmethod
+    def asked(ongoing: Ongoing, budget: float | None, views: int | str = "auto") -> OngoingRun:
+        run = ongoing(run__time_budget_s=budget)
+        open_ = run.config.updated({"evaluation.views": views})
+        run.folder.begin(run.folder.source, run.data.fingerprint, run.config, asked=open_)
+        own = 8 if views == "auto" else views
+        decided = {"augment.symmetry": "square", "evaluation.views": own}
+        return replace(run, config=run.config.updated(decided))
+
+    @pytest.mark.parametrize(("budget", "views"), [(15, 8), (13, 4), (6, 2), (3, 1), (1, 1)])
+    def test_judging_takes_a_fifth_of_the_time_at_most(
+        self, ongoing: Ongoing, budget: float, views: int
+    ) -> None:
+        run = self.asked(ongoing, budget)
+        afforded = afford_views(run, 0.01, 2)
+        assert afforded.config.evaluation.views == most_views(afforded) == views
+        reasons = [each for each in run.folder.reasons() if "evaluation.views" in each]
+        assert len(reasons) == (views < 8)
+        if reasons:
+            told = f"to judge val by 8 views would take 3 of the {budget} s"
+            assert reasons == [f"evaluation.views = {views} at most: {told}"]
+            assert run.folder.load_config().evaluation.views == views
+
+    def test_fewer_that_were_chosen_later_are_asked_again(self, ongoing: Ongoing) -> None:
+        run = afford_views(self.asked(ongoing, 13), 0.01, 2)
+        chosen = replace(run, config=run.config.updated({"evaluation.views": 1}))
+        assert most_views(chosen) == 4
+
+    def test_a_number_that_was_asked_for_stays(self, ongoing: Ongoing) -> None:
+        run = self.asked(ongoing, 1, views=4)
+        assert afford_views(run, 0.01, 2) is run
+        assert most_views(run) == 4
 
 
 class TestTellTime:

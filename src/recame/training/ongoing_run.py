@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -16,6 +16,7 @@ from recame.data.dataset import InspectionSet
 from recame.inference.device import Precision
 from recame.losses import LossFactory, Objective, TrainingLoss, own_loss
 from recame.models import Architecture, MultiExpertClassifier
+from recame.progress import say
 from recame.runs.folder import RunFolder
 from recame.runs.trackers import Trackers
 from recame.training.starting_weights import starting_network
@@ -78,6 +79,14 @@ class OngoingRun:
     measured: Measured = field(default_factory=Measured)
     trackers: Trackers = field(default_factory=Trackers)
     callbacks: tuple[Callback, ...] = ()
+
+    def decided(self, config: Config, reasons: Sequence[str]) -> OngoingRun:
+        """The run with decided settings, which its folder holds, with the reasons, and says."""
+        self.folder.explain(reasons)
+        for reason in reasons:
+            say(self.console, f"  {reason}")
+        self.folder.save_config(config)
+        return replace(self, config=config)
 
     @property
     def precision(self) -> Precision:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 
+from recame.config import SYMMETRIES
+from recame.inference.forward import steps_of_views
 from recame.models import becomes_graph
+from recame.names import counted
 from recame.progress import say
 from recame.training.loop.cost import graph_cost_s
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.retrain import num_retrained
 from recame.training.planner import budget_s
 
+#: Largest share of the time budget for judging `val` by more views than one.
+JUDGING_SHARE = 0.2
 #: Assumed seconds for making a network's graph, if none was measured.
 GRAPH_S = 2.0
 #: Factor for rotating images and combining answers, on top of the evaluation's forward passes.
@@ -34,8 +39,8 @@ def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str
         num_networks: number of networks that are evaluated side by side.
     """
     settings, measured = run.config.evaluation, run.measured
-    num_val = len(run.data.view("val")) if "val" in run.data.splits else 0
-    judged, retrain = num_val * int(settings.views), run.config.retrain
+    num_val, retrain = _num_val(run), run.config.retrain
+    judged = num_val * int(settings.views)
     work = {"judging": num_networks * _passing_s(run, judged, forward_s)}
     if settings.weighting != "mean":  # evaluated again, to learn the weights; mirror images too
         work["weighing"] = 2 * _passing_s(run, judged + 2 * num_val, forward_s)
@@ -55,6 +60,49 @@ def later_work(run: OngoingRun, forward_s: float, num_networks: int) -> dict[str
     work["figures"] = max(_FIGURES_S, _FIGURES_MADE * (measured.graph_s or 0.0))
     work["leaving"] = _leaving_s(run)
     return work
+
+
+def afford_views(run: OngoingRun, forward_s: float, num_networks: int) -> OngoingRun:
+    """The run with fewer views, if judging `val` by all of them would take too much of its time.
+
+    Args:
+        run: with decided symmetry and measured times of its stages.
+        forward_s: measured seconds of one image's forward pass through a network.
+        num_networks: number of networks that are judged.
+    """
+    budget, steps = budget_s(run.config, run.device), steps_of_views(most_views(run))
+    if budget is None or not opens_views(run):
+        return run
+    judging_s = {
+        views: num_networks * _passing_s(run, views * _num_val(run), forward_s) for views in steps
+    }
+    most = max([views for views in steps if judging_s[views] <= JUDGING_SHARE * budget], default=1)
+    run.folder.mark(run.folder.state, most_views=most)
+    if most == steps[-1]:
+        return run
+    why = (
+        f"to judge val by {counted(steps[-1], 'view')} would take {judging_s[steps[-1]]:.0f} of "
+        f"the {budget:.0f} s"
+    )
+    config = run.config.updated({"evaluation.views": most})
+    return run.decided(config, [f"evaluation.views = {most} at most: {why}"])
+
+
+def opens_views(run: OngoingRun) -> bool:
+    """Whether the number of averaged views is open."""
+    return run.folder.asked().evaluation.views == "auto"
+
+
+def most_views(run: OngoingRun) -> int:
+    """Largest number of views by which `val` is judged, also in a run that has chosen fewer."""
+    if not opens_views(run):
+        return int(run.config.evaluation.views)
+    known = run.folder.info().get("most_views")
+    return SYMMETRIES[run.config.augment.symmetry] if known is None else int(known)
+
+
+def _num_val(run: OngoingRun) -> int:
+    return len(run.data.view("val")) if "val" in run.data.splits else 0
 
 
 def _leaving_s(run: OngoingRun) -> float:

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from recame.config import SYMMETRIES
 from recame.contracts import BoolArray, Predictions
 from recame.data.file_groups import group_of_each
 from recame.data.splits import CALIBRATE
@@ -41,6 +39,7 @@ from recame.training.phases.price import (
     log_losses,
     macs,
 )
+from recame.training.reserve import most_views, opens_views
 
 #: Candidate -> another one and the number of standard errors by which it must be better than that
 #: one. It must also be better than `joined` (docs/decisions/0008): so where the cost of an answer
@@ -66,7 +65,7 @@ def _keep_unseen(run: OngoingRun, candidates: Candidates) -> OngoingRun:
     say(run.console, f"No val split to choose by: {chosen} is kept.")
     run.folder.explain([f"kept = {chosen}: no val split to choose by, so nothing tells"])
     model = candidates.network(chosen)
-    views = _affordable(run, model, _most_views(run))
+    views = _affordable(run, model, most_views(run))
     run = _with_views(run, views, f"no val to ask{_within(run)}")
     save_checkpoint(run.folder.path, model, run.data.label_space)
     run.folder.update_json("phases.json", {"kept": chosen})
@@ -76,7 +75,7 @@ def _keep_unseen(run: OngoingRun, candidates: Candidates) -> OngoingRun:
 
 def _keep_by_val(run: OngoingRun, candidates: Candidates) -> OngoingRun:
     """Keep the candidate and the number of views that `val` chooses."""
-    settings, space, most = run.config.evaluation, run.data.label_space, _most_views(run)
+    settings, space, most = run.config.evaluation, run.data.label_space, most_views(run)
     how: Forwarding = {
         "num_views": most,
         "batch_size": settings.batch_size,
@@ -142,7 +141,7 @@ def _options(
         # `joined_first` has to be better than `joined` first, as `choose` says.
         names = [n for n in candidates.names if n != "joined_first" or n == whole.network]
     cost = {name: macs(candidates.network(name)) for name in names}
-    steps = steps_of_views(whole.views) if _open_views(run) else [whole.views]
+    steps = steps_of_views(whole.views) if opens_views(run) else [whole.views]
     options = [Option(name, views) for name in names for views in steps]
     allowed = affordable({each: each.views * cost[each.network] for each in options}, _limit(run))
     return allowed, [each for each in options if each not in allowed]
@@ -150,7 +149,7 @@ def _options(
 
 def _affordable(run: OngoingRun, model: MultiExpertClassifier, most: int) -> int:
     """The largest number of views within the limit, if there is no `val` to compare them."""
-    if run.config.evaluation.least_images_per_s is None or not _open_views(run):
+    if run.config.evaluation.least_images_per_s is None or not opens_views(run):
         return most
     cost, limit = macs(model), _limit(run)
     return max([views for views in steps_of_views(most) if views * cost <= limit], default=1)
@@ -169,26 +168,11 @@ def _within(run: OngoingRun) -> str:
     return f", within evaluation.least_images_per_s = {run.config.evaluation.least_images_per_s:g}"
 
 
-def _open_views(run: OngoingRun) -> bool:
-    """Whether the number of averaged views is open."""
-    return run.folder.asked().evaluation.views == "auto"
-
-
-def _most_views(run: OngoingRun) -> int:
-    """Largest number of views; a run that was killed here may have chosen fewer already."""
-    symmetry = run.config.augment.symmetry
-    return SYMMETRIES[symmetry] if _open_views(run) else int(run.config.evaluation.views)
-
-
 def _with_views(run: OngoingRun, views: int, why: str) -> OngoingRun:
     if views == run.config.evaluation.views:
         return run
-    reason = f"evaluation.views = {views}: {why}"
-    run = replace(run, config=run.config.updated({"evaluation.views": views}))
-    run.folder.explain([reason])
-    say(run.console, f"  {reason}")
-    run.folder.save_config(run.config)
-    return run
+    config = run.config.updated({"evaluation.views": views})
+    return run.decided(config, [f"evaluation.views = {views}: {why}"])
 
 
 def _calibrate(run: OngoingRun, val: Predictions | None) -> Calibration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -57,7 +57,6 @@ from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.finetune_length import (
     FinetunePlan,
     plan_finetune,
-    record_decisions,
 )
 from recame.training.planner import num_processes
 from recame.training.reserve import ends_at
@@ -104,10 +103,16 @@ def run_finetune(
     if done != {name: getattr(plan.config.finetune, name) for name in done}:
         ended = {f"finetune.{name}": value for name, value in done.items()}
         reasons = [f"{name} = {value}: as many as fitted" for name, value in ended.items() if value]
-        run = replace(run, config=plan.config.updated(ended))
-        if not is_follower(run.config.run):
-            record_decisions(run, tuple(reasons))
+        run = _ended(run, ended, reasons)
     return run, model
+
+
+def _ended(run: OngoingRun, settings: dict[str, Any], reasons: Sequence[str]) -> OngoingRun:
+    """The run with the settings that it ended with; only the first process writes them."""
+    config = run.config.updated(settings)
+    if is_follower(run.config.run):
+        return replace(run, config=config)
+    return run.decided(config, reasons)
 
 
 def _last_good(
@@ -128,11 +133,10 @@ def _last_good(
     epochs = last_good_weights(checkpoint, model)
     _thaw(model)
     ended = {"finetune.epochs": epochs, "finetune.steps": None}
-    run = replace(run, config=run.config.updated(ended))
+    reason = f"finetune.epochs = {epochs}: stopped, because {error}"
     if not is_follower(run.config.run):
-        reason = f"finetune.epochs = {epochs}: stopped, because {error}"
         run.folder.mark(run.folder.state, stopped=f"{reason}. {advice}.")
-        record_decisions(run, (reason,))
+    run = _ended(run, ended, [reason])
     return run, model.to(run.device).eval()
 
 

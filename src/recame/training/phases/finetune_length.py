@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from recame.progress import say
 from recame.training.loop.cost import StepCost, measure_cost
 from recame.training.loop.data import FinetuneData
 from recame.training.loop.step import TrainingStep
@@ -19,7 +18,7 @@ from recame.training.planner import (
     fewest_images,
     plan_epochs,
 )
-from recame.training.reserve import ends_at, later_work
+from recame.training.reserve import afford_views, ends_at, later_work
 
 #: Share of the time budget for measuring steps; at least two steps are measured.
 _TRIAL_SHARE = 0.02
@@ -66,6 +65,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         if ends is not None:
             # Estimate by the probe's forward pass (a step takes three); a trial would cost time.
             forward_s = run.measured.forward_s or 0.0
+            run = afford_views(run, forward_s, networks)
             guess_s = 3 * fewest_images(run.config) * forward_s * (settings.scope == "all")
             later_s = sum(later_work(run, forward_s, networks).values())
             left_s = ends - later_s - time.monotonic()
@@ -90,7 +90,7 @@ def plan_finetune(run: OngoingRun, trial: Trial, *, taught: bool) -> FinetunePla
         device=run.device,
         patience=run.config.distill.patience if taught else 1,
     )
-    record_decisions(replace(run, config=plan.config), plan.reasons)
+    run.decided(plan.config, plan.reasons)
     smaller = plan.config.finetune.images_per_step / settings.images_per_step
     cost = replace(cost, step_s=smaller * cost.step_s)
     return FinetunePlan(plan.config, plan.reasons, plan.most_steps, cost, later_s)
@@ -109,13 +109,5 @@ def _without_finetuning(run: OngoingRun, left_s: float) -> FinetunePlan:
         f"{LEAST_STEPS} steps; the probe is kept"
     )
     config = run.config.updated({"finetune.enabled": False})
-    record_decisions(replace(run, config=config), (reason,))
+    run.decided(config, (reason,))
     return FinetunePlan(config, (reason,))
-
-
-def record_decisions(run: OngoingRun, reasons: tuple[str, ...]) -> None:
-    """Print decisions, and write them into the run."""
-    run.folder.explain(reasons)
-    for reason in reasons:
-        say(run.console, f"  {reason}")
-    run.folder.save_config(run.config)

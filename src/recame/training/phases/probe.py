@@ -136,9 +136,4 @@ def _decide_symmetry(
             f"log loss of short probes on val: {listed} ({val_words(val.target.numpy())}: the "
             "largest group that is not worse than the best by a standard error is taken)"
         )
-    reason = f"augment.symmetry = {name}: {why}"
-    run.folder.explain([reason])
-    say(run.console, f"  {reason}")
-    run = replace(run, config=with_symmetry(run.config, name))
-    run.folder.save_config(run.config)
-    return run
+    return run.decided(with_symmetry(run.config, name), [f"augment.symmetry = {name}: {why}"])

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from recame.contracts import IntArray
 from recame.models import FrozenForward, MultiExpertClassifier, becomes_graph
-from recame.progress import say
 from recame.training.ongoing_run import OngoingRun
 from recame.training.phases.features import open_forward
 from recame.training.planner import (
@@ -51,11 +49,7 @@ def settle_probe(run: OngoingRun, model: MultiExpertClassifier) -> tuple[Ongoing
         reasons = [f"probe.max_per_class = {cap}: {why}"]
         if views < settings.views:
             reasons.append(f"probe.views = {views}: a few images under more take longer than that")
-        run = replace(run, config=config)
-        run.folder.explain(reasons)
-        for reason in reasons:
-            say(run.console, f"  {reason}")
-        run.folder.save_config(config)
+        run = run.decided(config, reasons)
     settings = run.config.probe
     # Only the settings decide whether a graph is used, as in a resumed run.
     images = num_embedded(counts, val_counts, int(settings.max_per_class)) * settings.views
