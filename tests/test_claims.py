@@ -256,6 +256,26 @@ def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
         np.testing.assert_allclose(told, [*row, row.mean()], rtol=0, atol=5.6e-4)
 
 
+def test_what_the_set_s_statistics_bring() -> None:
+    page = (ROOT / "docs/decisions/0051-norms-where-heads-alone-learn.md").read_text("utf-8")
+    folder = ROOT / "benchmarks/defaults"
+    heads = pd.read_csv(folder / "results-norms/heads.csv")
+    table = heads.pivot_table("bacc", "way", "set", sort=False)
+    order = ["digits", "synth small", "synth large", "deeppcb small", "cells", "cifar small"]
+    for share in ("0", "0.5", "1"):
+        row = table.loc[f"300 steps, {share} of the set's statistics", order]
+        found = re.search(rf"\| {re.escape(share)} \| (.*) \|\n", page)
+        assert found is not None
+        told = [float(cell) for cell in found[1].split(" | ")]
+        np.testing.assert_allclose(told, [*row, row.mean()], rtol=0, atol=5.6e-4)
+    told = (folder / "results-ask/batch_norm/table.md").read_text(encoding="utf-8")
+    for budget in ("60s", "300s"):
+        span = re.search(rf"- {budget}, half of either: ([^)]*\)), (\d+ pairs)", told)
+        assert span is not None
+        points = span[1].replace(" (", " points (", 1) if budget == "60s" else span[1]
+        assert f"{points} in {budget.replace('s', ' s')}, {span[2]}" in page
+
+
 def test_what_views_and_five_minutes_bring() -> None:
     page = (ROOT / "docs/decisions/0046-views-for-accuracy.md").read_text(encoding="utf-8")
     folder = ROOT / "benchmarks/defaults/results-ask/longer"

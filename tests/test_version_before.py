@@ -36,11 +36,13 @@ def test_its_settings_are_read(left: Path) -> None:
     config = recame.load_config(left / "run" / "config.yaml")
     assert config.objective.tau == (1.0, 2.0)
     folder = RunFolder.open(left / "run")
-    # Every stage learnt, no view was asked what it is worth, and no image was set aside.
+    # Every stage learnt, no view was asked what it is worth, no image was set aside, and the norms
+    # kept ImageNet's statistics.
     as_then = {
         "finetune.frozen_stages": 0,
         "evaluation.least_images_per_s": None,
         "data.calibrate": 0.0,
+        "probe.adapt_batch_norm": 0.0,
     }
     assert folder.load_config() == config.updated(as_then)
     assert folder.asked().objective.tau == "auto"

@@ -36,6 +36,7 @@ Z, STUDENT = 1.96, {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 COLUMNS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+    "false_calls": "false calls",
     "escapes_at_1_percent": "escapes at 1 % overkill",
     "escapes_at_2_percent": "escapes at 2 % overkill",
     "seconds": "s",
@@ -65,13 +66,16 @@ class Difference(NamedTuple):
 
 
 def read_results(folder: Path) -> pd.DataFrame:
-    """A row a run, `right` as an array."""
+    """A row a run, `right` as an array; false calls are normal images that it calls defects."""
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         target, called = (np.array(list(found.pop(name))) for name in ("target", "called"))
-        codes = np.unique(target, return_inverse=True)[1]
-        rows.append({**found, "right": target == called, "codes": codes})
+        codes, right = np.unique(target, return_inverse=True)[1], target == called
+        if "normal" in found:
+            own = codes == found["classes"].index(found["normal"])
+            found["false_calls"] = float(1 - right[own].mean())
+        rows.append({**found, "right": right, "codes": codes})
     return pd.DataFrame(rows)
 
 
@@ -190,8 +194,14 @@ def points(row: pd.Series) -> str:
 
 def tables(results: pd.DataFrame) -> str:
     """All of it as Markdown."""
+    parts = [f"## {title}\n\n{table}\n" for title, table in named_tables(results).items()]
+    return "\n".join(parts)
+
+
+def named_tables(results: pd.DataFrame) -> dict[str, str]:
+    """Title -> Markdown table: the standings, what belongs to all sets, then each set and time."""
     told, standings = differences(results), []
-    details: list[str] = []
+    details: dict[str, str] = {}
     for (name, time), found in results.groupby(["set", "time"], sort=False):
         scores = found.groupby("recipe")["balanced_accuracy"].mean()
         if "default" not in scores:
@@ -199,13 +209,19 @@ def tables(results: pd.DataFrame) -> str:
         own = told[(told["set"] == name) & (told["time"] == time)]
         seeds = found[found["recipe"] == "default"]["seed"].nunique()
         standings.append([name, time, seeds, standing(own, scores)])
-        details += ["", f"## {name}, {time}", "", *_details(found, own)]
-    lines = markdown_table(["set", "time", "seeds", "the default"], standings, left=4)
-    parts = (_leads(results, told), _more_time(results), _escape_lines(results), details)
-    return "\n".join([lines, *(line for part in parts for line in part)]) + "\n"
+        details[f"{name}, {time}"] = _details(found, own)
+    found = {
+        "The default on each set": markdown_table(
+            ["set", "time", "seeds", "the default"], standings, left=4
+        ),
+        "In the mean of the sets": _leads(results, told),
+        "What more time brings the default, in points of balanced accuracy": _more_time(results),
+        "Escapes of the default minus those of a recipe, in points": _escape_lines(results),
+    }
+    return {title: table for title, table in (found | details).items() if table}
 
 
-def _leads(results: pd.DataFrame, told: pd.DataFrame) -> list[str]:
+def _leads(results: pd.DataFrame, told: pd.DataFrame) -> str:
     """The default's lead over each recipe in the mean of the sets, for each time."""
     rows = []
     for time in results["time"].unique():
@@ -215,11 +231,11 @@ def _leads(results: pd.DataFrame, told: pd.DataFrame) -> list[str]:
                 half = math.sqrt((own["half"] ** 2).sum()) / len(own)
                 lead = f"{100 * own['value'].mean():+.1f} ± {100 * half:.1f}"
                 rows.append([time, recipe, len(own), lead])
-    table = markdown_table(["time", "recipe", "sets", "the default's lead"], rows, left=2)
-    return ["", "## In the mean of the sets", "", table] if rows else []
+    heads = ["time", "recipe", "sets", "the default's lead"]
+    return markdown_table(heads, rows, left=2) if rows else ""
 
 
-def _more_time(results: pd.DataFrame) -> list[str]:
+def _more_time(results: pd.DataFrame) -> str:
     """What the default gains from each time to the next, on each set; bold where it loses."""
     own = results[results["recipe"] == "default"]
     times = sorted(own["time"].unique(), key=parse_duration)
@@ -231,8 +247,7 @@ def _more_time(results: pd.DataFrame) -> list[str]:
         if any(gain is not None for gain in gains):
             rows.append([name, *("" if gain is None else _gained(gain) for gain in gains)])
     heads = [f"{before} to {after}" for before, after in steps]
-    title = "## What more time brings the default, in points of balanced accuracy"
-    return ["", title, "", markdown_table(["set", *heads], rows)] if rows else []
+    return markdown_table(["set", *heads], rows) if rows else ""
 
 
 def _gained(gain: Difference) -> str:
@@ -241,7 +256,7 @@ def _gained(gain: Difference) -> str:
     return f"**{told}**" if gain.verdict == "behind" else told
 
 
-def _escape_lines(results: pd.DataFrame) -> list[str]:
+def _escape_lines(results: pd.DataFrame) -> str:
     """How many more escape the default than each recipe, on each set with a normal class."""
     heads = [f"at {share:.0%} overkill" for share in OVERKILL]
     rows = []
@@ -253,9 +268,7 @@ def _escape_lines(results: pd.DataFrame) -> list[str]:
             cells = [_worse(gap) for gap in gaps if gap is not None]
             if cells:
                 rows.append([name, time, recipe, *cells])
-    table = markdown_table(["set", "time", "recipe", *heads], rows, left=3)
-    title = "## Escapes of the default minus those of a recipe, in points"
-    return ["", title, "", table] if rows else []
+    return markdown_table(["set", "time", "recipe", *heads], rows, left=3) if rows else ""
 
 
 def _worse(gap: Difference) -> str:
@@ -264,7 +277,7 @@ def _worse(gap: Difference) -> str:
     return f"**{told}**" if gap.value - gap.half > 0 else told
 
 
-def _details(found: pd.DataFrame, own: pd.DataFrame) -> list[str]:
+def _details(found: pd.DataFrame, own: pd.DataFrame) -> str:
     columns = [name for name in COLUMNS if name in found and found[name].notna().any()]
     rows = []
     known = found["recipe"].unique()
@@ -279,7 +292,7 @@ def _details(found: pd.DataFrame, own: pd.DataFrame) -> list[str]:
         )
         rows.append([recipe, *cells])
     heads = ["recipe", *(COLUMNS[name] for name in columns), "the default's lead"]
-    return [markdown_table(heads, rows)]
+    return markdown_table(heads, rows)
 
 
 def _cell(name: str, values: pd.Series) -> str:

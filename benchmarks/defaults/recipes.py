@@ -24,6 +24,7 @@ PLAIN: dict[str, object] = {
     "objective.contrastive_weight": 0,
     "objective.intra_weight": 0,
     "probe.enabled": False,
+    "probe.adapt_batch_norm": 0,
     "finetune.sampler": "instance",
     "finetune.freeze_batch_norm": False,
     "finetune.frozen_stages": 0,

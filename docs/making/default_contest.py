@@ -1,14 +1,17 @@
-"""Draw the contest of the default with plain recipes: docs/images/contest-light.svg and -dark.svg.
+"""Make what docs/default.md shows of the contest of the default with plain recipes.
 
-    python docs/making/default_contest.py [RESULTS]
+    python docs/making/default_contest.py
 
-Reads the JSON files that `benchmarks/defaults/contest.py` leaves; by default those committed.
+Draws docs/images/contest-light.svg and -dark.svg, and fills in the page's tables, from the JSON
+files that `benchmarks/defaults/contest.py` leaves: those committed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,12 @@ from matplotlib.figure import Figure
 
 from figures import LOOKS, ROOT, Look, axes_of, headed
 
-RESULTS = ROOT / "benchmarks" / "defaults" / "results-contest"
+BENCHMARK = ROOT / "benchmarks" / "defaults"
+RESULTS = BENCHMARK / "results-contest"
 OUT = ROOT / "docs" / "images"
+PAGE = ROOT / "docs" / "default.md"
+#: A table of the page, between two comments that name it.
+TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 DEFAULT = "default"
 #: Recipe -> its mark, and its name in the legend.
 MARKS = {
@@ -89,18 +96,30 @@ def _panel(axes: Any, own: pd.DataFrame, order: list[str], look: Look) -> None:
     axes_of(axes, look)
 
 
+def filled(page: str, tables: Mapping[str, str]) -> str:
+    """The page with its tables.
+
+    Args:
+        page: its Markdown; comments name the tables.
+        tables: title -> Markdown, of `contest_table.named_tables`.
+    """
+    return TABLE.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}", page)
+
+
 def main() -> None:
-    """Draw it in both looks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
-    parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
-    scores = scores_of(options.results)
+    """Draw it in both looks, and fill in the tables."""
+    scores = scores_of(RESULTS)
     mpl.rcParams |= {"font.family": "sans-serif", "svg.hashsalt": "recame", "svg.fonttype": "path"}
     for name, look in LOOKS.items():
-        path = options.out / f"contest-{name}.svg"
+        path = OUT / f"contest-{name}.svg"
         drawn(scores, look).savefig(path, metadata={"Date": None})
         print(path)
+    sys.path.insert(0, str(BENCHMARK))
+    from contest_table import named_tables, read_results
+
+    tables = named_tables(read_results(RESULTS))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    print(PAGE)
 
 
 if __name__ == "__main__":

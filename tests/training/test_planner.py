@@ -275,6 +275,7 @@ class TestModel:
         decided = [reason.split(" = ")[0] for reason in plan.reasons]
         assert {"model.backbone", "model.num_experts", "run.precision"} <= set(decided)
         assert plan.config.finetune.freeze_batch_norm is True
+        assert plan.config.probe.adapt_batch_norm == 0
         assert plan.config.finetune.frozen_stages == planner.FROZEN_STAGES
         assert plan.config.finetune.lr == planner.FROZEN_LR
         assert len(decided) == len(set(decided))
@@ -363,7 +364,23 @@ class TestModel:
     def test_batch_norms_move_where_no_probe_relies_on_them(self, changes: dict[str, Any]) -> None:
         plan = plan_model(Config().updated(changes), fake_data(), CPU)
         assert plan.config.finetune.freeze_batch_norm is False
+        assert plan.config.probe.adapt_batch_norm == 0
         assert plan.config.finetune.lr == planner.LR
+
+    @pytest.mark.parametrize(
+        ("changes", "share"),
+        [
+            ({}, planner.ADAPTED_SHARE),
+            ({"model.pretrained": False}, 0),
+            ({"retrain.enabled": True}, 0),
+            ({"probe.adapt_batch_norm": 0.25}, 0.25),
+        ],
+    )
+    def test_batch_norms_learn_the_set_where_heads_alone_do(
+        self, changes: dict[str, Any], share: float
+    ) -> None:
+        config = Config().updated({"finetune.enabled": False, **changes})
+        assert plan_model(config, fake_data(), CPU).config.probe.adapt_batch_norm == share
 
     def test_the_rate_follows_what_is_said_of_the_norms(self) -> None:
         config = Config().updated({"finetune.freeze_batch_norm": False})

@@ -15,6 +15,11 @@ class ProbeConfig(Section):
     enabled: bool = Field(
         default=True, description="whether heads are trained on frozen features first"
     )
+    adapt_batch_norm: Auto | Fraction = Field(
+        "auto",
+        description="share of the set's own statistics in the backbone's batch norms (AdaBN); 0: "
+        "those of the pretrained weights alone; auto: half, where nothing but heads learns",
+    )
     views: Annotated[int, Field(ge=1, le=8)] = Field(
         8, description="most flips and rotations of each image whose features are cached"
     )

@@ -12,6 +12,7 @@ from recame.models.classifier import (
 from recame.models.experts import MultiExpertClassifier
 from recame.models.frozen_forward import FrozenForward, becomes_graph
 from recame.models.initialisation import class_means, initialise_classifier, read_text_features
+from recame.models.norm_adaptation import adapt_batch_norms
 from recame.models.pretrained import (
     PACKAGED_BACKBONE,
     Pretrained,
@@ -38,6 +39,7 @@ __all__ = [
     "Pretrained",
     "RegionalChannelAttention",
     "StagedBackbone",
+    "adapt_batch_norms",
     "adapted_to",
     "becomes_graph",
     "build_backbone",

@@ -20,6 +20,7 @@ EDITABLE = ("evaluation", "run.accelerator", "run.precision", "data.cache_dir")
 #: Settings that older runs do not have -> the values that describe what these runs did.
 _OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
     "data": {"calibrate": 0.0},
+    "probe": {"adapt_batch_norm": 0.0},
     "finetune": {"frozen_stages": 0},
     "evaluation": {"least_images_per_s": None},
 }

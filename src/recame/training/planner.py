@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from recame.models import PACKAGED_BACKBONE, build_backbone
 from recame.plugins import Plugin
 from recame.runs.folder import RunFolder
 from recame.training.loop.cost import StepCost
+from recame.training.resolved_config import ResolvedConfig
 from recame.training.starting_weights import own_source
+from recame.training.views import fit_views
 
 #: Default time budget on a CPU. On a GPU, epochs are planned instead.
 DEFAULT_CPU_BUDGET_S = 600.0
@@ -47,6 +48,8 @@ LEAST_STEPS = 8
 FEW_STEPS = 30
 #: Learning rate of the backbone, and with frozen batch norms (docs/decisions/0009).
 LR, FROZEN_LR = 2e-3, 5e-4
+#: Share of the set's own statistics in batch norms where heads alone learn (docs/decisions/0051).
+ADAPTED_SHARE = 0.5
 #: Number of first stages that are frozen (docs/decisions/0022).
 FROZEN_STAGES = 2
 #: Logit-adjustment strength of a student, for which labels matter little.
@@ -56,22 +59,6 @@ STUDENT_TAU = 1.0
 #: the pixels per second of training on one core, since the probe needs the number before any step.
 PASSES_OF_TWO = 12
 TRAINED_PIXELS_PER_S, TRAINED_SHARE = 4.0e5, 0.75
-
-
-@dataclass(frozen=True)
-class ResolvedConfig:
-    """Settings without `auto`, and a sentence for each decision.
-
-    Attributes:
-        config: the settings.
-        reasons: the sentences.
-        most_steps: largest number of steps if the time budget ends fine-tuning, however fast they
-            are; None: the settings decide.
-    """
-
-    config: Config
-    reasons: tuple[str, ...]
-    most_steps: int | None = None
 
 
 def choose_size(native: tuple[int, int]) -> tuple[int | str, str]:
@@ -212,6 +199,12 @@ def _choose_learning(chosen: _Choices, num_stages: int) -> None:
     why = "its statistics fit the probe's heads" if probed else "no probe's heads rely on them"
     chosen.settle("finetune.freeze_batch_norm", probed, why)
     frozen = bool(chosen["finetune.freeze_batch_norm"])
+    if chosen["probe.adapt_batch_norm"] == "auto":
+        foreign = probed and own_source(config.model.pretrained) is None
+        if foreign and config.learns_heads_alone:
+            why = "heads alone learn, and the set's images are unlike those of the weights"
+            chosen.settle("probe.adapt_batch_norm", ADAPTED_SHARE, why)
+        chosen.changes.setdefault("probe.adapt_batch_norm", 0.0)  # as usual: no reason to tell
     why = "with frozen batch norms small steps suffice, and large ones diverge"
     chosen.settle("finetune.lr", FROZEN_LR if frozen else LR, why if frozen else "batch norms move")
     stages, why = plan_frozen_stages(config, num_stages, probed=frozen)
@@ -416,33 +409,3 @@ def plan_batch(config: Config, step_s: float, left_s: float) -> tuple[int, tuple
         return usual, ()
     why = f"{max(0.0, steps):.0f} steps of {usual} images fit; more, smaller ones teach more"
     return fewest, (f"finetune.batch_size = {fewest}: {why}",)
-
-
-def fit_views(config: Config, height: int, width: int) -> ResolvedConfig:
-    """The settings without rotations by 90 degrees, unless the images are square.
-
-    Args:
-        config: settings that may hold `auto`.
-        height: of the images in training, pixels.
-        width: of the images in training, pixels.
-    """
-    largest = largest_symmetry(height, width)
-    most = SYMMETRIES[largest]
-    changes: dict[str, Any] = {}
-    if SYMMETRIES.get(config.augment.symmetry, 0) > most:
-        changes["augment.symmetry"] = largest
-    if config.evaluation.views != "auto" and config.evaluation.views > most:
-        changes["evaluation.views"] = most
-    why = f"images of {height} x {width} pixels (height x width) cannot be turned by 90 degrees"
-    reasons = tuple(f"{name} = {value}: {why}" for name, value in changes.items())
-    if config.probe.views > most:  # a largest number, so no explicit request is overridden
-        changes["probe.views"] = most
-    return ResolvedConfig(config.updated(changes) if changes else config, reasons)
-
-
-def with_symmetry(config: Config, name: str) -> Config:
-    """The settings with a decided symmetry, and the test-time augmentation that follows from it."""
-    changes: dict[str, object] = {"augment.symmetry": name}
-    if config.evaluation.views == "auto":
-        changes["evaluation.views"] = SYMMETRIES[name]
-    return config.updated(changes)

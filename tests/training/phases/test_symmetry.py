@@ -10,7 +10,7 @@ from recame.losses import Objective
 from recame.models import ExpertHead
 from recame.training.phases.features import ProbeFeatures
 from recame.training.phases.symmetry import choose_symmetry
-from recame.training.planner import with_symmetry
+from recame.training.views import with_symmetry
 
 NUM_CLASSES, WIDTH = 4, 8
 

@@ -38,7 +38,8 @@ from recame.machine import describe_machine
 from recame.progress import Progress, silent
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
-from recame.training.planner import PROBE_MAX_PER_CLASS, plan_model, with_symmetry
+from recame.training.planner import PROBE_MAX_PER_CLASS, plan_model
+from recame.training.views import with_symmetry
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from recame.training.loop.step import TrainingStep
 from recame.training.ongoing_run import OngoingRun
 from recame.training.planner import (
     LEAST_STEPS,
-    ResolvedConfig,
     budget_s,
     fewest_images,
     plan_epochs,
 )
 from recame.training.reserve import afford_views, ends_at, later_work
+from recame.training.resolved_config import ResolvedConfig
 
 #: Share of the time budget for measuring steps; at least two steps are measured.
 _TRIAL_SHARE = 0.02

@@ -21,11 +21,12 @@ from recame.names import counted
 from recame.progress import Progress, progress_bars, say
 from recame.runs.folder import RunFolder
 from recame.training.ongoing_run import OngoingRun
+from recame.training.phases.batch_norms import adapt_to_set
 from recame.training.phases.certainty import val_words
 from recame.training.phases.features import ProbeFeatures, embed, fit_heads, probe_prior
 from recame.training.phases.probe_size import VAL_PER_CLASS, settle_probe
 from recame.training.phases.symmetry import choose_symmetry
-from recame.training.planner import with_symmetry
+from recame.training.views import with_symmetry
 
 
 def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
@@ -39,6 +40,7 @@ def run_probe(run: OngoingRun) -> tuple[OngoingRun, MultiExpertClassifier]:
         return run, run.placed(left)
     began = time.monotonic()
     model, seed = run.new_model(), run.config.run.seed
+    adapt_to_set(run, model)
     run, forward = settle_probe(run, model)
     settings = run.config.probe
     view = capped_view(run.data.view("train"), int(settings.max_per_class), seed)

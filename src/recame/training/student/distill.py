@@ -38,7 +38,6 @@ from recame.training.loop.launched import refuse_several
 from recame.training.ongoing_run import Measured, OngoingRun
 from recame.training.phases.choice import keep_best
 from recame.training.phases.finetune import run_finetune
-from recame.training.planner import fit_views
 from recame.training.reserve import tell_time
 from recame.training.student.recipe import (
     asked_of_student,
@@ -55,6 +54,7 @@ from recame.training.student.unlabelled import (
     reload_unlabelled,
     save_unlabelled,
 )
+from recame.training.views import fit_views
 
 #: Assumed passes over the training images, to decide whether the teacher becomes a graph.
 _RECKONED_PASSES = 10
