@@ -182,6 +182,33 @@ def test_the_committed_table_is_that_of_the_committed_results(table: ModuleType,
         assert row["balanced_accuracy"] == pytest.approx(np.mean(shares))
 
 
+def test_the_page_shows_the_committed_tables(
+    table: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = FOLDER.parents[1] / "docs"
+    monkeypatch.syspath_prepend(str(docs / "making"))
+    making = importlib.import_module("default_contest")
+    page = (docs / "default.md").read_text(encoding="utf-8")
+    tables = table.named_tables(table.read_results(making.RESULTS))
+    shown = [found[2] for found in making.TABLE.finditer(page)]
+    assert shown == list(tables)[: len(shown)]
+    assert len(shown) == 4
+    assert making.filled(page, tables) == page
+    for look in making.LOOKS:
+        assert f"images/contest-{look}.svg" in page
+        assert (docs / "images" / f"contest-{look}.svg").exists()
+
+
+def test_a_table_of_the_page_is_filled_in_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parents[1] / "docs" / "making"))
+    making = importlib.import_module("default_contest")
+    empty = "a\n<!-- table: one -->\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
+    once = making.filled(empty, {"one": "| 1 |", "two": "| 2 |"})
+    assert once.count("<!-- end -->") == 2
+    assert "| 1 |\n\n<!-- end -->\nb\n" in once
+    assert making.filled(once, {"one": "| 1 |", "two": "| 2 |"}) == once
+
+
 def test_the_picture_s_mean_is_of_the_sets_that_all_recipes_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

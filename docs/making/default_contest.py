@@ -26,7 +26,7 @@ RESULTS = BENCHMARK / "results-contest"
 OUT = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "default.md"
 #: A table of the page, between two comments that name it.
-TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT = "default"
 #: Recipe -> its mark, and its name in the legend.
 MARKS = {
@@ -103,7 +103,7 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
         page: its Markdown; comments name the tables.
         tables: title -> Markdown, of `contest_table.named_tables`.
     """
-    return TABLE.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}", page)
+    return TABLE.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", page)
 
 
 def main() -> None:
