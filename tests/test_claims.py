@@ -256,6 +256,39 @@ def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
         np.testing.assert_allclose(told, [*row, row.mean()], rtol=0, atol=5.6e-4)
 
 
+def test_what_losses_for_wrong_labels_bring() -> None:
+    page = (ROOT / "docs/decisions/0045-asked-of-the-default.md").read_text(encoding="utf-8")
+    page = page.split("**Losses that bear wrong labels")[1].split("**Features of")[0]
+    heads = pd.read_csv(ROOT / "benchmarks/defaults/results-robust/heads.csv")
+    table = heads.pivot_table("bacc", "way", "set")
+    table = table[["digits", "synth small", "deeppcb small", "cells", "elpv"]]
+    rows = {
+        "300 steps": "**the default's loss, 300 steps**",
+        "300 steps, half of the images": "the same, half of the images",
+        "300 steps, 4 views": "the same, 4 views instead of 8",
+        "300 steps, balanced softmax alone": "300 steps, balanced softmax alone",
+        "L-BFGS, penalty 0.001": "L-BFGS, penalty 0.001",
+        "300 steps and MLP": "300 steps and an MLP (joined)",
+        "300 steps, MLP and L-BFGS": "300 steps, an MLP and L-BFGS (joined)",
+    }
+    losses = {way: str(way).removeprefix("300 steps, ") for way in table.index if "by" in str(way)}
+    losses |= {
+        way: str(way).removeprefix("300 steps, ") for way in table.index if "gen" in str(way)
+    }
+    for way, name in (rows | losses).items():
+        found = re.search(rf"\n\| {re.escape(name)} \| (.*) \|\n", page)
+        assert found is not None, name
+        told = [float(cell) if cell.strip() else np.nan for cell in found[1].split("|")]
+        np.testing.assert_allclose(told, table.loc[way], rtol=0, atol=5.6e-4)
+    draws = 100 * heads[heads["set"] == "elpv"].pivot_table("bacc", "draw", "way")
+    for way, sign in (("300 steps, half of the images", -1), ("300 steps, MLP and L-BFGS", 1)):
+        gaps = sign * (draws[way] - draws["300 steps"])
+        half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5
+        low, high = gaps.mean() - half, gaps.mean() + half
+        span = f"({low:.1f} to {high:.1f})" if low > 0 else f"({low:+.1f} to {high:+.1f})"
+        assert f"{gaps.mean():.1f} points {span}" in page
+
+
 def test_what_the_set_s_statistics_bring() -> None:
     page = (ROOT / "docs/decisions/0051-norms-where-heads-alone-learn.md").read_text("utf-8")
     folder = ROOT / "benchmarks/defaults"

@@ -337,8 +337,11 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(given.out / "heads.csv", index=False, float_format="%.4f")
     means = table.pivot_table("bacc", "way", "set", sort=False)
-    means["mean"] = means.mean(axis=1)
-    rows = [[way, *(f"{value:.3f}" for value in row)] for way, row in means.iterrows()]
+    means["mean"] = means.mean(axis=1, skipna=False)
+    rows = [
+        [way, *("" if np.isnan(value) else f"{value:.3f}" for value in row)]
+        for way, row in means.iterrows()
+    ]
     text = markdown_table(["way", *means], rows)
     (given.out / "heads.md").write_text(text + "\n", encoding="utf-8")
     (given.out / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
