@@ -256,6 +256,27 @@ def test_what_was_asked_of_the_default_is_what_the_runs_say() -> None:
         np.testing.assert_allclose(told, [*row, row.mean()], rtol=0, atol=5.6e-4)
 
 
+def test_what_a_minute_without_a_probe_brings() -> None:
+    page = (ROOT / "docs/decisions/0045-asked-of-the-default.md").read_text(encoding="utf-8")
+    folder = ROOT / "benchmarks/defaults/results-ask"
+    told = (folder / "moving/table.md").read_text(encoding="utf-8")
+    span = re.search(r"- 60s, without a probe: ([^)]*\)), (\d+ pairs)", told)
+    assert span is not None
+    assert f"{span[1]} points in 60 s, {span[2]}" in page
+    runs = [json.loads(path.read_text("utf-8")) for path in (folder / "moving").glob("*@*.json")]
+    table = 100 * pd.DataFrame(runs).pivot_table("balanced_accuracy", ["set", "draw"], "variant")
+    gaps = table["without a probe"] - table["default"]
+    for gap in gaps:
+        assert f"{gap:+.1f}" in page
+    contest = (ROOT / "docs/default.md").read_text(encoding="utf-8")
+    for name in (
+        "batch_norm/large-defects@60s@0@those-of-ImageNet",
+        "moving/large-defects@60s@0@default",
+    ):
+        run = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        assert f"{run['balanced_accuracy']:.3f} " in contest
+
+
 def test_what_losses_for_wrong_labels_bring() -> None:
     page = (ROOT / "docs/decisions/0045-asked-of-the-default.md").read_text(encoding="utf-8")
     page = page.split("**Losses that bear wrong labels")[1].split("**Features of")[0]
