@@ -277,6 +277,20 @@ def test_what_a_minute_without_a_probe_brings() -> None:
         assert f"{run['balanced_accuracy']:.3f} " in contest
 
 
+def test_what_the_recipes_moving_average_costs() -> None:
+    page = (ROOT / "docs/default.md").read_text(encoding="utf-8")
+    pairs = pd.read_csv(ROOT / "benchmarks/defaults/results-no-average/pairs.csv")
+    for time, told in (
+        ("1m", "gain {0:.1f} points in one minute ({1:+.1f} to {2:+.1f}, {3} pairs)"),
+        ("5m", "lose {4:.1f} in five ({1:+.1f} to {2:+.1f}, {3} pairs)"),
+    ):
+        found = pairs[pairs["time"] == time]
+        gaps = 100 * (found["without"] - found["with_average"])
+        half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std() / np.sqrt(len(gaps))
+        mean = gaps.mean()
+        assert told.format(mean, mean - half, mean + half, len(gaps), -mean) in page
+
+
 def test_what_losses_for_wrong_labels_bring() -> None:
     page = (ROOT / "docs/decisions/0045-asked-of-the-default.md").read_text(encoding="utf-8")
     page = page.split("**Losses that bear wrong labels")[1].split("**Features of")[0]

@@ -3,14 +3,16 @@
     python benchmarks/defaults/contest.py benchmarks/defaults/plan.yaml [--list] [--hours 6]
         [--data deeppcb=MANIFEST.csv cifar=ARCHIVE.zip cells=MANIFEST.csv xsdd=MANIFEST.csv
             elpv=MANIFEST.csv]
-        [--fastai PYTHON] [--only TEXT ...] [--processor-time] [--runs DIR] [--out DIR]
+        [--fastai PYTHON] [--only TEXT ...] [--with SETTING=VALUE ...] [--processor-time]
+        [--runs DIR] [--out DIR]
 
 Each run leaves one small JSON file in `results-contest`, to be committed after each piece: figures,
 and what it called each test image, for paired intervals. Sets that are not given, and fastai
 without its environment, are left for another call. `--hours` begins no run that would end later;
 `--only` keeps jobs whose names hold each TEXT. Run one at a time, or two on two cores with
 OMP_NUM_THREADS=1 and `--only` of disjoint sets. With `--processor-time` seconds are the process's
-own: on a machine that others share; the results say so.
+own: on a machine that others share; the results say so. `--with` changes settings of the recipes
+that recame runs, all but the default, to ask what a detail of them costs; give it its own `--out`.
 """
 
 from __future__ import annotations
@@ -213,12 +215,15 @@ def aligned(
     return probabilities[:, columns], target, names
 
 
-def run_recame(job: Job, manifest: Path, out: Path, console: Console) -> dict[str, Any]:
+def run_recame(
+    job: Job, manifest: Path, out: Path, console: Console, changes: dict[str, str]
+) -> dict[str, Any]:
     """Train and judge a recipe of recame's; the rate is that of `recame predict` on files."""
     table = pd.read_csv(manifest, dtype={"label": str})
     paths = [manifest.parent / name for name in table["image"]]
     size, _ = choose_size(native_size(paths, context=2.0))
     settings = settings_of(job.recipe, str(job.facts["symmetry"]), size)
+    settings |= {} if job.recipe == "default" else changes
     settings |= {"run.seed": job.seed, "run.time_budget_s": parse_duration(job.time)}
     config = recame.Config().updated(settings)
     began, started = time.monotonic(), (out / "run.json").exists()
@@ -283,6 +288,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--fastai", type=Path, help="python of an environment with fastai")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT")
+    parser.add_argument("--with", nargs="+", default=[], dest="changes", metavar="SETTING=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/contest"))
     parser.add_argument("--out", type=Path, default=HERE / "results-contest")
     parser.add_argument("--processor-time", action="store_true")
@@ -298,6 +304,7 @@ def main() -> None:
         print("\n".join(f"{job.name}  {job.recipe}" for job in left))
         return
     data = {name: Path(path) for name, _, path in (each.partition("=") for each in options.data)}
+    changes = {name: value for name, _, value in (each.partition("=") for each in options.changes)}
     ends, console = time.time() + 3600 * options.hours, Console()
     for job in left:
         if job.recipe == FASTAI and options.fastai is None:
@@ -313,7 +320,7 @@ def main() -> None:
             own = ["--processor-time"] if options.processor_time else []
             found = run_fastai(job, manifest, out, options.fastai, own)
         else:
-            found = run_recame(job, manifest, out, console)
+            found = run_recame(job, manifest, out, console, changes)
         clock = "processor" if options.processor_time else "wall"
         named = {"recipe": job.recipe, "set": job.set, "time": job.time, "seed": job.seed}
         told = {"clock": clock, "machine": machine()}
